@@ -1,0 +1,1 @@
+"""mmsieve cleans the image-text data that multimodal models learn from."""

@@ -1,0 +1,64 @@
+"""Annotator: all that the engine knows of a method, and the seam for a method of one's own.
+
+An annotator has two halves. The preparer (config and tokenizer, no weights) turns samples into a
+model's inputs in CPU worker processes; the runner holds the device or the connection and turns
+those inputs into rows. Items travel between processes, so they are picklable and compact.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import pyarrow as pa
+
+from mmsieve.errors import SampleError
+from mmsieve.sample import Sample
+
+Row: TypeAlias = dict[str, Any]
+"""The values of an annotator's own columns for one sample."""
+
+Device: TypeAlias = str
+"""`cpu`, `cuda` or `cuda:N`, already resolved (`mmsieve.devices`)."""
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """Where and how a runner computes; nothing here may change a score beyond rounding."""
+
+    device: Device = "cpu"
+    batch_tokens: int | None = None
+
+
+class Preparer(Protocol):
+    """The CPU half: picklable, no weights, never imports torch unless its options ask for it."""
+
+    def prepare(self, sample: Sample) -> Any:
+        """The model inputs of one sample; raises SampleError where it can't be used."""
+        ...
+
+
+class Runner(Protocol):
+    """The device half."""
+
+    def run(self, items: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Row | SampleError]]:
+        """Rows for a stream of (index, item), in any order, each index exactly once."""
+        ...
+
+
+class Annotator(Protocol):
+    """A method with its model chosen: picklable, cheap to make, loads no weights by itself."""
+
+    kind: Literal["quality"]
+    """What its table holds; later methods add theirs."""
+    schema: pa.Schema
+    """The columns it adds to a table, in order."""
+    fingerprint: dict[str, str]
+    """Whatever changes a number (weights, preprocessing, options), as readable name -> value."""
+
+    def preparer(self) -> Preparer:
+        """The CPU half."""
+        ...
+
+    def runner(self, options: RunnerOptions) -> Runner:
+        """The device half; loads the weights."""
+        ...

@@ -1,0 +1,49 @@
+"""What can go wrong, and how far it reaches.
+
+MmsieveError
+  RequestError   the request is wrong; found before any model loads, nothing written (exit code 2)
+  ShardError     one shard can't be read or finished; it is named, the others go on (exit code 1)
+  SampleError    one sample can't be used; it becomes a row whose `status` is the reason
+"""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """`status` of a row: `ok`, or why the sample has no result."""
+
+    OK = "ok"
+    IMAGE_MISSING = "image_missing"
+    IMAGE_UNDECODABLE = "image_undecodable"
+    IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_TOO_SMALL = "image_too_small"
+    TEXT_MISSING = "text_missing"
+    TEXT_UNDECODABLE = "text_undecodable"
+    JSON_INVALID = "json_invalid"
+    NO_USABLE_IMAGE = "no_usable_image"
+    DUPLICATE_KEY = "duplicate_key"
+    MODEL_OUTPUT_INVALID = "model_output_invalid"
+    SCORE_NOT_FINITE = "score_not_finite"
+
+
+class MmsieveError(Exception):
+    """Base of every error that mmsieve raises on purpose."""
+
+
+class RequestError(MmsieveError):
+    """The request can't be carried out as asked; the message is one line that says the fix."""
+
+
+class ShardError(MmsieveError):
+    """A shard can't be read or finished; the message names the reason, the caller the shard."""
+
+
+class SampleError(MmsieveError):
+    """A sample can't be used: `status` says why in one word, the message in a line."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self) -> tuple[type["SampleError"], tuple[Status, str]]:
+        return SampleError, (self.status, str(self))
