@@ -1,0 +1,103 @@
+"""Document tars (webdataset): a `json` whose `texts` run parallel to its images.
+
+OBELICS keeps the images inside (`image_info[].image_base64`); MINT-1T beside it (`images[]` names
+members of the same key, or the pages of one TIFF in order).
+"""
+
+import base64
+import binascii
+from typing import Any
+
+from mmsieve.errors import SampleError, Status
+from mmsieve.read.captions import IMAGE_EXTENSIONS, parse_object
+from mmsieve.read.records import Record
+from mmsieve.sample import Image, Part, Sample, Text
+
+_CONTENT = ("texts", "image_info", "images")
+UNREADABLE = Image(b"")
+"""An image that the document has but whose bytes can't be had: counted, and left out later."""
+
+
+def parse(record: Record) -> Sample:
+    """The document of a record with a `json` member, images inside it or beside it."""
+    if "json" not in record.fields:
+        present = ", ".join(record.fields) or "nothing"
+        raise SampleError(Status.JSON_INVALID, f"no json member; there is {present}")
+    document = parse_object(record.fields["json"])
+    texts = document.get("texts")
+    if not isinstance(texts, list) or not all(t is None or isinstance(t, str) for t in texts):
+        raise SampleError(Status.JSON_INVALID, "`texts` is not a list of strings and nulls")
+    if isinstance(document.get("image_info"), list):
+        images = [_embedded(info) for info in document["image_info"]]
+    elif isinstance(document.get("images"), list):
+        images = _members(document["images"], record)
+    else:
+        raise SampleError(Status.JSON_INVALID, "neither `image_info` nor `images` is a list")
+    metadata = {name: value for name, value in document.items() if name not in _CONTENT}
+    return Sample(record.key, _interleave(texts, images), "document", metadata)
+
+
+def looks_right(members: dict[str, bytes]) -> bool:
+    """Whether a record's members are those of a document."""
+    try:
+        return isinstance(parse_object(members.get("json", b"")).get("texts"), list)
+    except SampleError:
+        return False
+
+
+def _interleave(texts: list[str | None], images: list[Image | None]) -> tuple[Part, ...]:
+    """Slot by slot: the image, then the text if there is one.
+
+    Slots are those of the images, as in the published scorer: texts beyond them are not read.
+    """
+    parts: list[Part] = []
+    for slot, image in enumerate(images):
+        text = texts[slot] if slot < len(texts) else None
+        if image is not None:
+            parts.append(image)
+        if text is not None:
+            parts.append(Text(text))
+    return tuple(parts)
+
+
+def _embedded(info: Any) -> Image | None:
+    """The image of one `image_info` slot; None where the slot holds none."""
+    encoded = info.get("image_base64") if isinstance(info, dict) else None
+    if not encoded:
+        return None
+    try:
+        return Image(base64.b64decode(encoded))
+    except (binascii.Error, ValueError, TypeError):
+        return UNREADABLE
+
+
+def _members(names: list[Any], record: Record) -> list[Image | None]:
+    """The images that `images` names among the record's own members."""
+    members = record.fields
+    pages = next((members[name] for name in ("tiff", "tif") if name in members), None)
+    images: list[Image | None] = []
+    page = 0
+    for name in names:
+        if name is None:
+            images.append(None)
+            continue
+        data = _named_member(str(name), record)
+        if data is not None:
+            images.append(Image(data))
+        else:
+            images.append(UNREADABLE if pages is None else Image(pages, page))
+        page += 1
+    return images
+
+
+def _named_member(name: str, record: Record) -> bytes | None:
+    """The member that a document calls `name`: by file name, by extension, or by its stem."""
+    base = name.rpartition("/")[2].lower()
+    stem = record.key.rpartition("/")[2].lower()
+    base = base.removeprefix(stem + ".")
+    candidates = [base, *(f"{base}.{extension}" for extension in sorted(IMAGE_EXTENSIONS))]
+    for candidate in candidates:
+        if candidate in record.fields and candidate.rpartition(".")[2] in IMAGE_EXTENSIONS:
+            data: bytes = record.fields[candidate]
+            return data
+    return None

@@ -1,0 +1,63 @@
+"""Record and ShardReader: what every layout's reader gives the engine."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from mmsieve.errors import SampleError, Status
+from mmsieve.sample import Sample
+
+Layout: TypeAlias = Literal["captions", "documents", "image-parquet", "mmc4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How sources are read, where their content doesn't say it."""
+
+    layout: Layout | None = None
+    """Layout of all sources; recognised from the content by default."""
+    images: Path | None = None
+    """Folder that the image paths of JSONL documents and Parquet rows are relative to."""
+    image_column: str | None = None
+    """Parquet column that holds the images."""
+    text_column: str | None = None
+    """Parquet column that holds the captions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sample as it stands in its file: raw values, nothing parsed or decoded yet."""
+
+    key: str
+    fields: dict[str, Any] = field(repr=False)
+    """Tar: member extension -> bytes, in archive order. Parquet: column -> value. JSONL: line."""
+    problem: SampleError | None = None
+    """Set where the record is known to be bad before it is parsed."""
+
+
+Parse: TypeAlias = Callable[[Record], Sample]
+"""Record -> sample, in a worker process: picklable; raises SampleError."""
+
+
+@dataclass(frozen=True)
+class ShardReader:
+    """An open shard."""
+
+    count: int
+    """Samples that the shard's index promises; the table must have as many rows."""
+    records: Iterator[Record]
+    """The records in order; raises ShardError where the rest can't be read."""
+    parse: Parse
+
+
+def parse_record(parse: Parse, record: Record) -> Sample:
+    """The sample of a record; raises SampleError where either is bad."""
+    if record.problem is not None:
+        raise record.problem
+    return parse(record)
+
+
+def duplicate(key: str) -> SampleError:
+    """The reason of a record whose key came before in its shard."""
+    return SampleError(Status.DUPLICATE_KEY, f"key {key!r} came before in this shard")

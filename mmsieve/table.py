@@ -1,0 +1,121 @@
+"""Table: a folder with one Parquet file per shard, each whole or absent, each saying its origin.
+
+Parquet metadata carries a Header under `mmsieve`: what made the file, and whether it is complete.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmsieve.errors import RequestError
+
+COMMON = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("uid", pa.string()),
+    ]
+)
+"""The columns that every table begins with."""
+
+METADATA = pa.field("metadata", pa.string())
+"""The sample's metadata as JSON, where it was asked for."""
+
+_HEADER = b"mmsieve"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a table file says of itself."""
+
+    kind: str
+    version: str
+    shard: str
+    size: int
+    """Bytes of the file that the shard was read from."""
+    rows: int
+    complete: bool = True
+    problem: str | None = None
+    """Why the shard could only be read in part."""
+    limit: int | None = None
+    """Set by a trial run (`--limit`): the first so many samples only."""
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    """Whatever changes a number; a resume with another one is refused."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """How it was made, beyond what changes a number."""
+
+
+def write_file(path: Path, table: pa.Table, header: Header) -> None:
+    """Write one file of a table so that, whatever happens, it is there whole or not at all."""
+    metadata = {_HEADER: json.dumps(asdict(header), sort_keys=True)}
+    with_header = table.replace_schema_metadata(metadata)
+    write_atomically(path, lambda temporary: pq.write_table(with_header, temporary))
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call `write(temporary path)`, then give the file its name; a hidden name never matches *."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed run left of a file: only one run at a time writes it."""
+    for leftover in path.parent.glob(f".{_literal(path.name)}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def read_header(path: Path) -> Header | None:
+    """The header of a table file; None where mmsieve did not write it."""
+    metadata = pq.read_metadata(path).metadata or {}
+    if _HEADER not in metadata:
+        return None
+    return Header(**json.loads(metadata[_HEADER]))
+
+
+def existing_header(path: Path) -> Header | None:
+    """The header of a table file if there is one that can be read, for a resume."""
+    with suppress(FileNotFoundError):
+        try:
+            return read_header(path)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise RequestError(
+                f"{path}: not a table of this version ({error}); use --overwrite or another --out"
+            ) from error
+    return None
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """The files of a table: shard name -> path, in the order of the names."""
+    found = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in folder.rglob("*.parquet")
+        if not path.name.startswith(".")
+    }
+    return dict(sorted(found.items()))
+
+
+def rows_to_table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """A table of the declared schema: an all-null column keeps its type."""
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
