@@ -40,6 +40,9 @@ class Preparer(Protocol):
 class Runner(Protocol):
     """The device half."""
 
+    notes: dict[str, str]
+    """How it computes (device, kernels, where weights came from), kept in the table's header."""
+
     def run(self, items: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Row | SampleError]]:
         """Rows for a stream of (index, item), in any order, each index exactly once."""
         ...

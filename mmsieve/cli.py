@@ -1,0 +1,71 @@
+"""The `mmsieve` command: one subcommand per verb; parses, calls the verb, prints its report."""
+
+import sys
+import traceback
+from typing import Protocol
+
+from cyclopts import App, CycloptsError
+
+from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.export import export
+from mmsieve.filter import filter_tables
+from mmsieve.score import score
+
+OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+
+class Report(Protocol):
+    """What every verb returns."""
+
+    failed: dict[str, str]
+
+    def summary(self) -> str:
+        """What a user should know, in lines."""
+        ...
+
+
+app = App(
+    name="mmsieve",
+    help="Clean the image-text data that multimodal models learn from.",
+    help_epilogue="Any command takes --debug: a traceback where there is an error.",
+    result_action="return_value",
+)
+app.command(score)
+app.command(filter_tables, name="filter")
+app.command(export)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 all done, 1 some shards failed, 2 a wrong request."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words
+    try:
+        result = app(
+            [word for word in words if word != "--debug"], exit_on_error=False, print_error=False
+        )
+        code = _show(result, debug) if hasattr(result, "summary") else OK
+    except (RequestError, CycloptsError) as error:
+        code = _fail(error, debug, WRONG_REQUEST)
+    except MmsieveError as error:
+        code = _fail(error, debug, FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _show(report: Report, debug: bool) -> int:
+    for shard, problem in report.failed.items():
+        sys.stderr.write(f"shard {shard}: {problem}\n")
+        if debug and shard in getattr(report, "details", {}):
+            sys.stderr.write(report.details[shard])  # type: ignore[attr-defined]
+    sys.stdout.write(report.summary() + "\n")
+    return FAILED if report.failed else OK
+
+
+def _fail(error: Exception, debug: bool, code: int) -> int:
+    if debug:
+        traceback.print_exception(error)
+    message = " ".join(str(error).split())
+    sys.stderr.write(f"mmsieve: {message}\n")
+    return code

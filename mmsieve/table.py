@@ -119,3 +119,22 @@ def rows_to_table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table
 
 def _literal(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise RequestError where a table can't be written to the folder; nothing is made yet."""
+    if "://" in str(folder) or ":/" in str(folder):
+        raise RequestError(f"--out {folder}: tables are written to local or mounted folders")
+    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
+    if existing is None or not existing.is_dir():
+        raise RequestError(f"--out {folder}: {existing} is a file, not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RequestError(f"--out {folder}: {existing} can't be written to")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a table; raises RequestError where that can't be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--out {folder}: can't be made: {error}") from error

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from cyclopts import Parameter
+
 from mmsieve.errors import SampleError, Status
 from mmsieve.sample import Sample
 
 Layout: TypeAlias = Literal["captions", "documents", "image-parquet", "mmc4"]
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """How sources are read, where their content doesn't say it."""

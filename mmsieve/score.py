@@ -1,0 +1,43 @@
+"""score: captions and documents -> a quality table, one file per shard."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mmsieve.annotator import Annotator, Device
+from mmsieve.methods.load import ScoringOptions, load_annotator
+from mmsieve.read import ReadOptions
+from mmsieve.run import RunOptions, RunReport, run_annotator
+
+
+def score(
+    *sources: str,
+    model: str,
+    out: Path,
+    scoring: ScoringOptions | None = None,
+    read: ReadOptions | None = None,
+    run: RunOptions | None = None,
+) -> RunReport:
+    """Score the quality of captions and documents.
+
+    Parameters
+    ----------
+    sources
+        Paths, globs, brace patterns, folders or URLs of shards.
+    model
+        A bundled name, a checkpoint's folder, or its hub id.
+    out
+        Folder of the table: one Parquet file per shard.
+    """
+    asked = scoring or ScoringOptions()
+
+    def make(device: Device) -> Annotator:
+        return load_annotator(model, replace(asked, device=device))
+
+    return run_annotator(
+        make,
+        sources,
+        Path(out),
+        device=asked.device,
+        read=read or ReadOptions(),
+        run=run or RunOptions(),
+    )
