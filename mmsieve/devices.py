@@ -1,0 +1,50 @@
+"""Devices and number formats, resolved without importing torch (which takes seconds)."""
+
+import ctypes
+import re
+from importlib import metadata
+from typing import Literal, TypeAlias, get_args
+
+from mmsieve.annotator import Device
+from mmsieve.errors import RequestError
+
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
+
+def resolve_device(device: str = "auto") -> Device:
+    """`cpu`, `cuda` or `cuda:N` for what was asked for; `auto` takes a GPU where there is one."""
+    if device == "auto":
+        return "cuda" if _count_gpus() else "cpu"
+    if device == "cpu":
+        return device
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        raise RequestError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")
+    count = _count_gpus()
+    if int(match[1] or 0) >= count:
+        raise RequestError(f"device {device!r} is not there: {count} GPUs that torch can use")
+    return device
+
+
+def resolve_dtype(dtype: str, device: Device) -> Dtype:
+    """The number format; `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    if dtype == "auto":
+        return "float32" if device == "cpu" else "bfloat16"
+    for known in get_args(Dtype):
+        if dtype == known:
+            return known  # type: ignore[no-any-return]
+    raise RequestError(f"dtype {dtype!r} is not one of auto, float32, bfloat16, float16")
+
+
+def _count_gpus() -> int:
+    """How many GPUs the installed torch will find, asked of the driver itself."""
+    if metadata.version("torch").endswith("+cpu"):
+        return 0
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value

@@ -1,0 +1,203 @@
+"""Images: bytes -> pixels, bounded; pixels -> the square that a vision tower takes.
+
+Two paths lead there. The exact one (Pillow) gives the numbers of the published scorers: RGB by
+Pillow's own conversion (alpha dropped, 16-bit clipped), resized as uint8 with antialiasing. The
+fast one (simplejpeg and torch) is within a few grey levels of it. Which one made a score is part
+of the annotator's fingerprint.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mmsieve.errors import SampleError, Status
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""Height x width x 3, RGB, 0-255."""
+
+ImageFit: TypeAlias = Literal["stretch", "pad", "crop"]
+"""How an image becomes a square: each side on its own, padded first, or the middle cut out."""
+
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "AVIF",
+    "ICO",
+)
+"""What is decoded, by content; formats whose decoder runs another program (EPS) are not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLimits:
+    """What an image may be; beyond it the sample is a row that says so."""
+
+    max_bytes: int = 256 * 2**20
+    """Size of the file."""
+    max_pixels: int = 89_478_485
+    """Width times height: 256 MiB as RGB. Twice PIL.Image.MAX_IMAGE_PIXELS is a limit too."""
+    max_frames: int = 1000
+    """Pages or frames that may be skipped to reach the one that is asked for."""
+    min_side: int = 1
+    """Shortest side in pixels: less is `image_too_small`, and left out of a document."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a vision tower takes (the values of its preprocessor_config.json)."""
+
+    size: int
+    """Side of the square, in pixels."""
+    resample: int
+    """Pillow's number of the filter: 2 bilinear, 3 bicubic."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fit: ImageFit
+    """What the tower's published processor does; never `pad`, which is training's choice."""
+    scale: float = 1 / 255
+
+
+def decode(
+    data: bytes, limits: ImageLimits, frame: int = 0, orient: bool = False, fast: bool = False
+) -> Pixels:
+    """The RGB pixels of an image file, its `frame` counted from 0.
+
+    Size limits are checked from the header, before any pixel is decoded. `orient` applies the
+    EXIF orientation (the published scorers ignore it). `fast` decodes RGB and grey JPEG files
+    with simplejpeg where that is installed, and everything else as usual.
+    Raises SampleError: image_undecodable, image_too_large, image_too_small.
+    """
+    if len(data) > limits.max_bytes:
+        raise _too_large(f"{len(data)} bytes, the limit is {limits.max_bytes}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+                _seek(image, frame, limits)
+                _check_size(image.size, limits)
+                if fast and not orient and image.format == "JPEG" and image.mode in ("RGB", "L"):
+                    pixels = _simplejpeg(data)
+                    if pixels is not None:
+                        return pixels
+                turned = ImageOps.exif_transpose(image) if orient else image
+                return np.asarray(turned.convert("RGB"))
+        except SampleError:
+            raise
+        except (Image.DecompressionBombError, MemoryError) as error:
+            raise _too_large(str(error)) from error
+        except UnidentifiedImageError as error:
+            message = "no known image format" if data else "no image data"
+            raise SampleError(Status.IMAGE_UNDECODABLE, message) from error
+        except Exception as error:  # decoders fail in many ways on hostile bytes
+            raise SampleError(Status.IMAGE_UNDECODABLE, f"{error or type(error)}") from error
+
+
+def fit(
+    pixels: Pixels, spec: ImageSpec, mode: ImageFit | None = None, fast: bool = False
+) -> Pixels:
+    """The image as a square of `spec.size`; `mode` overrides the fit that the spec names.
+
+    `stretch` resizes both sides on their own; `crop` the shorter one, then cuts the middle out
+    (CLIP's processor); `pad` first pads to a square with the mean colour, as the published
+    training code does (llava/mm_utils.py, expand2square).
+    """
+    mode = mode or spec.fit
+    resize = _resize_torch if fast else _resize_pillow
+    height, width = pixels.shape[:2]
+    if mode == "pad":
+        pixels = _pad_square(pixels, tuple(int(channel * 255) for channel in spec.mean))
+    elif mode == "crop":
+        short = min(height, width)
+        size = int(spec.size * height / short), int(spec.size * width / short)
+        return _crop_square(resize(pixels, size, spec.resample), spec.size)
+    return resize(pixels, (spec.size, spec.size), spec.resample)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that the installed Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _seek(image: Image.Image, frame: int, limits: ImageLimits) -> None:
+    if frame >= limits.max_frames:
+        raise _too_large(f"frame {frame}, the limit is {limits.max_frames}")
+    if frame:
+        _check_size(image.size, limits)
+        image.seek(frame)
+
+
+def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise _too_large(f"{width} x {height} pixels, the limit is {limits.max_pixels} in all")
+    if min(size) < limits.min_side:
+        message = f"{width} x {height} pixels, the shortest side allowed is {limits.min_side}"
+        raise SampleError(Status.IMAGE_TOO_SMALL, message)
+
+
+def _too_large(message: str) -> SampleError:
+    return SampleError(Status.IMAGE_TOO_LARGE, message)
+
+
+def _simplejpeg(data: bytes) -> Pixels | None:
+    """The pixels by simplejpeg, or None where it is missing or can't read this file."""
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
+    except ValueError:
+        return None
+
+
+def _resize_pillow(pixels: Pixels, size: tuple[int, int], resample: int) -> Pixels:
+    height, width = size
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling(resample))
+    return np.asarray(image)
+
+
+def _resize_torch(pixels: Pixels, size: tuple[int, int], resample: int) -> Pixels:
+    import torch
+
+    modes = {2: "bilinear", 3: "bicubic"}
+    if resample not in modes:
+        return _resize_pillow(pixels, size, resample)
+    resize: Callable[..., Any] = torch.nn.functional.interpolate
+    image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+    small = resize(image, size=size, mode=modes[resample], antialias=True, align_corners=False)
+    return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
+
+
+def _pad_square(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
+    height, width = pixels.shape[:2]
+    side = max(height, width)
+    if height == width:
+        return pixels
+    square = np.empty((side, side, 3), np.uint8)
+    square[:] = colour
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
+
+
+def _crop_square(pixels: Pixels, side: int) -> Pixels:
+    height, width = pixels.shape[:2]
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])

@@ -1,0 +1,1 @@
+"""The methods: each an annotator, with its inputs, its outputs, its paper."""

@@ -1,0 +1,100 @@
+"""Models by name: a folder or a Hugging Face id -> the annotator that scores with it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mmsieve.annotator import Row, RunnerOptions
+from mmsieve.devices import resolve_device, resolve_dtype
+from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.methods.unifilter import ScoringOptions, UniFilter
+from mmsieve.models.files import HUB_ID, hub_folder
+from mmsieve.models.released import open_checkpoint
+from mmsieve.sample import Sample
+
+
+def load_annotator(model: str, options: ScoringOptions | None = None) -> UniFilter:
+    """The annotator of a model: a checkpoint folder or a Hugging Face id. Loads no weights.
+
+    Raises RequestError where there is no such model or mmsieve can't score with it.
+    """
+    options = options or ScoringOptions()
+    _check_options(options)
+    device = resolve_device(options.device)
+    dtype = resolve_dtype(options.dtype, device)
+    return UniFilter(open_checkpoint(find_model(str(model))), options, device, dtype)
+
+
+def find_model(model: str) -> Path:
+    """The folder of a model; raises RequestError, in one line, where there is none."""
+    allowed = "a folder with config.json and *.safetensors, or a Hugging Face id (owner/name)"
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise RequestError(f"model {model!r} is a file: give {allowed}")
+    if not HUB_ID.fullmatch(model):
+        raise RequestError(f"no model {model!r}: give {allowed}")
+    found = hub_folder(model)
+    if found is None:
+        raise RequestError(
+            f"no folder {model!r}, and no such model in the local Hugging Face cache or on the "
+            f"hub as reached from here: give {allowed}"
+        )
+    return found
+
+
+def _check_options(options: ScoringOptions) -> None:
+    if options.image_fit not in (None, "stretch", "pad"):
+        raise RequestError(f"image fit {options.image_fit!r} is not one of stretch, pad")
+    if options.max_text_tokens is not None and options.max_text_tokens < 1:
+        raise RequestError(f"max text tokens {options.max_text_tokens}: at least 1 is needed")
+
+
+class ScoringModel:
+    """A model on its own: samples in, rows out, all in this process."""
+
+    def __init__(self, annotator: UniFilter, batch_tokens: int | None = None) -> None:
+        self.annotator = annotator
+        self._preparer = annotator.preparer()
+        self._runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
+
+    def score(self, samples: Iterable[Sample]) -> list[Row]:
+        """A row per sample, in order: `key`, `status`, `error`, and the columns of the schema.
+
+        A sample that can't be scored has its reason as status and None in the other columns.
+        """
+        rows: list[Row] = []
+        ready: list[tuple[int, Any]] = []
+        for sample in samples:
+            rows.append({"key": sample.key, "status": str(Status.OK), "error": None})
+            rows[-1] |= dict.fromkeys(self.annotator.schema.names)
+            try:
+                ready.append((len(rows) - 1, self._preparer.prepare(sample)))
+            except SampleError as error:
+                rows[-1] |= _failed(error)
+        for index, row in self._runner.run(ready):
+            rows[index] |= _failed(row) if isinstance(row, SampleError) else row
+        return rows
+
+
+def _failed(error: SampleError) -> Row:
+    return {"status": str(error.status), "error": str(error)}
+
+
+def load_model(
+    model: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_tokens: int | None = None,
+    **options: Any,
+) -> ScoringModel:
+    """A model ready to score: `load_model("folder").score([Sample.caption("a.jpg", "A dog.")])`.
+
+    `options` are those of ScoringOptions. Raises RequestError.
+    """
+    try:
+        scoring = ScoringOptions(device=device, dtype=dtype, **options)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise RequestError(f"load_model: {error}") from error
+    return ScoringModel(load_annotator(model, scoring), batch_tokens)

@@ -1,0 +1,172 @@
+"""UniFilter's device half: items -> batches -> logits -> rows."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmsieve.annotator import Row, RunnerOptions
+from mmsieve.devices import Dtype
+from mmsieve.errors import RequestError, SampleError, ShardError, Status
+from mmsieve.methods.unifilter import IMAGE, Item, Scoring, quality
+from mmsieve.models.batching import Window, batches
+from mmsieve.models.classifier import load_classifier
+from mmsieve.models.released import Checkpoint
+
+Indexed: TypeAlias = tuple[int, Item]
+Result: TypeAlias = tuple[int, Row | SampleError]
+
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+_IMAGE_ROWS = {"cpu": 1600, "cuda": 131072}
+"""Patches encoded at a time."""
+_WINDOW = 16
+"""Batches that are sorted together."""
+_WINDOW_BYTES = 192 * 2**20
+
+
+class UniFilterRunner:
+    """Scores a stream of items in batches of equal length; out of memory halves the batch."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: Dtype, options: RunnerOptions) -> None:
+        self._device = _check_device(options.device)
+        self._spec = checkpoint.image
+        self._image_tokens = checkpoint.image_tokens
+        self._scoring = _scoring(checkpoint)
+        kind = self._device.type
+        self._budget = options.batch_tokens or _BATCH_TOKENS[kind]
+        self._images_at_once = max(1, _IMAGE_ROWS[kind] // checkpoint.tower.patches)
+        self._model = load_classifier(checkpoint, dtype).to(self._device)
+        self._mean = torch.tensor(self._spec.mean, device=self._device).view(1, 3, 1, 1)
+        self._std = torch.tensor(self._spec.std, device=self._device).view(1, 3, 1, 1)
+
+        self.notes = {
+            "device": options.device,
+            "kernels": f"torch {torch.__version__}, stock",
+            "tower": checkpoint.tower.note,
+        }
+
+    def run(self, items: Iterable[Indexed]) -> Iterator[Result]:
+        """Rows for a stream of (index, item), window by window, longest first in each."""
+        window = Window(4096, _WINDOW * self._budget, _WINDOW_BYTES)
+        for run in window.split(items, _size):
+            costs = [item.num_tokens for _, item in run]
+            for batch in batches(costs, self._budget):
+                yield from self._rows([run[index] for index in batch])
+
+    def _rows(self, batch: list[Indexed]) -> Iterator[Result]:
+        """The rows of a batch, in as many pieces as its memory needs."""
+        pending = [batch]
+        while pending:
+            piece = pending.pop()
+            try:
+                logits = self._logits([item for _, item in piece])
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                pending += self._split(piece)
+                continue
+            for (index, item), scores in zip(piece, logits, strict=True):
+                yield index, self._row(item, scores)
+
+    def _split(self, piece: list[Indexed]) -> list[list[Indexed]]:
+        """What to try instead of a batch that did not fit: its halves, or fewer images at once."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(piece) > 1:
+            half = len(piece) // 2
+            longest = max(item.num_tokens for _, item in piece)
+            self._budget = max(1, min(self._budget, half * longest))
+            return [piece[half:], piece[:half]]
+        if self._images_at_once > 1:
+            self._images_at_once //= 2
+            return [piece]
+        item = piece[0][1]
+        raise ShardError(
+            f"a sample of {item.num_tokens} tokens and {len(item.images)} images does not fit "
+            f"into the memory of {self._device}: use --dtype bfloat16, --max-text-tokens or "
+            "a device with more memory"
+        )
+
+    @torch.inference_mode()
+    def _logits(self, items: list[Item]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        ids, lengths = self._collate(items)
+        logits = self._model.classify(ids, lengths, self._embed(items))
+        return logits.float().cpu().numpy()  # type: ignore[no-any-return]
+
+    def _collate(self, items: list[Item]) -> tuple[Tensor, Tensor]:
+        """Ids [batch, longest] with an IMAGE for every embedding, and lengths [batch]."""
+        lengths = [item.num_tokens for item in items]
+        ids = np.zeros((len(items), max(lengths)), np.int64)
+        for row, item in zip(ids, items, strict=True):
+            repeats = np.where(item.ids == IMAGE, self._image_tokens, 1)
+            row[: item.num_tokens] = np.repeat(item.ids, repeats)[: item.num_tokens]
+        return self._send(ids), self._send(np.array(lengths))
+
+    def _embed(self, items: list[Item]) -> Tensor:
+        """Embeddings [images * tokens, hidden] of all images, in order, less what was cut."""
+        pixels = [image for item in items for image in item.images]
+        chunks = [
+            self._encode(np.stack(pixels[start : start + self._images_at_once]))
+            for start in range(0, len(pixels), self._images_at_once)
+        ]
+        if not chunks:
+            return self._send(np.empty((0, self._model.score.in_features), np.float32))
+        embeddings = torch.cat(chunks).flatten(0, 1)
+        kept = [self._kept(item) for item in items]
+        if sum(kept) == len(embeddings):
+            return embeddings
+        starts = np.cumsum([0] + [len(item.images) * self._image_tokens for item in items])
+        rows = [start + np.arange(n) for start, n in zip(starts, kept, strict=False)]
+        return embeddings[self._send(np.concatenate(rows))]
+
+    def _kept(self, item: Item) -> int:
+        """Embeddings of the item's images that are within its length."""
+        return item.num_tokens - int((item.ids != IMAGE).sum())
+
+    def _encode(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+        images = self._send(pixels).permute(0, 3, 1, 2).float() * self._spec.scale
+        normalised = (images - self._mean) / self._std
+        embeddings: Tensor = self._model.encode_images(normalised.to(self._model.dtype))
+        return embeddings
+
+    def _send(self, array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._device, non_blocking=True)
+
+    def _row(self, item: Item, logits: np.ndarray[Any, np.dtype[np.float32]]) -> Row | SampleError:
+        score, level = quality(logits, self._scoring)
+        if not np.isfinite(score):
+            return SampleError(Status.SCORE_NOT_FINITE, f"the score is {score}")
+        return {
+            "quality_score": score,
+            "quality_level": level,
+            "num_images": len(item.images),
+            "num_tokens": item.num_tokens,
+            "truncated": item.truncated,
+            "num_skipped_images": item.skipped,
+        }
+
+
+def _size(indexed: Indexed) -> tuple[int, int]:
+    item = indexed[1]
+    return item.num_tokens, item.images.nbytes + item.ids.nbytes
+
+
+def _scoring(checkpoint: Checkpoint) -> Scoring:
+    if checkpoint.num_labels == 1:
+        return "regression"
+    return "published" if checkpoint.own is None else "expected"
+
+
+def _check_device(device: str) -> torch.device:
+    if device != "cpu" and not torch.cuda.is_available():
+        raise RequestError(f"device {device!r}: torch finds no GPU; use --device cpu")
+    return torch.device(device)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory")
+    )

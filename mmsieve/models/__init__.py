@@ -1,0 +1,1 @@
+"""The networks: their published layouts, their tokenizers, their forward pass."""
