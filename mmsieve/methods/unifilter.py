@@ -181,29 +181,36 @@ class UniFilterPreparer:
         return ids[:kept], ids[:kept].count(IMAGE)
 
 
-@dataclass(frozen=True)
+SCHEMA = pa.schema(
+    [
+        ("quality_score", pa.float32()),
+        ("quality_level", pa.int8()),
+        ("num_images", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("num_skipped_images", pa.int32()),
+    ]
+)
+"""Score (unbounded; trained on 0-3), level (0-3), images and tokens that the model saw, whether
+anything was cut, and images that were left out because they could not be used."""
+
+
 class UniFilter:
     """A quality classifier as an annotator: its table's columns, its fingerprint, its halves."""
 
-    checkpoint: Checkpoint
-    options: ScoringOptions
-    device: str
-    """Resolved from the options."""
-    dtype: Dtype
     kind: Literal["quality"] = "quality"
-    schema: pa.Schema = field(
-        default=pa.schema(
-            [
-                ("quality_score", pa.float32()),
-                ("quality_level", pa.int8()),
-                ("num_images", pa.int32()),
-                ("num_tokens", pa.int32()),
-                ("truncated", pa.bool_()),
-                ("num_skipped_images", pa.int32()),
-            ]
-        ),
-        repr=False,
-    )
+
+    def __init__(
+        self, checkpoint: Checkpoint, options: ScoringOptions, device: str, dtype: Dtype
+    ) -> None:
+        """`device` and `dtype` are those of the options, resolved."""
+        self.checkpoint = checkpoint
+        self.options = options
+        self.device = device
+        self.dtype = dtype
+        self.schema = SCHEMA
+        self._settings = _settings(options, checkpoint.own or {})
+        self.fingerprint = self._fingerprint()
 
     @property
     def notes(self) -> list[str]:
@@ -217,9 +224,7 @@ class UniFilter:
             )
         return notes
 
-    @cached_property
-    def fingerprint(self) -> dict[str, str]:
-        """What a score depends on, as name -> value."""
+    def _fingerprint(self) -> dict[str, str]:
         checkpoint, options = self.checkpoint, self.options
         folder, preparer = checkpoint.folder, self._settings
         tower = {file for file, _ in checkpoint.tower.tensors.values()}
@@ -258,18 +263,17 @@ class UniFilter:
 
         return UniFilterRunner(self.checkpoint, self.dtype, options)
 
-    @cached_property
-    def _settings(self) -> dict[str, Any]:
-        """The options, with what they leave open taken from the checkpoint."""
-        options, own = self.options, self.checkpoint.own or {}
-        limit = options.max_text_tokens or own.get("max_text_tokens")
-        plain = options.plain_text if options.plain_text is not None else own.get("plain_text")
-        return {
-            "fit": options.image_fit or own.get("image_fit"),
-            "caption_tokens": limit or _CAPTION_TOKENS,
-            "document_tokens": limit or _DOCUMENT_TOKENS,
-            "plain_text": bool(plain),
-        }
+
+def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
+    """The options, with what they leave open taken from the checkpoint's own wishes."""
+    limit = options.max_text_tokens or own.get("max_text_tokens")
+    plain = options.plain_text if options.plain_text is not None else own.get("plain_text")
+    return {
+        "fit": options.image_fit or own.get("image_fit"),
+        "caption_tokens": limit or _CAPTION_TOKENS,
+        "document_tokens": limit or _DOCUMENT_TOKENS,
+        "plain_text": bool(plain),
+    }
 
 
 Scoring: TypeAlias = Literal["regression", "published", "expected"]
