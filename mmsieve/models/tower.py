@@ -165,7 +165,7 @@ def _infer(
         )
     positions = tensor_shape(*inside["embeddings.position_embedding.weight"])[0]
     grid = isqrt(positions)
-    named = re.search(r"-(\d{3,4})$", source)
+    named = re.search(r"-(\d{2,4})$", source)
     size = int(named[1]) if named and int(named[1]) // patch == grid else grid * patch
     layers = {name.split(".")[2] for name in inside if name.startswith("encoder.layers.")}
     return kind, {
