@@ -13,12 +13,13 @@ from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.methods.unifilter import IMAGE, Item, Scoring, quality
 from mmsieve.models.batching import Window, batches
 from mmsieve.models.classifier import load_classifier
+from mmsieve.models.cpu import speed_up
 from mmsieve.models.released import Checkpoint
 
 Indexed: TypeAlias = tuple[int, Item]
 Result: TypeAlias = tuple[int, Row | SampleError]
 
-_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 _IMAGE_ROWS = {"cpu": 1600, "cuda": 131072}
 """Patches encoded at a time."""
 _WINDOW = 16
@@ -38,12 +39,16 @@ class UniFilterRunner:
         self._budget = options.batch_tokens or _BATCH_TOKENS[kind]
         self._images_at_once = max(1, _IMAGE_ROWS[kind] // checkpoint.tower.patches)
         self._model = load_classifier(checkpoint, dtype).to(self._device)
+        kernels = f"torch {torch.__version__}"
+        if kind == "cpu":
+            kernels = speed_up(self._model.model, self._model.dtype)
+        self._model.read_last_only()
         self._mean = torch.tensor(self._spec.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(self._spec.std, device=self._device).view(1, 3, 1, 1)
 
         self.notes = {
             "device": options.device,
-            "kernels": f"torch {torch.__version__}, stock",
+            "kernels": kernels,
             "tower": checkpoint.tower.note,
         }
 

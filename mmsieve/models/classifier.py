@@ -106,6 +106,22 @@ class VisionTower(nn.Module):
         return hidden  # type: ignore[no-any-return]
 
 
+class LastPosition(nn.Module):
+    """A layer's MLP at one position of each row, broadcast to the others, which nobody reads."""
+
+    rows: Tensor
+    positions: Tensor
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[batch, length, hidden] -> [batch, 1, hidden]."""
+        out: Tensor = self.mlp(hidden[self.rows, self.positions].unsqueeze(1))
+        return out
+
+
 class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
     """Scores sequences of text and image embeddings, read at their last position."""
 
@@ -131,6 +147,11 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         self.drop_class_token = vision.model_type.startswith("clip") and not config.keep_class_token
         self.post_init()
 
+    def read_last_only(self) -> None:
+        """From now on compute the last layer's MLP only where the head reads: for inference."""
+        last = self.model.layers[-1]
+        last.mlp = LastPosition(last.mlp)
+
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[images, 3, size, size] normalised -> [images, tokens, hidden], to be spliced in."""
         patches = self.model.vision_tower(pixels, self.config.select_layer)
@@ -151,8 +172,10 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         is_image = input_ids == IMAGE
         inputs = self.model.embed_tokens(input_ids.clamp(min=0))
         inputs = inputs.masked_scatter(is_image.unsqueeze(-1), embeddings.to(inputs.dtype))
+        rows = torch.arange(len(lengths), device=inputs.device)
+        if isinstance(last := self.model.layers[-1].mlp, LastPosition):
+            last.rows, last.positions = rows, lengths - 1
         hidden = self.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        rows = torch.arange(len(lengths), device=hidden.device)
         logits: Tensor = self.score(hidden[rows, lengths - 1])
         return logits
 
