@@ -1,21 +1,25 @@
 """SOURCE strings -> shards: paths, globs, brace patterns, folders and fsspec URLs."""
 
+import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 from pathlib import PurePosixPath
 from tempfile import TemporaryDirectory
 
-import fsspec
 from braceexpand import braceexpand
-from fsspec.core import url_to_fs
 
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.listing import Listing, is_local, list_files, one_line, open_filesystem, path_of
+from mmsieve.listing import suffix_of as _suffix
 
 TAR = (".tar",)
 RANGED = (".parquet", ".jsonl")
+_PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
+_MOST_PATTERNS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,12 @@ class Shard:
     @property
     def suffix(self) -> str:
         """The file's suffix in lower case, with its dot."""
-        return PurePosixPath(self.url).suffix.lower()
+        return _suffix(self.url)
 
     @property
     def stem(self) -> str:
         """The file's name without its suffix."""
-        return PurePosixPath(self.url).stem
+        return PurePosixPath(path_of(self.url)).stem
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def find_files(sources: Sequence[str]) -> Sources:
         urls.update(_expand(source, notes))
     if not urls:
         raise RequestError("no SOURCE given: name a tar, a folder, a glob or a brace pattern")
-    return Sources(tuple(_named(urls)), tuple(notes))
+    return Sources(tuple(_named(urls)), tuple(dict.fromkeys(notes)))
 
 
 def file_suffixes() -> str:
@@ -76,29 +80,26 @@ def file_suffixes() -> str:
 @contextmanager
 def local_path(shard: Shard) -> Iterator[str]:
     """A local path of the shard's file; a remote file is copied for as long as it is needed."""
-    filesystem, path = url_to_fs(shard.url)
-    if _is_local(filesystem):
+    filesystem, path = open_filesystem(shard.url)
+    if is_local(filesystem):
         yield path
         return
     with TemporaryDirectory(prefix="mmsieve-") as folder:
-        copy = posixpath.join(folder, posixpath.basename(path))
+        copy = posixpath.join(folder, "shard" + shard.suffix)
         try:
             filesystem.get_file(path, copy)
-        except OSError as error:
-            raise ShardError(f"can't be fetched: {error}") from error
+        except Exception as error:  # every fsspec backend has errors of its own
+            raise ShardError(f"can't be fetched: {one_line(error)}") from error
         yield copy
 
 
 def _expand(source: str, notes: list[str]) -> dict[str, int]:
     """URL -> size in bytes for all files that one SOURCE names."""
-    try:
-        patterns = list(braceexpand(source, escape=False)) if "{" in source else [source]
-    except ValueError as error:
-        raise RequestError(f"{source}: unbalanced braces; write {{00000..00127}}.tar") from error
+    patterns = _patterns(source)
     found: dict[str, int] = {}
     missing = []
     for pattern in patterns:
-        files = _list(pattern, notes)
+        files = _choose(list_files(pattern), pattern, notes)
         missing += [] if files else [pattern]
         found.update(files)
     if missing and len(patterns) > 1:
@@ -111,41 +112,36 @@ def _expand(source: str, notes: list[str]) -> dict[str, int]:
     return found
 
 
-def _list(pattern: str, notes: list[str]) -> dict[str, int]:
-    """URL -> size for one path, glob, folder or URL; empty where nothing is there."""
+def _patterns(source: str) -> list[str]:
+    """The paths and globs that a SOURCE with braces stands for."""
+    if not source.strip():
+        raise RequestError("an empty SOURCE: name a tar, a folder, a glob or a brace pattern")
+    if "{" not in source or os.path.exists(os.path.expanduser(source)):  # noqa: PTH110, PTH111
+        return [source]
     try:
-        filesystem, path = url_to_fs(pattern)
-        if any(letter in path for letter in "*?["):
-            infos = [i for i in filesystem.glob(path, detail=True).values() if i["type"] == "file"]
-            infos = _readable(infos, pattern, notes)
-        elif not filesystem.exists(path):
-            return {}
-        elif filesystem.isdir(path):
-            infos = _readable(list(filesystem.find(path, detail=True).values()), pattern, notes)
-        else:
-            infos = [filesystem.info(path)]
-    except (ImportError, ValueError) as error:
-        raise RequestError(f"{pattern}: {error}") from error
-    except (OSError, NotImplementedError) as error:
-        raise RequestError(f"{pattern}: can't be listed: {error}") from error
-    for info in infos:
-        if _suffix(info["name"]) not in TAR + RANGED:
-            raise RequestError(f"{info['name']}: not a layout that is read ({file_suffixes()})")
-    local = _is_local(filesystem)
-    return {
-        info["name"] if local else filesystem.unstrip_protocol(info["name"]): info["size"]
-        for info in infos
-    }
+        patterns = list(islice(braceexpand(source, escape=False), _MOST_PATTERNS + 1))
+    except ValueError as error:
+        raise RequestError(f"{source}: unbalanced braces; write {{00000..00127}}.tar") from error
+    if len(patterns) > _MOST_PATTERNS:
+        raise RequestError(f"{source}: more than {_MOST_PATTERNS} files; use a glob or a folder")
+    return list(dict.fromkeys(patterns))
 
 
-def _readable(infos: list[dict], pattern: str, notes: list[str]) -> list[dict]:  # type: ignore[type-arg]
+def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
     """Of a folder or glob: the tars if there are any, else the row files; the rest is noted."""
-    kept = [i for i in infos if _suffix(i["name"]) in TAR]
-    kept = kept or [i for i in infos if _suffix(i["name"]) in RANGED]
-    if infos and not kept:
-        raise RequestError(f"{pattern}: holds no file that is read ({file_suffixes()})")
-    names = {i["name"] for i in kept}
-    left = Counter(_suffix(i["name"]) or "no suffix" for i in infos if i["name"] not in names)
+    files = listing.files
+    if not listing.searched:
+        for url in files:
+            if _suffix(url) not in TAR + RANGED:
+                fix = "; unpack it first" if _suffix(url) in _PACKED else ""
+                raise RequestError(f"{url}: not a file that is read ({file_suffixes()}){fix}")
+        return files
+    kept = {url: size for url, size in files.items() if _suffix(url) in TAR}
+    kept = kept or {url: size for url, size in files.items() if _suffix(url) in RANGED}
+    if not kept:
+        raise RequestError(f"{pattern}: nothing there that is read ({file_suffixes()})")
+    left = Counter(_suffix(url) or "no suffix" for url in files if url not in kept)
+    left.update({"links to folders": listing.linked_folders} if listing.linked_folders else {})
     if left:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left.items()))
         notes.append(f"{pattern}: left alone beside the shards: {kinds}")
@@ -154,25 +150,39 @@ def _readable(infos: list[dict], pattern: str, notes: list[str]) -> list[dict]: 
 
 def _named(urls: dict[str, int]) -> Iterator[Shard]:
     """Shards with names that mirror the files' paths below their common parent."""
-    paths = {url: url.partition("://")[2] or url for url in sorted(urls)}
-    base = posixpath.commonpath([posixpath.dirname(path) for path in paths.values()])
-    seen: dict[str, str] = {}
-    for url, path in paths.items():
-        relative = posixpath.relpath(path, base or ".")
-        name = relative[: -len(_suffix(relative))]
-        if name in seen and _suffix(url) == _suffix(seen[name]):
-            raise RequestError(f"{seen[name]} and {url} would share a table: rename one")
-        seen[name] = url
+    paths = {url: _parts(url) for url in sorted(urls)}
+    folders = zip(*(parts[:-1] for parts in paths.values()), strict=False)
+    base = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, folders))
+    seen: dict[tuple[str, bool], str] = {}
+    for url, parts in paths.items():
+        relative = "/".join(parts[base:])
+        name = relative[: -len(_suffix(url))]
+        other = seen.setdefault((name, _suffix(url) in TAR), url)
+        if other != url:
+            raise RequestError(f"{other} and {url} would share a table: rename one")
         yield Shard(url, name, urls[url])
 
 
-def _suffix(path: str) -> str:
-    return PurePosixPath(path).suffix.lower()
+def _parts(url: str) -> list[str]:
+    """The parts of a file's path, of which its table's path is made: so nothing odd in them."""
+    parts = [part for part in path_of(url).split("/") if part not in ("", ".")]
+    try:
+        url.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{url!a}: the name is not UTF-8: rename it") from error
+    if ".." in parts or parts[-1].startswith(".") or not url.isprintable():
+        raise RequestError(f"{url!a}: no table can mirror such a name: rename it")
+    return parts
 
 
-def _is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
-    protocol = filesystem.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+def check_names(shards: Iterable[Shard]) -> None:
+    """Raise RequestError where two shards would share a table."""
+    seen: dict[str, str] = {}
+    for shard in shards:
+        if seen.setdefault(shard.name, shard.url) != shard.url:
+            raise RequestError(
+                f"{seen[shard.name]} and {shard.url} would share a table: rename one"
+            )
 
 
 def take_part(shards: Sequence[Shard], part: str | None) -> list[Shard]:
