@@ -5,8 +5,7 @@ Parquet metadata carries a Header under `mmsieve`: what made the file, and wheth
 
 import json
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,12 +56,16 @@ class Header:
 
 def write_file(path: Path, table: pa.Table, header: Header) -> None:
     """Write one file of a table so that, whatever happens, it is there whole or not at all."""
-    metadata = {_HEADER: json.dumps(asdict(header), sort_keys=True)}
-    with_header = table.replace_schema_metadata(metadata)
+    with_header = table.replace_schema_metadata(header_metadata(header))
     write_atomically(path, lambda temporary: pq.write_table(with_header, temporary))
 
 
-def write_atomically(path: Path, write: Any) -> None:
+def header_metadata(header: Header) -> dict[bytes, str]:
+    """The Parquet metadata that carries a header."""
+    return {_HEADER: json.dumps(asdict(header), sort_keys=True)}
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)`, then give the file its name; a hidden name never matches *."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
@@ -78,28 +81,38 @@ def write_atomically(path: Path, write: Any) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what a killed run left of a file: only one run at a time writes it."""
-    for leftover in path.parent.glob(f".{_literal(path.name)}.*.tmp"):
+    unique = "[0-9a-f]" * 32  # not *: another shard's name may begin with this one's
+    for leftover in path.parent.glob(f".{_literal(path.name)}.{unique}.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def read_header(path: Path) -> Header | None:
     """The header of a table file; None where mmsieve did not write it."""
-    metadata = pq.read_metadata(path).metadata or {}
-    if _HEADER not in metadata:
-        return None
-    return Header(**json.loads(metadata[_HEADER]))
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return Header(**json.loads(metadata[_HEADER])) if _HEADER in metadata else None
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(
+            f"{path}: not a table of this version ({reason}); use --overwrite or another --out"
+        ) from error
 
 
 def existing_header(path: Path) -> Header | None:
-    """The header of a table file if there is one that can be read, for a resume."""
-    with suppress(FileNotFoundError):
-        try:
-            return read_header(path)
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise RequestError(
-                f"{path}: not a table of this version ({error}); use --overwrite or another --out"
-            ) from error
-    return None
+    """The header of a table file if there is one, for a resume.
+
+    Raises RequestError for a file that isn't ours: it may be what someone else has to keep, such
+    as the sidecars that stand beside tars.
+    """
+    try:
+        header = read_header(path)
+    except FileNotFoundError:
+        return None
+    if header is None:
+        raise RequestError(f"{path}: there, and not made by mmsieve; choose another --out")
+    return header
 
 
 def files(folder: Path) -> dict[str, Path]:

@@ -5,16 +5,15 @@ order of the file) and `parse` (record -> sample, or the reason why there is non
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mmsieve.errors import ShardError
+from mmsieve.errors import MmsieveError, ShardError
+from mmsieve.listing import one_line
 from mmsieve.read import captions, documents, image_parquet, mmc4
 from mmsieve.read.records import Layout, Parse, ReadOptions, Record, ShardReader, parse_record
 from mmsieve.read.tar import index_tar, read_records
@@ -42,12 +41,29 @@ class LayoutError(ShardError):
 @contextmanager
 def open_shard(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     """Open a shard; raises ShardError where nothing of it can be read."""
+    with ExitStack() as stack:
+        with _as_shard_error():
+            reader = stack.enter_context(_OPENERS[shard.suffix](shard, options))
+        count, records = reader.count, _read_on(reader.records)
+        if shard.limit is not None and shard.limit < count:
+            count, records = shard.limit, islice(records, shard.limit)
+        yield ShardReader(count, records, reader.parse)
+
+
+@contextmanager
+def _as_shard_error() -> Iterator[None]:
+    """Whatever a file system or a broken file raises is the shard's failure, and names it."""
     try:
-        opened = _openers[shard.suffix](shard, options)
-    except OSError as error:
-        raise ShardError(str(error)) from error
-    with opened as reader:
-        yield _limit(reader, shard.limit)
+        yield
+    except MmsieveError:
+        raise
+    except Exception as error:
+        raise ShardError(f"can't be read: {one_line(error)}") from error
+
+
+def _read_on(records: Iterator[Record]) -> Iterator[Record]:
+    with _as_shard_error():
+        yield from records
 
 
 @contextmanager
@@ -61,10 +77,7 @@ def _open_tar(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
 @contextmanager
 def _open_parquet(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     with fsspec.open(shard.url, "rb") as file:
-        try:
-            parquet = pq.ParquetFile(file)
-        except pa.ArrowException as error:
-            raise ShardError(f"not a Parquet file: {error}") from error
+        parquet = image_parquet.open_parquet(file)
         stop = parquet.metadata.num_rows if shard.stop is None else shard.stop
         parser = image_parquet.Parser(parquet.schema_arrow, options)
         records = image_parquet.read_records(parquet, shard.start, stop, shard.stem, parser)
@@ -74,35 +87,40 @@ def _open_parquet(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
 @contextmanager
 def _open_jsonl(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     parser = mmc4.parser(options.images)
-    if shard.span is None or shard.stop is None:
-        raise ShardError("a JSONL file is read in ranges of lines: plan it first")
     with fsspec.open(shard.url, "rb") as file:
-        records = mmc4.read_records(file, shard.span, shard.start, shard.stem)
+        if shard.span is None or shard.stop is None:
+            raise ShardError("its lines could not be counted when the run was planned")
+        records = mmc4.read_records(file, shard.span, shard.start, shard.stop, shard.stem)
         yield ShardReader(shard.stop - shard.start, records, parser)
 
 
-_openers = {".tar": _open_tar, ".parquet": _open_parquet, ".jsonl": _open_jsonl}
+_OPENERS = {".tar": _open_tar, ".parquet": _open_parquet, ".jsonl": _open_jsonl}
 
 
 def _recognise(records: Iterator[Record], asked: Layout | None) -> ModuleType:
-    """The reader of a tar's layout, from its first records; it must be the one asked for."""
-    layouts = [_TAR_LAYOUTS[asked]] if asked else [documents, captions]
+    """The reader of a tar's layout, from its first records.
+
+    One that was asked for is used as long as the content doesn't say that it is another.
+    """
+    right: list[ModuleType] = []
     seen: list[str] = []
     with suppress(ShardError):  # cut short: the run says so when it has read what there is
         for record in records:
-            for layout in layouts:
-                if layout.looks_right(record.fields):
-                    return layout
+            right = [
+                layout for layout in (documents, captions) if layout.looks_right(record.fields)
+            ]
+            if right:
+                break
             seen += [f"{record.key}.{extension}" for extension in record.fields]
-    if not seen:
-        return layouts[0]
+    chosen = None if asked is None else _TAR_LAYOUTS[asked]
+    if chosen in right or (chosen is not None and not right):
+        return chosen
+    if chosen is None and (right or not seen):
+        return right[0] if right else documents
+    found = f"layout not recognised from {', '.join(seen[:3])}"
+    if right:
+        found = f"not {asked}, the content is {right[0].__name__.rpartition('.')[2]}"
     raise LayoutError(
-        f"{asked or 'layout'} not recognised from {', '.join(seen[:3])}: captions are an image "
-        "and a txt of one key, documents a json with `texts`"
+        f"{found}: captions are an image and a txt of one key, documents a json with `texts` and "
+        "`image_info` or `images`"
     )
-
-
-def _limit(reader: ShardReader, limit: int | None) -> ShardReader:
-    if limit is None or limit >= reader.count:
-        return reader
-    return ShardReader(limit, islice(reader.records, limit), reader.parse)

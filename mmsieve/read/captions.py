@@ -1,19 +1,22 @@
 """Caption tars (webdataset): an image, `txt` and optional `json` members of one key."""
 
 import json
+import re
 from typing import Any
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.read.records import Record
+from mmsieve.listing import one_line
+from mmsieve.read.records import IMAGE_EXTENSIONS, Record
 from mmsieve.sample import Image, Sample, Text
 
-IMAGE_EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"])
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAYBE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse(record: Record) -> Sample:
     """The caption pair of a record of image, `txt` and `json` members."""
     members = record.fields
-    image = next((data for name, data in members.items() if name in IMAGE_EXTENSIONS), None)
+    image = next((members[name] for name in IMAGE_EXTENSIONS if name in members), None)
     present = ", ".join(members) or "nothing"
     if image is None:
         raise SampleError(Status.IMAGE_MISSING, f"no image member; there is {present}")
@@ -27,7 +30,7 @@ def parse(record: Record) -> Sample:
 
 def looks_right(members: dict[str, bytes]) -> bool:
     """Whether a record's members are those of a caption pair."""
-    return "txt" in members or not IMAGE_EXTENSIONS.isdisjoint(members)
+    return "txt" in members or not members.keys().isdisjoint(IMAGE_EXTENSIONS)
 
 
 def decode_text(data: bytes) -> str:
@@ -39,11 +42,23 @@ def decode_text(data: bytes) -> str:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object; raises SampleError where it isn't one."""
+    """A JSON object; raises SampleError where it isn't one.
+
+    Two things that common writers make and others choke on are mended: NaN and Infinity, which
+    are not JSON, are read as null; half a surrogate pair (a cut emoji), which is no text and fits
+    into no table, as U+FFFD.
+    """
+    if not data.strip():
+        raise SampleError(Status.JSON_INVALID, "empty, not a JSON object")
     try:
-        value = json.loads(data)
+        text = data.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=lambda name: None)
+        if _MAYBE_SURROGATE.search(text):
+            plain = json.dumps(value, ensure_ascii=False)
+            if _SURROGATE.search(plain):
+                value = json.loads(_SURROGATE.sub("\ufffd", plain))
     except (ValueError, RecursionError) as error:
-        raise SampleError(Status.JSON_INVALID, f"invalid JSON: {error}") from error
+        raise SampleError(Status.JSON_INVALID, f"invalid JSON: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise SampleError(Status.JSON_INVALID, f"JSON {type(value).__name__}, not an object")
     return value

@@ -9,8 +9,8 @@ import binascii
 from typing import Any
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.read.captions import IMAGE_EXTENSIONS, parse_object
-from mmsieve.read.records import Record
+from mmsieve.read.captions import parse_object
+from mmsieve.read.records import IMAGE_EXTENSIONS, Record
 from mmsieve.sample import Image, Part, Sample, Text
 
 _CONTENT = ("texts", "image_info", "images")
@@ -40,9 +40,11 @@ def parse(record: Record) -> Sample:
 def looks_right(members: dict[str, bytes]) -> bool:
     """Whether a record's members are those of a document."""
     try:
-        return isinstance(parse_object(members.get("json", b"")).get("texts"), list)
+        document = parse_object(members.get("json", b""))
     except SampleError:
         return False
+    has_images = any(isinstance(document.get(name), list) for name in ("image_info", "images"))
+    return has_images and isinstance(document.get("texts"), list)
 
 
 def _interleave(texts: list[str | None], images: list[Image | None]) -> tuple[Part, ...]:
@@ -72,32 +74,36 @@ def _embedded(info: Any) -> Image | None:
 
 
 def _members(names: list[Any], record: Record) -> list[Image | None]:
-    """The images that `images` names among the record's own members."""
-    members = record.fields
-    pages = next((members[name] for name in ("tiff", "tif") if name in members), None)
+    """The images that `images` names among the record's own members, or else a TIFF's next page."""
+    pages = record.fields.get("tiff", record.fields.get("tif"))
     images: list[Image | None] = []
     page = 0
     for name in names:
+        data = None if name is None else _named_member(str(name), record)
         if name is None:
             images.append(None)
-            continue
-        data = _named_member(str(name), record)
-        if data is not None:
+        elif data is not None:
             images.append(Image(data))
+        elif pages is None:
+            images.append(UNREADABLE)
         else:
-            images.append(UNREADABLE if pages is None else Image(pages, page))
-        page += 1
+            images.append(Image(pages, page))
+            page += 1
     return images
 
 
 def _named_member(name: str, record: Record) -> bytes | None:
-    """The member that a document calls `name`: by file name, by extension, or by its stem."""
+    """The member that a document calls `name`: by file name, by extension, or without one.
+
+    Never the TIFF of the key itself: its pages are taken in order, whatever they are called.
+    """
     base = name.rpartition("/")[2].lower()
     stem = record.key.rpartition("/")[2].lower()
-    base = base.removeprefix(stem + ".")
-    candidates = [base, *(f"{base}.{extension}" for extension in sorted(IMAGE_EXTENSIONS))]
-    for candidate in candidates:
-        if candidate in record.fields and candidate.rpartition(".")[2] in IMAGE_EXTENSIONS:
+    base = "" if base == stem else base.removeprefix(stem + ".")
+    prefix = base + "." if base else ""
+    for candidate in (base, *(prefix + extension for extension in IMAGE_EXTENSIONS)):
+        is_image = candidate.rpartition(".")[2] in IMAGE_EXTENSIONS
+        if is_image and candidate in record.fields and candidate not in ("tif", "tiff"):
             data: bytes = record.fields[candidate]
             return data
     return None

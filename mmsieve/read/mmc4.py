@@ -1,6 +1,5 @@
 """MMC4 JSONL: one document a line, its image files in a folder beside it."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -8,37 +7,44 @@ from typing import Any, BinaryIO
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.read.captions import parse_object
 from mmsieve.read.documents import UNREADABLE
-from mmsieve.read.records import Record
+from mmsieve.read.image_folder import ImageFolder
+from mmsieve.read.records import MAX_BYTES, Record
 from mmsieve.sample import Image, Part, Sample, Text
 
 _CONTENT = ("text_list", "image_info", "similarity_matrix")
+_CHUNK = 1 << 20
 
 
-def read_records(file: BinaryIO, span: tuple[int, int], first: int, stem: str) -> Iterator[Record]:
-    """The lines of a byte range; `first` is the number of the first line in its file."""
-    file.seek(span[0])
+def read_records(
+    file: BinaryIO, span: tuple[int, int], first: int, last: int, stem: str
+) -> Iterator[Record]:
+    """The lines `first` to `last` (one past it) of a file, which are its bytes `span`."""
     number = first
-    while file.tell() < span[1]:
-        line = file.readline()
-        if not line:
-            raise ShardError(f"ends at byte {file.tell()}, expected {span[1]}: it has changed")
-        yield Record(f"{stem}-{number:09d}", {"line": line})
+    for line in _lines(file, *span):
+        key = f"{stem}-{number:09d}"
+        problem = None
+        if len(line) > MAX_BYTES:
+            problem = SampleError(Status.JSON_INVALID, f"a line of more than {MAX_BYTES} bytes")
+        yield Record(key, {"line": b"" if problem else line}, problem)
         number += 1
+    if number != last:
+        raise ShardError(f"line {number} follows where {last} was expected: the file has changed")
 
 
 class Parser:
     """Line -> document: each image stands before the text that it is matched to.
 
-    That is where OpenFlamingo, which trained on MMC4, puts it.
+    That is where OpenFlamingo, which trained on MMC4, puts it. An image without a text to stand
+    before comes last.
     """
 
     def __init__(self, images: Path) -> None:
-        self.root = os.path.realpath(images)
+        self._folder = ImageFolder(images)
 
     def __call__(self, record: Record) -> Sample:
         """The document of one line; raises SampleError."""
         document = parse_object(record.fields["line"])
-        texts, infos = document.get("text_list"), document.get("image_info", [])
+        texts, infos = document.get("text_list"), document.get("image_info") or []
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise SampleError(Status.JSON_INVALID, "`text_list` is not a list of strings")
         if not isinstance(infos, list) or not all(isinstance(info, dict) for info in infos):
@@ -54,15 +60,12 @@ class Parser:
         return Sample(record.key, tuple(parts), "document", metadata)
 
     def _image(self, name: Any) -> Image:
-        """The image file of that name; no path may leave the folder."""
-        if not isinstance(name, str) or not name or "\0" in name:
-            return UNREADABLE
-        path = os.path.realpath(os.path.join(self.root, name))  # noqa: PTH118
-        if os.path.commonpath([path, self.root]) != self.root:
+        """The image file of that name; one that can't be had is counted, and left out later."""
+        if not isinstance(name, str) or not name:
             return UNREADABLE
         try:
-            return Image(Path(path).read_bytes())
-        except OSError:
+            return Image(self._folder.read(name))
+        except SampleError:
             return UNREADABLE
 
 
@@ -77,4 +80,27 @@ def parser(images: Path | None) -> Parser:
 
 def _slot(info: dict[str, Any], texts: int) -> int:
     index = info.get("matched_text_index")
-    return index if isinstance(index, int) and 0 <= index < texts else texts
+    if not isinstance(index, int) or isinstance(index, bool):
+        return texts
+    return index if 0 <= index < texts else texts
+
+
+def _lines(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    """The lines between two bytes, without their ends; of a huge one, just more than MAX_BYTES."""
+    file.seek(begin)
+    pieces: list[bytes] = []
+    size = 0
+    while begin < end:
+        chunk = file.read(min(_CHUNK, end - begin))
+        if not chunk:
+            raise ShardError(f"ends at byte {begin}, expected {end}: the file has changed")
+        begin += len(chunk)
+        for number, piece in enumerate(chunk.split(b"\n")):
+            if number > 0:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+            if size <= MAX_BYTES:
+                pieces.append(piece)
+                size += len(piece)
+    if size > 0:
+        yield b"".join(pieces)

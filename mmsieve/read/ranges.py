@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mmsieve.errors import RequestError
+from mmsieve.errors import RequestError, ShardError
 from mmsieve.read import LayoutError, image_parquet, mmc4, open_shard
 from mmsieve.read.records import ReadOptions
-from mmsieve.sources import TAR, Shard
+from mmsieve.sources import TAR, Shard, check_names
 
 ROWS = 4096
 _CHUNK = 1 << 24
@@ -26,7 +25,9 @@ _SUFFIXES = {
 def split_files(files: tuple[Shard, ...], options: ReadOptions) -> list[Shard]:
     """The shards of all files; raises RequestError where the options don't fit the files."""
     _check(files, options)
-    return [shard for file in files for shard in _split(file, options)]
+    shards = [shard for file in files for shard in _split(file, options)]
+    check_names(shards)
+    return shards
 
 
 def _check(files: tuple[Shard, ...], options: ReadOptions) -> None:
@@ -44,59 +45,60 @@ def _check(files: tuple[Shard, ...], options: ReadOptions) -> None:
                 return
         except LayoutError as error:
             errors.append(f"{file.url}: {error}")
-        except Exception:  # noqa: BLE001, S112
+        except ShardError:  # broken: the run names it, and the others may be fine
             continue
     if errors:
         raise RequestError(errors[0])
 
 
 def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
+    """The ranges of a file; of one that can't be read one that fails and is named in the run."""
     if file.suffix in TAR:
         yield file
         return
+    ranges: list[Shard] = []
     try:
-        ranges = list(
-            _parquet(file, options) if file.suffix == ".parquet" else _lines(file, options)
-        )
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"{file.url}: can't be read: {error}") from error
+        with fsspec.open(file.url, "rb") as handle:
+            ranges += (_parquet if file.suffix == ".parquet" else _lines)(file, handle, options)
+    except RequestError as error:
+        raise RequestError(f"{file.url}: {error}") from error
+    except Exception:  # noqa: BLE001 - every fsspec backend has errors of its own
+        ranges = [file]
     for number, shard in enumerate(ranges):
         yield replace(shard, name=f"{file.name}-{number:06d}")
 
 
-def _parquet(file: Shard, options: ReadOptions) -> Iterator[Shard]:
+def _parquet(file: Shard, handle: Any, options: ReadOptions) -> Iterator[Shard]:
     """Ranges that end where a row group ends, if groups are small enough for that."""
-    with fsspec.open(file.url, "rb") as handle:
-        parquet = pq.ParquetFile(handle)
-        image_parquet.Parser(parquet.schema_arrow, options)  # raises where a column is missing
-        metadata = parquet.metadata
-        groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+    parquet = image_parquet.open_parquet(handle)
+    image_parquet.Parser(parquet.schema_arrow, options)  # raises where a column is missing
+    metadata = parquet.metadata
     start = stop = 0
-    for rows in groups:
-        stop += rows
+    for index in range(metadata.num_row_groups):
+        stop += metadata.row_group(index).num_rows
         while stop - start >= ROWS:
             end = stop if stop - start < 2 * ROWS else start + ROWS
             yield replace(file, start=start, stop=end)
             start = end
-    if stop > start:
+    if stop > start or stop == 0:  # a file without rows is a shard without rows
         yield replace(file, start=start, stop=stop)
 
 
-def _lines(file: Shard, options: ReadOptions) -> Iterator[Shard]:
-    """Ranges of whole lines, with their bytes, in one pass over the file."""
+def _lines(file: Shard, handle: Any, options: ReadOptions) -> Iterator[Shard]:
+    """Ranges of whole lines, with their bytes, in one pass over the file; an empty line is one."""
     mmc4.parser(options.images)  # raises where the folder of images is missing
-    with fsspec.open(file.url, "rb") as handle:
-        first = number = begin = position = 0
-        while chunk := handle.read(_CHUNK):
-            at = 0
-            while (at := chunk.find(b"\n", at) + 1) > 0:
-                number += 1
-                if number - first == ROWS:
-                    end = position + at
-                    yield replace(file, start=first, stop=number, span=(begin, end))
-                    first, begin = number, end
-            position += len(chunk)
-            last = chunk[-1:]
-        number += 0 if position == 0 or last == b"\n" else 1
-        if number > first:
-            yield replace(file, start=first, stop=number, span=(begin, position))
+    first = number = begin = position = 0
+    last = b"\n"
+    while chunk := handle.read(_CHUNK):
+        at = 0
+        while (at := chunk.find(b"\n", at) + 1) > 0:
+            number += 1
+            if number - first == ROWS:
+                end = position + at
+                yield replace(file, start=first, stop=number, span=(begin, end))
+                first, begin = number, end
+        position += len(chunk)
+        last = chunk[-1:]
+    number += last != b"\n"
+    if number > first or number == 0:
+        yield replace(file, start=first, stop=number, span=(begin, position))

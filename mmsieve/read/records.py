@@ -10,6 +10,12 @@ from cyclopts import Parameter
 from mmsieve.errors import SampleError, Status
 from mmsieve.sample import Sample
 
+IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
+"""Images of a tar, in the order of preference where a key has several (webdataset's habit)."""
+
+MAX_BYTES = 1 << 30
+"""Size of a member, line or image file beyond which it isn't read: it has to fit in memory."""
+
 Layout: TypeAlias = Literal["captions", "documents", "image-parquet", "mmc4"]
 
 
@@ -34,7 +40,8 @@ class Record:
 
     key: str
     fields: dict[str, Any] = field(repr=False)
-    """Tar: member extension -> bytes, in archive order. Parquet: column -> value. JSONL: line."""
+    """Tar: member extension -> bytes (none for extensions that no layout reads), in archive order.
+    Parquet: column -> value. JSONL: line."""
     problem: SampleError | None = None
     """Set where the record is known to be bad before it is parsed."""
 

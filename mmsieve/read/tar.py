@@ -5,38 +5,25 @@ The standard library reads the headers; the ranges are what lets an export copy 
 
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import BinaryIO
+from dataclasses import dataclass
+from typing import BinaryIO, cast
 
-from mmsieve.errors import ShardError
-from mmsieve.read.records import Record, duplicate
+from mmsieve.errors import SampleError, ShardError, Status
+from mmsieve.listing import one_line
+from mmsieve.read.members import BLOCK, Group, Groups, Member
+from mmsieve.read.records import IMAGE_EXTENSIONS, MAX_BYTES, Record, duplicate
 
-BLOCK = tarfile.BLOCKSIZE
+__all__ = ["BLOCK", "Group", "Member", "TarIndex", "index_tar", "read_records"]
 
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file in the archive; its header begins at `start`, its bytes at `data`."""
-
-    extension: str
-    """What follows the first dot of the file's name, in lower case (webdataset's rule)."""
-    start: int
-    data: int
-    size: int
-
-    @property
-    def stop(self) -> int:
-        """One past the member's last block."""
-        return self.data + -(-self.size // BLOCK) * BLOCK
-
-
-@dataclass(slots=True)
-class Group:
-    """The members of one sample, in archive order."""
-
-    key: str
-    is_duplicate: bool
-    members: dict[str, Member] = field(default_factory=dict)
+_READ = frozenset([*IMAGE_EXTENSIONS, "txt", "json"])
+_TOO_LARGE = {"txt": Status.TEXT_UNDECODABLE, "json": Status.JSON_INVALID}
+_PACKED = {
+    b"\x1f\x8b": "gzip (gunzip)",
+    b"BZh": "bzip2 (bunzip2)",
+    b"\xfd7zXZ": "xz (unxz)",
+    b"\x28\xb5\x2f\xfd": "zstd (unzstd)",
+}
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,75 +40,101 @@ def index_tar(file: BinaryIO) -> TarIndex:
     file.seek(0)
     if size == 0:
         raise ShardError("empty file (0 bytes)")
-    try:
-        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
-    except tarfile.TarError as error:
-        raise ShardError(f"not a tar archive: {error}") from error
-    groups = _Groups()
+    archive = _open(file)
+    groups = Groups()
     problem = None
     try:
-        for info in archive:
-            member = _member(info)
-            if member.data + member.size > size:
+        while (info := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all it has seen
+            # tarfile follows a negative size backwards, for ever
+            if info.size < 0 or archive.offset <= info.offset:
+                raise tarfile.ReadError(f"{info.name!r} has an impossible size")
+            if not info.isreg() or info.issparse():  # a folder, a link, a file with holes
+                continue
+            if info.offset_data + info.size > size:
+                groups.begin(info.name)
                 problem = f"cut off inside {info.name!r}"
                 break
-            if info.isreg():
-                groups.add(info.name, member)
-            archive.members = []  # tarfile would keep all it has seen
-    except tarfile.TarError as error:
-        problem = f"unreadable from byte {archive.offset}: {error}"
+            groups.add(info)
+    except _BROKEN as error:
+        problem = f"unreadable from byte {archive.offset}: {one_line(error)}"
     if problem is None:
         problem = _check_end(file, archive.offset, size)
+    if problem is not None and not problem.startswith(_JOINED):
+        groups.drop_unfinished()
     return TarIndex(tuple(groups.ordered), problem)
 
 
 def read_records(file: BinaryIO, index: TarIndex) -> Iterator[Record]:
     """The records of an indexed archive; at the end raises ShardError if it was cut short."""
     for group in index.groups:
-        fields = {}
+        problem = duplicate(group.key) if group.is_duplicate else None
+        fields = dict.fromkeys(group.members, b"")
         for extension, member in group.members.items():
+            kind = extension.rpartition(".")[2]
+            if kind not in _READ or problem is not None:
+                continue
+            if member.size > MAX_BYTES:
+                message = f"member {extension} has {member.size} bytes, {MAX_BYTES} can be read"
+                problem = SampleError(_TOO_LARGE.get(kind, Status.IMAGE_TOO_LARGE), message)
+                continue
             file.seek(member.data)
             fields[extension] = file.read(member.size)
-        yield Record(group.key, fields, duplicate(group.key) if group.is_duplicate else None)
+            if len(fields[extension]) != member.size:
+                raise ShardError(f"ends inside {group.key}.{extension}: the file has changed")
+        yield Record(group.key, fields, problem)
     if index.problem is not None:
         raise ShardError(index.problem)
 
 
-class _Groups:
-    """Collects members into samples: by key wherever they stand, repeated ones into duplicates."""
+class _Headers:
+    """The archive as tarfile sees it: headers only, so a header that claims gigabytes is broken."""
 
-    def __init__(self) -> None:
-        self.ordered: list[Group] = []
-        self._by_key: dict[str, list[Group]] = {}
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek = file.seek
+        self.tell = file.tell
+        self._read = file.read
 
-    def add(self, name: str, member: Member) -> None:
-        folder, slash, base = name.rpartition("/")
-        stem, _, _ = base.partition(".")
-        key = folder + slash + stem
-        same = self._by_key.setdefault(key, [])
-        for group in same:
-            if member.extension not in group.members:
-                break
-        else:
-            group = Group(key, is_duplicate=bool(same))
-            same.append(group)
-            self.ordered.append(group)
-        group.members[member.extension] = member
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _CHUNK:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._read(size)
 
 
-def _member(info: tarfile.TarInfo) -> Member:
-    extension = info.name.rpartition("/")[2].partition(".")[2].lower()
-    return Member(extension, info.offset, info.offset_data, info.size)
+_BROKEN = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError, OSError)
+"""What tarfile raises for bytes that aren't a header, seen under fuzzing."""
+
+_JOINED = "data after the end-of-archive marker"
+
+
+def _open(file: BinaryIO) -> tarfile.TarFile:
+    head = file.read(BLOCK)
+    file.seek(0)
+    packed = next((name for magic, name in _PACKED.items() if head.startswith(magic)), None)
+    if packed is not None:
+        raise ShardError(f"compressed with {packed}: members can't be found in it; unpack it first")
+    try:
+        # Names that aren't UTF-8 keep their bytes as \xNN: a key has to fit into a table.
+        headers = cast(BinaryIO, _Headers(file))
+        return tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="backslashreplace")
+    except _BROKEN as error:
+        raise ShardError(f"not a tar archive: {one_line(error)}") from error
 
 
 def _check_end(file: BinaryIO, offset: int, size: int) -> str | None:
-    """Why the archive doesn't end properly where its headers do; tarfile stops there silently."""
+    """Why the archive doesn't end properly where its headers do; tarfile stops there silently.
+
+    One empty block is an end: some writers make only one, and no sample is missing.
+    """
     file.seek(offset)
     block = file.read(BLOCK)
-    if not block.strip(b"\0"):
-        if len(block) < BLOCK:
-            return "cut off: no end-of-archive marker"
-        if file.read(1 << 20).strip(b"\0"):
-            return f"data after the end-of-archive marker at byte {offset} (archives joined?)"
-        return None
-    return f"unreadable from byte {offset} of {size}: no valid header there"
+    if len(block) < BLOCK:
+        return (
+            "cut off inside a header" if block.strip(b"\0") else "cut off: no end-of-archive marker"
+        )
+    if block.strip(b"\0"):
+        return f"unreadable from byte {offset} of {size}: no valid header there"
+    while chunk := file.read(_CHUNK):
+        if chunk.strip(b"\0"):
+            return f"{_JOINED} at byte {offset}; joined archives have to be taken apart"
+    return None
