@@ -41,6 +41,9 @@ FORMATS = (
 )
 """What is decoded, by content; formats whose decoder runs another program (EPS) are not."""
 
+MAX_PIXELS = 89_478_485
+"""256 MiB as RGB, where Pillow starts to warn."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
@@ -48,8 +51,8 @@ class ImageLimits:
 
     max_bytes: int = 256 * 2**20
     """Size of the file."""
-    max_pixels: int = 89_478_485
-    """Width times height: 256 MiB as RGB. Twice PIL.Image.MAX_IMAGE_PIXELS is a limit too."""
+    max_pixels: int = MAX_PIXELS
+    """Width times height; twice PIL.Image.MAX_IMAGE_PIXELS is a limit too."""
     max_frames: int = 1000
     """Pages or frames that may be skipped to reach the one that is asked for."""
     min_side: int = 1
@@ -114,14 +117,18 @@ def fit(
     `stretch` resizes both sides on their own; `crop` the shorter one, then cuts the middle out
     (CLIP's processor); `pad` first pads to a square with the mean colour, as the published
     training code does (llava/mm_utils.py, expand2square).
+    Raises SampleError, image_too_large, where an image is so long and thin that either way would
+    pass through more than `MAX_PIXELS`.
     """
     mode = mode or spec.fit
     resize = _resize_torch if fast else _resize_pillow
     height, width = pixels.shape[:2]
+    long, short = max(height, width), min(height, width)
     if mode == "pad":
+        _check_bound(long, long)
         pixels = _pad_square(pixels, tuple(int(channel * 255) for channel in spec.mean))
     elif mode == "crop":
-        short = min(height, width)
+        _check_bound(spec.size, spec.size * long // short)
         size = int(spec.size * height / short), int(spec.size * width / short)
         return _crop_square(resize(pixels, size, spec.resample), spec.size)
     return resize(pixels, (spec.size, spec.size), spec.resample)
@@ -149,6 +156,11 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     if min(size) < limits.min_side:
         message = f"{width} x {height} pixels, the shortest side allowed is {limits.min_side}"
         raise SampleError(Status.IMAGE_TOO_SMALL, message)
+
+
+def _check_bound(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise _too_large(f"so thin that it takes {height} x {width} pixels to make it square")
 
 
 def _too_large(message: str) -> SampleError:

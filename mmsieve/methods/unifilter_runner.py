@@ -35,6 +35,7 @@ class UniFilterRunner:
         self._spec = checkpoint.image
         self._image_tokens = checkpoint.image_tokens
         self._scoring = _scoring(checkpoint)
+        self._fence = _fence(checkpoint)
         kind = self._device.type
         self._budget = options.batch_tokens or _BATCH_TOKENS[kind]
         self._images_at_once = max(1, _IMAGE_ROWS[kind] // checkpoint.tower.patches)
@@ -57,7 +58,7 @@ class UniFilterRunner:
         window = Window(4096, _WINDOW * self._budget, _WINDOW_BYTES)
         for run in window.split(items, _size):
             costs = [item.num_tokens for _, item in run]
-            for batch in batches(costs, self._budget):
+            for batch in batches(costs, self._budget, self._fence):
                 yield from self._rows([run[index] for index in batch])
 
     def _rows(self, batch: list[Indexed]) -> Iterator[Result]:
@@ -162,6 +163,15 @@ def _scoring(checkpoint: Checkpoint) -> Scoring:
     if checkpoint.num_labels == 1:
         return "regression"
     return "published" if checkpoint.own is None else "expected"
+
+
+def _fence(checkpoint: Checkpoint) -> int | None:
+    """The length beyond which all rows of a batch are placed by other frequencies (long RoPE)."""
+    scaling = checkpoint.config.get("rope_scaling") or {}
+    if scaling.get("rope_type", scaling.get("type")) not in ("longrope", "su"):
+        return None
+    length = checkpoint.config.get("original_max_position_embeddings")
+    return None if length is None else int(length)
 
 
 def _check_device(device: str) -> torch.device:

@@ -30,17 +30,19 @@ class Window:
             yield run
 
 
-def batches(costs: list[int], budget: int) -> list[list[int]]:
+def batches(costs: list[int], budget: int, fence: int | None = None) -> list[list[int]]:
     """Indices of `costs` (tokens per item) in batches, longest first.
 
     A batch of n items padded to its longest stays within `budget` tokens; an item longer than
-    that is a batch of its own. Equal costs keep their order: same costs, same batches.
+    that is a batch of its own. Equal costs keep their order: same costs, same batches. Items
+    longer than `fence` never share a batch with others.
     """
     order = sorted(range(len(costs)), key=lambda index: (-costs[index], index))
     made: list[list[int]] = []
-    room = 0
+    room, beyond = 0, False
     for index in order:
-        if room <= 0:
+        was_beyond, beyond = beyond, fence is not None and costs[index] > fence
+        if room <= 0 or beyond != was_beyond:
             made.append([])
             room = max(1, budget // max(1, costs[index]))
         made[-1].append(index)

@@ -3,11 +3,13 @@
 The `tokenizers` library alone rebuilds one from its JSON, so workers import no transformers.
 """
 
+import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from mmsieve.errors import RequestError
 from mmsieve.models.quiet import quiet
@@ -49,8 +51,12 @@ def load_tokenizer(folder: Path) -> TokenizerSpec:
     released classifiers, and rebuilds another tokenizer for some. Folders with only the slow
     files (released ones were trained with slow tokenizers) go through the stock classes.
     """
-    with quiet():
-        tokenizer = _stock_class(folder).from_pretrained(str(folder), local_files_only=True)
+    check_tokenizer(folder)
+    try:
+        with quiet():
+            tokenizer = _load(folder)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise RequestError(f"{folder}: its tokenizer can't be read: {error}") from error
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     return TokenizerSpec(tokenizer.backend_tokenizer.to_str(), *ids)
 
@@ -60,6 +66,12 @@ def check_tokenizer(folder: Path) -> None:
     if not any(_has(folder, *files) for files in _LAYOUTS):
         wanted = " or ".join(" + ".join(files) for files in _LAYOUTS)
         raise RequestError(f"no tokenizer in {folder}: it needs {wanted}")
+    slow_only = not any(_has(folder, *files) for files in _LAYOUTS[:2])
+    if slow_only and find_spec("sentencepiece") is None:
+        advice = "pip install sentencepiece protobuf"
+        raise RequestError(
+            f"{folder} has only tokenizer.model, which needs sentencepiece: {advice}"
+        )
 
 
 _LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
@@ -69,19 +81,32 @@ def _has(folder: Path, *files: str) -> bool:
     return all((folder / file).is_file() for file in files)
 
 
-def _stock_class(folder: Path) -> Any:
+def _load(folder: Path) -> Any:
     import transformers
 
-    check_tokenizer(folder)
     if _has(folder, "tokenizer.json"):
-        return transformers.PreTrainedTokenizerFast
+        return transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     if _has(folder, "vocab.json", "merges.txt"):
-        return transformers.Qwen2Tokenizer
-    if "gemma" in _config_text(folder):
-        return transformers.GemmaTokenizer
-    return transformers.LlamaTokenizer
+        return transformers.Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+    gemma = "gemma" in _config_text(folder, "config.json", "tokenizer_config.json")
+    stock = transformers.GemmaTokenizer if gemma else transformers.LlamaTokenizer
+    tokenizer = stock.from_pretrained(folder, local_files_only=True, add_bos_token=True)
+    if not gemma and not re.search(
+        r'"legacy": *false', _config_text(folder, "tokenizer_config.json")
+    ):
+        _prefix_every_text(tokenizer.backend_tokenizer)
+    return tokenizer
 
 
-def _config_text(folder: Path) -> str:
-    names = ("config.json", "tokenizer_config.json")
-    return "".join((folder / n).read_text("utf-8") for n in names if (folder / n).is_file()).lower()
+def _prefix_every_text(backend: Tokenizer) -> None:
+    """Put a space before each run of text, as sentencepiece does; transformers 5 no longer does."""
+    space = "\u2581"
+    backend.pre_tokenizer = None
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(space), normalizers.Replace(" ", space)]
+    )
+
+
+def _config_text(folder: Path, *names: str) -> str:
+    files = [folder / name for name in names if (folder / name).is_file()]
+    return "".join(file.read_text("utf-8") for file in files).lower()

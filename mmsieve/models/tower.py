@@ -6,7 +6,7 @@ copy is used, and the tower's `note` says so.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -72,7 +72,7 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     if isinstance(own, dict) and "vision_config" in own and inside:
         kind = _kind(own["vision_config"], folder)
         geometry = _vision_config(own["vision_config"])
-        image = _image_spec(own["image_processor"], geometry, folder)
+        image = _own_spec(own, folder)
         return Tower(kind, geometry, image, inside, "tower inside the checkpoint")
     place = _find_folder(folder, source)
     if place is not None and any(place.glob("*.safetensors")):
@@ -214,10 +214,19 @@ def _image_spec(processor: dict[str, Any], geometry: dict[str, Any], place: Path
     return ImageSpec(side, resample, mean, std, "crop" if crop else "stretch", float(scale))
 
 
+def _own_spec(own: dict[str, Any], folder: Path) -> ImageSpec:
+    """The values that a checkpoint made by mmsieve carries (`mmsieve.models.saving`)."""
+    try:
+        spec = ImageSpec(**own["image"])
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"{folder}: config.json: mmsieve.image: {error}") from error
+    return replace(spec, mean=_triple(spec.mean), std=_triple(spec.std))
+
+
 def _sizes(size: Any) -> set[int]:
     return {int(value) for value in size.values()} if isinstance(size, dict) else {int(size)}
 
 
 def _triple(value: Any) -> tuple[float, float, float]:
-    red, green, blue = value if isinstance(value, list) else [value] * 3
+    red, green, blue = value if isinstance(value, list | tuple) else [value] * 3
     return float(red), float(green), float(blue)
