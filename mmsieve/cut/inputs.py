@@ -1,0 +1,177 @@
+"""Tables given to a verb: folders of a run, or anyone's Parquet files; their columns and rows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmsieve import table
+from mmsieve.errors import RequestError
+
+CHUNK = 1 << 18
+"""Rows of a large file that are read at a time."""
+_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """One file of a table."""
+
+    shard: str
+    path: Path
+    rows: int
+    size: int
+    """Bytes of the file that the shard was read from; 0 where that isn't known."""
+    complete: bool
+    """Whether it holds all samples of its shard."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's files in the order of their names, and its columns."""
+
+    name: str
+    """The folder's or file's name: the prefix of its columns where two tables share a name."""
+    path: Path
+    files: tuple[TableFile, ...]
+    types: dict[str, pa.DataType]
+    mixed: dict[str, str]
+    """Columns that can't be used, because the files don't agree on them, and why."""
+    is_ours: bool
+    """Whether mmsieve wrote it, so that `status` and `shard` mean what we mean by them."""
+
+    @cached_property
+    def by_shard(self) -> dict[str, TableFile]:
+        """The files by their names."""
+        return {file.shard: file for file in self.files}
+
+    @property
+    def unfinished(self) -> int:
+        """Files that hold only a part of their shard."""
+        return sum(not file.complete for file in self.files)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all files."""
+        return sum(file.rows for file in self.files)
+
+    def read(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pl.DataFrame]:
+        """A file's columns, in one frame if it must be whole, else some rows at a time.
+
+        Raises RequestError where they can't be read: a cut over what is left would be another one.
+        """
+        schema = pa.schema([(name, self.types[name]) for name in columns])
+        try:
+            with pq.ParquetFile(file.path) as parquet:
+                if whole or file.rows <= CHUNK:
+                    read = parquet.read(list(columns), use_threads=False)
+                    yield pl.DataFrame(read.select(columns).cast(schema))
+                    return
+                for batch in parquet.iter_batches(CHUNK, columns=list(columns)):
+                    yield pl.DataFrame(pa.table(batch).select(columns).cast(schema))
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(file.path, error) from error
+
+
+def open_tables(paths: Sequence[str | Path]) -> list[Table]:
+    """Open the tables of a request; a name that comes twice gets a number: scores, scores2."""
+    if not paths:
+        raise RequestError("no TABLE given: name a folder of scores, or a Parquet file")
+    opened: list[Table] = []
+    for path in map(Path, paths):
+        name = number = path.resolve().stem if path.is_file() else path.resolve().name
+        names = {table.name for table in opened}
+        count = 1
+        while number in names:
+            count += 1
+            number = f"{name}{count}"
+        opened.append(_open(path, number))
+    return opened
+
+
+def _open(path: Path, name: str) -> Table:
+    if path.is_dir():
+        found = table.files(path)
+    elif path.is_file():
+        found = {path.stem: path}
+    else:
+        raise RequestError(f"{path}: no such table; name a folder of scores, or a Parquet file")
+    if not found:
+        raise RequestError(f"{path}: holds no Parquet file, so it is no table")
+    files: list[TableFile] = []
+    columns = _Columns()
+    first_header: table.Header | None = None
+    for shard, file in found.items():
+        schema, rows, header = _read_footer(file)
+        first_header = header if not files else first_header
+        _check_origin(file, first_header, header)
+        columns.add(schema, file)
+        size, complete = (0, True) if header is None else (header.size, header.complete)
+        files.append(TableFile(shard, file, rows, size, complete))
+    is_ours = first_header is not None
+    return Table(name, path, tuple(files), columns.types, columns.mixed, is_ours)
+
+
+def _read_footer(path: Path) -> tuple[pa.Schema, int, table.Header | None]:
+    try:
+        with pq.ParquetFile(path) as parquet:
+            schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+        return schema.remove_metadata(), rows, table.read_header(path)
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _check_origin(path: Path, first: table.Header | None, header: table.Header | None) -> None:
+    made, first_made = (None if h is None else (h.kind, h.fingerprint) for h in (header, first))
+    if made != first_made:
+        raise RequestError(
+            f"{path}: not made by the model and options of the table's first file: "
+            "give tables of one run, each in its own folder"
+        )
+
+
+class _Columns:
+    """The types of a table's columns, over all its files."""
+
+    def __init__(self) -> None:
+        self.types: dict[str, pa.DataType] = {}
+        self.mixed: dict[str, str] = {}
+        self._last: pa.Schema | None = None
+
+    def add(self, schema: pa.Schema, path: Path) -> None:
+        """Take in one file's columns."""
+        if self._last is None:
+            self.types = dict(zip(schema.names, schema.types, strict=True))
+        elif not schema.equals(self._last):
+            for name in dict.fromkeys([*self.types, *schema.names]):
+                new = schema.field(name).type if name in schema.names else None
+                self._merge(name, new, path)
+        self._last = schema
+
+    def _merge(self, name: str, new: pa.DataType | None, path: Path) -> None:
+        old = self.types.get(name)
+        if old is None or new is None:
+            self.mixed[name] = f"not all files of the table have it, see {path}"
+            self.types[name] = new if old is None else old
+        elif pa.types.is_null(old):  # a file without any value may have lost the type
+            self.types[name] = new
+        elif old != new and not pa.types.is_null(new):
+            self.mixed[name] = f"it is {new} in {path} and {old} in the table's other files"
+
+
+def column_names(tables: Sequence[Table]) -> str:
+    """The columns there are, for messages."""
+    parts = []
+    for each in tables:
+        names = list(each.types)
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        parts.append(f"{each.name} has {', '.join(names[:_SHOWN])}{more}")
+    return "; ".join(parts)
+
+
+def _unreadable(path: Path, error: Exception) -> RequestError:
+    return RequestError(f"{path}: can't be read ({error}): make that file of the table again")

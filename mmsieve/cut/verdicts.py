@@ -1,0 +1,211 @@
+"""Verdicts: for each row why it isn't kept, or how it ranks; then the cut between those that rank.
+
+All of a table's rows are judged in one pass and kept as a few bytes each on disk. What follows
+(finding the cut, breaking ties, writing) reads those, and of the table only keys.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mmsieve.cut.condition import Condition
+from mmsieve.cut.hashing import hash_strings
+from mmsieve.cut.joined import Column
+from mmsieve.cut.ranking import RANKED, Counts, Cut, KeptTies, ordered
+from mmsieve.cut.spool import Spool, records
+from mmsieve.errors import RequestError, Status
+
+MOST_GROUPS = 1_000_000
+_ROW = np.dtype([("reason", "<u2"), ("score", "<f4")])
+_BELOW, _TIE, _WHERE, _NO_SCORE = 1, 2, 3, 4
+_SHARD_BITS = np.uint64(24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What a row must fulfil, as columns of the joined tables."""
+
+    statuses: Sequence[Column]
+    condition: Condition | None
+    score: Column | None
+    min_score: float | None
+    ranked: bool
+    """Whether there is a cut between the rows, so that each needs a score."""
+    per: Column | None
+
+    @property
+    def columns(self) -> set[Column]:
+        """All columns that are needed."""
+        found = {*self.statuses, *(self.condition.columns if self.condition else ())}
+        return found | {column for column in (self.score, self.per) if column is not None}
+
+
+class Groups:
+    """The values of the column of --per, numbered in the order in which they come."""
+
+    def __init__(self, column: str | None) -> None:
+        self._column = column
+        self._numbers: dict[str | None, int] = {} if column else {None: 0}
+
+    @property
+    def names(self) -> list[str]:
+        """The groups; rows without a value are a group too."""
+        return ["null" if name is None else name for name in self._numbers]
+
+    def number(self, values: pl.Series) -> npt.NDArray[np.uint32]:
+        """The number of each value's group; raises RequestError where there are too many."""
+        text = values.cast(pl.String)
+        unique = text.unique(maintain_order=True)
+        own = [self._numbers.setdefault(name, len(self._numbers)) for name in unique]
+        if len(self._numbers) > MOST_GROUPS:
+            raise RequestError(
+                f"--per {self._column}: more than {MOST_GROUPS} different values; choose a column "
+                "with fewer"
+            )
+        local = pl.DataFrame({"name": unique, "number": pl.Series(own, dtype=pl.UInt32)})
+        joined = text.to_frame("name").join(
+            local, on="name", how="left", nulls_equal=True, maintain_order="left"
+        )
+        return joined["number"].to_numpy()
+
+
+class Verdicts:
+    """What is known of each row, in the order of the rows."""
+
+    def __init__(self, rules: Rules, folder: Path) -> None:
+        self._rules = rules
+        self.rows = Spool(folder, _ROW)
+        self.ranked = Spool(folder, RANKED)
+        self.reasons: list[str | None] = [None, "below_cut", "tie_at_cut", "where", "no_score"]
+        self.groups = Groups(rules.per.name if rules.per else None)
+
+    def judge(self, frame: pl.DataFrame) -> None:
+        """Judge the next rows."""
+        rules = self._rules
+        reason = self._statuses(frame)
+        if rules.condition is not None:
+            reason[(reason == 0) & ~rules.condition.holds(frame).to_numpy()] = _WHERE
+        if rules.score is None:
+            score = np.full(frame.height, np.nan, np.float32)
+        else:
+            values = frame[rules.score.inner]
+            score = values.cast(pl.Float32).fill_null(float("nan")).to_numpy()
+            self._score(values, reason, frame)
+        self.rows.append(records(_ROW, reason=reason, score=score))
+
+    def counts(self) -> Counts:
+        """The number of ranked rows of each group."""
+        groups = len(self.groups.names)
+        counts = np.zeros(groups, np.int64)
+        for block in self.ranked.blocks():
+            counts += np.bincount(block["group"], minlength=groups)
+        return counts
+
+    def _statuses(self, frame: pl.DataFrame) -> npt.NDArray[np.uint16]:
+        """The first status that isn't ok, of any table, as the number of a reason."""
+        reason = np.zeros(frame.height, np.uint16)
+        for column in reversed(self._rules.statuses):
+            statuses = frame[column.inner].cast(pl.String)
+            bad = statuses.filter((statuses != Status.OK.value).fill_null(False))
+            for status in bad.unique(maintain_order=True):
+                if status not in self.reasons:
+                    self.reasons.append(status)
+                is_it = (statuses == status).fill_null(False).to_numpy()
+                reason[is_it] = self.reasons.index(status)
+        return reason
+
+    def _score(
+        self, values: pl.Series, reason: npt.NDArray[np.uint16], frame: pl.DataFrame
+    ) -> None:
+        """Judge the scores of the rows that are ok so far."""
+        rules = self._rules
+        if not rules.ranked and rules.min_score is None:
+            return
+        scored = values.is_not_null()
+        if values.dtype.is_float():
+            scored &= values.is_not_nan().fill_null(False)
+        reason[(reason == 0) & ~scored.to_numpy()] = _NO_SCORE
+        if rules.min_score is not None:
+            least = np.float32(rules.min_score) if values.dtype == pl.Float32 else rules.min_score
+            enough = (values.cast(pl.Float64) >= float(least)).fill_null(False)
+            reason[(reason == 0) & ~enough.to_numpy()] = _BELOW
+        if rules.ranked:
+            left = pl.Series(reason == 0)
+            chosen = values.filter(left)
+            group = np.zeros(len(chosen), np.uint32)
+            if rules.per is not None:
+                group = self.groups.number(frame[rules.per.inner].filter(left))
+            self.ranked.append(records(RANKED, value=ordered(chosen), group=group))
+
+
+class Cursor:
+    """Verdicts read back in the order of the rows."""
+
+    def __init__(self, verdicts: Verdicts) -> None:
+        self._verdicts = verdicts
+        self._row = self._rank = 0
+
+    def take(self, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """The next `count` rows, and those of them that rank."""
+        rows = self._verdicts.rows.read(self._row, self._row + count)
+        ranked = self._verdicts.ranked
+        number = int((rows["reason"] == 0).sum()) if ranked.rows else 0
+        found = ranked.read(self._rank, self._rank + number)
+        self._row += count
+        self._rank += number
+        return rows, found
+
+
+class Picks:
+    """Verdicts after the cut: why each row isn't kept, ties broken."""
+
+    def __init__(self, verdicts: Verdicts, cut: Cut | None, ties: KeptTies | None) -> None:
+        self._cursor = Cursor(verdicts)
+        self._cut = cut
+        self._ties = ties
+        self._reasons = pl.Series(verdicts.reasons, dtype=pl.String)
+
+    def take(self, count: int) -> pl.DataFrame:
+        """`keep`, `reason` and `score` of the next `count` rows."""
+        rows, ranked = self._cursor.take(count)
+        reason = rows["reason"].copy()
+        if self._cut is not None and self._ties is not None:
+            above, tied = self._cut.above(ranked), self._cut.tied(ranked)
+            outcome = np.where(above, 0, _BELOW).astype(np.uint16)
+            outcome[tied] = np.where(self._ties.take(int(tied.sum())), 0, _TIE)
+            reason[reason == 0] = outcome
+        score = pl.Series(rows["score"].copy()).fill_nan(None)
+        return pl.DataFrame(
+            {"keep": reason == 0, "reason": self._reasons.gather(reason), "score": score}
+        )
+
+
+def break_ties(
+    verdicts: Verdicts,
+    cut: Cut,
+    pieces: Iterable[tuple[int, Callable[[], pl.DataFrame]]],
+    folder: Path,
+) -> KeptTies:
+    """Which rows at the cut are kept where not all can be: by a stable hash of their keys.
+
+    `pieces` are the rows in order: how many, and their `key` and `shard`, read only where needed.
+    The same key in several shards is told apart by a hash of the shard's name in the last bits.
+    """
+    ties = KeptTies(folder, len(cut.at))
+    cursor = Cursor(verdicts)
+    for count, read in pieces if cut.is_open().any() else ():
+        rows, ranked = cursor.take(count)
+        tied = cut.tied(ranked)
+        if tied.any():
+            rank = np.flatnonzero(rows["reason"] == 0)[tied]
+            frame = read()[rank]
+            shards = hash_strings(frame["shard"]) >> (np.uint64(64) - _SHARD_BITS)
+            keys = hash_strings(frame["key"]) >> _SHARD_BITS << _SHARD_BITS
+            ties.add(keys | shards, ranked["group"][tied])
+    ties.settle(np.where(cut.is_open(), cut.ties, 0))
+    return ties

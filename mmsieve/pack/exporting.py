@@ -1,0 +1,159 @@
+"""Exporting: which kept samples each source shard has, and the two ways to write them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from mmsieve.decisions import Decisions
+from mmsieve.errors import RequestError, ShardError
+from mmsieve.pack.journal import Entry, Journal, digest
+from mmsieve.pack.output import Repacked, Tar, write_tar
+from mmsieve.pack.selection import Packed, Selection
+from mmsieve.read import ReadOptions
+from mmsieve.sources import Shard
+
+REPACKED = "all shards"
+"""The unit of work of an export that doesn't mirror the source shards."""
+
+Advance: TypeAlias = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One source shard of an export."""
+
+    shard: Shard
+    count: int
+    """Kept samples, of a trial run only its part of them."""
+    identity: str
+    """A digest of what its output depends on: its kept samples, and the source."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is exported."""
+
+    works: tuple[Work, ...]
+    failed: dict[str, str]
+    """Shards with kept samples that can't be exported, and why."""
+
+    @property
+    def kept(self) -> int:
+        """Kept samples of all shards."""
+        return sum(work.count for work in self.works)
+
+    def identities(self, shard_size: int | None) -> dict[str, str]:
+        """Unit of work -> digest of what its output depends on."""
+        if shard_size is None:
+            return {work.shard.name: work.identity for work in self.works}
+        words = [work.identity for work in self.works]
+        return {REPACKED: digest([str(shard_size), *words])}
+
+
+def make_plan(shards: Sequence[Shard], decisions: Decisions, limit: int | None) -> Plan:
+    """Match shards and decisions; raises RequestError where a shard has none."""
+    decided = set(decisions.shards)
+    without = [shard.name for shard in shards if shard.name not in decided]
+    if without:
+        raise RequestError(
+            f"--decisions {decisions.path}: none for {len(without)} of {len(shards)} shards, the "
+            f"first is {without[0]}: export the same SOURCEs that were scored"
+        )
+    works, failed = [], {}
+    left = limit
+    for shard in shards:
+        keys = decisions.kept(shard.name)[:left]
+        size = decisions.source_size(shard.name)
+        if size not in (None, shard.size):
+            failed[shard.name] = (
+                f"has {shard.size} bytes and had {size} when it was scored: score it again"
+            )
+            continue
+        words = [shard.name, str(shard.size), str(shard.start), str(shard.stop), *keys]
+        works.append(Work(shard, len(keys), digest(words)))
+        left = None if left is None else left - len(keys)
+    for name in sorted(decided - {shard.name for shard in shards}):
+        count = len(decisions.kept(name))
+        if count:
+            failed[name] = f"{count} samples are kept of it and it isn't among the SOURCEs"
+    return Plan(tuple(works), failed)
+
+
+class Exporter:
+    """Writes a plan's tars and notes them in the journal."""
+
+    def __init__(
+        self, decisions: Decisions, read: ReadOptions, out: Path, journal: Journal
+    ) -> None:
+        self.out = out
+        self.journal = journal
+        self._decisions = decisions
+        self._read = read
+
+    def mirror(self, works: Sequence[Work], workers: int, advance: Advance) -> dict[str, str]:
+        """One tar per source shard, with its name; returns what failed of which shard."""
+        failed: dict[str, str] = {}
+        with ThreadPoolExecutor(workers, "mmsieve-export") as pool:
+            futures = {pool.submit(self._copy, work): work for work in works}
+            try:
+                for future in as_completed(futures):
+                    work = futures[future]
+                    tar, problems = future.result()
+                    self._note(work.shard.name, work.identity, [tar], not problems)
+                    failed |= _named(work, problems)
+                    advance(work.count, work.shard.size)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return failed
+
+    def repack(
+        self, works: Sequence[Work], size: int, identity: str, advance: Advance
+    ) -> dict[str, str]:
+        """Numbered tars of `size` samples, those of all shards one after the other."""
+        failed: dict[str, str] = {}
+
+        def samples() -> Iterator[Packed]:
+            for work in works:
+                selection = self._select(work)
+                yield from selection
+                failed.update(_named(work, selection.problems))
+                advance(work.count, work.shard.size)
+
+        tars: list[Tar | None] = []
+        for run in Repacked(samples(), size).runs():
+            tars.append(write_tar(self.out, f"{len(tars):08d}.tar", run))
+        self._note(REPACKED, identity, tars, not failed)
+        return failed
+
+    def _select(self, work: Work) -> Selection:
+        keys = self._decisions.kept(work.shard.name)[: work.count]
+        return Selection(work.shard, keys, self._read)
+
+    def _copy(self, work: Work) -> tuple[Tar | None, list[str]]:
+        if not work.count:
+            return None, []
+        name = f"{work.shard.name}.tar"
+        selection = self._select(work)
+        try:
+            return write_tar(self.out, name, selection), selection.problems
+        except ShardError as error:
+            return None, [*selection.problems, str(error)]
+
+    def _note(self, unit: str, identity: str, tars: Sequence[Tar | None], complete: bool) -> None:
+        written = tuple(tar for tar in tars if tar is not None)
+        before = self.journal.entries.get(unit)
+        for tar in before.tars if before is not None else ():
+            if tar.name not in {new.name for new in written}:
+                (self.out / tar.name).unlink(missing_ok=True)  # of an earlier, failed export
+        self.journal.add(Entry(unit=unit, identity=identity, tars=written, complete=complete))
+
+
+def _named(work: Work, problems: Sequence[str]) -> dict[str, str]:
+    """The problems of a shard as one line, under its name."""
+    if not problems:
+        return {}
+    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    return {work.shard.name: problems[0] + more}

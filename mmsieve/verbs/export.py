@@ -1,0 +1,164 @@
+"""export: shards + decisions -> curated tars. Bytes are copied, nothing is decoded."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cyclopts import Parameter
+
+from mmsieve.decisions import open_decisions
+from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.pack.exporting import REPACKED, Exporter, Plan, make_plan
+from mmsieve.pack.journal import Journal, write_manifest
+from mmsieve.progress import show_progress
+from mmsieve.read import ReadOptions
+from mmsieve.read.ranges import split_files
+from mmsieve.sources import find_files
+from mmsieve.table import check_folder, make_folder
+
+__all__ = ["ExportOptions", "ExportReport", "export"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How tars are written."""
+
+    shard_size: int | None = None
+    """Samples of an output tar (00000000.tar, ...); by default there is one per source shard, with
+    its name. Repacking isn't resumed: where it was interrupted, it starts again."""
+    workers: int = 2
+    """Shards that are copied at the same time."""
+    limit: int | None = None
+    """Trial run: export the first so many kept samples."""
+    overwrite: bool = False
+    """Start again: tars of an earlier export are removed first."""
+    dry_run: bool = False
+    """Say what would be exported, shard by shard, and stop."""
+    quiet: bool = False
+    """No progress; only the summary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """How an export went."""
+
+    out: Path
+    seconds: float
+    samples: int = 0
+    tars: int = 0
+    bytes: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    """Shard -> what of it could not be exported, and why."""
+    notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """What a user should know, the last line with counts, seconds and the output's path."""
+        failed = f", {len(self.failed)} shards failed or incomplete" if self.failed else ""
+        last = (
+            f"{self.samples} samples in {self.tars} tars ({self.bytes / 1e6:.1f} MB){failed} "
+            f"in {self.seconds:.1f} s: {self.out}"
+        )
+        return "\n".join([*self.notes, last])
+
+
+def export(
+    *sources: str,
+    decisions: Path,
+    out: Path,
+    read: ReadOptions | None = None,
+    run: ExportOptions | None = None,
+) -> ExportReport:
+    """Copy the kept samples into tars, in their order, every kept image the same to the byte.
+
+    Members of a tar are copied with their headers; a sample's members come one after the other.
+    Samples of Parquet and JSONL files become members of the same layout: KEY.jpg (or what it is),
+    KEY.txt and KEY.json for captions, KEY.json and KEY.<n>.jpg for documents. The same command
+    run twice is a resume. manifest.json is written last.
+
+    Parameters
+    ----------
+    sources
+        The shards that were scored: paths, globs, brace patterns, folders or URLs.
+    decisions
+        What filter made: a folder, or a .parquet file.
+    out
+        Folder of the tars.
+    """
+    started = time.monotonic()
+    out, options, reading = Path(out), run or ExportOptions(), read or ReadOptions()
+    _check(options, sources, out)
+    chosen = open_decisions(Path(decisions))
+    found = find_files(sources)
+    plan = make_plan(split_files(found.files, reading), chosen, options.limit)
+    journal = Journal(out)
+    identities = plan.identities(options.shard_size)
+    journal.check(identities, options.overwrite)
+    done = set() if options.overwrite else set(filter(journal.is_done, identities))
+    notes = [*found.notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
+    if options.dry_run:
+        return ExportReport(
+            out=out,
+            seconds=time.monotonic() - started,
+            failed=plan.failed,
+            notes=(*notes, *_preview(plan, done, options)),
+        )
+    exporter = Exporter(chosen, reading, out, journal)
+    failed = plan.failed | _write(exporter, plan, done, options)
+    tars = [tar for unit in identities for tar in journal.entries[unit].tars]
+    write_manifest(out, tars, failed, options.limit)
+    return ExportReport(
+        out=out,
+        seconds=time.monotonic() - started,
+        samples=sum(tar.samples for tar in tars),
+        tars=len(tars),
+        bytes=sum(tar.bytes for tar in tars),
+        failed=failed,
+        notes=tuple(notes),
+    )
+
+
+def _check(options: ExportOptions, sources: Sequence[str], out: Path) -> None:
+    """Refuse what can't be meant, from the request alone."""
+    for name in ("shard_size", "limit", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise RequestError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    check_folder(out)
+    place = out.resolve()
+    for source in sources:
+        if Path(source).is_dir() and Path(source).resolve() in (place, *place.parents):
+            raise RequestError(f"--out {out}: is in the SOURCE {source}: choose a folder outside")
+
+
+def _preview(plan: Plan, done: set[str], options: ExportOptions) -> list[str]:
+    if options.shard_size is not None:
+        return [f"to do: {plan.kept} samples in tars of {options.shard_size}"] if not done else []
+    return [
+        f"{'done ' if work.shard.name in done else 'to do'} {work.shard.name}: {work.count} samples"
+        for work in plan.works
+    ]
+
+
+def _write(
+    exporter: Exporter, plan: Plan, done: set[str], options: ExportOptions
+) -> dict[str, str]:
+    """Write the tars that aren't there yet; returns what failed of which shard."""
+    works = [work for work in plan.works if work.shard.name not in done]
+    works = [] if REPACKED in done else works
+    size = sum(work.shard.size for work in works)
+    try:
+        make_folder(exporter.out)
+        if options.overwrite or (options.shard_size is not None and works):
+            exporter.journal.clear()
+        exporter.journal.begin()
+        with show_progress("samples", size, options.quiet) as advance:
+            if options.shard_size is None:
+                return exporter.mirror(works, options.workers, advance)
+            if works:
+                identity = plan.identities(options.shard_size)[REPACKED]
+                return exporter.repack(works, options.shard_size, identity, advance)
+    except OSError as error:
+        raise MmsieveError(f"--out {exporter.out}: can't be written: {error}") from error
+    return {}

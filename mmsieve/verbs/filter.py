@@ -1,0 +1,177 @@
+"""filter: tables -> decisions. Nothing but tables is read, so a cut takes seconds."""
+
+import filecmp
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from mmsieve.cut.decided import Decided, judge
+from mmsieve.cut.inputs import Table, open_tables
+from mmsieve.cut.request import CutOptions, Plan
+from mmsieve.cut.uids import UidFile
+from mmsieve.decisions import SCHEMA, DecisionWriter, check_replaceable
+from mmsieve.errors import RequestError
+from mmsieve.progress import show_progress
+from mmsieve.table import check_folder, write_atomically
+
+__all__ = ["CutOptions", "FilterReport", "filter_tables"]
+
+_SHOWN_GROUPS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterReport:
+    """How a cut went."""
+
+    out: Path
+    seconds: float
+    rows: int
+    kept: int
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why rows aren't kept, with their number."""
+    threshold: float | None = None
+    """The lowest score that is kept, where there is one cut by rank."""
+    groups: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """With --per: group -> kept and scored rows."""
+    notes: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+    """Always empty: a table that can't be read is a wrong request."""
+
+    def summary(self) -> str:
+        """What a user should know, the last line with counts, seconds and the output's path."""
+        lines = list(self.notes)
+        largest = sorted(self.groups.items(), key=lambda group: (-group[1][1], group[0]))
+        lines += [f"{name}: {k} of {n} kept" for name, (k, n) in largest[:_SHOWN_GROUPS]]
+        if len(largest) > _SHOWN_GROUPS:
+            lines.append(f"... and {len(largest) - _SHOWN_GROUPS} more groups")
+        if self.threshold is not None:
+            lines.append(f"lowest score kept: {self.threshold:g}")
+        if self.reasons:
+            counts = ", ".join(f"{count} {name}" for name, count in sorted(self.reasons.items()))
+            lines.append(f"not kept: {counts}")
+        lines.append(f"{self.kept} of {self.rows} rows kept in {self.seconds:.1f} s: {self.out}")
+        return "\n".join(lines)
+
+
+def filter_tables(
+    *tables: str,
+    out: Path,
+    cut: CutOptions | None = None,
+    format: Literal["parquet", "datacomp"] = "parquet",
+    overwrite: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> FilterReport:
+    """Decide which samples of one or more tables are kept.
+
+    The rows are those of the first table; the others add columns. Rows that aren't ok in one of
+    the tables are never kept. Samples with the same score at the cut are told apart by a hash of
+    their keys, so the same tables give the same decisions whatever the order of their files.
+
+    Parameters
+    ----------
+    tables
+        Folders of tables, or Parquet files.
+    out
+        Folder of the decisions, one file per shard; or one file, if it ends in .parquet. With
+        --format datacomp the .npy file of kept uids.
+    format
+        parquet: key, shard, keep, reason and score of every row. datacomp: DataComp's subset file.
+    overwrite
+        Replace decisions of another cut.
+    dry_run
+        Find the cut and say what would be kept; write nothing.
+    quiet
+        No progress; only the summary.
+    """
+    started = time.monotonic()
+    out, options, is_uids = Path(out), cut or CutOptions(), format == "datacomp"
+    options.check()
+    _check_out(out, is_uids)
+    opened = open_tables(tables)
+    _check_apart(out, opened)
+    plan = Plan(options, opened, needs_uid=is_uids)
+    was_there = not is_uids and check_replaceable(out, plan.fingerprint, overwrite)
+    with (
+        TemporaryDirectory(prefix="mmsieve-filter-") as temporary,
+        show_progress("rows", 2 * plan.first.rows, quiet) as advance,
+    ):
+        folder = Path(temporary)
+        decided = Decided(plan, judge(plan, folder, advance), folder, advance)
+        if dry_run:
+            for _ in decided.rows():
+                pass
+        elif is_uids:
+            _write_uids(decided, out, folder, overwrite)
+        else:
+            _write_decisions(decided, out)
+    notes = [*_unfinished(opened), *plan.joined.notes, *decided.notes]
+    notes += ["dry run: nothing was written"] if dry_run else []
+    notes += ["the decisions of the same cut that were there are made again"] if was_there else []
+    return FilterReport(
+        out=out,
+        seconds=time.monotonic() - started,
+        rows=plan.first.rows,
+        kept=decided.kept,
+        reasons=dict(decided.reasons),
+        threshold=decided.threshold,
+        groups=decided.groups,
+        notes=tuple(notes),
+    )
+
+
+def _check_out(out: Path, is_uids: bool) -> None:
+    """Raise RequestError where --out can't be written, or isn't what the format makes."""
+    if is_uids != (out.suffix == ".npy"):
+        raise RequestError(f"--out {out}: --format datacomp, and only it, writes a .npy file")
+    is_file = out.suffix in (".npy", ".parquet")
+    if is_file and out.is_dir():
+        raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
+    if not is_file and out.is_file():
+        raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
+    check_folder(out.absolute().parent)
+    if is_uids and out.exists():
+        with out.open("rb") as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise RequestError(f"--out {out}: isn't a file of uids: choose another --out")
+
+
+def _check_apart(out: Path, tables: Sequence[Table]) -> None:
+    """Raise RequestError where the decisions would be among a table's files."""
+    place = out.resolve()
+    for each in tables:
+        given = each.path.resolve()
+        if place == given or given in place.parents or place in given.parents:
+            raise RequestError(f"--out {out}: is where the table {each.path} is: choose another")
+
+
+def _unfinished(tables: Sequence[Table]) -> list[str]:
+    return [
+        f"{each.path}: {each.unfinished} of {len(each.files)} files hold a part of their shard "
+        "only (a trial run, or a shard that can't be read to its end)"
+        for each in tables
+        if each.unfinished
+    ]
+
+
+def _write_decisions(decided: Decided, out: Path) -> None:
+    with DecisionWriter(out, decided.header) as writer:
+        for file, rows in decided.rows():
+            writer.add(file, rows.select(SCHEMA.names))
+        writer.finish()
+
+
+def _write_uids(decided: Decided, out: Path, folder: Path, overwrite: bool) -> None:
+    uids = UidFile(folder)
+    for _, rows in decided.rows():
+        kept = rows.filter("keep")
+        uids.add(kept["uid"], kept["key"])
+    made = folder / "uids.npy"
+    uids.write(made)
+    if out.exists() and not overwrite and not filecmp.cmp(made, out, shallow=False):
+        raise RequestError(f"--out {out}: holds other uids: choose another --out, or --overwrite")
+    write_atomically(out, lambda temporary: shutil.copyfile(made, temporary))
