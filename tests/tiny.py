@@ -91,12 +91,12 @@ def make_tower(place: Path, recipe: Recipe) -> Any:
     sizes["num_attention_heads"] = recipe.width // 12 if recipe.width < 768 else 12
     if recipe.tower == "siglip":
         config = transformers.SiglipVisionConfig(**sizes, image_size=30, patch_size=7)
-        processor = transformers.SiglipImageProcessor(
+        processor = transformers.SiglipImageProcessorPil(
             size={"height": 30, "width": 30}, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3
         )
     else:
         config = transformers.CLIPVisionConfig(**sizes, image_size=28, patch_size=7)
-        processor = transformers.CLIPImageProcessor(
+        processor = transformers.CLIPImageProcessorPil(
             size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
         )
     model = transformers.AutoModel.from_config(config).eval()
