@@ -32,6 +32,10 @@ __all__ = [
 
 _PROBE = 64
 _TAR_LAYOUTS = {"captions": captions, "documents": documents}
+_LAYOUTS = (
+    "captions are an image and a txt of one key, documents a json with `texts` and `image_info` "
+    "or `images`"
+)
 
 
 class LayoutError(ShardError):
@@ -98,29 +102,26 @@ _OPENERS = {".tar": _open_tar, ".parquet": _open_parquet, ".jsonl": _open_jsonl}
 
 
 def _recognise(records: Iterator[Record], asked: Layout | None) -> ModuleType:
-    """The reader of a tar's layout, from its first records.
+    """The reader of a tar's layout, from the first of its records that tells.
 
     One that was asked for is used as long as the content doesn't say that it is another.
     """
     right: list[ModuleType] = []
+    may_be_captions = False
     seen: list[str] = []
     with suppress(ShardError):  # cut short: the run says so when it has read what there is
         for record in records:
             right = [
-                layout for layout in (documents, captions) if layout.looks_right(record.fields)
+                reader for reader in (documents, captions) if reader.looks_right(record.fields)
             ]
             if right:
                 break
+            may_be_captions |= captions.looks_possible(record.fields)
             seen += [f"{record.key}.{extension}" for extension in record.fields]
-    chosen = None if asked is None else _TAR_LAYOUTS[asked]
-    if chosen in right or (chosen is not None and not right):
-        return chosen
-    if chosen is None and (right or not seen):
-        return right[0] if right else documents
-    found = f"layout not recognised from {', '.join(seen[:3])}"
-    if right:
-        found = f"not {asked}, the content is {right[0].__name__.rpartition('.')[2]}"
-    raise LayoutError(
-        f"{found}: captions are an image and a txt of one key, documents a json with `texts` and "
-        "`image_info` or `images`"
-    )
+    if asked is not None and (not right or _TAR_LAYOUTS[asked] in right):
+        return _TAR_LAYOUTS[asked]
+    if asked is not None:
+        raise LayoutError(f"not {asked}: {_LAYOUTS}")
+    if right or may_be_captions or not seen:
+        return right[0] if right else captions
+    raise LayoutError(f"layout not recognised from {', '.join(seen[:3])}: {_LAYOUTS}")

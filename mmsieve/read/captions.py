@@ -30,6 +30,11 @@ def parse(record: Record) -> Sample:
 
 def looks_right(members: dict[str, bytes]) -> bool:
     """Whether a record's members are those of a caption pair."""
+    return "txt" in members and not members.keys().isdisjoint(IMAGE_EXTENSIONS)
+
+
+def looks_possible(members: dict[str, bytes]) -> bool:
+    """Whether a record may be half of a caption pair."""
     return "txt" in members or not members.keys().isdisjoint(IMAGE_EXTENSIONS)
 
 

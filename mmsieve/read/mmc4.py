@@ -44,7 +44,8 @@ class Parser:
     def __call__(self, record: Record) -> Sample:
         """The document of one line; raises SampleError."""
         document = parse_object(record.fields["line"])
-        texts, infos = document.get("text_list"), document.get("image_info") or []
+        texts, infos = document.get("text_list"), document.get("image_info")
+        infos = [] if infos is None else infos
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise SampleError(Status.JSON_INVALID, "`text_list` is not a list of strings")
         if not isinstance(infos, list) or not all(isinstance(info, dict) for info in infos):

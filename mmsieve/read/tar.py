@@ -43,6 +43,7 @@ def index_tar(file: BinaryIO) -> TarIndex:
     archive = _open(file)
     groups = Groups()
     problem = None
+    position = 0
     try:
         while (info := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all it has seen
@@ -56,8 +57,9 @@ def index_tar(file: BinaryIO) -> TarIndex:
                 problem = f"cut off inside {info.name!r}"
                 break
             groups.add(info)
+            position = archive.offset
     except _BROKEN as error:
-        problem = f"unreadable from byte {archive.offset}: {one_line(error)}"
+        problem = f"unreadable from byte {position} on: {one_line(error)}"
     if problem is None:
         problem = _check_end(file, archive.offset, size)
     if problem is not None and not problem.startswith(_JOINED):
