@@ -17,6 +17,8 @@ from mmsieve.models.cpu import speed_up
 from mmsieve.models.released import Checkpoint
 
 Indexed: TypeAlias = tuple[int, Item]
+Launched: TypeAlias = tuple[list[Indexed], Tensor]
+"""A batch and its logits, still on the device."""
 Result: TypeAlias = tuple[int, Row | SampleError]
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
@@ -54,27 +56,41 @@ class UniFilterRunner:
         }
 
     def run(self, items: Iterable[Indexed]) -> Iterator[Result]:
-        """Rows for a stream of (index, item), window by window, longest first in each."""
+        """Rows for a stream of (index, item), window by window, longest first in each.
+
+        A batch's numbers are fetched once the next one is under way, so a GPU need not wait.
+        """
+        before: Launched | None = None
+        for launched in self._launch(items):
+            if before is not None:
+                yield from self._rows(before)
+            before = launched
+        if before is not None:
+            yield from self._rows(before)
+
+    def _launch(self, items: Iterable[Indexed]) -> Iterator[Launched]:
         window = Window(4096, _WINDOW * self._budget, _WINDOW_BYTES)
         for run in window.split(items, _size):
             costs = [item.num_tokens for _, item in run]
             for batch in batches(costs, self._budget, self._fence):
-                yield from self._rows([run[index] for index in batch])
+                yield from self._pieces([run[index] for index in batch])
 
-    def _rows(self, batch: list[Indexed]) -> Iterator[Result]:
-        """The rows of a batch, in as many pieces as its memory needs."""
+    def _pieces(self, batch: list[Indexed]) -> Iterator[Launched]:
+        """A batch on its way, in as many pieces as the memory asks for."""
         pending = [batch]
         while pending:
             piece = pending.pop()
             try:
-                logits = self._logits([item for _, item in piece])
+                yield piece, self._logits([item for _, item in piece])
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
                 pending += self._split(piece)
-                continue
-            for (index, item), scores in zip(piece, logits, strict=True):
-                yield index, self._row(item, scores)
+
+    def _rows(self, launched: Launched) -> Iterator[Result]:
+        piece, logits = launched
+        for (index, item), scores in zip(piece, logits.float().cpu().numpy(), strict=True):
+            yield index, self._row(item, scores)
 
     def _split(self, piece: list[Indexed]) -> list[list[Indexed]]:
         """What to try instead of a batch that did not fit: its halves, or fewer images at once."""
@@ -96,10 +112,10 @@ class UniFilterRunner:
         )
 
     @torch.inference_mode()
-    def _logits(self, items: list[Item]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _logits(self, items: list[Item]) -> Tensor:
         ids, lengths = self._collate(items)
-        logits = self._model.classify(ids, lengths, self._embed(items))
-        return logits.float().cpu().numpy()  # type: ignore[no-any-return]
+        logits: Tensor = self._model.classify(ids, lengths, self._embed(items))
+        return logits
 
     def _collate(self, items: list[Item]) -> tuple[Tensor, Tensor]:
         """Ids [batch, longest] with an IMAGE for every embedding, and lengths [batch]."""
@@ -138,7 +154,10 @@ class UniFilterRunner:
         return embeddings
 
     def _send(self, array: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _row(self, item: Item, logits: np.ndarray[Any, np.dtype[np.float32]]) -> Row | SampleError:
         score, level = quality(logits, self._scoring)
