@@ -118,9 +118,20 @@ def _find(
 
 
 def _search(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[dict[str, Any]]:
-    """All files below a folder; what can't be listed is an error, not a gap in the data."""
-    options = {"on_error": "raise"} if is_local(filesystem) else {}
-    return list(filesystem.find(folder, detail=True, **options).values())
+    """All files below a folder.
+
+    A local folder that can't be listed is an error; `find` would leave a gap in the data.
+    """
+    if not is_local(filesystem):
+        return list(filesystem.find(folder, detail=True).values())
+    files: list[dict[str, Any]] = []
+    folders = [folder]
+    while folders:
+        inside = filesystem.ls(folders.pop(), detail=True)
+        shown = [info for info in inside if not info["name"].rpartition("/")[2].startswith(".")]
+        folders += [info["name"] for info in shown if info["type"] == "directory"]
+        files += [info for info in shown if info["type"] != "directory"]
+    return files
 
 
 def _above(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -118,11 +119,15 @@ def _patterns(source: str) -> list[str]:
         raise RequestError("an empty SOURCE: name a tar, a folder, a glob or a brace pattern")
     if "{" not in source or os.path.exists(os.path.expanduser(source)):  # noqa: PTH110, PTH111
         return [source]
+    ranges = re.findall(r"\{(\d+)\.\.(\d+)", source)  # braceexpand holds each one in memory
+    too_many = any(abs(int(last) - int(first)) > _MOST_PATTERNS for first, last in ranges)
     try:
-        patterns = list(islice(braceexpand(source, escape=False), _MOST_PATTERNS + 1))
+        patterns = (
+            [] if too_many else list(islice(braceexpand(source, escape=False), _MOST_PATTERNS + 1))
+        )
     except ValueError as error:
         raise RequestError(f"{source}: unbalanced braces; write {{00000..00127}}.tar") from error
-    if len(patterns) > _MOST_PATTERNS:
+    if too_many or len(patterns) > _MOST_PATTERNS:
         raise RequestError(f"{source}: more than {_MOST_PATTERNS} files; use a glob or a folder")
     return list(dict.fromkeys(patterns))
 

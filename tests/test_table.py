@@ -1,0 +1,161 @@
+"""Tables: a file is there whole or not at all, says what made it, and is ours or refused."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmsieve import table
+from mmsieve.errors import RequestError
+from mmsieve.table import COMMON, Header
+
+HEADER = Header(
+    kind="quality",
+    version="0.1.0",
+    shard="a",
+    size=10,
+    rows=1,
+    complete=False,
+    problem="cut off inside 'é.jpg'",
+    limit=3,
+    fingerprint={"weights": "1f2e"},
+    notes={"device": "cpu"},
+)
+ROW = {"key": "k", "shard": "a", "status": "ok"}
+
+
+def write(path: Path, header: Header = HEADER) -> Path:
+    table.write_file(path, table.rows_to_table([ROW], COMMON), header)
+    return path
+
+
+def test_round_trip(tmp_path):
+    path = write(tmp_path / "deep" / "a.parquet")
+    assert table.read_header(path) == table.existing_header(path) == HEADER
+    assert pq.read_table(path).to_pylist() == [{**ROW, "error": None, "uid": None}]
+    assert [p.name for p in path.parent.iterdir()] == ["a.parquet"]
+
+
+def test_columns_keep_their_types(tmp_path):
+    schema = pa.schema([*COMMON, pa.field("styles", pa.list_(pa.string()))])
+    for rows in ([], [ROW]):
+        table.write_file(tmp_path / "a.parquet", table.rows_to_table(rows, schema), HEADER)
+        assert pq.read_schema(tmp_path / "a.parquet").remove_metadata() == schema
+
+
+def test_the_same_rows_are_the_same_bytes(tmp_path):
+    first, second = write(tmp_path / "a.parquet"), write(tmp_path / "b.parquet")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = write(tmp_path / "a.parquet")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        assert temporary not in tmp_path.glob("*.parquet") and temporary.name.startswith(".")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        table.write_atomically(path, fail)
+    assert table.read_header(path) == HEADER
+    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def _write_slowly(path: Path) -> None:
+    def write_half(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        time.sleep(60)
+
+    table.write_atomically(path, write_half)
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    path = tmp_path / "a[1].parquet"
+    process = multiprocessing.get_context("spawn").Process(target=_write_slowly, args=[path])
+    process.start()
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert len(list(tmp_path.iterdir())) == 1 and table.files(tmp_path) == {}
+    write(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a[1].parquet"]
+
+
+def test_leftovers_of_other_files_stay(tmp_path):
+    others = [".a.parquet.b.parquet.%s.tmp" % ("0" * 32), ".b.parquet.%s.tmp" % ("0" * 32)]
+    for name in (*others, ".a.parquet.%s.tmp" % ("0" * 32)):
+        (tmp_path / name).write_bytes(b"")
+    table.remove_leftovers(tmp_path / "a.parquet")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
+
+
+def test_nothing_there_is_no_header(tmp_path):
+    assert table.existing_header(tmp_path / "a.parquet") is None
+    assert table.existing_header(tmp_path / "no" / "a.parquet") is None
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1, -4, -9])
+def test_files_that_are_broken_are_refused(tmp_path, keep):
+    path = write(tmp_path / "a.parquet")
+    path.write_bytes(path.read_bytes()[:keep])
+    for read in (table.read_header, table.existing_header):
+        with pytest.raises(RequestError, match="--overwrite or another --out") as error:
+            read(path)
+        assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("header", ['{"kind": "x"}', "[]", "null", "{", '{"new": 1}', "\udcff"])
+def test_headers_of_another_version_are_refused(tmp_path, header):
+    metadata = {b"mmsieve": header.encode(errors="surrogateescape")}
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    with pytest.raises(RequestError, match="not a table of this version"):
+        table.existing_header(tmp_path / "a.parquet")
+
+
+def test_files_of_others_are_never_taken_for_ours(tmp_path):
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
+    assert table.read_header(tmp_path / "a.parquet") is None
+    with pytest.raises(RequestError, match="not made by mmsieve"):
+        table.existing_header(tmp_path / "a.parquet")
+
+
+def test_a_folder_in_the_place_of_a_file(tmp_path):
+    (tmp_path / "a.parquet").mkdir()
+    with pytest.raises(RequestError):
+        table.existing_header(tmp_path / "a.parquet")
+
+
+def test_files_in_the_order_of_their_names(tmp_path):
+    for name in (
+        "b/1.x.parquet",
+        "b/0.parquet",
+        "a.parquet",
+        "c.json",
+        ".a.parquet",
+        ".d.parquet.0.tmp",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    assert list(table.files(tmp_path)) == ["a", "b/0", "b/1.x"]
+    assert table.files(tmp_path)["b/1.x"] == tmp_path / "b" / "1.x.parquet"
+
+
+def test_folders_that_can_not_hold_a_table(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    table.check_folder(tmp_path / "new" / "deep")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+    for folder in ("file", "file/below", "s3://bucket/a"):
+        with pytest.raises(RequestError, match="--out"):
+            table.check_folder(Path(folder) if ":" in folder else tmp_path / folder)
+    with pytest.raises(RequestError, match="can't be made"):
+        table.make_folder(tmp_path / "file" / "below")
