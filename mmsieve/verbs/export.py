@@ -74,7 +74,7 @@ def export(
 
     Members of a tar are copied with their headers; a sample's members come one after the other.
     Samples of Parquet and JSONL files become members of the same layout: KEY.jpg (or what it is),
-    KEY.txt and KEY.json for captions, KEY.json and KEY.<n>.jpg for documents. The same command
+    KEY.txt and KEY.json for captions, KEY.json and KEY.N.jpg for documents. The same command
     run twice is a resume. manifest.json is written last.
 
     Parameters
