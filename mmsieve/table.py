@@ -96,7 +96,8 @@ def read_header(path: Path) -> Header | None:
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RequestError(
-            f"{path}: not a table of this version ({reason}); make it again, --overwrite or another --out"
+            f"{path}: not a table of this version ({reason}); make it again with --overwrite or "
+            "another --out"
         ) from error
 
 

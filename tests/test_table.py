@@ -108,7 +108,7 @@ def test_files_that_are_broken_are_refused(tmp_path, keep):
     path = write(tmp_path / "a.parquet")
     path.write_bytes(path.read_bytes()[:keep])
     for read in (table.read_header, table.existing_header):
-        with pytest.raises(RequestError, match="--overwrite or another --out") as error:
+        with pytest.raises(RequestError, match="with --overwrite or another --out") as error:
             read(path)
         assert "\n" not in str(error.value) and str(path) in str(error.value)
 
