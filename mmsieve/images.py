@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -72,6 +73,13 @@ class ImageSpec:
     fit: ImageFit
     """What the tower's published processor does; never `pad`, which is training's choice."""
     scale: float = 1 / 255
+
+
+def image_path(fast: bool) -> str:
+    """Which path `fast` means on this machine: it changes numbers, so a fingerprint has it."""
+    if not fast:
+        return "exact"
+    return "fast" if find_spec("simplejpeg") else "fast, decoded by Pillow"
 
 
 def decode(

@@ -21,7 +21,8 @@ from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageLimits
 from mmsieve.methods import unifilter_runner
 from mmsieve.methods.load import ScoringModel, load_annotator, load_model
-from mmsieve.methods.unifilter import IMAGE, SCHEMA, Item, ScoringOptions, quality
+from mmsieve.methods.unifilter import SCHEMA, ScoringOptions, quality
+from mmsieve.methods.unifilter_inputs import IMAGE, Item
 from mmsieve.sample import Image, Sample, Text
 
 CPU = ScoringOptions(device="cpu")

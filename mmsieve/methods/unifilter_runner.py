@@ -1,6 +1,7 @@
 """UniFilter's device half: items -> batches -> logits -> rows."""
 
 from collections.abc import Iterable, Iterator
+from math import ceil
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,23 +11,24 @@ from torch import Tensor
 from mmsieve.annotator import Row, RunnerOptions
 from mmsieve.devices import Dtype
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.methods.unifilter import IMAGE, Item, Scoring, quality
+from mmsieve.methods.unifilter import Scoring, quality
+from mmsieve.methods.unifilter_inputs import IMAGE, Item
 from mmsieve.models.batching import Window, batches
-from mmsieve.models.classifier import load_classifier
 from mmsieve.models.cpu import speed_up
 from mmsieve.models.released import Checkpoint
+from mmsieve.models.storage import load_classifier
 
 Indexed: TypeAlias = tuple[int, Item]
 Launched: TypeAlias = tuple[list[Indexed], Tensor]
 """A batch and its logits, still on the device."""
 Result: TypeAlias = tuple[int, Row | SampleError]
 
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
-_IMAGE_ROWS = {"cpu": 1600, "cuda": 131072}
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+_IMAGE_ROWS = {"cpu": 1600, "cuda": 147456}
 """Patches encoded at a time."""
 _WINDOW = 16
 """Batches that are sorted together."""
-_WINDOW_BYTES = 192 * 2**20
+_WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 
 
 class UniFilterRunner:
@@ -69,7 +71,7 @@ class UniFilterRunner:
             yield from self._rows(before)
 
     def _launch(self, items: Iterable[Indexed]) -> Iterator[Launched]:
-        window = Window(4096, _WINDOW * self._budget, _WINDOW_BYTES)
+        window = Window(4096, _WINDOW * self._budget, _WINDOW_BYTES[self._device.type])
         for run in window.split(items, _size):
             costs = [item.num_tokens for _, item in run]
             for batch in batches(costs, self._budget, self._fence):
@@ -129,18 +131,18 @@ class UniFilterRunner:
     def _embed(self, items: list[Item]) -> Tensor:
         """Embeddings [images * tokens, hidden] of all images, in order, less what was cut."""
         pixels = [image for item in items for image in item.images]
-        chunks = [
-            self._encode(np.stack(pixels[start : start + self._images_at_once]))
-            for start in range(0, len(pixels), self._images_at_once)
-        ]
-        if not chunks:
+        if not pixels:
             return self._send(np.empty((0, self._model.score.in_features), np.float32))
+        size = ceil(len(pixels) / ceil(len(pixels) / self._images_at_once))
+        starts = range(0, len(pixels), size)
+        chunks = [self._encode(np.stack(pixels[start : start + size])) for start in starts]
         embeddings = torch.cat(chunks).flatten(0, 1)
         kept = [self._kept(item) for item in items]
         if sum(kept) == len(embeddings):
             return embeddings
-        starts = np.cumsum([0] + [len(item.images) * self._image_tokens for item in items])
-        rows = [start + np.arange(n) for start, n in zip(starts, kept, strict=False)]
+        ends = np.cumsum([len(item.images) * self._image_tokens for item in items])
+        firsts = [0, *ends[:-1]]
+        rows = [first + np.arange(n) for first, n in zip(firsts, kept, strict=True)]
         return embeddings[self._send(np.concatenate(rows))]
 
     def _kept(self, item: Item) -> int:

@@ -4,20 +4,15 @@ Stock transformers modules throughout, put together under the names of the publi
 (Victorwz/UniFilter, llava/model/language_model), so that a released state dict is ours as it is.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from mmsieve.errors import RequestError
 from mmsieve.models.projector import build_projector
-from mmsieve.models.quiet import quiet
 from mmsieve.models.released import Checkpoint
-from mmsieve.models.tower import INSIDE
 
 IMAGE = -200
 """The id that stands for one embedding of an image (in a prompt: for the whole image)."""
@@ -195,39 +190,3 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits.float(), labels.long())
         return SequenceClassifierOutput(loss=loss, logits=logits)
-
-
-def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityClassifier:
-    """The classifier of a checkpoint folder, on the CPU, ready to score.
-
-    Raises RequestError where tensors are missing or of another shape than the config says.
-    """
-    tensors: dict[Path, dict[str, str]] = {}
-    for name, file in checkpoint.tensors.items():
-        if not name.startswith(INSIDE):
-            tensors.setdefault(file, {})[name] = name
-    for stock, (file, name) in checkpoint.tower.tensors.items():
-        if not stock.startswith("head."):  # the pooling head is never used
-            tensors.setdefault(file, {})[name] = f"{INSIDE}vision_model.{stock}"
-    state: dict[str, Tensor] = {}
-    for file, names in tensors.items():
-        with safe_open(file, "pt") as opened:
-            state |= {ours: opened.get_tensor(theirs) for theirs, ours in names.items()}
-    try:
-        with quiet():
-            model, info = QualityClassifier.from_pretrained(
-                None,
-                config=QualityConfig.of(checkpoint),
-                state_dict=state,
-                dtype=getattr(torch, dtype),
-                output_loading_info=True,
-            )
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise RequestError(
-            f"{checkpoint.folder}: weights and config do not fit: {first}"
-        ) from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])[0]
-        raise RequestError(f"{checkpoint.folder}: no tensor {missing}")
-    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]

@@ -215,7 +215,7 @@ def _image_spec(processor: dict[str, Any], geometry: dict[str, Any], place: Path
 
 
 def _own_spec(own: dict[str, Any], folder: Path) -> ImageSpec:
-    """The values that a checkpoint made by mmsieve carries (`mmsieve.models.saving`)."""
+    """The values that a checkpoint made by mmsieve carries (`mmsieve.models.storage`)."""
     try:
         spec = ImageSpec(**own["image"])
     except (KeyError, TypeError) as error:
