@@ -6,9 +6,9 @@ asked for, its notes what was found.
 
 import glob
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Self, TypeAlias
 from uuid import uuid4
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from mmsieve import table
 from mmsieve.cut.inputs import TableFile
 from mmsieve.errors import RequestError
+from mmsieve.listing import one_line
 from mmsieve.table import Header
 
 MakeHeader: TypeAlias = Callable[[TableFile | None, str, int, int], Header]
@@ -38,75 +39,94 @@ SCHEMA = pa.schema(
 _GROUP_ROWS = 1 << 16
 
 
-@dataclass(frozen=True)
 class Decisions:
-    """Decisions that were written before: of any verb, or anyone's with `key`, `shard`, `keep`."""
+    """Decisions that were written before: of any verb, or anyone's with `key`, `shard`, `keep`.
 
-    path: Path
+    Raises RequestError where they can't be read, or aren't decisions.
+    """
 
-    @cached_property
-    def files(self) -> Mapping[str, Path]:
-        """The decision files by shard; one under an empty name where all are in one file."""
-        return table.files(self.path) if self.path.is_dir() else {"": self.path}
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether each shard has a file of its own."""
-        return self.path.is_dir()
-
-    @cached_property
-    def _groups(self) -> dict[str, list[int]]:
-        """Shard -> the row groups that have its rows, where all shards are in one file."""
-        groups: dict[str, list[int]] = {}
-        with pq.ParquetFile(self.path) as parquet:
-            for number in range(parquet.num_row_groups):
-                shards = parquet.read_row_group(number, ["shard"], use_threads=False)["shard"]
-                for shard in pc.unique(shards).to_pylist():
-                    groups.setdefault(str(shard), []).append(number)
-        return groups
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._groups: dict[str, list[tuple[Path, int]]] = {}
+        """Shard -> the row groups that hold its rows."""
+        self._sizes: dict[str, int] = {}
+        files = decision_files(path)
+        if not files:
+            raise RequestError(f"--decisions {path}: no decisions there; make them with filter")
+        for name, file in files.items():
+            with _reading(file):
+                self._add(name, file)
 
     @property
     def shards(self) -> Sequence[str]:
         """The names of all shards, sorted."""
-        return sorted(self.files if self.is_folder else self._groups)
+        return sorted(self._groups)
 
     def kept(self, shard: str) -> list[str]:
         """The keys of a shard's kept samples, in the order of the rows."""
-        path = self.files[shard] if self.is_folder else self.path
-        try:
-            with pq.ParquetFile(path) as parquet:
-                if self.is_folder:
-                    rows = parquet.read(["key", "keep"], use_threads=False)
-                else:
-                    groups = self._groups[shard]
-                    rows = parquet.read_row_groups(groups, ["key", "shard", "keep"])
+        keys: list[str] = []
+        for path, groups in groupby(self._groups[shard], key=lambda place: place[0]):
+            with _reading(path), pq.ParquetFile(path) as parquet:
+                names = [n for n in ("key", "shard", "keep") if n in parquet.schema_arrow.names]
+                rows = parquet.read_row_groups([number for _, number in groups], names)
+                if "shard" in names:
                     rows = rows.filter(pc.equal(rows["shard"], shard))
-        except (pa.ArrowException, OSError) as error:
-            raise RequestError(f"{path}: can't be read ({error}): filter again") from error
-        return [str(key) for key in rows.filter(rows["keep"])["key"].to_pylist()]
+                keys += rows.filter(rows["keep"])["key"].cast(pa.string()).to_pylist()
+        return keys
 
     def source_size(self, shard: str) -> int | None:
         """Bytes of the shard's source when it was scored, where that is known."""
-        header = table.read_header(self.files[shard]) if self.is_folder else None
-        return header.size or None if header is not None else None
+        return self._sizes.get(shard)
+
+    def _add(self, name: str, path: Path) -> None:
+        with pq.ParquetFile(path) as parquet:
+            header = table.read_header(path)
+            is_ours = header is not None and header.kind == KIND
+            if header is not None and is_ours and header.shard == name and header.size:
+                self._sizes[name] = header.size
+            types = dict(zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True))
+            by_name = path != self.path  # a file of a folder is named after its shard
+            for column in ("key", "keep") if by_name else ("key", "keep", "shard"):
+                if column not in types:
+                    raise RequestError(f"{path}: not decisions, there is no column {column}")
+            if not pa.types.is_boolean(types["keep"]):
+                raise RequestError(f"{path}: not decisions, keep is {types['keep']}, not a bool")
+            if by_name:
+                self._groups.setdefault(name, [])
+            for number in range(parquet.num_row_groups):
+                shards = [name]
+                if "shard" in types:
+                    shards = _shards(parquet, number, trust_statistics=is_ours)
+                for shard in shards:
+                    self._groups.setdefault(shard, []).append((path, number))
 
 
-def open_decisions(path: Path) -> Decisions:
-    """Open decisions; raises RequestError where there are none."""
-    decisions = Decisions(path)
-    if not path.exists():
-        raise RequestError(f"--decisions {path}: no such folder or file; make them with filter")
-    if not decisions.files:
-        raise RequestError(f"--decisions {path}: holds no Parquet file; make them with filter")
-    for file in decisions.files.values():
-        try:
-            names = set(pq.read_schema(file).names)
-        except (pa.ArrowException, OSError) as error:
-            raise RequestError(f"{file}: can't be read ({error}): filter again") from error
-        missing = sorted({"key", "keep", *([] if decisions.is_folder else ["shard"])} - names)
-        if missing:
-            raise RequestError(f"{file}: not decisions, there is no column {', '.join(missing)}")
-    return decisions
+def decision_files(path: Path) -> dict[str, Path]:
+    """The Parquet files of decisions: shard -> path in a folder, or the one file."""
+    if path.is_dir():
+        return table.files(path)
+    return {path.stem: path} if path.is_file() else {}
+
+
+def _shards(parquet: pq.ParquetFile, group: int, trust_statistics: bool) -> list[str]:
+    """The shards whose rows a row group holds; from the footer where that says it."""
+    columns = parquet.metadata.row_group(group)
+    number = parquet.schema_arrow.names.index("shard")
+    statistics = columns.column(number).statistics if trust_statistics else None
+    if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
+        return [statistics.min]
+    shards = parquet.read_row_group(group, ["shard"], use_threads=False)["shard"]
+    return [str(shard) for shard in pc.unique(shards).to_pylist()]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise RequestError(
+            f"{path}: can't be read ({one_line(error)}): make the decisions again"
+        ) from error
 
 
 class DecisionFile:
@@ -114,14 +134,15 @@ class DecisionFile:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(path, SCHEMA)
+        # keys don't repeat: to look for a dictionary takes most of the time
+        self._writer = pq.ParquetWriter(path, SCHEMA, use_dictionary=["shard", "reason"])
         self._waiting: list[pa.Table] = []
         self.rows = 0
         self.kept = 0
 
     def add(self, rows: pl.DataFrame) -> None:
         """Add rows that have the columns of SCHEMA."""
-        added = pa.Table.from_batches(rows.to_arrow().to_batches()).cast(SCHEMA)
+        added = rows.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(SCHEMA)
         self._waiting.append(added)
         self.rows += rows.height
         self.kept += int(rows["keep"].sum())
@@ -164,7 +185,7 @@ class DecisionWriter:
     def finish(self) -> None:
         """Give the decisions their name, in place of what has it."""
         self._close_file()
-        old = self._out.with_name(f".{self._out.name}.{uuid4().hex}.old.tmp")
+        old = self._out.with_name(f".{self._out.name}.{uuid4().hex}.tmp")
         if self._out.is_dir():  # a folder can't be replaced in one step
             self._out.rename(old)
         self._staging.rename(self._out)
@@ -179,7 +200,8 @@ class DecisionWriter:
 
     def __enter__(self) -> Self:
         self._out.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in self._out.parent.glob(f".{glob.escape(self._out.name)}.*.tmp"):
+        unique = "[0-9a-f]" * 32
+        for leftover in self._out.parent.glob(f".{glob.escape(self._out.name)}.{unique}.tmp"):
             _remove(leftover)  # what a killed run left
         return self
 
@@ -192,8 +214,8 @@ def check_replaceable(out: Path, fingerprint: dict[str, str], overwrite: bool) -
 
     Nothing that isn't a decision is ever replaced.
     """
-    files = Decisions(out).files if out.exists() else {}
-    others = [] if out.is_file() or not out.exists() else _others(out)
+    files = decision_files(out)
+    others = _others(out) if out.is_dir() else []
     if others:
         raise RequestError(f"--out {out}: holds {others[0]}, no decisions: choose another folder")
     same = bool(files)

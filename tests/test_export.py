@@ -124,6 +124,21 @@ def test_decisions_of_others_in_any_order(two_tars: Path, tmp_path: Path) -> Non
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_decisions_of_a_merged_table(two_tars: Path, tmp_path: Path) -> None:
+    """The table is one file, so the decisions' folder holds one file with all shards."""
+    scores = score_sources(two_tars, out=tmp_path / "scores")
+    merged = pl.concat([pl.read_parquet(p) for p in sorted(scores.rglob("*.parquet"))])
+    (tmp_path / "merged").mkdir()
+    merged.write_parquet(tmp_path / "merged" / "all.parquet")
+    for name in ("scores", "merged"):
+        cut = CutOptions(top_fraction=0.5)
+        filter_tables(str(tmp_path / name), out=tmp_path / f"keep-{name}", cut=cut, quiet=True)
+        run(two_tars, decisions=tmp_path / f"keep-{name}", out=tmp_path / f"out-{name}")
+    for name in ("00000.tar", "sub/00001.tar"):
+        made = [(tmp_path / out / name).read_bytes() for out in ("out-scores", "out-merged")]
+        assert made[0] == made[1]
+
+
 def test_repacked(two_tars: Path, tmp_path: Path) -> None:
     keep = decide(two_tars, out=tmp_path / "keep", fraction=1.0)
     report = run(two_tars, decisions=keep, out=tmp_path / "out", shard_size=12)
@@ -354,7 +369,11 @@ def test_mmc4_becomes_a_document_tar(tmp_path: Path) -> None:
     again, before = read(path), read(source, **options)
     assert [s.parts for s in again.samples] == [s.parts for s in before.samples]
     assert again.keys == before.keys
-    assert again.samples[0].metadata == before.samples[0].metadata
+    metadata = [
+        {**d.metadata, "mmc4_image_info": i["image_info"]}
+        for d, i in zip(before.samples, documents, strict=True)
+    ]
+    assert [s.metadata for s in again.samples] == metadata
     stored = {data for name, data in members(path) if name.endswith(".jpg")}
     assert stored == set(pictures.values())
     assert len(read_wds(path)) == 2
@@ -367,11 +386,11 @@ def test_a_killed_export_goes_on(
     run(two_tars, decisions=keep, out=tmp_path / "whole")
     write, written = exporting.write_tar, []
 
-    def dies_in_the_second(folder: Path, name: str, samples: Any) -> Any:
+    def dies_in_the_second(folder: Path, name: str, *rest: Any) -> Any:
         written.append(name)
         if len(written) == 2:
             raise KeyboardInterrupt
-        return write(folder, name, samples)
+        return write(folder, name, *rest)
 
     monkeypatch.setattr(exporting, "write_tar", dies_in_the_second)
     with pytest.raises(KeyboardInterrupt):
@@ -480,7 +499,7 @@ def test_names_that_leave_the_folder(tmp_path: Path) -> None:
         ({"limit": -1}, "--limit -1: must be at least 1"),
         ({"workers": 0}, "--workers 0: must be at least 1"),
         ({"images": Path("nope")}, "--images"),
-        ({"decisions": Path("nope")}, "no such folder or file"),
+        ({"decisions": Path("nope")}, "no decisions there"),
     ],
 )
 def test_wrong_requests(
@@ -514,7 +533,7 @@ def test_what_is_no_decision(two_tars: Path, tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"x")
     for path, message in (
         (scores, "no column keep"),
-        (tmp_path / "empty", "no Parquet file"),
+        (tmp_path / "empty", "no decisions there"),
         (tmp_path / "x.parquet", "can't be read"),
     ):
         with pytest.raises(RequestError, match=message):

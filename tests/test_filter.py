@@ -355,6 +355,7 @@ def test_a_kept_row_without_uid_is_no_datacomp(tmp_path: Path) -> None:
         ({"where": "quality_score >"}, "SQL condition"),
         ({"where": "quality_score"}, "not yes or no"),
         ({"where": "quality_score > 'x'"}, "cannot compare"),
+        ({"where": "scores.nope > 1"}, "no column of scores is named"),
         ({"where": "1 = 1"}, "names no column"),
         ({"where": ""}, "SQL condition"),
         ({"where": "quality_score > AVG(quality_score)"}, "one row only"),
@@ -482,10 +483,11 @@ def test_nothing_else_is_ever_replaced(overwrite: bool, tmp_path: Path) -> None:
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     scores = two_shards(tmp_path / "scores")
-    (tmp_path / ".keep.123.tmp" / "b").mkdir(parents=True)
-    (tmp_path / ".keep.old.parquet").touch()
+    left, another = f".keep.{'1' * 32}.tmp", f".keep.2.{'1' * 32}.tmp"
+    (tmp_path / left / "b").mkdir(parents=True)
+    (tmp_path / another).mkdir()
     cut(scores, out=tmp_path / "keep", top_fraction=0.5)
-    assert {p.name for p in tmp_path.iterdir()} == {"scores", "keep", ".keep.old.parquet"}
+    assert {p.name for p in tmp_path.iterdir()} == {"scores", "keep", another}
 
 
 def test_a_file_that_breaks_off_is_a_wrong_request(tmp_path: Path) -> None:

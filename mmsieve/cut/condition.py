@@ -53,6 +53,8 @@ class Condition:
             return
         number = tables.index(root)
         named = [name for name in self._joined.tables[number].types if name in self._text]
+        if not named:
+            raise self._wrong(f"no column of {root} is named as {root}.column")
         columns = [self._joined.column(number, name) for name in named]
         self.columns.update(columns)
         fields = [self._input(column).alias(column.name) for column in columns]

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from mmsieve import table
 from mmsieve.errors import RequestError
+from mmsieve.listing import one_line
 
 CHUNK = 1 << 18
 """Rows of a large file that are read at a time."""
@@ -64,17 +65,28 @@ class Table:
 
         Raises RequestError where they can't be read: a cut over what is left would be another one.
         """
-        schema = pa.schema([(name, self.types[name]) for name in columns])
+        rows = 0
         try:
-            with pq.ParquetFile(file.path) as parquet:
-                if whole or file.rows <= CHUNK:
-                    read = parquet.read(list(columns), use_threads=False)
-                    yield pl.DataFrame(read.select(columns).cast(schema))
-                    return
-                for batch in parquet.iter_batches(CHUNK, columns=list(columns)):
-                    yield pl.DataFrame(pa.table(batch).select(columns).cast(schema))
+            for frame in self._frames(file, columns, whole):
+                rows += frame.height
+                yield frame
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(file.path, error) from error
+        if rows != file.rows:
+            raise RequestError(f"{file.path}: has changed while it was read: filter again")
+
+    def _frames(
+        self, file: TableFile, columns: Sequence[str], whole: bool
+    ) -> Iterator[pl.DataFrame]:
+        schema = pa.schema([(name, self.types[name]) for name in columns])
+        # pre_buffer would hold all of a large file's columns in memory
+        with pq.ParquetFile(file.path, pre_buffer=False) as parquet:
+            if whole or file.rows <= CHUNK:
+                read = parquet.read(list(columns), use_threads=False)
+                yield pl.DataFrame(read.select(columns).cast(schema))
+                return
+            for batch in parquet.iter_batches(CHUNK, columns=list(columns)):
+                yield pl.DataFrame(pa.table(batch).select(columns).cast(schema))
 
 
 def open_tables(paths: Sequence[str | Path]) -> list[Table]:
@@ -174,4 +186,6 @@ def column_names(tables: Sequence[Table]) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> RequestError:
-    return RequestError(f"{path}: can't be read ({error}): make that file of the table again")
+    return RequestError(
+        f"{path}: can't be read ({one_line(error)}): make that file of the table again"
+    )

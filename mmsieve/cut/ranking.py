@@ -104,8 +104,16 @@ def _lowest(blocks: Blocks, cut: Cut) -> Numbers:
     lowest = np.where(cut.is_open(), cut.at, _HIGHEST)
     for block in blocks():
         above = block[cut.above(block)]
-        np.minimum.at(lowest, above["group"], above["value"])
+        _extreme(np.minimum, lowest, above)
     return lowest
+
+
+def _extreme(least_or_most: np.ufunc, found: Numbers, ranked: npt.NDArray[Any]) -> None:
+    """Update each group's lowest or highest value."""
+    if len(found) == 1 and len(ranked):  # a tenth of the time
+        found[0] = least_or_most(found[0], least_or_most.reduce(ranked["value"]))
+    else:
+        least_or_most.at(found, ranked["group"], ranked["value"])
 
 
 class _Narrowing:
@@ -119,8 +127,8 @@ class _Narrowing:
         self.equal = np.zeros(groups, np.int64)
         """Rows inside the range: equal to the cut once the range is a single value."""
         for block in blocks():
-            np.minimum.at(self.low, block["group"], block["value"])
-            np.maximum.at(self.high, block["group"], block["value"])
+            _extreme(np.minimum, self.low, block)
+            _extreme(np.maximum, self.high, block)
             self.equal += np.bincount(block["group"], minlength=groups)
         self.wanted = np.minimum(wanted, self.equal)
         self._settle()

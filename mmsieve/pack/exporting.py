@@ -100,9 +100,7 @@ class Exporter:
             try:
                 for future in as_completed(futures):
                     work = futures[future]
-                    tar, problems = future.result()
-                    self._note(work.shard.name, work.identity, [tar], not problems)
-                    failed |= _named(work, problems)
+                    failed |= _named(work, future.result())
                     advance(work.count, work.shard.size)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -132,23 +130,32 @@ class Exporter:
         keys = self._decisions.kept(work.shard.name)[: work.count]
         return Selection(work.shard, keys, self._read)
 
-    def _copy(self, work: Work) -> tuple[Tar | None, list[str]]:
-        if not work.count:
-            return None, []
-        name = f"{work.shard.name}.tar"
+    def _copy(self, work: Work) -> list[str]:
+        """Write the tar of one shard; returns what could not be exported.
+
+        It is noted before it gets its name, after what had that name is gone: so, whenever a run
+        is killed, a tar that is there and noted is the one that was noted.
+        """
         selection = self._select(work)
+        name, identity = work.shard.name, work.identity
+
+        def note(tar: Tar | None) -> None:
+            (self.out / f"{name}.tar").unlink(missing_ok=True)
+            self._note(name, identity, [tar], not selection.problems)
+
         try:
-            return write_tar(self.out, name, selection), selection.problems
+            if not work.count or write_tar(self.out, f"{name}.tar", selection, note) is None:
+                note(None)
         except ShardError as error:
-            return None, [*selection.problems, str(error)]
+            selection.problems.append(str(error))
+            note(None)
+        return selection.problems
 
     def _note(self, unit: str, identity: str, tars: Sequence[Tar | None], complete: bool) -> None:
         written = tuple(tar for tar in tars if tar is not None)
-        before = self.journal.entries.get(unit)
-        for tar in before.tars if before is not None else ():
-            if tar.name not in {new.name for new in written}:
-                (self.out / tar.name).unlink(missing_ok=True)  # of an earlier, failed export
-        self.journal.add(Entry(unit=unit, identity=identity, tars=written, complete=complete))
+        entry = Entry(unit=unit, identity=identity, tars=written, complete=complete)
+        for name in self.journal.add(entry):
+            (self.out / name).unlink(missing_ok=True)  # of an earlier export that failed
 
 
 def _named(work: Work, problems: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from mmsieve.errors import RequestError
@@ -33,6 +34,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = Lock()
         self._path = folder / _JOURNAL
         self.entries: dict[str, Entry] = {}
         if not self._path.exists():
@@ -53,11 +55,15 @@ class Journal:
         path = self._folder / tar.name
         return path.is_file() and path.stat().st_size == tar.bytes
 
-    def add(self, entry: Entry) -> None:
-        """Note a finished unit."""
-        self.entries[entry.unit] = entry
-        with self._path.open("a") as file:
-            file.write("\n" + json.dumps(asdict(entry)) + "\n")
+    def add(self, entry: Entry) -> set[str]:
+        """Note a unit as finished; returns the names of tars that it had and has no more."""
+        with self._lock:
+            before = self.entries.get(entry.unit)
+            self.entries[entry.unit] = entry
+            with self._path.open("a") as file:
+                file.write("\n" + json.dumps(asdict(entry)) + "\n")
+        had = () if before is None else before.tars
+        return {tar.name for tar in had} - {tar.name for tar in entry.tars}
 
     def clear(self) -> None:
         """Forget all units and remove their tars."""

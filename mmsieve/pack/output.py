@@ -2,7 +2,7 @@
 
 import hashlib
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,32 +24,46 @@ class Tar:
     """The source shards whose samples it holds."""
 
 
-def write_tar(folder: Path, name: str, samples: Iterable[Packed]) -> Tar | None:
-    """Write one tar of samples; None, and no file, where there are none."""
+def write_tar(
+    folder: Path,
+    name: str,
+    samples: Iterable[Packed],
+    whole: Callable[[Tar], object] = lambda tar: None,
+) -> Tar | None:
+    """Write one tar of samples; None, and no file, where there are none.
+
+    `whole` is called when all is written and checked, just before the tar gets its name.
+    """
     iterator = iter(samples)
     first = next(iterator, None)
     if first is None:
         return None
-    writing = _Writing(first, iterator)
+    writing = _Writing(name, first, iterator, whole)
     write_atomically(folder / name, writing)
-    return Tar(
-        name=name,
-        samples=len(writing.written),
-        bytes=writing.size,
-        sha256=writing.digest.hexdigest(),
-        sources=tuple(writing.sources),
-    )
+    return writing.tar()
 
 
 class _Writing:
     """Writes the samples to a temporary file, which must read back as what was meant."""
 
-    def __init__(self, first: Packed, rest: Iterator[Packed]) -> None:
-        self._first, self._rest = first, rest
+    def __init__(
+        self, name: str, first: Packed, rest: Iterator[Packed], whole: Callable[[Tar], object]
+    ) -> None:
+        self._name, self._first, self._rest, self._whole = name, first, rest, whole
         self.written: list[tuple[str, tuple[tuple[str, int], ...]]] = []
         self.sources: dict[str, None] = {}
         self.digest = hashlib.sha256()
         self.size = 0
+
+    def tar(self) -> Tar:
+        """What was written."""
+        return Tar(
+            name=self._name,
+            samples=len(self.written),
+            bytes=self.size,
+            sha256=self.digest.hexdigest(),
+            sources=tuple(self.sources),
+        )
 
     def __call__(self, temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -68,6 +82,7 @@ class _Writing:
                 "the tar written from it doesn't read back as the same samples "
                 f"({index.problem or 'other members'}): please report this"
             )
+        self._whole(self.tar())
 
     def _blocks(self) -> Iterator[bytes]:
         sample: Packed | None = self._first

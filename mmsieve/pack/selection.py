@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mmsieve.errors import SampleError, ShardError
 from mmsieve.pack.members import member_bytes, sample_members
 from mmsieve.read import ReadOptions, open_shard, parse_record
+from mmsieve.read.captions import parse_object
+from mmsieve.read.records import Record
 from mmsieve.read.tar import BLOCK, Group, index_tar
 from mmsieve.sources import TAR, Shard, local_path
 
@@ -69,6 +71,7 @@ class Selection:
                     continue
                 try:
                     sample = parse_record(reader.parse, record)
+                    sample.metadata.update(_more_metadata(record))
                     members = list(sample_members(sample))
                 except SampleError as error:
                     self.problems.append(f"{record.key!r} left out: {error}")
@@ -100,3 +103,13 @@ def _members(file: BinaryIO, group: Group) -> bytes:
 
 def _leaves_folder(key: str) -> bool:
     return key.startswith("/") or ".." in PurePosixPath(key).parts
+
+
+def _more_metadata(record: Record) -> dict[str, Any]:
+    """What a document of MMC4 says of its images: where they are from, how they are matched.
+
+    Not as `image_info`: readers would take that for OBELICS' list of images.
+    """
+    if "line" not in record.fields:
+        return {}
+    return {"mmc4_image_info": parse_object(record.fields["line"]).get("image_info")}

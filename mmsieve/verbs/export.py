@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cyclopts import Parameter
 
-from mmsieve.decisions import open_decisions
+from mmsieve.decisions import Decisions
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.pack.exporting import REPACKED, Exporter, Plan, make_plan
 from mmsieve.pack.journal import Journal, write_manifest
@@ -89,7 +89,7 @@ def export(
     started = time.monotonic()
     out, options, reading = Path(out), run or ExportOptions(), read or ReadOptions()
     _check(options, sources, out)
-    chosen = open_decisions(Path(decisions))
+    chosen = Decisions(Path(decisions))
     found = find_files(sources)
     plan = make_plan(split_files(found.files, reading), chosen, options.limit)
     journal = Journal(out)

@@ -3,18 +3,19 @@
 import filecmp
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from mmsieve.cut.decided import Decided, judge
+from mmsieve.cut.decided import Advance, Decided, judge
 from mmsieve.cut.inputs import Table, open_tables
 from mmsieve.cut.request import CutOptions, Plan
 from mmsieve.cut.uids import UidFile
 from mmsieve.decisions import SCHEMA, DecisionWriter, check_replaceable
-from mmsieve.errors import RequestError
+from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.progress import show_progress
 from mmsieve.table import check_folder, write_atomically
 
@@ -96,19 +97,15 @@ def filter_tables(
     _check_apart(out, opened)
     plan = Plan(options, opened, needs_uid=is_uids)
     was_there = not is_uids and check_replaceable(out, plan.fingerprint, overwrite)
-    with (
-        TemporaryDirectory(prefix="mmsieve-filter-") as temporary,
-        show_progress("rows", 2 * plan.first.rows, quiet) as advance,
-    ):
-        folder = Path(temporary)
-        decided = Decided(plan, judge(plan, folder, advance), folder, advance)
-        if dry_run:
-            for _ in decided.rows():
-                pass
-        elif is_uids:
-            _write_uids(decided, out, folder, overwrite)
-        else:
-            _write_decisions(decided, out)
+    try:
+        with show_progress("rows", 2 * plan.first.rows, quiet) as advance:
+            write = partial(_write_uids if is_uids else _write_decisions, out, overwrite)
+            decided = _decide(plan, _count if dry_run else write, advance)
+    except OSError as error:
+        raise MmsieveError(
+            f"can't be written: {error}; --out and the temporary folder (TMPDIR, about 17 bytes a "
+            "row) need room"
+        ) from error
     notes = [*_unfinished(opened), *plan.joined.notes, *decided.notes]
     notes += ["dry run: nothing was written"] if dry_run else []
     notes += ["the decisions of the same cut that were there are made again"] if was_there else []
@@ -158,14 +155,27 @@ def _unfinished(tables: Sequence[Table]) -> list[str]:
     ]
 
 
-def _write_decisions(decided: Decided, out: Path) -> None:
+def _decide(plan: Plan, write: Callable[[Decided, Path], None], advance: Advance) -> Decided:
+    with TemporaryDirectory(prefix="mmsieve-filter-") as temporary:
+        folder = Path(temporary)
+        decided = Decided(plan, judge(plan, folder, advance), folder, advance)
+        write(decided, folder)
+    return decided
+
+
+def _count(decided: Decided, folder: Path) -> None:
+    for _ in decided.rows():
+        pass
+
+
+def _write_decisions(out: Path, overwrite: bool, decided: Decided, folder: Path) -> None:
     with DecisionWriter(out, decided.header) as writer:
         for file, rows in decided.rows():
             writer.add(file, rows.select(SCHEMA.names))
         writer.finish()
 
 
-def _write_uids(decided: Decided, out: Path, folder: Path, overwrite: bool) -> None:
+def _write_uids(out: Path, overwrite: bool, decided: Decided, folder: Path) -> None:
     uids = UidFile(folder)
     for _, rows in decided.rows():
         kept = rows.filter("keep")
