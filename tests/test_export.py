@@ -1,85 +1,30 @@
 import hashlib
+import io
 import json
 import os
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import polars as pl
 import pytest
 import webdataset as wds
+from exports import decide, kept_keys, key_of, make_two_tars, members, raw_members, read_wds, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shards import captions, image, read, tar_bytes, write_jsonl, write_parquet, write_tar
 from tables import read_decisions, score_sources
-from webdataset import tariterators
 
 from mmsieve.errors import RequestError
-from mmsieve.pack import exporting
 from mmsieve.pack.members import safe_key
-from mmsieve.read import ReadOptions
-from mmsieve.verbs.export import ExportOptions, ExportReport, export
 from mmsieve.verbs.filter import CutOptions, filter_tables
 
 REFERENCE = os.environ.get("MMSIEVE_REFERENCE")
 
 
-def decide(*sources: Path, out: Path, fraction: float = 0.5, **options: Any) -> Path:
-    """Score and filter sources; returns the decisions."""
-    scores = score_sources(*sources, out=out.parent / f"{out.name}-scores", **options)
-    filter_tables(str(scores), out=out, cut=CutOptions(top_fraction=fraction), quiet=True)
-    return out
-
-
-def run(*sources: Path, decisions: Path, out: Path, **options: Any) -> ExportReport:
-    reading = {n: options.pop(n) for n in ("images", "image_column", "layout") if n in options}
-    return export(
-        *map(str, sources),
-        decisions=decisions,
-        out=out,
-        read=ReadOptions(**reading),
-        run=ExportOptions(quiet=True, **options),
-    )
-
-
-def members(path: Path) -> list[tuple[str, bytes]]:
-    """Name and bytes of a tar's members, in order."""
-    with tarfile.open(path) as archive:
-        files = [info for info in archive if info.isreg()]
-        return [(info.name, archive.extractfile(info).read()) for info in files]  # type: ignore[union-attr]
-
-
-def raw_members(path: Path) -> dict[str, bytes]:
-    """Name -> a member's blocks, its header included."""
-    data = path.read_bytes()
-    with tarfile.open(path) as archive:
-        ends = [(i.name, i.offset, i.offset_data + -(-i.size // 512) * 512) for i in archive]
-    return {name: data[start:stop] for name, start, stop in ends}
-
-
-def kept_keys(decisions: Path, shard: str | None = None) -> list[str]:
-    rows = read_decisions(decisions).filter("keep")
-    return rows.filter(pl.lit(True) if shard is None else pl.col("shard") == shard)["key"].to_list()
-
-
-def key_of(name: str) -> str:
-    folder, slash, base = name.rpartition("/")
-    return folder + slash + base.partition(".")[0]
-
-
-def read_wds(path: Path) -> list[dict[str, Any]]:
-    """The samples as the webdataset package finds them; it leaves closing the file to others."""
-    with path.open("rb") as file:
-        found = tariterators.tar_file_expander([{"url": str(path), "stream": file}])
-        return [dict(sample) for sample in tariterators.group_by_keys(found)]
-
-
 @pytest.fixture
 def two_tars(tmp_path: Path) -> Path:
-    write_tar(tmp_path / "src" / "00000.tar", captions(30))
-    write_tar(tmp_path / "src" / "sub" / "00001.tar", captions(20))
-    return tmp_path / "src"
+    return make_two_tars(tmp_path / "src")
 
 
 def test_kept_members_are_the_same_to_the_byte(two_tars: Path, tmp_path: Path) -> None:
@@ -265,28 +210,10 @@ def test_duplicates_are_not_copied(tmp_path: Path) -> None:
     assert members(tmp_path / "out" / "a.tar") == first
 
 
-def test_a_tar_that_is_cut_off(two_tars: Path, tmp_path: Path) -> None:
-    path = two_tars / "00000.tar"
-    path.write_bytes(path.read_bytes()[:20000])
-    keep = decide(two_tars, out=tmp_path / "keep", fraction=1.0)
-    report = run(two_tars, decisions=keep, out=tmp_path / "out")
-    assert list(report.failed) == ["00000"]
-    assert "unexpected end" in report.failed["00000"]
-    copied = members(tmp_path / "out" / "00000.tar")
-    assert copied == captions(30)[: len(copied)]
-    assert len(copied) >= 3
-    assert len(read_wds(tmp_path / "out" / "sub" / "00001.tar")) == 20
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert list(manifest["failed"]) == ["00000"]
-    again = run(two_tars, decisions=keep, out=tmp_path / "out")
-    assert list(again.failed) == ["00000"]  # done again, and failed again
-    assert "resumed: 1 " in again.summary()
-
-
 def test_padding_that_is_cut_off(tmp_path: Path) -> None:
     """The last member is there, not all zeros after it."""
     data = tar_bytes(captions(2))
-    with tarfile.open(fileobj=__import__("io").BytesIO(data)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         last = archive.getmembers()[-1]
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.tar").write_bytes(data[: last.offset_data + last.size])
@@ -379,103 +306,6 @@ def test_mmc4_becomes_a_document_tar(tmp_path: Path) -> None:
     assert len(read_wds(path)) == 2
 
 
-def test_a_killed_export_goes_on(
-    two_tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keep = decide(two_tars, out=tmp_path / "keep")
-    run(two_tars, decisions=keep, out=tmp_path / "whole")
-    write, written = exporting.write_tar, []
-
-    def dies_in_the_second(folder: Path, name: str, *rest: Any) -> Any:
-        written.append(name)
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        return write(folder, name, *rest)
-
-    monkeypatch.setattr(exporting, "write_tar", dies_in_the_second)
-    with pytest.raises(KeyboardInterrupt):
-        run(two_tars, decisions=keep, out=tmp_path / "out", workers=1)
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    report = run(two_tars, decisions=keep, out=tmp_path / "out", workers=1)
-    assert "resumed: 1 " in report.summary()
-    assert written == ["00000.tar", "sub/00001.tar", "sub/00001.tar"]
-    for name in ("00000.tar", "sub/00001.tar", "manifest.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    run(two_tars, decisions=keep, out=tmp_path / "out")
-    assert len(written) == 3
-    (tmp_path / "out" / "00000.tar").unlink()
-    run(two_tars, decisions=keep, out=tmp_path / "out")
-    assert written[3:] == ["00000.tar"]
-
-
-def test_a_journal_line_half_written(two_tars: Path, tmp_path: Path) -> None:
-    keep, out = decide(two_tars, out=tmp_path / "keep"), tmp_path / "out"
-    run(two_tars, decisions=keep, out=out)
-    journal = out / ".export.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-30])
-    report = run(two_tars, decisions=keep, out=out)
-    assert "resumed: 1 " in report.summary()
-    assert "resumed: 2 " in run(two_tars, decisions=keep, out=out).summary()
-
-
-def test_other_decisions_need_overwrite(two_tars: Path, tmp_path: Path) -> None:
-    keep, out = decide(two_tars, out=tmp_path / "keep"), tmp_path / "out"
-    run(two_tars, decisions=keep, out=out)
-    few = decide(two_tars, out=tmp_path / "few", fraction=0.02)
-    before = (out / "00000.tar").read_bytes()
-    with pytest.raises(RequestError, match="--overwrite"):
-        run(two_tars, decisions=few, out=out)
-    assert (out / "00000.tar").read_bytes() == before
-    report = run(two_tars, decisions=few, out=out, overwrite=True)
-    assert report.samples == 1
-    assert len(list(out.rglob("*.tar"))) == 1  # none for a shard that keeps nothing
-    assert "resumed: 2 " in run(two_tars, decisions=few, out=out).summary()
-
-
-def test_trial_run(two_tars: Path, tmp_path: Path) -> None:
-    keep, out = decide(two_tars, out=tmp_path / "keep"), tmp_path / "out"
-    report = run(two_tars, decisions=keep, out=out, limit=4)
-    assert report.samples == 4
-    assert json.loads((out / "manifest.json").read_text())["limit"] == 4
-    assert [s.key for s in read(out / "00000.tar").samples] == kept_keys(keep)[:4]
-    with pytest.raises(RequestError, match="--overwrite"):
-        run(two_tars, decisions=keep, out=out)
-    assert run(two_tars, decisions=keep, out=out, overwrite=True).samples == 25
-
-
-def test_dry_run_writes_nothing(two_tars: Path, tmp_path: Path) -> None:
-    keep, out = decide(two_tars, out=tmp_path / "keep"), tmp_path / "out"
-    count = len(kept_keys(keep, "00000"))
-    report = run(two_tars, decisions=keep, out=out, dry_run=True)
-    assert f"to do 00000: {count} samples" in report.summary()
-    assert not out.exists()
-
-
-def test_sources_that_do_not_fit_the_decisions(two_tars: Path, tmp_path: Path) -> None:
-    keep, out = decide(two_tars, out=tmp_path / "keep"), tmp_path / "out"
-    write_tar(two_tars / "new.tar", captions(1))
-    with pytest.raises(RequestError, match="none for 1 of 3 shards, the first is new"):
-        run(two_tars, decisions=keep, out=out)
-    assert not out.exists()
-    (two_tars / "new.tar").unlink()
-    (two_tars / "sub" / "00001.tar").unlink()
-    report = run(two_tars / "00000.tar", decisions=keep, out=out)
-    assert "isn't among the SOURCEs" in report.failed["sub/00001"]
-    assert len(read_wds(out / "00000.tar")) == len(kept_keys(keep, "00000"))
-    write_tar(two_tars / "00000.tar", captions(9))
-    report = run(two_tars, decisions=keep, out=tmp_path / "out2")
-    assert "score it again" in report.failed["00000"]
-
-
-def test_kept_samples_that_are_not_there(two_tars: Path, tmp_path: Path) -> None:
-    rows = {"key": ["0000", "nope", "nor this"], "shard": "00000", "keep": True}
-    more = pl.DataFrame({"key": ["0001"], "shard": "sub/00001", "keep": False})
-    pl.concat([pl.DataFrame(rows), more]).write_parquet(tmp_path / "keep.parquet")
-    report = run(two_tars, decisions=tmp_path / "keep.parquet", out=tmp_path / "out")
-    assert report.failed == {"00000": "2 kept samples aren't in it, the first is 'nope'"}
-    assert [s.key for s in read(tmp_path / "out" / "00000.tar").samples] == ["0000"]
-
-
 def test_names_that_leave_the_folder(tmp_path: Path) -> None:
     hostile = [
         ("../../evil.jpg", image()),
@@ -490,54 +320,6 @@ def test_names_that_leave_the_folder(tmp_path: Path) -> None:
     report = run(tmp_path / "src", decisions=tmp_path / "keep.parquet", out=tmp_path / "out")
     assert "is no name to write" in report.failed["a"]
     assert members(tmp_path / "out" / "a.tar") == captions(1)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"shard_size": 0}, "--shard-size 0: must be at least 1"),
-        ({"limit": -1}, "--limit -1: must be at least 1"),
-        ({"workers": 0}, "--workers 0: must be at least 1"),
-        ({"images": Path("nope")}, "--images"),
-        ({"decisions": Path("nope")}, "no decisions there"),
-    ],
-)
-def test_wrong_requests(
-    options: dict[str, Any], message: str, two_tars: Path, tmp_path: Path
-) -> None:
-    keep = decide(two_tars, out=tmp_path / "keep")
-    with pytest.raises(RequestError, match=message):
-        run(two_tars, **{"decisions": keep, "out": tmp_path / "out", **options})
-    assert not (tmp_path / "out").exists()
-
-
-def test_places_where_nothing_may_be_written(two_tars: Path, tmp_path: Path) -> None:
-    keep = decide(two_tars, out=tmp_path / "keep")
-    for out in (two_tars, two_tars / "out"):
-        with pytest.raises(RequestError, match="is in the SOURCE"):
-            run(two_tars, decisions=keep, out=out)
-    tars = two_tars / "00000.tar", two_tars / "sub" / "00001.tar"
-    before = [path.read_bytes() for path in tars]
-    for overwrite in (False, True):
-        with pytest.raises(RequestError, match="isn't an export's"):
-            run(*tars, decisions=keep, out=two_tars, overwrite=overwrite)
-    assert [path.read_bytes() for path in tars] == before
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(RequestError, match="--out"):
-        run(two_tars, decisions=keep, out=tmp_path / "file")
-
-
-def test_what_is_no_decision(two_tars: Path, tmp_path: Path) -> None:
-    scores = score_sources(two_tars, out=tmp_path / "scores")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "x.parquet").write_bytes(b"x")
-    for path, message in (
-        (scores, "no column keep"),
-        (tmp_path / "empty", "no decisions there"),
-        (tmp_path / "x.parquet", "can't be read"),
-    ):
-        with pytest.raises(RequestError, match=message):
-            run(two_tars, decisions=path, out=tmp_path / "out")
 
 
 def test_keys_become_safe_and_stay_different() -> None:

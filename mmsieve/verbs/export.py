@@ -133,12 +133,14 @@ def _check(options: ExportOptions, sources: Sequence[str], out: Path) -> None:
 
 
 def _preview(plan: Plan, done: set[str], options: ExportOptions) -> list[str]:
-    if options.shard_size is not None:
-        return [f"to do: {plan.kept} samples in tars of {options.shard_size}"] if not done else []
-    return [
-        f"{'done ' if work.shard.name in done else 'to do'} {work.shard.name}: {work.count} samples"
+    """What would be exported, shard by shard."""
+    lines = [
+        f"{'done ' if done & {REPACKED, work.shard.name} else 'to do'} {work.shard.name}: "
+        f"{work.count} samples"
         for work in plan.works
     ]
+    into = "" if options.shard_size is None else f" into tars of {options.shard_size}"
+    return [*lines, f"dry run: {plan.kept} samples would be exported{into}, nothing was written"]
 
 
 def _write(
