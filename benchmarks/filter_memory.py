@@ -87,11 +87,12 @@ def run(name: str, words: list[str], folder: Path) -> str:
     seconds = time.monotonic() - started
     if process.returncode:
         raise SystemExit(f"{name}: exit {process.returncode}")
+    busy = usage.ru_utime + usage.ru_stime
     gigabytes = usage.ru_maxrss * 1024 / 1e9
     kept = said.strip().splitlines()[-1].partition(" rows kept")[0]
     fits = "yes" if gigabytes < LIMIT_GB else "NO"
     print(f"{name}: {gigabytes:.2f} GB, {seconds:.0f} s, {kept} kept", file=sys.stderr)
-    return f"| {name} | {kept} | {gigabytes:.2f} | {fits} | {seconds:.0f} |"
+    return f"| {name} | {kept} | {gigabytes:.2f} | {fits} | {seconds:.0f} | {busy:.0f} |"
 
 
 def report(rows: int, lines: list[str]) -> str:
@@ -101,10 +102,11 @@ def report(rows: int, lines: list[str]) -> str:
         "",
         f"`python -m benchmarks.filter_memory --rows {rows}`, {datetime.now(UTC):%Y-%m-%d}, "
         f"{os.cpu_count()} cores, Python {platform.python_version()}; {rows // SHARD_ROWS:,} files "
-        f"of {SHARD_ROWS:,} rows. Peak: the process's largest resident set (`ru_maxrss`).",
+        f"of {SHARD_ROWS:,} rows. Peak: the process's largest resident set (`ru_maxrss`). "
+        "CPU seconds: user and system, all threads.",
         "",
-        f"| cut | rows kept | peak GB | below {LIMIT_GB:g} GB | seconds |",
-        "|---|---|---|---|---|",
+        f"| cut | rows kept | peak GB | below {LIMIT_GB:g} GB | seconds | CPU seconds |",
+        "|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *lines]) + "\n"
 

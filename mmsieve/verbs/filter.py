@@ -90,12 +90,8 @@ def filter_tables(
         No progress; only the summary.
     """
     started = time.monotonic()
-    out, options, is_uids = Path(out), cut or CutOptions(), format == "datacomp"
-    options.check()
-    _check_out(out, is_uids)
-    opened = open_tables(tables)
-    _check_apart(out, opened)
-    plan = Plan(options, opened, needs_uid=is_uids)
+    out, is_uids = Path(out), format == "datacomp"
+    plan = _plan(tables, cut or CutOptions(), out, is_uids)
     was_there = not is_uids and check_replaceable(out, plan.fingerprint, overwrite)
     try:
         with show_progress("rows", 2 * plan.first.rows, quiet) as advance:
@@ -106,9 +102,11 @@ def filter_tables(
             f"can't be written: {error}; --out and the temporary folder (TMPDIR, about 17 bytes a "
             "row) need room"
         ) from error
-    notes = [*_unfinished(opened), *plan.joined.notes, *decided.notes]
-    notes += ["dry run: nothing was written"] if dry_run else []
-    notes += ["the decisions of the same cut that were there are made again"] if was_there else []
+    notes = [*_unfinished(plan.joined.tables), *plan.joined.notes, *decided.notes]
+    if dry_run:
+        notes.append("dry run: nothing was written")
+    elif was_there:
+        notes.append("made again: the decisions of the same cut that were there")
     return FilterReport(
         out=out,
         seconds=time.monotonic() - started,
@@ -119,6 +117,15 @@ def filter_tables(
         groups=decided.groups,
         notes=tuple(notes),
     )
+
+
+def _plan(tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool) -> Plan:
+    """Check the request; what needs no table first."""
+    options.check()
+    _check_out(out, is_uids)
+    opened = open_tables(tables)
+    _check_apart(out, opened)
+    return Plan(options, opened, needs_uid=is_uids)
 
 
 def _check_out(out: Path, is_uids: bool) -> None:
