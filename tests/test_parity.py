@@ -299,3 +299,14 @@ def test_one_broken_image_never_moves_another():
     with pytest.raises(SampleError) as error:
         load("")._preparer.prepare(Sample("k", (Image(b"x"), Text("t")), "caption"))
     assert error.value.status == Status.IMAGE_UNDECODABLE
+
+
+@needs_reference
+def test_fast_images_drift_little_on_real_captions():
+    """Measured over 1493 captions: median 0.0004, 99th percentile 0.005, largest 0.02."""
+    tar = Path(REFERENCE or "") / "data" / "captions" / "00000000.tar"
+    samples = captions(tar)[:300]
+    exact, fast = (load("", fast_images=fast).score(samples) for fast in (False, True))
+    assert {row["status"] for row in exact + fast} == {"ok"}
+    drift = [abs(a["quality_score"] - b["quality_score"]) for a, b in zip(exact, fast, strict=True)]
+    assert 0 < np.median(drift) < 2e-3 and np.quantile(drift, 0.99) < 0.02
