@@ -7,9 +7,9 @@ from typing import Protocol
 from cyclopts import App, CycloptsError
 
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.export import export
-from mmsieve.filter import filter_tables
-from mmsieve.score import score
+from mmsieve.verbs.export import export
+from mmsieve.verbs.filter import filter_tables
+from mmsieve.verbs.score import score
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 

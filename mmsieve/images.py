@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from cyclopts import Parameter
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmsieve.errors import SampleError, Status
@@ -46,14 +47,15 @@ MAX_PIXELS = 89_478_485
 """256 MiB as RGB, where Pillow starts to warn."""
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
     """What an image may be; beyond it the sample is a row that says so."""
 
     max_bytes: int = 256 * 2**20
-    """Size of the file."""
+    """Largest image file, in bytes."""
     max_pixels: int = MAX_PIXELS
-    """Width times height; twice PIL.Image.MAX_IMAGE_PIXELS is a limit too."""
+    """Largest width times height; twice PIL.Image.MAX_IMAGE_PIXELS is a limit too."""
     max_frames: int = 1000
     """Pages or frames that may be skipped to reach the one that is asked for."""
     min_side: int = 1

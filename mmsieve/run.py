@@ -128,7 +128,7 @@ def run_annotator(
     table.make_folder(out)
     if run.overwrite:
         for shard in todo:
-            job.path(shard).unlink(missing_ok=True)
+            table.remove_file(job.path(shard))
     reports: list[ShardReport] = []
     if todo:
         with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:

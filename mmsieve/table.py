@@ -6,6 +6,7 @@ Parquet metadata carries a Header under `mmsieve`: what made the file, and wheth
 import json
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,11 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"--out {folder}: can't be made: {error}") from error
+
+
+def remove_file(path: Path) -> None:
+    """Remove a table file that is made anew; raises RequestError for one that isn't a table's."""
+    with suppress(FileNotFoundError):
+        if read_header(path) is None:
+            raise RequestError(f"{path}: not made by mmsieve, so not replaced; use another --out")
+        path.unlink()

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from cyclopts import Parameter
 
 from mmsieve.annotator import Runner, RunnerOptions
 from mmsieve.devices import Dtype, share_cores
@@ -31,6 +32,7 @@ _CAPTION_TOKENS, _DOCUMENT_TOKENS = 75, 16384
 _LEVELS = 3
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
     """How to score; whatever is None is as the checkpoint asks."""

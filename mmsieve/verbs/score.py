@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmsieve.annotator import Annotator, Device
-from mmsieve.methods.load import ScoringOptions, load_annotator
+from mmsieve.methods.load import load_annotator
+from mmsieve.methods.unifilter import ScoringOptions
 from mmsieve.read import ReadOptions
 from mmsieve.run import RunOptions, RunReport, run_annotator
 
@@ -24,7 +25,7 @@ def score(
     sources
         Paths, globs, brace patterns, folders or URLs of shards.
     model
-        A bundled name, a checkpoint's folder, or its hub id.
+        A checkpoint's folder, or its Hugging Face id (owner/name).
     out
         Folder of the table: one Parquet file per shard.
     """

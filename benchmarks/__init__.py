@@ -1,0 +1,1 @@
+"""Benchmarks: a script each, and dated results under `results/`."""
