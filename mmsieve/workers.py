@@ -143,7 +143,7 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
     try:
         for record in records:
             chunk.append(record)
-            size += sum(len(v) for v in record.fields.values() if isinstance(v, bytes))
+            size += _size(record.fields)
             if len(chunk) == _CHUNK_RECORDS or size >= _CHUNK_BYTES:
                 yield chunk
                 chunk, size = [], 0
@@ -153,6 +153,15 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield chunk
     if error is not None:
         raise error
+
+
+def _size(value: Any) -> int:
+    """Bytes of a raw value; images of Parquet rows are nested in structs and lists."""
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    if isinstance(value, list):
+        return sum(map(_size, value))
+    return len(value) if isinstance(value, bytes) else 0
 
 
 def _prepare(

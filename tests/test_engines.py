@@ -61,9 +61,9 @@ def command(out: Path, engine: str, workers: int, sources: Path) -> list[str]:
 def test_killed_at_any_moment_and_run_again(tmp_path, sources, whole_group) -> None:
     annotate(tmp_path / "calm", str(sources), workers=0)
     out = tmp_path / "out"
-    environment = os.environ | {"SECONDS_PER_SAMPLE": "0.01"}
+    environment = os.environ | {"SECONDS_PER_SAMPLE": "0.05"}
     moments = random.Random(whole_group)
-    for _ in range(3):
+    for _ in range(2):
         done = {path: path.stat().st_mtime_ns for path in files(out).values()}
         run = subprocess.Popen(
             command(out, "local", 2, sources),
@@ -72,7 +72,8 @@ def test_killed_at_any_moment_and_run_again(tmp_path, sources, whole_group) -> N
             stdout=subprocess.DEVNULL,
         )
         time.sleep(moments.uniform(0.8, 2.0))
-        family = psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []
+        assert run.poll() is None  # it needs over four seconds undisturbed
+        family = psutil.Process(run.pid).children(recursive=True)
         (os.killpg if whole_group else os.kill)(run.pid, signal.SIGKILL)
         run.wait()
         _, alive = psutil.wait_procs(family, timeout=10)
@@ -95,8 +96,9 @@ def test_a_shard_that_kills_its_worker_is_named_and_the_others_are_done(
     run = subprocess.run(
         command(out, engine, 1, sources), capture_output=True, text=True, check=True, timeout=120
     )
-    assert run.stdout.splitlines()[0].startswith("1 ")
-    assert "out of memory" in run.stdout.splitlines()[0]
+    named = [line for line in run.stdout.splitlines() if line.startswith("1 ")]
+    assert len(named) == 1
+    assert "out of memory" in named[0]
     calm = tables(tmp_path / "calm")
     assert tables(out) == {name: calm[name] for name in ("0", "2", "3")}
 
@@ -118,5 +120,6 @@ def test_ray_writes_the_same_tables_even_when_an_actor_is_killed(tmp_path, sourc
     actors[0].kill()
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 0
-    assert output.startswith(f"{SHARDS * SAMPLES} rows of {SHARDS} shards")
+    last = output.splitlines()[-1]
+    assert last.startswith(f"{SHARDS * SAMPLES} rows of {SHARDS} shards")
     assert tables(out) == tables(tmp_path / "calm")

@@ -1,0 +1,10 @@
+"""`make bench`: what can be measured with nothing but this checkout; prints each command."""
+
+import subprocess
+import sys
+
+COMMANDS = (["-m", "benchmarks.filter_memory", "--rows", "2000000"],)
+
+for command in COMMANDS:
+    print("python", *command, flush=True)
+    subprocess.run([sys.executable, *command], check=True)
