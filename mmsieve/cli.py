@@ -7,9 +7,12 @@ from typing import Protocol
 from cyclopts import App, CycloptsError
 
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.verbs.evaluate import evaluate
 from mmsieve.verbs.export import export
 from mmsieve.verbs.filter import filter_tables
+from mmsieve.verbs.generate import generate_captions, generate_documents
 from mmsieve.verbs.score import score
+from mmsieve.verbs.train import train_classifier
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -33,6 +36,16 @@ app = App(
 app.command(score)
 app.command(filter_tables, name="filter")
 app.command(export)
+app.command(evaluate)
+
+generation = App(name="generate", help="Write training data: texts of known quality over images.")
+generation.command(generate_captions, name="captions")
+generation.command(generate_documents, name="documents")
+app.command(generation)
+
+training = App(name="train", help="Train a checkpoint from a recipe.")
+training.command(train_classifier, name="classifier")
+app.command(training)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,39 +21,42 @@ _LINE_SECONDS = 10.0
 
 
 @contextmanager
-def show_progress(what: str, total_bytes: int, quiet: bool) -> Iterator[Advance]:
-    """A function that takes (samples, bytes of sources) done, and shows rate and time left."""
+def show_progress(what: str, total: float, quiet: bool, unit: str = "samples") -> Iterator[Advance]:
+    """A function that takes (units, part of the total) done, and shows rate and time left.
+
+    The total is what tells how far the work is: bytes of sources, or units again.
+    """
     console = Console(stderr=True)
     if quiet:
         yield lambda samples, size: None
     elif console.is_terminal:
-        with _bar(what, total_bytes, console) as advance:
+        with _bar(what, total, console, unit) as advance:
             yield advance
     else:
-        yield _Lines(what, total_bytes, sys.stderr)
+        yield _Lines(what, total, sys.stderr, unit)
 
 
 @contextmanager
-def _bar(what: str, total_bytes: int, console: Console) -> Iterator[Advance]:
+def _bar(what: str, total: float, console: Console, unit: str) -> Iterator[Advance]:
     columns = (
         TextColumn(what),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[samples]:,} samples, {task.fields[rate]}"),
+        TextColumn("{task.fields[units]:,} " + unit + ", {task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=total_bytes or None, samples=0, rate="")
+        task = bar.add_task(what, total=total or None, units=0, rate="")
         started = time.monotonic()
         done = 0
 
-        def advance(samples: int, size: float) -> None:
+        def advance(units: int, size: float) -> None:
             nonlocal done
-            done += samples
+            done += units
             rate = _rate(done, time.monotonic() - started)
-            bar.update(task, advance=size, samples=done, rate=rate)
+            bar.update(task, advance=size, units=done, rate=rate)
 
         yield advance
 
@@ -61,14 +64,14 @@ def _bar(what: str, total_bytes: int, console: Console) -> Iterator[Advance]:
 class _Lines:
     """A line now and then, for logs."""
 
-    def __init__(self, what: str, total_bytes: int, stream: TextIO) -> None:
-        self._what, self._total, self._stream = what, total_bytes, stream
+    def __init__(self, what: str, total: float, stream: TextIO, unit: str) -> None:
+        self._what, self._total, self._stream, self._unit = what, total, stream, unit
         self._started = self._said = time.monotonic()
-        self._samples, self._bytes = 0, 0.0
+        self._units, self._size = 0, 0.0
 
-    def __call__(self, samples: int, size: float) -> None:
-        self._samples += samples
-        self._bytes += size
+    def __call__(self, units: int, size: float) -> None:
+        self._units += units
+        self._size += size
         now = time.monotonic()
         if now - self._said >= _LINE_SECONDS:
             self._said = now
@@ -76,11 +79,11 @@ class _Lines:
             self._stream.flush()
 
     def _line(self, seconds: float) -> str:
-        share = self._bytes / self._total if self._total else 0.0
+        share = self._size / self._total if self._total else 0.0
         left = "?" if share == 0 else f"{seconds * (1 - share) / share:,.0f} s"
-        rate = _rate(self._samples, seconds)
-        return f"{self._what}: {share:.0%}, {self._samples:,} samples, {rate}, {left} left"
+        rate = _rate(self._units, seconds)
+        return f"{self._what}: {share:.0%}, {self._units:,} {self._unit}, {rate}, {left} left"
 
 
-def _rate(samples: int, seconds: float) -> str:
-    return f"{samples / max(seconds, 1e-9):,.1f}/s"
+def _rate(units: int, seconds: float) -> str:
+    return f"{units / max(seconds, 1e-9):,.1f}/s"

@@ -6,7 +6,7 @@ llava/mm_utils.py of Victorwz/UniFilter); scoring and training both build their 
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from mmsieve.sample import Image, Sample, Text
 
 IMAGE = -200
 """The id of an image in `Item.ids`, as published."""
+
+Span: TypeAlias = tuple[int, int]
+"""Characters of a prompt: start and end."""
 
 _MARK = "<image>"
 
@@ -114,7 +117,7 @@ class UniFilterPreparer:
         return fit(pixels, self.image, self.fit, self.fast)
 
     def _item(self, prompt: str, images: list[Pixels], limit: int, skipped: int) -> Item:
-        ids = self._encode(prompt)
+        ids, _ = self.encode(prompt)
         truncated = len(ids) > limit
         kept = [token for token in ids[:limit] if token != self.tokenizer.pad]
         shown = kept.count(IMAGE)
@@ -128,19 +131,32 @@ class UniFilterPreparer:
         pixels = np.stack(images[:shown]) if shown else np.empty((0, side, side, 3), np.uint8)
         return Item(np.array(kept, np.int32), pixels, length, truncated, skipped)
 
-    def _encode(self, prompt: str) -> list[int]:
-        """Ids of a prompt, an IMAGE per mark, as llava/mm_utils.py (tokenizer_image_token)."""
+    def encode(self, prompt: str) -> tuple[list[int], list[Span]]:
+        """Ids of a prompt, an IMAGE per `<image>`, and the characters that each stands for.
+
+        As tokenizer_image_token of llava/mm_utils.py; bos and eos stand for no character.
+        """
         bos, eos = self.tokenizer.bos, self.tokenizer.eos
-        chunks: list[list[int]] = [self._backend.encode(chunk).ids for chunk in prompt.split(_MARK)]
-        starts = bool(chunks[0]) and chunks[0][0] == bos
-        ids = chunks[0]
-        for chunk in chunks[1:]:
-            ids = [*ids, IMAGE, *chunk[starts:]]
+        ids: list[int] = []
+        spans: list[Span] = []
+        start, starts = 0, False
+        for index, chunk in enumerate(prompt.split(_MARK)):
+            encoded = self._backend.encode(chunk)
+            skip = 0
+            if index == 0:
+                starts = encoded.ids[:1] == [bos]
+            else:
+                ids.append(IMAGE)
+                spans.append((start - len(_MARK), start))
+                skip = int(starts)
+            ids += encoded.ids[skip:]
+            spans += [(start + a, start + b) for a, b in encoded.offsets[skip:]]
+            start += len(chunk) + len(_MARK)
         if bos is not None and ids[:1] != [bos]:
-            ids = [bos, *ids]
+            ids, spans = [bos, *ids], [(0, 0), *spans]
         if eos is not None and ids[-1:] != [eos]:
-            ids = [*ids, eos]
-        return ids
+            ids, spans = [*ids, eos], [*spans, (len(prompt), len(prompt))]
+        return ids, spans
 
     def _cut(self, ids: list[int], length: int) -> tuple[list[int], int]:
         """The ids, and the number of images, of which anything is within `length`."""

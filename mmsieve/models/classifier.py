@@ -157,20 +157,24 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         scale = getattr(self.model.embed_tokens, "embed_scale", None)
         return embeddings if scale is None else embeddings * scale  # type: ignore[no-any-return]
 
-    def classify(self, input_ids: Tensor, lengths: Tensor, embeddings: Tensor) -> Tensor:
-        """Logits [batch, labels] of right-padded sequences.
+    def hidden_states(self, input_ids: Tensor, embeddings: Tensor) -> Tensor:
+        """[batch, longest, hidden] of right-padded sequences, after the last norm.
 
         `input_ids` [batch, longest] holds IMAGE wherever an embedding of an image goes and
-        anything beyond `lengths` [batch]; `embeddings` [number of IMAGE ids, hidden] are those
+        anything beyond a row's end; `embeddings` [number of IMAGE ids, hidden] are those
         of all images, in order. Causal attention never looks at the padding, so no mask is made.
         """
         is_image = input_ids == IMAGE
         inputs = self.model.embed_tokens(input_ids.clamp(min=0))
         inputs = inputs.masked_scatter(is_image.unsqueeze(-1), embeddings.to(inputs.dtype))
-        rows = torch.arange(len(lengths), device=inputs.device)
+        return self.model(inputs_embeds=inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+    def classify(self, input_ids: Tensor, lengths: Tensor, embeddings: Tensor) -> Tensor:
+        """Logits [batch, labels] of sequences of these `lengths` [batch]; else `hidden_states`."""
+        rows = torch.arange(len(lengths), device=input_ids.device)
         if isinstance(last := self.model.layers[-1].mlp, LastPosition):
             last.rows, last.positions = rows, lengths - 1
-        hidden = self.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        hidden = self.hidden_states(input_ids, embeddings)
         logits: Tensor = self.score(hidden[rows, lengths - 1])
         return logits
 

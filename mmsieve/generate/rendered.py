@@ -1,0 +1,74 @@
+"""The rendered teacher: draws scenes and writes over them at the four levels, truth known.
+
+Everything follows from a seed and an index, so any group can be made again alone, in any order,
+in any process.
+"""
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from mmsieve.generate.groups import (
+    CAPTION_HEAD,
+    DOCUMENT_JOINT,
+    IMAGE_MARK,
+    Group,
+    LabelledText,
+    Span,
+)
+from mmsieve.rendered.captions import Caption, caption_set
+from mmsieve.rendered.documents import Document, document_set, sample_scenes
+from mmsieve.rendered.draw import draw_scene
+from mmsieve.rendered.scenes import sample_scene
+
+_CAPTIONS, _DOCUMENTS = 0, 1
+
+
+def caption_group(seed: int, index: int, family: str = "core", encoding: str = "PNG") -> Group:
+    """A scene and its four captions, in the order of the levels."""
+    rng = np.random.default_rng((seed, _CAPTIONS, index))
+    scene = sample_scene(family, int(rng.integers(2**62)))
+    texts = tuple(_caption(caption) for caption in caption_set(scene, rng))
+    return Group(f"{index:08d}", (_encoded(draw_scene(scene), encoding),), texts)
+
+
+def document_group(seed: int, index: int, family: str = "core", encoding: str = "PNG") -> Group:
+    """Two or three scenes and the four documents around them, in the order of the levels."""
+    rng = np.random.default_rng((seed, _DOCUMENTS, index))
+    scenes = sample_scenes(family, rng)
+    images = tuple(_encoded(draw_scene(scene), encoding) for scene in scenes)
+    texts = tuple(_document(document) for document in document_set(scenes, rng))
+    return Group(f"{index:08d}", images, texts)
+
+
+def _encoded(image: PillowImage.Image, encoding: str) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, encoding)
+    return buffer.getvalue()
+
+
+def _caption(caption: Caption) -> LabelledText:
+    marked = caption.text
+    right, wrong = (_shift(spans, len(CAPTION_HEAD)) for spans in (marked.right, marked.wrong))
+    return LabelledText("caption", CAPTION_HEAD + marked.text, caption.level, (0,), right, wrong)
+
+
+def _document(document: Document) -> LabelledText:
+    text, images = "", []
+    right: list[Span] = []
+    wrong: list[Span] = []
+    for part in document.parts:
+        text += DOCUMENT_JOINT if text else ""
+        if isinstance(part, int):
+            images.append(part)
+            text += IMAGE_MARK
+        else:
+            right += _shift(part.right, len(text))
+            wrong += _shift(part.wrong, len(text))
+            text += part.text
+    return LabelledText("document", text, document.level, tuple(images), tuple(right), tuple(wrong))
+
+
+def _shift(spans: tuple[Span, ...], offset: int) -> tuple[Span, ...]:
+    return tuple((start + offset, end + offset) for start, end in spans)

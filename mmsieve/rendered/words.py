@@ -1,0 +1,193 @@
+"""Sentences over scenes, kept as pieces that remember which fact each word states.
+
+A telling is a list of pieces; only at the end it becomes a string. So every word can be checked
+against any picture: that gives the wrong-word labels, whatever was edited and however it was said.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmsieve.rendered.scenes import GRID, SIGN, Fact, Scene, Thing, pick
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_LEADS = ("at the {} there is", "the {} shows", "the {} has", "{}:", "at the {} stands", "{}:")
+_INTROS = (
+    "here are {} objects",
+    "a picture of {} objects",
+    "there are {} objects",
+    "{} objects",
+    "{} things in one picture",
+)
+_ENDS = frozenset(".,:;")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A word and the fact it states, if any; a loose one is not to be judged."""
+
+    text: str
+    fact: Fact | None = None
+    loose: bool = False
+
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A text, and the character spans of the facts in it that are right and that are wrong.
+
+    What can't be judged (relations, attributes of an object that is not there) is in neither.
+    """
+
+    text: str
+    right: tuple[Span, ...] = ()
+    wrong: tuple[Span, ...] = ()
+
+
+def plain(text: str) -> list[Piece]:
+    """Words that state nothing about the picture."""
+    return [Piece(word) for word in text.split()]
+
+
+def sentence(pieces: Sequence[Piece]) -> list[Piece]:
+    """A capital in front and a full stop behind."""
+    first = pieces[0]
+    capital = Piece(first.text[:1].upper() + first.text[1:], first.fact, first.loose)
+    return [capital, *pieces[1:], Piece(".")]
+
+
+def mark(pieces: Sequence[Piece], truth: Scene | None) -> Marked:
+    """Join the pieces and check each against a picture (or none: then nothing is judged)."""
+    facts: frozenset[Fact] = truth.facts() if truth is not None else frozenset()
+    text = ""
+    right: list[Span] = []
+    wrong: list[Span] = []
+    for piece in pieces:
+        if text and piece.text not in _ENDS:
+            text += " "
+        span = (len(text), len(text) + len(piece.text))
+        text += piece.text
+        if truth is None or piece.loose or piece.fact is None:
+            continue
+        if piece.fact in facts:
+            right.append(span)
+        elif not _groundless(piece.fact, facts):
+            wrong.append(span)
+    return Marked(text, tuple(right), tuple(wrong))
+
+
+def _groundless(fact: Fact, facts: frozenset[Fact]) -> bool:
+    """An attribute of something that is not there: the place is the error, not the attribute."""
+    where = Fact(fact.subject, "place", fact.subject)
+    return fact.attribute not in ("place", "count") and where not in facts
+
+
+def noun_phrase(thing: Thing, rng: np.random.Generator) -> list[Piece]:
+    """An object with all its attributes, in one of several orders."""
+    said = {
+        name: Piece(value, Fact(thing.place, name, value))
+        for name, value in thing.attributes().items()
+    }
+    if thing.shape == SIGN:
+        tail = plain(pick(rng, ("reading", "saying", "with the word")))
+        return _with_article([said["colour"], said["shape"], *tail, said["word"]])
+    fill, colour, shape = (said[name] for name in ("fill", "colour", "shape"))
+    size = [said["size"]] if "size" in said else []
+    forms: tuple[list[Piece], ...] = (
+        [*size, colour, fill, shape],
+        [*size, fill, colour, shape],
+        [fill, colour, *size, shape],
+        [*size, colour, shape, *plain("that is"), fill],
+        [*size, fill, shape, Piece("in"), colour],
+    )
+    return _with_article(forms[int(rng.integers(len(forms)))])
+
+
+def _with_article(pieces: list[Piece]) -> list[Piece]:
+    return [Piece("an" if pieces[0].text[0] in "aeiou" else "a"), *pieces]
+
+
+def clause(thing: Thing, rng: np.random.Generator) -> list[Piece]:
+    """Place first, then the object: whoever reads on knows where to look."""
+    place = Fact(thing.place, "place", thing.place)
+    before, after = pick(rng, _LEADS).split("{}")
+    head = [*plain(before), Piece(thing.place, place)]
+    head += [Piece(":")] if after == ":" else plain(after)
+    return head + noun_phrase(thing, rng)
+
+
+def intro(scene: Scene, rng: np.random.Generator) -> list[Piece]:
+    """How many objects there are."""
+    before, after = pick(rng, _INTROS).split("{}")
+    count = len(scene.things)
+    number = Piece(NUMBERS[count], Fact("scene", "count", str(count)))
+    if count == 1:
+        after = after.replace("objects", "object").replace("things", "thing")
+    return [*plain(before), number, *plain(after)]
+
+
+def relation(scene: Scene, rng: np.random.Generator) -> list[Piece]:
+    """How two objects stand to each other; it follows from their places, so it is left unjudged."""
+    order = [int(i) for i in rng.permutation(len(scene.things))[:2]]
+    one, other = (scene.things[i] for i in order)
+    (row, column), (far_row, far_column) = divmod(one.cell, GRID), divmod(other.cell, GRID)
+    ways = []
+    if row != far_row:
+        ways.append("above" if row < far_row else "below")
+    if column != far_column:
+        ways.append("left of" if column < far_column else "right of")
+    words = f"the {one.shape} is {pick(rng, tuple(ways))} the {other.shape}"
+    return [Piece(word, loose=True) for word in words.split()]
+
+
+def tell(scene: Scene, rng: np.random.Generator) -> list[Piece]:
+    """A complete and right telling of a scene."""
+    if scene.chart is not None:
+        return _tell_chart(scene, rng)
+    if scene.table is not None:
+        return _tell_table(scene, rng)
+    pieces = sentence(intro(scene, rng))
+    order = list(range(len(scene.things)))
+    if rng.random() < 0.25:
+        order = [int(i) for i in rng.permutation(len(scene.things))]
+    for index in order:
+        pieces += sentence(clause(scene.things[index], rng))
+    if len(scene.things) > 1 and rng.random() < 0.2:
+        pieces += sentence(relation(scene, rng))
+    return pieces
+
+
+def _tell_chart(scene: Scene, rng: np.random.Generator) -> list[Piece]:
+    chart = scene.chart
+    assert chart is not None
+    count = len(chart.colours)
+    head = pick(rng, ("a chart of {} bars", "a bar chart with {} bars", "{} bars in a chart"))
+    before, after = head.split("{}")
+    number = Piece(NUMBERS[count], Fact("chart", "count", str(count)))
+    pieces = sentence([*plain(before), number, *plain(after)])
+    verb = pick(rng, ("is", "stands at", "reaches"))
+    for colour, height in zip(chart.colours, chart.heights, strict=True):
+        named = Piece(colour, Fact(colour, "place", colour))
+        value = Piece(NUMBERS[height], Fact(colour, "height", str(height)))
+        pieces += sentence([Piece("the"), named, Piece("bar"), *plain(verb), value])
+    return pieces
+
+
+def _tell_table(scene: Scene, rng: np.random.Generator) -> list[Piece]:
+    table = scene.table
+    assert table is not None
+    pieces = sentence(plain(pick(rng, ("a table of fruit", "a small table", "fruit by month"))))
+    for row in table.rows:
+        told = [Piece(row, Fact(row, "place", row)), Piece(":")]
+        for index, column in enumerate(table.columns):
+            name = f"{row} {column}"
+            value = Piece(
+                NUMBERS[table.at(row, column)], Fact(name, "number", str(table.at(row, column)))
+            )
+            told += [*([Piece(",")] if index else []), value, Piece("in")]
+            told += [Piece(column, Fact(column, "place", column))]
+        pieces += sentence(told)
+    return pieces

@@ -1,0 +1,156 @@
+"""Groups of images and texts -> a model's training inputs, made by the method's own Preparer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmsieve.generate.groups import Group, LabelledText, Span
+from mmsieve.generate.rendered import caption_group, document_group
+from mmsieve.methods.unifilter_inputs import IMAGE, Item, UniFilterPreparer
+from mmsieve.train.recipe import JointStage
+
+IGNORED = -100
+"""A target that no loss looks at, as torch has it."""
+KINDS = ("caption", "document")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One text as a sequence with its targets."""
+
+    ids: npt.NDArray[np.int32]
+    """An IMAGE for every embedding of an image."""
+    shown: npt.NDArray[np.int32]
+    """Per IMAGE id, which of the group's embeddings (image * tokens per image + token) it is."""
+    facts: npt.NDArray[np.int8]
+    """Per id: 1 where it ends a wrong word, 0 a right one, IGNORED elsewhere."""
+    label: float
+    kind: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedGroup:
+    """Pixels [images, size, size, 3], and the rows that look at them."""
+
+    pixels: npt.NDArray[np.uint8]
+    rows: tuple[Row, ...]
+
+
+def prepare_group(preparer: UniFilterPreparer, group: Group) -> PreparedGroup:
+    """The inputs of a group; an image that several of its texts show is kept once."""
+    pixels: dict[int, npt.NDArray[np.uint8]] = {}
+    rows = []
+    for labelled in group.texts:
+        item = preparer.prepare(group.sample(labelled))
+        places = [
+            list(pixels).index(image)
+            for image, values in zip(labelled.images, item.images, strict=False)
+            if pixels.setdefault(image, values) is not None
+        ]
+        rows.append(_row(preparer, labelled, item, places))
+    return PreparedGroup(np.stack(list(pixels.values())), tuple(rows))
+
+
+def _row(preparer: UniFilterPreparer, labelled: LabelledText, item: Item, places: list[int]) -> Row:
+    """A text's item with each IMAGE spread over its embeddings; `places`: of its images."""
+    tokens = preparer.image_tokens
+    repeats = np.where(item.ids == IMAGE, tokens, 1)
+    ids = np.repeat(item.ids, repeats)[: item.num_tokens]
+    facts = np.repeat(_facts(preparer, labelled, item.ids), repeats)[: item.num_tokens]
+    shown = (np.array(places, np.int32)[:, None] * tokens + np.arange(tokens)).ravel()
+    kept = int((ids == IMAGE).sum())
+    return Row(ids, shown[:kept], facts, labelled.label, KINDS.index(labelled.kind))
+
+
+def _facts(
+    preparer: UniFilterPreparer, labelled: LabelledText, ids: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int8]:
+    """The targets of Row.facts; what lies beyond a cut has none."""
+    targets = np.full(len(ids), IGNORED, np.int8)
+    if not labelled.right and not labelled.wrong:
+        return targets
+    encoded, spans = preparer.encode(labelled.text)
+    ends = {end: index for index, (start, end) in enumerate(spans) if end > start}
+    if encoded[: len(ids)] != ids.tolist():
+        raise ValueError("a training text and its scoring input differ in their ids")
+    for value, known in ((0, labelled.right), (1, labelled.wrong)):
+        for index in _last_tokens(known, ends):
+            if index < len(ids):
+                targets[index] = value
+    return targets
+
+
+def _last_tokens(words: Sequence[Span], ends: dict[int, int]) -> list[int]:
+    return [ends[end] for _, end in words if end in ends]
+
+
+class RenderedGroups(Dataset[list[PreparedGroup]]):
+    """A step's worth of rendered groups per index, all of one kind so that rows pad little."""
+
+    def __init__(
+        self, preparer: UniFilterPreparer, stage: JointStage, seed: int, family: str = "core"
+    ) -> None:
+        self._preparer = preparer
+        self._seed = seed
+        self._family = family
+        self._batch = stage.batch
+        self._blind = stage.blind
+        self._share = stage.document_share
+        self._steps = stage.groups // stage.batch
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> list[PreparedGroup]:
+        """The groups of a step; the same step gives the same groups."""
+        documents = int((step + 1) * self._share) > int(step * self._share)
+        make = document_group if documents else caption_group
+        count = max(1, self._batch // _LONGER) if documents else self._batch
+        first = step * self._batch
+        groups = [make(self._seed, first + i, self._family, "BMP") for i in range(count)]
+        prepared = [prepare_group(self._preparer, group) for group in groups]
+        if self._blind:
+            return [PreparedGroup(np.zeros_like(one.pixels), one.rows) for one in prepared]
+        return prepared
+
+
+_LONGER = 4
+"""How many groups of captions take the room of one group of documents, about."""
+
+
+def collate(steps: list[list[PreparedGroup]], image_tokens: int) -> dict[str, Tensor]:
+    """Groups as one batch: rows padded to the longest, each image once.
+
+    `pixels` [images, size, size, 3] uint8; `shown` [IMAGE ids] says which of their embeddings
+    each stands for, in row-major order; `input_ids`, `facts` [rows, longest]; `lengths`,
+    `labels`, `kinds` [rows].
+    """
+    groups = [group for step in steps for group in step]
+    rows = [row for group in groups for row in group.rows]
+    shown, before = [], 0
+    for group in groups:
+        shown += [row.shown + before for row in group.rows]
+        before += len(group.pixels) * image_tokens
+    return {
+        "pixels": torch.from_numpy(np.concatenate([group.pixels for group in groups])),
+        "shown": torch.from_numpy(np.concatenate(shown)),
+        "input_ids": _padded([row.ids for row in rows], 0),
+        "facts": _padded([row.facts for row in rows], IGNORED),
+        "lengths": torch.tensor([len(row.ids) for row in rows]),
+        "labels": torch.tensor([row.label for row in rows]),
+        "kinds": torch.tensor([row.kind for row in rows]),
+    }
+
+
+def _padded(arrays: list[npt.NDArray[Any]], fill: int) -> Tensor:
+    longest = max(len(array) for array in arrays)
+    padded = np.full((len(arrays), longest), fill, np.int64)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded)

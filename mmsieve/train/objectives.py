@@ -1,0 +1,113 @@
+"""What is minimised: modules that take a batch and give a loss, as the stock Trainer wants them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmsieve.images import ImageSpec
+from mmsieve.models.classifier import QualityClassifier
+from mmsieve.train.data import IGNORED
+
+_POSITIVE = 3
+"""The level whose texts are worth learning to write."""
+
+
+class _Pixels(nn.Module):
+    """uint8 pixels to what the tower takes."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self._scale = spec.scale
+        shape = (1, 3, 1, 1)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(shape), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[images, size, size, 3] uint8 -> [images, 3, size, size] normalised."""
+        return (pixels.permute(0, 3, 1, 2).float() * self._scale - self.mean) / self.std
+
+
+class TowerObjective(nn.Module):
+    """Reads every attribute of the object in each cell of a rendered scene from its patch.
+
+    One linear layer per attribute on the tower's last layer; they are thrown away afterwards.
+    """
+
+    def __init__(self, model: QualityClassifier, spec: ImageSpec, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.classifier = model
+        self.pixels = _Pixels(spec)
+        width = model.model.vision_tower.vision_tower["vision_model"].config.hidden_size
+        self.heads = nn.ModuleList(nn.Linear(width, count) for count in classes)
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """`labels` [images, cells, attributes]; the loss is the sum over attributes."""
+        tower = self.classifier.model.vision_tower
+        patches = tower(self.pixels(pixels), self.classifier.config.select_layer)
+        logits = [head(patches) for head in self.heads]
+        losses = [
+            functional.cross_entropy(one.flatten(0, 1).float(), labels[..., index].flatten())
+            for index, one in enumerate(logits)
+        ]
+        guesses = torch.stack([one.argmax(-1) for one in logits], -1)
+        return {"loss": torch.stack(losses).sum(), "logits": guesses}
+
+
+class QualityObjective(nn.Module):
+    """Squared error of the level, as published, and two losses that teach what to look at.
+
+    Captioning: the next token of texts of level 3, through the tied embeddings. Wrong words: for
+    each word that states a fact, whether the image contradicts it (a linear layer that is thrown
+    away afterwards). From scratch the level alone does not get off the ground.
+    """
+
+    def __init__(
+        self, model: QualityClassifier, spec: ImageSpec, captioning: float, wrong_words: float
+    ) -> None:
+        super().__init__()
+        self.classifier = model
+        self.pixels = _Pixels(spec)
+        self.word = nn.Linear(model.score.in_features, 1)
+        self._captioning = captioning
+        self._wrong_words = wrong_words
+        self.parts: dict[str, float] = {}
+        """Each loss of the last step."""
+
+    def forward(
+        self,
+        pixels: Tensor,
+        shown: Tensor,
+        input_ids: Tensor,
+        facts: Tensor,
+        lengths: Tensor,
+        labels: Tensor,
+        kinds: Tensor,
+    ) -> dict[str, Tensor]:
+        """A batch of `mmsieve.train.data.collate`."""
+        embeddings = self.classifier.encode_images(self.pixels(pixels)).flatten(0, 1)[shown]
+        hidden = self.classifier.hidden_states(input_ids, embeddings)
+        rows = torch.arange(len(lengths), device=lengths.device)
+        scores = self.classifier.score(hidden[rows, lengths - 1])[:, 0].float()
+        losses = {"level": functional.mse_loss(scores, labels.float())}
+        if self.training:
+            losses["captioning"] = self._captioning * self._language(hidden, input_ids, labels)
+            losses["wrong_words"] = self._wrong_words * self._words(hidden, facts)
+            self.parts = {name: float(loss.detach()) for name, loss in losses.items()}
+        return {"loss": torch.stack(list(losses.values())).sum(), "logits": scores}
+
+    def _language(self, hidden: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
+        positive = labels == _POSITIVE
+        ids, states = input_ids[positive, 1:], hidden[positive, :-1]
+        text = ids > 0  # neither an image nor padding, whose id the tokenizer keeps for itself
+        table = self.classifier.model.embed_tokens.weight
+        return functional.cross_entropy((states[text] @ table.T).float(), ids[text])
+
+    def _words(self, hidden: Tensor, facts: Tensor) -> Tensor:
+        told = facts != IGNORED
+        guesses = self.word(hidden[told])[:, 0].float()
+        return functional.binary_cross_entropy_with_logits(guesses, facts[told].float())

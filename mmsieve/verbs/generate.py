@@ -1,0 +1,176 @@
+"""generate: a teacher's texts of known quality over images -> training data."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from cyclopts import Parameter
+
+from mmsieve.errors import RequestError
+from mmsieve.generate.files import IMAGES, TrainingFiles
+from mmsieve.generate.groups import Group
+from mmsieve.generate.rendered import caption_group, document_group
+from mmsieve.generate.shards import write_shards
+from mmsieve.progress import show_progress
+from mmsieve.rendered.scenes import WORLDS
+from mmsieve.sample import Sample
+from mmsieve.shard_job import Progress as Advance
+from mmsieve.table import check_folder, make_folder, write_atomically
+
+_LEVELS = 4
+_CLAIM = "generate.json"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """What to generate, and where it goes."""
+
+    teacher: Literal["rendered"]
+    """Who writes the texts. rendered: draws scenes and writes over them, truth known."""
+    count: int
+    """Texts to write, train and val together; each image, or each document's images, gets four."""
+    seed: int = 0
+    """The same seed gives the same images and texts."""
+    val_fraction: float = 0.0
+    """Part of the images whose texts go to val.json."""
+    family: Literal["core", "many", "chart", "table"] = "core"
+    """Kind of rendered scenes; the bundled models know the core ones."""
+    shards: bool = False
+    """Also write the texts as samples in tars, in `shards`, with their level as metadata."""
+    shard_size: int = 1000
+    """Samples of a tar."""
+    overwrite: bool = False
+    """Start again, also where the folder holds other training data."""
+    dry_run: bool = False
+    """Say what would be written, and stop."""
+    quiet: bool = False
+    """No progress; only the summary."""
+
+    def check(self) -> None:
+        """Raise RequestError for what can't be meant."""
+        for name in ("count", "shard_size"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise RequestError(f"--{flag} {getattr(self, name)}: must be at least 1")
+        if not 0 <= self.val_fraction <= 1:
+            raise RequestError(f"--val-fraction {self.val_fraction}: must be from 0 to 1")
+        if self.seed < 0:
+            raise RequestError(f"--seed {self.seed}: must be 0 or more")
+        if self.family not in WORLDS:
+            raise RequestError(f"--family {self.family}: not one of {', '.join(WORLDS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateReport:
+    """How a generation went."""
+
+    out: Path
+    seconds: float
+    written: dict[str, int] = field(default_factory=dict)
+    """File -> its texts."""
+    tars: int = 0
+    notes: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+    """Always empty: the rendered teacher never fails at a text."""
+
+    def summary(self) -> str:
+        """What a user should know, the last line with counts, seconds and the output's path."""
+        counts = ", ".join(f"{count} texts in {name}" for name, count in self.written.items())
+        tars = f", {self.tars} tars" if self.tars else ""
+        last = f"{counts or 'nothing written'}{tars} in {self.seconds:.1f} s: {self.out}"
+        return "\n".join([*self.notes, last])
+
+
+def generate_captions(*, out: Path, options: GenerateOptions) -> GenerateReport:
+    """Write captions at the four quality levels over single images.
+
+    Parameters
+    ----------
+    out
+        Folder of train.json, val.json and the images.
+    """
+    return _generate("captions", caption_group, Path(out), options)
+
+
+def generate_documents(*, out: Path, options: GenerateOptions) -> GenerateReport:
+    """Write whole documents at the four quality levels around several images.
+
+    Parameters
+    ----------
+    out
+        Folder of train.json, val.json and the images.
+    """
+    return _generate("documents", document_group, Path(out), options)
+
+
+MakeGroup = Callable[[int, int, str], Group]
+
+
+def _generate(what: str, make: MakeGroup, out: Path, options: GenerateOptions) -> GenerateReport:
+    started = time.monotonic()
+    options.check()
+    check_folder(out)
+    groups = -(-options.count // _LEVELS)
+    claim = {"what": what, **asdict(replace(options, overwrite=False, dry_run=False, quiet=False))}
+    if _is_done(out, claim, options.overwrite) or options.dry_run:
+        note = "would write" if options.dry_run else "done before:"
+        notes = (f"{note} {options.count} {what} over the images of {groups} scenes",)
+        return GenerateReport(out=out, seconds=time.monotonic() - started, notes=notes)
+    make_folder(out)
+    (out / _CLAIM).unlink(missing_ok=True)
+    files, tars = TrainingFiles(out), 0
+    with show_progress(what, options.count, options.quiet, "texts") as advance:
+        samples = _samples(_pieces(make, groups, options), files, advance)
+        if options.shards:
+            tars = write_shards(samples, out / "shards", options.shard_size)
+        else:
+            deque(samples, maxlen=0)
+    written = files.finish()
+    text = json.dumps({"request": claim, "written": written}, indent=2) + "\n"
+    write_atomically(out / _CLAIM, lambda path: path.write_text(text) and None)
+    return GenerateReport(out=out, seconds=time.monotonic() - started, written=written, tars=tars)
+
+
+def _is_done(out: Path, claim: dict[str, object], overwrite: bool) -> bool:
+    """Whether the folder holds just this; raises RequestError where it holds something else."""
+    file = out / _CLAIM
+    if overwrite or not out.is_dir() or not any(out.iterdir()):
+        return False
+    if not file.is_file():
+        if (out / IMAGES).is_dir():  # an interrupted generation: the files come last
+            return False
+        raise RequestError(f"--out {out}: not empty, and not made by generate; choose another")
+    if json.loads(file.read_text("utf-8"))["request"] != claim:
+        raise RequestError(
+            f"--out {out}: holds other training data; choose another, or --overwrite"
+        )
+    return True
+
+
+Piece = tuple[Group, int, bool]
+"""A group, how many of its texts are wanted, whether they are for validation."""
+
+
+def _pieces(make: MakeGroup, groups: int, options: GenerateOptions) -> Iterator[Piece]:
+    order = np.random.default_rng((options.seed, 7)).permutation(groups)
+    val = set(order[: round(groups * options.val_fraction)].tolist())
+    for index in range(groups):
+        count = min(_LEVELS, options.count - index * _LEVELS)
+        yield make(options.seed, index, options.family), count, index in val
+
+
+def _samples(pieces: Iterator[Piece], files: TrainingFiles, advance: Advance) -> Iterator[Sample]:
+    """Write the groups to the training files, and give each text as a sample."""
+    for group, count, is_val in pieces:
+        files.add(group, count, is_val)
+        for index, told in enumerate(group.texts[:count]):
+            key = f"{group.key}-{index}"
+            truth = {"uid": key, "level": int(told.label)}
+            yield replace(group.sample(told), key=key, metadata=truth)
+        advance(count, count)
