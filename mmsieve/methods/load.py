@@ -8,6 +8,7 @@ from mmsieve.annotator import Row, RunnerOptions
 from mmsieve.devices import resolve_device, resolve_dtype
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods.unifilter import ScoringOptions, UniFilter
+from mmsieve.models.catalog import bundled_folder, bundled_names
 from mmsieve.models.files import HUB_ID, hub_folder
 from mmsieve.models.released import open_checkpoint
 from mmsieve.sample import Sample
@@ -27,7 +28,12 @@ def load_annotator(model: str, options: ScoringOptions | None = None) -> UniFilt
 
 def find_model(model: str) -> Path:
     """The folder of a model; raises RequestError, in one line, where there is none."""
-    allowed = "a folder with config.json and *.safetensors, or a Hugging Face id (owner/name)"
+    allowed = (
+        f"a bundled model ({', '.join(bundled_names())}), a folder with config.json and "
+        "*.safetensors, or a Hugging Face id (owner/name)"
+    )
+    if (bundled := bundled_folder(model)) is not None:
+        return bundled
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder

@@ -162,6 +162,11 @@ class World:
     words: tuple[str, ...] = WORDS
     sign_share: float = 0.1
 
+    @property
+    def has_things(self) -> bool:
+        """Whether its scenes are made of objects; documents are only written over those."""
+        return self.name not in ("chart", "table")
+
     def values(self, attribute: str) -> tuple[str, ...]:
         """What an attribute of an object may be."""
         return {

@@ -13,7 +13,7 @@ from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter import UniFilter
 from mmsieve.models.classifier import QualityClassifier
 from mmsieve.models.storage import load_classifier, save_classifier
-from mmsieve.train.cells import ATTRIBUTES, RenderedCells, collate_cells
+from mmsieve.train.cells import CLASSES, RenderedCells, collate_cells
 from mmsieve.train.claim import write_claim
 from mmsieve.train.data import RenderedGroups, collate
 from mmsieve.train.objectives import QualityObjective, TowerObjective
@@ -58,15 +58,13 @@ class Training:
     def _tower(self, folder: Path) -> None:
         annotator, model = self._open("start")
         wanted = self.recipe.tower
-        classes = [len(values) for values in ATTRIBUTES.values()]
         size = annotator.checkpoint.image.size
-        steps = wanted.groups // wanted.batch
-        objective = TowerObjective(model, annotator.checkpoint.image, classes)
+        objective = TowerObjective(model, annotator.checkpoint.image, CLASSES)
         self._train(
             Stage(
                 name="tower",
                 objective=objective,
-                data=RenderedCells(steps, wanted.batch, self.recipe.seed, size),
+                data=RenderedCells(wanted, self.recipe.seed, size),
                 collate=collate_cells,
                 optimisation=wanted,
                 seed=self.recipe.seed,

@@ -13,10 +13,12 @@ from torch.utils.data import Dataset
 from mmsieve.generate.groups import Group, LabelledText, Span
 from mmsieve.generate.rendered import caption_group, document_group
 from mmsieve.methods.unifilter_inputs import IMAGE, Item, UniFilterPreparer
+from mmsieve.rendered.scenes import WORLDS
 from mmsieve.train.recipe import JointStage
 
 IGNORED = -100
 """A target that no loss looks at, as torch has it."""
+RIGHT, WRONG = 0, 1
 KINDS = ("caption", "document")
 
 
@@ -29,7 +31,7 @@ class Row:
     shown: npt.NDArray[np.int32]
     """Per IMAGE id, which of the group's embeddings (image * tokens per image + token) it is."""
     facts: npt.NDArray[np.int8]
-    """Per id: 1 where it ends a wrong word, 0 a right one, IGNORED elsewhere."""
+    """Per id: WRONG or RIGHT where it ends a word that states a fact, IGNORED elsewhere."""
     label: float
     kind: int
 
@@ -79,7 +81,7 @@ def _facts(
     ends = {end: index for index, (start, end) in enumerate(spans) if end > start}
     if encoded[: len(ids)] != ids.tolist():
         raise ValueError("a training text and its scoring input differ in their ids")
-    for value, known in ((0, labelled.right), (1, labelled.wrong)):
+    for value, known in ((RIGHT, labelled.right), (WRONG, labelled.wrong)):
         for index in _last_tokens(known, ends):
             if index < len(ids):
                 targets[index] = value
@@ -90,15 +92,23 @@ def _last_tokens(words: Sequence[Span], ends: dict[int, int]) -> list[int]:
     return [ends[end] for _, end in words if end in ends]
 
 
+def choose_family(
+    families: dict[str, float], seed: tuple[int, ...], *, only_things: bool = False
+) -> str:
+    """A family by its share, of those whose scenes are made of objects if asked for."""
+    names = [name for name in families if not only_things or WORLDS[name].has_things]
+    shares = np.array([families[name] for name in names])
+    rng = np.random.default_rng(seed)
+    return names[int(rng.choice(len(names), p=shares / shares.sum()))]
+
+
 class RenderedGroups(Dataset[list[PreparedGroup]]):
     """A step's worth of rendered groups per index, all of one kind so that rows pad little."""
 
-    def __init__(
-        self, preparer: UniFilterPreparer, stage: JointStage, seed: int, family: str = "core"
-    ) -> None:
+    def __init__(self, preparer: UniFilterPreparer, stage: JointStage, seed: int) -> None:
         self._preparer = preparer
         self._seed = seed
-        self._family = family
+        self._families = stage.families
         self._batch = stage.batch
         self._blind = stage.blind
         self._share = stage.document_share
@@ -113,7 +123,8 @@ class RenderedGroups(Dataset[list[PreparedGroup]]):
         make = document_group if documents else caption_group
         count = max(1, self._batch // _LONGER) if documents else self._batch
         first = step * self._batch
-        groups = [make(self._seed, first + i, self._family, "BMP") for i in range(count)]
+        family = choose_family(self._families, (self._seed, 3, step), only_things=documents)
+        groups = [make(self._seed, first + i, family, "BMP") for i in range(count)]
         prepared = [prepare_group(self._preparer, group) for group in groups]
         if self._blind:
             return [PreparedGroup(np.zeros_like(one.pixels), one.rows) for one in prepared]

@@ -8,10 +8,13 @@ from torch.nn import functional
 
 from mmsieve.images import ImageSpec
 from mmsieve.models.classifier import QualityClassifier
-from mmsieve.train.data import IGNORED
+from mmsieve.train.data import IGNORED, RIGHT
 
 _POSITIVE = 3
 """The level whose texts are worth learning to write."""
+_PLAIN_WORDS = 0.2
+"""Weight of a word that states nothing, beside one that states a fact: guessing how a sentence
+goes on would drown what the image says."""
 
 
 class _Pixels(nn.Module):
@@ -33,9 +36,9 @@ class _Pixels(nn.Module):
 
 
 class TowerObjective(nn.Module):
-    """Reads every attribute of the object in each cell of a rendered scene from its patch.
+    """Reads from each patch of a rendered scene which cell it is, and what is in it.
 
-    One linear layer per attribute on the tower's last layer; they are thrown away afterwards.
+    One linear layer per question on the tower's last layer; they are thrown away afterwards.
     """
 
     def __init__(self, model: QualityClassifier, spec: ImageSpec, classes: Sequence[int]) -> None:
@@ -46,7 +49,7 @@ class TowerObjective(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, count) for count in classes)
 
     def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """`labels` [images, cells, attributes]; the loss is the sum over attributes."""
+        """`labels` [images, cells, questions]; the loss is the sum over questions."""
         tower = self.classifier.model.vision_tower
         patches = tower(self.pixels(pixels), self.classifier.config.select_layer)
         logits = [head(patches) for head in self.heads]
@@ -61,9 +64,10 @@ class TowerObjective(nn.Module):
 class QualityObjective(nn.Module):
     """Squared error of the level, as published, and two losses that teach what to look at.
 
-    Captioning: the next token of texts of level 3, through the tied embeddings. Wrong words: for
-    each word that states a fact, whether the image contradicts it (a linear layer that is thrown
-    away afterwards). From scratch the level alone does not get off the ground.
+    Captioning: the next token of texts of level 3, and of the words of any text that state a right
+    fact, through the tied embeddings. Wrong words: for each word that states a fact, whether the
+    image contradicts it (a linear layer that is thrown away afterwards). From scratch the level
+    alone does not get off the ground.
     """
 
     def __init__(
@@ -95,17 +99,23 @@ class QualityObjective(nn.Module):
         scores = self.classifier.score(hidden[rows, lengths - 1])[:, 0].float()
         losses = {"level": functional.mse_loss(scores, labels.float())}
         if self.training:
-            losses["captioning"] = self._captioning * self._language(hidden, input_ids, labels)
+            losses["captioning"] = self._captioning * self._language(
+                hidden, input_ids, facts, labels
+            )
             losses["wrong_words"] = self._wrong_words * self._words(hidden, facts)
             self.parts = {name: float(loss.detach()) for name, loss in losses.items()}
         return {"loss": torch.stack(list(losses.values())).sum(), "logits": scores}
 
-    def _language(self, hidden: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
-        positive = labels == _POSITIVE
-        ids, states = input_ids[positive, 1:], hidden[positive, :-1]
-        text = ids > 0  # neither an image nor padding, whose id the tokenizer keeps for itself
+    def _language(self, hidden: Tensor, input_ids: Tensor, facts: Tensor, labels: Tensor) -> Tensor:
+        ids, states = input_ids[:, 1:], hidden[:, :-1]
+        # Neither images nor padding, whose id no text has.
+        positive = (labels == _POSITIVE)[:, None] & (ids > 0)
+        weights = _PLAIN_WORDS * positive.float() + (facts[:, 1:] == RIGHT).float()
+        told = weights > 0
         table = self.classifier.model.embed_tokens.weight
-        return functional.cross_entropy((states[text] @ table.T).float(), ids[text])
+        logits = (states[told] @ table.T).float()
+        losses = functional.cross_entropy(logits, ids[told], reduction="none")
+        return (losses * weights[told]).sum() / weights[told].sum()
 
     def _words(self, hidden: Tensor, facts: Tensor) -> Tensor:
         told = facts != IGNORED

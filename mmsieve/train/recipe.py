@@ -41,7 +41,9 @@ class Optimisation(_Part):
     weight_decay: float = 0.02
     clip: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
-    save_steps: int = 1000
+    save_steps: int = 500
+    families: dict[str, float] = {"core": 1.0}
+    """Kinds of rendered scenes, and how often each comes."""
 
 
 class JointStage(Optimisation):

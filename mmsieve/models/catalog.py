@@ -1,0 +1,62 @@
+"""Models by name: those in the package, and the released ones that are known to work."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_BUNDLED = Path(__file__).parent.parent / "bundled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A checkpoint that a user can name."""
+
+    name: str
+    verb: str
+    """What it is for."""
+    size: str
+    """Weights, and what they take on disk."""
+    licence: str
+    trained_on: str
+    """Where its training texts come from: some licences forbid to learn from a model's answers."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it lies in the package; None for one that has to be fetched."""
+        folder = _BUNDLED / self.name
+        return folder if folder.is_dir() else None
+
+
+CATALOG = (
+    Known(
+        name="unifilter-tiny",
+        verb="score",
+        size="1.9 M weights, 3.8 MB",
+        licence="Apache-2.0",
+        trained_on="rendered scenes only: for trying things, not for photographs",
+    ),
+    Known(
+        name="weizhiwang/UniFilter-Qwen2.5-1.5B",
+        verb="score",
+        size="2.0 B weights, about 4 GB",
+        licence="MIT",
+        trained_on="texts that Claude 3 or 3.5 wrote: mind its terms",
+    ),
+    Known(
+        name="weizhiwang/UniFilter-Qwen3-0.6B",
+        verb="score",
+        size="1.0 B weights, about 2 GB",
+        licence="MIT",
+        trained_on="texts that Claude 3 or 3.5 wrote: mind its terms",
+    ),
+)
+"""Licences and sources as on the checkpoints' cards (UniFilter: github.com/Victorwz/UniFilter)."""
+
+
+def bundled_folder(name: str) -> Path | None:
+    """The folder of a bundled model; None where there is none of this name."""
+    return next((known.folder for known in CATALOG if known.name == name), None)
+
+
+def bundled_names() -> list[str]:
+    """The names of the bundled models."""
+    return [known.name for known in CATALOG if known.folder is not None]

@@ -1,0 +1,1 @@
+"""The page: one self-contained HTML file about tables, decisions, metrics and their samples."""
