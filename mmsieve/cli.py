@@ -7,6 +7,7 @@ from typing import Protocol
 from cyclopts import App, CycloptsError
 
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.verbs.demo import demo
 from mmsieve.verbs.evaluate import evaluate
 from mmsieve.verbs.export import export
 from mmsieve.verbs.filter import filter_tables
@@ -41,6 +42,7 @@ app.command(export)
 app.command(evaluate)
 app.command(report)
 app.command(models)
+app.command(demo)
 
 generation = App(name="generate", help="Write training data: texts of known quality over images.")
 generation.command(generate_captions, name="captions")

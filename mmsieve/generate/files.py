@@ -23,7 +23,7 @@ from mmsieve.table import write_atomically
 IMAGES = "images"
 """Folder of the images, beside the training files."""
 
-_FOLDER = 4
+_FOLDER = 5
 """Letters of a key that name its folder of images: no folder gets too full."""
 
 
@@ -92,15 +92,14 @@ class TrainingFiles:
         self._folder = folder
         self._lines: dict[str, list[str]] = {TRAIN: [], VAL: []}
 
-    def add(self, group: Group, count: int, is_val: bool) -> None:
-        """Write a group's images and take its first `count` texts into one of the files."""
+    def add(self, group: Group, is_val: bool) -> None:
+        """Write a group's images and take its texts into one of the files."""
         for name, data in image_files(group).items():
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        entries = list(group_entries(group))[:count]
         lines = self._lines[VAL if is_val else TRAIN]
-        lines += [json.dumps(entry, ensure_ascii=False) for entry in entries]
+        lines += [json.dumps(entry, ensure_ascii=False) for entry in group_entries(group)]
 
     def finish(self) -> dict[str, int]:
         """Write the files; returns their entries by name."""

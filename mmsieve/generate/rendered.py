@@ -30,7 +30,7 @@ def caption_group(seed: int, index: int, family: str = "core", encoding: str = "
     rng = np.random.default_rng((seed, _CAPTIONS, index))
     scene = sample_scene(family, int(rng.integers(2**62)))
     texts = tuple(_caption(caption) for caption in caption_set(scene, rng))
-    return Group(f"{index:08d}", (_encoded(draw_scene(scene), encoding),), texts)
+    return Group(f"c{index:08d}", (_encoded(draw_scene(scene), encoding),), texts)
 
 
 def document_group(seed: int, index: int, family: str = "core", encoding: str = "PNG") -> Group:
@@ -39,7 +39,7 @@ def document_group(seed: int, index: int, family: str = "core", encoding: str = 
     scenes = sample_scenes(family, rng)
     images = tuple(_encoded(draw_scene(scene), encoding) for scene in scenes)
     texts = tuple(_document(document) for document in document_set(scenes, rng))
-    return Group(f"{index:08d}", images, texts)
+    return Group(f"d{index:08d}", images, texts)
 
 
 def _encoded(image: PillowImage.Image, encoding: str) -> bytes:

@@ -12,7 +12,7 @@ from mmsieve.images import ImageLimits, decode
 from mmsieve.read import ReadOptions, open_shard, parse_record
 from mmsieve.read.ranges import split_files
 from mmsieve.report.numbers import Shown
-from mmsieve.sample import Sample, Text
+from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import Shard, find_files
 
 _SIDE = 320
@@ -35,11 +35,10 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Card:
-    """A sample on the page."""
+class Content:
+    """A sample as it reads."""
 
-    shown: Shown
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Piece, ...] = ()
     more: str = ""
     """What was left out."""
 
@@ -50,18 +49,18 @@ Key = tuple[str, str]
 
 def fetch(
     wanted: Iterable[Shown], sources: Sequence[str], read: ReadOptions
-) -> tuple[dict[Key, Card], list[str]]:
-    """The cards of samples by shard and key, and notes on what was not found.
+) -> tuple[dict[Key, Content], list[str]]:
+    """The content of samples by shard and key, and notes on what was not found.
 
     Shards are named as when they were scored: give the same SOURCEs.
     """
-    by_shard: dict[str, dict[str, Shown]] = {}
+    by_shard: dict[str, set[str]] = {}
     for shown in wanted:
-        by_shard.setdefault(shown.shard, {})[shown.key] = shown
+        by_shard.setdefault(shown.shard, set()).add(shown.key)
     if not sources:
         return {}, ["no shards were given, so there are no pictures: name them after the tables"]
     shards = {shard.name: shard for shard in split_files(find_files(sources).files, read)}
-    cards: dict[Key, Card] = {}
+    found: dict[Key, Content] = {}
     notes: list[str] = []
     missing = sorted(by_shard.keys() - shards.keys())
     if len(missing) == len(by_shard) > 0:
@@ -72,39 +71,37 @@ def fetch(
     notes += [f"shard {name} is not among the shards given" for name in missing]
     for name in sorted(by_shard.keys() & shards.keys()):
         try:
-            cards |= _cards(shards[name], by_shard[name], read)
+            found |= _read(shards[name], by_shard[name], read)
         except ShardError as error:
             notes.append(f"shard {name} could not be read to its end: {error}")
-    return cards, notes
+    return found, notes
 
 
-def _cards(shard: Shard, wanted: dict[str, Shown], read: ReadOptions) -> dict[Key, Card]:
-    cards: dict[Key, Card] = {}
-    left = dict(wanted)
+def _read(shard: Shard, wanted: set[str], read: ReadOptions) -> dict[Key, Content]:
+    """The content of a shard's samples; of a key that comes twice, the first."""
+    found: dict[Key, Content] = {}
     with open_shard(shard, read) as reader:
         for record in reader.records:
-            if record.key not in left or (record.problem and left[record.key].score is not None):
+            place = shard.name, record.key
+            if record.key not in wanted or place in found:
                 continue
-            shown = left.pop(record.key)
             try:
-                cards[shard.name, shown.key] = _card(shown, parse_record(reader.parse, record))
+                found[place] = _content(parse_record(reader.parse, record))
             except SampleError as error:
-                cards[shard.name, shown.key] = Card(shown, (Piece(problem=str(error)),))
-            if not left:
+                found[place] = Content((Piece(problem=str(error)),))
+            if len(found) == len(wanted):
                 break
-    return cards
+    return found
 
 
-def _card(shown: Shown, sample: Sample) -> Card:
+def _content(sample: Sample) -> Content:
     parts = sample.parts[:_MOST_PARTS]
     pieces = tuple(
-        Piece(text=_clipped(part.text))
-        if isinstance(part, Text)
-        else _picture(part.data, part.frame)
+        Piece(text=_clipped(part.text)) if isinstance(part, Text) else _picture(part)
         for part in parts
     )
     left = len(sample.parts) - len(parts)
-    return Card(shown, pieces, f"{left} more parts" if left else "")
+    return Content(pieces, f"{left} more parts" if left else "")
 
 
 def _clipped(text: str) -> str:
@@ -114,9 +111,9 @@ def _clipped(text: str) -> str:
     return clean if left <= 0 else f"{clean[:_MOST_LETTERS]} ... ({left:,} more characters)"
 
 
-def _picture(data: bytes, frame: int) -> Piece:
+def _picture(part: Image) -> Piece:
     try:
-        pixels = decode(data, ImageLimits(), frame, True, False)
+        pixels = decode(part.data, ImageLimits(), part.frame, orient=True, fast=False)
     except SampleError as error:
         return Piece(problem=f"{error.status}: {error}")
     image = PillowImage.fromarray(pixels)

@@ -13,6 +13,9 @@ from mmsieve.report.inputs import Judged
 
 _BINS = 48
 
+FAILED = "Failed"
+"""Title of the samples that have no score."""
+
 
 @dataclass(frozen=True)
 class Bin:
@@ -127,7 +130,7 @@ def _groups(rows: pl.LazyFrame, most: int) -> dict[str, list[Shown]]:
         "Just dropped": _pick(dropped.filter(pl.col("score").is_finite()), most, best=True),
         "Worst": _pick(scored, most, best=False),
         "Kept without a score": _pick(kept.filter(pl.col("score").is_null()), most, best=True),
-        "Failed": _pick(
+        FAILED: _pick(
             rows.filter(~pl.col("score").is_finite() | pl.col("score").is_null()).filter(
                 (decided & ~pl.col("keep")) | (~decided & pl.col("reason").is_not_null())
             ),

@@ -6,9 +6,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mmsieve.report.gallery import Card
+from mmsieve.report.gallery import Content
 from mmsieve.report.inputs import Judged
-from mmsieve.report.numbers import Bin, Numbers
+from mmsieve.report.numbers import Bin, Numbers, Shown
 
 _WIDTH, _HEIGHT = 720.0, 180.0
 
@@ -19,7 +19,7 @@ class Section:
 
     judged: Judged
     numbers: Numbers
-    groups: dict[str, list[Card]]
+    groups: dict[str, list[tuple[Shown, Content]]]
 
     @property
     def facts(self) -> list[tuple[str, str]]:

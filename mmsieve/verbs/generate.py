@@ -34,7 +34,10 @@ class GenerateOptions:
     teacher: Literal["rendered"]
     """Who writes the texts. rendered: draws scenes and writes over them, truth known."""
     count: int
-    """Texts to write, train and val together; each image, or each document's images, gets four."""
+    """Texts to write, train and val together."""
+    texts_per_image: Literal[1, 4] = 4
+    """4: one of each level over every image (or every document's images), as training wants it.
+    1: one of a random level, as in a pool to filter."""
     seed: int = 0
     """The same seed gives the same images and texts."""
     val_fraction: float = 0.0
@@ -58,6 +61,8 @@ class GenerateOptions:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise RequestError(f"--{flag} {getattr(self, name)}: must be at least 1")
+        if self.texts_per_image not in (1, _LEVELS):
+            raise RequestError(f"--texts-per-image {self.texts_per_image}: is 1 or {_LEVELS}")
         if not 0 <= self.val_fraction <= 1:
             raise RequestError(f"--val-fraction {self.val_fraction}: must be from 0 to 1")
         if self.seed < 0:
@@ -116,7 +121,7 @@ def _generate(what: str, make: MakeGroup, out: Path, options: GenerateOptions) -
     started = time.monotonic()
     options.check()
     check_folder(out)
-    groups = -(-options.count // _LEVELS)
+    groups = -(-options.count // options.texts_per_image)
     claim = {"what": what, **asdict(replace(options, overwrite=False, dry_run=False, quiet=False))}
     if _is_done(out, claim, options.overwrite) or options.dry_run:
         note = "would write" if options.dry_run else "done before:"
@@ -153,24 +158,28 @@ def _is_done(out: Path, claim: dict[str, object], overwrite: bool) -> bool:
     return True
 
 
-Piece = tuple[Group, int, bool]
-"""A group, how many of its texts are wanted, whether they are for validation."""
+Piece = tuple[Group, bool]
+"""A group with the texts that are wanted, and whether they are for validation."""
 
 
 def _pieces(make: MakeGroup, groups: int, options: GenerateOptions) -> Iterator[Piece]:
-    order = np.random.default_rng((options.seed, 7)).permutation(groups)
-    val = set(order[: round(groups * options.val_fraction)].tolist())
+    rng = np.random.default_rng((options.seed, 7))
+    val = set(rng.permutation(groups)[: round(groups * options.val_fraction)].tolist())
+    levels = rng.integers(_LEVELS, size=groups)
     for index in range(groups):
-        count = min(_LEVELS, options.count - index * _LEVELS)
-        yield make(options.seed, index, options.family), count, index in val
+        group = make(options.seed, index, options.family)
+        texts = group.texts[: options.count - index * _LEVELS]
+        if options.texts_per_image == 1:
+            texts = group.texts[levels[index] :][:1]
+        yield replace(group, texts=texts), index in val
 
 
 def _samples(pieces: Iterator[Piece], files: TrainingFiles, advance: Advance) -> Iterator[Sample]:
     """Write the groups to the training files, and give each text as a sample."""
-    for group, count, is_val in pieces:
-        files.add(group, count, is_val)
-        for index, told in enumerate(group.texts[:count]):
+    for group, is_val in pieces:
+        files.add(group, is_val)
+        for index, told in enumerate(group.texts):
             key = f"{group.key}-{index}"
             truth = {"uid": key, "level": int(told.label)}
             yield replace(group.sample(told), key=key, metadata=truth)
-        advance(count, count)
+        advance(len(group.texts), len(group.texts))

@@ -1,7 +1,7 @@
 """report: tables, decisions and metrics, with their shards -> one self-contained page."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,9 @@ from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
 from mmsieve.read import ReadOptions
-from mmsieve.report.gallery import Card, Key, fetch
+from mmsieve.report.gallery import Content, Key, fetch
 from mmsieve.report.inputs import sort_inputs
-from mmsieve.report.numbers import Numbers, count
+from mmsieve.report.numbers import FAILED, Numbers, Shown, count
 from mmsieve.report.page import Section, render
 from mmsieve.table import check_folder, make_folder, write_atomically
 
@@ -74,12 +74,14 @@ def report(
     _check(wanted, out)
     given = sort_inputs(inputs)
     counted = [(judged, count(judged, wanted.gallery)) for judged in given.judged]
+    if any(numbers.kept is not None for _, numbers in counted):
+        counted = [(judged, _without_repeats(numbers)) for judged, numbers in counted]
     shown = [one for _, numbers in counted for group in numbers.groups.values() for one in group]
-    cards: dict[Key, Card] = {}
+    contents: dict[Key, Content] = {}
     notes: list[str] = []
     if shown and not wanted.dry_run:
-        cards, notes = fetch(shown, given.sources, read or ReadOptions())
-    sections = [Section(judged, numbers, _groups(numbers, cards)) for judged, numbers in counted]
+        contents, notes = fetch(shown, given.sources, read or ReadOptions())
+    sections = [Section(judged, numbers, _groups(numbers, contents)) for judged, numbers in counted]
     total = len(sections) + len(given.metrics)
     if wanted.dry_run:
         notes = [f"would show {len(shown)} samples"]
@@ -113,9 +115,19 @@ def _check(options: ReportOptions, out: Path) -> None:
 _TITLE = "<title>mmsieve report</title>"
 
 
-def _groups(numbers: Numbers, cards: dict[Key, Card]) -> dict[str, list[Card]]:
+def _without_repeats(numbers: Numbers) -> Numbers:
+    """A table beside its decisions shows only what failed: they show the rest."""
+    if numbers.kept is not None:
+        return numbers
+    failed = {title: group for title, group in numbers.groups.items() if title == FAILED}
+    return replace(numbers, groups=failed)
+
+
+def _groups(
+    numbers: Numbers, contents: dict[Key, Content]
+) -> dict[str, list[tuple[Shown, Content]]]:
     return {
-        title: [cards.get((one.shard, one.key), Card(one, ())) for one in group]
+        title: [(one, contents.get((one.shard, one.key), Content())) for one in group]
         for title, group in numbers.groups.items()
     }
 
