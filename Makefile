@@ -1,15 +1,18 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup test lint format bench clean
+.PHONY: setup demo test lint format bench clean
 
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,fast,ray]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,demo,fast,ray,train]'
 	touch $@
+
+demo: setup
+	$(BIN)/mmsieve demo --out mmsieve-demo
 
 test: setup
 	$(BIN)/python -m pytest

@@ -10,22 +10,43 @@ if TYPE_CHECKING:
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
     from mmsieve.methods.load import load_model
     from mmsieve.methods.unifilter import ScoringOptions
+    from mmsieve.metrics import Metrics
     from mmsieve.read.records import ReadOptions
     from mmsieve.run import RunOptions, RunReport
     from mmsieve.sample import Image, Sample, Text
+    from mmsieve.verbs.demo import DemoReport, demo
+    from mmsieve.verbs.evaluate import EvaluateOptions, EvaluateReport, evaluate
     from mmsieve.verbs.export import ExportOptions, ExportReport, export
     from mmsieve.verbs.filter import CutOptions, FilterReport
     from mmsieve.verbs.filter import filter_tables as filter
+    from mmsieve.verbs.generate import (
+        GenerateOptions,
+        GenerateReport,
+        generate_captions,
+        generate_documents,
+    )
+    from mmsieve.verbs.models import ModelsReport, list_models
+    from mmsieve.verbs.report import PageReport, ReportOptions, report
     from mmsieve.verbs.score import score
+    from mmsieve.verbs.train import TrainReport, train_classifier
 
 __all__ = [
     "CutOptions",
+    "DemoReport",
+    "EvaluateOptions",
+    "EvaluateReport",
     "ExportOptions",
     "ExportReport",
     "FilterReport",
+    "GenerateOptions",
+    "GenerateReport",
     "Image",
+    "Metrics",
     "MmsieveError",
+    "ModelsReport",
+    "PageReport",
     "ReadOptions",
+    "ReportOptions",
     "RequestError",
     "RunOptions",
     "RunReport",
@@ -35,20 +56,37 @@ __all__ = [
     "ShardError",
     "Status",
     "Text",
+    "TrainReport",
+    "demo",
+    "evaluate",
     "export",
     "filter",
+    "generate_captions",
+    "generate_documents",
+    "list_models",
     "load_model",
+    "report",
     "score",
+    "train_classifier",
 ]
 
 _HOMES = {
     "CutOptions": "mmsieve.verbs.filter",
+    "DemoReport": "mmsieve.verbs.demo",
+    "EvaluateOptions": "mmsieve.verbs.evaluate",
+    "EvaluateReport": "mmsieve.verbs.evaluate",
     "ExportOptions": "mmsieve.verbs.export",
     "ExportReport": "mmsieve.verbs.export",
     "FilterReport": "mmsieve.verbs.filter",
+    "GenerateOptions": "mmsieve.verbs.generate",
+    "GenerateReport": "mmsieve.verbs.generate",
     "Image": "mmsieve.sample",
+    "Metrics": "mmsieve.metrics",
     "MmsieveError": "mmsieve.errors",
+    "ModelsReport": "mmsieve.verbs.models",
+    "PageReport": "mmsieve.verbs.report",
     "ReadOptions": "mmsieve.read.records",
+    "ReportOptions": "mmsieve.verbs.report",
     "RequestError": "mmsieve.errors",
     "RunOptions": "mmsieve.run",
     "RunReport": "mmsieve.run",
@@ -58,10 +96,18 @@ _HOMES = {
     "ShardError": "mmsieve.errors",
     "Status": "mmsieve.errors",
     "Text": "mmsieve.sample",
+    "TrainReport": "mmsieve.verbs.train",
+    "demo": "mmsieve.verbs.demo",
+    "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",
     "filter": "mmsieve.verbs.filter",
+    "generate_captions": "mmsieve.verbs.generate",
+    "generate_documents": "mmsieve.verbs.generate",
+    "list_models": "mmsieve.verbs.models",
     "load_model": "mmsieve.methods.load",
+    "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",
+    "train_classifier": "mmsieve.verbs.train",
 }
 
 

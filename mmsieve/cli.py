@@ -12,7 +12,7 @@ from mmsieve.verbs.evaluate import evaluate
 from mmsieve.verbs.export import export
 from mmsieve.verbs.filter import filter_tables
 from mmsieve.verbs.generate import generate_captions, generate_documents
-from mmsieve.verbs.models import models
+from mmsieve.verbs.models import list_models
 from mmsieve.verbs.report import report
 from mmsieve.verbs.score import score
 from mmsieve.verbs.train import train_classifier
@@ -41,7 +41,7 @@ app.command(filter_tables, name="filter")
 app.command(export)
 app.command(evaluate)
 app.command(report)
-app.command(models)
+app.command(list_models, name="models")
 app.command(demo)
 
 generation = App(name="generate", help="Write training data: texts of known quality over images.")

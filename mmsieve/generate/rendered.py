@@ -4,6 +4,7 @@ Everything follows from a seed and an index, so any group can be made again alon
 in any process.
 """
 
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -20,32 +21,47 @@ from mmsieve.generate.groups import (
 from mmsieve.rendered.captions import Caption, caption_set
 from mmsieve.rendered.documents import Document, document_set, sample_scenes
 from mmsieve.rendered.draw import draw_scene
-from mmsieve.rendered.scenes import sample_scene
+from mmsieve.rendered.scenes import Scene, sample_scene
 
 _CAPTIONS, _DOCUMENTS = 0, 1
 
 
-def caption_group(seed: int, index: int, family: str = "core", encoding: str = "PNG") -> Group:
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What is drawn, and how it is kept."""
+
+    family: str = "core"
+    """Kind of scenes: a name of WORLDS."""
+    encoding: str = "PNG"
+    """A lossless format of Pillow's."""
+    blank: bool = False
+    """Keep the texts and show nothing: a control of what they give away by themselves."""
+
+    def draw(self, scene: Scene) -> bytes:
+        """The picture of a scene, encoded."""
+        image = draw_scene(scene)
+        if self.blank:
+            image = PillowImage.new("RGB", image.size)
+        buffer = BytesIO()
+        image.save(buffer, self.encoding)
+        return buffer.getvalue()
+
+
+def caption_group(seed: int, index: int, drawing: Drawing = Drawing()) -> Group:
     """A scene and its four captions, in the order of the levels."""
     rng = np.random.default_rng((seed, _CAPTIONS, index))
-    scene = sample_scene(family, int(rng.integers(2**62)))
+    scene = sample_scene(drawing.family, int(rng.integers(2**62)))
     texts = tuple(_caption(caption) for caption in caption_set(scene, rng))
-    return Group(f"c{index:08d}", (_encoded(draw_scene(scene), encoding),), texts)
+    return Group(f"c{index:08d}", (drawing.draw(scene),), texts)
 
 
-def document_group(seed: int, index: int, family: str = "core", encoding: str = "PNG") -> Group:
+def document_group(seed: int, index: int, drawing: Drawing = Drawing()) -> Group:
     """Two or three scenes and the four documents around them, in the order of the levels."""
     rng = np.random.default_rng((seed, _DOCUMENTS, index))
-    scenes = sample_scenes(family, rng)
-    images = tuple(_encoded(draw_scene(scene), encoding) for scene in scenes)
+    scenes = sample_scenes(drawing.family, rng)
+    images = tuple(drawing.draw(scene) for scene in scenes)
     texts = tuple(_document(document) for document in document_set(scenes, rng))
     return Group(f"d{index:08d}", images, texts)
-
-
-def _encoded(image: PillowImage.Image, encoding: str) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, encoding)
-    return buffer.getvalue()
 
 
 def _caption(caption: Caption) -> LabelledText:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmsieve.generate.groups import Group, LabelledText, Span
-from mmsieve.generate.rendered import caption_group, document_group
+from mmsieve.generate.rendered import Drawing, caption_group, document_group
 from mmsieve.methods.unifilter_inputs import IMAGE, Item, UniFilterPreparer
 from mmsieve.rendered.scenes import WORLDS
 from mmsieve.train.recipe import JointStage
@@ -110,7 +110,7 @@ class RenderedGroups(Dataset[list[PreparedGroup]]):
         self._seed = seed
         self._families = stage.families
         self._batch = stage.batch
-        self._blind = stage.blind
+        self._blank = stage.blank_images
         self._share = stage.document_share
         self._steps = stage.groups // stage.batch
 
@@ -124,11 +124,9 @@ class RenderedGroups(Dataset[list[PreparedGroup]]):
         count = max(1, self._batch // _LONGER) if documents else self._batch
         first = step * self._batch
         family = choose_family(self._families, (self._seed, 3, step), only_things=documents)
-        groups = [make(self._seed, first + i, family, "BMP") for i in range(count)]
-        prepared = [prepare_group(self._preparer, group) for group in groups]
-        if self._blind:
-            return [PreparedGroup(np.zeros_like(one.pixels), one.rows) for one in prepared]
-        return prepared
+        drawing = Drawing(family=family, encoding="BMP", blank=self._blank)
+        groups = [make(self._seed, first + i, drawing) for i in range(count)]
+        return [prepare_group(self._preparer, group) for group in groups]
 
 
 _LONGER = 4

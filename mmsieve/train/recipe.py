@@ -57,8 +57,8 @@ class JointStage(Optimisation):
     """Weight of the loss of telling each stated fact's right from wrong."""
     document_share: float = Field(0.25, ge=0, le=1)
     """Steps that see documents."""
-    blind: bool = False
-    """Show black images: what the texts alone give away."""
+    blank_images: bool = False
+    """Show blank images: a control of what the texts alone give away."""
 
 
 class Recipe(_Part):

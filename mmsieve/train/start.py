@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mmsieve.generate.rendered import caption_group, document_group
+from mmsieve.generate.rendered import Drawing, caption_group, document_group
 from mmsieve.images import ImageSpec
 from mmsieve.models.classifier import QualityClassifier, QualityConfig
 from mmsieve.models.released import ARCHITECTURES, Checkpoint
@@ -104,7 +104,7 @@ def _texts() -> Iterator[str]:
     """Texts of all families without writing errors, so that a misspelt word falls to pieces."""
     for family in WORLDS:
         for index in range(_SCENES):
-            for told in caption_group(0, index, family).texts:
+            for told in caption_group(0, index, Drawing(family=family)).texts:
                 yield told.text
     for index in range(_SCENES):
         yield document_group(0, index).texts[-1].text

@@ -1,6 +1,7 @@
 """generate: a teacher's texts of known quality over images -> training data."""
 
 import json
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,9 +13,9 @@ import numpy as np
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
-from mmsieve.generate.files import IMAGES, TrainingFiles
+from mmsieve.generate.files import IMAGES, TRAIN, VAL, TrainingFiles
 from mmsieve.generate.groups import Group
-from mmsieve.generate.rendered import caption_group, document_group
+from mmsieve.generate.rendered import Drawing, caption_group, document_group
 from mmsieve.generate.shards import write_shards
 from mmsieve.progress import show_progress
 from mmsieve.rendered.scenes import WORLDS
@@ -24,6 +25,7 @@ from mmsieve.table import check_folder, make_folder, write_atomically
 
 _LEVELS = 4
 _CLAIM = "generate.json"
+_SHARDS = "shards"
 
 
 @Parameter(name="*")
@@ -44,12 +46,14 @@ class GenerateOptions:
     """Part of the images whose texts go to val.json."""
     family: Literal["core", "many", "chart", "table"] = "core"
     """Kind of rendered scenes; the bundled models know the core ones."""
+    blank_images: bool = False
+    """Draw nothing: a control of what the texts alone give away."""
     shards: bool = False
     """Also write the texts as samples in tars, in `shards`, with their level as metadata."""
     shard_size: int = 1000
     """Samples of a tar."""
     overwrite: bool = False
-    """Start again, also where the folder holds other training data."""
+    """Start again, also where the folder holds other training data, which is removed."""
     dry_run: bool = False
     """Say what would be written, and stop."""
     quiet: bool = False
@@ -111,10 +115,12 @@ def generate_documents(*, out: Path, options: GenerateOptions) -> GenerateReport
     out
         Folder of train.json, val.json and the images.
     """
+    if options.family in WORLDS and not WORLDS[options.family].has_things:
+        raise RequestError(f"--family {options.family}: documents are written over core or many")
     return _generate("documents", document_group, Path(out), options)
 
 
-MakeGroup = Callable[[int, int, str], Group]
+MakeGroup = Callable[[int, int, Drawing], Group]
 
 
 def _generate(what: str, make: MakeGroup, out: Path, options: GenerateOptions) -> GenerateReport:
@@ -127,13 +133,12 @@ def _generate(what: str, make: MakeGroup, out: Path, options: GenerateOptions) -
         note = "would write" if options.dry_run else "done before:"
         notes = (f"{note} {options.count} {what} over the images of {groups} scenes",)
         return GenerateReport(out=out, seconds=time.monotonic() - started, notes=notes)
-    make_folder(out)
-    (out / _CLAIM).unlink(missing_ok=True)
+    _clear(out)
     files, tars = TrainingFiles(out), 0
     with show_progress(what, options.count, options.quiet, "texts") as advance:
         samples = _samples(_pieces(make, groups, options), files, advance)
         if options.shards:
-            tars = write_shards(samples, out / "shards", options.shard_size)
+            tars = write_shards(samples, out / _SHARDS, options.shard_size)
         else:
             deque(samples, maxlen=0)
     written = files.finish()
@@ -142,15 +147,24 @@ def _generate(what: str, make: MakeGroup, out: Path, options: GenerateOptions) -
     return GenerateReport(out=out, seconds=time.monotonic() - started, written=written, tars=tars)
 
 
+def _clear(out: Path) -> None:
+    """Remove what an earlier generation left, and only that."""
+    make_folder(out)
+    for name in (_CLAIM, TRAIN, VAL):
+        (out / name).unlink(missing_ok=True)
+    for name in (IMAGES, _SHARDS):
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
 def _is_done(out: Path, claim: dict[str, object], overwrite: bool) -> bool:
     """Whether the folder holds just this; raises RequestError where it holds something else."""
     file = out / _CLAIM
-    if overwrite or not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or not any(out.iterdir()):
         return False
-    if not file.is_file():
-        if (out / IMAGES).is_dir():  # an interrupted generation: the files come last
-            return False
+    if not file.is_file() and not (out / IMAGES).is_dir():  # images alone: it was interrupted
         raise RequestError(f"--out {out}: not empty, and not made by generate; choose another")
+    if overwrite or not file.is_file():
+        return False
     if json.loads(file.read_text("utf-8"))["request"] != claim:
         raise RequestError(
             f"--out {out}: holds other training data; choose another, or --overwrite"
@@ -166,8 +180,9 @@ def _pieces(make: MakeGroup, groups: int, options: GenerateOptions) -> Iterator[
     rng = np.random.default_rng((options.seed, 7))
     val = set(rng.permutation(groups)[: round(groups * options.val_fraction)].tolist())
     levels = rng.integers(_LEVELS, size=groups)
+    drawing = Drawing(family=options.family, blank=options.blank_images)
     for index in range(groups):
-        group = make(options.seed, index, options.family)
+        group = make(options.seed, index, drawing)
         texts = group.texts[: options.count - index * _LEVELS]
         if options.texts_per_image == 1:
             texts = group.texts[levels[index] :][:1]

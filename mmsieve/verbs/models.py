@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from rich.console import Console
-from rich.table import Table
-
 from mmsieve.models.catalog import CATALOG, Known
 
 
@@ -17,19 +14,20 @@ class ModelsReport:
     """Always empty."""
 
     def summary(self) -> str:
-        """A table, as wide as the terminal."""
-        table = Table("model", "for", "size", "licence", "trained on", "where", box=None)
-        for known in self.models:
-            where = "bundled" if known.folder is not None else "hub"
-            row = (known.name, known.verb, known.size, known.licence, known.trained_on, where)
-            table.add_row(*row)
-        console = Console()
-        with console.capture() as capture:
-            console.print(table)
-        return capture.get().rstrip("\n")
+        """A few lines per model; names stand alone, to be copied."""
+        return "\n".join(line for known in self.models for line in _lines(known))
 
 
-def models() -> ModelsReport:
+def _lines(known: Known) -> list[str]:
+    where = "in the package" if known.folder is not None else "on the Hugging Face hub"
+    return [
+        known.name,
+        f"    for {known.verb}; {known.size}; {known.licence}; {where}",
+        f"    trained on {known.trained_on}",
+    ]
+
+
+def list_models() -> ModelsReport:
     """List the bundled and the known released models, with size and licence.
 
     Any other checkpoint of the same families works too: give its folder or Hugging Face id.

@@ -9,11 +9,11 @@ from pathlib import Path
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
+from mmsieve.page.gallery import Content, Key, fetch
+from mmsieve.page.html import Section, render
+from mmsieve.page.inputs import sort_inputs
+from mmsieve.page.numbers import FAILED, Numbers, Shown, count
 from mmsieve.read import ReadOptions
-from mmsieve.report.gallery import Content, Key, fetch
-from mmsieve.report.inputs import sort_inputs
-from mmsieve.report.numbers import FAILED, Numbers, Shown, count
-from mmsieve.report.page import Section, render
 from mmsieve.table import check_folder, make_folder, write_atomically
 
 

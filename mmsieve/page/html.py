@@ -6,9 +6,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mmsieve.report.gallery import Content
-from mmsieve.report.inputs import Judged
-from mmsieve.report.numbers import Bin, Numbers, Shown
+from mmsieve.page.gallery import Content
+from mmsieve.page.inputs import Judged
+from mmsieve.page.numbers import Bin, Numbers, Shown
 
 _WIDTH, _HEIGHT = 720.0, 180.0
 
@@ -48,7 +48,7 @@ def render(
 ) -> str:
     """The whole page. Every text in it is escaped; it has no script and asks for nothing."""
     environment = Environment(
-        loader=PackageLoader("mmsieve.report", "."),
+        loader=PackageLoader("mmsieve.page", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from mmsieve.decisions import KIND as DECISIONS
-from mmsieve.report.inputs import Judged
+from mmsieve.page.inputs import Judged
 
 _BINS = 48
 

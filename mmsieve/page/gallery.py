@@ -9,9 +9,9 @@ from PIL import Image as PillowImage
 
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.images import ImageLimits, decode
+from mmsieve.page.numbers import Shown
 from mmsieve.read import ReadOptions, open_shard, parse_record
 from mmsieve.read.ranges import split_files
-from mmsieve.report.numbers import Shown
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import Shard, find_files
 
