@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
-COMMANDS = (["-m", "benchmarks.filter_memory", "--rows", "2000000"],)
+COMMANDS = (
+    ["-m", "benchmarks.held_out"],
+    ["-m", "benchmarks.filter_memory", "--rows", "2000000"],
+)
 
 for command in COMMANDS:
     print("python", *command, flush=True)

@@ -195,6 +195,14 @@ def test_a_wrong_recipe_is_refused_in_one_line(tmp_path, capsys, recipe, says):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_recipe_may_change_another_one():
+    blank, whole = load_recipe("unifilter-tiny-blank"), load_recipe("unifilter-tiny")
+    assert blank.joint.blank_images
+    changed = {"joint": {"blank_images": False}, "name": "unifilter-tiny"}
+    joint = blank.joint.model_copy(update=changed["joint"])
+    assert blank.model_copy(update=changed | {"joint": joint}) == whole
+
+
 def test_a_folder_of_something_else_is_left_alone(trained, tmp_path):
     shutil.copy(trained / "config.json", tmp_path / "config.json")
     for overwrite in (False, True):

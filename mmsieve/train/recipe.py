@@ -82,31 +82,39 @@ class Recipe(_Part):
 def load_recipe(recipe: str, smoke: bool = False, seed: int | None = None) -> Recipe:
     """A bundled recipe by name, or the TOML file at a path; raises RequestError.
 
-    A file's `[smoke.*]` tables say what a trial of seconds changes; `smoke` applies them. A
-    `seed` other than the recipe's gives other weights and other scenes.
+    `base` in a file names a bundled recipe that it changes. Its `[smoke.*]` tables say what a trial
+    of seconds changes; `smoke` applies them. A `seed` other than the recipe's gives other weights
+    and other scenes.
     """
-    path = Path(recipe)
+    values = _read(recipe)
+    trial = values.pop("smoke", {})
+    values = _merged(values, trial if smoke else {})
+    values |= {} if seed is None else {"seed": seed}
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RequestError(f"{recipe}: {where}: {first['msg']}") from error
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    """The values of a recipe, on top of those of its base."""
     bundled = {Path(entry.name).stem: entry for entry in _BUNDLED.iterdir() if entry.is_file()}
+    path = Path(recipe)
     if path.suffix == ".toml" and path.is_file():
         text = path.read_text("utf-8")
     elif recipe in bundled:
         text = bundled[recipe].read_text("utf-8")
     else:
-        raise RequestError(
-            f"no recipe {recipe!r}: give a .toml file, or one of {', '.join(sorted(bundled))}"
-        )
+        names = ", ".join(sorted(bundled))
+        raise RequestError(f"no recipe {recipe!r}: give a .toml file, or one of {names}")
     try:
         values = tomllib.loads(text)
-        trial = values.pop("smoke", {})
-        values = _merged(values, trial if smoke else {})
-        values |= {} if seed is None else {"seed": seed}
-        return Recipe(**values)
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"{recipe}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"{recipe}: {where}: {first['msg']}") from error
+    base = values.pop("base", None)
+    return values if base is None else _merged(_read(str(base)), values)
 
 
 def _merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

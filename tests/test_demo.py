@@ -1,0 +1,82 @@
+"""demo: the whole pipeline as a newcomer runs it; and the bundled model that it runs on."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmsieve
+from mmsieve import EvaluateOptions, GenerateOptions, RequestError
+from mmsieve.cli import main
+from mmsieve.models.catalog import CATALOG, bundled_names
+
+
+def test_the_demo_keeps_what_is_right(tmp_path):
+    command = [sys.executable, "-m", "mmsieve", "demo", "--count", "480", "--out", "made"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    shown = [line for line in done.stdout.splitlines() if line.startswith("$ mmsieve ")]
+    verbs = [line.split()[2] for line in shown]
+    assert verbs == ["generate"] * 2 + ["score"] + ["filter"] * 3 + ["export", "report"]
+    report = mmsieve.demo(out=tmp_path / "made", count=480, quiet=True)  # everything is there
+    kept, pool = report.kept["top"], report.pool
+    assert sum(pool.values()) == 480
+    assert sum(kept.values()) == report.read_back == 120
+    assert kept[3] / 120 > 0.85
+    assert abs(pool[3] / 480 - 0.25) < 0.08
+    assert sum(report.kept["random"].values()) == 120
+    assert report.kept["random"][3] / 120 < 0.4
+    page = (tmp_path / "made" / "report.html").stat()
+    assert 100_000 < page.st_size < 10_000_000
+    assert "right" in done.stdout.split("Shares:")[1]
+
+
+def test_a_demo_that_is_too_small_is_refused(tmp_path):
+    with pytest.raises(RequestError, match="--count"):
+        mmsieve.demo(out=tmp_path / "out", count=3)
+
+
+@pytest.mark.parametrize("what", ["captions", "documents"])
+def test_the_bundled_classifier_masters_scenes_it_never_saw(tmp_path, what):
+    make = mmsieve.generate_captions if what == "captions" else mmsieve.generate_documents
+    options = GenerateOptions(teacher="rendered", count=600, seed=4242, quiet=True)
+    make(out=tmp_path / "data", options=options)
+    report = mmsieve.evaluate(
+        model="unifilter-tiny",
+        data=tmp_path / "data" / "train.json",
+        out=tmp_path / "metrics",
+        run=EvaluateOptions(quiet=True),
+    )
+    assert report.overall is not None
+    assert report.overall.accuracy > 0.93
+    assert report.overall.f1 > 0.92
+
+
+def test_bundled_models_are_small_and_say_what_they_are():
+    assert bundled_names() == ["unifilter-tiny"]
+    for known in CATALOG:
+        if known.folder is None:
+            continue
+        files = list(known.folder.iterdir())
+        assert sum(file.stat().st_size for file in files) < 10_000_000
+        card = (known.folder / "README.md").read_text("utf-8")
+        for part in ("## Data", "## Recipe", "## Numbers", "## Not for"):
+            assert part in card
+        weights = json.loads((known.folder / "training.json").read_text("utf-8"))
+        assert weights["recipe"]["name"] == known.name
+
+
+def test_models_lists_names_sizes_and_licences(capsys):
+    with pytest.raises(SystemExit):
+        main(["models"])
+    said = capsys.readouterr().out
+    for known in CATALOG:
+        assert f"{known.name}\n" in said
+        assert known.licence in said
+    assert "not for photographs" in said
+
+
+def test_an_unknown_model_names_the_bundled_ones(tmp_path: Path):
+    with pytest.raises(RequestError, match="unifilter-tiny"):
+        mmsieve.load_model("unifilter-huge")
