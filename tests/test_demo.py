@@ -1,6 +1,7 @@
 """demo: the whole pipeline as a newcomer runs it; and the bundled model that it runs on."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import mmsieve
-from mmsieve import EvaluateOptions, GenerateOptions, RequestError
+from mmsieve import EvaluateOptions, GenerateOptions, RequestError, RunOptions
 from mmsieve.cli import main
 from mmsieve.models.catalog import CATALOG, bundled_names
+
+REFERENCE = os.environ.get("MMSIEVE_REFERENCE")
 
 
 def test_the_demo_keeps_what_is_right(tmp_path):
@@ -30,6 +33,22 @@ def test_the_demo_keeps_what_is_right(tmp_path):
     page = (tmp_path / "made" / "report.html").stat()
     assert 100_000 < page.st_size < 10_000_000
     assert "right" in done.stdout.split("Shares:")[1]
+
+
+def test_a_dry_run_shows_the_commands_and_makes_nothing(tmp_path):
+    said = mmsieve.demo(out=tmp_path / "out", dry_run=True).summary()
+    assert said.count("$ mmsieve ") == 8
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not REFERENCE, reason="MMSIEVE_REFERENCE does not name the folder of real data")
+def test_real_shards_go_through_with_the_bundled_model(tmp_path):
+    sources = [str(Path(REFERENCE) / "data" / name) for name in ("captions", "interleaved")]
+    run = RunOptions(workers=1, quiet=True)
+    report = mmsieve.score(*sources, model="unifilter-tiny", out=tmp_path / "out", run=run)
+    assert not report.failed
+    assert report.rows == 1493 + 116
+    assert report.statuses == {"ok": 1493 + 116}
 
 
 def test_a_demo_that_is_too_small_is_refused(tmp_path):

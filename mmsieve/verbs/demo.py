@@ -41,17 +41,20 @@ class DemoReport:
 
     out: Path
     seconds: float
-    pool: dict[int, int]
+    pool: dict[int, int] = field(default_factory=dict)
     """Level -> samples before any cut."""
-    kept: dict[str, dict[int, int]]
+    kept: dict[str, dict[int, int]] = field(default_factory=dict)
     """Cut -> level -> kept samples; `random`: as many as the first cut, drawn blindly."""
-    read_back: int
+    read_back: int = 0
     """Samples that the webdataset package read from the exported tars."""
+    notes: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     """Always empty: a step that fails ends the demo."""
 
     def summary(self) -> str:
         """What the cuts did to the truth, the last line with counts, seconds and the page."""
+        if not self.pool:
+            return "\n".join([*self.notes, f"dry run: nothing was made in {self.out}"])
         columns = {"pool": self.pool, **self.kept}
         lines = [
             "",
@@ -75,7 +78,7 @@ class DemoReport:
         return "\n".join(lines)
 
 
-def demo(*, out: Path, count: int = 3000, quiet: bool = False) -> DemoReport:
+def demo(*, out: Path, count: int = 3000, dry_run: bool = False, quiet: bool = False) -> DemoReport:
     """Make a noisy pool with known truth, score it, filter it three ways, export, look at it.
 
     Parameters
@@ -84,6 +87,8 @@ def demo(*, out: Path, count: int = 3000, quiet: bool = False) -> DemoReport:
         Folder of everything that is made.
     count
         Samples of the pool: two thirds captions, one third documents.
+    dry_run
+        Show the commands, and stop.
     quiet
         Only the last table: neither the commands nor what they say.
     """
@@ -92,7 +97,11 @@ def demo(*, out: Path, count: int = 3000, quiet: bool = False) -> DemoReport:
     _check(out, count)
     documents = count // 3
     pools = {"captions": count - documents, "documents": documents}
-    for step in _steps(out, pools):
+    steps = _steps(out, pools)
+    if dry_run:
+        shown = tuple(line for step in steps for line in _shown(step))
+        return DemoReport(out=out, seconds=time.monotonic() - started, notes=shown)
+    for step in steps:
         _run(step, quiet)
     truth = _truth(out, pools)
     kept = {name: _kept(out / "decisions" / name) for name in _CUTS}
@@ -139,11 +148,17 @@ def _steps(out: Path, pools: dict[str, int]) -> list[tuple[str, list[str]]]:
     return steps
 
 
+def _shown(step: tuple[str, list[str]]) -> list[str]:
+    """A step as a user reads it."""
+    title, words = step
+    return ["", f"# {title}", f"$ {shlex.join(['mmsieve', *words])}"]
+
+
 def _run(step: tuple[str, list[str]], quiet: bool) -> None:
     """Run a command as a user would, and show it."""
-    title, words = step
+    _, words = step
     if not quiet:
-        sys.stdout.write(f"\n# {title}\n$ {shlex.join(['mmsieve', *words])}\n")
+        sys.stdout.write("\n".join(_shown(step)) + "\n")
         sys.stdout.flush()
     command = [sys.executable, "-m", "mmsieve", *words]
     done = subprocess.run(command, check=False, capture_output=quiet, text=True)  # noqa: S603 - ours
@@ -170,9 +185,12 @@ def _levels(keys: Iterable[str], truth: dict[str, int]) -> dict[int, int]:
 
 
 def _read_back(curated: Path) -> int:
-    """Samples that the webdataset package finds in tars, every picture of a caption decoded."""
-    import webdataset
+    """Samples that the webdataset package finds in tars."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    tars = sorted(str(tar) for tar in curated.rglob("*.tar"))
-    samples = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False).decode("pil")
-    return sum(1 for _ in samples)
+    count = 0
+    for tar in sorted(curated.rglob("*.tar")):
+        with tar.open("rb") as stream:  # its own opener leaves the file to the garbage collector
+            members = tar_file_expander([{"url": str(tar), "stream": stream}])
+            count += sum(1 for _ in group_by_keys(members))
+    return count
