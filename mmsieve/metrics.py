@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-LEVELS = 4
+from mmsieve.levels import LEVELS, to_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class Metrics:
 
 def measure(scores: npt.NDArray[np.float64], levels: npt.NDArray[np.int64]) -> Metrics:
     """Metrics of scores [n] against levels 0-3 [n]; n is at least 1."""
-    predicted = np.rint(np.clip(scores, 0, LEVELS - 1)).astype(np.int64)
-    confusion = np.zeros((LEVELS, LEVELS), np.int64)
+    predicted = to_levels(scores)
+    confusion = np.zeros((len(LEVELS), len(LEVELS)), np.int64)
     np.add.at(confusion, (levels, predicted), 1)
     hits = confusion.diagonal().astype(np.float64)
     precision = _ratio(hits, confusion.sum(0))

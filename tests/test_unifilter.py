@@ -19,9 +19,10 @@ from mmsieve.annotator import RunnerOptions
 from mmsieve.devices import resolve_device, resolve_dtype
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageLimits
+from mmsieve.levels import quality
 from mmsieve.methods import unifilter_runner
 from mmsieve.methods.load import ScoringModel, load_annotator, load_model
-from mmsieve.methods.unifilter import SCHEMA, ScoringOptions, quality
+from mmsieve.methods.unifilter import SCHEMA, ScoringOptions
 from mmsieve.methods.unifilter_inputs import IMAGE, Item
 from mmsieve.sample import Image, Sample, Text
 

@@ -13,10 +13,8 @@ in batches of one, and on these points differ on purpose:
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from cyclopts import Parameter
 
@@ -29,7 +27,6 @@ from mmsieve.models.released import Checkpoint
 from mmsieve.models.tokenizer import FILES, load_tokenizer
 
 _CAPTION_TOKENS, _DOCUMENT_TOKENS = 75, 16384
-_LEVELS = 3
 
 
 @Parameter(name="*")
@@ -149,23 +146,3 @@ def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
         "document_tokens": limit or _DOCUMENT_TOKENS,
         "plain_text": bool(plain),
     }
-
-
-Scoring: TypeAlias = Literal["regression", "published", "expected"]
-
-
-def quality(logits: npt.NDArray[np.float32], scoring: Scoring) -> tuple[float, int]:
-    """Score and level of one sample from its logits [labels].
-
-    `regression`: the logit itself; `published`: the probability of label 1 and the most probable
-    label (data_scoring/*.py); `expected`: the mean label under the probabilities.
-    """
-    if scoring == "regression":
-        score = float(logits[0])
-    else:
-        odds = np.exp(logits.astype(np.float64) - logits.max())
-        odds /= odds.sum()
-        if scoring == "published":
-            return float(odds[1]), int(logits.argmax())
-        score = float(odds @ np.arange(len(odds)))
-    return score, int(np.rint(np.clip(score, 0, _LEVELS))) if np.isfinite(score) else 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmsieve.annotator import Row, RunnerOptions
 from mmsieve.devices import Dtype
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.methods.unifilter import Scoring, quality
+from mmsieve.levels import Scoring, quality
 from mmsieve.methods.unifilter_inputs import IMAGE, Item
 from mmsieve.models.batching import Window, batches
 from mmsieve.models.cpu import speed_up

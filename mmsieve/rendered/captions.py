@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmsieve.levels import HARD_NEGATIVE, LEVELS, MEDIUM_NEGATIVE, POSITIVE
 from mmsieve.rendered.edits import change_one, change_several, stranger
 from mmsieve.rendered.scenes import Scene
 from mmsieve.rendered.words import Marked, mark, tell
-
-EASY_NEGATIVE, MEDIUM_NEGATIVE, HARD_NEGATIVE, POSITIVE = range(4)
-LEVELS = (EASY_NEGATIVE, MEDIUM_NEGATIVE, HARD_NEGATIVE, POSITIVE)
 
 
 @dataclass(frozen=True, slots=True)

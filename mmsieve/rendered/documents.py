@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mmsieve.levels import LEVELS
 from mmsieve.rendered.edits import change_one, change_several, stranger_to
 from mmsieve.rendered.scenes import SIGN, Scene, pick, sample_scene
 from mmsieve.rendered.words import Marked, Piece, clause, mark, plain, sentence, tell
@@ -58,7 +59,7 @@ def document(scenes: tuple[Scene, ...], level: int, rng: np.random.Generator) ->
 
 def document_set(scenes: tuple[Scene, ...], rng: np.random.Generator) -> tuple[Document, ...]:
     """One document per level, in the order of the levels."""
-    return tuple(document(scenes, level, rng) for level in range(4))
+    return tuple(document(scenes, level, rng) for level in LEVELS)
 
 
 def _lesson(scene: Scene, rng: np.random.Generator, *, right: bool) -> list[Piece]:

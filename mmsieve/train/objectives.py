@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmsieve.images import ImageSpec
+from mmsieve.levels import POSITIVE
 from mmsieve.models.classifier import QualityClassifier
 from mmsieve.train.data import IGNORED, RIGHT
 
-_POSITIVE = 3
-"""The level whose texts are worth learning to write."""
 _PLAIN_WORDS = 0.2
 """Weight of a word that states nothing, beside one that states a fact: guessing how a sentence
 goes on would drown what the image says."""
@@ -109,7 +108,7 @@ class QualityObjective(nn.Module):
     def _language(self, hidden: Tensor, input_ids: Tensor, facts: Tensor, labels: Tensor) -> Tensor:
         ids, states = input_ids[:, 1:], hidden[:, :-1]
         # Neither images nor padding, whose id no text has.
-        positive = (labels == _POSITIVE)[:, None] & (ids > 0)
+        positive = (labels == POSITIVE)[:, None] & (ids > 0)
         weights = _PLAIN_WORDS * positive.float() + (facts[:, 1:] == RIGHT).float()
         told = weights > 0
         table = self.classifier.model.embed_tokens.weight

@@ -16,7 +16,7 @@ import polars as pl
 from mmsieve.decisions import decision_files
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.generate.files import TRAIN, read_training_file
-from mmsieve.metrics import LEVELS
+from mmsieve.levels import LEVELS
 from mmsieve.models.catalog import bundled_folder
 from mmsieve.table import check_folder
 
@@ -62,7 +62,7 @@ class DemoReport:
             "",
             f"{'':<18}" + "".join(f"{name:>9}" for name in columns),
         ]
-        for level in reversed(range(LEVELS)):
+        for level in reversed(LEVELS):
             shares = (
                 counts.get(level, 0) / max(1, sum(counts.values())) for counts in columns.values()
             )

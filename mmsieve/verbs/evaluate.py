@@ -17,9 +17,10 @@ from mmsieve.annotator import Row, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.generate.files import TrainingRecord, parse_training_record, read_training_file
 from mmsieve.generate.groups import TextKind, kind_of
+from mmsieve.levels import LEVELS
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter import ScoringOptions
-from mmsieve.metrics import LEVELS, Metrics, measure
+from mmsieve.metrics import Metrics, measure
 from mmsieve.progress import show_progress
 from mmsieve.read import Parse, Record
 from mmsieve.shard_job import Progress as Advance
@@ -128,7 +129,7 @@ def _check_labels(texts: Sequence[TrainingRecord], data: Path) -> None:
     if not texts:
         raise RequestError(f"{data}: no texts in it")
     for index, text in enumerate(texts):
-        if text.label not in range(LEVELS):
+        if text.label not in LEVELS:
             raise RequestError(f"{data}: {index}: label {text.label:g} is not a level 0-3")
 
 
@@ -207,7 +208,7 @@ def _table(metrics: dict[str, Metrics]) -> list[str]:
     for name in ("accuracy", "precision", "recall", "f1"):
         values = "".join(f"{getattr(one, name):>12.4f}" for one in metrics.values())
         lines.append(f"{name:<12}{values}")
-    for level in range(LEVELS):
+    for level in LEVELS:
         values = "".join(f"{one.f1_per_level[level]:>12.4f}" for one in metrics.values())
         lines.append(f"{f'f1 level {level}':<12}{values}")
     lines.append(f"{'mse':<12}" + "".join(f"{one.mse:>12.4f}" for one in metrics.values()))

@@ -17,13 +17,13 @@ from mmsieve.generate.files import IMAGES, TRAIN, VAL, TrainingFiles
 from mmsieve.generate.groups import Group
 from mmsieve.generate.rendered import Drawing, caption_group, document_group
 from mmsieve.generate.shards import write_shards
+from mmsieve.levels import LEVELS
 from mmsieve.progress import show_progress
 from mmsieve.rendered.scenes import WORLDS
 from mmsieve.sample import Sample
 from mmsieve.shard_job import Progress as Advance
 from mmsieve.table import check_folder, make_folder, write_atomically
 
-_LEVELS = 4
 _CLAIM = "generate.json"
 _SHARDS = "shards"
 
@@ -65,8 +65,8 @@ class GenerateOptions:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise RequestError(f"--{flag} {getattr(self, name)}: must be at least 1")
-        if self.texts_per_image not in (1, _LEVELS):
-            raise RequestError(f"--texts-per-image {self.texts_per_image}: is 1 or {_LEVELS}")
+        if self.texts_per_image not in (1, len(LEVELS)):
+            raise RequestError(f"--texts-per-image {self.texts_per_image}: is 1 or {len(LEVELS)}")
         if not 0 <= self.val_fraction <= 1:
             raise RequestError(f"--val-fraction {self.val_fraction}: must be from 0 to 1")
         if self.seed < 0:
@@ -179,11 +179,11 @@ Piece = tuple[Group, bool]
 def _pieces(make: MakeGroup, groups: int, options: GenerateOptions) -> Iterator[Piece]:
     rng = np.random.default_rng((options.seed, 7))
     val = set(rng.permutation(groups)[: round(groups * options.val_fraction)].tolist())
-    levels = rng.integers(_LEVELS, size=groups)
+    levels = rng.integers(len(LEVELS), size=groups)
     drawing = Drawing(family=options.family, blank=options.blank_images)
     for index in range(groups):
         group = make(options.seed, index, drawing)
-        texts = group.texts[: options.count - index * _LEVELS]
+        texts = group.texts[: options.count - index * len(LEVELS)]
         if options.texts_per_image == 1:
             texts = group.texts[levels[index] :][:1]
         yield replace(group, texts=texts), index in val
