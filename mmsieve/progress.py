@@ -21,23 +21,26 @@ _LINE_SECONDS = 10.0
 
 
 @contextmanager
-def show_progress(what: str, total: float, quiet: bool, unit: str = "samples") -> Iterator[Advance]:
+def show_progress(
+    what: str, total: float, quiet: bool, unit: str = "samples", before: int = 0
+) -> Iterator[Advance]:
     """A function that takes (units, part of the total) done, and shows rate and time left.
 
-    The total is what tells how far the work is: bytes of sources, or units again.
+    The total is what tells how far the work is: bytes of sources, or units again. `before` is the
+    part of it that an earlier run did.
     """
     console = Console(stderr=True)
     if quiet:
         yield lambda samples, size: None
     elif console.is_terminal:
-        with _bar(what, total, console, unit) as advance:
+        with _bar(what, total, console, unit, before) as advance:
             yield advance
     else:
-        yield _Lines(what, total, sys.stderr, unit)
+        yield _Lines(what, total, sys.stderr, unit, before)
 
 
 @contextmanager
-def _bar(what: str, total: float, console: Console, unit: str) -> Iterator[Advance]:
+def _bar(what: str, total: float, console: Console, unit: str, before: int) -> Iterator[Advance]:
     columns = (
         TextColumn(what),
         BarColumn(),
@@ -48,7 +51,7 @@ def _bar(what: str, total: float, console: Console, unit: str) -> Iterator[Advan
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=total or None, units=0, rate="")
+        task = bar.add_task(what, total=total or None, completed=before, units=0, rate="")
         started = time.monotonic()
         done = 0
 
@@ -64,10 +67,11 @@ def _bar(what: str, total: float, console: Console, unit: str) -> Iterator[Advan
 class _Lines:
     """A line now and then, for logs."""
 
-    def __init__(self, what: str, total: float, stream: TextIO, unit: str) -> None:
+    def __init__(self, what: str, total: float, stream: TextIO, unit: str, before: int) -> None:
         self._what, self._total, self._stream, self._unit = what, total, stream, unit
+        self._before = before
         self._started = self._said = time.monotonic()
-        self._units, self._size = 0, 0.0
+        self._units, self._size = 0, float(before)
 
     def __call__(self, units: int, size: float) -> None:
         self._units += units
@@ -80,7 +84,8 @@ class _Lines:
 
     def _line(self, seconds: float) -> str:
         share = self._size / self._total if self._total else 0.0
-        left = "?" if share == 0 else f"{seconds * (1 - share) / share:,.0f} s"
+        now = self._size - self._before
+        left = "?" if now <= 0 else f"{seconds * (self._total - self._size) / now:,.0f} s"
         rate = _rate(self._units, seconds)
         return f"{self._what}: {share:.0%}, {self._units:,} {self._unit}, {rate}, {left} left"
 

@@ -68,8 +68,9 @@ def run_stage(stage: Stage, folder: Path, quiet: bool) -> list[dict[str, float]]
     )
     trainer.remove_callback(PrinterCallback)
     state = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    with show_progress(stage.name, steps, quiet, "steps") as advance, quiet_loading():
-        trainer.add_callback(_Steps(advance))
+    before = int(state.rsplit("-", 1)[1]) if state else 0
+    with show_progress(stage.name, steps, quiet, "steps", before) as advance, quiet_loading():
+        trainer.add_callback(_Steps(advance, before))
         trainer.train(resume_from_checkpoint=state)
     return list(trainer.state.log_history)
 
@@ -86,12 +87,12 @@ class _Trainer(Trainer):  # type: ignore[misc]
 class _Steps(TrainerCallback):  # type: ignore[misc]
     """Tells our progress of the Trainer's."""
 
-    def __init__(self, advance: Advance) -> None:
+    def __init__(self, advance: Advance, before: int) -> None:
         self._advance = advance
-        self._done = 0
+        self._done = before
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After each step, the first one after a resume included."""
+        """After each step."""
         self._advance(1, state.global_step - self._done)
         self._done = state.global_step
 
