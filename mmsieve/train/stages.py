@@ -1,5 +1,6 @@
 """A stage of training: the stock Trainer over one objective and one data set."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from mmsieve.models.quiet import quiet as quiet_loading
 from mmsieve.progress import show_progress
@@ -67,12 +67,27 @@ def run_stage(stage: Stage, folder: Path, quiet: bool) -> list[dict[str, float]]
         optimizers=(_optimizer(stage), None),
     )
     trainer.remove_callback(PrinterCallback)
-    state = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    before = int(state.rsplit("-", 1)[1]) if state else 0
+    state = _last_state(folder)
+    before = 0 if state is None else _step(state)
     with show_progress(stage.name, steps, quiet, "steps", before) as advance, quiet_loading():
         trainer.add_callback(_Steps(advance, before))
-        trainer.train(resume_from_checkpoint=state)
+        trainer.train(resume_from_checkpoint=None if state is None else str(state))
     return list(trainer.state.log_history)
+
+
+def _last_state(folder: Path) -> Path | None:
+    """The last state that is whole: the Trainer writes trainer_state.json after all else."""
+    for place in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        try:
+            json.loads((place / "trainer_state.json").read_text("utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):  # killed while it was written
+            continue
+        return place
+    return None
+
+
+def _step(state: Path) -> int:
+    return int(state.name.rpartition("-")[2])
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
