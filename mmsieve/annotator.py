@@ -57,6 +57,10 @@ class Annotator(Protocol):
     """The columns it adds to a table, in order."""
     fingerprint: dict[str, str]
     """Whatever changes a number (weights, preprocessing, options), as readable name -> value."""
+    device: Device
+    """Where it computes when it is used on its own; an engine chooses for itself."""
+    score_is_level: bool
+    """Whether `quality_score` is on the scale of the levels 0-3, and not one of its own."""
 
     def preparer(self) -> Preparer:
         """The CPU half."""

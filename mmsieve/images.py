@@ -8,7 +8,8 @@ of the annotator's fingerprint.
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -94,29 +95,22 @@ def decode(
     with simplejpeg where that is installed, and everything else as usual.
     Raises SampleError: image_undecodable, image_too_large, image_too_small.
     """
-    if len(data) > limits.max_bytes:
-        raise _too_large(f"{len(data)} bytes, the limit is {limits.max_bytes}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(data), formats=_formats()) as image:
-                _seek(image, frame, limits)
-                _check_size(image.size, limits)
-                if fast and not orient and image.format == "JPEG" and image.mode in ("RGB", "L"):
-                    pixels = _simplejpeg(data)
-                    if pixels is not None:
-                        return pixels
-                turned = ImageOps.exif_transpose(image) if orient else image
-                return np.asarray(turned.convert("RGB"))
-        except SampleError:
-            raise
-        except (Image.DecompressionBombError, MemoryError) as error:
-            raise _too_large(str(error)) from error
-        except UnidentifiedImageError as error:
-            message = "no known image format" if data else "no image data"
-            raise SampleError(Status.IMAGE_UNDECODABLE, message) from error
-        except Exception as error:  # decoders fail in many ways on hostile bytes
-            raise SampleError(Status.IMAGE_UNDECODABLE, f"{error or type(error)}") from error
+    with _opened(data, limits, frame) as image:
+        if fast and not orient and image.format == "JPEG" and image.mode in ("RGB", "L"):
+            pixels = _simplejpeg(data)
+            if pixels is not None:
+                return pixels
+        turned = ImageOps.exif_transpose(image) if orient else image
+        return np.asarray(turned.convert("RGB"))
+
+
+def read_size(data: bytes, limits: ImageLimits, frame: int = 0) -> tuple[int, int]:
+    """Width and height of an image file from its header alone; no pixel is decoded.
+
+    Raises SampleError as `decode` does, but can't tell that the pixels are broken.
+    """
+    with _opened(data, limits, frame) as image:
+        return image.size
 
 
 def fit(
@@ -142,6 +136,29 @@ def fit(
         size = int(spec.size * height / short), int(spec.size * width / short)
         return _crop_square(resize(pixels, size, spec.resample), spec.size)
     return resize(pixels, (spec.size, spec.size), spec.resample)
+
+
+@contextmanager
+def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Image]:
+    """An image file at its frame, its header read; what goes wrong inside is a SampleError."""
+    if len(data) > limits.max_bytes:
+        raise _too_large(f"{len(data)} bytes, the limit is {limits.max_bytes}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+                _seek(image, frame, limits)
+                _check_size(image.size, limits)
+                yield image
+        except SampleError:
+            raise
+        except (Image.DecompressionBombError, MemoryError) as error:
+            raise _too_large(str(error)) from error
+        except UnidentifiedImageError as error:
+            message = "no known image format" if data else "no image data"
+            raise SampleError(Status.IMAGE_UNDECODABLE, message) from error
+        except Exception as error:  # decoders fail in many ways on hostile bytes
+            raise SampleError(Status.IMAGE_UNDECODABLE, f"{error or type(error)}") from error
 
 
 @cache

@@ -37,6 +37,8 @@ class ImageBytes:
     kind = "quality"
     schema = pa.schema([("quality_score", pa.float32())])
     fingerprint = {"method": "image bytes"}  # noqa: RUF012
+    device = "cpu"
+    score_is_level = False
 
     def preparer(self) -> Preparer:
         return Preparer()

@@ -1,24 +1,42 @@
-"""Models by name: a folder or a Hugging Face id -> the annotator that scores with it."""
+"""Models by name -> the annotator that scores with it.
 
-from collections.abc import Iterable
+A bundled name, a folder or a Hugging Face id is a quality classifier; METHOD:MODEL says that the
+model is another one, or is used otherwise.
+"""
+
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mmsieve.annotator import Row, RunnerOptions
+from mmsieve.annotator import Annotator, Row, RunnerOptions
 from mmsieve.devices import resolve_device, resolve_dtype
 from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.methods.clip import Clip
 from mmsieve.methods.unifilter import ScoringOptions, UniFilter
 from mmsieve.models.catalog import bundled_folder, bundled_names
+from mmsieve.models.clip import open_clip
 from mmsieve.models.files import HUB_ID, hub_folder
 from mmsieve.models.released import open_checkpoint
 from mmsieve.sample import Sample
 
 
-def load_annotator(model: str, options: ScoringOptions | None = None) -> UniFilter:
-    """The annotator of a model: a checkpoint folder or a Hugging Face id. Loads no weights.
+def load_annotator(model: str, options: ScoringOptions | None = None) -> Annotator:
+    """The annotator of a model by its name, such as `clip:folder`. Loads no weights.
 
     Raises RequestError where there is no such model or mmsieve can't score with it.
     """
+    options = options or ScoringOptions()
+    method, colon, name = str(model).partition(":")
+    if not colon or method not in _METHODS:
+        return load_unifilter(model, options)
+    _check_options(options)
+    if not name:
+        raise RequestError(f"model {model!r}: name a model after the colon, a folder or an id")
+    return _METHODS[method](name, options)
+
+
+def load_unifilter(model: str, options: ScoringOptions | None = None) -> UniFilter:
+    """The annotator of a quality classifier; raises RequestError as `load_annotator` does."""
     options = options or ScoringOptions()
     _check_options(options)
     device = resolve_device(options.device)
@@ -26,11 +44,23 @@ def load_annotator(model: str, options: ScoringOptions | None = None) -> UniFilt
     return UniFilter(open_checkpoint(find_model(str(model))), options, device, dtype)
 
 
+def _load_clip(model: str, options: ScoringOptions) -> Clip:
+    device = resolve_device(options.device)
+    dtype = resolve_dtype(options.dtype, device)
+    return Clip(open_clip(find_model(model)), options, device, dtype)
+
+
+_METHODS: dict[str, Callable[[str, ScoringOptions], Annotator]] = {
+    "clip": _load_clip,
+}
+
+
 def find_model(model: str) -> Path:
     """The folder of a model; raises RequestError, in one line, where there is none."""
     allowed = (
         f"a bundled model ({', '.join(bundled_names())}), a folder with config.json and "
-        "*.safetensors, or a Hugging Face id (owner/name)"
+        "*.safetensors, or a Hugging Face id (owner/name); or "
+        f"{', '.join(f'{method}:MODEL' for method in _METHODS)}"
     )
     if (bundled := bundled_folder(model)) is not None:
         return bundled
@@ -60,7 +90,7 @@ def _check_options(options: ScoringOptions) -> None:
 class ScoringModel:
     """A model on its own: samples in, rows out, all in this process."""
 
-    def __init__(self, annotator: UniFilter, batch_tokens: int | None = None) -> None:
+    def __init__(self, annotator: Annotator, batch_tokens: int | None = None) -> None:
         self.annotator = annotator
         self._preparer = annotator.preparer()
         self._runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))

@@ -21,7 +21,7 @@ from cyclopts import Parameter
 from mmsieve.annotator import Runner, RunnerOptions
 from mmsieve.devices import Dtype, share_cores
 from mmsieve.fingerprint import hash_files
-from mmsieve.images import ImageLimits, image_path
+from mmsieve.images import ImageFit, ImageLimits, ImageSpec, image_path
 from mmsieve.methods.unifilter_inputs import UniFilterPreparer
 from mmsieve.models.released import Checkpoint
 from mmsieve.models.tokenizer import FILES, load_tokenizer
@@ -70,6 +70,7 @@ class UniFilter:
     """A quality classifier as an annotator: its table's columns, its fingerprint, its halves."""
 
     kind: Literal["quality"] = "quality"
+    score_is_level = True
 
     def __init__(
         self, checkpoint: Checkpoint, options: ScoringOptions, device: str, dtype: Dtype
@@ -99,18 +100,13 @@ class UniFilter:
         checkpoint, options = self.checkpoint, self.options
         folder, preparer = checkpoint.folder, self._settings
         tower = {file for file, _ in checkpoint.tower.tensors.values()}
-        spec = checkpoint.image
         return {
             "method": "unifilter 1",
             "weights": hash_files({*checkpoint.tensors.values(), folder / "config.json"}),
             "tower": hash_files(tower),
             "tokenizer": hash_files(folder / name for name in FILES),
             "dtype": self.dtype,
-            "image_path": image_path(options.fast_images),
-            "image_fit": preparer["fit"] or spec.fit,
-            "image_values": f"{spec.size} {spec.resample} {spec.mean} {spec.std} {spec.scale:.6g}",
-            "image_limits": str(options.image_limits),
-            "apply_orientation": str(options.apply_orientation),
+            **image_fingerprint(checkpoint.image, options, preparer["fit"]),
             "text_tokens": f"{preparer['caption_tokens']} {preparer['document_tokens']}",
             "plain_text": str(preparer["plain_text"]),
         }
@@ -134,6 +130,19 @@ class UniFilter:
         from mmsieve.methods.unifilter_runner import UniFilterRunner
 
         return UniFilterRunner(self.checkpoint, self.dtype, options)
+
+
+def image_fingerprint(
+    spec: ImageSpec, options: ScoringOptions, mode: ImageFit | None
+) -> dict[str, str]:
+    """Whatever changes the pixels that a tower is shown; `mode` overrides the fit of `spec`."""
+    return {
+        "image_path": image_path(options.fast_images),
+        "image_fit": mode or spec.fit,
+        "image_values": f"{spec.size} {spec.resample} {spec.mean} {spec.std} {spec.scale:.6g}",
+        "image_limits": str(options.image_limits),
+        "apply_orientation": str(options.apply_orientation),
+    }
 
 
 def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:

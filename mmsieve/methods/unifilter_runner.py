@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mmsieve.annotator import Row, RunnerOptions
 from mmsieve.devices import Dtype
-from mmsieve.errors import RequestError, SampleError, ShardError, Status
+from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.levels import Scoring, quality
 from mmsieve.methods.unifilter_inputs import IMAGE, Item
+from mmsieve.models.accelerator import is_out_of_memory, open_device
 from mmsieve.models.batching import Window, batches
 from mmsieve.models.cpu import speed_up
 from mmsieve.models.released import Checkpoint
@@ -35,7 +36,7 @@ class UniFilterRunner:
     """Scores a stream of items in batches of equal length; out of memory halves the batch."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: Dtype, options: RunnerOptions) -> None:
-        self._device = _check_device(options.device)
+        self._device = open_device(options.device)
         self._spec = checkpoint.image
         self._image_tokens = checkpoint.image_tokens
         self._scoring = _scoring(checkpoint)
@@ -85,7 +86,7 @@ class UniFilterRunner:
             try:
                 yield piece, self._logits([item for _, item in piece])
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 pending += self._split(piece)
 
@@ -193,16 +194,3 @@ def _fence(checkpoint: Checkpoint) -> int | None:
         return None
     length = checkpoint.config.get("original_max_position_embeddings")
     return None if length is None else int(length)
-
-
-def _check_device(device: str) -> torch.device:
-    if device != "cpu" and not torch.cuda.is_available():
-        raise RequestError(f"device {device!r}: torch finds no GPU; use --device cpu")
-    return torch.device(device)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory")
-    )

@@ -76,7 +76,7 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
         return Tower(kind, geometry, image, inside, "tower inside the checkpoint")
     place = _find_folder(folder, source)
     if place is not None and any(place.glob("*.safetensors")):
-        return _outside(place)
+        return open_tower(place)
     if not inside:
         raise RequestError(
             f"{folder}: the vision tower {source!r} is neither inside it nor found from here or "
@@ -94,7 +94,8 @@ def _find_folder(folder: Path, source: str) -> Path | None:
     return hub_folder(source)
 
 
-def _outside(place: Path) -> Tower:
+def open_tower(place: Path) -> Tower:
+    """The tower in a folder of its own, or that of a whole CLIP or SigLIP; raises RequestError."""
     published = read_json(place / "config.json")
     kind, geometry = _kind(published, place), _vision_config(published)
     tensors = {}
@@ -182,9 +183,12 @@ def _infer(
 def _processor(
     place: Path, kind: Kind, geometry: dict[str, Any], source: str
 ) -> tuple[ImageSpec, str]:
-    file = place / "preprocessor_config.json"
-    if file.is_file():
-        return _image_spec(read_json(file), geometry, place), ""
+    own, shared = place / "preprocessor_config.json", place / "processor_config.json"
+    if own.is_file():
+        return _image_spec(read_json(own), geometry, place), ""
+    images = read_json(shared).get("image_processor") if shared.is_file() else None
+    if isinstance(images, dict):  # as transformers 5 saves it
+        return _image_spec(images, geometry, place), ""
     return _default_spec(kind, geometry, source)
 
 

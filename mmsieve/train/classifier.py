@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mmsieve.methods.load import load_annotator
+from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.unifilter import UniFilter
 from mmsieve.models.classifier import QualityClassifier
 from mmsieve.models.storage import load_classifier, save_classifier
@@ -99,7 +99,7 @@ class Training:
     def _open(self, stage: str) -> tuple[UniFilter, QualityClassifier]:
         """The checkpoint of a stage, ready to be trained further."""
         torch.manual_seed(self.recipe.seed)
-        annotator = load_annotator(str(self._stages / stage))
+        annotator = load_unifilter(str(self._stages / stage))
         return annotator, load_classifier(annotator.checkpoint).requires_grad_(True)
 
     def _train(

@@ -25,7 +25,8 @@ def score(
     sources
         Paths, globs, brace patterns, folders or URLs of shards.
     model
-        A checkpoint's folder, or its Hugging Face id (owner/name).
+        A bundled model (see `models`), a checkpoint's folder, or its Hugging Face id (owner/name);
+        or `clip:MODEL` for the similarity of a CLIP or SigLIP.
     out
         Folder of the table: one Parquet file per shard.
     """
