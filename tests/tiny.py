@@ -100,7 +100,7 @@ def make_tower(place: Path, recipe: Recipe) -> Any:
             size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
         )
     model = transformers.AutoModel.from_config(config).eval()
-    _shake(model)
+    shake(model)
     model.save_pretrained(place)
     write_json(place / "preprocessor_config.json", json.loads(processor.to_json_string()))
     return model
@@ -124,17 +124,17 @@ def _text_model(recipe: Recipe) -> Any:
     )
     attention = "eager" if recipe.family == "gemma2" else "sdpa"
     model = transformers.AutoModel.from_config(config, attn_implementation=attention).eval()
-    _shake(model)
+    shake(model)
     return model
 
 
-def _shake(model: Any) -> None:
+def shake(model: Any) -> None:
     """Weights large enough that scores differ; norms and biases that are not neutral."""
     for name, tensor in model.named_parameters():
         noise = torch.randn_like(tensor)
         if "norm" in name and name.endswith("weight"):
             noise = noise * 0.1 + (0 if "gemma" in model.config.model_type else 1)
-        elif tensor.dim() == 1:
+        elif tensor.dim() <= 1:
             noise *= 0.2
         elif "embed" in name:
             noise *= 0.5

@@ -9,6 +9,9 @@ is on no absolute scale, so a threshold for one model means nothing for another.
   (arXiv 2304.06939) matches images to sentences but without its one-to-one assignment; the score
   is the mean over the images. Where a text stands doesn't matter, so that layouts with images
   before, after or between their texts compare.
+
+Transparency is dropped, as by OpenAI's code and open_clip, which made DataComp's scores; recent
+versions of transformers lay transparent images over white.
 """
 
 from typing import Literal
