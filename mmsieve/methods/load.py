@@ -1,7 +1,7 @@
 """Models by name -> the annotator that scores with it.
 
 A bundled name, a folder or a Hugging Face id is a quality classifier; METHOD:MODEL says that the
-model is another one, or is used otherwise.
+model is another one, or is used otherwise; `rules` needs none.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +12,7 @@ from mmsieve.annotator import Annotator, Row, RunnerOptions
 from mmsieve.devices import resolve_device, resolve_dtype
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods.clip import Clip
+from mmsieve.methods.rules import Rules
 from mmsieve.methods.unifilter import ScoringOptions, UniFilter
 from mmsieve.models.catalog import bundled_folder, bundled_names
 from mmsieve.models.clip import open_clip
@@ -27,6 +28,11 @@ def load_annotator(model: str, options: ScoringOptions | None = None) -> Annotat
     """
     options = options or ScoringOptions()
     method, colon, name = str(model).partition(":")
+    if method == _RULES:
+        if colon:
+            raise RequestError(f"model {model!r}: {_RULES} takes no model")
+        _check_options(options)
+        return Rules(options)
     if not colon or method not in _METHODS:
         return load_unifilter(model, options)
     _check_options(options)
@@ -53,6 +59,7 @@ def _load_clip(model: str, options: ScoringOptions) -> Clip:
 _METHODS: dict[str, Callable[[str, ScoringOptions], Annotator]] = {
     "clip": _load_clip,
 }
+_RULES = "rules"
 
 
 def find_model(model: str) -> Path:
@@ -60,7 +67,7 @@ def find_model(model: str) -> Path:
     allowed = (
         f"a bundled model ({', '.join(bundled_names())}), a folder with config.json and "
         "*.safetensors, or a Hugging Face id (owner/name); or "
-        f"{', '.join(f'{method}:MODEL' for method in _METHODS)}"
+        f"{', '.join(f'{method}:MODEL' for method in _METHODS)}, {_RULES}"
     )
     if (bundled := bundled_folder(model)) is not None:
         return bundled
