@@ -12,6 +12,7 @@ from mmsieve.annotator import Annotator, Row, RunnerOptions
 from mmsieve.devices import resolve_device, resolve_dtype
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods.clip import Clip
+from mmsieve.methods.one_sided import OneSided
 from mmsieve.methods.rules import Rules
 from mmsieve.methods.unifilter import ScoringOptions, UniFilter
 from mmsieve.models.catalog import bundled_folder, bundled_names
@@ -56,8 +57,18 @@ def _load_clip(model: str, options: ScoringOptions) -> Clip:
     return Clip(open_clip(find_model(model)), options, device, dtype)
 
 
+def _load_text_only(model: str, options: ScoringOptions) -> OneSided:
+    return OneSided(load_unifilter(model, options), "text")
+
+
+def _load_image_only(model: str, options: ScoringOptions) -> OneSided:
+    return OneSided(load_unifilter(model, options), "image")
+
+
 _METHODS: dict[str, Callable[[str, ScoringOptions], Annotator]] = {
     "clip": _load_clip,
+    "text-only": _load_text_only,
+    "image-only": _load_image_only,
 }
 _RULES = "rules"
 

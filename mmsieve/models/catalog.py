@@ -1,4 +1,4 @@
-"""Models by name: those in the package, and the released ones that are known to work."""
+"""Models by name: those in the package, the released ones known to work, and baselines."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,15 @@ CATALOG = (
     ),
 )
 """Licences and sources as on the checkpoints' cards (UniFilter: github.com/Victorwz/UniFilter)."""
+
+
+BASELINES = {
+    "clip:MODEL": "similarity of image and text by a CLIP or SigLIP, a folder or Hugging Face id",
+    "rules": "DataComp's basic filter: words, characters, image size, aspect ratio, English",
+    "text-only:MODEL": "a classifier of the above shown a blank image",
+    "image-only:MODEL": "a classifier of the above shown no text",
+}
+"""Other scorers by name (`mmsieve.methods.load`), and what each gives."""
 
 
 def bundled_folder(name: str) -> Path | None:

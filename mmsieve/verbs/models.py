@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mmsieve.models.catalog import CATALOG, Known
+from mmsieve.models.catalog import BASELINES, CATALOG, Known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,9 @@ class ModelsReport:
 
     def summary(self) -> str:
         """A few lines per model; names stand alone, to be copied."""
-        return "\n".join(line for known in self.models for line in _lines(known))
+        lines = [line for known in self.models for line in _lines(known)]
+        baselines = [f"    {name:<18}{what}" for name, what in BASELINES.items()]
+        return "\n".join([*lines, "to compare with:", *baselines])
 
 
 def _lines(known: Known) -> list[str]:

@@ -26,7 +26,8 @@ def score(
         Paths, globs, brace patterns, folders or URLs of shards.
     model
         A bundled model (see `models`), a checkpoint's folder, or its Hugging Face id (owner/name);
-        or `clip:MODEL` for the similarity of a CLIP or SigLIP; or `rules`, DataComp's basic ones.
+        or to compare with: `clip:MODEL`, the similarity of a CLIP or SigLIP; `rules`, DataComp's
+        basic filter; `text-only:MODEL` and `image-only:MODEL`, a classifier shown one side.
     out
         Folder of the table: one Parquet file per shard.
     """
