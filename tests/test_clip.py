@@ -19,6 +19,7 @@ import mmsieve
 from mmsieve import RequestError, RunOptions, Sample, ScoringOptions, load_model
 from mmsieve.cli import main
 from mmsieve.methods.load import load_annotator
+from mmsieve.models.catalog import bundled_folder
 from mmsieve.models.clip import load_clip_tokenizer, open_clip
 from mmsieve.models.clip_towers import ClipTowers
 from mmsieve.models.tower import open_tower
@@ -241,7 +242,8 @@ def wrong(folders: dict[str, Path], tmp_path: Path) -> dict[str, str]:
     return {
         "clip:": "after the colon",
         "clip:nowhere": "no model 'nowhere'",
-        "clip:unifilter-tiny": "not one of clip, siglip",
+        "clip:unifilter-tiny": "no model 'unifilter-tiny'",
+        f"clip:{bundled_folder('unifilter-tiny')}": "not one of clip, siglip",
         f"clip:{naflex}": "any size",
         f"clip:{pickled}": "only pickled weights",
         f"clip:{mute}": "no tokenizer",

@@ -54,7 +54,7 @@ def load_unifilter(model: str, options: ScoringOptions | None = None) -> UniFilt
 def _load_clip(model: str, options: ScoringOptions) -> Clip:
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
-    return Clip(open_clip(find_model(model)), options, device, dtype)
+    return Clip(open_clip(_find_folder(model, _ANY)), options, device, dtype)
 
 
 def _load_text_only(model: str, options: ScoringOptions) -> OneSided:
@@ -74,14 +74,16 @@ _RULES = "rules"
 
 
 def find_model(model: str) -> Path:
-    """The folder of a model; raises RequestError, in one line, where there is none."""
-    allowed = (
-        f"a bundled model ({', '.join(bundled_names())}), a folder with config.json and "
-        "*.safetensors, or a Hugging Face id (owner/name); or "
-        f"{', '.join(f'{method}:MODEL' for method in _METHODS)}, {_RULES}"
-    )
-    if (bundled := bundled_folder(model)) is not None:
-        return bundled
+    """The folder of a quality classifier; raises RequestError, in one line, where there is none."""
+    others = ", ".join([*(f"{method}:MODEL" for method in _METHODS), _RULES])
+    allowed = f"a bundled model ({', '.join(bundled_names())}), {_ANY}; or {others}"
+    return bundled_folder(model) or _find_folder(model, allowed)
+
+
+_ANY = "a folder with config.json and *.safetensors, or a Hugging Face id (owner/name)"
+
+
+def _find_folder(model: str, allowed: str) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
