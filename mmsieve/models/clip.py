@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -84,16 +84,16 @@ class ClipTokenizer:
         return _FastEncoder(backend)
 
 
-class Encoder:
-    """Texts to ids; see `ClipTokenizer.build`."""
+class Encoder(Protocol):
+    """Texts to ids; made by `ClipTokenizer.build`."""
 
     def encode(self, text: str) -> tuple[npt.NDArray[np.int32], bool]:
         """Ids with bos and eos as the model wants them, and whether the text was cut."""
-        raise NotImplementedError
+        ...
 
 
 @dataclass(frozen=True)
-class _FastEncoder(Encoder):
+class _FastEncoder:
     backend: Tokenizer
 
     def encode(self, text: str) -> tuple[npt.NDArray[np.int32], bool]:
@@ -102,7 +102,7 @@ class _FastEncoder(Encoder):
 
 
 @dataclass(frozen=True)
-class _SlowEncoder(Encoder):
+class _SlowEncoder:
     tokenizer: Any
     length: int
 
@@ -136,7 +136,7 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
     if clip.tower.kind == "clip":
         stock = _load(clip.folder, "CLIPTokenizer")
         return ClipTokenizer(
-            stock.backend_tokenizer.to_str(), clip.folder, length, _eos(stock), False
+            stock.backend_tokenizer.to_str(), clip.folder, length, int(stock.eos_token_id), False
         )
     stock = _load(clip.folder, "PreTrainedTokenizerFast")
     backend = stock.backend_tokenizer
@@ -165,7 +165,3 @@ def _padding(tokenizer: Any, folder: Path) -> tuple[int, bool]:
     if tokenizer.pad_token_id is None:
         raise RequestError(f"{folder}: its tokenizer has no pad token")
     return int(tokenizer.pad_token_id), tokenizer.padding_side == "left"
-
-
-def _eos(tokenizer: Any) -> int:
-    return int(tokenizer.eos_token_id)
