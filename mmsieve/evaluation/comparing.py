@@ -6,13 +6,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from mmsieve.errors import Status
 from mmsieve.evaluation.bootstrap import Bootstrap, Draws, interval
 from mmsieve.evaluation.scoring import Scored, Texts
 from mmsieve.evaluation.thresholds import fit_thresholds, half_of_units
-from mmsieve.metrics import Interval, Metrics, measure, predict
+from mmsieve.metrics import Interval, Metrics, measure
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
@@ -32,7 +31,7 @@ class Difference:
 class Measured:
     """One model's numbers; without metrics where no text could be measured."""
 
-    overall: Metrics | None
+    overall: Metrics | None = None
     by_kind: dict[str, Metrics] = field(default_factory=dict)
     statuses: dict[str, int]
     """Of all texts, measured or not."""
@@ -54,16 +53,16 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All models' numbers over the same texts, and each text's outcome."""
+    """All models' numbers over the same texts."""
 
     models: dict[str, Measured]
-    predictions: pl.DataFrame
-    texts: int
-    """Measured: scored by every model, and not used to fit thresholds."""
-    images: int
-    fitted: int
-    """Texts that thresholds were fitted on."""
-    notes: tuple[str, ...] = ()
+    scored: dict[str, Scored]
+    """With their thresholds, where they need them."""
+    is_measured: Mask
+    """Texts [n] that every model could score, and that no threshold was fitted on."""
+    is_fitted: Mask
+    """Texts [n] that thresholds were fitted on."""
+    notes: tuple[str, ...]
 
 
 def compare(texts: Texts, scored: Mapping[str, Scored], bootstrap: Bootstrap) -> Comparison:
@@ -73,70 +72,75 @@ def compare(texts: Texts, scored: Mapping[str, Scored], bootstrap: Bootstrap) ->
     are measured on the other half.
     """
     is_scored = np.logical_and.reduce([np.isfinite(one.scores) for one in scored.values()])
-    needs_thresholds = any(not one.is_level for one in scored.values())
-    is_fitted = np.zeros(len(is_scored), bool)
-    if needs_thresholds:
-        is_fitted = half_of_units(texts.units, bootstrap.seed) & is_scored
+    own_scale = [name for name, one in scored.items() if not one.is_level]
+    is_fitted = np.zeros_like(is_scored)
+    if own_scale:
+        is_fitted = is_scored & half_of_units(texts.units, bootstrap.seed)
     is_measured = is_scored & ~is_fitted
-    if needs_thresholds and not is_fitted.any():
-        is_measured[:] = False
-    thresholds = {
-        name: None
-        if one.is_level or not is_measured.any()
-        else fit_thresholds(one.scores[is_fitted], texts.levels[is_fitted])
-        for name, one in scored.items()
-    }
+    notes = _notes_of_statuses(scored)
+    if own_scale and is_scored.any():
+        if is_fitted.any() and is_measured.any():
+            scored = _with_thresholds(texts, scored, is_fitted)
+        else:
+            is_measured = np.zeros_like(is_scored)
+        notes += _note_of_thresholds(own_scale, is_fitted, is_measured)
+    measuring = _Measuring(texts, is_measured, bootstrap)
     return Comparison(
-        models=_measure(texts, scored, thresholds, is_measured, bootstrap),
-        predictions=_predictions(texts, scored, thresholds, is_measured),
-        texts=int(is_measured.sum()),
-        images=len(np.unique(texts.units[is_measured])),
-        fitted=int(is_fitted.sum()),
-        notes=_notes(scored, is_scored, is_fitted, is_measured),
+        models={name: measuring.measured(one) for name, one in scored.items()},
+        scored=dict(scored),
+        is_measured=is_measured,
+        is_fitted=is_fitted,
+        notes=notes,
     )
 
 
-def _measure(
-    texts: Texts,
-    scored: Mapping[str, Scored],
-    thresholds: Mapping[str, list[float] | None],
-    is_measured: Mask,
-    bootstrap: Bootstrap,
-) -> dict[str, Measured]:
-    kinds = np.array(texts.kinds)
-    models: dict[str, Measured] = {}
-    first: tuple[Metrics, Draws] | None = None
-    for name, one in scored.items():
+class _Measuring:
+    """Measures one model after the other; the first is what the others are compared with."""
 
-        def numbers(
-            chosen: Mask, scores: Any = one.scores, cuts: Any = thresholds[name]
-        ) -> tuple[Metrics, Draws]:
-            given = scores[chosen], texts.levels[chosen]
-            draws = bootstrap.draw(*given, texts.units[chosen], cuts)
-            intervals = {name: interval(values) for name, values in draws.items()}
-            return replace(measure(*given, cuts), intervals=intervals), draws
+    def __init__(self, texts: Texts, is_measured: Mask, bootstrap: Bootstrap) -> None:
+        self._texts, self._is_measured, self._bootstrap = texts, is_measured, bootstrap
+        self._kinds = np.array(texts.kinds)
+        self._first: tuple[Metrics, Draws] | None = None
 
-        if not is_measured.any():
-            models[name] = Measured(overall=None, statuses=one.counts)
-            continue
-        found = numbers(is_measured)
-        models[name] = Measured(
-            overall=found[0],
+    def measured(self, one: Scored) -> Measured:
+        if not self._is_measured.any():
+            return Measured(statuses=one.counts)
+        overall = self._numbers(one, self._is_measured)
+        differences = {} if self._first is None else _differences(overall, self._first)
+        self._first = self._first or overall
+        kinds = np.unique(self._kinds[self._is_measured]).tolist()
+        return Measured(
+            overall=overall[0],
             by_kind={
-                kind: numbers(is_measured & (kinds == kind))[0]
-                for kind in np.unique(kinds[is_measured]).tolist()
+                kind: self._numbers(one, self._is_measured & (self._kinds == kind))[0]
+                for kind in kinds
             },
             statuses=one.counts,
-            thresholds=thresholds[name],
-            differences={} if first is None else _differences(found, first),
+            thresholds=one.thresholds,
+            differences=differences,
         )
-        first = first or found
-    return models
+
+    def _numbers(self, one: Scored, chosen: Mask) -> tuple[Metrics, Draws]:
+        scores, levels = one.scores[chosen], self._texts.levels[chosen]
+        units = self._texts.units[chosen]
+        draws = self._bootstrap.draw(scores, levels, units, one.thresholds)
+        intervals = {name: interval(values) for name, values in draws.items()}
+        return replace(measure(scores, levels, one.thresholds), intervals=intervals), draws
 
 
-def _differences(
-    one: tuple[Metrics, Draws], first: tuple[Metrics, Draws]
-) -> dict[str, Difference]:
+def _with_thresholds(
+    texts: Texts, scored: Mapping[str, Scored], is_fitted: Mask
+) -> dict[str, Scored]:
+    levels = texts.levels[is_fitted]
+    return {
+        name: one
+        if one.is_level
+        else replace(one, thresholds=fit_thresholds(one.scores[is_fitted], levels))
+        for name, one in scored.items()
+    }
+
+
+def _differences(one: tuple[Metrics, Draws], first: tuple[Metrics, Draws]) -> dict[str, Difference]:
     found: dict[str, Difference] = {}
     for name in COMPARED:
         value, reference = getattr(one[0], name), getattr(first[0], name)
@@ -145,59 +149,25 @@ def _differences(
     return found
 
 
-def _predictions(
-    texts: Texts,
-    scored: Mapping[str, Scored],
-    thresholds: Mapping[str, list[float] | None],
-    is_measured: Mask,
-) -> pl.DataFrame:
-    """A row per text; `score` and `level`, or with several models `NAME.score`, `NAME.level`."""
-    records = texts.records
-    columns: dict[str, pl.Series] = {
-        "key": pl.Series([_key(i, record.id) for i, record in enumerate(records)], dtype=pl.String),
-        "kind": pl.Series(texts.kinds, dtype=pl.String),
-        "image": pl.Series([record.images for record in records], dtype=pl.List(pl.String)),
-        "text": pl.Series([record.text for record in records], dtype=pl.String),
-        "label": pl.Series(texts.levels, dtype=pl.Int8),
-        "measured": pl.Series(is_measured),
-    }
-    for name, one in scored.items():
-        prefix = f"{name}." if len(scored) > 1 else ""
-        score = pl.Series(one.scores, dtype=pl.Float64).fill_nan(None)
-        columns[f"{prefix}status"] = pl.Series(one.statuses, dtype=pl.String)
-        columns[f"{prefix}score"] = score.cast(pl.Float32)
-        cuts = thresholds[name]
-        if one.is_level or cuts is not None:
-            level = pl.Series(predict(np.nan_to_num(one.scores), cuts), dtype=pl.Int8)
-        else:
-            level = pl.Series([None] * len(records), dtype=pl.Int8)
-        columns[f"{prefix}level"] = level.set(score.is_null(), None)
-    return pl.DataFrame(columns)
+def _notes_of_statuses(scored: Mapping[str, Scored]) -> tuple[str, ...]:
+    of_each_text = zip(*(one.statuses for one in scored.values()), strict=True)
+    partly = sum(Status.OK in row and set(row) != {Status.OK} for row in of_each_text)
+    if not partly:
+        return ()
+    return (f"{partly:,} texts that not every model could score are left out for all",)
 
 
-def _key(index: int, given: str | int | None) -> str:
-    return str(index if given is None else given)
-
-
-def _notes(
-    scored: Mapping[str, Scored], is_scored: Mask, is_fitted: Mask, is_measured: Mask
+def _note_of_thresholds(
+    own_scale: list[str], is_fitted: Mask, is_measured: Mask
 ) -> tuple[str, ...]:
-    notes = []
-    partly = int(sum(not all(s == Status.OK for s in row) and Status.OK in row for row in zip(
-        *(one.statuses for one in scored.values()), strict=True
-    )))
-    if partly:
-        notes.append(f"{partly} texts that not every model could score are left out for all")
-    own_scale = [name for name, one in scored.items() if not one.is_level]
-    if own_scale and is_measured.any():
-        notes.append(
-            f"the scores of {', '.join(own_scale)} aren't levels: three thresholds are fitted on "
-            f"the {is_fitted.sum():,} texts of one half of the images, and everything is measured "
-            f"on the {is_measured.sum():,} texts of the other half"
+    names = ", ".join(own_scale)
+    if not is_measured.any():
+        return (
+            f"nothing measured: the scores of {names} aren't levels, and too few images could be "
+            "scored to fit thresholds on one half and measure on the other",
         )
-    elif own_scale and is_scored.any():
-        notes.append(
-            f"nothing measured: {', '.join(own_scale)} needs thresholds, and too few images could "
-            "be scored to fit them on one half and measure on the other"
-        )
-    return tuple(notes)
+    return (
+        f"the scores of {names} aren't levels: thresholds were fitted on the {is_fitted.sum():,} "
+        f"texts of one half of the images, and everything is measured on the {is_measured.sum():,} "
+        "of the other",
+    )

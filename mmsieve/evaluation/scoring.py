@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mmsieve.annotator import Annotator, Row, RunnerOptions
 from mmsieve.errors import SampleError, Status
@@ -51,6 +52,10 @@ class Texts:
         units: Ints = np.unique(np.array(firsts), return_inverse=True)[1].astype(np.int64)
         return units
 
+    def images_of(self, chosen: npt.NDArray[np.bool_]) -> int:
+        """How many first images the chosen texts [n] have."""
+        return len(np.unique(self.units[chosen]))
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -62,6 +67,8 @@ class Scored:
     """`ok`, or why there is no score."""
     is_level: bool
     """Whether the score is on the scale of the levels."""
+    thresholds: list[float] | None = None
+    """Where it isn't: where levels 1, 2 and 3 begin, once that is known."""
 
     @property
     def counts(self) -> dict[str, int]:

@@ -95,6 +95,11 @@ class UniFilter:
             )
         return notes
 
+    @property
+    def score_is_level(self) -> bool:
+        """Whether a score is on the scale of the levels: not as one label's probability."""
+        return self.checkpoint.num_labels == 1 or self.checkpoint.own is not None
+
     def _fingerprint(self) -> dict[str, str]:
         checkpoint, options = self.checkpoint, self.options
         folder, preparer = checkpoint.folder, self._settings
