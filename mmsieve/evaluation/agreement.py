@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 from cyclopts import Parameter
 
 from mmsieve.cut.hashing import hash_samples
@@ -101,6 +102,10 @@ def _check(table: Table, by: str, tables: Sequence[Table], on: str | None) -> No
             raise RequestError(f"{table.path} has no column {name}: {column_names(tables)}")
         if name in table.mixed:
             raise RequestError(f"{table.path}: column {name} can't be used: {table.mixed[name]}")
+
+    kind = table.types[by]
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise RequestError(f"{table.path}: column {by} holds {kind}, not numbers to compare")
 
 
 def _rows(table: Table, compared: int, only_here: int) -> TableRows:

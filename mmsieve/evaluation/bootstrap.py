@@ -2,8 +2,8 @@
 
 Percentile intervals (Efron, 1979), of images rather than of texts: the texts over one image are
 written together, from positive to negative, and a model that misreads the image misses several at
-once. Drawing them one by one would take four times one accident for four accidents, and the
-intervals would be too narrow. So texts with the same first image are one unit, drawn as a whole.
+once. Drawing them one by one would take one accident for several, and the intervals would be too
+narrow. So the texts that share an image are one unit (`units.py`), drawn as a whole.
 
 A number without any error in sight (accuracy 1) gets an interval without width: no draw from
 faultless texts has a fault. With n images the rate of errors may still be as high as about 3 / n.
@@ -19,7 +19,10 @@ from mmsieve.levels import LEVELS
 from mmsieve.metrics import Floats, Interval, Ints, predict, rates
 
 Draws: TypeAlias = dict[str, Floats]
-"""accuracy, f1, mse and spearman, each with its value in every draw; NaN where undefined."""
+"""Each of RESAMPLED, with its value in every draw; NaN where undefined."""
+
+RESAMPLED = ("accuracy", "f1", "mse", "spearman")
+"""The numbers that get an interval."""
 
 _CELLS = 1 << 21
 """Texts times draws that are worked on at a time."""
@@ -35,8 +38,13 @@ class Bootstrap:
     def draw(
         self, scores: Floats, levels: Ints, units: Ints, thresholds: list[float] | None = None
     ) -> Draws:
-        """Metrics of `resamples` draws of the units, for scores [n], levels [n] and units [n]."""
-        _, units = np.unique(units, return_inverse=True)
+        """Metrics of `resamples` draws of the units, for scores [n], levels [n] and units [n].
+
+        A single unit says nothing of how others differ: all is NaN.
+        """
+        names, units = np.unique(units, return_inverse=True)
+        if len(names) == 1:
+            return {name: np.full(self.resamples, np.nan) for name in RESAMPLED}
         texts = _Texts(scores, levels, units, thresholds)
         parts = [texts.metrics(counts) for counts in self._counts(len(texts.squares), len(levels))]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

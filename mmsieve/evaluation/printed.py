@@ -1,7 +1,6 @@
 """An evaluation as a person reads it: a few narrow tables."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -15,6 +14,8 @@ from mmsieve.metrics import Interval, Metrics
 
 WIDTH = 100
 _NAMES = ("easy negative", "medium negative", "hard negative", "positive")
+_LABEL, _CELL, _COLUMNS = 19, 24, 3
+"""Widths of a table of intervals, of which so many columns fit."""
 _NUMBER = 7
 """Letters of a number that may have an interval beside it."""
 
@@ -37,10 +38,20 @@ def model_tables(models: Mapping[str, Measured]) -> list[RenderableType]:
     if len(found) == 1:
         (one,) = found.values()
         return [_numbers(_columns(one)), "", *_levels(one.overall), *_thresholds(one)]
-    parts: list[RenderableType] = [_side_by_side(found), "", _differences(found)]
+    reference, *others = names = list(found)
+    parts: list[RenderableType] = []
+    for some in _parted(names):
+        parts += [_side_by_side({name: found[name] for name in some}), ""]
+    for some in _parted(others):
+        parts += [_differences(reference, {name: found[name] for name in some}), ""]
     for name, one in found.items():
-        parts += ["", Text(name, style="bold"), *_levels(one.overall), *_thresholds(one)]
-    return parts
+        parts += [Text(name, style="bold"), *_levels(one.overall), *_thresholds(one), ""]
+    return parts[:-1]
+
+
+def _parted(names: list[str]) -> list[list[str]]:
+    """As many as fit side by side, then the next ones."""
+    return [names[start : start + _COLUMNS] for start in range(0, len(names), _COLUMNS)]
 
 
 def agreement_table(found: Agreement) -> list[RenderableType]:
@@ -54,7 +65,7 @@ def agreement_table(found: Agreement) -> list[RenderableType]:
     numbers.add_row("same level", _number(found.same_level))
     numbers.add_row("kappa of levels, quadratic", _number(found.kappa))
     for top, overlap in found.top.items():
-        numbers.add_row(f"top {float(top):.0%} kept: in both of all kept", _number(overlap))
+        numbers.add_row(f"top {float(top):.0%}: overlap of what is kept", _number(overlap))
     return [rows, "", numbers]
 
 
@@ -65,7 +76,7 @@ def _columns(one: Measured) -> dict[str, Metrics]:
 
 
 def _numbers(columns: Mapping[str, Metrics]) -> Table:
-    table = _grid("", *columns, justify="left")
+    table = _wide_grid("", *columns)
     table.add_row("texts", *(f"{metrics.count:>{_NUMBER},}" for metrics in columns.values()))
     for name in ("accuracy", "precision", "recall", "f1", "mse", "spearman"):
         table.add_row(name, *(_cell(metrics, name) for metrics in columns.values()))
@@ -75,12 +86,12 @@ def _numbers(columns: Mapping[str, Metrics]) -> Table:
 
 def _side_by_side(models: Mapping[str, Measured]) -> Table:
     """A column per model, all texts first, then each kind."""
-    table = _grid("", *models, justify="left")
+    table = _wide_grid("", *models)
     columns = [_columns(one) for one in models.values()]
     for kind in columns[0]:
         metrics = [each[kind] for each in columns]
         table.add_section()
-        table.add_row(Text(f"{kind}, {metrics[0].count:,} texts", style="italic"))
+        table.add_row(f"[bold]{kind}, {metrics[0].count:,} texts[/bold]")
         for name in ("accuracy", "f1", "mse", "spearman"):
             table.add_row(name, *(_cell(each, name) for each in metrics))
         table.add_row(*_calibration_errors(metrics))
@@ -92,15 +103,11 @@ def _calibration_errors(columns: Iterable[Metrics]) -> list[str]:
     return ["calibration error", *(_with_interval(error, None) for error in errors)]
 
 
-def _differences(models: Mapping[str, Measured]) -> Table:
-    reference, *others = models
-    table = _grid(f"less {reference}", *others, justify="left")
+def _differences(reference: str, models: Mapping[str, Measured]) -> Table:
+    table = _wide_grid(f"less {reference}", *models)
     for name in COMPARED:
-        cells = []
-        for other in others:
-            one = models[other].differences[name]
-            cells.append(_with_interval(one.value, one.interval, "+.4f"))
-        table.add_row(name, *cells)
+        differences = [one.differences[name] for one in models.values()]
+        table.add_row(name, *(_with_interval(d.value, d.interval, "+.3f") for d in differences))
     return table
 
 
@@ -128,11 +135,14 @@ def _thresholds(one: Measured) -> list[RenderableType]:
 
 
 def _cell(metrics: Metrics, name: str) -> str:
-    return _with_interval(getattr(metrics, name), metrics.intervals.get(name))
+    return _with_interval(
+        getattr(metrics, name), metrics.intervals.get(name), ".4f" if name == "mse" else ".3f"
+    )
 
 
-def _with_interval(value: float | None, interval: Interval | None, form: str = ".4f") -> str:
-    number = f"{_number(value, form):>{_NUMBER}}"
+def _with_interval(value: float | None, interval: Interval | None, form: str = ".3f") -> str:
+    """A number and its interval in at most _CELL letters."""
+    number = f"{_number(value, '+.4f' if form[0] == '+' else '.4f'):>{_NUMBER}}"
     if interval is None:
         return number
     return f"{number} [dim]{interval[0]:{form}} to {interval[1]:{form}}[/dim]"
@@ -142,9 +152,22 @@ def _number(value: float | None, form: str = ".4f") -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def _grid(first: str, *others: str, justify: Literal["left", "right"] = "right") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+def _wide_grid(first: str, *others: str) -> Table:
+    """For numbers with intervals: names too long for a column take several lines."""
+    table = _empty()
+    table.add_column(Text(first), max_width=_LABEL, overflow="fold")
+    for name in others:
+        table.add_column(Text(name), max_width=_CELL, overflow="fold")
+    return table
+
+
+def _grid(first: str, *others: str) -> Table:
+    table = _empty()
     table.add_column(Text(first))
     for name in others:
-        table.add_column(Text(name), justify=justify)
+        table.add_column(Text(name), justify="right")
     return table
+
+
+def _empty() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)

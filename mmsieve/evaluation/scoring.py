@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from mmsieve.annotator import Annotator, Row, RunnerOptions
 from mmsieve.errors import SampleError, Status
+from mmsieve.evaluation.units import units_of
 from mmsieve.generate.files import TrainingRecord, parse_training_record
 from mmsieve.generate.groups import kind_of
 from mmsieve.metrics import Floats, Ints
@@ -47,13 +48,11 @@ class Texts:
 
     @cached_property
     def units(self) -> Ints:
-        """The number [n] of each text's first image: texts over one image belong together."""
-        firsts = [record.images[0] if record.images else "" for record in self.records]
-        units: Ints = np.unique(np.array(firsts), return_inverse=True)[1].astype(np.int64)
-        return units
+        """The number [n] of each text's unit: texts that share an image belong together."""
+        return units_of(record.images for record in self.records)
 
-    def images_of(self, chosen: npt.NDArray[np.bool_]) -> int:
-        """How many first images the chosen texts [n] have."""
+    def count_units(self, chosen: npt.NDArray[np.bool_]) -> int:
+        """How many units the chosen texts [n] are of."""
         return len(np.unique(self.units[chosen]))
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from mmsieve.annotator import Annotator
-from mmsieve.cut.inputs import open_tables
+from mmsieve.cut.inputs import notes_of_unfinished, open_tables
 from mmsieve.errors import RequestError
 from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_tables
 from mmsieve.evaluation.bootstrap import Bootstrap
@@ -172,10 +172,11 @@ def _evaluate_models(
         name: {"model": given, "fingerprint": annotators[name].fingerprint}
         for name, given in names.items()
     }
+    units = texts.count_units(comparison.is_measured)
     made = {
         "data": str(data),
         "texts": int(comparison.is_measured.sum()),
-        "images": texts.images_of(comparison.is_measured),
+        "units": units,
         "texts_fitted": int(comparison.is_fitted.sum()),
         "resamples": options.resamples,
         "seed": options.seed,
@@ -186,8 +187,29 @@ def _evaluate_models(
         out=out,
         seconds=time.monotonic() - started,
         models=comparison.models,
-        notes=comparison.notes,
+        notes=(*comparison.notes, *_notes(comparison, units, options)),
     )
+
+
+def _notes(comparison: Comparison, units: int, options: EvaluateOptions) -> list[str]:
+    """What the intervals mean."""
+    if not units:
+        return []
+    if units == 1:
+        return ["no intervals: all texts share images"]
+    notes = [
+        f"intervals: 95%, from {options.resamples:,} draws of {units:,} images or sets of images, "
+        "each with all of its texts"
+    ]
+    faultless = [
+        n for n, one in comparison.models.items() if one.overall and one.overall.accuracy == 1
+    ]
+    if faultless:
+        notes.append(
+            f"{', '.join(faultless)}: no error in {units:,} of them, so the share with one may "
+            f"still be up to {min(1, 3 / units):.1%}"
+        )
+    return notes
 
 
 def _evaluate_tables(
@@ -201,12 +223,17 @@ def _evaluate_tables(
         raise RequestError(f"{len(tables)} TABLE given: two can be compared with each other")
     first, second = open_tables(tables)
     if options.dry_run:
-        note = f"would compare {first.rows:,} rows of {first.path} and {second.rows:,} of "
-        note += f"{second.path}"
+        rows = f"{first.rows:,} rows of {first.path} and {second.rows:,} of {second.path}"
+        note = f"would compare {rows}"
         return EvaluateReport(out=out, seconds=time.monotonic() - started, notes=(note,))
     found = compare_tables(first, second, wanted)
     _write(out, asdict(found))
-    return EvaluateReport(out=out, seconds=time.monotonic() - started, agreement=found)
+    return EvaluateReport(
+        out=out,
+        seconds=time.monotonic() - started,
+        agreement=found,
+        notes=tuple(notes_of_unfinished([first, second])),
+    )
 
 
 def _names(models: Sequence[str]) -> dict[str, str]:
