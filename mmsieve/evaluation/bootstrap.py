@@ -46,10 +46,10 @@ class Bootstrap:
         if len(names) == 1:
             return {name: np.full(self.resamples, np.nan) for name in RESAMPLED}
         texts = _Texts(scores, levels, units, thresholds)
-        parts = [texts.metrics(counts) for counts in self._counts(len(texts.squares), len(levels))]
+        parts = [texts.metrics(counts) for counts in self.counts(len(texts.squares), len(levels))]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _counts(self, units: int, texts: int) -> Iterator[Floats]:
+    def counts(self, units: int, texts: int) -> Iterator[Floats]:
         """How often each unit is drawn [draws, units], some draws at a time."""
         random = np.random.default_rng(self.seed)
         step = max(1, _CELLS // texts)
