@@ -11,8 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 from tables import kept_keys, rows_of, write_table
 
 import mmsieve
-from mmsieve import CutOptions, RequestError
-from mmsieve.evaluation.agreement import AgreementOptions
+from mmsieve import AgreementOptions, CutOptions, RequestError
 
 
 def compare(one: Path, other: Path, out: Path, **options) -> tuple[mmsieve.EvaluateReport, dict]:

@@ -205,13 +205,22 @@ def test_beside_a_score_with_thresholds_all_are_measured_on_one_half(data, two_l
     assert written["models"]["unifilter-tiny"]["mse"] is not None
 
 
-def test_too_few_images_for_thresholds_is_said(data, two_labels, tmp_path):
-    report, written = evaluate(data, tmp_path, two_labels, limit=4)
+def test_too_few_images_for_thresholds_are_refused(data, two_labels, tmp_path):
+    with pytest.raises(RequestError, match="at least 2 images"):
+        evaluate(data, tmp_path / "out", two_labels, limit=4)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_usable_images_for_thresholds_is_said(data, two_labels, tmp_path):
+    texts = json.loads(data.read_text("utf-8"))[:8]
+    missing = [text | {"image": "nowhere.png"} for text in texts[4:]]
+    (data.parent / "half.json").write_text(json.dumps(texts[:4] + missing))
+    report, written = evaluate(data.parent / "half.json", tmp_path, two_labels)
     assert report.overall is None
-    assert written["statuses"] == {"ok": 4}
+    assert written["statuses"] == {"ok": 4, "image_missing": 4}
     assert written["texts"] == 0
     assert "nothing measured" in report.summary()
-    assert pl.read_parquet(tmp_path / "predictions.parquet")["level"].null_count() == 4
+    assert pl.read_parquet(tmp_path / "predictions.parquet")["level"].null_count() == 8
 
 
 def test_predictions_show_every_text(data, worse, tmp_path):

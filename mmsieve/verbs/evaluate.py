@@ -18,7 +18,7 @@ from mmsieve.evaluation.bootstrap import Bootstrap
 from mmsieve.evaluation.comparing import Comparison, Measured, compare
 from mmsieve.evaluation.predictions import predictions
 from mmsieve.evaluation.printed import agreement_table, model_tables, render
-from mmsieve.evaluation.scoring import SCORE, ScoreOptions, Texts, score_texts
+from mmsieve.evaluation.scoring import SCORE, ScoreOptions, Texts, gives_levels, score_texts
 from mmsieve.generate.files import TrainingRecord, read_training_file
 from mmsieve.levels import LEVELS
 from mmsieve.methods.load import load_annotator
@@ -157,11 +157,11 @@ def _evaluate_models(
     _check_labels(records, data)
     names = _names(models)
     annotators = {name: load_annotator(given, scoring) for name, given in names.items()}
-    _check_scores(annotators)
-    if options.dry_run:
-        note = f"would evaluate {', '.join(names)} on {len(records):,} texts of {data}"
-        return EvaluateReport(out=out, seconds=time.monotonic() - started, notes=(note,))
     texts = Texts(records, options.images or data.parent)
+    _check_scores(annotators, texts)
+    if options.dry_run:
+        note = f"would evaluate {len(records):,} texts of {data} with {', '.join(names)}"
+        return EvaluateReport(out=out, seconds=time.monotonic() - started, notes=(note,))
     scored = {}
     for name, annotator in annotators.items():
         how = ScoreOptions(annotator.device, options.workers, options.batch_tokens, options.quiet)
@@ -258,11 +258,16 @@ def _check_labels(texts: Sequence[TrainingRecord], data: Path) -> None:
             raise RequestError(f"{data}: {index}: label {text.label:g} is not a level 0-3")
 
 
-def _check_scores(annotators: Mapping[str, Annotator]) -> None:
+def _check_scores(annotators: Mapping[str, Annotator], texts: Texts) -> None:
     for name, annotator in annotators.items():
         if SCORE not in annotator.schema.names:
             columns = ", ".join(annotator.schema.names)
             raise RequestError(f"model {name} gives no {SCORE} to evaluate, only {columns}")
+        if not gives_levels(annotator) and len(set(texts.units.tolist())) < 2:
+            raise RequestError(
+                f"the scores of {name} aren't levels, and thresholds are fitted on one half of the "
+                "images: give texts over at least 2 images that they don't share"
+            )
 
 
 def _counts(models: Mapping[str, Measured]) -> list[str]:
