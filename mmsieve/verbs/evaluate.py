@@ -237,12 +237,13 @@ def _evaluate_tables(
 
 
 def _names(models: Sequence[str]) -> dict[str, str]:
-    """A short name for each model: a folder's own, with a number where it comes twice."""
+    """A short name for each model: of a folder only its own, with a number where it comes twice."""
     names: dict[str, str] = {}
     for given in models:
-        folder = Path(given).expanduser()
-        name = unique = folder.resolve().name if folder.is_dir() else given
-        count = 1
+        method, colon, model = given.rpartition(":")
+        folder = Path(model).expanduser()
+        name = f"{method}{colon}{folder.resolve().name}" if folder.is_dir() else given
+        unique, count = name, 1
         while unique in names:
             count += 1
             unique = f"{name} {count}"
