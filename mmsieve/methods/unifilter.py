@@ -80,6 +80,8 @@ class UniFilter:
         self.device = device
         self.dtype = dtype
         self.schema = SCHEMA
+        # not as in the published scorer, where it is the probability of one of several labels
+        self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None
         self._settings = _settings(options, checkpoint.own or {})
         self.fingerprint = self._fingerprint()
 
@@ -94,11 +96,6 @@ class UniFilter:
                 "is the probability of label 1, not of the best one"
             )
         return notes
-
-    @property
-    def score_is_level(self) -> bool:
-        """Whether a score is on the scale of the levels: not as one label's probability."""
-        return self.checkpoint.num_labels == 1 or self.checkpoint.own is not None
 
     def _fingerprint(self) -> dict[str, str]:
         checkpoint, options = self.checkpoint, self.options
