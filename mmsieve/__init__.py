@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
+    from mmsieve.evaluation.agreement import AgreementOptions
     from mmsieve.methods.load import load_model
     from mmsieve.methods.unifilter import ScoringOptions
     from mmsieve.metrics import Metrics
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mmsieve.verbs.train import TrainReport, train_classifier
 
 __all__ = [
+    "AgreementOptions",
     "CutOptions",
     "DemoReport",
     "EvaluateOptions",
@@ -71,6 +73,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AgreementOptions": "mmsieve.evaluation.agreement",
     "CutOptions": "mmsieve.verbs.filter",
     "DemoReport": "mmsieve.verbs.demo",
     "EvaluateOptions": "mmsieve.verbs.evaluate",

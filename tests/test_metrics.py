@@ -1,58 +1,142 @@
-"""Metrics against their definitions, counted one by one."""
+"""Metrics against scikit-learn and scipy; calibration, thresholds and kappa by their meaning."""
+
+import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import (
+    accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    mean_squared_error,
+    precision_recall_fscore_support,
+)
 
-from mmsieve.metrics import measure
+from mmsieve.evaluation.agreement import kappa
+from mmsieve.evaluation.thresholds import fit_thresholds, half_of_units
+from mmsieve.evaluation.units import units_of
+from mmsieve.metrics import measure, pearson, predict
 
+LEVELS = [0, 1, 2, 3]
 TENTHS = st.integers(-20, 50).map(lambda n: n / 10)
-PAIRS = st.lists(st.tuples(TENTHS, st.integers(0, 3)), min_size=1, max_size=60)
+FLOATS = st.floats(-5, 8, allow_subnormal=False)
+PAIRS = st.lists(st.tuples(TENTHS | FLOATS, st.integers(0, 3)), min_size=1, max_size=60)
 
 
-def _measure(pairs):
+def _arrays(pairs):
     scores, levels = zip(*pairs, strict=True)
-    return measure(np.array(scores, np.float64), np.array(levels, np.int64))
+    return np.array(scores, np.float64), np.array(levels, np.int64)
 
 
 @given(PAIRS)
-def test_metrics_are_their_definitions(pairs):
-    found = _measure(pairs)
-    predicted = [min(3, max(0, round(score))) for score, _ in pairs]  # both round half to even
-    levels = [level for _, level in pairs]
-    both = list(zip(levels, predicted, strict=True))
+def test_metrics_are_those_of_scikit_learn(pairs):
+    scores, levels = _arrays(pairs)
+    found = measure(scores, levels)
+    predicted = [min(3, max(0, round(score))) for score in scores.tolist()]  # half to even too
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        levels, predicted, labels=LEVELS, zero_division=0
+    )
     assert found.count == len(pairs)
-    assert found.confusion == [[both.count((t, p)) for p in range(4)] for t in range(4)]
-    assert found.accuracy == pytest.approx(sum(t == p for t, p in both) / len(both))
-    precision, recall, f1 = [], [], []
-    for level in range(4):
-        hits = both.count((level, level))
-        told, there = predicted.count(level), levels.count(level)
-        precision.append(hits / told if told else 0.0)
-        recall.append(hits / there if there else 0.0)
-        f1.append(2 * hits / (told + there) if hits else 0.0)
-    assert found.precision == pytest.approx(np.mean(precision))
-    assert found.recall == pytest.approx(np.mean(recall))
+    assert found.confusion == confusion_matrix(levels, predicted, labels=LEVELS).tolist()
+    assert found.accuracy == pytest.approx(accuracy_score(levels, predicted))
+    assert found.precision == pytest.approx(precision.mean())
+    assert found.recall == pytest.approx(recall.mean())
+    assert found.recall_per_level == pytest.approx(recall)
     assert found.f1_per_level == pytest.approx(f1)
-    assert found.f1 == pytest.approx(np.mean(f1))
-    assert found.mse == pytest.approx(np.mean([(score - level) ** 2 for score, level in pairs]))
+    assert found.f1 == pytest.approx(f1.mean())
+    assert found.mse == pytest.approx(mean_squared_error(levels, scores))
 
 
 @given(PAIRS)
-def test_spearman_only_looks_at_the_order(pairs):
-    found = _measure(pairs).spearman
-    stretched = _measure([(score * 2 + 1, level) for score, level in pairs]).spearman
-    if found is None:
-        scores, levels = zip(*pairs, strict=True)
-        assert len(set(scores)) == 1 or len(set(levels)) == 1
-    else:
-        assert -1 - 1e-9 <= found <= 1 + 1e-9
-        assert found == pytest.approx(stretched)
+def test_correlations_are_those_of_scipy(pairs):
+    scores, levels = _arrays(pairs)
+    found = measure(scores, levels).spearman
+    if len(set(scores.tolist())) == 1 or len(set(levels.tolist())) == 1:
+        assert found is None
+        return
+    assert found == pytest.approx(spearmanr(scores, levels).statistic, abs=1e-9)
+    assume(scores.std() > 1e-6)
+    assert pearson(scores, levels * 1.0) == pytest.approx(pearsonr(scores, levels)[0], abs=1e-6)
 
 
-def test_spearman_of_known_orders():
-    assert _measure([(0.1, 0), (0.9, 1), (2.2, 2), (3.0, 3)]).spearman == pytest.approx(1)
-    assert _measure([(3, 0), (2, 1), (1, 2), (0, 3)]).spearman == pytest.approx(-1)
-    # ranks 0.5 0.5 2 3 against 0 1 2.5 2.5
-    assert _measure([(1, 0), (1, 1), (2, 3), (3, 3)]).spearman == pytest.approx(8 / 9)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
+def test_kappa_is_that_of_scikit_learn(pairs):
+    one, other = np.array(pairs, np.int64).T
+    found = kappa(one, other)
+    if len({*one.tolist(), *other.tolist()}) == 1:
+        assert found is None  # agreement by chance is certain
+        return
+    expected = cohen_kappa_score(one, other, labels=LEVELS, weights="quadratic")
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+@given(PAIRS)
+def test_calibration_is_its_definition(pairs):
+    scores, levels = _arrays(pairs)
+    found = measure(scores, levels).calibration
+    predicted = predict(scores)
+    for level in LEVELS:
+        there = levels[predicted == level]
+        assert found.share[level] == pytest.approx(len(there) / len(levels))
+        mean = found.mean_level[level]
+        assert mean == (pytest.approx(there.mean()) if len(there) else None)
+    error = 0.0
+    bins = np.minimum(np.floor(np.clip(scores, 0, 3) * 4), 11)
+    for one in set(bins.tolist()):
+        inside = bins == one
+        error += inside.sum() * abs(scores[inside].mean() - levels[inside].mean())
+    assert found.expected_error == pytest.approx(error / len(levels), abs=1e-9)
+    assert sum(one["count"] for one in found.bins) == len(levels)
+
+
+def test_a_shifted_score_is_badly_calibrated_by_its_shift():
+    levels = np.array(LEVELS * 10)
+    assert measure(levels * 1.0, levels).calibration.expected_error == 0
+    found = measure(levels + 0.4, levels)
+    assert found.accuracy == 1
+    assert found.calibration.expected_error == pytest.approx(0.4)
+
+
+SCORES = st.integers(-3, 6).map(float) | st.floats(-2, 2, allow_subnormal=False)
+
+
+@given(st.lists(st.tuples(SCORES, st.integers(0, 3)), min_size=1, max_size=9))
+def test_no_thresholds_are_better_than_the_fitted_ones(pairs):
+    scores, levels = _arrays(pairs)
+    cuts = fit_thresholds(scores, levels)
+    assert cuts == sorted(cuts)
+    assert np.isfinite(cuts).all()
+    found = measure(scores, levels, cuts)
+    edges = [*np.unique(scores), np.inf]
+    best = max(
+        (predict(scores, cut) == levels).mean()
+        for cut in itertools.combinations_with_replacement(edges, 3)
+    )
+    assert found.accuracy == pytest.approx(best)
+    assert found.mse is None
+    assert found.calibration.expected_error is None
+
+
+def test_thresholds_lie_between_the_levels():
+    scores = np.array([-9.0, -8.0, 0.1, 0.2, 0.6, 0.7, 40.0, 50.0])
+    cuts = fit_thresholds(scores, np.array([0, 0, 1, 1, 2, 2, 3, 3]))
+    assert cuts == pytest.approx([-3.95, 0.4, 20.35])
+
+
+def test_halves_keep_texts_of_one_image_together():
+    units = np.repeat(np.arange(101), 4)
+    half = half_of_units(units, seed=3)
+    assert half.sum() == 200
+    assert set(units[half]).isdisjoint(units[~half])
+    assert (half == half_of_units(units, seed=3)).all()
+    assert (half != half_of_units(units, seed=4)).any()
+
+
+def test_texts_that_share_an_image_are_one_unit():
+    images = [["a"], ["b", "c"], ["c", "b"], ["a"], [], ["d"], ["e", "d"], [], ["c", "f"], ["f"]]
+    assert units_of(images).tolist() == [0, 1, 1, 0, 2, 3, 3, 4, 1, 1]
+    chain = [[str(i), str(i + 1)] for i in range(5000)]
+    assert set(units_of(chain).tolist()) == {0}

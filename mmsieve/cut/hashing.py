@@ -13,6 +13,7 @@ import pyarrow as pa
 from mmsieve.cut.spool import Numbers
 
 _WORD = 8
+_SHARD_BITS = np.uint64(24)
 _SEED = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -31,6 +32,15 @@ def hash_strings(strings: pl.Series) -> Numbers:
         rows = rows[left > _WORD]
         done += _WORD
     return hashes
+
+
+def hash_samples(keys: pl.Series, shards: pl.Series) -> Numbers:
+    """One hash per sample, by which ties at a cut are broken: the highest are kept.
+
+    The same key in several shards is told apart by a hash of the shard's name in the last bits.
+    """
+    last = hash_strings(shards) >> (np.uint64(64) - _SHARD_BITS)
+    return hash_strings(keys) >> _SHARD_BITS << _SHARD_BITS | last
 
 
 def _buffers(strings: pl.Series) -> tuple[bytes, np.ndarray, np.ndarray]:

@@ -185,6 +185,16 @@ def column_names(tables: Sequence[Table]) -> str:
     return "; ".join(parts)
 
 
+def notes_of_unfinished(tables: Sequence[Table]) -> list[str]:
+    """What to say of tables that don't hold all samples of their shards."""
+    return [
+        f"{each.path}: {each.unfinished} of {len(each.files)} files hold a part of their shard "
+        "only (a trial run, or a shard that can't be read to its end)"
+        for each in tables
+        if each.unfinished
+    ]
+
+
 def _unreadable(path: Path, error: Exception) -> RequestError:
     return RequestError(
         f"{path}: can't be read ({one_line(error)}): make that file of the table again"

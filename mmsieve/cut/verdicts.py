@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mmsieve.cut.condition import Condition
-from mmsieve.cut.hashing import hash_strings
+from mmsieve.cut.hashing import hash_samples
 from mmsieve.cut.joined import Column
 from mmsieve.cut.ranking import RANKED, Counts, Cut, KeptTies, ordered
 from mmsieve.cut.spool import Spool, records
@@ -23,7 +23,6 @@ from mmsieve.errors import RequestError, Status
 MOST_GROUPS = 1_000_000
 _ROW = np.dtype([("reason", "<u2"), ("score", "<f4")])
 _BELOW, _TIE, _WHERE, _NO_SCORE = 1, 2, 3, 4
-_SHARD_BITS = np.uint64(24)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +193,6 @@ def break_ties(
     """Which rows at the cut are kept where not all can be: by a stable hash of their keys.
 
     `pieces` are the rows in order: how many, and their `key` and `shard`, read only where needed.
-    The same key in several shards is told apart by a hash of the shard's name in the last bits.
     """
     ties = KeptTies(folder, len(cut.at))
     cursor = Cursor(verdicts)
@@ -204,8 +202,6 @@ def break_ties(
         if tied.any():
             rank = np.flatnonzero(rows["reason"] == 0)[tied]
             frame = read()[rank]
-            shards = hash_strings(frame["shard"]) >> (np.uint64(64) - _SHARD_BITS)
-            keys = hash_strings(frame["key"]) >> _SHARD_BITS << _SHARD_BITS
-            ties.add(keys | shards, ranked["group"][tied])
+            ties.add(hash_samples(frame["key"], frame["shard"]), ranked["group"][tied])
     ties.settle(np.where(cut.is_open(), cut.ties, 0))
     return ties

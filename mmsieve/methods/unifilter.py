@@ -81,6 +81,8 @@ class UniFilter:
         self.device = device
         self.dtype = dtype
         self.schema = SCHEMA
+        # not as in the published scorer, where it is the probability of one of several labels
+        self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None
         self._settings = _settings(options, checkpoint.own or {})
         self.fingerprint = self._fingerprint()
 

@@ -45,7 +45,7 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
     for given in inputs:
         path = Path(given)
         if path.suffix == ".json" and path.is_file():
-            metrics.append((path.parent.name or path.name, _metrics(path)))
+            metrics += _metrics(path)
         elif (found := _judged(path)) is not None:
             judged.append(found)
         else:
@@ -72,11 +72,16 @@ def _judged(path: Path) -> Judged | None:
     return Judged(path, kinds.pop(), files, tuple(ours))
 
 
-def _metrics(path: Path) -> dict[str, Any]:
+def _metrics(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Name and numbers of each model of a metrics.json."""
     try:
         values = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise RequestError(f"{path}: {error}") from error
-    if not isinstance(values, dict) or "confusion" not in values:
-        raise RequestError(f"{path}: not a metrics.json made by evaluate")
-    return values
+    name = path.parent.name or path.name
+    models = values.get("models") if isinstance(values, dict) else None
+    named = {f"{name}: {each}": one for each, one in models.items()} if models else {name: values}
+    for one in named.values():
+        if not isinstance(one, dict) or "confusion" not in one:
+            raise RequestError(f"{path}: not a metrics.json with the numbers of a model")
+    return list(named.items())

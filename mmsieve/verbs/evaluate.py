@@ -1,33 +1,32 @@
-"""evaluate: a model against labelled texts -> metrics.json and a printed table."""
+"""evaluate: models against labelled texts, or two tables against each other -> metrics.json."""
 
 import json
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 from cyclopts import Parameter
 
-from mmsieve.annotator import Row, RunnerOptions
-from mmsieve.errors import RequestError, SampleError, Status
-from mmsieve.generate.files import TrainingRecord, parse_training_record, read_training_file
-from mmsieve.generate.groups import TextKind, kind_of
+from mmsieve.annotator import Annotator
+from mmsieve.cut.inputs import notes_of_unfinished, open_tables
+from mmsieve.errors import RequestError
+from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_tables
+from mmsieve.evaluation.bootstrap import Bootstrap
+from mmsieve.evaluation.comparing import Comparison, Measured, compare
+from mmsieve.evaluation.predictions import predictions
+from mmsieve.evaluation.printed import agreement_table, model_tables, render
+from mmsieve.evaluation.scoring import SCORE, ScoreOptions, Texts, gives_levels, score_texts
+from mmsieve.generate.files import TrainingRecord, read_training_file
 from mmsieve.levels import LEVELS
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter import ScoringOptions
-from mmsieve.metrics import Metrics, measure
-from mmsieve.progress import show_progress
-from mmsieve.read import Parse, Record
-from mmsieve.shard_job import Progress as Advance
+from mmsieve.metrics import Metrics
 from mmsieve.table import check_folder, make_folder, write_atomically
-from mmsieve.workers import Prepared, PreparePool
 
-_CHUNK = 64
+METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 
 
 @Parameter(name="*")
@@ -43,6 +42,10 @@ class EvaluateOptions:
     """Tokens of a batch, those of images included; by default what suits the device."""
     limit: int | None = None
     """Evaluate the first so many texts."""
+    resamples: int = 1000
+    """Draws of images that the intervals are made of."""
+    seed: int = 0
+    """Of those draws, and of the half of the images that thresholds are fitted on."""
     dry_run: bool = False
     """Check the request, say what would be evaluated, and stop."""
     quiet: bool = False
@@ -55,74 +58,197 @@ class EvaluateReport:
 
     out: Path
     seconds: float
-    overall: Metrics | None = None
-    by_kind: dict[str, Metrics] = field(default_factory=dict)
-    statuses: dict[str, int] = field(default_factory=dict)
+    models: dict[str, Measured] = field(default_factory=dict)
+    """Model -> its numbers; the others are compared with the first."""
+    agreement: Agreement | None = None
+    """Of two tables, where those were given."""
     notes: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     """Always empty: a text that can't be scored is counted in `statuses`."""
 
+    @property
+    def overall(self) -> Metrics | None:
+        """The first model's numbers over all texts; None where there are none."""
+        return next((one.overall for one in self.models.values()), None)
+
+    @property
+    def by_kind(self) -> dict[str, Metrics]:
+        """The first model's numbers over captions and over documents."""
+        return next((one.by_kind for one in self.models.values()), {})
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many texts have each status with the first model."""
+        return next((one.statuses for one in self.models.values()), {})
+
     def summary(self) -> str:
         """The numbers, the last line with counts, seconds and the output's path."""
-        lines = list(self.notes)
-        if self.overall is not None:
-            lines += _table({"all": self.overall, **self.by_kind})
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
-        return "\n".join([*lines, f"{counts or 'nothing'} in {self.seconds:.1f} s: {self.out}"])
+        parts = model_tables(self.models)
+        if self.agreement is not None:
+            parts = agreement_table(self.agreement)
+        printed = [render([*parts, ""])] if parts else []
+        counts = "; ".join(_counts(self.models)) or "nothing"
+        if self.agreement is not None:
+            counts = f"{self.agreement.count:,} samples compared"
+        return "\n".join([*printed, *self.notes, f"{counts} in {self.seconds:.1f} s: {self.out}"])
 
 
 def evaluate(
-    *,
-    model: str,
-    data: Path,
+    *tables: str,
+    model: Annotated[Sequence[str], Parameter(negative="", show_default=False)] = (),
+    data: Path | None = None,
     out: Path,
     scoring: ScoringOptions | None = None,
     run: EvaluateOptions | None = None,
+    agreement: AgreementOptions | None = None,
 ) -> EvaluateReport:
-    """Compare a model's scores with the levels of labelled texts.
+    """Compare models' scores with the levels of labelled texts, or two tables with each other.
+
+    With --model and --data: every number with its 95% interval; with several models also their
+    differences to the first. Writes metrics.json, and predictions.parquet with every text's score.
+    With two TABLEs: how far their scores agree on the samples that are ok in both.
 
     Parameters
     ----------
+    tables
+        Two folders of tables, or Parquet files, to compare with each other.
     model
-        A bundled model (see `models`), a checkpoint's folder, or its Hugging Face id.
+        A bundled model (see `models`), a checkpoint's folder, or its Hugging Face id. May be
+        given several times.
     data
         A training file: a JSON list of {"image": ..., "text": ..., "label": 0-3}.
     out
         Folder of metrics.json.
     """
     started = time.monotonic()
-    options, data, out = run or EvaluateOptions(), Path(data), Path(out)
+    options, out = run or EvaluateOptions(), Path(out)
+    models = [model] if isinstance(model, str) else [str(each) for each in model]
     _check(options, out)
-    texts = read_training_file(data)[: options.limit]
-    _check_labels(texts, data)
-    annotator = load_annotator(model, scoring)
-    if options.dry_run:
-        note = f"would evaluate {len(texts)} texts of {data}"
-        return EvaluateReport(out=out, seconds=time.monotonic() - started, notes=(note,))
-    pool = PreparePool(annotator.preparer(), options.workers, keep_metadata=False)
-    runner = annotator.runner(RunnerOptions(annotator.device, options.batch_tokens))
-    parse = partial(parse_training_record, options.images or data.parent)
-    rows: list[Row | SampleError | None] = [None] * len(texts)
-    try:
-        with show_progress("evaluate", len(texts), options.quiet, "texts") as advance:
-            stream = _items(_prepared(pool, parse, texts), rows, advance)
-            for index, row in runner.run(stream):
-                rows[index] = row
-                advance(1, 1)
-    finally:
-        pool.close()
-    report = _report(texts, rows, out, started)
-    _write(report, {"model": model, "data": str(data), "fingerprint": annotator.fingerprint})
-    return report
+    if tables:
+        if models or data is not None:
+            raise RequestError("give two TABLEs, or --model and --data: not both")
+        return _evaluate_tables(tables, out, agreement or AgreementOptions(), options, started)
+    if not models or data is None:
+        raise RequestError("give --model and --data, or two TABLEs to compare with each other")
+    if agreement is not None and agreement != AgreementOptions():
+        raise RequestError("--by and --on are for two TABLEs, not for --model and --data")
+    return _evaluate_models(models, Path(data), out, scoring, options, started)
 
 
 def _check(options: EvaluateOptions, out: Path) -> None:
     """Refuse what can't be meant, from the request alone."""
-    for name, least in (("limit", 1), ("batch_tokens", 1), ("workers", 0)):
+    least = {"limit": 1, "batch_tokens": 1, "workers": 0, "resamples": 1, "seed": 0}
+    for name, lowest in least.items():
         value = getattr(options, name)
-        if value is not None and value < least:
-            raise RequestError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        if value is not None and value < lowest:
+            raise RequestError(f"--{name.replace('_', '-')} {value}: must be at least {lowest}")
     check_folder(out)
+
+
+def _evaluate_models(
+    models: Sequence[str],
+    data: Path,
+    out: Path,
+    scoring: ScoringOptions | None,
+    options: EvaluateOptions,
+    started: float,
+) -> EvaluateReport:
+    records = read_training_file(data)[: options.limit]
+    _check_labels(records, data)
+    names = _names(models)
+    annotators = {name: load_annotator(given, scoring) for name, given in names.items()}
+    texts = Texts(records, options.images or data.parent)
+    _check_scores(annotators, texts)
+    if options.dry_run:
+        note = f"would evaluate {len(records):,} texts of {data} with {', '.join(names)}"
+        return EvaluateReport(out=out, seconds=time.monotonic() - started, notes=(note,))
+    scored = {}
+    for name, annotator in annotators.items():
+        how = ScoreOptions(annotator.device, options.workers, options.batch_tokens, options.quiet)
+        label = "evaluate" if len(names) == 1 else f"evaluate {name}"
+        scored[name] = score_texts(label, annotator, texts, how)
+    comparison = compare(texts, scored, Bootstrap(options.resamples, options.seed))
+    origins = {
+        name: {"model": given, "fingerprint": annotators[name].fingerprint}
+        for name, given in names.items()
+    }
+    units = texts.count_units(comparison.is_measured)
+    made = {
+        "data": str(data),
+        "texts": int(comparison.is_measured.sum()),
+        "units": units,
+        "texts_fitted": int(comparison.is_fitted.sum()),
+        "resamples": options.resamples,
+        "seed": options.seed,
+    }
+    _write(out, _values(comparison, origins) | made)
+    write_atomically(out / PREDICTIONS, predictions(texts, comparison).write_parquet)
+    return EvaluateReport(
+        out=out,
+        seconds=time.monotonic() - started,
+        models=comparison.models,
+        notes=(*comparison.notes, *_notes(comparison, units, options)),
+    )
+
+
+def _notes(comparison: Comparison, units: int, options: EvaluateOptions) -> list[str]:
+    """What the intervals mean."""
+    if not units:
+        return []
+    if units == 1:
+        return ["no intervals: all texts share images"]
+    notes = [
+        f"intervals: 95%, from {options.resamples:,} draws of {units:,} images or sets of images, "
+        "each with all of its texts"
+    ]
+    faultless = [
+        n for n, one in comparison.models.items() if one.overall and one.overall.accuracy == 1
+    ]
+    if faultless:
+        notes.append(
+            f"{', '.join(faultless)}: no error in {units:,} of them, so the share with one may "
+            f"still be up to {min(1, 3 / units):.1%}"
+        )
+    return notes
+
+
+def _evaluate_tables(
+    tables: Sequence[str],
+    out: Path,
+    wanted: AgreementOptions,
+    options: EvaluateOptions,
+    started: float,
+) -> EvaluateReport:
+    if len(tables) != 2:
+        raise RequestError(f"{len(tables)} TABLE given: two can be compared with each other")
+    first, second = open_tables(tables)
+    if options.dry_run:
+        rows = f"{first.rows:,} rows of {first.path} and {second.rows:,} of {second.path}"
+        note = f"would compare {rows}"
+        return EvaluateReport(out=out, seconds=time.monotonic() - started, notes=(note,))
+    found = compare_tables(first, second, wanted)
+    _write(out, asdict(found))
+    return EvaluateReport(
+        out=out,
+        seconds=time.monotonic() - started,
+        agreement=found,
+        notes=tuple(notes_of_unfinished([first, second])),
+    )
+
+
+def _names(models: Sequence[str]) -> dict[str, str]:
+    """A short name for each model: of a folder only its own, with a number where it comes twice."""
+    names: dict[str, str] = {}
+    for given in models:
+        method, colon, model = given.rpartition(":")
+        folder = Path(model).expanduser()
+        name = f"{method}{colon}{folder.resolve().name}" if folder.is_dir() else given
+        unique, count = name, 1
+        while unique in names:
+            count += 1
+            unique = f"{name} {count}"
+        names[unique] = given
+    return names
 
 
 def _check_labels(texts: Sequence[TrainingRecord], data: Path) -> None:
@@ -133,88 +259,47 @@ def _check_labels(texts: Sequence[TrainingRecord], data: Path) -> None:
             raise RequestError(f"{data}: {index}: label {text.label:g} is not a level 0-3")
 
 
-def _prepared(
-    pool: PreparePool, parse: Parse, texts: Sequence[TrainingRecord]
-) -> Iterator[Prepared]:
-    """What the pool makes of the texts, in order, a bounded number of chunks ahead."""
-    ahead: deque[Future[list[Prepared]]] = deque()
-    for start in range(0, len(texts), _CHUNK):
-        chunk = texts[start : start + _CHUNK]
-        records = [Record(str(start + i), {"text": text}) for i, text in enumerate(chunk)]
-        ahead.append(pool.submit(parse, records))
-        while len(ahead) > 2 * pool.workers:
-            yield from ahead.popleft().result()
-    for future in ahead:
-        yield from future.result()
+def _check_scores(annotators: Mapping[str, Annotator], texts: Texts) -> None:
+    for name, annotator in annotators.items():
+        if SCORE not in annotator.schema.names:
+            columns = ", ".join(annotator.schema.names)
+            raise RequestError(f"model {name} gives no {SCORE} to evaluate, only {columns}")
+        if not gives_levels(annotator) and len(set(texts.units.tolist())) < 2:
+            raise RequestError(
+                f"the scores of {name} aren't levels, and thresholds are fitted on one half of the "
+                "images: give texts over at least 2 images that they don't share"
+            )
 
 
-def _items(
-    prepared: Iterator[Prepared], rows: list[Row | SampleError | None], advance: Advance
-) -> Iterator[tuple[int, Any]]:
-    """The runner's stream; what can't be scored goes to `rows` at once."""
-    for index, one in enumerate(prepared):
-        if one.problem is None:
-            yield index, one.item
-        else:
-            rows[index] = one.problem
-            advance(1, 1)
+def _counts(models: Mapping[str, Measured]) -> list[str]:
+    """How many texts have which status; once where all models agree."""
+    lines = {
+        name: ", ".join(f"{count:,} {status}" for status, count in sorted(one.statuses.items()))
+        for name, one in models.items()
+    }
+    if len(set(lines.values())) == 1:
+        return list(lines.values())[:1]
+    return [f"{name}: {line}" for name, line in lines.items()]
 
 
-def _report(
-    texts: Sequence[TrainingRecord],
-    rows: Sequence[Row | SampleError | None],
-    out: Path,
-    started: float,
-) -> EvaluateReport:
-    scored = [
-        (kind_of(text.text), row["quality_score"], int(text.label))
-        for text, row in zip(texts, rows, strict=True)
-        if isinstance(row, dict)
-    ]
-    problems = [row.status.value for row in rows if isinstance(row, SampleError)]
-    kinds = sorted({kind for kind, _, _ in scored})
-    return EvaluateReport(
-        out=out,
-        seconds=time.monotonic() - started,
-        overall=_measure(scored, kinds) if scored else None,
-        by_kind={kind: _measure(scored, [kind]) for kind in kinds},
-        statuses=dict(Counter([Status.OK.value] * len(scored) + problems)),
-    )
+def _values(comparison: Comparison, origins: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What metrics.json holds: one model's numbers at the top, several under `models`."""
+    models = {name: one.as_dict() | origins[name] for name, one in comparison.models.items()}
+    if len(models) == 1:
+        return next(iter(models.values()))
+    first, *others = comparison.models
+    differences = {
+        name: {key: asdict(one) for key, one in comparison.models[name].differences.items()}
+        for name in others
+    }
+    return {"models": models, "reference": first, "differences": differences}
 
 
-def _measure(scored: list[tuple[TextKind, float, int]], kinds: Sequence[str]) -> Metrics:
-    chosen = [(score, level) for kind, score, level in scored if kind in kinds]
-    scores, levels = zip(*chosen, strict=True)
-    return measure(np.array(scores, np.float64), np.array(levels, np.int64))
-
-
-def _write(report: EvaluateReport, origin: dict[str, Any]) -> None:
-    overall = report.overall.as_dict() if report.overall is not None else {}
-    by_kind = {kind: metrics.as_dict() for kind, metrics in report.by_kind.items()}
-    values = {**overall, "by_kind": by_kind, "statuses": report.statuses, **origin}
-    text = json.dumps(values, indent=2) + "\n"
-    make_folder(report.out)
-    write_atomically(report.out / "metrics.json", partial(_write_text, text))
+def _write(out: Path, values: dict[str, Any]) -> None:
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    make_folder(out)
+    write_atomically(out / METRICS, partial(_write_text, text))
 
 
 def _write_text(text: str, path: Path) -> None:
     path.write_text(text, "utf-8")
-
-
-def _table(metrics: dict[str, Metrics]) -> list[str]:
-    """A column per kind: the paper's numbers, then the confusion of all texts."""
-    head = f"{'':<12}" + "".join(f"{name:>12}" for name in metrics)
-    lines = [head, f"{'texts':<12}" + "".join(f"{one.count:>12}" for one in metrics.values())]
-    for name in ("accuracy", "precision", "recall", "f1"):
-        values = "".join(f"{getattr(one, name):>12.4f}" for one in metrics.values())
-        lines.append(f"{name:<12}{values}")
-    for level in LEVELS:
-        values = "".join(f"{one.f1_per_level[level]:>12.4f}" for one in metrics.values())
-        lines.append(f"{f'f1 level {level}':<12}{values}")
-    lines.append(f"{'mse':<12}" + "".join(f"{one.mse:>12.4f}" for one in metrics.values()))
-    spearman = ("-" if m.spearman is None else f"{m.spearman:.4f}" for m in metrics.values())
-    lines.append(f"{'spearman':<12}" + "".join(f"{value:>12}" for value in spearman))
-    for name, one in metrics.items():
-        lines.append(f"confusion, {name} (rows: true level 0-3, columns: predicted)")
-        lines += ["  " + "".join(f"{count:>8}" for count in row) for row in one.confusion]
-    return lines

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from mmsieve.cut.decided import Advance, Decided, judge
-from mmsieve.cut.inputs import Table, open_tables
+from mmsieve.cut.inputs import Table, notes_of_unfinished, open_tables
 from mmsieve.cut.request import CutOptions, Plan
 from mmsieve.cut.uids import UidFile
 from mmsieve.decisions import SCHEMA, DecisionWriter, check_replaceable
@@ -102,7 +102,7 @@ def filter_tables(
             f"can't be written: {error}; --out and the temporary folder (TMPDIR, about 17 bytes a "
             "row) need room"
         ) from error
-    notes = [*_unfinished(plan.joined.tables), *plan.joined.notes, *decided.notes]
+    notes = [*notes_of_unfinished(plan.joined.tables), *plan.joined.notes, *decided.notes]
     if dry_run:
         notes.append("dry run: nothing was written")
     elif was_there:
@@ -151,15 +151,6 @@ def _check_apart(out: Path, tables: Sequence[Table]) -> None:
         given = each.path.resolve()
         if place == given or given in place.parents or place in given.parents:
             raise RequestError(f"--out {out}: is where the table {each.path} is: choose another")
-
-
-def _unfinished(tables: Sequence[Table]) -> list[str]:
-    return [
-        f"{each.path}: {each.unfinished} of {len(each.files)} files hold a part of their shard "
-        "only (a trial run, or a shard that can't be read to its end)"
-        for each in tables
-        if each.unfinished
-    ]
 
 
 def _decide(plan: Plan, write: Callable[[Decided, Path], None], advance: Advance) -> Decided:

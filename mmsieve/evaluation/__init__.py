@@ -1,0 +1,1 @@
+"""Evaluation: models against labelled texts, and two tables against each other."""

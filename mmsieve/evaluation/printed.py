@@ -1,0 +1,173 @@
+"""An evaluation as a person reads it: a few narrow tables."""
+
+from collections.abc import Iterable, Mapping
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mmsieve.evaluation.agreement import Agreement
+from mmsieve.evaluation.comparing import COMPARED, Measured
+from mmsieve.levels import LEVELS
+from mmsieve.metrics import Interval, Metrics
+
+WIDTH = 100
+_NAMES = ("easy negative", "medium negative", "hard negative", "positive")
+_LABEL, _CELL, _COLUMNS = 19, 24, 3
+"""Widths of a table of intervals, of which so many columns fit."""
+_NUMBER = 7
+"""Letters of a number that may have an interval beside it."""
+
+
+def render(parts: Iterable[RenderableType]) -> str:
+    """Tables and texts as lines: with colours on a terminal, plain elsewhere."""
+    console = Console(force_jupyter=False, highlight=False, soft_wrap=False)
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def model_tables(models: Mapping[str, Measured]) -> list[RenderableType]:
+    """One model in full; several side by side, with their differences to the first."""
+    found = {name: one for name, one in models.items() if one.overall is not None}
+    if not found:
+        return []
+    if len(found) == 1:
+        (one,) = found.values()
+        return [_numbers(_columns(one)), "", *_levels(one.overall), *_thresholds(one)]
+    reference, *others = names = list(found)
+    parts: list[RenderableType] = []
+    for some in _parted(names):
+        parts += [_side_by_side({name: found[name] for name in some}), ""]
+    for some in _parted(others):
+        parts += [_differences(reference, {name: found[name] for name in some}), ""]
+    for name, one in found.items():
+        parts += [Text(name, style="bold"), *_levels(one.overall), *_thresholds(one), ""]
+    return parts[:-1]
+
+
+def _parted(names: list[str]) -> list[list[str]]:
+    """As many as fit side by side, then the next ones."""
+    return [names[start : start + _COLUMNS] for start in range(0, len(names), _COLUMNS)]
+
+
+def agreement_table(found: Agreement) -> list[RenderableType]:
+    """Two tables on the rows that are ok in both."""
+    rows = _grid("", "rows", "not ok in both", "only here")
+    for name, one in found.tables.items():
+        rows.add_row(name, f"{one.rows:,}", f"{one.not_ok:,}", f"{one.only_here:,}")
+    numbers = _grid(f"{found.by}, {found.count:,} samples", "")
+    numbers.add_row("spearman", _number(found.spearman))
+    numbers.add_row("pearson", _number(found.pearson))
+    numbers.add_row("same level", _number(found.same_level))
+    numbers.add_row("kappa of levels, quadratic", _number(found.kappa))
+    for top, overlap in found.top.items():
+        numbers.add_row(f"top {float(top):.0%}: overlap of what is kept", _number(overlap))
+    return [rows, "", numbers]
+
+
+def _columns(one: Measured) -> dict[str, Metrics]:
+    """All texts, and each kind where there are several."""
+    assert one.overall is not None
+    return {"all": one.overall} | (one.by_kind if len(one.by_kind) > 1 else {})
+
+
+def _numbers(columns: Mapping[str, Metrics]) -> Table:
+    table = _wide_grid("", *columns)
+    table.add_row("texts", *(f"{metrics.count:>{_NUMBER},}" for metrics in columns.values()))
+    for name in ("accuracy", "precision", "recall", "f1", "mse", "spearman"):
+        table.add_row(name, *(_cell(metrics, name) for metrics in columns.values()))
+    table.add_row(*_calibration_errors(columns.values()))
+    return table
+
+
+def _side_by_side(models: Mapping[str, Measured]) -> Table:
+    """A column per model, all texts first, then each kind."""
+    table = _wide_grid("", *models)
+    columns = [_columns(one) for one in models.values()]
+    for kind in columns[0]:
+        metrics = [each[kind] for each in columns]
+        table.add_section()
+        table.add_row(f"[bold]{kind}, {metrics[0].count:,} texts[/bold]")
+        for name in ("accuracy", "f1", "mse", "spearman"):
+            table.add_row(name, *(_cell(each, name) for each in metrics))
+        table.add_row(*_calibration_errors(metrics))
+    return table
+
+
+def _calibration_errors(columns: Iterable[Metrics]) -> list[str]:
+    errors = (metrics.calibration.expected_error for metrics in columns)
+    return ["calibration error", *(_with_interval(error, None) for error in errors)]
+
+
+def _differences(reference: str, models: Mapping[str, Measured]) -> Table:
+    table = _wide_grid(f"less {reference}", *models)
+    for name in COMPARED:
+        differences = [one.differences[name] for one in models.values()]
+        table.add_row(name, *(_with_interval(d.value, d.interval, "+.3f") for d in differences))
+    return table
+
+
+def _levels(metrics: Metrics | None) -> list[RenderableType]:
+    """The confusion, with each true level's recall and each predicted level's meaning."""
+    assert metrics is not None
+    table = _grid("true level", *(f"as {level}" for level in LEVELS), "recall", "f1")
+    for level in LEVELS:
+        counts = [f"{count:,}" for count in metrics.confusion[level]]
+        counts[level] = f"[bold]{counts[level]}[/bold]"
+        rates = metrics.recall_per_level[level], metrics.f1_per_level[level]
+        table.add_row(f"{level} {_NAMES[level]}", *counts, *map(_number, rates))
+    table.add_section()
+    calibration = metrics.calibration
+    table.add_row("mean true level", *(_number(mean, ".2f") for mean in calibration.mean_level))
+    table.add_row("share of texts", *(f"{share:.1%}" for share in calibration.share))
+    return [table]
+
+
+def _thresholds(one: Measured) -> list[RenderableType]:
+    if one.thresholds is None:
+        return []
+    cuts = ", ".join(f"{value:.4g}" for value in one.thresholds)
+    return [Text(f"levels 1, 2, 3 from a score of {cuts}")]
+
+
+def _cell(metrics: Metrics, name: str) -> str:
+    return _with_interval(
+        getattr(metrics, name), metrics.intervals.get(name), ".4f" if name == "mse" else ".3f"
+    )
+
+
+def _with_interval(value: float | None, interval: Interval | None, form: str = ".3f") -> str:
+    """A number and its interval in at most _CELL letters."""
+    number = f"{_number(value, '+.4f' if form[0] == '+' else '.4f'):>{_NUMBER}}"
+    if interval is None:
+        return number
+    return f"{number} [dim]{interval[0]:{form}} to {interval[1]:{form}}[/dim]"
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _wide_grid(first: str, *others: str) -> Table:
+    """For numbers with intervals: names too long for a column take several lines."""
+    table = _empty()
+    table.add_column(Text(first), max_width=_LABEL, overflow="fold")
+    for name in others:
+        table.add_column(Text(name), max_width=_CELL, overflow="fold")
+    return table
+
+
+def _grid(first: str, *others: str) -> Table:
+    table = _empty()
+    table.add_column(Text(first))
+    for name in others:
+        table.add_column(Text(name), justify="right")
+    return table
+
+
+def _empty() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
