@@ -100,12 +100,7 @@ def score_texts(name: str, annotator: Annotator, texts: Texts, options: ScoreOpt
     finally:
         pool.close()
     scores, statuses = zip(*map(_outcome, rows), strict=True)
-    return Scored(np.array(scores, np.float64), list(statuses), gives_levels(annotator))
-
-
-def gives_levels(annotator: Annotator) -> bool:
-    """Whether a score is on the scale of the levels, unless `score_is_level` denies it."""
-    return bool(getattr(annotator, "score_is_level", True))
+    return Scored(np.array(scores, np.float64), list(statuses), annotator.score_is_level)
 
 
 def _outcome(row: Row | SampleError | None) -> tuple[float, str]:

@@ -49,12 +49,12 @@ class OneSided:
 
     kind: Literal["quality"] = "quality"
     schema = SCHEMA
-    score_is_level = True
 
     def __init__(self, classifier: UniFilter, side: Side) -> None:
         self._classifier = classifier
         self._side = side
         self.device = classifier.device
+        self.score_is_level = classifier.score_is_level
         self.fingerprint = classifier.fingerprint | {"shown": f"{side} only"}
 
     def preparer(self) -> OneSidedPreparer:

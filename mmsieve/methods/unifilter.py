@@ -70,7 +70,6 @@ class UniFilter:
     """A quality classifier as an annotator: its table's columns, its fingerprint, its halves."""
 
     kind: Literal["quality"] = "quality"
-    score_is_level = True
 
     def __init__(
         self, checkpoint: Checkpoint, options: ScoringOptions, device: str, dtype: Dtype
@@ -81,7 +80,7 @@ class UniFilter:
         self.device = device
         self.dtype = dtype
         self.schema = SCHEMA
-        # not as in the published scorer, where it is the probability of one of several labels
+        # Not as in the published scorer, where it is the probability of one of several labels
         self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None
         self._settings = _settings(options, checkpoint.own or {})
         self.fingerprint = self._fingerprint()
