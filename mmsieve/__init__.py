@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from mmsieve.verbs.models import ModelsReport, list_models
     from mmsieve.verbs.report import PageReport, ReportOptions, report
     from mmsieve.verbs.score import score
-    from mmsieve.verbs.train import TrainReport, train_classifier
+    from mmsieve.verbs.train import (
+        TrainOptions,
+        TrainReport,
+        train_classifier,
+        train_projector,
+    )
 
 __all__ = [
     "AgreementOptions",
@@ -58,6 +63,7 @@ __all__ = [
     "ShardError",
     "Status",
     "Text",
+    "TrainOptions",
     "TrainReport",
     "demo",
     "evaluate",
@@ -70,6 +76,7 @@ __all__ = [
     "report",
     "score",
     "train_classifier",
+    "train_projector",
 ]
 
 _HOMES = {
@@ -99,6 +106,7 @@ _HOMES = {
     "ShardError": "mmsieve.errors",
     "Status": "mmsieve.errors",
     "Text": "mmsieve.sample",
+    "TrainOptions": "mmsieve.verbs.train",
     "TrainReport": "mmsieve.verbs.train",
     "demo": "mmsieve.verbs.demo",
     "evaluate": "mmsieve.verbs.evaluate",
@@ -111,6 +119,7 @@ _HOMES = {
     "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",
     "train_classifier": "mmsieve.verbs.train",
+    "train_projector": "mmsieve.verbs.train",
 }
 
 

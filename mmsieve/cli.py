@@ -15,7 +15,7 @@ from mmsieve.verbs.generate import generate_captions, generate_documents
 from mmsieve.verbs.models import list_models
 from mmsieve.verbs.report import report
 from mmsieve.verbs.score import score
-from mmsieve.verbs.train import train_classifier
+from mmsieve.verbs.train import train_classifier, train_projector
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -50,6 +50,7 @@ generation.command(generate_documents, name="documents")
 app.command(generation)
 
 training = App(name="train", help="Train a checkpoint from a recipe.")
+training.command(train_projector, name="projector")
 training.command(train_classifier, name="classifier")
 app.command(training)
 

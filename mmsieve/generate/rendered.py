@@ -36,10 +36,12 @@ class Drawing:
     """A lossless format of Pillow's."""
     blank: bool = False
     """Keep the texts and show nothing: a control of what they give away by themselves."""
+    aspect: float = 1.0
+    """Width over height; objects keep their shape, with more room between them."""
 
     def draw(self, scene: Scene) -> bytes:
         """The picture of a scene, encoded."""
-        image = draw_scene(scene)
+        image = draw_scene(scene, aspect=self.aspect)
         if self.blank:
             image = PillowImage.new("RGB", image.size)
         buffer = BytesIO()

@@ -147,6 +147,12 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         last = self.model.layers[-1]
         last.mlp = LastPosition(last.mlp)
 
+    def set_labels(self, count: int) -> None:
+        """A new head where the one there is has another number of outputs."""
+        if count != self.config.num_labels:
+            self.config.num_labels = count
+            self.score = nn.Linear(self.score.in_features, count, bias=False)
+
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[images, 3, size, size] normalised -> [images, tokens, hidden], to be spliced in."""
         patches = self.model.vision_tower(pixels, self.config.select_layer)

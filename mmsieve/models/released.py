@@ -61,6 +61,12 @@ class Checkpoint:
         return int(self.config.get("num_labels", 2)) if labels is None else len(labels)
 
     @property
+    def ties_embeddings(self) -> bool:
+        """Whether the language model's output embedding is its input embedding."""
+        # What the stock configs of these families do where config.json does not say.
+        return bool(self.config.get("tie_word_embeddings", self.backbone == "gemma2"))
+
+    @property
     def own(self) -> dict[str, Any] | None:
         """How a checkpoint made by mmsieve wants its inputs; None for a released one."""
         own = self.config.get("mmsieve")

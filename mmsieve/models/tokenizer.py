@@ -52,13 +52,18 @@ def load_tokenizer(folder: Path) -> TokenizerSpec:
     files (released ones were trained with slow tokenizers) go through the stock classes.
     """
     check_tokenizer(folder)
-    try:
-        with quiet():
-            tokenizer = _load(folder)
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise RequestError(f"{folder}: its tokenizer can't be read: {error}") from error
+    tokenizer = open_tokenizer(folder)
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     return TokenizerSpec(tokenizer.backend_tokenizer.to_str(), *ids)
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """The stock transformers tokenizer of a folder; raises RequestError where it can't be read."""
+    try:
+        with quiet():
+            return _load(folder)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise RequestError(f"{folder}: its tokenizer can't be read: {error}") from error
 
 
 def check_tokenizer(folder: Path) -> None:

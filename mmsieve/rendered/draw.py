@@ -21,11 +21,11 @@ Point = tuple[float, float]
 Colour = tuple[int, int, int]
 
 
-def draw_scene(scene: Scene, size: int = 72) -> Image.Image:
-    """The scene as a square RGB picture."""
+def draw_scene(scene: Scene, size: int = 72, aspect: float = 1.0) -> Image.Image:
+    """The scene as an RGB picture `size` pixels high and `aspect` times as wide."""
     rng = np.random.default_rng(scene.seed)
-    side = size * SUPERSAMPLE
-    canvas = Image.new("RGB", (side, side), scene.tint)
+    width = round(size * aspect) * SUPERSAMPLE
+    canvas = Image.new("RGB", (width, size * SUPERSAMPLE), scene.tint)
     if scene.chart is not None:
         _draw_chart(canvas, scene.chart, rng)
     elif scene.table is not None:
@@ -48,13 +48,14 @@ def _shade(name: str, rng: np.random.Generator) -> Colour:
 
 def _draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> None:
     """One object, jittered inside its cell."""
-    cell = canvas.width / GRID
+    cell, across = canvas.height / GRID, canvas.width / GRID
     radius = _SIGN_RADIUS if thing.shape == SIGN else _RADIUS[thing.size]
     radius *= 1 + rng.uniform(-0.06, 0.06)
     slack = max(0.0, min(0.08, 0.5 - radius))
     dx, dy = rng.uniform(-slack, slack, 2)
     row, column = divmod(thing.cell, GRID)
-    centre = ((column + 0.5 + dx) * cell, (row + 0.5 + dy) * cell)
+    wider = (column + 0.5) * (across - cell)
+    centre = ((column + 0.5 + dx) * cell + wider, (row + 0.5 + dy) * cell)
     colour = _shade(thing.colour, rng)
     if thing.shape == SIGN:
         _draw_sign(canvas, thing.word, centre, cell, colour)
@@ -77,7 +78,7 @@ def _paint(size: tuple[int, int], fill: str, colour: Colour, cell: float) -> Ima
         if fill == "striped":
             pen.rectangle((0, y, size[0], y + step / 2 - 1), fill=pale)
             continue
-        for dot in range(GRID * 4):
+        for dot in range(math.ceil(size[0] / step)):
             x = dot * step
             pen.ellipse((x, y, x + step * 0.6, y + step * 0.6), fill=pale)
     return sheet
@@ -143,28 +144,29 @@ def _write(canvas: Image.Image, word: str, centre: Point, dot: float, ink: Colou
 
 def _draw_chart(canvas: Image.Image, chart: Chart, rng: np.random.Generator) -> None:
     """Bars on a base line, ten units high."""
-    pen, side = ImageDraw.Draw(canvas), canvas.width
-    slot = side / len(chart.colours)
+    pen, (width, side) = ImageDraw.Draw(canvas), canvas.size
+    slot = width / len(chart.colours)
     base = side * 0.94
     for index, (name, height) in enumerate(zip(chart.colours, chart.heights, strict=True)):
         left = (index + 0.15) * slot
         top = base - side * 0.088 * height
         pen.rectangle((left, top, left + slot * 0.7, base), fill=_shade(name, rng))
-    pen.rectangle((0, base, side, base + side * 0.02), fill=(30, 30, 30))
+    pen.rectangle((0, base, width, base + side * 0.02), fill=(30, 30, 30))
 
 
 def _draw_table(canvas: Image.Image, table: Table) -> None:
     """Names cut to three letters (there is no room for more), numbers in ruled cells."""
-    pen, side = ImageDraw.Draw(canvas), canvas.width
-    height, width = side / (len(table.rows) + 1), side / (len(table.columns) + 1)
+    pen = ImageDraw.Draw(canvas)
+    height = canvas.height / (len(table.rows) + 1)
+    width = canvas.width / (len(table.columns) + 1)
     ink = (20, 20, 20)
     for line in range(1, len(table.rows) + 1):
-        pen.line((0, line * height, side, line * height), fill=ink)
+        pen.line((0, line * height, canvas.width, line * height), fill=ink)
     for line in range(1, len(table.columns) + 1):
-        pen.line((line * width, 0, line * width, side), fill=ink)
+        pen.line((line * width, 0, line * width, canvas.height), fill=ink)
     for i, row in enumerate(("", *table.rows)):
         for j, column in enumerate(("", *table.columns)):
             text = str(table.at(row, column)) if row and column else (row or column)[:3]
             if text:
                 centre = ((j + 0.5) * width, (i + 0.5) * height)
-                _write(canvas, text, centre, width / 15, ink)
+                _write(canvas, text, centre, canvas.height / (len(table.columns) + 1) / 15, ink)

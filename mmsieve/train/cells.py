@@ -7,8 +7,8 @@ from torch.utils.data import Dataset
 
 from mmsieve.rendered.draw import draw_scene
 from mmsieve.rendered.scenes import GRID, SIGN, WORLDS, Scene, sample_scene
-from mmsieve.train.data import choose_family
-from mmsieve.train.recipe import Optimisation
+from mmsieve.train.recipe import Rendered
+from mmsieve.train.rendered import choose_family
 
 _WORLD = WORLDS["many"]
 """Every other world of objects is a part of it."""
@@ -28,16 +28,17 @@ CLASSES = (GRID * GRID, *(len(values) for values in ATTRIBUTES.values()))
 class RenderedCells(Dataset[list[tuple[Scene, int]]]):
     """A step's worth of scenes per index, with the side of their pictures in pixels."""
 
-    def __init__(self, stage: Optimisation, seed: int, size: int) -> None:
-        self._stage, self._seed, self._size = stage, seed, size
+    def __init__(self, wanted: Rendered, batch: int, seed: int, size: int) -> None:
+        self._wanted, self._batch = wanted, batch
+        self._seed, self._size = seed, size
 
     def __len__(self) -> int:
-        return self._stage.groups // self._stage.batch
+        return self._wanted.groups // self._batch
 
     def __getitem__(self, step: int) -> list[tuple[Scene, int]]:
         """The scenes of a step; the same step gives the same scenes."""
-        family = choose_family(self._stage.families, (self._seed, 4, step), only_things=True)
-        seeds = np.random.default_rng((self._seed, 2, step)).integers(2**62, size=self._stage.batch)
+        family = choose_family(self._wanted.families, (self._seed, 4, step), only_things=True)
+        seeds = np.random.default_rng((self._seed, 2, step)).integers(2**62, size=self._batch)
         return [(sample_scene(family, int(seed)), self._size) for seed in seeds]
 
 

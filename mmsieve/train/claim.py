@@ -7,15 +7,17 @@ from typing import Any, Literal
 
 from mmsieve.errors import RequestError
 from mmsieve.table import write_atomically
-from mmsieve.train.recipe import Recipe
 
 _NAME = "training.json"
 
+Claim = dict[str, Any]
+"""Recipe, stage, and fingerprints of what else the result depends on."""
+
 
 def check_claim(
-    out: Path, recipe: Recipe, overwrite: bool = False
+    out: Path, claim: Claim, overwrite: bool = False
 ) -> Literal["new", "begun", "done"]:
-    """How far this recipe got in a folder; raises RequestError where something else is in it.
+    """How far this training got in a folder; raises RequestError where something else is in it.
 
     With `overwrite` an earlier training is removed, and only that.
     """
@@ -26,15 +28,17 @@ def check_claim(
     if overwrite:
         shutil.rmtree(out)
         return "new"
-    if json.loads((out / _NAME).read_text("utf-8"))["recipe"] != recipe.model_dump():
+    made = json.loads((out / _NAME).read_text("utf-8"))
+    made.pop("logs")
+    if made != claim:
         raise RequestError(
-            f"--out {out}: made with another recipe; choose another --out, or --overwrite to "
-            "start again"
+            f"--out {out}: made with another recipe or other data; choose another --out, or "
+            "--overwrite to start again"
         )
     return "done" if (out / "config.json").is_file() else "begun"
 
 
-def write_claim(out: Path, recipe: Recipe, logs: dict[str, Any]) -> None:
-    """Note the recipe and, at the end, each stage's log."""
-    text = json.dumps({"recipe": recipe.model_dump(), "logs": logs}, indent=1)
+def write_claim(out: Path, claim: Claim, logs: dict[str, Any]) -> None:
+    """Note the claim and, at the end, each stage's log."""
+    text = json.dumps({**claim, "logs": logs}, indent=1)
     write_atomically(out / _NAME, lambda path: path.write_text(text + "\n") and None)

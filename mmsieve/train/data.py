@@ -1,20 +1,16 @@
 """Groups of images and texts -> a model's training inputs, made by the method's own Preparer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from mmsieve.generate.groups import Group, LabelledText, Span
-from mmsieve.generate.rendered import Drawing, caption_group, document_group
 from mmsieve.methods.unifilter_inputs import IMAGE, Item, UniFilterPreparer
-from mmsieve.rendered.scenes import WORLDS
-from mmsieve.train.recipe import JointStage
 
 IGNORED = -100
 """A target that no loss looks at, as torch has it."""
@@ -59,6 +55,11 @@ def prepare_group(preparer: UniFilterPreparer, group: Group) -> PreparedGroup:
     return PreparedGroup(np.stack(list(pixels.values())), tuple(rows))
 
 
+def text_by_text(group: Group) -> list[Group]:
+    """A group for each text of a group."""
+    return [replace(group, texts=(told,)) for told in group.texts]
+
+
 def _row(preparer: UniFilterPreparer, labelled: LabelledText, item: Item, places: list[int]) -> Row:
     """A text's item with each IMAGE spread over its embeddings; `places`: of its images."""
     tokens = preparer.image_tokens
@@ -90,47 +91,6 @@ def _facts(
 
 def _last_tokens(words: Sequence[Span], ends: dict[int, int]) -> list[int]:
     return [ends[end] for _, end in words if end in ends]
-
-
-def choose_family(
-    families: dict[str, float], seed: tuple[int, ...], *, only_things: bool = False
-) -> str:
-    """A family by its share, of those whose scenes are made of objects if asked for."""
-    names = [name for name in families if not only_things or WORLDS[name].has_things]
-    shares = np.array([families[name] for name in names])
-    rng = np.random.default_rng(seed)
-    return names[int(rng.choice(len(names), p=shares / shares.sum()))]
-
-
-class RenderedGroups(Dataset[list[PreparedGroup]]):
-    """A step's worth of rendered groups per index, all of one kind so that rows pad little."""
-
-    def __init__(self, preparer: UniFilterPreparer, stage: JointStage, seed: int) -> None:
-        self._preparer = preparer
-        self._seed = seed
-        self._families = stage.families
-        self._batch = stage.batch
-        self._blank = stage.blank_images
-        self._share = stage.document_share
-        self._steps = stage.groups // stage.batch
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __getitem__(self, step: int) -> list[PreparedGroup]:
-        """The groups of a step; the same step gives the same groups."""
-        documents = int((step + 1) * self._share) > int(step * self._share)
-        make = document_group if documents else caption_group
-        count = max(1, self._batch // _LONGER) if documents else self._batch
-        first = step * self._batch
-        family = choose_family(self._families, (self._seed, 3, step), only_things=documents)
-        drawing = Drawing(family=family, encoding="BMP", blank=self._blank)
-        groups = [make(self._seed, first + i, drawing) for i in range(count)]
-        return [prepare_group(self._preparer, group) for group in groups]
-
-
-_LONGER = 4
-"""How many groups of captions take the room of one group of documents, about."""
 
 
 def collate(steps: list[list[PreparedGroup]], image_tokens: int) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What is minimised: modules that take a batch and give a loss, as the stock Trainer wants them."""
 
 from collections.abc import Sequence
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +9,9 @@ from torch.nn import functional
 
 from mmsieve.images import ImageSpec
 from mmsieve.levels import POSITIVE
-from mmsieve.models.classifier import QualityClassifier
+from mmsieve.models.classifier import IMAGE, QualityClassifier
 from mmsieve.train.data import IGNORED, RIGHT
+from mmsieve.train.recipe import ClassifierStage
 
 _PLAIN_WORDS = 0.2
 """Weight of a word that states nothing, beside one that states a fact: guessing how a sentence
@@ -34,10 +36,11 @@ class _Pixels(nn.Module):
         return (pixels.permute(0, 3, 1, 2).float() * self._scale - self.mean) / self.std
 
 
-class TowerObjective(nn.Module):
+class LessonObjective(nn.Module):
     """Reads from each patch of a rendered scene which cell it is, and what is in it.
 
-    One linear layer per question on the tower's last layer; they are thrown away afterwards.
+    One linear layer per question on the tower's last layer; they are thrown away afterwards. Where
+    patches are finer than cells, each is asked of the cell that it lies in.
     """
 
     def __init__(self, model: QualityClassifier, spec: ImageSpec, classes: Sequence[int]) -> None:
@@ -51,6 +54,7 @@ class TowerObjective(nn.Module):
         """`labels` [images, cells, questions]; the loss is the sum over questions."""
         tower = self.classifier.model.vision_tower
         patches = tower(self.pixels(pixels), self.classifier.config.select_layer)
+        labels = _per_patch(labels, patches.shape[1])
         logits = [head(patches) for head in self.heads]
         losses = [
             functional.cross_entropy(one.flatten(0, 1).float(), labels[..., index].flatten())
@@ -60,63 +64,114 @@ class TowerObjective(nn.Module):
         return {"loss": torch.stack(losses).sum(), "logits": guesses}
 
 
-class QualityObjective(nn.Module):
-    """Squared error of the level, as published, and two losses that teach what to look at.
+def _per_patch(labels: Tensor, patches: int) -> Tensor:
+    """[images, cells, questions] -> [images, patches, questions], both square grids."""
+    side, cells = isqrt(patches), isqrt(labels.shape[1])
+    finer = side // cells
+    grid = labels.view(len(labels), cells, cells, -1)
+    return grid.repeat_interleave(finer, 1).repeat_interleave(finer, 2).flatten(1, 2)
 
-    Captioning: the next token of texts of level 3, and of the words of any text that state a right
-    fact, through the tied embeddings. Wrong words: for each word that states a fact, whether the
-    image contradicts it (a linear layer that is thrown away afterwards). From scratch the level
-    alone does not get off the ground.
+
+class CaptionObjective(nn.Module):
+    """Stage 1: the next token of captions of level 3; only the projector learns.
+
+    `table` [vocabulary, hidden] turns hidden states into logits: the language model's own output
+    embedding. As pretrain.sh of Victorwz/UniFilter, but for the prompt, which is that of scoring.
     """
 
-    def __init__(
-        self, model: QualityClassifier, spec: ImageSpec, captioning: float, wrong_words: float
-    ) -> None:
+    table: Tensor
+
+    def __init__(self, model: QualityClassifier, spec: ImageSpec, table: Tensor) -> None:
         super().__init__()
         self.classifier = model
         self.pixels = _Pixels(spec)
-        self.word = nn.Linear(model.score.in_features, 1)
-        self._captioning = captioning
-        self._wrong_words = wrong_words
+        self.register_buffer("table", table.detach(), persistent=False)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("mm_projector" in name)
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """A batch of `mmsieve.train.data.collate`."""
+        hidden = _hidden(self.classifier, self.pixels, batch)
+        cap = getattr(self.classifier.model.config, "final_logit_softcapping", None)
+        return {"loss": _captioning(hidden, batch, self.table, cap)}
+
+
+class QualityObjective(nn.Module):
+    """Stage 2: the level, as published, and two losses that teach what to look at from scratch.
+
+    The level: squared error of a single output, or cross-entropy of several. Captioning: the next
+    token of texts of level 3, and of the words of any text that state a right fact, through the
+    tied embeddings. Wrong words: for each word that states a fact, whether the image contradicts
+    it (a linear layer that is thrown away afterwards). From random weights the level alone does not
+    get off the ground.
+    """
+
+    def __init__(self, model: QualityClassifier, spec: ImageSpec, stage: ClassifierStage) -> None:
+        super().__init__()
+        self.classifier = model
+        self.pixels = _Pixels(spec)
+        self._captioning, self._wrong_words = stage.captioning, stage.wrong_words
+        self.word = nn.Linear(model.score.in_features, 1) if stage.wrong_words else None
         self.parts: dict[str, float] = {}
         """Each loss of the last step."""
+        if not stage.tower_rate:
+            model.model.vision_tower.requires_grad_(False)
 
-    def forward(
-        self,
-        pixels: Tensor,
-        shown: Tensor,
-        input_ids: Tensor,
-        facts: Tensor,
-        lengths: Tensor,
-        labels: Tensor,
-        kinds: Tensor,
-    ) -> dict[str, Tensor]:
-        """A batch of `mmsieve.train.data.collate`."""
-        embeddings = self.classifier.encode_images(self.pixels(pixels)).flatten(0, 1)[shown]
-        hidden = self.classifier.hidden_states(input_ids, embeddings)
-        rows = torch.arange(len(lengths), device=lengths.device)
-        scores = self.classifier.score(hidden[rows, lengths - 1])[:, 0].float()
-        losses = {"level": functional.mse_loss(scores, labels.float())}
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """A batch of `mmsieve.train.data.collate`; `logits` [rows] are scores as `score` gives."""
+        hidden = _hidden(self.classifier, self.pixels, batch)
+        rows = torch.arange(len(batch["lengths"]), device=hidden.device)
+        logits = self.classifier.score(hidden[rows, batch["lengths"] - 1]).float()
+        losses = {"level": _level_loss(logits, batch["labels"])}
+        if self.training and self._captioning:
+            table = self.classifier.model.embed_tokens.weight
+            losses["captioning"] = self._captioning * _captioning(hidden, batch, table)
+        if self.training and self.word is not None:
+            losses["wrong_words"] = self._wrong_words * self._words(hidden, batch["facts"])
         if self.training:
-            losses["captioning"] = self._captioning * self._language(
-                hidden, input_ids, facts, labels
-            )
-            losses["wrong_words"] = self._wrong_words * self._words(hidden, facts)
             self.parts = {name: float(loss.detach()) for name, loss in losses.items()}
-        return {"loss": torch.stack(list(losses.values())).sum(), "logits": scores}
-
-    def _language(self, hidden: Tensor, input_ids: Tensor, facts: Tensor, labels: Tensor) -> Tensor:
-        ids, states = input_ids[:, 1:], hidden[:, :-1]
-        # Neither images nor padding, whose id no text has.
-        positive = (labels == POSITIVE)[:, None] & (ids > 0)
-        weights = _PLAIN_WORDS * positive.float() + (facts[:, 1:] == RIGHT).float()
-        told = weights > 0
-        table = self.classifier.model.embed_tokens.weight
-        logits = (states[told] @ table.T).float()
-        losses = functional.cross_entropy(logits, ids[told], reduction="none")
-        return (losses * weights[told]).sum() / weights[told].sum()
+        return {"loss": torch.stack(list(losses.values())).sum(), "logits": _scores(logits)}
 
     def _words(self, hidden: Tensor, facts: Tensor) -> Tensor:
+        assert self.word is not None
         told = facts != IGNORED
+        if not told.any():  # a file's texts have no known words
+            return 0.0 * self.word.weight.sum()
         guesses = self.word(hidden[told])[:, 0].float()
         return functional.binary_cross_entropy_with_logits(guesses, facts[told].float())
+
+
+def _hidden(model: QualityClassifier, pixels: _Pixels, batch: dict[str, Tensor]) -> Tensor:
+    """[rows, longest, hidden] of a batch; each image goes through the tower once."""
+    images = model.encode_images(pixels(batch["pixels"]))
+    return model.hidden_states(batch["input_ids"], images.flatten(0, 1)[batch["shown"]])
+
+
+def _level_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.shape[1] == 1:
+        return functional.mse_loss(logits[:, 0], labels.float())
+    return functional.cross_entropy(logits, labels.long())
+
+
+def _scores(logits: Tensor) -> Tensor:
+    """[rows, labels] -> [rows]: the output itself, or the expected level (`levels.quality`)."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logits.softmax(-1) @ torch.arange(logits.shape[1], device=logits.device).float()
+
+
+def _captioning(
+    hidden: Tensor, batch: dict[str, Tensor], table: Tensor, cap: float | None = None
+) -> Tensor:
+    """Cross-entropy of the next token, words that state facts weighing more than the others."""
+    ids, states = batch["input_ids"][:, 1:], hidden[:, :-1]
+    places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    text = (ids != IMAGE) & (places < batch["lengths"][:, None])
+    positive = (batch["labels"] == POSITIVE)[:, None] & text
+    weights = _PLAIN_WORDS * positive.float() + (batch["facts"][:, 1:] == RIGHT).float()
+    told = weights > 0
+    logits = (states[told] @ table.T).float()
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    losses = functional.cross_entropy(logits, ids[told], reduction="none")
+    return (losses * weights[told]).sum() / weights[told].sum().clamp(min=_PLAIN_WORDS)

@@ -1,6 +1,10 @@
-"""Recipes: what to train, on what, for how long; a TOML file with a comment on top."""
+"""Recipes: what to start from, and what each stage of a training sees, for how long.
 
-import tomllib
+A recipe is a Python file with a docstring on top (what, command, hardware, time, expected numbers)
+that sets RECIPE, and SMOKE: the same in seconds, to see that all of it runs.
+"""
+
+import runpy
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +16,29 @@ from mmsieve.errors import RequestError
 _BUNDLED = files("mmsieve.train") / "recipes"
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """Values that are checked when they are given, and never change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Architecture(_Part):
-    """A classifier from nothing: a SigLIP tower, a pooled projector, a Qwen3 language model."""
+class _Start(Part):
+    """What every classifier is made with, whatever its weights come from."""
+
+    image_tokens: int | None = Field(None, gt=0)
+    """Embeddings that an image takes, a square number; None: one per patch."""
+    image_fit: Literal["stretch", "pad"] = "stretch"
+    """How an image becomes a square, in training and, as the checkpoint says, in scoring."""
+    max_text_tokens: int = Field(1024, gt=0)
+    """Where a text is cut, an image counting one."""
+    max_sequence: int = Field(4096, gt=0)
+    """Where a sequence is cut once images have become their embeddings."""
+    labels: int = Field(1, ge=1)
+    """Outputs of the head. 1: the level, by squared error; more: a level each, by cross-entropy."""
+
+
+class Architecture(_Start):
+    """From nothing: a SigLIP tower, a pooled projector, a Qwen3 language model, random weights."""
 
     hidden: int = 128
     layers: int = 4
@@ -26,100 +47,149 @@ class Architecture(_Part):
     vocabulary: int = 1024
     image_size: int = 72
     patch_size: int = 24
-    max_text_tokens: int = 1024
 
 
-class Optimisation(_Part):
-    """AdamW, a warm-up, then a cosine to zero."""
+class Pretrained(_Start):
+    """From a pretrained language model and a vision tower: hub ids or folders, stock layout."""
+
+    language_model: str
+    vision_tower: str
+    image_tokens: int | None = Field(144, gt=0)
+    image_fit: Literal["stretch", "pad"] = "pad"
+    max_text_tokens: int = Field(8192, gt=0)
+    max_sequence: int = Field(8192, gt=0)
+
+
+class Rendered(Part):
+    """Training data that is drawn while it is used, and never twice."""
 
     groups: int = Field(gt=0)
     """Groups (an image with its texts, or a document's images with theirs) seen in all."""
-    batch: int = Field(gt=0)
-    """Groups of captions in a step; documents are longer and come fewer at a time."""
-    learning_rate: float = Field(gt=0)
-    warmup_steps: int = 100
-    weight_decay: float = 0.02
-    clip: float = 1.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    save_steps: int = 500
     families: dict[str, float] = {"core": 1.0}
-    """Kinds of rendered scenes, and how often each comes."""
-
-
-class JointStage(Optimisation):
-    """Level, captioning and wrong words together."""
-
-    tower_rate: float = 0.3
-    """Learning rate of the tower, as a part of the others'."""
-    captioning: float = 1.0
-    """Weight of the language loss on texts of level 3."""
-    wrong_words: float = 1.0
-    """Weight of the loss of telling each stated fact's right from wrong."""
+    """Kinds of scenes, and how often each comes."""
     document_share: float = Field(0.25, ge=0, le=1)
     """Steps that see documents."""
     blank_images: bool = False
     """Show blank images: a control of what the texts alone give away."""
+    aspect: float = Field(1.0, ge=1, le=4)
+    """Width of a picture over its height."""
+    held_out: int = Field(0, ge=0)
+    """Groups of captions, and as many of documents, that the best state is chosen by; 0: the last
+    state is taken."""
 
 
-class Recipe(_Part):
-    """A classifier from rendered scenes."""
+class Lora(Part):
+    """Low-rank adapters on the language model's linear layers, merged into it at the end."""
+
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Optimisation(Part):
+    """AdamW, a warm-up, then a cosine to zero."""
+
+    batch: int = Field(gt=0)
+    """Groups of captions in a step of one process; rendered documents come fewer at a time."""
+    total_batch: int | None = Field(None, gt=0)
+    """Groups between two updates, over all processes; None: what the processes see at once."""
+    learning_rate: float = Field(gt=0)
+    epochs: int = Field(1, gt=0)
+    """Passes over the records of a file; rendered data has `groups` instead."""
+    warmup: float = Field(100, ge=0)
+    """Steps, or below 1 the part of all steps; at most a tenth of them."""
+    weight_decay: float = 0.02
+    beta2: float = 0.98
+    clip: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    """Compute the language model's activations twice instead of keeping them."""
+    save_steps: int = Field(500, gt=0)
+    """Steps between two saved states, and between two looks at the held-out data."""
+    rendered: Rendered | None = None
+    """What is seen where no file is given."""
+
+
+class ClassifierStage(Optimisation):
+    """Projector, language model and head learn the level."""
+
+    tower_rate: float = Field(0.0, ge=0)
+    """Learning rate of the tower, as a part of the others'; 0: it stays as it is, as published."""
+    captioning: float = Field(0.0, ge=0)
+    """Weight of the language loss on texts of level 3."""
+    wrong_words: float = Field(0.0, ge=0)
+    """Weight of the loss of telling each stated fact's right from wrong, where they are known."""
+    lora: Lora | None = None
+
+
+class Recipe(Part):
+    """How a classifier comes about."""
 
     name: str
     seed: int = 1
-    """Of the weights and of the scenes."""
-    architecture: Architecture = Architecture()
-    tower: Optimisation
-    joint: JointStage
+    """Of random weights, of the order of data, and of scenes."""
+    start: Architecture | Pretrained
+    lesson: Optimisation | None = None
+    """What a tower with random weights is taught first: the scenes' attributes."""
+    projector: Optimisation | None = None
+    """Stage 1: the projector alone, by the captioning loss."""
+    classifier: ClassifierStage
+    """Stage 2."""
+    weights: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Number format of the saved checkpoint."""
 
-    def plan(self) -> str:
-        """What would be trained, in words."""
-        return (
-            f"the tower on {self.tower.groups:,} scenes, then all of it on texts over "
-            f"{self.joint.groups:,} groups of scenes"
-        )
+    def changed(self, **values: Any) -> "Recipe":
+        """A copy with other values; a dict changes values of the part of that name."""
+        new = {
+            name: getattr(self, name).model_copy(update=value) if isinstance(value, dict) else value
+            for name, value in values.items()
+        }
+        return self.model_validate(self.model_copy(update=new).model_dump())
 
 
-def load_recipe(recipe: str, smoke: bool = False, seed: int | None = None) -> Recipe:
-    """A bundled recipe by name, or the TOML file at a path; raises RequestError.
+def bundled_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes in the package."""
+    found = {}
+    for entry in _BUNDLED.iterdir():
+        if entry.name.endswith(".py") and not entry.name.startswith("_"):
+            path = Path(str(entry))
+            found[_name(path)] = path
+    return dict(sorted(found.items()))
 
-    `base` in a file names a bundled recipe that it changes. Its `[smoke.*]` tables say what a trial
-    of seconds changes; `smoke` applies them. A `seed` other than the recipe's gives other weights
-    and other scenes.
-    """
-    values = _read(recipe)
-    trial = values.pop("smoke", {})
-    values = _merged(values, trial if smoke else {})
-    values |= {} if seed is None else {"seed": seed}
+
+def _name(path: Path) -> str:
+    """The first word of a recipe's docstring; reading it runs nothing."""
+    return path.read_text("utf-8").removeprefix('"""').partition(":")[0]
+
+
+def load_recipe(recipe: str, smoke: bool = False) -> Recipe:
+    """A bundled recipe by name, or that of a .py file, which is run; raises RequestError."""
+    bundled = bundled_recipes()
+    path = bundled.get(recipe, Path(recipe))
+    if path.suffix != ".py" or not path.is_file():
+        raise RequestError(f"no recipe {recipe!r}: give a .py file, or one of {', '.join(bundled)}")
     try:
-        return Recipe(**values)
+        values = runpy.run_path(str(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RequestError(f"{recipe}: {where}: {first['msg']}") from error
+    except Exception as error:  # whatever a user's file raises makes the request wrong
+        raise RequestError(f"{recipe}: {type(error).__name__}: {error}") from error
+    name = "SMOKE" if smoke else "RECIPE"
+    found = values.get(name)
+    if not isinstance(found, Recipe):
+        raise RequestError(f"{recipe}: it sets no {name} = Recipe(...) (mmsieve.train.recipe)")
+    return found
 
 
-def _read(recipe: str) -> dict[str, Any]:
-    """The values of a recipe, on top of those of its base."""
-    bundled = {Path(entry.name).stem: entry for entry in _BUNDLED.iterdir() if entry.is_file()}
-    path = Path(recipe)
-    if path.suffix == ".toml" and path.is_file():
-        text = path.read_text("utf-8")
-    elif recipe in bundled:
-        text = bundled[recipe].read_text("utf-8")
-    else:
-        names = ", ".join(sorted(bundled))
-        raise RequestError(f"no recipe {recipe!r}: give a .toml file, or one of {names}")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"{recipe}: {error}") from error
-    base = values.pop("base", None)
-    return values if base is None else _merged(_read(str(base)), values)
-
-
-def _merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
-    for name, value in more.items():
-        old = merged.get(name)
-        merged[name] = _merged(old, value) if isinstance(old, dict) else value
-    return merged
+def with_backbone(
+    recipe: Recipe, language_model: str | None = None, vision_tower: str | None = None
+) -> Recipe:
+    """The recipe with another language model or vision tower; raises RequestError."""
+    asked = {"language_model": language_model, "vision_tower": vision_tower}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given and not isinstance(recipe.start, Pretrained):
+        flag = f"--{next(iter(given)).replace('_', '-')}"
+        raise RequestError(f"{flag}: recipe {recipe.name} starts from nothing; choose another one")
+    return recipe.changed(start=given) if given else recipe

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from mmsieve.errors import RequestError
+from mmsieve.metrics import measure
 from mmsieve.models.quiet import quiet as quiet_loading
 from mmsieve.progress import show_progress
 from mmsieve.shard_job import Progress as Advance
+from mmsieve.train.processes import processes
 from mmsieve.train.recipe import Optimisation
 
 _LOG_STEPS = 50
@@ -26,53 +30,137 @@ class Stage:
     name: str
     objective: nn.Module
     data: Dataset[Any]
-    """A step's worth per index."""
+    """A step's worth of groups per index, or one group where `lengths` are given."""
     collate: Callable[[list[Any]], dict[str, Tensor]]
     optimisation: Optimisation
+    lengths: list[int] | None = None
+    """Tokens of each group: groups of like length go together, in another order every epoch."""
+    held_out: Dataset[Any] | None = None
+    """A text per index: the saved state with the best accuracy on them is taken."""
     slow: tuple[nn.Parameter, ...] = ()
     """Parameters that learn at `slow_rate` times the learning rate."""
     slow_rate: float = 1.0
     seed: int = 0
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where the Trainer's log goes, besides training.json."""
+    workers: int = 0
+    """Processes that prepare data."""
 
 
-def run_stage(stage: Stage, folder: Path, quiet: bool) -> list[dict[str, float]]:
-    """Train the objective in place; returns the log. Goes on from the last state in `folder`."""
-    wanted = stage.optimisation
-    steps = len(stage.data)  # type: ignore[arg-type]
-    arguments = TrainingArguments(
+Log = list[dict[str, float]]
+
+
+def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, dict[str, Tensor]]:
+    """Train the objective in place; returns the log, and the objective's whole state.
+
+    Goes on from the last state in `folder`.
+    """
+    trainer = _Trainer(stage, folder)
+    state = _last_state(folder)
+    before = 0 if state is None else _step(state)
+    hidden = quiet or not processes().is_main_process
+    with quiet_loading(), show_progress(stage.name, trainer.steps, hidden, "steps", before) as told:
+        trainer.add_callback(_Steps(told, before))
+        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    # What FSDP or DeepSpeed have spread over the processes comes together here.
+    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return list(trainer.state.log_history), whole
+
+
+def check_batches(wanted: Optimisation, count: int) -> int:
+    """Steps of `count` processes between two updates; raises RequestError."""
+    seen = wanted.batch * count
+    total = wanted.total_batch or seen
+    if total % seen:
+        raise RequestError(
+            f"total_batch {total} is no multiple of batch {wanted.batch} x {count} processes: "
+            "change one of them in the recipe"
+        )
+    return total // seen
+
+
+def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
+    """The Trainer's arguments, and how many updates it will make."""
+    wanted, count = stage.optimisation, processes().num_processes
+    accumulated = check_batches(wanted, count)
+    per_step = 1 if stage.lengths is None else wanted.batch
+    passes = 1 if stage.lengths is None else wanted.epochs
+    micro = -(-len(stage.data) // per_step)  # type: ignore[arg-type]
+    steps = max(1, -(-micro // (accumulated * count))) * passes
+    warmup = wanted.warmup if wanted.warmup >= 1 else wanted.warmup * steps
+    looks = "no" if stage.held_out is None else "steps"
+    save_steps = min(wanted.save_steps, steps)
+    return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=1,
+        per_device_train_batch_size=per_step,
+        per_device_eval_batch_size=4 * wanted.batch,
+        gradient_accumulation_steps=accumulated,
         learning_rate=wanted.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=min(wanted.warmup_steps, steps // 10),
-        weight_decay=wanted.weight_decay,
+        warmup_steps=min(int(warmup), steps // 10),
         max_grad_norm=wanted.clip,
         bf16=wanted.precision == "bfloat16",
         logging_steps=min(_LOG_STEPS, steps),
-        save_steps=wanted.save_steps,
+        save_steps=save_steps,
         save_total_limit=2,
+        eval_strategy=looks,
+        eval_steps=save_steps,
+        load_best_model_at_end=stage.held_out is not None,
+        metric_for_best_model="accuracy",
+        greater_is_better=True,
         seed=stage.seed,
-        report_to=["tensorboard"],
+        report_to=list(stage.trackers),
         disable_tqdm=True,
         remove_unused_columns=False,
+        dataloader_num_workers=stage.workers,
+        dataloader_persistent_workers=stage.workers > 0,
         dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         label_names=["labels"],
-    )
-    trainer = _Trainer(
-        model=stage.objective,
-        args=arguments,
-        train_dataset=stage.data,
-        data_collator=stage.collate,
-        optimizers=(_optimizer(stage), None),
-    )
-    trainer.remove_callback(PrinterCallback)
-    state = _last_state(folder)
-    before = 0 if state is None else _step(state)
-    with show_progress(stage.name, steps, quiet, "steps", before) as advance, quiet_loading():
-        trainer.add_callback(_Steps(advance, before))
-        trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    return list(trainer.state.log_history)
+    ), steps
+
+
+class _Trainer(Trainer):  # type: ignore[misc]
+    """The stock Trainer; it logs the parts of the loss, and puts groups of like length together."""
+
+    def __init__(self, stage: Stage, folder: Path) -> None:
+        self._stage = stage
+        arguments, self.steps = _arguments(stage, folder)
+        super().__init__(
+            model=stage.objective,
+            args=arguments,
+            train_dataset=stage.data,
+            eval_dataset=stage.held_out,
+            data_collator=stage.collate,
+            compute_metrics=_metrics,
+        )
+        self.remove_callback(PrinterCallback)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW on all that learns; made when the Trainer asks, as FSDP wants it."""
+        self.optimizer: torch.optim.Optimizer = _optimizer(self._stage)
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self._stage.lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        return LengthGroupedSampler(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            lengths=self._stage.lengths,
+            generator=torch.Generator().manual_seed(self._stage.seed),
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, as Trainer.log."""
+        parts = getattr(self._stage.objective, "parts", {}) if "loss" in logs else {}
+        super().log({**logs, **parts}, start_time)
+
+
+def _metrics(found: Any) -> dict[str, float]:
+    """What the best state is chosen by, as `evaluate` measures it."""
+    measured = measure(found.predictions.astype(float), found.label_ids.astype(int))
+    return {"accuracy": measured.accuracy, "f1": measured.f1, "mse": measured.mse}
 
 
 def _last_state(folder: Path) -> Path | None:
@@ -88,15 +176,6 @@ def _last_state(folder: Path) -> Path | None:
 
 def _step(state: Path) -> int:
     return int(state.name.rpartition("-")[2])
-
-
-class _Trainer(Trainer):  # type: ignore[misc]
-    """The stock Trainer; its log also has the parts that the loss is made of."""
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, as Trainer.log."""
-        parts = getattr(self.model, "parts", {}) if "loss" in logs else {}
-        super().log({**logs, **parts}, start_time)
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
@@ -123,7 +202,7 @@ def _optimizer(stage: Stage) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         groups,
         lr=wanted.learning_rate,
-        betas=(0.9, 0.98),
+        betas=(0.9, wanted.beta2),
         weight_decay=wanted.weight_decay,
         fused=True,
     )

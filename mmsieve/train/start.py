@@ -1,9 +1,10 @@
-"""A classifier from nothing: the folder that training starts from, in the published layout."""
+"""The folder that a training starts from, in the published layout: a classifier from nothing."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -15,7 +16,8 @@ from mmsieve.models.released import ARCHITECTURES, Checkpoint
 from mmsieve.models.storage import save_classifier
 from mmsieve.models.tower import Tower
 from mmsieve.rendered.scenes import WORLDS
-from mmsieve.train.recipe import Architecture
+from mmsieve.train.pretrained import write_pretrained
+from mmsieve.train.recipe import Architecture, Pretrained, Recipe
 
 _PAD, _END, _BEGIN = "<|pad|>", "<|end|>", "<s>"
 _IDS = {_PAD: 0, _END: 1, _BEGIN: 2}
@@ -26,14 +28,23 @@ _SCENES = 400
 """Groups of each family whose texts the tokenizer learns from."""
 
 
-def write_start(folder: Path, architecture: Architecture, seed: int) -> None:
-    """Write the checkpoint folder of a new classifier: its tokenizer, config, random weights."""
-    torch.manual_seed(seed)
+def write_start(folder: Path, recipe: Recipe) -> None:
+    """Write the checkpoint folder of a new classifier; what is not pretrained is random."""
+    torch.manual_seed(recipe.seed)
+    start = recipe.start
+    own: dict[str, Any] = {"max_text_tokens": start.max_text_tokens, "plain_text": True}
+    own |= {} if start.image_fit == "stretch" else {"image_fit": start.image_fit}
+    if isinstance(start, Pretrained):
+        write_pretrained(folder, start, own)
+    else:
+        _write_new(folder, start, own)
+
+
+def _write_new(folder: Path, architecture: Architecture, own: dict[str, Any]) -> None:
     with TemporaryDirectory() as place:
         like = _blank(Path(place), architecture)
         _write_tokenizer(Path(place), architecture.vocabulary)
         model = QualityClassifier(QualityConfig.of(like))
-        own = {"max_text_tokens": architecture.max_text_tokens, "plain_text": True}
         save_classifier(model, folder, like, own)
 
 
@@ -55,14 +66,14 @@ def _blank(folder: Path, architecture: Architecture) -> Checkpoint:
         "bos_token_id": _IDS[_BEGIN],
         "eos_token_id": _IDS[_END],
         "pad_token_id": _IDS[_PAD],
-        "num_labels": 1,
+        "num_labels": architecture.labels,
         "mm_hidden_size": architecture.hidden,
-        "mm_num_image_tokens": side * side,
+        "mm_num_image_tokens": architecture.image_tokens or side * side,
         "mm_projector_type": "aapool_mlp",
         "mm_vision_select_layer": -1,
         "mm_vision_select_feature": "patch",
         "mm_vision_tower": "inside/siglip-tiny",
-        "tokenizer_model_max_length": 4096,
+        "tokenizer_model_max_length": architecture.max_sequence,
     }
     vision = {
         "model_type": "siglip_vision_model",

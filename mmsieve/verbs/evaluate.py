@@ -18,7 +18,7 @@ from mmsieve.evaluation.bootstrap import Bootstrap
 from mmsieve.evaluation.comparing import Comparison, Measured, compare
 from mmsieve.evaluation.predictions import predictions
 from mmsieve.evaluation.printed import agreement_table, model_tables, render
-from mmsieve.evaluation.scoring import SCORE, ScoreOptions, Texts, gives_levels, score_texts
+from mmsieve.evaluation.scoring import SCORE, ScoreOptions, Texts, score_texts
 from mmsieve.generate.files import TrainingRecord, read_training_file
 from mmsieve.levels import LEVELS
 from mmsieve.methods.load import load_annotator
@@ -264,7 +264,7 @@ def _check_scores(annotators: Mapping[str, Annotator], texts: Texts) -> None:
         if SCORE not in annotator.schema.names:
             columns = ", ".join(annotator.schema.names)
             raise RequestError(f"model {name} gives no {SCORE} to evaluate, only {columns}")
-        if not gives_levels(annotator) and len(set(texts.units.tolist())) < 2:
+        if not annotator.score_is_level and len(set(texts.units.tolist())) < 2:
             raise RequestError(
                 f"the scores of {name} aren't levels, and thresholds are fitted on one half of the "
                 "images: give texts over at least 2 images that they don't share"
