@@ -1,4 +1,4 @@
-"""train classifier: the recipe's smoke run, resume, and inputs that are those of scoring."""
+"""train: the recipes' smoke runs, resume, and inputs that are those of scoring."""
 
 import json
 import shutil
@@ -10,29 +10,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmsieve
-from mmsieve import RequestError
+from mmsieve import RequestError, TrainOptions
 from mmsieve.cli import main
 from mmsieve.generate.rendered import caption_group, document_group
-from mmsieve.methods.load import load_annotator
+from mmsieve.methods.load import load_unifilter
 from mmsieve.models.storage import load_classifier
 from mmsieve.train import stages
 from mmsieve.train.cells import CLASSES, RenderedCells, collate_cells
-from mmsieve.train.data import RIGHT, WRONG, RenderedGroups, collate, prepare_group
+from mmsieve.train.data import RIGHT, WRONG, collate, prepare_group
 from mmsieve.train.objectives import QualityObjective
-from mmsieve.train.recipe import load_recipe
+from mmsieve.train.recipe import Rendered, bundled_recipes, load_recipe
+from mmsieve.train.rendered import HeldOutTexts, RenderedGroups
 from mmsieve.train.start import write_start
+from mmsieve.verbs import train
+
+SMOKE = TrainOptions(smoke=True, quiet=True)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """The checkpoint of the bundled recipe's smoke run."""
     out = tmp_path_factory.mktemp("trained") / "out"
-    mmsieve.train_classifier("unifilter-tiny", out=out, smoke=True, quiet=True)
+    mmsieve.train_classifier("unifilter-tiny", out=out, options=SMOKE)
     return out
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return load_classifier(load_annotator(str(folder)).checkpoint).state_dict()
+    return load_classifier(load_unifilter(str(folder)).checkpoint).state_dict()
 
 
 def test_a_smoke_run_gives_a_checkpoint_that_scores(trained):
@@ -50,7 +54,7 @@ def test_a_smoke_run_gives_a_checkpoint_that_scores(trained):
 
 def test_training_changes_every_part_of_the_model(trained, tmp_path):
     recipe = load_recipe("unifilter-tiny", smoke=True)
-    write_start(tmp_path, recipe.architecture, recipe.seed)
+    write_start(tmp_path, recipe)
     before, after = tensors(tmp_path), tensors(trained)
     assert before.keys() == after.keys()
     unused = ("post_layernorm", "rotary")
@@ -61,35 +65,39 @@ def test_training_changes_every_part_of_the_model(trained, tmp_path):
 
 def test_the_log_of_each_stage_is_kept(trained):
     logs = json.loads((trained / "training.json").read_text("utf-8"))["logs"]
-    assert {"level", "captioning", "wrong_words", "loss"} <= logs["joint"][0].keys()
-    assert logs["tower"][-1]["step"] == 4
+    assert {"level", "captioning", "wrong_words", "loss"} <= logs["classifier"][0].keys()
+    assert logs["lesson"][-1]["step"] == 4
 
 
 def test_the_same_command_again_does_nothing_and_another_is_refused(trained):
     before = (trained / "model.safetensors").stat().st_mtime_ns
-    again = mmsieve.train_classifier("unifilter-tiny", out=trained, smoke=True, quiet=True)
+    again = mmsieve.train_classifier("unifilter-tiny", out=trained, options=SMOKE)
     assert "done before" in again.summary()
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(RequestError, match="another recipe"):
-        mmsieve.train_classifier("unifilter-tiny", out=trained, smoke=True, seed=5)
+        mmsieve.train_classifier(
+            "unifilter-tiny", out=trained, options=TrainOptions(smoke=True, seed=5)
+        )
 
 
 def test_an_interrupted_training_ends_up_where_an_undisturbed_one_does(
     trained, tmp_path, monkeypatch
 ):
     """Stopped in the middle of the last stage, with its state of some steps before on disk."""
-    recipe = (Path(stages.__file__).parent / "recipes" / "unifilter-tiny.toml").read_text("utf-8")
-    file = tmp_path / "often.toml"
-    file.write_text(recipe.replace("[smoke.joint]", "[smoke.joint]\nsave_steps = 2"))
+    file = tmp_path / "often.py"
+    file.write_text(
+        "from mmsieve.train.recipes import unifilter_tiny\n"
+        "SMOKE = unifilter_tiny.SMOKE.changed(classifier={'save_steps': 2})\n"
+    )
     out, stopped = tmp_path / "out", tmp_path / "stopped"
-    mmsieve.train_classifier(str(file), out=out, smoke=True, quiet=True)
+    mmsieve.train_classifier(str(file), out=out, options=SMOKE)
     with monkeypatch.context() as patch:
         patch.setattr(stages._Steps, "on_step_end", _stop_after(5))
         with pytest.raises(KeyboardInterrupt):
-            mmsieve.train_classifier(str(file), out=stopped, smoke=True, quiet=True)
+            mmsieve.train_classifier(str(file), out=stopped, options=SMOKE)
     assert not (stopped / "config.json").exists()
-    report = mmsieve.train_classifier(str(file), out=stopped, smoke=True, quiet=True)
-    assert "stage tower was done before" in report.summary()
+    report = mmsieve.train_classifier(str(file), out=stopped, options=SMOKE)
+    assert "stage lesson was done before" in report.summary()
     whole, resumed = tensors(out), tensors(stopped)
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
@@ -97,14 +105,14 @@ def test_an_interrupted_training_ends_up_where_an_undisturbed_one_does(
 
 def _stop_after(steps: int):
     def stop(self, args, state, control, **kwargs):
-        if state.max_steps == 6 and state.global_step == steps:  # the joint stage
+        if state.max_steps == 6 and state.global_step == steps:  # the classifier stage
             raise KeyboardInterrupt
 
     return stop
 
 
 def test_a_seed_gives_the_same_weights_to_the_bit(trained, tmp_path):
-    mmsieve.train_classifier("unifilter-tiny", out=tmp_path / "out", smoke=True, quiet=True)
+    mmsieve.train_classifier("unifilter-tiny", out=tmp_path / "out", options=SMOKE)
     again = tensors(tmp_path / "out")
     assert all(torch.equal(tensor, again[name]) for name, tensor in tensors(trained).items())
 
@@ -143,16 +151,18 @@ def test_targets_stand_at_the_words_they_judge(bundled, index, make):
 @pytest.fixture(scope="module")
 def bundled():
     """The bundled model as an annotator, as an objective, and ready to score."""
-    annotator = load_annotator("unifilter-tiny")
+    annotator = load_unifilter("unifilter-tiny")
     model = load_classifier(annotator.checkpoint)
-    objective = QualityObjective(model, annotator.checkpoint.image, 1.0, 1.0).eval()
+    objective = QualityObjective(
+        model, annotator.checkpoint.image, load_recipe("unifilter-tiny").classifier
+    ).eval()
     return annotator, objective, mmsieve.load_model("unifilter-tiny")
 
 
 def test_steps_can_be_made_again_alone(bundled):
     annotator, _, _ = bundled
     recipe = load_recipe("unifilter-tiny", smoke=True)
-    groups = RenderedGroups(annotator.preparer(), recipe.joint, 3)
+    groups = RenderedGroups(annotator.preparer(), recipe.classifier.rendered, 4, 3)
     once, twice = (collate([groups[2]], 9) for _ in range(2))
     other = collate([groups[1]], 9)
     assert all(torch.equal(tensor, twice[name]) for name, tensor in once.items())
@@ -161,8 +171,8 @@ def test_steps_can_be_made_again_alone(bundled):
 
 def test_cells_tell_what_is_drawn():
     recipe = load_recipe("unifilter-tiny", smoke=True)
-    batch = collate_cells([RenderedCells(recipe.tower, 1, 72)[0]])
-    assert batch["labels"].shape == (recipe.tower.batch, 9, len(CLASSES))
+    batch = collate_cells([RenderedCells(recipe.lesson.rendered, 8, 1, 72)[0]])
+    assert batch["labels"].shape == (8, 9, len(CLASSES))
     for column, count in enumerate(CLASSES):
         assert 0 <= batch["labels"][..., column].min() <= batch["labels"][..., column].max() < count
     empty = batch["labels"][..., 1] == 0
@@ -171,46 +181,130 @@ def test_cells_tell_what_is_drawn():
     assert spread[empty].max() < spread[~empty].min()
 
 
+RECIPE = """from mmsieve.train.recipe import *
+RECIPE = Recipe(name="x", start=Architecture({start}), classifier=ClassifierStage({stage}))
+"""
+
+
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [
-        ("unknown", "one of unifilter-tiny"),
-        ("name = 'x'", "tower"),
-        ("name = 'x'\n[tower]\ngroups = 0\nbatch = 1\nlearning_rate = 1", "groups"),
-        ("nonsense", "recipe.toml"),
-        ("name = 'x'\n[tower]\ngroups = 1\nbatch = 1\nlearning_rate = 1\nspeed = 1", "speed"),
+        ("unknown", "one of unifilter-qwen2.5-0.5b"),
+        ("1 +", "SyntaxError"),
+        ("x = 1", "it sets no RECIPE"),
+        (RECIPE.format(start="", stage="batch=1, learning_rate=0"), "learning_rate"),
+        (RECIPE.format(start="speed=1", stage="batch=1, learning_rate=1"), "speed"),
+        (RECIPE.format(start="", stage="batch=1, learning_rate=1"), "needs --data"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_line(tmp_path, capsys, recipe, says):
     name = recipe
     if recipe != "unknown":
-        name = str(tmp_path / "recipe.toml")
+        name = str(tmp_path / "recipe.py")
         Path(name).write_text(recipe)
-    with pytest.raises(SystemExit) as exit_:
-        main(["train", "classifier", name, "--out", str(tmp_path / "out")])
-    error = capsys.readouterr().err
-    assert exit_.value.code == 2
-    assert error.count("\n") == 1
-    assert says in error
+    assert says in refusal(capsys, ["classifier", name, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_may_change_another_one():
+def refusal(capsys, words: list[str]) -> str:
+    """The one line that a wrong request ends with."""
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", *words])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--images", "x"], "--images goes with --data"),
+        (["--data", "missing.json"], "no such file"),
+        (["--language-model", "x"], "starts from nothing"),
+        (["--start-from", "missing"], "no *.safetensors"),
+        (["--wandb"], "wandb: pip install wandb"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_one_line(tmp_path, capsys, monkeypatch, words, says):
+    monkeypatch.setattr(train, "find_spec", lambda name: None if name == "wandb" else object())
+    out = ["--out", str(tmp_path / "out")]
+    assert says in refusal(capsys, ["classifier", "unifilter-tiny", *out, *words])
+
+
+def test_every_bundled_recipe_says_what_it_needs():
+    for name, path in bundled_recipes().items():
+        assert load_recipe(name).name == load_recipe(name, smoke=True).name == name
+        for part in ("Command:", "Hardware:", "Time:", "Expected:"):
+            assert part in path.read_text("utf-8"), name
+
+
+def test_the_control_is_the_same_training_of_blank_images():
     blank, whole = load_recipe("unifilter-tiny-blank"), load_recipe("unifilter-tiny")
-    assert blank.joint.blank_images
-    changed = {"joint": {"blank_images": False}, "name": "unifilter-tiny"}
-    joint = blank.joint.model_copy(update=changed["joint"])
-    assert blank.model_copy(update=changed | {"joint": joint}) == whole
+    assert blank.classifier.rendered.blank_images
+    seen = whole.classifier.rendered.model_copy(update={"blank_images": True})
+    assert whole.changed(name=blank.name, classifier={"rendered": seen}) == blank
+
+
+def test_two_stages_give_a_classifier(tmp_path):
+    """The projector's stage touches the projector alone; the classifier goes on from it."""
+    first = tmp_path / "projector"
+    mmsieve.train_projector("unifilter-tiny", out=first, options=SMOKE)
+    logs = json.loads((first / "training.json").read_text("utf-8"))["logs"]
+    assert logs.keys() == {"lesson", "projector"}
+    recipe = load_recipe("unifilter-tiny", smoke=True)
+    write_start(tmp_path / "start", recipe)
+    before, after = tensors(tmp_path / "start"), tensors(first)
+    for name, tensor in after.items():
+        same = torch.allclose(before[name].half().float(), tensor.float())
+        assert same != ("mm_projector" in name) or "vision_tower" in name, name
+    report = mmsieve.train_classifier(
+        "unifilter-tiny", out=tmp_path / "out", start_from=first, options=SMOKE
+    )
+    assert report.out == tmp_path / "out"
+    claim = json.loads((tmp_path / "out" / "training.json").read_text("utf-8"))
+    assert claim["logs"].keys() == {"classifier"}
+    assert len(claim["start_from"]) == 16
+    after = tensors(tmp_path / "out")
+    assert not torch.allclose(before["score.weight"].float(), after["score.weight"].float())
+
+
+def test_cross_entropy_gives_expected_levels(tmp_path):
+    file = tmp_path / "levels.py"
+    file.write_text(
+        "from mmsieve.train.recipe import Rendered\n"
+        "from mmsieve.train.recipes import unifilter_tiny\n"
+        "SMOKE = unifilter_tiny.SMOKE.changed(\n"
+        "    start={'labels': 4, 'image_fit': 'pad', 'patch_size': 12, 'image_tokens': 9},\n"
+        "    classifier={'rendered': Rendered(groups=24, aspect=1.5, held_out=2)},\n"
+        ")\n"
+    )
+    out = tmp_path / "out"
+    mmsieve.train_classifier(str(file), out=out, options=SMOKE)
+    log = json.loads((out / "training.json").read_text("utf-8"))["logs"]["classifier"]
+    (looked,) = [entry for entry in log if "eval_accuracy" in entry]
+    preparer = load_unifilter(str(out)).preparer()
+    assert preparer.fit == "pad"
+    assert preparer.image_tokens == 9
+    unseen = HeldOutTexts(preparer, Rendered(groups=24, aspect=1.5, held_out=2), seed=1)
+    model = mmsieve.load_model(str(out))
+    rows = model.score([group.sample(told) for group in unseen._texts for told in group.texts])
+    levels = [told.label for group in unseen._texts for told in group.texts]
+    right = sum(row["quality_level"] == level for row, level in zip(rows, levels, strict=True))
+    assert abs(right / len(rows) - looked["eval_accuracy"]) < 0.13  # float16 weights may tip one
+    assert all(0 <= row["quality_score"] <= 3 for row in rows)
 
 
 def test_a_folder_of_something_else_is_left_alone(trained, tmp_path):
     shutil.copy(trained / "config.json", tmp_path / "config.json")
     for overwrite in (False, True):
         with pytest.raises(RequestError, match="not made by train"):
-            mmsieve.train_classifier("unifilter-tiny", out=tmp_path, overwrite=overwrite)
+            options = TrainOptions(overwrite=overwrite)
+            mmsieve.train_classifier("unifilter-tiny", out=tmp_path, options=options)
 
 
 def test_a_dry_run_says_what_would_be_trained(tmp_path):
-    report = mmsieve.train_classifier("unifilter-tiny", out=tmp_path / "out", dry_run=True)
+    options = TrainOptions(dry_run=True)
+    report = mmsieve.train_classifier("unifilter-tiny", out=tmp_path / "out", options=options)
     assert "would train" in report.summary()
     assert not (tmp_path / "out").exists()

@@ -160,7 +160,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
 def _metrics(found: Any) -> dict[str, float]:
     """What the best state is chosen by, as `evaluate` measures it."""
     measured = measure(found.predictions.astype(float), found.label_ids.astype(int))
-    return {"accuracy": measured.accuracy, "f1": measured.f1, "mse": measured.mse}
+    wanted = ("accuracy", "f1", "mse")
+    return {name: getattr(measured, name) for name in wanted}
 
 
 def _last_state(folder: Path) -> Path | None:
