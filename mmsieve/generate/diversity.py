@@ -1,0 +1,175 @@
+"""Diversity: images by kind, and an even draw over the kinds.
+
+As UniFilter's training images were chosen (arXiv 2510.15162, figure 1): web images are clustered,
+and the sample is taken from the clusters, so that what the web has most of does not fill it. The
+published text names neither the embeddings nor the number of clusters; here they are a vision
+tower's averaged patch features, and whatever K is asked for.
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mmsieve.errors import RequestError, SampleError
+from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
+from mmsieve.sample import Image, Sample
+
+if TYPE_CHECKING:
+    from mmsieve.models.features import ImageFeatures
+
+Labels: TypeAlias = npt.NDArray[np.int32]
+"""The cluster of every sample, from 0; NONE where it has no image that can be used."""
+
+NONE = -1
+
+_AT_ONCE = 256
+"""Samples whose pixels are in memory together."""
+_BLOCK = 4096
+"""Rows of a step of k-means; more where there are more clusters than half of that."""
+_STEPS = 40
+_PASSES = 2
+"""K-means sees the data as often, and takes at least so many steps."""
+_FLAT = 1e-6
+"""A dimension that varies less says nothing."""
+
+Moment: TypeAlias = npt.NDArray[np.float64]
+
+
+def draw_evenly(labels: Labels, count: int, seed: int) -> list[int]:
+    """`count` samples, as many of every cluster as it has and the others allow.
+
+    Clusters give one sample each, round by round, in an order that differs from round to round;
+    a small cluster is used up, and the others share what is left. No sample comes twice, those
+    of no cluster never; less than `count` come where there are no more. The first N of a draw
+    are the draw of N.
+
+    Returns
+    -------
+    Positions in `labels`, in the order in which they are drawn.
+    """
+    usable = np.flatnonzero(labels != NONE)
+    chance = np.random.default_rng((seed, 11)).permutation(len(usable))
+    by_cluster = np.lexsort((chance, labels[usable]))
+    ordered = labels[usable][by_cluster]
+    rounds = np.empty(len(usable), np.int64)
+    rounds[by_cluster] = np.arange(len(usable)) - np.searchsorted(ordered, ordered)
+    drawn: list[int] = usable[np.lexsort((chance, rounds))][:count].tolist()
+    return drawn
+
+
+def cluster_samples(
+    samples: Iterable[Sample],
+    features: "ImageFeatures",
+    clusters: int,
+    *,
+    seed: int,
+    spool: Path,
+) -> Labels:
+    """The kind of every sample by its images, a document's kind by the mean of them.
+
+    The samples are read once; their vectors go to a temporary file in the folder `spool` (width
+    times 4 bytes each), so memory is bounded by a block of them. Raises RequestError where
+    scikit-learn is missing.
+    """
+    check_installed()
+    with TemporaryFile(dir=spool) as file:
+        usable = []
+        for vector in embed_samples(samples, features):
+            usable.append(vector is not None)
+            if vector is not None:
+                file.write(vector.tobytes())
+        file.flush()
+        labels = np.full(len(usable), NONE, np.int32)
+        if any(usable):
+            vectors = np.memmap(file, np.float32, "r").reshape(-1, features.width)
+            labels[np.array(usable)] = _cluster(vectors, clusters, seed)
+    return labels
+
+
+def check_installed() -> None:
+    """Raise RequestError where scikit-learn, which does the clustering, is missing."""
+    try:
+        import sklearn  # noqa: F401 - only whether it is there
+    except ImportError:
+        raise RequestError(
+            "--diversify needs scikit-learn: pip install 'mmsieve[teachers]'"
+        ) from None
+
+
+def embed_samples(
+    samples: Iterable[Sample], features: "ImageFeatures"
+) -> Iterator[npt.NDArray[np.float32] | None]:
+    """A vector [width] per sample; None where no image of it can be used."""
+    rest = iter(samples)
+    with ThreadPoolExecutor() as pool:
+        while chunk := list(islice(rest, _AT_ONCE)):
+            images = [image for sample in chunk for image in sample.images]
+            pixels = list(pool.map(lambda image: _pixels(image, features.image), images))
+            ready = [square for square in pixels if square is not None]
+            vectors = iter(features.embed(np.stack(ready)) if ready else ())
+            rows = (None if square is None else next(vectors) for square in pixels)
+            for sample in chunk:
+                own = [row for row in islice(rows, len(sample.images)) if row is not None]
+                yield np.stack(own).mean(0) if own else None
+
+
+def _pixels(image: Image, spec: ImageSpec) -> Pixels | None:
+    try:
+        return fit(decode(image.data, ImageLimits(), image.frame), spec)
+    except SampleError:
+        return None
+
+
+def _cluster(vectors: npt.NDArray[np.float32], clusters: int, seed: int) -> Labels:
+    """The cluster of every row [rows, width], by k-means on blocks of rows drawn at random.
+
+    Rows are standardised and scaled to length 1: a tower's few huge dimensions would else be all
+    that counts.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    rows, count = len(vectors), min(clusters, len(vectors))
+    block = max(_BLOCK, 2 * count)
+    mean, scale = _moments(vectors, block)
+    model = MiniBatchKMeans(count, random_state=seed, batch_size=block)
+    steps = max(_STEPS, _PASSES * ceil(rows / block))
+    for at in islice(_blocks(rows, block, np.random.default_rng((seed, 12))), steps):
+        model.partial_fit(_standardised(vectors[at], mean, scale))
+    labels = np.empty(rows, np.int32)
+    for start in range(0, rows, block):
+        part = slice(start, start + block)
+        labels[part] = model.predict(_standardised(vectors[part], mean, scale))
+    return labels
+
+
+def _blocks(rows: int, block: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows of a block at a time, all of them in every pass, without end."""
+    while True:
+        for part in np.array_split(rng.permutation(rows), max(1, rows // block)):
+            yield np.sort(part)  # in the file's order
+
+
+def _moments(vectors: npt.NDArray[np.float32], block: int) -> tuple[Moment, Moment]:
+    """Mean [width] of the rows and 1 / standard deviation [width], where they vary at all."""
+    total = square = np.zeros(vectors.shape[1])
+    for start in range(0, len(vectors), block):
+        part = vectors[start : start + block].astype(np.float64)
+        total, square = total + part.sum(0), square + (part**2).sum(0)
+    mean = total / len(vectors)
+    std = np.sqrt(np.maximum(square / len(vectors) - mean**2, 0))
+    return mean, np.where(std > _FLAT, 1 / np.maximum(std, _FLAT), 0)
+
+
+def _standardised(
+    vectors: npt.NDArray[np.float32], mean: Moment, scale: Moment
+) -> npt.NDArray[np.float32]:
+    rows = (vectors - mean) * scale
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(lengths, _FLAT), np.float32)
