@@ -91,7 +91,7 @@ def test_the_draw_is_more_even_than_chance_on_drawn_scenes(tiny, scenes, tmp_pat
         evenness([scenes[at] for at in np.random.default_rng(seed).permutation(len(scenes))[:60]])
         for seed in range(20)
     ]
-    assert evenness(drawn) > max(chance) + 0.1
+    assert evenness(drawn) > max(*chance, np.mean(chance) + 0.15)
     assert not list(tmp_path.iterdir())
 
 

@@ -36,10 +36,9 @@ _BLOCK = 4096
 _STEPS = 40
 _PASSES = 2
 """K-means sees the data as often, and takes at least so many steps."""
-_FLAT = 1e-6
-"""A dimension that varies less says nothing."""
+_ZERO = 1e-12
 
-Moment: TypeAlias = npt.NDArray[np.float64]
+_Vector: TypeAlias = npt.NDArray[np.float32]
 
 
 def draw_evenly(labels: Labels, count: int, seed: int) -> list[int]:
@@ -103,9 +102,7 @@ def check_installed() -> None:
         ) from None
 
 
-def embed_samples(
-    samples: Iterable[Sample], features: "ImageFeatures"
-) -> Iterator[npt.NDArray[np.float32] | None]:
+def embed_samples(samples: Iterable[Sample], features: "ImageFeatures") -> Iterator[_Vector | None]:
     """A vector [width] per sample; None where no image of it can be used."""
     rest = iter(samples)
     with ThreadPoolExecutor() as pool:
@@ -113,10 +110,12 @@ def embed_samples(
             images = [image for sample in chunk for image in sample.images]
             pixels = list(pool.map(lambda image: _pixels(image, features.image), images))
             ready = [square for square in pixels if square is not None]
-            vectors = iter(features.embed(np.stack(ready)) if ready else ())
-            rows = (None if square is None else next(vectors) for square in pixels)
+            vectors: Iterator[_Vector] = iter(features.embed(np.stack(ready)) if ready else ())
+            rows = iter([None if square is None else next(vectors) for square in pixels])
             for sample in chunk:
-                own = [row for row in islice(rows, len(sample.images)) if row is not None]
+                own: list[_Vector] = [
+                    row for row in islice(rows, len(sample.images)) if row is not None
+                ]
                 yield np.stack(own).mean(0) if own else None
 
 
@@ -128,24 +127,19 @@ def _pixels(image: Image, spec: ImageSpec) -> Pixels | None:
 
 
 def _cluster(vectors: npt.NDArray[np.float32], clusters: int, seed: int) -> Labels:
-    """The cluster of every row [rows, width], by k-means on blocks of rows drawn at random.
-
-    Rows are standardised and scaled to length 1: a tower's few huge dimensions would else be all
-    that counts.
-    """
+    """The cluster of every row [rows, width], by k-means on blocks of rows drawn at random."""
     from sklearn.cluster import MiniBatchKMeans
 
     rows, count = len(vectors), min(clusters, len(vectors))
     block = max(_BLOCK, 2 * count)
-    mean, scale = _moments(vectors, block)
     model = MiniBatchKMeans(count, random_state=seed, batch_size=block)
     steps = max(_STEPS, _PASSES * ceil(rows / block))
     for at in islice(_blocks(rows, block, np.random.default_rng((seed, 12))), steps):
-        model.partial_fit(_standardised(vectors[at], mean, scale))
+        model.partial_fit(_unit(vectors[at]))
     labels = np.empty(rows, np.int32)
     for start in range(0, rows, block):
         part = slice(start, start + block)
-        labels[part] = model.predict(_standardised(vectors[part], mean, scale))
+        labels[part] = model.predict(_unit(vectors[part]))
     return labels
 
 
@@ -156,20 +150,7 @@ def _blocks(rows: int, block: int, rng: np.random.Generator) -> Iterator[npt.NDA
             yield np.sort(part)  # in the file's order
 
 
-def _moments(vectors: npt.NDArray[np.float32], block: int) -> tuple[Moment, Moment]:
-    """Mean [width] of the rows and 1 / standard deviation [width], where they vary at all."""
-    total = square = np.zeros(vectors.shape[1])
-    for start in range(0, len(vectors), block):
-        part = vectors[start : start + block].astype(np.float64)
-        total, square = total + part.sum(0), square + (part**2).sum(0)
-    mean = total / len(vectors)
-    std = np.sqrt(np.maximum(square / len(vectors) - mean**2, 0))
-    return mean, np.where(std > _FLAT, 1 / np.maximum(std, _FLAT), 0)
-
-
-def _standardised(
-    vectors: npt.NDArray[np.float32], mean: Moment, scale: Moment
-) -> npt.NDArray[np.float32]:
-    rows = (vectors - mean) * scale
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(lengths, _FLAT), np.float32)
+def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows at length 1, so that their distance is the angle between them."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, _ZERO), np.float32)
