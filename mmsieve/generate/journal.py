@@ -1,0 +1,81 @@
+"""Journal: every answer that was paid for, a line each, on disk before anything is made of it.
+
+A killed run loses at most the answers that were on their way: whether the provider billed those
+nobody can know, and there are never more of them than `--concurrency`.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from mmsieve.generate.teachers import Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One answer."""
+
+    subject: str
+    usage: Usage = field(default_factory=Usage)
+    answer: dict[str, Any] | None = None
+    """The answer's fields, where it can be used."""
+    problem: str | None = None
+    """Why it can't."""
+    final: bool = False
+    """It would be refused again, so it isn't asked again."""
+    batch: bool = False
+    """Paid at half the price."""
+
+
+_ENTRY = TypeAdapter(Entry)
+
+
+class Journal:
+    """The answers of an output folder, by subject."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.problems: dict[str, list[str]] = {}
+        self.final: set[str] = set()
+        self.usage = {False: Usage(), True: Usage()}
+        """Tokens of direct requests, and of those in batches."""
+        self.requests = 0
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            try:
+                self._take(_ENTRY.validate_json(line))
+            except ValueError:
+                continue  # a line that a killed run left half written: its answer is lost
+
+    def add(self, entry: Entry) -> None:
+        """Keep an answer: when this returns, it survives a kill and a power cut."""
+        line = json.dumps(asdict(entry), ensure_ascii=False)
+        with self._path.open("ab") as file:
+            # The break comes first: it ends a line that a killed run left half written.
+            file.write(b"\n" + line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._take(entry)
+
+    def tries(self, subject: str) -> int:
+        """How many answers a subject has had that can't be used."""
+        return len(self.problems.get(subject, ()))
+
+    def is_settled(self, subject: str, attempts: int) -> bool:
+        """Whether a subject needn't be asked about: it has its answer, or has used up its tries."""
+        settled = subject in self.answers or subject in self.final
+        return settled or self.tries(subject) >= attempts
+
+    def _take(self, entry: Entry) -> None:
+        self.requests += 1
+        self.usage[entry.batch] += entry.usage
+        if entry.final:
+            self.final.add(entry.subject)
+        if entry.answer is not None:
+            self.answers[entry.subject] = entry.answer
+        else:
+            self.problems.setdefault(entry.subject, []).append(entry.problem or "")
