@@ -224,7 +224,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve(b"")
 
     def do_POST(self) -> None:
-        self._serve(self.rfile.read(int(self.headers["Content-Length"])))
+        size = int(self.headers["Content-Length"])
+        body = self.rfile.read(size)
+        if len(body) == size:
+            self._serve(body)
+        else:  # the client was killed while it was writing
+            self.close_connection = True
 
     def _serve(self, body: bytes) -> None:
         teacher = self.server.teacher
