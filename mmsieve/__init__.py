@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
+    from mmsieve.generate.options import TeacherOptions
     from mmsieve.methods.load import load_model
     from mmsieve.methods.unifilter import ScoringOptions
     from mmsieve.metrics import Metrics
@@ -55,6 +56,7 @@ __all__ = [
     "ScoringOptions",
     "ShardError",
     "Status",
+    "TeacherOptions",
     "Text",
     "TrainReport",
     "demo",
@@ -95,6 +97,7 @@ _HOMES = {
     "ScoringOptions": "mmsieve.methods.unifilter",
     "ShardError": "mmsieve.errors",
     "Status": "mmsieve.errors",
+    "TeacherOptions": "mmsieve.generate.options",
     "Text": "mmsieve.sample",
     "TrainReport": "mmsieve.verbs.train",
     "demo": "mmsieve.verbs.demo",

@@ -1,4 +1,4 @@
-"""A teacher's server that answers well, in both providers' protocols, and remembers the requests."""
+"""A teacher server that answers well, in both protocols, and remembers what it was asked."""
 
 import base64
 import hashlib

@@ -86,6 +86,7 @@ def read_answer(text: str, what: What, images: int, format: AnswerFormat) -> Ans
     fenced = _FENCE.match(text) if format == "json" else None
     try:
         fields = json.loads(fenced[1] if fenced else text, object_pairs_hook=_object)
+        json.dumps(fields, ensure_ascii=False).encode()  # raises for half a surrogate pair
         answer = _ANSWERS[what].model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]

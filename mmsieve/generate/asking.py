@@ -60,6 +60,8 @@ class Asker:
                 tasks.create_task(self._feed(pending))
                 for _ in range(self._concurrency):
                     tasks.create_task(self._work())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
         finally:
             await self._teacher.close()
         self._keep_refused()
@@ -93,7 +95,6 @@ class Asker:
                 self._note(subject, error)
                 return
             self._in_a_row = 0
-            self._questions.store(subject)
             self._questions.settle(subject, reply)
         if journal.is_settled(subject.id, self._attempts):
             self._advance(1, 1)

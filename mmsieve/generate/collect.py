@@ -5,7 +5,7 @@ answer yet and the next run asks for it.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from pydantic import TypeAdapter
 
 from mmsieve.generate.answers import Answer, labelled_texts
 from mmsieve.generate.files import TrainingFiles, text_entries
+from mmsieve.generate.groups import LabelledText
 from mmsieve.generate.journal import Journal
 from mmsieve.generate.lesson import Lesson
 from mmsieve.generate.plan import Plan, Subject
+from mmsieve.generate.positives import HUMAN, Positives
 from mmsieve.generate.questions import picture_names
 from mmsieve.generate.split import choose_val
 from mmsieve.levels import LEVELS
@@ -35,19 +37,26 @@ class Collected:
     rejects: int = 0
     undone: int = 0
     """Subjects without an answer, though they may get one."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Shards of positives -> why they can't be read."""
 
 
 def collect(lesson: Lesson, plan: Plan, journal: Journal, out: Path) -> Collected:
     """Write train.json, val.json and rejects.jsonl from what has been answered so far."""
-    shown = [[picture.sha256 for picture in subject.pictures] for subject in plan.subjects]
+    human = Positives() if lesson.positives is None else lesson.positives.take(out)
+    subjects = [*plan.subjects, *human.subjects.values()]
+    shown = [[picture.sha256 for picture in subject.pictures] for subject in subjects]
     sides = choose_val(shown, lesson.val_fraction, lesson.seed)
     files = TrainingFiles(out)
-    rejects: list[dict[str, Any]] = [
-        {**asdict(unusable), "requests": 0} for unusable in plan.unusable
+    rejects = [
+        {**asdict(unusable), "requests": 0} for unusable in (*plan.unusable, *human.unusable)
     ]
     undone = 0
-    for number, (subject, is_val) in enumerate(zip(plan.subjects, sides, strict=True)):
-        if subject.id in journal.answers:
+    for number, (subject, is_val) in enumerate(zip(subjects, sides, strict=True)):
+        if subject.id in human.texts:
+            entries = _told(subject, human.texts[subject.id], {"teacher": HUMAN})
+            files.add_entries(entries, is_val)
+        elif subject.id in journal.answers:
             left = lesson.count - number * len(LEVELS)
             files.add_entries(_entries(lesson, subject, journal.answers[subject.id], left), is_val)
         elif journal.is_settled(subject.id, lesson.options.attempts):
@@ -56,21 +65,26 @@ def collect(lesson: Lesson, plan: Plan, journal: Journal, out: Path) -> Collecte
         else:
             undone += 1
     _write_rejects(out / REJECTS, rejects)
-    return Collected(files.finish(), len(rejects), undone)
+    return Collected(files.finish(), len(rejects), undone, human.failed)
 
 
 def _entries(
     lesson: Lesson, subject: Subject, answer: dict[str, Any], left: int
 ) -> Iterator[dict[str, Any]]:
-    texts = labelled_texts(_ANSWER.validate_python(answer), len(subject.pictures))
+    texts = labelled_texts(_ANSWER.validate_python(answer), len(subject.pictures))[:left]
+    return _told(subject, texts, {"teacher": lesson.teacher, "prompts": lesson.prompts.version})
+
+
+def _told(
+    subject: Subject, texts: Iterable[LabelledText], author: dict[str, str]
+) -> Iterator[dict[str, Any]]:
     provenance = {
-        "teacher": lesson.teacher,
-        "prompts": lesson.prompts.version,
+        **author,
         "source": subject.source,
         "key": subject.key,
         "sha256": [picture.sha256 for picture in subject.pictures],
     }
-    return text_entries(subject.id, picture_names(subject), texts[:left], provenance)
+    return text_entries(subject.id, picture_names(subject), texts, provenance)
 
 
 def _reject(subject: Subject, journal: Journal) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from mmsieve.generate.costs import Budget, Price, expect, find_price
 from mmsieve.generate.journal import Journal
 from mmsieve.generate.options import TeacherOptions
 from mmsieve.generate.plan import Plan, Subject, make_plan, subjects_of
+from mmsieve.generate.positives import PositiveSource
 from mmsieve.generate.prompts import Prompts, What, load_prompts
 from mmsieve.generate.raw_images import ImageSource, find_images
 from mmsieve.generate.teachers import Connection, Usage, api_key, split_name
@@ -34,13 +35,13 @@ class Lesson:
     def check(self) -> None:
         """Raise RequestError for what can't be carried out."""
         self.options.check()
-        _ = self.connection, self.price, self.prompts, self.images
-        if self.options.positives is not None and self.what != "captions":
-            raise RequestError("--positives: is for captions")
         if self.price is None and self.options.max_cost is not None:
             raise RequestError(
-                f"--max-cost: the price of {self.connection.model} isn't known; say --price IN,OUT"
+                f"--max-cost: the price of {self.teacher} isn't known; say --price IN,OUT"
             )
+        _ = self.prompts, self.images
+        if self.positives is not None:
+            self.positives.check()
 
     @cached_property
     def connection(self) -> Connection:
@@ -70,6 +71,15 @@ class Lesson:
     def images(self) -> list[ImageSource]:
         """What the SOURCE strings name; raises RequestError."""
         return find_images(self.sources, self.what, self.read)
+
+    @property
+    def positives(self) -> PositiveSource | None:
+        """What people wrote, if there is any; raises RequestError."""
+        if self.options.positives is None:
+            return None
+        if self.what != "captions":
+            raise RequestError("--positives is for captions")
+        return PositiveSource(self.options.positives, self.read)
 
     @property
     def unit(self) -> str:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image as PillowImage
@@ -14,6 +15,7 @@ from mmsieve.generate.plan import Picture, Subject
 from mmsieve.generate.prompts import AnswerFormat, Prompts, What
 from mmsieve.generate.teachers import Question, Reply, shorten
 from mmsieve.images import ImageLimits, decode
+from mmsieve.table import write_atomically
 
 _QUALITY = 90
 
@@ -50,28 +52,34 @@ class Questions:
         note = f"\n\nAn earlier answer could not be used: {problems[-1]}. Mind this."
         return replace(question, words=question.words + note)
 
-    def store(self, subject: Subject) -> None:
-        """Write a subject's images where the training files will name them."""
-        for name, picture in zip(picture_names(subject), subject.pictures, strict=True):
-            path = self._folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture.data)
-
-    def settle(self, subject: Subject, reply: Reply, batch: bool = False) -> bool:
-        """Keep a reply in the journal; returns whether it can be used."""
+    def settle(self, subject: Subject, reply: Reply, batch: bool = False) -> None:
+        """Keep a reply in the journal, and the images of one that can be used."""
         answer, problem = None, reply.problem
         if problem is None:
             try:
                 answer = read_answer(reply.text, self._what, len(subject.pictures), self._format)
             except AnswerError as error:
                 problem = shorten(str(error))
+        if answer is not None:
+            store_images(subject, self._folder)
         fields = None if answer is None else answer.model_dump()
         self.journal.add(
             Entry(
                 subject=subject.id, usage=reply.usage, answer=fields, problem=problem, batch=batch
             )
         )
-        return answer is not None
+
+
+def store_images(subject: Subject, folder: Path) -> None:
+    """Write a subject's images, as they are, where the training files will name them."""
+    for name, picture in zip(picture_names(subject), subject.pictures, strict=True):
+        path = folder / name
+        if picture.data and not path.exists():
+            write_atomically(path, partial(_write, picture.data))
+
+
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
 
 
 def picture_names(subject: Subject) -> Sequence[str]:

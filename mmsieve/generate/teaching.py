@@ -70,7 +70,7 @@ def _teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
     if pending:
         outcome = _ask(lesson, plan, pending, journal, out, quiet)
     collected = collect(lesson, plan, journal, out)
-    failed = dict(plan.failed)
+    failed = plan.failed | collected.failed
     if collected.undone:
         reason = outcome.stopped or next(iter(outcome.failed.values()), "no answer")
         name = f"{collected.undone} of {len(plan.subjects)} {lesson.unit}"

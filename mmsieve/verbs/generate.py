@@ -218,6 +218,7 @@ def _ask(
 
     if options.dry_run:
         return GenerateReport(out=out, seconds=0, notes=estimate(lesson))
+    _ = lesson.connection  # raises where there is no key, which an estimate doesn't need
     claim = lesson.claim()
     if _is_done(out, claim, options.overwrite):
         return GenerateReport(out=out, seconds=0, notes=("done before",))
