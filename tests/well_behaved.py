@@ -25,7 +25,23 @@ class Server:
         """The text of an answer, or an HTTP status instead of one."""
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
+        self.lose_ids = False
+        """Make batches, and fail to say so."""
         self.lock = Lock()
+
+    def make_batch(self, requests: list[tuple[str, dict[str, Any]]], metadata: Any) -> str:
+        """Answer a batch: a status in place of an answer is an errored request."""
+        results = []
+        for name, body in requests:
+            with self.lock:
+                self.requests.append(body)
+            answer = self.answer(body)
+            is_good = isinstance(answer, str)
+            reply = reply_body(body, answer) if is_good else {"error": {"message": str(answer)}}
+            results.append((name, answer if not is_good else 200, reply))
+        name = f"batch_{len(self.batches)}"
+        self.batches[name] = {"results": results, "metadata": metadata, "looks": 0}
+        return name
 
     def base_url(self, provider: str) -> str:
         return self.url + ("/v1" if provider == "openai" else "")
@@ -115,8 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
         if KEY not in (self.headers.get("x-api-key") or self.headers.get("Authorization") or ""):
             self._send(401, {"error": {"type": "authentication_error", "message": f"not {KEY}"}})
             return
-        if self.path not in ("/v1/messages", "/v1/chat/completions"):
-            self._send(404, {"error": {"message": self.path}})
+        if self.path in ("/v1/messages/batches", "/v1/files", "/v1/batches"):
+            self._send(*self._make(data))
             return
         body = json.loads(data)
         with self.state.lock:
@@ -127,8 +143,58 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(200, reply_body(body, answer))
 
-    def _send(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+    def _make(self, data: bytes) -> tuple[int, Any]:
+        state = self.state
+        if self.path == "/v1/files":
+            start = data.index(b'{"custom_id"')
+            name = f"file_{len(state.files)}"
+            state.files[name] = data[start : data.rindex(b"}") + 1]
+            return 200, {"id": name, "object": "file"}
+        body = json.loads(data)
+        if "requests" in body:
+            asked = [(request["custom_id"], request["params"]) for request in body["requests"]]
+        else:
+            lines = map(json.loads, state.files[body["input_file_id"]].splitlines())
+            asked = [(line["custom_id"], line["body"]) for line in lines]
+        name = state.make_batch(asked, body.get("metadata"))
+        return (500, {}) if state.lose_ids else (200, self._batch(name))
+
+    def _batch(self, name: str) -> dict[str, Any]:
+        batch = self.state.batches[name]
+        is_ended = batch["looks"] >= 2
+        if self.path.startswith("/v1/messages"):
+            return {
+                "id": name,
+                "processing_status": "ended" if is_ended else "in_progress",
+                "request_counts": {"processing": len(batch["results"])},
+                "results_url": f"{self.state.url}/v1/messages/batches/{name}/results",
+            }
+        status = "completed" if is_ended else "in_progress"
+        files = {"output_file_id": f"{name}-out" if is_ended else None}
+        return {"id": name, "status": status, "metadata": batch["metadata"], **files}
+
+    def do_GET(self) -> None:
+        name = self.path.split("?")[0].removesuffix("/results").removesuffix("/content")
+        name = name.rpartition("/")[2].removesuffix("-out")
+        if name == "batches":
+            self._send(200, {"data": [self._batch(one) for one in self.state.batches]})
+        elif not self.path.endswith(("/results", "/content")):
+            self.state.batches[name]["looks"] += 1
+            self._send(200, self._batch(name))
+        else:
+            lines = [self._result(*result) for result in self.state.batches[name]["results"]]
+            self._send(200, "\n".join(map(json.dumps, reversed(lines))))
+
+    def _result(self, name: str, status: int, body: dict[str, Any]) -> dict[str, Any]:
+        if self.path.startswith("/v1/messages"):
+            result: dict[str, Any] = {"type": "succeeded", "message": body}
+            if status != 200:
+                result = {"type": "errored", "error": {"type": "error", **body}}
+            return {"custom_id": name, "result": result}
+        return {"custom_id": name, "response": {"status_code": status, "body": body}}
+
+    def _send(self, status: int, body: Any) -> None:
+        data = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))

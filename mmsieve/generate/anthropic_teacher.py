@@ -4,13 +4,29 @@ The answer is held to its schema by `output_config.format`, not by a forced tool
 always think refuse forced tools.
 """
 
+import asyncio
 import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import anthropic
 from pydantic import BaseModel
 
-from mmsieve.generate.teachers import Connection, Question, Reply, Usage, answered, read_body
+from mmsieve.generate.teachers import (
+    Connection,
+    Question,
+    Reply,
+    TeacherError,
+    Usage,
+    answered,
+    as_trouble,
+    by_status,
+    read_body,
+)
+
+_LOOK = 30.0
+"""Seconds between looks at a batch that may be ours."""
 
 _ENDED = {
     "max_tokens": "cut off: the answer is longer than --max-tokens",
@@ -39,6 +55,27 @@ class _Message(BaseModel):
     usage: _Usage = _Usage()
 
 
+class _Batch(BaseModel):
+    id: str
+    processing_status: str
+    request_counts: dict[str, int] = {}
+
+
+class _Batches(BaseModel):
+    data: list[_Batch]
+
+
+class _Outcome(BaseModel):
+    type: str
+    message: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+
+class _Result(BaseModel):
+    custom_id: str
+    result: _Outcome
+
+
 class AnthropicTeacher:
     """Asks a message for each question."""
 
@@ -59,6 +96,65 @@ class AnthropicTeacher:
             lambda: create(**parameters), anthropic.AnthropicError, self._connection
         )
         return self.reply(body)
+
+    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
+        """Send a batch; raises TeacherError."""
+        requests: list[Any] = [
+            {"custom_id": name, "params": self.parameters(question)}
+            for name, question in questions.items()
+        ]
+        # Sent once: if the answer to this request is lost, another would be paid for twice.
+        create = self._client.with_options(max_retries=0).messages.batches.with_raw_response.create
+        batch: _Batch = await self._read(_Batch, lambda: create(requests=requests))
+        return batch.id
+
+    async def find(self, token: str, count: int) -> str | None:
+        """The id of the batch of a token; raises TeacherError.
+
+        A batch has no place for it but the names of its requests, which only its results show:
+        so those that may be it are waited for.
+        """
+        list_ = self._client.messages.batches.with_raw_response.list
+        page: _Batches = await self._read(_Batches, lambda: list_(limit=100))
+        for batch in page.data:
+            if sum(batch.request_counts.values()) != count:
+                continue
+            while not await self.is_ended(batch.id):
+                await asyncio.sleep(_LOOK)
+            async for name, _ in self.results(batch.id):
+                if name.endswith(token):
+                    return batch.id
+                break
+        return None
+
+    async def is_ended(self, batch: str) -> bool:
+        """Whether a batch has its answers; raises TeacherError."""
+        retrieve = self._client.messages.batches.with_raw_response.retrieve
+        found: _Batch = await self._read(_Batch, lambda: retrieve(batch))
+        return found.processing_status == "ended"
+
+    async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
+        """The answers of an ended batch; raises TeacherError."""
+        try:
+            async for line in await self._client.messages.batches.results(batch):
+                result: _Result | None = read_body(_Result, line.to_json())
+                if result is not None:
+                    yield result.custom_id, self._result(result.result)
+        except (anthropic.AnthropicError, ValueError) as error:
+            raise as_trouble(error, self._connection) from None
+
+    def _result(self, result: "_Outcome") -> Reply | TeacherError:
+        if result.type == "succeeded":
+            return self.reply(json.dumps(result.message))
+        words = json.dumps(result.error) if result.error else result.type
+        invalid = "invalid_request_error" in words
+        return by_status(400 if invalid else None, words, self._connection)
+
+    async def _read(self, model: type[BaseModel], call: Callable[[], Awaitable[Any]]) -> Any:
+        read = read_body(model, await answered(call, anthropic.AnthropicError, self._connection))
+        if read is None:
+            raise TeacherError("failed", "the response is not what the protocol says")
+        return read
 
     async def close(self) -> None:
         """Close the connections."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from mmsieve.generate.costs import Budget
-from mmsieve.generate.journal import Entry
+from mmsieve.generate.journal import Entry, Journal
 from mmsieve.generate.plan import Subject
 from mmsieve.generate.questions import Questions
 from mmsieve.generate.teachers import Question, Teacher, TeacherError
@@ -29,6 +29,24 @@ class Outcome:
     """Subject -> why it got no answer, though it may another time."""
     stopped: str | None = None
     """Why no more were sent."""
+    refused: set[str] = field(default_factory=set)
+    """Of those that failed, the ones whose request can't succeed."""
+
+    def note(self, subject: str, error: TeacherError, journal: Journal) -> None:
+        """What a request without an answer means for its subject, and for all others."""
+        self.failed[subject] = str(error)
+        if error.trouble == "stop":
+            self.stopped = str(error)
+        elif error.trouble == "refused":
+            self.refused.add(subject)
+            if len(self.refused) >= _DOUBT and not journal.answers:
+                self.stopped = f"every request is refused: {error}"
+
+    def keep_refused(self, journal: Journal) -> None:
+        """Where others were answered, refused requests are their images' fault: rejects."""
+        while self.refused and journal.answers:
+            subject = self.refused.pop()
+            journal.add(Entry(subject=subject, problem=self.failed.pop(subject), final=True))
 
 
 class Asker:
@@ -50,7 +68,6 @@ class Asker:
         self._room = _Room(max_bytes)
         self._queue: asyncio.Queue[Pending | None] = asyncio.Queue(concurrency)
         self._in_flight = self._in_a_row = 0
-        self._refused: dict[str, str] = {}
         self.outcome = Outcome()
 
     async def run(self, pending: Iterator[Pending]) -> Outcome:
@@ -64,7 +81,7 @@ class Asker:
             raise group.exceptions[0] from None
         finally:
             await self._teacher.close()
-        self._keep_refused()
+        self.outcome.keep_refused(self._questions.journal)
         return self.outcome
 
     async def _feed(self, pending: Iterator[Pending]) -> None:
@@ -113,27 +130,10 @@ class Asker:
             self._in_flight -= 1
 
     def _note(self, subject: Subject, error: TeacherError) -> None:
-        """What a request without an answer means for its subject, and for all others."""
-        words = str(error)
-        self.outcome.failed[subject.id] = words
-        if error.trouble == "refused":
-            self._refused[subject.id] = words
-            if len(self._refused) >= _DOUBT and not self._questions.journal.answers:
-                self.outcome.stopped = f"every request is refused: {words}"
-            return
-        self._in_a_row += 1
-        if error.trouble == "stop":
-            self.outcome.stopped = words
-        elif self._in_a_row >= _GIVE_UP + self._concurrency:
-            self.outcome.stopped = f"{self._in_a_row} requests in a row got no answer: {words}"
-
-    def _keep_refused(self) -> None:
-        """Where others were answered, refused requests are their images' fault: rejects."""
-        if not self._questions.journal.answers:
-            return
-        for subject, words in self._refused.items():
-            del self.outcome.failed[subject]
-            self._questions.journal.add(Entry(subject=subject, problem=words, final=True))
+        self.outcome.note(subject.id, error, self._questions.journal)
+        self._in_a_row += error.trouble == "failed"
+        if self._in_a_row >= _GIVE_UP + self._concurrency:
+            self.outcome.stopped = f"{self._in_a_row} requests in a row got no answer: {error}"
 
 
 class _Room:

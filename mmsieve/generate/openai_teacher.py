@@ -1,12 +1,26 @@
 """Teacher behind OpenAI's chat completions, or any server that speaks them (vLLM, SGLang, ...)."""
 
 import base64
-from typing import Any
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final
 
 import openai
 from pydantic import BaseModel
 
-from mmsieve.generate.teachers import Connection, Question, Reply, Usage, answered, read_body
+from mmsieve.generate.teachers import (
+    Connection,
+    Question,
+    Reply,
+    TeacherError,
+    Usage,
+    answered,
+    by_status,
+    read_body,
+)
+
+_URL: Final = "/v1/chat/completions"
 
 _ENDED = {"length": "cut off: the answer is longer than --max-tokens", "content_filter": "filtered"}
 
@@ -33,6 +47,28 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
+class _Named(BaseModel):
+    id: str
+
+
+class _Batch(_Named):
+    status: str
+    metadata: dict[str, str] | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    errors: dict[str, Any] | None = None
+
+
+class _Batches(BaseModel):
+    data: list[_Batch]
+
+
+class _Result(BaseModel):
+    custom_id: str
+    response: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+
 class OpenAITeacher:
     """Asks a chat completion for each question."""
 
@@ -51,6 +87,71 @@ class OpenAITeacher:
         parameters = self.parameters(question)
         body = await answered(lambda: create(**parameters), openai.OpenAIError, self._connection)
         return self.reply(body)
+
+    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
+        """Send a batch; raises TeacherError."""
+        lines = [
+            {"custom_id": name, "method": "POST", "url": _URL, "body": self.parameters(question)}
+            for name, question in questions.items()
+        ]
+        data = "\n".join(json.dumps(line) for line in lines).encode()
+        upload = self._client.files.with_raw_response.create
+        file = await self._read(_Named, lambda: upload(file=("b.jsonl", data), purpose="batch"))
+        # Sent once: if the answer to this request is lost, another would be paid for twice.
+        create = self._client.with_options(max_retries=0).batches.with_raw_response.create
+        batch: _Named = await self._read(
+            _Named,
+            lambda: create(
+                completion_window="24h",
+                endpoint=_URL,
+                input_file_id=file.id,
+                metadata={"token": token},
+            ),
+        )
+        return batch.id
+
+    async def find(self, token: str, count: int) -> str | None:
+        """The id of the batch of a token; raises TeacherError."""
+        list_ = self._client.batches.with_raw_response.list
+        page = await self._read(_Batches, lambda: list_(limit=100))
+        mine = (batch.id for batch in page.data if (batch.metadata or {}).get("token") == token)
+        return next(mine, None)
+
+    async def is_ended(self, batch: str) -> bool:
+        """Whether a batch has its answers; raises TeacherError."""
+        return (await self._batch(batch)).status in ("completed", "failed", "expired", "cancelled")
+
+    async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
+        """The answers of an ended batch; raises TeacherError."""
+        made = await self._batch(batch)
+        if made.errors:
+            raise TeacherError("refused", self._connection.scrub(json.dumps(made.errors)))
+        content = self._client.files.with_raw_response.content
+        for file in filter(None, (made.output_file_id, made.error_file_id)):
+            body = await answered(partial(content, file), openai.OpenAIError, self._connection)
+            for line in body.splitlines():
+                result: _Result | None = read_body(_Result, line)
+                if result is not None:
+                    yield result.custom_id, self._result(result)
+
+    def _result(self, result: "_Result") -> Reply | TeacherError:
+        response = result.response or {}
+        body = json.dumps(response.get("body"))
+        if response.get("status_code") == 200:
+            return self.reply(body)
+        words = json.dumps(result.error) if result.error else body
+        return by_status(response.get("status_code"), words, self._connection)
+
+    async def _batch(self, batch: str) -> "_Batch":
+        retrieve = self._client.batches.with_raw_response.retrieve
+        found: _Batch = await self._read(_Batch, lambda: retrieve(batch))
+        return found
+
+    async def _read(self, model: type[BaseModel], call: Callable[[], Awaitable[Any]]) -> Any:
+        read = read_body(model, await answered(call, openai.OpenAIError, self._connection))
+        if read is None:
+            raise TeacherError("failed", "the response is not what the protocol says")
+        return read
 
     async def close(self) -> None:
         """Close the connections."""

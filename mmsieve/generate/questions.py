@@ -52,7 +52,11 @@ class Questions:
         note = f"\n\nAn earlier answer could not be used: {problems[-1]}. Mind this."
         return replace(question, words=question.words + note)
 
-    def settle(self, subject: Subject, reply: Reply, batch: bool = False) -> None:
+    def keep_images(self, subject: Subject) -> None:
+        """Store the images of a subject that will be settled without their bytes."""
+        store_images(subject, self._folder)
+
+    def settle(self, subject: Subject, reply: Reply, batch: str | None = None) -> None:
         """Keep a reply in the journal, and the images of one that can be used."""
         answer, problem = None, reply.problem
         if problem is None:

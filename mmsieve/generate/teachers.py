@@ -7,7 +7,7 @@ jitter). What reaches us is an answer, which may be a bad one, or a TeacherError
 import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol, TypeAlias
@@ -111,6 +111,22 @@ class Teacher(Protocol):
         """Ask; raises TeacherError."""
         ...
 
+    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
+        """Send a batch of questions by name; returns its id. Sent once: raises TeacherError."""
+        ...
+
+    async def find(self, token: str, count: int) -> str | None:
+        """The id of a batch that was sent but whose id was lost, if it was made."""
+        ...
+
+    async def is_ended(self, batch: str) -> bool:
+        """Whether a batch has its answers; raises TeacherError."""
+        ...
+
+    def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
+        """The answers of an ended batch by name, in any order; raises TeacherError."""
+        ...
+
     async def close(self) -> None:
         """Close the connections."""
         ...
@@ -176,11 +192,20 @@ async def answered(
 
 def as_trouble(error: Exception, connection: Connection) -> TeacherError:
     """An SDK's error as ours, without the key: `from None`, as its cause may hold it."""
-    status = getattr(error, "status_code", None)
-    words = connection.scrub(one_line(error))
-    if status in _STOP or getattr(error, "code", None) == "insufficient_quota":
-        return TeacherError("stop", words)
-    return TeacherError("refused" if status in _REFUSED else "failed", words)
+    out_of_money = getattr(error, "code", None) == "insufficient_quota"
+    status = 402 if out_of_money else getattr(error, "status_code", None)
+    return by_status(status, one_line(error), connection)
+
+
+def by_status(status: int | None, words: str, connection: Connection) -> TeacherError:
+    """The error that an HTTP status means."""
+    trouble: Trouble = "refused" if status in _REFUSED else "failed"
+    return TeacherError("stop" if status in _STOP else trouble, connection.scrub(words))
+
+
+def request_name(subject: str, token: str) -> str:
+    """The name of a request in a batch: the token tells whose batch it is."""
+    return f"{subject}-{token}"
 
 
 def read_body(model: type[BaseModel], body: str) -> Any:

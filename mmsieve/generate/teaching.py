@@ -13,10 +13,11 @@ from filelock import FileLock, Timeout
 
 from mmsieve.errors import RequestError
 from mmsieve.generate.asking import Asker, Outcome, Pending
+from mmsieve.generate.batches import Batches
 from mmsieve.generate.collect import REJECTS, Collected, collect
 from mmsieve.generate.journal import Journal
 from mmsieve.generate.lesson import Lesson
-from mmsieve.generate.plan import Plan, Subject, read_plan
+from mmsieve.generate.plan import Plan, read_plan
 from mmsieve.generate.questions import Questions
 from mmsieve.generate.teachers import open_teacher
 from mmsieve.progress import show_progress
@@ -64,11 +65,9 @@ def teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
 def _teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
     plan = _kept_plan(lesson, out / PLAN)
     journal = Journal(out / JOURNAL)
-    attempts = lesson.options.attempts
-    pending = [s for s in plan.subjects if not journal.is_settled(s.id, attempts)]
     outcome = Outcome()
-    if pending:
-        outcome = _ask(lesson, plan, pending, journal, out, quiet)
+    if journal.batches or _left(lesson, plan, journal):
+        outcome = _ask(lesson, plan, journal, out, quiet)
     collected = collect(lesson, plan, journal, out)
     failed = plan.failed | collected.failed
     if collected.undone:
@@ -87,9 +86,7 @@ def _kept_plan(lesson: Lesson, path: Path) -> Plan:
     return plan
 
 
-def _ask(
-    lesson: Lesson, plan: Plan, pending: list[Subject], journal: Journal, out: Path, quiet: bool
-) -> Outcome:
+def _ask(lesson: Lesson, plan: Plan, journal: Journal, out: Path, quiet: bool) -> Outcome:
     options, budget = lesson.options, lesson.budget(plan, journal)
     questions = Questions(
         lesson.what,
@@ -99,21 +96,43 @@ def _ask(
         format=options.answer_format,
         side=options.image_side,
     )
-    total, before = len(plan.subjects), len(plan.subjects) - len(pending)
+    outcome = Outcome()
     failed: dict[str, str] = {}
-    waiting: Iterator[Pending] = (
-        (subject, questions.question(subject)) for subject in lesson.subjects(pending, failed)
-    )
+
+    def pending(wanted: set[str]) -> Iterator[Pending]:
+        subjects = [subject for subject in plan.subjects if subject.id in wanted]
+        for subject in lesson.subjects(subjects, failed):
+            yield subject, questions.question(subject)
+
+    left = _left(lesson, plan, journal)
+    total, before = len(plan.subjects), len(plan.subjects) - len(left)
     with show_progress(lesson.what, total, quiet, lesson.unit, before, say=budget.words) as advance:
-        asker = Asker(
-            open_teacher(lesson.connection),
-            questions,
-            budget,
-            attempts=options.attempts,
-            concurrency=options.concurrency,
-            max_bytes=options.max_in_flight * 2**20,
-            advance=advance,
-        )
-        outcome = asyncio.run(asker.run(waiting))
+        if options.batch or journal.batches:
+            batches = Batches(
+                open_teacher(lesson.connection),
+                questions,
+                budget,
+                {subject.id: subject for subject in plan.subjects},
+                attempts=options.attempts,
+                poll=options.poll,
+                advance=advance,
+            )
+            outcome = asyncio.run(batches.run(pending if options.batch else None))
+        if not options.batch and outcome.stopped is None:
+            asker = Asker(
+                open_teacher(lesson.connection),
+                questions,
+                budget,
+                attempts=options.attempts,
+                concurrency=options.concurrency,
+                max_bytes=options.max_in_flight * 2**20,
+                advance=advance,
+            )
+            outcome = asyncio.run(asker.run(pending(_left(lesson, plan, journal))))
     outcome.failed |= failed
     return outcome
+
+
+def _left(lesson: Lesson, plan: Plan, journal: Journal) -> set[str]:
+    attempts = lesson.options.attempts
+    return {s.id for s in plan.subjects if not journal.is_settled(s.id, attempts)}
