@@ -27,8 +27,8 @@ class _Batch:
 class Batches:
     """Batches are answered when they are created, and say so after some polls."""
 
-    def __init__(self, teacher: "TeacherServer", polls: int) -> None:
-        self._teacher, self._polls = teacher, polls
+    def __init__(self, teacher: "TeacherServer") -> None:
+        self._teacher, self._polls = teacher, teacher.plan.batch_polls
         self.made: list[_Batch] = []
         self._files: dict[str, bytes] = {}
 
@@ -72,6 +72,7 @@ class Batches:
         batch = _Batch(len(self.made) + 1, asks, **more)
         self.made.append(batch)
         batch.results = [self._result(name, ask) for name, ask in asks][::-1]
+        self._teacher.closing.wait(self._teacher.plan.batch_latency)
         return batch
 
     def _result(self, name: str, ask: Ask) -> dict[str, Any]:

@@ -70,6 +70,10 @@ class Plan:
     """Seconds without an answer; then the connection is closed."""
     latency: float = 0
     """Seconds that a whole answer takes, on average."""
+    batch_polls: int = 2
+    """Looks at a batch until it has ended."""
+    batch_latency: float = 0
+    """Seconds from a batch's being made to its maker's being told."""
 
     def fault(self, key: str, attempt: int) -> Fault | None:
         """What goes wrong at the `attempt`-th request about these images."""
@@ -97,7 +101,6 @@ class TeacherServer:
         answer: Answer,
         plan: Plan = Plan(),
         tokens: Tokens = Tokens(),  # noqa: B008 - frozen
-        batch_polls: int = 2,
     ) -> None:
         self.answer, self.plan, self.tokens = answer, plan, tokens
         self.asked: Counter[str] = Counter()
@@ -119,7 +122,7 @@ class TeacherServer:
         self.most_busy = 0
         self.lock = threading.Lock()
         self.closing = threading.Event()
-        self.batches = Batches(self, batch_polls)
+        self.batches = Batches(self)
         self._numbers = itertools.count(1)
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.teacher = self

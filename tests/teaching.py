@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,8 @@ class Generation:
             *self.options,
         ]
 
-    def run(self, kill_at: int | None = None, seed: int = 0) -> int:
-        """Run to the end, or kill -9 its process group once so many answers have been given."""
+    def run(self, kill_when: Callable[[], bool] | None = None, seed: int = 0) -> int:
+        """Run to the end, or kill -9 its process group at a moment after this is true."""
         names = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
         environment = os.environ | {names[self.provider]: KEY}
         with subprocess.Popen(
@@ -128,8 +128,8 @@ class Generation:
             text=True,
             start_new_session=True,
         ) as process:
-            if kill_at is not None:
-                while self.server.answers < kill_at and process.poll() is None:
+            if kill_when is not None:
+                while not kill_when() and process.poll() is None:
                     time.sleep(0.001)
                 time.sleep(random.Random(seed).uniform(0, 0.02))
                 if process.poll() is None:

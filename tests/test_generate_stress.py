@@ -23,7 +23,7 @@ FAULTS = {
 STUBBORN = {Fault.REFUSAL: 0.02, Fault.TRUNCATED: 0.01}
 PLAN = Plan(seed=5, faults=FAULTS, stubborn=STUBBORN, latency=0.01)
 HASTE = ("--timeout", "2", "--max-retries", "8")
-IMAGES, BROKEN, CONCURRENCY = 300, 5, 16
+IMAGES, BROKEN, CONCURRENCY = 200, 5, 16
 
 
 def generation(server: TeacherServer, provider: str, source: Path, **asked) -> Generation:
@@ -38,7 +38,7 @@ def test_three_kills_among_all_faults_lose_nothing_and_pay_for_nothing_twice(tmp
         made = generation(server, provider, tmp_path / "images", count=4 * IMAGES)
         rng = random.Random(provider)
         for kill_at in sorted(rng.sample(range(10, IMAGES - 50), 3)):
-            assert made.run(kill_at, seed=kill_at) == -9
+            assert made.run(lambda at=kill_at: server.answers >= at, seed=kill_at) == -9
         assert made.run() == 0, made.said[-1]
         stock = made.stock()
         stock.check(shown)
@@ -91,3 +91,30 @@ def test_a_spend_cap_stops_within_a_request_per_worker(tmp_path):
         assert free.run() == 0
         free.stock().check(shown)
         assert set(server.paid.values()) == {1}
+
+
+@pytest.mark.parametrize(("provider", "kills"), [("anthropic", 3), ("openai", 1)])
+def test_a_batch_is_found_again_after_a_kill_whenever_it_comes(tmp_path, provider, kills):
+    shown = write_images(tmp_path / "images", 60)
+    faults = {Fault.TRUNCATED: 0.1, Fault.OVERLOADED: 0.05}
+    plan = Plan(seed=1, faults=faults, batch_polls=6, batch_latency=0.5)
+    with TeacherServer(answer, plan, Tokens(1000, 200)) as server:
+        options = (*HASTE, "--batch", "--poll", "0.1", "--price", "5,25")
+        source = tmp_path / "images"
+        made = generation(server, provider, source, count=240, options=options)
+        batches = server.batches.made
+        moments = (
+            lambda: len(batches) == 1,  # before the id is told
+            lambda: batches[0].polls > 1,  # while it is waited for
+            lambda: len(batches) == 2,  # of those whose first answers were bad
+        )
+        for moment in moments[:kills]:
+            assert made.run(moment) == -9
+        while (code := made.run()) == 1:
+            assert "OVERLOADED" in made.said[-1] or "529" in made.said[-1], made.said[-1]
+            assert len(made.said) < 12
+        assert code == 0, made.said[-1]
+        made.stock().check(shown)
+        assert set(server.paid.values()) == {1}
+        assert f"${server.answers * 0.005:.4f}" in made.said[-1]  # at half the price
+        assert not made.leaks()

@@ -195,7 +195,7 @@ def test_what_the_real_servers_refuse_is_refused(client, provider, change, said)
 
 def test_anthropic_batches(client):
     plan = Plan(seed=2, faults={Fault.SERVER_ERROR: 0.2, Fault.TRUNCATED: 0.2})
-    with TeacherServer(answer, plan, batch_polls=2) as server:
+    with TeacherServer(answer, plan) as server:
         batches = client(server, "anthropic").messages.batches
         requests = [{"custom_id": f"r{n}", "params": body("anthropic", n)} for n in range(40)]
         made = batches.create(requests=requests)
@@ -214,7 +214,7 @@ def test_anthropic_batches(client):
 
 def test_openai_batches(client):
     plan = Plan(seed=2, faults={Fault.SERVER_ERROR: 0.2, Fault.TRUNCATED: 0.2})
-    with TeacherServer(answer, plan, batch_polls=2) as server:
+    with TeacherServer(answer, plan) as server:
         sdk = client(server, "openai")
         lines = [
             {"custom_id": f"r{n}", "method": "POST", "url": "/v1/chat/completions"}

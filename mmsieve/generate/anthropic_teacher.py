@@ -25,9 +25,6 @@ from mmsieve.generate.teachers import (
     read_body,
 )
 
-_LOOK = 30.0
-"""Seconds between looks at a batch that may be ours."""
-
 _ENDED = {
     "max_tokens": "cut off: the answer is longer than --max-tokens",
     "model_context_window_exceeded": "cut off: the model's context is full",
@@ -108,7 +105,7 @@ class AnthropicTeacher:
         batch: _Batch = await self._read(_Batch, lambda: create(requests=requests))
         return batch.id
 
-    async def find(self, token: str, count: int) -> str | None:
+    async def find(self, token: str, count: int, poll: float) -> str | None:
         """The id of the batch of a token; raises TeacherError.
 
         A batch has no place for it but the names of its requests, which only its results show:
@@ -120,7 +117,7 @@ class AnthropicTeacher:
             if sum(batch.request_counts.values()) != count:
                 continue
             while not await self.is_ended(batch.id):
-                await asyncio.sleep(_LOOK)
+                await asyncio.sleep(poll)
             async for name, _ in self.results(batch.id):
                 if name.endswith(token):
                     return batch.id

@@ -105,7 +105,7 @@ class Batches:
 
     async def _collect_all(self) -> None:
         for token, note in list(self._journal.batches.items()):
-            batch = note.id or await self._teacher.find(token, len(note.subjects))
+            batch = note.id or await self._teacher.find(token, len(note.subjects), self._poll)
             if batch is not None:
                 await self._wait(batch)
                 await self._collect_or_close(batch, token, note.subjects)

@@ -110,7 +110,7 @@ class OpenAITeacher:
         )
         return batch.id
 
-    async def find(self, token: str, count: int) -> str | None:
+    async def find(self, token: str, count: int, poll: float) -> str | None:
         """The id of the batch of a token; raises TeacherError."""
         list_ = self._client.batches.with_raw_response.list
         page = await self._read(_Batches, lambda: list_(limit=100))

@@ -115,7 +115,7 @@ class Teacher(Protocol):
         """Send a batch of questions by name; returns its id. Sent once: raises TeacherError."""
         ...
 
-    async def find(self, token: str, count: int) -> str | None:
+    async def find(self, token: str, count: int, poll: float) -> str | None:
         """The id of a batch that was sent but whose id was lost, if it was made."""
         ...
 
