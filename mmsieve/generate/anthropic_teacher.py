@@ -4,7 +4,6 @@ The answer is held to its schema by `output_config.format`, not by a forced tool
 always think refuse forced tools.
 """
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -24,9 +23,6 @@ from mmsieve.generate.teachers import (
     by_status,
     read_body,
 )
-
-_LOOK = 30.0
-"""Seconds between looks at a batch that may be ours."""
 
 _ENDED = {
     "max_tokens": "cut off: the answer is longer than --max-tokens",
@@ -108,24 +104,11 @@ class AnthropicTeacher:
         batch: _Batch = await self._read(_Batch, lambda: create(requests=requests))
         return batch.id
 
-    async def find(self, token: str, count: int) -> str | None:
-        """The id of the batch of a token; raises TeacherError.
-
-        A batch has no place for it but the names of its requests, which only its results show:
-        so those that may be it are waited for.
-        """
+    async def candidates(self, token: str, count: int) -> list[str]:
+        """The batches of so many requests: a token is only in the names of requests."""
         list_ = self._client.messages.batches.with_raw_response.list
         page: _Batches = await self._read(_Batches, lambda: list_(limit=100))
-        for batch in page.data:
-            if sum(batch.request_counts.values()) != count:
-                continue
-            while not await self.is_ended(batch.id):
-                await asyncio.sleep(_LOOK)
-            async for name, _ in self.results(batch.id):
-                if name.endswith(token):
-                    return batch.id
-                break
-        return None
+        return [one.id for one in page.data if sum(one.request_counts.values()) == count]
 
     async def is_ended(self, batch: str) -> bool:
         """Whether a batch has its answers; raises TeacherError."""
