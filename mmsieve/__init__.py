@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
-    from mmsieve.generate.options import TeacherOptions
+    from mmsieve.generate.options import GenerateOptions, TeacherOptions
     from mmsieve.methods.load import load_model
     from mmsieve.methods.unifilter import ScoringOptions
     from mmsieve.metrics import Metrics
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mmsieve.verbs.filter import CutOptions, FilterReport
     from mmsieve.verbs.filter import filter_tables as filter
     from mmsieve.verbs.generate import (
-        GenerateOptions,
         GenerateReport,
         generate_captions,
         generate_documents,
@@ -80,7 +79,7 @@ _HOMES = {
     "ExportOptions": "mmsieve.verbs.export",
     "ExportReport": "mmsieve.verbs.export",
     "FilterReport": "mmsieve.verbs.filter",
-    "GenerateOptions": "mmsieve.verbs.generate",
+    "GenerateOptions": "mmsieve.generate.options",
     "GenerateReport": "mmsieve.verbs.generate",
     "Image": "mmsieve.sample",
     "Metrics": "mmsieve.metrics",

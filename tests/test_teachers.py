@@ -4,58 +4,18 @@ import hashlib
 import io
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lessons import PROVIDERS, entries, generate, lines
 from PIL import Image
 from shards import caption, captions, image, write_parquet, write_tar
-from well_behaved import KEY, TOKENS, Server, good_answer, good_fields, images, serve, words
+from well_behaved import KEY, good_answer, good_fields, images, words
 
-import mmsieve
-from mmsieve import GenerateOptions, RequestError, TeacherOptions
+from mmsieve import RequestError
 from mmsieve.cli import main
 from mmsieve.generate.split import choose_val
-
-PROVIDERS = ("openai", "anthropic")
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for provider in PROVIDERS:
-        monkeypatch.setenv(f"{provider.upper()}_API_KEY", KEY)
-    with serve() as running:
-        yield running
-
-
-@pytest.fixture
-def source(tmp_path) -> Path:
-    return write_tar(tmp_path / "in" / "pairs.tar", captions(8))
-
-
-def generate(server: Server, *sources, out: Path, what="captions", provider="openai", **options):
-    mine = {name: options.pop(name) for name in list(options) if name in _ASKING}
-    wanted = {"teacher": f"{provider}:m", "count": 32, "quiet": True} | options
-    asking = {"base_url": server.base_url(provider), "max_retries": 0, "price": "1,5"} | mine
-    make = mmsieve.generate_captions if what == "captions" else mmsieve.generate_documents
-    return make(
-        *map(str, sources),
-        out=out,
-        options=GenerateOptions(**wanted),
-        asking=TeacherOptions(**asking),
-    )
-
-
-_ASKING = TeacherOptions.__dataclass_fields__
-
-
-def entries(out: Path) -> list[dict]:
-    return [e for name in ("train.json", "val.json") for e in json.loads((out / name).read_text())]
-
-
-def lines(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines() if line]
 
 
 def documents(count: int) -> list[tuple[str, bytes]]:
@@ -286,29 +246,6 @@ def test_a_wrong_key_stops_at_once_and_no_key_is_ever_told(
     assert "nobody-may-see" not in everything
 
 
-def test_a_spending_cap_stops_and_a_higher_one_goes_on(tmp_path, server, source):
-    each = (TOKENS[0] * 1 + TOKENS[1] * 5) / 1e6
-    out = tmp_path / "out"
-    report = generate(server, source, out=out, max_cost=3.5 * each, concurrency=2)
-    assert "--max-cost" in str(report.failed)
-    assert len(server.requests) in (2, 3)
-    report = generate(server, source, out=out, max_cost=20 * each)
-    assert report.failed == {}
-    assert len(server.requests) == 8
-    assert f"${8 * each:.4f}" in report.summary()
-
-
-def test_a_dry_run_estimates_without_key_or_trace(tmp_path, server, source, monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY")
-    report = generate(server, source, out=tmp_path / "out", dry_run=True)
-    assert "8 images: 8 images of 8 samples" in report.summary()
-    assert "cost: about $" in report.summary()
-    unknown = generate(server, source, out=tmp_path / "out", dry_run=True, price=None)
-    assert "unknown" in unknown.summary()
-    assert not server.requests
-    assert not (tmp_path / "out").exists()
-
-
 def test_human_captions_are_mixed_in_on_the_side_of_their_image(tmp_path, server):
     members = captions(6)
     source = write_tar(tmp_path / "a" / "a.tar", members)
@@ -358,63 +295,6 @@ def test_a_server_that_takes_no_schema_is_told_it_in_words(tmp_path, server, sou
     assert len(entries(tmp_path / "out")) == 4
     strict = generate(server, source, out=tmp_path / "strict", count=4)
     assert strict.rejects == 1  # with a schema a fence is no answer
-
-
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_batch_settles_all_at_half_the_price(tmp_path, server, source, provider):
-    first = []
-
-    def answer(body):
-        first.append(body)
-        return "{" if len(first) == 1 else 500 if len(first) == 2 else good_answer(body)
-
-    server.answer = answer
-    out = tmp_path / "out"
-    report = generate(server, source, out=out, provider=provider, batch=True, poll=0.01)
-    ((what, why),) = report.failed.items()
-    assert what == "1 of 8 images"  # the errored one; the bad answer went into a second batch
-    assert "500" in why
-    assert [len(batch["results"]) for batch in server.batches.values()] == [8, 1]
-    half = 8 * (TOKENS[0] * 1 + TOKENS[1] * 5) / 1e6 / 2
-    assert f"${half:.4f}" in report.summary()
-    assert len(entries(out)) == 28
-    again = generate(server, source, out=out, provider=provider, batch=True, poll=0.01)
-    assert again.failed == {}
-    assert len(server.requests) == 10
-    for entry in entries(out):
-        assert (out / entry["image"]).is_file()
-
-
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_batch_whose_id_was_lost_is_found_again(tmp_path, server, source, provider):
-    out = tmp_path / "out"
-    server.lose_ids = True
-    report = generate(server, source, out=out, provider=provider, batch=True, poll=0.01)
-    assert "8 of 8 images" in report.failed
-    server.lose_ids = False
-    # Without --batch, too: what was sent has to be collected before anything else is asked.
-    again = generate(server, source, out=out, provider=provider, poll=0.01)
-    assert again.failed == {}
-    assert len(server.requests) == 8
-    assert len(entries(out)) == 32
-
-
-def test_a_batch_is_collected_once_and_within_the_cap(tmp_path, server, source):
-    out = tmp_path / "out"
-    each = (TOKENS[0] * 1 + TOKENS[1] * 5) / 1e6 / 2
-    # Before the first answer the price of a request is a guess, here of 2,500 letters a token.
-    report = generate(server, source, out=out, batch=True, poll=0.01, max_cost=4 * 2.2 * each)
-    assert "--max-cost" in str(report.failed)
-    sent = len(server.requests)
-    assert 0 < sent < 8
-    journal = out / "journal.jsonl"
-    kept = [line for line in journal.read_text().splitlines() if '"closed": true' not in line]
-    journal.write_text("\n".join(kept[:-1]) + "\n")  # killed before the last answer was kept
-    again = generate(server, source, out=out, batch=True, poll=0.01)
-    assert again.failed == {}
-    assert len(server.requests) == 8
-    subjects = [line["subject"] for line in lines(journal) if "subject" in line]
-    assert len(subjects) == len(set(subjects)) == 8
 
 
 @pytest.mark.parametrize(

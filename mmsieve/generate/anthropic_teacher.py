@@ -4,7 +4,6 @@ The answer is held to its schema by `output_config.format`, not by a forced tool
 always think refuse forced tools.
 """
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -105,6 +104,7 @@ class AnthropicTeacher:
         batch: _Batch = await self._read(_Batch, lambda: create(requests=requests))
         return batch.id
 
+<<<<<<< HEAD
     async def find(self, token: str, count: int, poll: float) -> str | None:
         """The id of the batch of a token; raises TeacherError.
 
@@ -123,6 +123,13 @@ class AnthropicTeacher:
                     return batch.id
                 break
         return None
+=======
+    async def candidates(self, token: str, count: int) -> list[str]:
+        """The batches of so many requests: a token is only in the names of requests."""
+        list_ = self._client.messages.batches.with_raw_response.list
+        page: _Batches = await self._read(_Batches, lambda: list_(limit=100))
+        return [one.id for one in page.data if sum(one.request_counts.values()) == count]
+>>>>>>> teachers
 
     async def is_ended(self, batch: str) -> bool:
         """Whether a batch has its answers; raises TeacherError."""

@@ -8,6 +8,7 @@ that was sent a moment before a kill.
 import asyncio
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from mmsieve.generate.asking import Outcome, Pending
 from mmsieve.generate.costs import Budget
@@ -105,11 +106,26 @@ class Batches:
 
     async def _collect_all(self) -> None:
         for token, note in list(self._journal.batches.items()):
+<<<<<<< HEAD
             batch = note.id or await self._teacher.find(token, len(note.subjects), self._poll)
+=======
+            batch = note.id or await self._find(token, len(note.subjects))
+>>>>>>> teachers
             if batch is not None:
                 await self._wait(batch)
                 await self._collect_or_close(batch, token, note.subjects)
             self._journal.add(BatchNote(token=token, closed=True))
+
+    async def _find(self, token: str, count: int) -> str | None:
+        """The id of a batch that a killed run sent, if it was made: its results have the token."""
+        for batch in await self._teacher.candidates(token, count):
+            await self._wait(batch)
+            with suppress(TeacherError):  # somebody else's, that has no results
+                async for name, _ in self._teacher.results(batch):
+                    if name.endswith(token):
+                        return batch
+                    break
+        return None
 
     async def _wait(self, batch: str) -> None:
         """Look until a batch has ended: for up to a day, in which a look may well fail."""

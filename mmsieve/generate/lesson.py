@@ -8,7 +8,7 @@ from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generate.costs import Budget, Price, expect, find_price
 from mmsieve.generate.journal import Journal
 from mmsieve.generate.options import TeacherOptions
-from mmsieve.generate.plan import Plan, Subject, make_plan, subjects_of
+from mmsieve.generate.plan import Plan, Subject, make_plan, random_draw, subjects_of
 from mmsieve.generate.positives import PositiveSource
 from mmsieve.generate.prompts import Prompts, What, load_prompts
 from mmsieve.generate.raw_images import ImageSource, find_images
@@ -107,7 +107,8 @@ class Lesson:
     def plan(self) -> Plan:
         """The images that are taken; raises RequestError where there is none."""
         wanted = -(-self.count // len(LEVELS))
-        plan = make_plan(self.images, self.what, wanted, self.seed, self.options.max_images)
+        draw = random_draw(self.seed)
+        plan = make_plan(self.images, self.what, wanted, draw, self.options.max_images)
         if not plan.subjects:
             reasons = [*plan.failed.values(), *(f"{u.key}: {u.error}" for u in plan.unusable)]
             raise RequestError(f"no image that can be used: {[*reasons, 'no samples'][0]}")

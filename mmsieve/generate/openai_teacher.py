@@ -110,12 +110,11 @@ class OpenAITeacher:
         )
         return batch.id
 
-    async def find(self, token: str, count: int, poll: float) -> str | None:
-        """The id of the batch of a token; raises TeacherError."""
+    async def candidates(self, token: str, count: int) -> list[str]:
+        """The batch of a token, if there is one; raises TeacherError."""
         list_ = self._client.batches.with_raw_response.list
-        page = await self._read(_Batches, lambda: list_(limit=100))
-        mine = (batch.id for batch in page.data if (batch.metadata or {}).get("token") == token)
-        return next(mine, None)
+        page: _Batches = await self._read(_Batches, lambda: list_(limit=100))
+        return [one.id for one in page.data if (one.metadata or {}).get("token") == token]
 
     async def is_ended(self, batch: str) -> bool:
         """Whether a batch has its answers; raises TeacherError."""

@@ -1,12 +1,64 @@
-"""Options of the teachers that are asked over a network."""
+"""Options of a generation: what is wanted of any teacher, and how those of providers are asked."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
 from mmsieve.generate.prompts import AnswerFormat
+from mmsieve.levels import LEVELS
+from mmsieve.rendered.scenes import WORLDS
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """What to generate, and where it goes."""
+
+    teacher: str
+    """Who writes the texts. rendered: draws scenes and writes over them, truth known.
+    anthropic:MODEL or openai:MODEL: over the images of SOURCE."""
+    count: int
+    """Texts to write, train and val together, four over every image."""
+    texts_per_image: Literal[1, 4] = 4
+    """4: one of each level over every image (or every document's images), as training wants it.
+    1: one of a random level, as in a pool to filter; rendered only."""
+    seed: int = 0
+    """The same seed gives the same images and texts."""
+    val_fraction: float = 0.0
+    """Part of the images whose texts go to val.json."""
+    family: Literal["core", "many", "chart", "table"] = "core"
+    """Kind of rendered scenes; the bundled models know the core ones."""
+    blank_images: bool = False
+    """Draw nothing: a control of what the texts alone give away; rendered only."""
+    shards: bool = False
+    """Also write the texts as samples in tars, in `shards`, with their level as metadata; rendered
+    only."""
+    shard_size: int = 1000
+    """Samples of a tar."""
+    overwrite: bool = False
+    """Start again, also where the folder holds other training data, which is removed."""
+    dry_run: bool = False
+    """Say what would be written, and stop."""
+    quiet: bool = False
+    """No progress; only the summary."""
+
+    def check(self) -> None:
+        """Raise RequestError for what can't be meant."""
+        for name in ("count", "shard_size"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise RequestError(f"--{flag} {getattr(self, name)}: must be at least 1")
+        if self.texts_per_image not in (1, len(LEVELS)):
+            raise RequestError(f"--texts-per-image {self.texts_per_image}: is 1 or {len(LEVELS)}")
+        if not 0 <= self.val_fraction <= 1:
+            raise RequestError(f"--val-fraction {self.val_fraction}: must be from 0 to 1")
+        if self.seed < 0:
+            raise RequestError(f"--seed {self.seed}: must be 0 or more")
+        if self.family not in WORLDS:
+            raise RequestError(f"--family {self.family}: not one of {', '.join(WORLDS)}")
 
 
 @Parameter(name="*")

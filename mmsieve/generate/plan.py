@@ -6,9 +6,10 @@ bytes: the same image under two keys is one subject, and nobody pays for it twic
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -98,17 +99,23 @@ def read_plan(path: Path) -> Plan:
         raise RequestError(f"{path}: not a plan of this version; use --overwrite") from error
 
 
-def make_plan(
-    sources: Sequence[ImageSource], what: What, wanted: int, seed: int, max_images: int
-) -> Plan:
-    """Draw `wanted` subjects evenly from all samples, the same ones for the same seed.
+Draw: TypeAlias = Callable[[int], Sequence[int]]
+"""From the number of all samples, counted over the sources in their order, those that are taken,
+as positions from 0, the first ones first. Another way to choose images is another draw."""
 
-    Unusable ones are replaced as long as there are others. This is where another way to choose
-    (by diversity, say) has its place: nothing has been sent yet.
-    """
+
+def random_draw(seed: int) -> Draw:
+    """A draw in which every sample has the same chance."""
+    return lambda count: np.random.default_rng((seed, 11)).permutation(count).tolist()
+
+
+def make_plan(
+    sources: Sequence[ImageSource], what: What, wanted: int, draw: Draw, max_images: int
+) -> Plan:
+    """Take `wanted` subjects in the order of a draw; unusable ones are replaced by later ones."""
     failed: dict[str, str] = {}
     counts = [_count(source, failed) for source in sources]
-    order = np.random.default_rng((seed, 11)).permutation(sum(counts)).tolist()
+    order = draw(sum(counts))
     starts = np.cumsum([0, *counts]).tolist()
     chosen: dict[str, Subject] = {}
     unusable: list[Unusable] = []
@@ -126,7 +133,7 @@ def make_plan(
                     chosen.setdefault(subject.id, subject)
     names = {source.name: number for number, source in enumerate(sources)}
     subjects = sorted(chosen.values(), key=lambda s: (names[s.source], s.index))
-    return Plan(tuple(subjects), tuple(unusable), failed, len(order))
+    return Plan(tuple(subjects), tuple(unusable), failed, sum(counts))
 
 
 def _count(source: ImageSource, failed: dict[str, str]) -> int:

@@ -115,8 +115,8 @@ class Teacher(Protocol):
         """Send a batch of questions by name; returns its id. Sent once: raises TeacherError."""
         ...
 
-    async def find(self, token: str, count: int, poll: float) -> str | None:
-        """The id of a batch that was sent but whose id was lost, if it was made."""
+    async def candidates(self, token: str, count: int) -> list[str]:
+        """The ids of batches that may be one of so many requests whose id was lost."""
         ...
 
     async def is_ended(self, batch: str) -> bool:

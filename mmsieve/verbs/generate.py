@@ -3,82 +3,19 @@
 import json
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
-from mmsieve.generate.files import IMAGES, TRAIN, VAL, TrainingFiles
-from mmsieve.generate.groups import Group
+from mmsieve.generate.drawing import SHARDS, check_drawing, draw
+from mmsieve.generate.files import IMAGES, TRAIN, VAL
 from mmsieve.generate.lesson import Lesson
-from mmsieve.generate.options import TeacherOptions
+from mmsieve.generate.options import GenerateOptions, TeacherOptions
 from mmsieve.generate.prompts import What
-from mmsieve.generate.rendered import Drawing, caption_group, document_group
-from mmsieve.generate.shards import write_shards
-from mmsieve.levels import LEVELS
-from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
-from mmsieve.rendered.scenes import WORLDS
-from mmsieve.sample import Sample
-from mmsieve.shard_job import Progress as Advance
 from mmsieve.table import check_folder, make_folder, write_atomically
 
 _CLAIM = "generate.json"
-_SHARDS = "shards"
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions:
-    """What to generate, and where it goes."""
-
-    teacher: str
-    """Who writes the texts. rendered: draws scenes and writes over them, truth known.
-    anthropic:MODEL or openai:MODEL: over the images of SOURCE."""
-    count: int
-    """Texts to write, train and val together, four over every image."""
-    texts_per_image: Literal[1, 4] = 4
-    """4: one of each level over every image (or every document's images), as training wants it.
-    1: one of a random level, as in a pool to filter; rendered only."""
-    seed: int = 0
-    """The same seed gives the same images and texts."""
-    val_fraction: float = 0.0
-    """Part of the images whose texts go to val.json."""
-    family: Literal["core", "many", "chart", "table"] = "core"
-    """Kind of rendered scenes; the bundled models know the core ones."""
-    blank_images: bool = False
-    """Draw nothing: a control of what the texts alone give away; rendered only."""
-    shards: bool = False
-    """Also write the texts as samples in tars, in `shards`, with their level as metadata; rendered
-    only."""
-    shard_size: int = 1000
-    """Samples of a tar."""
-    overwrite: bool = False
-    """Start again, also where the folder holds other training data, which is removed."""
-    dry_run: bool = False
-    """Say what would be written, and stop."""
-    quiet: bool = False
-    """No progress; only the summary."""
-
-    def check(self) -> None:
-        """Raise RequestError for what can't be meant."""
-        for name in ("count", "shard_size"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise RequestError(f"--{flag} {getattr(self, name)}: must be at least 1")
-        if self.texts_per_image not in (1, len(LEVELS)):
-            raise RequestError(f"--texts-per-image {self.texts_per_image}: is 1 or {len(LEVELS)}")
-        if not 0 <= self.val_fraction <= 1:
-            raise RequestError(f"--val-fraction {self.val_fraction}: must be from 0 to 1")
-        if self.seed < 0:
-            raise RequestError(f"--seed {self.seed}: must be 0 or more")
-        if self.family not in WORLDS:
-            raise RequestError(f"--family {self.family}: not one of {', '.join(WORLDS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,30 +175,18 @@ def _ask(
     )
 
 
-MakeGroup = Callable[[int, int, Drawing], Group]
-
-
 def _draw(what: What, out: Path, options: GenerateOptions) -> GenerateReport:
     """Have the rendered teacher draw and write."""
-    if what == "documents" and not WORLDS[options.family].has_things:
-        raise RequestError(f"--family {options.family}: documents are written over core or many")
-    make: MakeGroup = caption_group if what == "captions" else document_group
+    check_drawing(what, options)
     check_folder(out)
-    groups = -(-options.count // options.texts_per_image)
     claim = {"what": what, **asdict(replace(options, overwrite=False, dry_run=False, quiet=False))}
     if _is_done(out, claim, options.overwrite) or options.dry_run:
         note = "would write" if options.dry_run else "done before:"
-        notes = (f"{note} {options.count} {what} over the images of {groups} scenes",)
+        scenes = -(-options.count // options.texts_per_image)
+        notes = (f"{note} {options.count} {what} over the images of {scenes} scenes",)
         return GenerateReport(out=out, seconds=0, notes=notes)
     _clear(out)
-    files, tars = TrainingFiles(out), 0
-    with show_progress(what, options.count, options.quiet, "texts") as advance:
-        samples = _samples(_pieces(make, groups, options), files, advance)
-        if options.shards:
-            tars = write_shards(samples, out / _SHARDS, options.shard_size)
-        else:
-            deque(samples, maxlen=0)
-    written = files.finish()
+    written, tars = draw(what, out, options)
     _write_claim(out, claim, written)
     return GenerateReport(out=out, seconds=0, written=written, tars=tars)
 
@@ -279,7 +204,7 @@ def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
     make_folder(out)
     for name in (_CLAIM, TRAIN, VAL, *others):
         (out / name).unlink(missing_ok=True)
-    for name in (IMAGES, _SHARDS):
+    for name in (IMAGES, SHARDS):
         shutil.rmtree(out / name, ignore_errors=True)
 
 
@@ -298,31 +223,3 @@ def _is_done(out: Path, claim: dict[str, object], overwrite: bool) -> bool:
             f"--out {out}: holds other training data; choose another, or --overwrite"
         )
     return bool(stored.get("complete", True))
-
-
-Piece = tuple[Group, bool]
-"""A group with the texts that are wanted, and whether they are for validation."""
-
-
-def _pieces(make: MakeGroup, groups: int, options: GenerateOptions) -> Iterator[Piece]:
-    rng = np.random.default_rng((options.seed, 7))
-    val = set(rng.permutation(groups)[: round(groups * options.val_fraction)].tolist())
-    levels = rng.integers(len(LEVELS), size=groups)
-    drawing = Drawing(family=options.family, blank=options.blank_images)
-    for index in range(groups):
-        group = make(options.seed, index, drawing)
-        texts = group.texts[: options.count - index * len(LEVELS)]
-        if options.texts_per_image == 1:
-            texts = group.texts[levels[index] :][:1]
-        yield replace(group, texts=texts), index in val
-
-
-def _samples(pieces: Iterator[Piece], files: TrainingFiles, advance: Advance) -> Iterator[Sample]:
-    """Write the groups to the training files, and give each text as a sample."""
-    for group, is_val in pieces:
-        files.add(group, is_val)
-        for index, told in enumerate(group.texts):
-            key = f"{group.key}-{index}"
-            truth = {"uid": key, "level": int(told.label)}
-            yield replace(group.sample(told), key=key, metadata=truth)
-        advance(len(group.texts), len(group.texts))
