@@ -104,32 +104,11 @@ class AnthropicTeacher:
         batch: _Batch = await self._read(_Batch, lambda: create(requests=requests))
         return batch.id
 
-<<<<<<< HEAD
-    async def find(self, token: str, count: int, poll: float) -> str | None:
-        """The id of the batch of a token; raises TeacherError.
-
-        A batch has no place for it but the names of its requests, which only its results show:
-        so those that may be it are waited for.
-        """
-        list_ = self._client.messages.batches.with_raw_response.list
-        page: _Batches = await self._read(_Batches, lambda: list_(limit=100))
-        for batch in page.data:
-            if sum(batch.request_counts.values()) != count:
-                continue
-            while not await self.is_ended(batch.id):
-                await asyncio.sleep(poll)
-            async for name, _ in self.results(batch.id):
-                if name.endswith(token):
-                    return batch.id
-                break
-        return None
-=======
     async def candidates(self, token: str, count: int) -> list[str]:
         """The batches of so many requests: a token is only in the names of requests."""
         list_ = self._client.messages.batches.with_raw_response.list
         page: _Batches = await self._read(_Batches, lambda: list_(limit=100))
         return [one.id for one in page.data if sum(one.request_counts.values()) == count]
->>>>>>> teachers
 
     async def is_ended(self, batch: str) -> bool:
         """Whether a batch has its answers; raises TeacherError."""

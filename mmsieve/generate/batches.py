@@ -106,11 +106,7 @@ class Batches:
 
     async def _collect_all(self) -> None:
         for token, note in list(self._journal.batches.items()):
-<<<<<<< HEAD
-            batch = note.id or await self._teacher.find(token, len(note.subjects), self._poll)
-=======
             batch = note.id or await self._find(token, len(note.subjects))
->>>>>>> teachers
             if batch is not None:
                 await self._wait(batch)
                 await self._collect_or_close(batch, token, note.subjects)
