@@ -1,25 +1,33 @@
 """generate --diversify: clusters by what images look like, and an even draw over them."""
 
+import json
+import re
 from collections import Counter
 from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shards import image
+from shards import image, write_tar
+from teacher_server import TeacherServer
 from tiny import Recipe, make_checkpoint
 
+import mmsieve
+from mmsieve import GenerateOptions, RequestError
 from mmsieve.generate import diversity
-from mmsieve.generate.diversity import NONE, cluster_samples, draw_evenly, embed_samples
+from mmsieve.generate.diversity import NONE, cluster_images, draw_evenly, embed, open_features
+from mmsieve.generate.options import TeacherOptions
 from mmsieve.generate.rendered import Drawing
 from mmsieve.images import ImageLimits, decode, fit
-from mmsieve.methods.load import load_annotator
+from mmsieve.methods.load import find_model
 from mmsieve.models.features import ImageFeatures
+from mmsieve.models.released import open_checkpoint
 from mmsieve.models.storage import load_classifier
 from mmsieve.rendered.scenes import sample_scene
-from mmsieve.sample import Sample
+from mmsieve.sample import Image, Sample
 
 labels = st.lists(st.integers(NONE, 6), max_size=80).map(lambda found: np.array(found, np.int32))
 seeds = st.integers(0, 2**32)
@@ -63,7 +71,12 @@ SHARES = (520, 60, 20)
 
 @pytest.fixture(scope="module")
 def tiny() -> ImageFeatures:
-    return ImageFeatures(load_annotator("unifilter-tiny").checkpoint.tower, "cpu", "float32")
+    return ImageFeatures(open_features("unifilter-tiny"), "cpu", "float32")
+
+
+def clusters(samples, features, count: int, seed: int) -> np.ndarray:
+    shown = (sample.images for sample in samples)
+    return cluster_images(shown, features, count, seed, lambda samples, size: None)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +96,8 @@ def evenness(samples: list[Sample]) -> float:
     return -sum(share * log(share) for share in shares) / log(len(KINDS))
 
 
-def test_the_draw_is_more_even_than_chance_on_drawn_scenes(tiny, scenes, tmp_path):
-    labels = cluster_samples(scenes, tiny, 12, seed=3, spool=tmp_path)
+def test_the_draw_is_more_even_than_chance_on_drawn_scenes(tiny, scenes):
+    labels = clusters(scenes, tiny, 12, 3)
     assert set(labels.tolist()) == set(range(12))
     drawn = [scenes[at] for at in draw_evenly(labels, 60, 3)]
     chance = [
@@ -92,26 +105,25 @@ def test_the_draw_is_more_even_than_chance_on_drawn_scenes(tiny, scenes, tmp_pat
         for seed in range(20)
     ]
     assert evenness(drawn) > max(*chance, np.mean(chance) + 0.15)
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_same_seed_gives_the_same_clusters_however_images_are_batched(
-    tiny, scenes, tmp_path, monkeypatch
+    tiny, scenes, monkeypatch
 ):
     few = scenes[400:]
-    labels = cluster_samples(few, tiny, 5, seed=1, spool=tmp_path)
+    labels = clusters(few, tiny, 5, 1)
     monkeypatch.setattr(diversity, "_AT_ONCE", 7)
-    assert labels.tolist() == cluster_samples(iter(few), tiny, 5, seed=1, spool=tmp_path).tolist()
+    assert labels.tolist() == clusters(iter(few), tiny, 5, 1).tolist()
 
 
-def test_many_blocks_find_the_kinds_too(tiny, scenes, tmp_path, monkeypatch):
+def test_many_blocks_find_the_kinds_too(tiny, scenes, monkeypatch):
     monkeypatch.setattr(diversity, "_BLOCK", 64)
-    labels = cluster_samples(scenes, tiny, 12, seed=3, spool=tmp_path)
+    labels = clusters(scenes, tiny, 12, 3)
     drawn = [scenes[at] for at in draw_evenly(labels, 60, 3)]
     assert evenness(drawn) > evenness(scenes) + 0.15
 
 
-def test_images_that_can_not_be_used_are_in_no_cluster_and_documents_count_once(tiny, tmp_path):
+def test_images_that_can_not_be_used_are_in_no_cluster_and_documents_count_once(tiny):
     pictures = [image(seed) for seed in range(6)]
     samples = [Sample.caption(data, "") for data in pictures]
     samples += [
@@ -119,30 +131,89 @@ def test_images_that_can_not_be_used_are_in_no_cluster_and_documents_count_once(
         Sample.caption(b"no image", ""),
         Sample.document([pictures[0], "between", b"no image", pictures[0]]),
     ]
-    vectors = list(embed_samples(samples, tiny))
+    vectors = list(embed([sample.images for sample in samples], tiny))
     assert [vector is None for vector in vectors] == [False] * 6 + [True, True, False]
     assert np.allclose(vectors[8], vectors[0], atol=1e-5)
-    labels = cluster_samples(samples, tiny, 100, seed=0, spool=tmp_path)
+    labels = clusters(samples, tiny, 100, 0)
     assert labels[6:8].tolist() == [NONE, NONE]
     assert labels[8] == labels[0]
-    assert cluster_samples([], tiny, 3, seed=0, spool=tmp_path).tolist() == []
+    assert clusters([], tiny, 3, 0).tolist() == []
 
 
 def test_features_are_those_of_the_classifier_s_own_tower(tiny):
     pixels = np.stack([fit(decode(image(seed), ImageLimits()), tiny.image) for seed in range(3)])
-    model = load_classifier(load_annotator("unifilter-tiny").checkpoint)
+    model = load_classifier(open_checkpoint(find_model("unifilter-tiny")))
     batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() * tiny.image.scale
     with torch.inference_mode():
         patches = model.model.vision_tower((batch - 0.5) / 0.5, -1)
     assert np.allclose(tiny.embed(pixels), patches.mean(1).numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("where", ["inside", "alone"])
 @pytest.mark.parametrize("kind", ["siglip", "clip"])
-def test_any_tower_gives_vectors(tmp_path, kind):
+def test_any_tower_gives_vectors(tmp_path, kind, where):
     make_checkpoint(tmp_path / "model", Recipe(tower=kind))
-    tower = load_annotator(str(tmp_path / "model")).checkpoint.tower
-    features = ImageFeatures(tower, "cpu", "float32")
-    vectors = list(embed_samples([Sample.caption(image(seed), "") for seed in (1, 1, 2)], features))
-    assert vectors[0].shape == (features.width,)
+    place = {"inside": tmp_path / "model", "alone": tmp_path / "towers" / f"{kind}-tiny"}[where]
+    features = ImageFeatures(open_features(str(place)), "cpu", "float32")
+    vectors = list(embed([(Image(image(seed)),) for seed in (1, 1, 2)], features))
+    assert vectors[0] is not None and vectors[0].shape == (features.width,)
     assert np.allclose(vectors[0], vectors[1], atol=1e-5)
     assert not np.allclose(vectors[0], vectors[2], atol=1e-3)
+
+
+def generate(server: TeacherServer, source: Path, out: Path, **asked) -> mmsieve.GenerateReport:
+    options = GenerateOptions(teacher="openai:m", count=240, seed=3, quiet=True)
+    wanted = {"diversify": 12, "diversify_model": "unifilter-tiny"} | asked
+    asking = TeacherOptions(base_url=f"{server.url}/v1", **wanted)
+    return mmsieve.generate_captions(str(source), out=out, options=options, asking=asking)
+
+
+def test_the_verb_draws_evenly_and_a_rerun_has_the_same_images(tmp_path, scenes):
+    members = [(f"{sample.key}.png", sample.images[0].data) for sample in scenes]
+    members[7:7] = [("broken.png", b"no image")]
+    write_tar(tmp_path / "in" / "0.tar", members[:300])
+    write_tar(tmp_path / "in" / "1.tar", members[300:])
+    with TeacherServer(lambda ask: good(ask.key)) as server:
+        report = generate(server, tmp_path / "in", tmp_path / "out")
+        assert not report.failed
+        asked = set(server.asked)
+        (tmp_path / "out" / "generate.json").unlink()
+        plan = (tmp_path / "out" / "plan.json").read_bytes()
+        generate(server, tmp_path / "in", tmp_path / "again")
+        assert set(server.asked) == asked
+        assert (tmp_path / "again" / "plan.json").read_bytes() == plan
+    (note,) = report.notes
+    assert note.startswith("diversify: 600 of 601 samples in 12 clusters of ")
+    records = json.loads((tmp_path / "out" / "train.json").read_text("utf-8"))
+    taken = {record["provenance"]["key"] for record in records}
+    by_key = {sample.key: sample for sample in scenes}
+    assert len(taken) == 60
+    assert evenness([by_key[key] for key in taken]) > evenness(scenes) + 0.15
+
+
+def good(name: str) -> dict[str, object]:
+    return {
+        "positive": f"A red square, {name}.",
+        "changed": {"property": "colour", "right": "red", "wrong": "blue"},
+        "hard_negative": f"A blue square, {name}.",
+        "medium_negative": f"Some squares, {name}, and a dog.",
+        "easy_negative": f"The train to {name} leaves.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"diversify": 1}, "--diversify 1: must be at least 2"),
+        ({"diversify": None}, "--diversify-model: is for --diversify K"),
+        ({"diversify_model": "nowhere"}, "no model 'nowhere'"),
+    ],
+)
+def test_wrong_requests_are_refused_before_anything_is_read(tmp_path, asked, said):
+    write_tar(tmp_path / "in.tar", [("a.png", image())])
+    with (
+        TeacherServer(lambda ask: good(ask.key)) as server,
+        pytest.raises(RequestError, match=re.escape(said)),
+    ):
+        generate(server, tmp_path / "in.tar", tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()

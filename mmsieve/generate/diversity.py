@@ -6,20 +6,29 @@ published text names neither the embeddings nor the number of clusters; here the
 tower's averaged patch features, and whatever K is asked for.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from contextlib import suppress
+from itertools import chain, islice
 from math import ceil
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from mmsieve.errors import RequestError, SampleError
+from mmsieve.devices import resolve_device, resolve_dtype, share_cores
+from mmsieve.errors import RequestError, SampleError, ShardError
+from mmsieve.generate.plan import Draw, count_samples
+from mmsieve.generate.raw_images import ImageSource
 from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
-from mmsieve.sample import Image, Sample
+from mmsieve.methods.load import find_model
+from mmsieve.models.files import read_json
+from mmsieve.models.released import BACKBONES, open_checkpoint
+from mmsieve.models.tower import Tower, open_tower
+from mmsieve.progress import show_progress
+from mmsieve.sample import Image
+from mmsieve.shard_job import Progress as Advance
 
 if TYPE_CHECKING:
     from mmsieve.models.features import ImageFeatures
@@ -63,27 +72,80 @@ def draw_evenly(labels: Labels, count: int, seed: int) -> list[int]:
     return drawn
 
 
-def cluster_samples(
-    samples: Iterable[Sample],
+def even_draw(labels: Labels, seed: int) -> Draw:
+    """A draw of every sample: evenly over the clusters, then those of none."""
+    return lambda count: [
+        *draw_evenly(labels, count, seed),
+        *np.flatnonzero(labels == NONE).tolist(),
+    ]
+
+
+def describe(labels: Labels) -> str:
+    """How large the clusters are, in a line."""
+    _, sizes = np.unique(labels[labels != NONE], return_counts=True)
+    least, most = (int(sizes.min()), int(sizes.max())) if len(sizes) else (0, 0)
+    return (
+        f"diversify: {sizes.sum():,} of {len(labels):,} samples in {len(sizes):,} clusters "
+        f"of {least:,} to {most:,}"
+    )
+
+
+def open_features(model: str) -> Tower:
+    """The vision tower of a SigLIP, a CLIP or a quality classifier; raises RequestError."""
+    folder = find_model(model)
+    if read_json(folder / "config.json").get("model_type") in BACKBONES:
+        return open_checkpoint(folder).tower
+    return open_tower(folder)
+
+
+def cluster_sources(
+    sources: Sequence[ImageSource], tower: Tower, clusters: int, seed: int, quiet: bool
+) -> Labels:
+    """The kind of every sample, counted over all sources in their order.
+
+    What can't be read is in no cluster. Raises RequestError where the tower's weights don't fit.
+    """
+    share_cores()
+    from mmsieve.models.features import ImageFeatures
+
+    device = resolve_device()
+    features = ImageFeatures(tower, device, resolve_dtype("auto", device))
+    counts = [count_samples(source, {}) for source in sources]
+    shown = chain.from_iterable(map(_all_images, sources, counts))
+    with show_progress("diversify", sum(counts), quiet) as advance:
+        return cluster_images(shown, features, clusters, seed, advance)
+
+
+def _all_images(source: ImageSource, count: int) -> Iterator[tuple[Image, ...]]:
+    """The images of each sample of a source, none for one that can't be read."""
+    at = 0
+    with suppress(ShardError):  # the plan, which reads it too, says so
+        for sample in source.read(set(range(count))):
+            yield from ((),) * (sample.index - at)
+            at = sample.index + 1
+            yield sample.images
+    yield from ((),) * (count - at)
+
+
+def cluster_images(
+    shown: Iterable[Sequence[Image]],
     features: "ImageFeatures",
     clusters: int,
-    *,
     seed: int,
-    spool: Path,
+    advance: Advance,
 ) -> Labels:
     """The kind of every sample by its images, a document's kind by the mean of them.
 
-    The samples are read once; their vectors go to a temporary file in the folder `spool` (width
-    times 4 bytes each), so memory is bounded by a block of them. Raises RequestError where
-    scikit-learn is missing.
+    The samples are read once; their vectors go to a temporary file (width times 4 bytes each), so
+    memory is bounded by a block of them.
     """
-    check_installed()
-    with TemporaryFile(dir=spool) as file:
+    with TemporaryFile() as file:
         usable = []
-        for vector in embed_samples(samples, features):
+        for vector in embed(shown, features):
             usable.append(vector is not None)
             if vector is not None:
                 file.write(vector.tobytes())
+            advance(1, 1)
         file.flush()
         labels = np.full(len(usable), NONE, np.int32)
         if any(usable):
@@ -102,20 +164,18 @@ def check_installed() -> None:
         ) from None
 
 
-def embed_samples(samples: Iterable[Sample], features: "ImageFeatures") -> Iterator[_Vector | None]:
-    """A vector [width] per sample; None where no image of it can be used."""
-    rest = iter(samples)
+def embed(shown: Iterable[Sequence[Image]], features: "ImageFeatures") -> Iterator[_Vector | None]:
+    """A vector [width] per sample, whose images are given; None where none can be used."""
+    rest = iter(shown)
     with ThreadPoolExecutor() as pool:
         while chunk := list(islice(rest, _AT_ONCE)):
-            images = [image for sample in chunk for image in sample.images]
+            images = [image for sample in chunk for image in sample]
             pixels = list(pool.map(lambda image: _pixels(image, features.image), images))
             ready = [square for square in pixels if square is not None]
             vectors: Iterator[_Vector] = iter(features.embed(np.stack(ready)) if ready else ())
             rows = iter([None if square is None else next(vectors) for square in pixels])
             for sample in chunk:
-                own: list[_Vector] = [
-                    row for row in islice(rows, len(sample.images)) if row is not None
-                ]
+                own: list[_Vector] = [row for row in islice(rows, len(sample)) if row is not None]
                 yield np.stack(own).mean(0) if own else None
 
 

@@ -1,19 +1,27 @@
 """Lesson: a generation over real images as it was asked for, checked before anything is read."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generate.costs import Budget, Price, expect, find_price
+from mmsieve.generate.diversity import (
+    check_installed,
+    cluster_sources,
+    describe,
+    even_draw,
+    open_features,
+)
 from mmsieve.generate.journal import Journal
 from mmsieve.generate.options import TeacherOptions
-from mmsieve.generate.plan import Plan, Subject, make_plan, random_draw, subjects_of
+from mmsieve.generate.plan import Draw, Plan, Subject, make_plan, random_draw, subjects_of
 from mmsieve.generate.positives import PositiveSource
 from mmsieve.generate.prompts import Prompts, What, load_prompts
 from mmsieve.generate.raw_images import ImageSource, find_images
 from mmsieve.generate.teachers import Connection, Usage, api_key, split_name
 from mmsieve.levels import LEVELS
+from mmsieve.models.tower import Tower
 from mmsieve.read import ReadOptions
 
 
@@ -39,7 +47,7 @@ class Lesson:
             raise RequestError(
                 f"--max-cost: the price of {self.teacher} isn't known; say --price IN,OUT"
             )
-        _ = self.prompts, self.images
+        _ = self.prompts, self.images, self.tower
         if self.positives is not None:
             self.positives.check()
 
@@ -66,6 +74,14 @@ class Lesson:
     def price(self) -> Price | None:
         """What tokens cost, if that is known; raises RequestError."""
         return find_price(split_name(self.teacher)[1], self.options.price)
+
+    @cached_property
+    def tower(self) -> Tower | None:
+        """What tells kinds of images apart, if that is asked for; raises RequestError."""
+        if self.options.diversify is None:
+            return None
+        check_installed()
+        return open_features(self.options.diversify_model)
 
     @cached_property
     def images(self) -> list[ImageSource]:
@@ -99,15 +115,29 @@ class Lesson:
             "seed": self.seed,
             "val_fraction": self.val_fraction,
             "positives": self.options.positives,
+            "diversify": self.options.diversify
+            and [
+                self.options.diversify,
+                self.options.diversify_model,
+            ],
             "max_images": self.options.max_images,
             "image_side": self.options.image_side,
             "answer_format": self.options.answer_format,
         }
 
-    def plan(self) -> Plan:
+    def plan(self, quiet: bool) -> Plan:
         """The images that are taken; raises RequestError where there is none."""
+        if self.tower is None or self.options.diversify is None:
+            return self.draft()
+        labels = cluster_sources(self.images, self.tower, self.options.diversify, self.seed, quiet)
+        return replace(self._plan(even_draw(labels, self.seed)), note=describe(labels))
+
+    def draft(self) -> Plan:
+        """A plan that looks at no image for more than its size: as large as the other one."""
+        return self._plan(random_draw(self.seed))
+
+    def _plan(self, draw: Draw) -> Plan:
         wanted = -(-self.count // len(LEVELS))
-        draw = random_draw(self.seed)
         plan = make_plan(self.images, self.what, wanted, draw, self.options.max_images)
         if not plan.subjects:
             reasons = [*plan.failed.values(), *(f"{u.key}: {u.error}" for u in plan.unusable)]

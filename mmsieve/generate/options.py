@@ -11,6 +11,9 @@ from mmsieve.generate.prompts import AnswerFormat
 from mmsieve.levels import LEVELS
 from mmsieve.rendered.scenes import WORLDS
 
+_TOWER = "google/siglip-base-patch16-224"
+"""Small enough for a CPU, and trained on web images."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,10 @@ class TeacherOptions:
     that can't be."""
     positives: str | None = None
     """A training file or a SOURCE of captions that people wrote, mixed in at the best level."""
+    diversify: int | None = None
+    """Sort the images into so many kinds by what they look like, and take as many of each."""
+    diversify_model: str = _TOWER
+    """Whose vision tower tells the kinds apart: a CLIP, a SigLIP or a quality classifier."""
     max_images: int = 8
     """Images of a document that are shown."""
     image_side: int = 1024
@@ -105,6 +112,10 @@ class TeacherOptions:
         for name in ("max_images", "image_side", "max_tokens", "attempts", "concurrency"):
             self._check(name, 1)
         self._check("max_in_flight", 1)
+        if self.diversify is not None:
+            self._check("diversify", 2)
+        elif self.diversify_model != _TOWER:
+            raise RequestError("--diversify-model: is for --diversify K, which is missing")
         self._check("max_retries", 0)
         for name in ("timeout", "poll", "max_cost"):
             value = getattr(self, name)

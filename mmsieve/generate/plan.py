@@ -82,6 +82,8 @@ class Plan:
     """Source -> why it can't be read, or not to its end."""
     samples: int = 0
     """Of all sources."""
+    note: str = ""
+    """How they were drawn, where there is more to say."""
 
     def write(self, path: Path) -> None:
         """Keep the plan in a file."""
@@ -114,7 +116,7 @@ def make_plan(
 ) -> Plan:
     """Take `wanted` subjects in the order of a draw; unusable ones are replaced by later ones."""
     failed: dict[str, str] = {}
-    counts = [_count(source, failed) for source in sources]
+    counts = [count_samples(source, failed) for source in sources]
     order = draw(sum(counts))
     starts = np.cumsum([0, *counts]).tolist()
     chosen: dict[str, Subject] = {}
@@ -136,7 +138,8 @@ def make_plan(
     return Plan(tuple(subjects), tuple(unusable), failed, sum(counts))
 
 
-def _count(source: ImageSource, failed: dict[str, str]) -> int:
+def count_samples(source: ImageSource, failed: dict[str, str]) -> int:
+    """The samples of a source; 0 where it can't be read, which `failed` takes."""
     try:
         return source.count()
     except ShardError as error:

@@ -35,11 +35,13 @@ class Taught:
     spent: str
     failed: dict[str, str]
     """What isn't done -> why."""
+    notes: tuple[str, ...] = ()
+    """What else there is to know."""
 
 
 def estimate(lesson: Lesson) -> tuple[str, ...]:
     """What the generation would take, in lines: images, tokens, dollars."""
-    plan = lesson.plan()
+    plan = lesson.draft()
     usage, price = lesson.expect(plan), lesson.price
     images = sum(len(subject.pictures) for subject in plan.subjects)
     cost = "unknown, say --price IN,OUT"
@@ -63,7 +65,7 @@ def teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
 
 
 def _teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
-    plan = _kept_plan(lesson, out / PLAN)
+    plan = _kept_plan(lesson, out / PLAN, quiet)
     journal = Journal(out / JOURNAL)
     outcome = Outcome()
     if journal.batches or _left(lesson, plan, journal):
@@ -74,14 +76,15 @@ def _teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
         reason = outcome.stopped or next(iter(outcome.failed.values()), "no answer")
         name = f"{collected.undone} of {len(plan.subjects)} {lesson.unit}"
         failed[name] = f"not done: {reason}; the same command goes on"
-    return Taught(collected, lesson.budget(plan, journal).words(), failed)
+    notes = (plan.note,) if plan.note else ()
+    return Taught(collected, lesson.budget(plan, journal).words(), failed, notes)
 
 
-def _kept_plan(lesson: Lesson, path: Path) -> Plan:
+def _kept_plan(lesson: Lesson, path: Path, quiet: bool) -> Plan:
     """The plan of an earlier run, or a new one: sources are only searched once."""
     if path.exists():
         return read_plan(path)
-    plan = lesson.plan()
+    plan = lesson.plan(quiet)
     plan.write(path)
     return plan
 

@@ -76,7 +76,7 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
         return Tower(kind, geometry, image, inside, "tower inside the checkpoint")
     place = _find_folder(folder, source)
     if place is not None and any(place.glob("*.safetensors")):
-        return _outside(place)
+        return open_tower(place)
     if not inside:
         raise RequestError(
             f"{folder}: the vision tower {source!r} is neither inside it nor found from here or "
@@ -94,7 +94,8 @@ def _find_folder(folder: Path, source: str) -> Path | None:
     return hub_folder(source)
 
 
-def _outside(place: Path) -> Tower:
+def open_tower(place: Path) -> Tower:
+    """The tower in a folder of its own, or that of a whole CLIP or SigLIP; raises RequestError."""
     published = read_json(place / "config.json")
     kind, geometry = _kind(published, place), _vision_config(published)
     tensors = {}
