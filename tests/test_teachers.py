@@ -108,6 +108,7 @@ def test_the_same_image_twice_is_paid_for_once(tmp_path, server):
     source = write_tar(tmp_path / "a.tar", members + twice)
     report = generate(server, source, out=tmp_path / "out", count=100)
     assert sum(report.written.values()) == 16
+    assert "4 images for four each, 4 more came twice" in report.summary()
     assert len(set(server.shown())) == len(server.requests) == 4
 
 

@@ -33,6 +33,7 @@ class Taught:
 
     collected: Collected
     spent: str
+    notes: tuple[str, ...]
     failed: dict[str, str]
     """What isn't done -> why."""
 
@@ -46,6 +47,7 @@ def estimate(lesson: Lesson) -> tuple[str, ...]:
     if price is not None:
         cost = f"about ${price.of(usage, lesson.options.batch):.2f}"
     return (
+        *lesson.shortfall(plan),
         f"would ask {lesson.teacher} about {len(plan.subjects)} {lesson.unit}: {images} images of "
         f"{plan.samples} samples, {len(plan.unusable)} more can't be used",
         f"about {usage.input:,} tokens in and {usage.output:,} out, more where the model thinks; "
@@ -74,7 +76,8 @@ def _teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
         reason = outcome.stopped or next(iter(outcome.failed.values()), "no answer")
         name = f"{collected.undone} of {len(plan.subjects)} {lesson.unit}"
         failed[name] = f"not done: {reason}; the same command goes on"
-    return Taught(collected, lesson.budget(plan, journal).words(), failed)
+    spent = lesson.budget(plan, journal).words()
+    return Taught(collected, spent, lesson.shortfall(plan), failed)
 
 
 def _kept_plan(lesson: Lesson, path: Path) -> Plan:

@@ -171,6 +171,7 @@ def _ask(
         written=written,
         rejects=taught.collected.rejects,
         spent=taught.spent,
+        notes=taught.notes,
         failed=taught.failed,
     )
 
