@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lessons import PROVIDERS, entries, generate, lines
 from PIL import Image
-from shards import caption, captions, image, write_parquet, write_tar
+from shards import caption, captions, image, tar_bytes, write_parquet, write_tar
 from well_behaved import KEY, good_answer, good_fields, images, words
 
 from mmsieve import RequestError
@@ -108,6 +108,7 @@ def test_the_same_image_twice_is_paid_for_once(tmp_path, server):
     source = write_tar(tmp_path / "a.tar", members + twice)
     report = generate(server, source, out=tmp_path / "out", count=100)
     assert sum(report.written.values()) == 16
+    assert "4 images for four each, 4 more came twice" in report.summary()
     assert len(set(server.shown())) == len(server.requests) == 4
 
 
@@ -137,6 +138,28 @@ def test_a_run_that_was_cut_goes_on_and_pays_nothing_twice(tmp_path, server, sou
     server.requests.clear()
     assert "done before" in generate(server, source, out=out).summary()
     assert not server.requests
+
+
+def test_a_broken_source_is_named_and_the_others_are_used(tmp_path, server, source):
+    whole = tar_bytes(caption("x") + caption("y"))
+    (source.parent / "short.tar").write_bytes(whole[: len(whole) // 2])
+    (source.parent / "zero.tar").write_bytes(b"")
+    report = generate(server, source.parent, out=tmp_path / "out", count=100)
+    assert "empty file" in report.failed["zero"]
+    assert "cut off" in report.failed["short"]
+    assert sum(report.written.values()) >= 32
+
+
+def test_images_that_have_changed_since_the_plan_are_not_asked_about(tmp_path, server, source):
+    out = tmp_path / "out"
+    server.answer = lambda body: 500
+    generate(server, source, out=out, concurrency=1)
+    server.answer = good_answer
+    write_tar(source, captions(7))
+    report = generate(server, source, out=out)
+    ((what, why),) = report.failed.items()
+    assert (what, "changed since the plan" in why) == ("1 of 8 images", True)
+    assert len(entries(out)) == 28
 
 
 def bad(kind: str, body: dict) -> str:

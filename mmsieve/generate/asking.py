@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -105,12 +104,14 @@ class Asker:
     async def _ask_until_settled(self, subject: Subject, question: Question) -> None:
         journal = self._questions.journal
         while not journal.is_settled(subject.id, self._attempts) and self._may_send():
+            self._in_flight += 1
             try:
-                async with self._sent():
-                    reply = await self._teacher.ask(self._questions.again(subject, question))
+                reply = await self._teacher.ask(self._questions.again(subject, question))
             except TeacherError as error:
                 self._note(subject, error)
                 return
+            finally:
+                self._in_flight -= 1
             self._in_a_row = 0
             self._questions.settle(subject, reply)
         if journal.is_settled(subject.id, self._attempts):
@@ -120,14 +121,6 @@ class Asker:
         if self.outcome.stopped is None:
             self.outcome.stopped = self._budget.objection(self._in_flight)
         return self.outcome.stopped is None
-
-    @asynccontextmanager
-    async def _sent(self):  # type: ignore[no-untyped-def]
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
 
     def _note(self, subject: Subject, error: TeacherError) -> None:
         self.outcome.note(subject.id, error, self._questions.journal)

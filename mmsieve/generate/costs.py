@@ -83,8 +83,13 @@ class Budget:
     most: float | None
 
     def spent(self) -> float:
-        """Dollars spent by this run and those before it; 0 where the price isn't known."""
-        return 0.0 if self.price is None else self.price.spent(self.journal)
+        """Dollars spent by this run and those before it; 0 where the price isn't known.
+
+        An answer without a count of tokens counts as expected, or a cap would never be reached.
+        """
+        if self.price is None:
+            return 0.0
+        return self.price.spent(self.journal) + self.journal.unmetered * self.first
 
     def each(self) -> float:
         """Dollars that the next request is expected to cost."""

@@ -59,7 +59,8 @@ class Journal:
         self.final: set[str] = set()
         self.usage = {False: Usage(), True: Usage()}
         """Tokens of direct requests, and of those in batches."""
-        self.requests = 0
+        self.requests = self.unmetered = 0
+        """Answers, and those of them that came without a count of tokens."""
         self.batches: dict[str, BatchNote] = {}
         """Token -> what is known of a batch whose answers are still to come."""
         self.collected: dict[str, set[str]] = {}
@@ -94,6 +95,7 @@ class Journal:
             self._note(entry)
             return
         self.requests += 1
+        self.unmetered += entry.answer is not None and entry.usage == Usage()
         self.usage[entry.batch is not None] += entry.usage
         if entry.batch is not None:
             self.collected.setdefault(entry.batch, set()).add(entry.subject)

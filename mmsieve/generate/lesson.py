@@ -144,6 +144,16 @@ class Lesson:
             raise RequestError(f"no image that can be used: {[*reasons, 'no samples'][0]}")
         return plan
 
+    def shortfall(self, plan: Plan) -> tuple[str, ...]:
+        """What a plan says of sources that hold less than was asked for, in lines."""
+        if len(plan.subjects) * len(LEVELS) >= self.count:
+            return ()
+        twice = f", {plan.twice} more came twice" if plan.twice else ""
+        return (
+            f"{self.count} texts are asked for, and the sources have {len(plan.subjects)} "
+            f"{self.unit} for four each{twice}",
+        )
+
     def expect(self, plan: Plan) -> Usage:
         """Tokens that the plan will take: a guess."""
         words = len(self.prompts.compose(1, {}, "schema"))

@@ -82,6 +82,8 @@ class Plan:
     """Source -> why it can't be read, or not to its end."""
     samples: int = 0
     """Of all sources."""
+    twice: int = 0
+    """Subjects that were drawn once more, under another key."""
     note: str = ""
     """How they were drawn, where there is more to say."""
 
@@ -121,7 +123,7 @@ def make_plan(
     starts = np.cumsum([0, *counts]).tolist()
     chosen: dict[str, Subject] = {}
     unusable: list[Unusable] = []
-    at = 0
+    at = twice = 0
     while len(chosen) < wanted and at < len(order):
         drawn = order[at : at + max(wanted - len(chosen), _MORE)]
         at += len(drawn)
@@ -132,10 +134,11 @@ def make_plan(
                 unusable.append(found)
             for subject in found if isinstance(found, list) else ():
                 if len(chosen) < wanted:
+                    twice += subject.id in chosen
                     chosen.setdefault(subject.id, subject)
     names = {source.name: number for number, source in enumerate(sources)}
     subjects = sorted(chosen.values(), key=lambda s: (names[s.source], s.index))
-    return Plan(tuple(subjects), tuple(unusable), failed, sum(counts))
+    return Plan(tuple(subjects), tuple(unusable), failed, sum(counts), twice)
 
 
 def count_samples(source: ImageSource, failed: dict[str, str]) -> int:

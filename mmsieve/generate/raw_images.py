@@ -90,7 +90,7 @@ class _Shard:
             for index, record in enumerate(reader.records):
                 if index in wanted:
                     yield _raw(index, record, reader)
-                if index >= last:
+                if last <= index < reader.count - 1:  # at its end a shard says if it was cut off
                     break
 
 

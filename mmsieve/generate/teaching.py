@@ -33,10 +33,9 @@ class Taught:
 
     collected: Collected
     spent: str
+    notes: tuple[str, ...]
     failed: dict[str, str]
     """What isn't done -> why."""
-    notes: tuple[str, ...] = ()
-    """What else there is to know."""
 
 
 def estimate(lesson: Lesson) -> tuple[str, ...]:
@@ -48,6 +47,7 @@ def estimate(lesson: Lesson) -> tuple[str, ...]:
     if price is not None:
         cost = f"about ${price.of(usage, lesson.options.batch):.2f}"
     return (
+        *lesson.shortfall(plan),
         f"would ask {lesson.teacher} about {len(plan.subjects)} {lesson.unit}: {images} images of "
         f"{plan.samples} samples, {len(plan.unusable)} more can't be used",
         f"about {usage.input:,} tokens in and {usage.output:,} out, more where the model thinks; "
@@ -76,8 +76,9 @@ def _teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
         reason = outcome.stopped or next(iter(outcome.failed.values()), "no answer")
         name = f"{collected.undone} of {len(plan.subjects)} {lesson.unit}"
         failed[name] = f"not done: {reason}; the same command goes on"
-    notes = (plan.note,) if plan.note else ()
-    return Taught(collected, lesson.budget(plan, journal).words(), failed, notes)
+    spent = lesson.budget(plan, journal).words()
+    notes = (*([plan.note] if plan.note else ()), *lesson.shortfall(plan))
+    return Taught(collected, spent, notes, failed)
 
 
 def _kept_plan(lesson: Lesson, path: Path, quiet: bool) -> Plan:
