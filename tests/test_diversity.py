@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from math import log
 from pathlib import Path
@@ -217,3 +218,13 @@ def test_wrong_requests_are_refused_before_anything_is_read(tmp_path, asked, sai
     ):
         generate(server, tmp_path / "in.tar", tmp_path / "out", **asked)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_scikit_learn_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    write_tar(tmp_path / "in.tar", [("a.png", image())])
+    with (
+        TeacherServer(lambda ask: good(ask.key)) as server,
+        pytest.raises(RequestError, match=re.escape("pip install 'mmsieve[teachers]'")),
+    ):
+        generate(server, tmp_path / "in.tar", tmp_path / "out")
