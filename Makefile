@@ -8,7 +8,7 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,demo,fast,language,ray,train]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,demo,fast,language,ray,teachers,train]'
 	touch $@
 
 demo: setup

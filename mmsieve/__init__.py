@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
     from mmsieve.evaluation.agreement import AgreementOptions
+    from mmsieve.generate.options import GenerateOptions, TeacherOptions
     from mmsieve.methods.load import load_model
     from mmsieve.methods.unifilter import ScoringOptions
     from mmsieve.metrics import Metrics
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from mmsieve.verbs.filter import CutOptions, FilterReport
     from mmsieve.verbs.filter import filter_tables as filter
     from mmsieve.verbs.generate import (
-        GenerateOptions,
         GenerateReport,
         generate_captions,
         generate_documents,
@@ -62,6 +62,7 @@ __all__ = [
     "ScoringOptions",
     "ShardError",
     "Status",
+    "TeacherOptions",
     "Text",
     "TrainOptions",
     "TrainReport",
@@ -88,7 +89,7 @@ _HOMES = {
     "ExportOptions": "mmsieve.verbs.export",
     "ExportReport": "mmsieve.verbs.export",
     "FilterReport": "mmsieve.verbs.filter",
-    "GenerateOptions": "mmsieve.verbs.generate",
+    "GenerateOptions": "mmsieve.generate.options",
     "GenerateReport": "mmsieve.verbs.generate",
     "Image": "mmsieve.sample",
     "Metrics": "mmsieve.metrics",
@@ -105,6 +106,7 @@ _HOMES = {
     "ScoringOptions": "mmsieve.methods.unifilter",
     "ShardError": "mmsieve.errors",
     "Status": "mmsieve.errors",
+    "TeacherOptions": "mmsieve.generate.options",
     "Text": "mmsieve.sample",
     "TrainOptions": "mmsieve.verbs.train",
     "TrainReport": "mmsieve.verbs.train",

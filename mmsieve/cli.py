@@ -75,8 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _show(report: Report, debug: bool) -> int:
+    unit = getattr(report, "unit", "shard ")
     for shard, problem in report.failed.items():
-        sys.stderr.write(f"shard {shard}: {problem}\n")
+        sys.stderr.write(f"{unit}{shard}: {problem}\n")
         if debug and shard in getattr(report, "details", {}):
             sys.stderr.write(report.details[shard])  # type: ignore[attr-defined]
     sys.stdout.write(report.summary() + "\n")

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -22,25 +22,37 @@ _LINE_SECONDS = 10.0
 
 @contextmanager
 def show_progress(
-    what: str, total: float, quiet: bool, unit: str = "samples", before: int = 0
+    what: str,
+    total: float,
+    quiet: bool,
+    unit: str = "samples",
+    before: int = 0,
+    say: Callable[[], str] | None = None,
 ) -> Iterator[Advance]:
     """A function that takes (units, part of the total) done, and shows rate and time left.
 
     The total is what tells how far the work is: bytes of sources, or units again. `before` is the
-    part of it that an earlier run did.
+    part of it that an earlier run did. `say` adds words of its own, such as money spent.
     """
     console = Console(stderr=True)
     if quiet:
         yield lambda samples, size: None
     elif console.is_terminal:
-        with _bar(what, total, console, unit, before) as advance:
+        with _bar(what, total, console, unit, before, say) as advance:
             yield advance
     else:
-        yield _Lines(what, total, sys.stderr, unit, before)
+        yield _Lines(what, total, sys.stderr, unit, before, say)
 
 
 @contextmanager
-def _bar(what: str, total: float, console: Console, unit: str, before: int) -> Iterator[Advance]:
+def _bar(
+    what: str,
+    total: float,
+    console: Console,
+    unit: str,
+    before: int,
+    say: Callable[[], str] | None,
+) -> Iterator[Advance]:
     columns = (
         TextColumn(what),
         BarColumn(),
@@ -49,9 +61,10 @@ def _bar(what: str, total: float, console: Console, unit: str, before: int) -> I
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}"),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=total or None, completed=before, units=0, rate="")
+        task = bar.add_task(what, total=total or None, completed=before, units=0, rate="", said="")
         started = time.monotonic()
         done = 0
 
@@ -59,7 +72,8 @@ def _bar(what: str, total: float, console: Console, unit: str, before: int) -> I
             nonlocal done
             done += units
             rate = _rate(done, time.monotonic() - started)
-            bar.update(task, advance=size, units=done, rate=rate)
+            said = say() if say else ""
+            bar.update(task, advance=size, units=done, rate=rate, said=said)
 
         yield advance
 
@@ -67,9 +81,17 @@ def _bar(what: str, total: float, console: Console, unit: str, before: int) -> I
 class _Lines:
     """A line now and then, for logs."""
 
-    def __init__(self, what: str, total: float, stream: TextIO, unit: str, before: int) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: float,
+        stream: TextIO,
+        unit: str,
+        before: int,
+        say: Callable[[], str] | None,
+    ) -> None:
         self._what, self._total, self._stream, self._unit = what, total, stream, unit
-        self._before = before
+        self._before, self._say = before, say
         self._started = self._said = time.monotonic()
         self._units, self._size = 0, float(before)
 
@@ -87,7 +109,8 @@ class _Lines:
         now = self._size - self._before
         left = "?" if now <= 0 else f"{seconds * (self._total - self._size) / now:,.0f} s"
         rate = _rate(self._units, seconds)
-        return f"{self._what}: {share:.0%}, {self._units:,} {self._unit}, {rate}, {left} left"
+        said = f", {self._say()}" if self._say else ""
+        return f"{self._what}: {share:.0%}, {self._units:,} {self._unit}, {rate}, {left} left{said}"
 
 
 def _rate(units: int, seconds: float) -> str:

@@ -1,6 +1,9 @@
 from pathlib import Path
 
 import pytest
+from lessons import PROVIDERS
+from shards import captions, write_tar
+from well_behaved import KEY, serve
 
 RECORDED = Path(__file__).parent / "data" / "unifilter"
 
@@ -9,3 +12,18 @@ RECORDED = Path(__file__).parent / "data" / "unifilter"
 def checkpoint() -> str:
     """A recorded checkpoint with random weights; its tower lies beside it."""
     return str(RECORDED / "UniFilter-Qwen3-tiny")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A teachers' server that answers well, its key in the environment."""
+    for provider in PROVIDERS:
+        monkeypatch.setenv(f"{provider.upper()}_API_KEY", KEY)
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """A tar of eight caption pairs."""
+    return write_tar(tmp_path / "in" / "pairs.tar", captions(8))

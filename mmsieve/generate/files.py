@@ -2,11 +2,12 @@
 
 A JSON list of `{"image": path or [paths], "text": "... <image> ...", "label": 0-3}`, image paths
 relative to a folder (`weizhiwang/unifilter_train_data`). mmsieve adds keys that the published code
-ignores: `id`, and where the teacher knows them `right` and `wrong`, characters of the text.
+ignores: `id`, and where the teacher knows them `right` and `wrong`, characters of the text; over
+real images also `provenance`.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,44 +63,52 @@ def read_training_file(path: Path) -> list[TrainingRecord]:
 _ENTRIES = TypeAdapter(list[TrainingRecord])
 
 
-def group_entries(group: Group) -> Iterator[dict[str, Any]]:
-    """The entries of a group, its images being the files that `image_files` names."""
-    names = list(image_files(group))
-    for index, told in enumerate(group.texts):
+def text_entries(
+    key: str,
+    names: Sequence[str],
+    texts: Iterable[LabelledText],
+    provenance: dict[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The entries of texts over images, the files `names`; `provenance` stands in each."""
+    for index, told in enumerate(texts):
         shown = [names[image] for image in told.images]
-        yield {
-            "id": f"{group.key}-{index}",
+        entry = {
+            "id": f"{key}-{index}",
             "image": shown[0] if told.kind == "caption" else shown,
             "text": told.text,
             "label": int(told.label),
             "right": told.right,
             "wrong": told.wrong,
         }
+        yield entry if provenance is None else entry | {"provenance": provenance}
 
 
-def image_files(group: Group) -> dict[str, bytes]:
-    """Relative path -> bytes of the group's images."""
-    return {
-        f"{IMAGES}/{group.key[:_FOLDER]}/{group.key}-{index}.png": data
-        for index, data in enumerate(group.images)
-    }
+def image_names(key: str, suffixes: Sequence[str]) -> list[str]:
+    """Relative paths of the images of one key."""
+    folder = f"{IMAGES}/{key[:_FOLDER]}"
+    return [f"{folder}/{key}-{index}.{suffix}" for index, suffix in enumerate(suffixes)]
 
 
 class TrainingFiles:
-    """Writes groups into a folder: train.json, val.json, images; each file whole or absent."""
+    """Writes texts into a folder: train.json, val.json, images; each file whole or absent."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lines: dict[str, list[str]] = {TRAIN: [], VAL: []}
 
     def add(self, group: Group, is_val: bool) -> None:
-        """Write a group's images and take its texts into one of the files."""
-        for name, data in image_files(group).items():
+        """Write a group's images, which are PNG files, and take its texts."""
+        names = image_names(group.key, ["png"] * len(group.images))
+        for name, data in zip(names, group.images, strict=True):
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
+        self.add_entries(text_entries(group.key, names, group.texts), is_val)
+
+    def add_entries(self, entries: Iterable[dict[str, Any]], is_val: bool) -> None:
+        """Take entries, whose images are there, into one of the files."""
         lines = self._lines[VAL if is_val else TRAIN]
-        lines += [json.dumps(entry, ensure_ascii=False) for entry in group_entries(group)]
+        lines += [json.dumps(entry, ensure_ascii=False) for entry in entries]
 
     def finish(self) -> dict[str, int]:
         """Write the files; returns their entries by name."""

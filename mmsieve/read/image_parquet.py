@@ -54,16 +54,22 @@ class Parser:
     def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
         types = dict(zip(schema.names, schema.types, strict=True))
         self.image_column = pick(types, options.image_column, _IMAGE_NAMES, "image", is_image)
-        self.text_column = pick(types, options.text_column, _TEXT_NAMES, "text", is_text)
+        self.text_column = (
+            None
+            if options.images_only
+            else pick(types, options.text_column, _TEXT_NAMES, "text", is_text)
+        )
         self.key_column = next((n for n in _KEY_NAMES if n in types and is_key(types[n])), None)
         other = [name for name, type_ in types.items() if not holds_bytes(type_)]
-        self.columns = list(dict.fromkeys([self.image_column, self.text_column, *other]))
+        read = [self.image_column, *([self.text_column] if self.text_column else []), *other]
+        self.columns = list(dict.fromkeys(read))
         """What is read: other columns of bytes are no metadata, and may be large."""
         self._folder = None if options.images is None else ImageFolder(options.images)
 
     def __call__(self, record: Record) -> Sample:
         """The sample of one row; raises SampleError."""
-        value, text = record.fields[self.image_column], record.fields[self.text_column]
+        value = record.fields[self.image_column]
+        text = record.fields[self.text_column] if self.text_column else ""
         images = [self._image(item) for item in (value if isinstance(value, list) else [value])]
         if not images:
             raise SampleError(Status.IMAGE_MISSING, f"column {self.image_column} is empty")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
@@ -32,6 +32,8 @@ class ReadOptions:
     """Parquet column that holds the images."""
     text_column: str | None = None
     """Parquet column that holds the captions."""
+    images_only: Annotated[bool, Parameter(parse=False)] = False
+    """Set by callers to whom texts are nothing: a Parquet file needs no column of them."""
 
 
 @dataclass(frozen=True, slots=True)

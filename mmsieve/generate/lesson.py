@@ -1,0 +1,183 @@
+"""Lesson: a generation over real images as it was asked for, checked before anything is read."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+
+from mmsieve.errors import RequestError, SampleError, ShardError
+from mmsieve.generate.costs import Budget, Price, expect, find_price
+from mmsieve.generate.diversity import (
+    check_installed,
+    cluster_sources,
+    describe,
+    even_draw,
+    open_features,
+)
+from mmsieve.generate.journal import Journal
+from mmsieve.generate.options import TeacherOptions
+from mmsieve.generate.plan import Draw, Plan, Subject, make_plan, random_draw, subjects_of
+from mmsieve.generate.positives import PositiveSource
+from mmsieve.generate.prompts import Prompts, What, load_prompts
+from mmsieve.generate.raw_images import ImageSource, find_images
+from mmsieve.generate.teachers import Connection, Usage, api_key, split_name
+from mmsieve.levels import LEVELS
+from mmsieve.models.tower import Tower
+from mmsieve.read import ReadOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What is to be generated over real images, and how."""
+
+    what: What
+    teacher: str
+    """provider:MODEL."""
+    sources: tuple[str, ...]
+    count: int
+    """Texts."""
+    seed: int
+    val_fraction: float
+    read: ReadOptions
+    options: TeacherOptions
+
+    def check(self) -> None:
+        """Raise RequestError for what can't be carried out."""
+        self.options.check()
+        if self.price is None and self.options.max_cost is not None:
+            raise RequestError(
+                f"--max-cost: the price of {self.teacher} isn't known; say --price IN,OUT"
+            )
+        _ = self.prompts, self.images, self.tower
+        if self.positives is not None:
+            self.positives.check()
+
+    @cached_property
+    def connection(self) -> Connection:
+        """How the teacher is reached; raises RequestError where its key is missing."""
+        provider, model = split_name(self.teacher)
+        return Connection(
+            provider=provider,
+            model=model,
+            key=api_key(provider, self.options.base_url),
+            base_url=self.options.base_url,
+            max_retries=self.options.max_retries,
+            timeout=self.options.timeout,
+            max_tokens=self.options.max_tokens,
+        )
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompt; raises RequestError."""
+        return load_prompts(self.what, self.options.prompts)
+
+    @cached_property
+    def price(self) -> Price | None:
+        """What tokens cost, if that is known; raises RequestError."""
+        return find_price(split_name(self.teacher)[1], self.options.price)
+
+    @cached_property
+    def tower(self) -> Tower | None:
+        """What tells kinds of images apart, if that is asked for; raises RequestError."""
+        if self.options.diversify is None:
+            return None
+        check_installed()
+        return open_features(self.options.diversify_model)
+
+    @cached_property
+    def images(self) -> list[ImageSource]:
+        """What the SOURCE strings name; raises RequestError."""
+        return find_images(self.sources, self.what, self.read)
+
+    @property
+    def positives(self) -> PositiveSource | None:
+        """What people wrote, if there is any; raises RequestError."""
+        if self.options.positives is None:
+            return None
+        if self.what != "captions":
+            raise RequestError("--positives is for captions")
+        return PositiveSource(self.options.positives, self.read)
+
+    @property
+    def unit(self) -> str:
+        """What a subject is, in words."""
+        return "images" if self.what == "captions" else "documents"
+
+    def claim(self) -> dict[str, object]:
+        """Whatever changes what is generated; a resume with another claim is refused."""
+        read = {name: str(value) for name, value in asdict(self.read).items() if value}
+        return {
+            "what": self.what,
+            "teacher": self.teacher,
+            "prompts": self.prompts.version,
+            "sources": list(self.sources),
+            "read": read,
+            "count": self.count,
+            "seed": self.seed,
+            "val_fraction": self.val_fraction,
+            "positives": self.options.positives,
+            "diversify": self.options.diversify
+            and [
+                self.options.diversify,
+                self.options.diversify_model,
+            ],
+            "max_images": self.options.max_images,
+            "image_side": self.options.image_side,
+            "answer_format": self.options.answer_format,
+        }
+
+    def plan(self, quiet: bool) -> Plan:
+        """The images that are taken; raises RequestError where there is none."""
+        if self.tower is None or self.options.diversify is None:
+            return self.draft()
+        labels = cluster_sources(self.images, self.tower, self.options.diversify, self.seed, quiet)
+        return replace(self._plan(even_draw(labels, self.seed)), note=describe(labels))
+
+    def draft(self) -> Plan:
+        """A plan that looks at no image for more than its size: as large as the other one."""
+        return self._plan(random_draw(self.seed))
+
+    def _plan(self, draw: Draw) -> Plan:
+        wanted = -(-self.count // len(LEVELS))
+        plan = make_plan(self.images, self.what, wanted, draw, self.options.max_images)
+        if not plan.subjects:
+            reasons = [*plan.failed.values(), *(f"{u.key}: {u.error}" for u in plan.unusable)]
+            raise RequestError(f"no image that can be used: {[*reasons, 'no samples'][0]}")
+        return plan
+
+    def shortfall(self, plan: Plan) -> tuple[str, ...]:
+        """What a plan says of sources that hold less than was asked for, in lines."""
+        if len(plan.subjects) * len(LEVELS) >= self.count:
+            return ()
+        twice = f", {plan.twice} more came twice" if plan.twice else ""
+        return (
+            f"{self.count} texts are asked for, and the sources have {len(plan.subjects)} "
+            f"{self.unit} for four each{twice}",
+        )
+
+    def expect(self, plan: Plan) -> Usage:
+        """Tokens that the plan will take: a guess."""
+        words = len(self.prompts.compose(1, {}, "schema"))
+        return expect(plan.subjects, self.what, words, self.options.image_side)
+
+    def budget(self, plan: Plan, journal: Journal) -> Budget:
+        """What may be spent."""
+        first = 0.0
+        if self.price is not None:
+            first = self.price.of(self.expect(plan), self.options.batch) / len(plan.subjects)
+        return Budget(journal, self.price, first, self.options.max_cost)
+
+    def subjects(self, pending: list[Subject], failed: dict[str, str]) -> Iterator[Subject]:
+        """The pending subjects with their images' bytes; `failed` takes those that are gone."""
+        missing = {subject.id: subject for subject in pending}
+        for source in self.images:
+            wanted = {s.index for s in pending if s.source == source.name}
+            try:
+                for raw in source.read(wanted) if wanted else ():
+                    for subject in subjects_of(
+                        source.name, raw, self.what, self.options.max_images, keep=True
+                    ):
+                        if missing.pop(subject.id, None) is not None:
+                            yield subject
+            except (ShardError, SampleError) as error:
+                failed[source.name] = str(error)
+        failed |= dict.fromkeys(missing, "its source has changed since the plan")
