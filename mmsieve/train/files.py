@@ -41,7 +41,7 @@ class CheckedRecords:
 
 
 class RecordGroups(Dataset[list[PreparedGroup]]):
-    """Records with the same images as one group per index: each image is encoded once."""
+    """Records with the same images, in any order, as one group per index: each is encoded once."""
 
     def __init__(
         self, preparer: UniFilterPreparer, records: Iterable[Record], images: Path, together: bool
@@ -50,7 +50,7 @@ class RecordGroups(Dataset[list[PreparedGroup]]):
         self._preparer, self._folder = preparer, ImageFolder(images)
         groups: dict[tuple[str, ...], list[Record]] = {}
         for record in records:
-            name = record.images if together else (str(record.index),)
+            name = tuple(sorted(set(record.images))) if together else (str(record.index),)
             groups.setdefault(name, []).append(record)
         self.groups = list(groups.values())
 
@@ -60,10 +60,15 @@ class RecordGroups(Dataset[list[PreparedGroup]]):
     def __getitem__(self, index: int) -> list[PreparedGroup]:
         """The group; raises SampleError where one of its texts can't be trained on."""
         told = self.groups[index]
-        images = tuple(self._folder.read(name) for name in told[0].images)
-        places = tuple(range(len(images)))
-        texts = tuple(LabelledText(kind_of(r.text), r.text, r.label, places) for r in told)
+        places = {name: place for place, name in enumerate(dict.fromkeys(told[0].images))}
+        images = tuple(self._folder.read(name) for name in places)
+        texts = tuple(_text(record, places) for record in told)
         return [prepare_group(self._preparer, Group(str(told[0].index), images, texts))]
+
+
+def _text(record: Record, places: dict[str, int]) -> LabelledText:
+    shown = tuple(places[name] for name in record.images)
+    return LabelledText(kind_of(record.text), record.text, record.label, shown)
 
 
 class _Checks(Dataset[int | str]):
@@ -80,7 +85,8 @@ class _Checks(Dataset[int | str]):
         except SampleError as error:
             return f"{error.status}: {error}"
         row = prepared.rows[0]
-        whole = len(prepared.pixels) * self._groups._preparer.image_tokens == len(row.shown)
+        images = len(self._groups.groups[index][0].images)
+        whole = images * self._groups._preparer.image_tokens == len(row.shown)
         return len(row.ids) if whole else "too long: an image would be cut off"
 
 

@@ -36,7 +36,19 @@ class _Pixels(nn.Module):
         return (pixels.permute(0, 3, 1, 2).float() * self._scale - self.mean) / self.std
 
 
-class LessonObjective(nn.Module):
+class _Objective(nn.Module):
+    """A classifier with what it takes to train it."""
+
+    accepts_loss_kwargs = False
+    """Each loss is a mean over its batch: the Trainer divides by the batches of an update."""
+
+    def __init__(self, model: QualityClassifier, spec: ImageSpec) -> None:
+        super().__init__()
+        self.classifier = model
+        self.pixels = _Pixels(spec)
+
+
+class LessonObjective(_Objective):
     """Reads from each patch of a rendered scene which cell it is, and what is in it.
 
     One linear layer per question on the tower's last layer; they are thrown away afterwards. Where
@@ -44,9 +56,7 @@ class LessonObjective(nn.Module):
     """
 
     def __init__(self, model: QualityClassifier, spec: ImageSpec, classes: Sequence[int]) -> None:
-        super().__init__()
-        self.classifier = model
-        self.pixels = _Pixels(spec)
+        super().__init__(model, spec)
         width = model.model.vision_tower.vision_tower["vision_model"].config.hidden_size
         self.heads = nn.ModuleList(nn.Linear(width, count) for count in classes)
 
@@ -72,7 +82,7 @@ def _per_patch(labels: Tensor, patches: int) -> Tensor:
     return grid.repeat_interleave(finer, 1).repeat_interleave(finer, 2).flatten(1, 2)
 
 
-class CaptionObjective(nn.Module):
+class CaptionObjective(_Objective):
     """Stage 1: the next token of captions of level 3; only the projector learns.
 
     `table` [vocabulary, hidden] turns hidden states into logits: the language model's own output
@@ -82,9 +92,7 @@ class CaptionObjective(nn.Module):
     table: Tensor
 
     def __init__(self, model: QualityClassifier, spec: ImageSpec, table: Tensor) -> None:
-        super().__init__()
-        self.classifier = model
-        self.pixels = _Pixels(spec)
+        super().__init__(model, spec)
         self.register_buffer("table", table.detach(), persistent=False)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("mm_projector" in name)
@@ -96,7 +104,7 @@ class CaptionObjective(nn.Module):
         return {"loss": _captioning(hidden, batch, self.table, cap)}
 
 
-class QualityObjective(nn.Module):
+class QualityObjective(_Objective):
     """Stage 2: the level, as published, and two losses that teach what to look at from scratch.
 
     The level: squared error of a single output, or cross-entropy of several. Captioning: the next
@@ -107,9 +115,7 @@ class QualityObjective(nn.Module):
     """
 
     def __init__(self, model: QualityClassifier, spec: ImageSpec, stage: ClassifierStage) -> None:
-        super().__init__()
-        self.classifier = model
-        self.pixels = _Pixels(spec)
+        super().__init__(model, spec)
         self._captioning, self._wrong_words = stage.captioning, stage.wrong_words
         self.word = nn.Linear(model.score.in_features, 1) if stage.wrong_words else None
         self.parts: dict[str, float] = {}

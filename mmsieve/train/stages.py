@@ -101,7 +101,7 @@ def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
         warmup_steps=min(int(warmup), steps // 10),
         max_grad_norm=wanted.clip,
         bf16=wanted.precision == "bfloat16",
-        logging_steps=min(_LOG_STEPS, steps),
+        logging_steps=min(_LOG_STEPS, save_steps),
         save_steps=save_steps,
         save_total_limit=2,
         eval_strategy=looks,
