@@ -140,11 +140,12 @@ class Recipe(Part):
 
     def changed(self, **values: Any) -> "Recipe":
         """A copy with other values; a dict changes values of the part of that name."""
-        new = {
-            name: getattr(self, name).model_copy(update=value) if isinstance(value, dict) else value
-            for name, value in values.items()
-        }
-        return self.model_validate(self.model_copy(update=new).model_dump())
+        now = {name: getattr(self, name) for name in type(self).model_fields}
+        for name, value in values.items():
+            part = now[name]
+            merged = isinstance(value, dict) and isinstance(part, Part)
+            now[name] = type(part)(**{**dict(part), **value}) if merged else value
+        return type(self)(**now)
 
 
 def bundled_recipes() -> dict[str, Path]:

@@ -56,7 +56,7 @@ class Training:
     def run(self) -> list[str]:
         """Train what is not trained yet; returns what a user should know."""
         if processes().is_main_process:
-            self.out.mkdir(parents=True, exist_ok=True)
+            self._stages.mkdir(parents=True, exist_ok=True)
             write_claim(self.out, self.claim, {})
         notes: list[str] = []
         for name, make in self._steps.items():
@@ -173,8 +173,10 @@ class Training:
         self, stage: Stage, folder: Path, annotator: UniFilter, model: QualityClassifier
     ) -> None:
         if stage.optimisation.gradient_checkpointing:
-            model.model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.model.enable_input_require_grads()
+            language: Any = model.model
+            name = "activation_checkpointing_enable"  # its older name warns where both are there
+            enable = getattr(language, name, None) or language.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         log, state = run_stage(stage, self._stages / f"{stage.name}-states", self.quiet)
         if not processes().is_main_process:
             return
