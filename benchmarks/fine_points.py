@@ -105,7 +105,7 @@ def measure(out: Path, row: dict, data: dict[str, Path]) -> None:
             model=str(out / name),
             data=file,
             out=out / f"{name}-{kind}",
-            run=EvaluateOptions(quiet=True, overwrite=True),
+            run=EvaluateOptions(quiet=True),
         ).overall
         cells.append(f"{found.accuracy:.4f}, {found.f1:.4f}, {found.mse:.4f}")
     loss = "squared error" if row["labels"] == 1 else "cross-entropy"

@@ -200,3 +200,28 @@ def test_killed_and_run_again_the_losses_are_those_of_an_undisturbed_training(tm
     assert losses(killed) == pytest.approx(losses(whole), abs=1e-6)
     after = tensors(killed)
     assert all(torch.equal(tensor, after[name]) for name, tensor in tensors(whole).items())
+
+
+def test_two_processes_learn_as_one_that_accumulates(tmp_path):
+    """DDP on two CPU processes: the updates are those of twice the steps in one process."""
+    data = released_layout(tmp_path / "data", groups=7)
+    records = json.loads(data.read_text())
+    data.write_text(json.dumps([r for r in records if isinstance(r["image"], str)]))
+    file = recipe(tmp_path, batch=1, total_batch=2, epochs=4, save_steps=2)
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    mmsieve.train_classifier(file, out=alone, options=options(data))
+    words = [file, "--out", str(both), "--data", str(data), "--smoke", "--quiet"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    done = subprocess.run(
+        [*launch, "-m", "mmsieve", "train", "classifier", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("trained in") == 1  # only the first process speaks
+    after = tensors(both)
+    for name, tensor in tensors(alone).items():
+        assert torch.allclose(tensor, after[name], atol=2e-3), name
+    assert losses(alone) == pytest.approx(losses(both), abs=1e-4)

@@ -4,10 +4,25 @@ They are started by `torchrun` or `accelerate launch`, which also choose between
 DeepSpeed; alone, a training is its own first process.
 """
 
-import torch
-from accelerate import PartialState
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 
-def processes() -> PartialState:
-    """This process among those of the training (the same object every time)."""
+def processes() -> Any:
+    """This process among those of the training: accelerate's PartialState, one per process."""
+    import torch
+    from accelerate import PartialState
+
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def is_first() -> bool:
+    """Whether this process writes and speaks; known without importing torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def first_goes_first() -> AbstractContextManager[Any]:
+    """Lets the first process do a thing before the others do it."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return nullcontext() if alone else processes().main_process_first()

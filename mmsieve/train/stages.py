@@ -1,16 +1,17 @@
 """A stage of training: the stock Trainer over one objective and one data set."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from mmsieve.errors import RequestError
 from mmsieve.metrics import measure
@@ -101,6 +102,7 @@ def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
         warmup_steps=min(int(warmup), steps // 10),
         max_grad_norm=wanted.clip,
         bf16=wanted.precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),  # or several processes would not find each other
         logging_steps=min(_LOG_STEPS, save_steps),
         save_steps=save_steps,
         save_total_limit=2,
@@ -145,16 +147,33 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self._stage.lengths is None:
             return super()._get_train_sampler(train_dataset)
-        return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            lengths=self._stage.lengths,
-            generator=torch.Generator().manual_seed(self._stage.seed),
-        )
+        seen = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return _ByLength(self._stage.lengths, seen * self.args.world_size, self._stage.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, as Trainer.log."""
         parts = getattr(self._stage.objective, "parts", {}) if "loss" in logs else {}
         super().log({**logs, **parts}, start_time)
+
+
+class _ByLength(Sampler[int]):
+    """Groups of like length near each other; an epoch's order follows from its number alone."""
+
+    def __init__(self, lengths: list[int], batch: int, seed: int) -> None:
+        self._lengths, self._batch, self._seed = lengths, batch, seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer before each epoch, also of a training that goes on."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        seed = int(np.random.default_rng((self._seed, 6, self._epoch)).integers(2**62))
+        generator = torch.Generator().manual_seed(seed)
+        return iter(get_length_grouped_indices(self._lengths, self._batch, generator=generator))
 
 
 def _metrics(found: Any) -> dict[str, float]:

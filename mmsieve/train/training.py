@@ -57,7 +57,6 @@ class Training:
         """Train what is not trained yet; returns what a user should know."""
         if processes().is_main_process:
             self._stages.mkdir(parents=True, exist_ok=True)
-            write_claim(self.out, self.claim, {})
         notes: list[str] = []
         for name, make in self._steps.items():
             place = self._stages / name

@@ -1,6 +1,5 @@
 """train: training data -> a checkpoint folder."""
 
-import os
 import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -13,7 +12,8 @@ from mmsieve.errors import RequestError
 from mmsieve.fingerprint import hash_files
 from mmsieve.models.files import tensor_files
 from mmsieve.table import check_folder
-from mmsieve.train.claim import check_claim
+from mmsieve.train.claim import check_claim, write_claim
+from mmsieve.train.processes import first_goes_first, is_first
 from mmsieve.train.recipe import Optimisation, Pretrained, Recipe, load_recipe, with_backbone
 
 if TYPE_CHECKING:
@@ -63,7 +63,12 @@ class TrainReport:
     """Always empty: a training fails as a whole."""
 
     def summary(self) -> str:
-        """What a user should know, the last line with seconds and the output's path."""
+        """What a user should know, the last line with seconds and the output's path.
+
+        Nothing from the other processes of a training on several.
+        """
+        if not is_first():
+            return ""
         return "\n".join([*self.notes, f"trained in {self.seconds:.1f} s: {self.out}"])
 
 
@@ -118,10 +123,15 @@ def _train(
     check_folder(out)
     _check_installed(options, recipe)
     _check_data(stage, options)
+    _check_backbone(recipe, start_from)
     claim = _claim(goal, recipe, start_from, options)
-    state = check_claim(out, claim, options.overwrite and not _is_helper())
-    plan = _plan(goal, recipe, stage, start_from, options)
+    with first_goes_first():
+        state = check_claim(out, claim, options.overwrite and is_first())
+        if state == "new" and not options.dry_run:
+            out.mkdir(parents=True, exist_ok=True)
+            write_claim(out, claim, {})
     if state == "done" or options.dry_run:
+        plan = _plan(goal, recipe, stage, start_from, options)
         notes = [f"{name}: done before" if state == "done" else f"would train: {plan}"]
     else:
         notes = _run(goal, recipe, out, claim, start_from, options)
@@ -143,10 +153,6 @@ def _run(
     if options.data is not None:
         images = options.images or options.data.parent
         files = DataFiles(options.data, images, options.val)
-    if start_from is None and isinstance(recipe.start, Pretrained):
-        from mmsieve.train.pretrained import check_backbone
-
-        check_backbone(recipe.start)
     return Training(
         goal=goal,
         recipe=recipe,
@@ -172,6 +178,13 @@ def _check_installed(options: TrainOptions, recipe: Recipe) -> None:
         if wanted and find_spec(package) is None:
             extra = "wandb" if package == "wandb" else "'mmsieve[train]'"
             raise RequestError(f"training needs {package}: pip install {extra}")
+
+
+def _check_backbone(recipe: Recipe, start_from: Path | None) -> None:
+    if start_from is None and isinstance(recipe.start, Pretrained):
+        from mmsieve.train.pretrained import check_backbone
+
+        check_backbone(recipe.start)
 
 
 def _check_data(stage: Optimisation, options: TrainOptions) -> None:
@@ -221,8 +234,3 @@ def _plan(
     elif stage.rendered is not None:
         told.append(f"the {goal} on texts over {stage.rendered.groups:,} groups of scenes")
     return ", then ".join(told)
-
-
-def _is_helper() -> bool:
-    """Whether this is another process of a training than its first."""
-    return os.environ.get("RANK", "0") != "0"
