@@ -4,9 +4,9 @@
 
 Squared error or cross-entropy of the level; images padded or stretched to a square; 16 or 144
 tokens per image, with as many groups and with as much time. Pictures are half as wide again as
-high, the tower has 144 patches whatever becomes of them, and all rows share one seed. A row is a
-training from nothing, judged on texts of an unseen seed; run again, finished rows are not trained
-again.
+high, the tower has 144 patches whatever becomes of them. All rows go on from one tower that had
+its lesson, with one seed, and are judged on texts of an unseen seed; seconds are the row's own. Run
+again, what is finished is not trained again.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -66,15 +67,33 @@ def held_out(folder: Path, kind: str, count: int) -> Path:
     return folder / kind / "train.json"
 
 
+def train(out: Path, name: str, recipe: Recipe, start_from: Path | None = None) -> Path:
+    """The checkpoint of a recipe: a tower that had its lesson, or a classifier."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"{name}.py"
+    file.write_text(
+        "from mmsieve.train.recipe import Recipe\n"
+        f"RECIPE = Recipe.model_validate_json({recipe.model_dump_json()!r})\n"
+    )
+    options = TrainOptions(quiet=True)
+    if start_from is None:
+        mmsieve.train_projector(str(file), out=out / name, options=options)
+    else:
+        mmsieve.train_classifier(str(file), out=out / name, start_from=start_from, options=options)
+    return out / name
+
+
 def recipe(row: dict) -> Recipe:
     """The bundled recipe's training in short, on pictures that are not square."""
     start = {name: row[name] for name in ("labels", "image_fit", "image_tokens")}
-    seen = Rendered(groups=row["groups"], aspect=ASPECT)
     return Recipe(
         name="fine-points",
         start=Architecture(patch_size=6, **start),
         lesson=Optimisation(
             batch=48, learning_rate=2e-3, rendered=Rendered(groups=28_800, families=_THINGS)
+        ),
+        projector=Optimisation(
+            batch=12, learning_rate=1e-3, rendered=Rendered(groups=12, aspect=ASPECT)
         ),
         classifier=ClassifierStage(
             batch=12,
@@ -82,21 +101,29 @@ def recipe(row: dict) -> Recipe:
             tower_rate=0.3,
             captioning=1.0,
             wrong_words=1.0,
-            rendered=seen,
+            rendered=Rendered(groups=row["groups"], aspect=ASPECT),
         ),
     )
+
+
+def prepared(out: Path, row: dict) -> Path:
+    """The shared start, fitting and pooling images as this row wants it."""
+    lesson = train(
+        out, "lesson", recipe(row | {"image_tokens": 16, "image_fit": "pad", "labels": 1})
+    )
+    place = out / f"start-{row['image_fit']}-{row['image_tokens']}"
+    shutil.copytree(lesson, place, dirs_exist_ok=True)
+    config = json.loads((lesson / "config.json").read_text("utf-8"))
+    config["mm_num_image_tokens"] = row["image_tokens"]
+    config["mmsieve"]["image_fit"] = row["image_fit"]
+    (place / "config.json").write_text(json.dumps(config, indent=2))
+    return place
 
 
 def measure(out: Path, row: dict, data: dict[str, Path]) -> None:
     """Train and print a row."""
     name = "-".join(str(value) for value in row.values())
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / f"{name}.py"
-    file.write_text(
-        "from mmsieve.train.recipe import Recipe\n"
-        f"RECIPE = Recipe.model_validate_json({recipe(row).model_dump_json()!r})\n"
-    )
-    mmsieve.train_classifier(str(file), out=out / name, options=TrainOptions(quiet=True))
+    train(out, name, recipe(row), prepared(out, row))
     logs = json.loads((out / name / "training.json").read_text("utf-8"))["logs"]
     seconds = sum(log[-1]["train_runtime"] for log in logs.values())
     cells = []
