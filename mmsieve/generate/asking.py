@@ -9,7 +9,7 @@ from mmsieve.generate.costs import Budget
 from mmsieve.generate.journal import Entry, Journal
 from mmsieve.generate.plan import Subject
 from mmsieve.generate.questions import Questions
-from mmsieve.generate.teachers import Question, Teacher, TeacherError
+from mmsieve.generate.teachers.protocol import Question, Teacher, TeacherError
 from mmsieve.shard_job import Progress as Advance
 
 _GIVE_UP = 10

@@ -15,7 +15,7 @@ from mmsieve.generate.costs import Budget
 from mmsieve.generate.journal import BatchNote
 from mmsieve.generate.plan import Subject
 from mmsieve.generate.questions import Questions
-from mmsieve.generate.teachers import Question, Reply, Teacher, TeacherError, request_name
+from mmsieve.generate.teachers.protocol import Question, Reply, Teacher, TeacherError, request_name
 from mmsieve.shard_job import Progress as Advance
 
 MOST_BYTES = 100 * 2**20

@@ -11,7 +11,7 @@ from mmsieve.errors import RequestError
 from mmsieve.generate.journal import Journal
 from mmsieve.generate.plan import Subject
 from mmsieve.generate.prompts import What
-from mmsieve.generate.teachers import Usage
+from mmsieve.generate.teachers.protocol import Usage
 
 _PRICES = Path(__file__).parent / "prices.toml"
 _BATCH = 0.5

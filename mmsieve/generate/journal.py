@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter
 
-from mmsieve.generate.teachers import Usage
+from mmsieve.generate.teachers.protocol import Usage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ from mmsieve.generate.plan import Draw, Plan, Subject, make_plan, random_draw, s
 from mmsieve.generate.positives import PositiveSource
 from mmsieve.generate.prompts import Prompts, What, load_prompts
 from mmsieve.generate.raw_images import ImageSource, find_images
-from mmsieve.generate.teachers import Connection, Usage, api_key, split_name
+from mmsieve.generate.teachers.choose import api_key, split_name
+from mmsieve.generate.teachers.protocol import Connection, Usage
 from mmsieve.levels import LEVELS
 from mmsieve.models.tower import Tower
 from mmsieve.read import ReadOptions

@@ -13,7 +13,7 @@ from mmsieve.generate.files import image_names
 from mmsieve.generate.journal import Entry, Journal
 from mmsieve.generate.plan import Picture, Subject
 from mmsieve.generate.prompts import AnswerFormat, Prompts, What
-from mmsieve.generate.teachers import Question, Reply, shorten
+from mmsieve.generate.teachers.protocol import Question, Reply, shorten
 from mmsieve.images import ImageLimits, decode
 from mmsieve.table import write_atomically
 

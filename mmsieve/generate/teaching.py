@@ -19,7 +19,7 @@ from mmsieve.generate.journal import Journal
 from mmsieve.generate.lesson import Lesson
 from mmsieve.generate.plan import Plan, read_plan
 from mmsieve.generate.questions import Questions
-from mmsieve.generate.teachers import open_teacher
+from mmsieve.generate.teachers.choose import open_teacher
 from mmsieve.progress import show_progress
 
 PLAN, JOURNAL, LOCK = "plan.json", "journal.jsonl", ".lock"

@@ -2,23 +2,22 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any, Final
 
 import openai
 from pydantic import BaseModel
 
-from mmsieve.generate.teachers import (
+from mmsieve.generate.teachers.protocol import (
     Connection,
     Question,
     Reply,
     TeacherError,
     Usage,
-    answered,
     by_status,
-    read_body,
 )
+from mmsieve.generate.teachers.sdk import SdkTeacher, read_body
 
 _URL: Final = "/v1/chat/completions"
 
@@ -69,23 +68,17 @@ class _Result(BaseModel):
     error: dict[str, Any] | None = None
 
 
-class OpenAITeacher:
+class OpenAITeacher(SdkTeacher):
     """Asks a chat completion for each question."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._client = openai.AsyncOpenAI(
-            api_key=connection.key,
-            base_url=connection.base_url,
-            max_retries=connection.max_retries,
-            timeout=connection.timeout,
-        )
+        super().__init__(connection, openai.AsyncOpenAI, openai.OpenAIError)
 
     async def ask(self, question: Question) -> Reply:
         """Ask; raises TeacherError."""
         create = self._client.chat.completions.with_raw_response.create
         parameters = self.parameters(question)
-        body = await answered(lambda: create(**parameters), openai.OpenAIError, self._connection)
+        body = await self.body(lambda: create(**parameters))
         return self.reply(body)
 
     async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
@@ -96,10 +89,10 @@ class OpenAITeacher:
         ]
         data = "\n".join(json.dumps(line) for line in lines).encode()
         upload = self._client.files.with_raw_response.create
-        file = await self._read(_Named, lambda: upload(file=("b.jsonl", data), purpose="batch"))
+        file = await self.read(_Named, lambda: upload(file=("b.jsonl", data), purpose="batch"))
         # Sent once: if the answer to this request is lost, another would be paid for twice.
         create = self._client.with_options(max_retries=0).batches.with_raw_response.create
-        batch: _Named = await self._read(
+        batch: _Named = await self.read(
             _Named,
             lambda: create(
                 completion_window="24h",
@@ -113,7 +106,7 @@ class OpenAITeacher:
     async def candidates(self, token: str, count: int) -> list[str]:
         """The batch of a token, if there is one; raises TeacherError."""
         list_ = self._client.batches.with_raw_response.list
-        page: _Batches = await self._read(_Batches, lambda: list_(limit=100))
+        page: _Batches = await self.read(_Batches, lambda: list_(limit=100))
         return [one.id for one in page.data if (one.metadata or {}).get("token") == token]
 
     async def is_ended(self, batch: str) -> bool:
@@ -127,7 +120,7 @@ class OpenAITeacher:
             raise TeacherError("refused", self._connection.scrub(json.dumps(made.errors)))
         content = self._client.files.with_raw_response.content
         for file in filter(None, (made.output_file_id, made.error_file_id)):
-            body = await answered(partial(content, file), openai.OpenAIError, self._connection)
+            body = await self.body(partial(content, file))
             for line in body.splitlines():
                 result: _Result | None = read_body(_Result, line)
                 if result is not None:
@@ -143,18 +136,8 @@ class OpenAITeacher:
 
     async def _batch(self, batch: str) -> "_Batch":
         retrieve = self._client.batches.with_raw_response.retrieve
-        found: _Batch = await self._read(_Batch, lambda: retrieve(batch))
+        found: _Batch = await self.read(_Batch, lambda: retrieve(batch))
         return found
-
-    async def _read(self, model: type[BaseModel], call: Callable[[], Awaitable[Any]]) -> Any:
-        read = read_body(model, await answered(call, openai.OpenAIError, self._connection))
-        if read is None:
-            raise TeacherError("failed", "the response is not what the protocol says")
-        return read
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
 
     def parameters(self, question: Question) -> dict[str, Any]:
         """The parameters of a request."""

@@ -1,20 +1,11 @@
-"""Teachers: who writes the texts over real images, through the provider's own SDK.
+"""What a teacher is asked, what it answers, and the trouble it may meet instead."""
 
-The SDKs retry by themselves (429, 5xx, timeouts, broken connections; Retry-After, else backoff with
-jitter). What reaches us is an answer, which may be a bad one, or a TeacherError.
-"""
-
-import asyncio
-import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, Literal, Protocol, TypeAlias
 
-from pydantic import BaseModel
-
-from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.errors import MmsieveError
 from mmsieve.generate.prompts import AnswerFormat
 from mmsieve.listing import one_line
 
@@ -28,8 +19,6 @@ _KEY_LIKE = re.compile(r"\b(sk|key)-[\w*.-]{6,}")
 _LONGEST = 300
 _SECRET = 8
 """Letters of a key that is one; shorter ones are stand-ins, and words of any text."""
-NO_KEY = "none"
-"""A server of one's own may want no key, but the SDKs want one."""
 
 
 class TeacherError(MmsieveError):
@@ -132,64 +121,6 @@ class Teacher(Protocol):
         ...
 
 
-_KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-PROVIDERS = tuple(_KEYS)
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Provider and model of `provider:MODEL`; raises RequestError."""
-    provider, _, model = name.partition(":")
-    if provider not in PROVIDERS or not model:
-        raise RequestError(
-            f"--teacher {name}: not rendered, anthropic:MODEL or openai:MODEL (with --base-url "
-            "any server that speaks the same protocol)"
-        )
-    return provider, model
-
-
-def api_key(provider: str, base_url: str | None) -> str:
-    """The key from the environment; raises RequestError where it is missing and needed."""
-    if find_spec(provider) is None:
-        raise RequestError(
-            f"--teacher {provider}: needs a package: pip install 'mmsieve[teachers]'"
-        )
-    key = os.environ.get(_KEYS[provider], "").strip()
-    if key or base_url is not None:
-        return key or NO_KEY
-    raise RequestError(f"--teacher {provider}: set {_KEYS[provider]} in the environment")
-
-
-def open_teacher(connection: Connection) -> Teacher:
-    """The teacher of a provider."""
-    if connection.provider == "anthropic":
-        from mmsieve.generate.anthropic_teacher import AnthropicTeacher
-
-        return AnthropicTeacher(connection)
-    from mmsieve.generate.openai_teacher import OpenAITeacher
-
-    return OpenAITeacher(connection)
-
-
-async def answered(
-    call: Callable[[], Awaitable[Any]], errors: type[Exception], connection: Connection
-) -> str:
-    """The body of a response; raises TeacherError.
-
-    The SDK's timeout is for silence, and it obeys any Retry-After: a bound for the whole call
-    keeps a server that drips, or asks to come back next week, from holding a worker for ever.
-    """
-    most = (connection.max_retries + 1) * (connection.timeout + 60)
-    try:
-        async with asyncio.timeout(most):
-            response = await call()
-        body: str = response.http_response.text
-    except TimeoutError:
-        raise TeacherError("failed", f"no answer within {most:.0f} s") from None
-    except errors as error:
-        raise as_trouble(error, connection) from None
-    return body
-
-
 def as_trouble(error: Exception, connection: Connection) -> TeacherError:
     """An SDK's error as ours, without the key: `from None`, as its cause may hold it."""
     out_of_money = getattr(error, "code", None) == "insufficient_quota"
@@ -206,11 +137,3 @@ def by_status(status: int | None, words: str, connection: Connection) -> Teacher
 def request_name(subject: str, token: str) -> str:
     """The name of a request in a batch: the token tells whose batch it is."""
     return f"{subject}-{token}"
-
-
-def read_body(model: type[BaseModel], body: str) -> Any:
-    """A response as the provider promises it, or None where it isn't: SDKs don't check."""
-    try:
-        return model.model_validate_json(body)
-    except ValueError:
-        return None

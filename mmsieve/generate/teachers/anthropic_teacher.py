@@ -6,23 +6,22 @@ always think refuse forced tools.
 
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import anthropic
 from pydantic import BaseModel
 
-from mmsieve.generate.teachers import (
+from mmsieve.generate.teachers.protocol import (
     Connection,
     Question,
     Reply,
     TeacherError,
     Usage,
-    answered,
     as_trouble,
     by_status,
-    read_body,
 )
+from mmsieve.generate.teachers.sdk import SdkTeacher, read_body
 
 _ENDED = {
     "max_tokens": "cut off: the answer is longer than --max-tokens",
@@ -72,25 +71,17 @@ class _Result(BaseModel):
     result: _Outcome
 
 
-class AnthropicTeacher:
+class AnthropicTeacher(SdkTeacher):
     """Asks a message for each question."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._client = anthropic.AsyncAnthropic(
-            api_key=connection.key,
-            base_url=connection.base_url,
-            max_retries=connection.max_retries,
-            timeout=connection.timeout,
-        )
+        super().__init__(connection, anthropic.AsyncAnthropic, anthropic.AnthropicError)
 
     async def ask(self, question: Question) -> Reply:
         """Ask; raises TeacherError."""
         create = self._client.messages.with_raw_response.create
         parameters = self.parameters(question)
-        body = await answered(
-            lambda: create(**parameters), anthropic.AnthropicError, self._connection
-        )
+        body = await self.body(lambda: create(**parameters))
         return self.reply(body)
 
     async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
@@ -101,19 +92,19 @@ class AnthropicTeacher:
         ]
         # Sent once: if the answer to this request is lost, another would be paid for twice.
         create = self._client.with_options(max_retries=0).messages.batches.with_raw_response.create
-        batch: _Batch = await self._read(_Batch, lambda: create(requests=requests))
+        batch: _Batch = await self.read(_Batch, lambda: create(requests=requests))
         return batch.id
 
     async def candidates(self, token: str, count: int) -> list[str]:
         """The batches of so many requests: a token is only in the names of requests."""
         list_ = self._client.messages.batches.with_raw_response.list
-        page: _Batches = await self._read(_Batches, lambda: list_(limit=100))
+        page: _Batches = await self.read(_Batches, lambda: list_(limit=100))
         return [one.id for one in page.data if sum(one.request_counts.values()) == count]
 
     async def is_ended(self, batch: str) -> bool:
         """Whether a batch has its answers; raises TeacherError."""
         retrieve = self._client.messages.batches.with_raw_response.retrieve
-        found: _Batch = await self._read(_Batch, lambda: retrieve(batch))
+        found: _Batch = await self.read(_Batch, lambda: retrieve(batch))
         return found.processing_status == "ended"
 
     async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
@@ -132,16 +123,6 @@ class AnthropicTeacher:
         words = json.dumps(result.error) if result.error else result.type
         invalid = "invalid_request_error" in words
         return by_status(400 if invalid else None, words, self._connection)
-
-    async def _read(self, model: type[BaseModel], call: Callable[[], Awaitable[Any]]) -> Any:
-        read = read_body(model, await answered(call, anthropic.AnthropicError, self._connection))
-        if read is None:
-            raise TeacherError("failed", "the response is not what the protocol says")
-        return read
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
 
     def parameters(self, question: Question) -> dict[str, Any]:
         """The parameters of a request."""
