@@ -35,6 +35,7 @@ app = App(
     help="Clean the image-text data that multimodal models learn from.",
     help_epilogue="Any command takes --debug: a traceback where there is an error.",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # ours says how to go on
 )
 app.command(score)
 app.command(filter_tables, name="filter")

@@ -2,6 +2,10 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +158,21 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(RequestError, match="not made by generate"):
         generate("captions", tmp_path, count=4, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_interrupted_command_says_how_it_goes_on(tmp_path):
+    words = ["generate", "captions", "--teacher", "rendered", "--count", "100000", "--out", "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmsieve", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not (tmp_path / "out" / "images").is_dir():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1].startswith("interrupted; the same command goes on")
