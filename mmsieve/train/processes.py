@@ -6,6 +6,7 @@ DeepSpeed; alone, a training is its own first process.
 
 import os
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 
@@ -14,7 +15,11 @@ def processes() -> Any:
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+
+
+_PATIENCE = timedelta(days=1)
+"""The others wait while the first checks a file of any size."""
 
 
 def is_first() -> bool:
