@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = {kind: held_out(Path(folder), kind, arguments.count) for kind in MAKERS}
         for row in rows:
-            measure(arguments.out, row, data)
+            measure(arguments.out, base, row, data)
 
 
 MAKERS = {"captions": caption_group, "documents": document_group}
@@ -106,11 +106,9 @@ def recipe(row: dict) -> Recipe:
     )
 
 
-def prepared(out: Path, row: dict) -> Path:
+def prepared(out: Path, base: dict, row: dict) -> Path:
     """The shared start, fitting and pooling images as this row wants it."""
-    lesson = train(
-        out, "lesson", recipe(row | {"image_tokens": 16, "image_fit": "pad", "labels": 1})
-    )
+    lesson = train(out, "lesson", recipe(base))
     place = out / f"start-{row['image_fit']}-{row['image_tokens']}"
     shutil.copytree(lesson, place, dirs_exist_ok=True)
     config = json.loads((lesson / "config.json").read_text("utf-8"))
@@ -120,10 +118,10 @@ def prepared(out: Path, row: dict) -> Path:
     return place
 
 
-def measure(out: Path, row: dict, data: dict[str, Path]) -> None:
+def measure(out: Path, base: dict, row: dict, data: dict[str, Path]) -> None:
     """Train and print a row."""
     name = "-".join(str(value) for value in row.values())
-    train(out, name, recipe(row), prepared(out, row))
+    train(out, name, recipe(row), prepared(out, base, row))
     logs = json.loads((out / name / "training.json").read_text("utf-8"))["logs"]
     seconds = sum(log[-1]["train_runtime"] for log in logs.values())
     cells = []
