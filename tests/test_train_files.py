@@ -21,6 +21,9 @@ from mmsieve.models.storage import load_classifier
 from mmsieve.train.files import split_by_image
 from mmsieve.train.records import LeftOut, Record, read_records
 
+torch.set_num_threads(1)  # sums in another order are other sums
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
 RECIPE = """from mmsieve.train.recipes import unifilter_tiny
 plain = {{"captioning": 0.0, "wrong_words": 0.0, "tower_rate": 0.0}}
 SMOKE = unifilter_tiny.SMOKE.changed(lesson=None, classifier=plain | {values})
@@ -186,7 +189,7 @@ def test_killed_and_run_again_the_losses_are_those_of_an_undisturbed_training(tm
     mmsieve.train_classifier(file, out=whole, options=options(data))
     words = [file, "--out", str(killed), "--data", str(data), "--smoke", "--quiet"]
     command = [sys.executable, "-m", "mmsieve", "train", "classifier", *words]
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, env=ONE_THREAD)
     states = killed / "stages" / "classifier-states"
     deadline = time.monotonic() + 120
     while not list(states.glob("checkpoint-*/trainer_state.json")):
@@ -218,6 +221,7 @@ def test_two_processes_learn_as_one_that_accumulates(tmp_path):
         text=True,
         timeout=300,
         check=False,
+        env=ONE_THREAD,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("trained in") == 1  # only the first process speaks
