@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmsieve.metrics import Metrics
     from mmsieve.read.records import ReadOptions
     from mmsieve.run import RunOptions, RunReport
-    from mmsieve.sample import Image, Sample, Text
+    from mmsieve.sample import Image, Sample, Text, Turn
     from mmsieve.verbs.demo import DemoReport, demo
     from mmsieve.verbs.evaluate import EvaluateOptions, EvaluateReport, evaluate
     from mmsieve.verbs.export import ExportOptions, ExportReport, export
@@ -66,6 +66,7 @@ __all__ = [
     "Text",
     "TrainOptions",
     "TrainReport",
+    "Turn",
     "demo",
     "evaluate",
     "export",
@@ -110,6 +111,7 @@ _HOMES = {
     "Text": "mmsieve.sample",
     "TrainOptions": "mmsieve.verbs.train",
     "TrainReport": "mmsieve.verbs.train",
+    "Turn": "mmsieve.sample",
     "demo": "mmsieve.verbs.demo",
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",

@@ -51,16 +51,14 @@ class Runner(Protocol):
 class Annotator(Protocol):
     """A method with its model chosen: picklable, cheap to make, loads no weights by itself."""
 
-    kind: Literal["quality"]
-    """What its table holds; later methods add theirs."""
+    kind: Literal["quality", "ratings", "assessment"]
+    """What its table holds."""
     schema: pa.Schema
     """The columns it adds to a table, in order."""
     fingerprint: dict[str, str]
     """Whatever changes a number (weights, preprocessing, options), as readable name -> value."""
     device: Device
     """Where it computes when it is used on its own; an engine chooses for itself."""
-    score_is_level: bool
-    """Whether `quality_score` is on the scale of the levels 0-3, and not one of its own."""
 
     def preparer(self) -> Preparer:
         """The CPU half."""
@@ -69,3 +67,10 @@ class Annotator(Protocol):
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; loads the weights."""
         ...
+
+
+class QualityAnnotator(Annotator, Protocol):
+    """One whose table has a `quality_score`."""
+
+    score_is_level: bool
+    """Whether that score is on the scale of the levels 0-3, and not one of its own."""

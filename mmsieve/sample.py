@@ -1,11 +1,13 @@
 """Sample: an ordered run of text and undecoded images, with a key and its metadata."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["caption", "document"]
+Kind: TypeAlias = Literal["caption", "document", "instruction"]
+Role: TypeAlias = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +32,26 @@ Part: TypeAlias = Text | Image
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One caption pair (an image, then its text) or one document (any interleaving).
+class Turn:
+    """One turn of a conversation; its text has an `<image>` wherever an image stands."""
 
-    `kind` is kept because a model may be asked about the two in different words.
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One caption pair (an image, then its text), one document (any interleaving), or one
+    instruction sample: its images, and the turns of a conversation about them.
+
+    `kind` is kept because a model may be asked about each in different words.
     """
 
     key: str
     parts: tuple[Part, ...]
     kind: Kind = "document"
     metadata: dict[str, Any] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -61,6 +73,18 @@ class Sample:
     def document(cls, parts: list[str | bytes | PathLike[str]], key: str = "") -> "Sample":
         """A document: a str is text; bytes, or a Path, are an image."""
         return cls(key, tuple(Text(p) if isinstance(p, str) else _image(p) for p in parts))
+
+    @classmethod
+    def instruction(
+        cls,
+        images: Sequence[bytes | str | PathLike[str]],
+        turns: Sequence[Turn],
+        key: str = "",
+        metadata: dict[str, Any] | None = None,
+    ) -> "Sample":
+        """An instruction sample: its images in the order of their `<image>`, and its turns."""
+        parts = tuple(_image(image) for image in images)
+        return cls(key, parts, "instruction", metadata or {}, tuple(turns))
 
 
 def _image(image: bytes | str | PathLike[str]) -> Image:

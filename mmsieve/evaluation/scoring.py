@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmsieve.annotator import Annotator, Row, RunnerOptions
+from mmsieve.annotator import QualityAnnotator, Row, RunnerOptions
 from mmsieve.errors import SampleError, Status
 from mmsieve.evaluation.units import units_of
 from mmsieve.generate.files import TrainingRecord, parse_training_record
@@ -85,7 +85,9 @@ class ScoreOptions:
     quiet: bool
 
 
-def score_texts(name: str, annotator: Annotator, texts: Texts, options: ScoreOptions) -> Scored:
+def score_texts(
+    name: str, annotator: QualityAnnotator, texts: Texts, options: ScoreOptions
+) -> Scored:
     """Score every text with an annotator; a text that can't be scored has its reason."""
     rows: list[Row | SampleError | None] = [None] * len(texts.records)
     pool = PreparePool(annotator.preparer(), options.workers, keep_metadata=False)

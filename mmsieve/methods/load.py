@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mmsieve.annotator import Annotator, Row, RunnerOptions
+from mmsieve.annotator import QualityAnnotator, Row, RunnerOptions
 from mmsieve.devices import resolve_device, resolve_dtype
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods.clip import Clip
@@ -22,7 +22,7 @@ from mmsieve.models.released import open_checkpoint
 from mmsieve.sample import Sample
 
 
-def load_annotator(model: str, options: ScoringOptions | None = None) -> Annotator:
+def load_annotator(model: str, options: ScoringOptions | None = None) -> QualityAnnotator:
     """The annotator of a model by its name, such as `clip:folder`. Loads no weights.
 
     Raises RequestError where there is no such model or mmsieve can't score with it.
@@ -65,7 +65,7 @@ def _load_image_only(model: str, options: ScoringOptions) -> OneSided:
     return OneSided(load_unifilter(model, options), "image")
 
 
-_METHODS: dict[str, Callable[[str, ScoringOptions], Annotator]] = {
+_METHODS: dict[str, Callable[[str, ScoringOptions], QualityAnnotator]] = {
     "clip": _load_clip,
     "text-only": _load_text_only,
     "image-only": _load_image_only,
@@ -110,7 +110,7 @@ def _check_options(options: ScoringOptions) -> None:
 class ScoringModel:
     """A model on its own: samples in, rows out, all in this process."""
 
-    def __init__(self, annotator: Annotator, batch_tokens: int | None = None) -> None:
+    def __init__(self, annotator: QualityAnnotator, batch_tokens: int | None = None) -> None:
         self.annotator = annotator
         self._preparer = annotator.preparer()
         self._runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from mmsieve.annotator import Annotator
+from mmsieve.annotator import QualityAnnotator
 from mmsieve.cut.inputs import notes_of_unfinished, open_tables
 from mmsieve.errors import RequestError
 from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_tables
@@ -259,7 +259,7 @@ def _check_labels(texts: Sequence[TrainingRecord], data: Path) -> None:
             raise RequestError(f"{data}: {index}: label {text.label:g} is not a level 0-3")
 
 
-def _check_scores(annotators: Mapping[str, Annotator], texts: Texts) -> None:
+def _check_scores(annotators: Mapping[str, QualityAnnotator], texts: Texts) -> None:
     for name, annotator in annotators.items():
         if SCORE not in annotator.schema.names:
             columns = ", ".join(annotator.schema.names)
