@@ -51,14 +51,17 @@ class Runner(Protocol):
 class Annotator(Protocol):
     """A method with its model chosen: picklable, cheap to make, loads no weights by itself."""
 
-    kind: Literal["quality", "ratings", "assessment"]
-    """What its table holds."""
     schema: pa.Schema
     """The columns it adds to a table, in order."""
     fingerprint: dict[str, str]
     """Whatever changes a number (weights, preprocessing, options), as readable name -> value."""
     device: Device
     """Where it computes when it is used on its own; an engine chooses for itself."""
+
+    @property
+    def kind(self) -> Literal["quality", "ratings", "assessment"]:
+        """What its table holds."""
+        ...
 
     def preparer(self) -> Preparer:
         """The CPU half."""
