@@ -6,6 +6,7 @@ copy is used, and the tower's `note` says so.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import isqrt
 from pathlib import Path
@@ -13,7 +14,14 @@ from typing import Any, Literal, TypeAlias
 
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
-from mmsieve.models.files import hub_folder, read_json, tensor_files, tensor_shape
+from mmsieve.models.files import (
+    HUB_CONFIGS,
+    HUB_FILES,
+    hub_folder,
+    read_json,
+    tensor_files,
+    tensor_shape,
+)
 
 Kind: TypeAlias = Literal["siglip", "clip"]
 
@@ -68,12 +76,8 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     """
     source = str(config.get("mm_vision_tower") or "")
     inside = _inside(tensors)
-    own = config.get("mmsieve")
-    if isinstance(own, dict) and "vision_config" in own and inside:
-        kind = _kind(own["vision_config"], folder)
-        geometry = _vision_config(own["vision_config"])
-        image = _own_spec(own, folder)
-        return Tower(kind, geometry, image, inside, "tower inside the checkpoint")
+    if inside and (own := _own_tower(folder, config, inside)):
+        return own
     place = _find_folder(folder, source)
     if place is not None and any(place.glob("*.safetensors")):
         return open_tower(place)
@@ -85,13 +89,36 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     return _copy(folder, source, place, inside)
 
 
-def _find_folder(folder: Path, source: str) -> Path | None:
+def carried_tower(
+    folder: Path, config: dict[str, Any], source: str, inside: dict[str, tuple[Path, str]]
+) -> Tower:
+    """The tower whose weights the checkpoint in `folder` holds, `inside` by their stock names.
+
+    How it is built, and its pixel values, are what the checkpoint says where mmsieve made it, else
+    what `source` says, found as in `find_tower`. Raises RequestError.
+    """
+    own = _own_tower(folder, config, inside)
+    return own or _copy(folder, source, _find_folder(folder, source, HUB_CONFIGS), inside)
+
+
+def _own_tower(
+    folder: Path, config: dict[str, Any], inside: dict[str, tuple[Path, str]]
+) -> Tower | None:
+    own = config.get("mmsieve")
+    if not isinstance(own, dict) or "vision_config" not in own:
+        return None
+    kind = _kind(own["vision_config"], folder)
+    geometry = _vision_config(own["vision_config"])
+    return Tower(kind, geometry, _own_spec(own, folder), inside, "tower inside the checkpoint")
+
+
+def _find_folder(folder: Path, source: str, files: Sequence[str] = HUB_FILES) -> Path | None:
     if not source:
         return None
     for place in (Path(source), folder / source, folder.parent / source):
         if (place / "config.json").is_file():
             return place
-    return hub_folder(source)
+    return hub_folder(source, files)
 
 
 def open_tower(place: Path) -> Tower:
