@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
     from mmsieve.evaluation.agreement import AgreementOptions
     from mmsieve.generate.options import GenerateOptions, TeacherOptions
+    from mmsieve.methods.aitqe import EnhanceOptions
     from mmsieve.methods.load import load_model
+    from mmsieve.methods.load_enhancer import load_enhancer
     from mmsieve.methods.unifilter import ScoringOptions
     from mmsieve.metrics import Metrics
     from mmsieve.read.records import ReadOptions
     from mmsieve.run import RunOptions, RunReport
     from mmsieve.sample import Image, Sample, Text, Turn
     from mmsieve.verbs.demo import DemoReport, demo
+    from mmsieve.verbs.enhance import enhance
     from mmsieve.verbs.evaluate import EvaluateOptions, EvaluateReport, evaluate
     from mmsieve.verbs.export import ExportOptions, ExportReport, export
     from mmsieve.verbs.filter import CutOptions, FilterReport
@@ -40,6 +43,7 @@ __all__ = [
     "AgreementOptions",
     "CutOptions",
     "DemoReport",
+    "EnhanceOptions",
     "EvaluateOptions",
     "EvaluateReport",
     "ExportOptions",
@@ -68,12 +72,14 @@ __all__ = [
     "TrainReport",
     "Turn",
     "demo",
+    "enhance",
     "evaluate",
     "export",
     "filter",
     "generate_captions",
     "generate_documents",
     "list_models",
+    "load_enhancer",
     "load_model",
     "report",
     "score",
@@ -85,6 +91,7 @@ _HOMES = {
     "AgreementOptions": "mmsieve.evaluation.agreement",
     "CutOptions": "mmsieve.verbs.filter",
     "DemoReport": "mmsieve.verbs.demo",
+    "EnhanceOptions": "mmsieve.methods.aitqe",
     "EvaluateOptions": "mmsieve.verbs.evaluate",
     "EvaluateReport": "mmsieve.verbs.evaluate",
     "ExportOptions": "mmsieve.verbs.export",
@@ -113,12 +120,14 @@ _HOMES = {
     "TrainReport": "mmsieve.verbs.train",
     "Turn": "mmsieve.sample",
     "demo": "mmsieve.verbs.demo",
+    "enhance": "mmsieve.verbs.enhance",
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",
     "filter": "mmsieve.verbs.filter",
     "generate_captions": "mmsieve.verbs.generate",
     "generate_documents": "mmsieve.verbs.generate",
     "list_models": "mmsieve.verbs.models",
+    "load_enhancer": "mmsieve.methods.load_enhancer",
     "load_model": "mmsieve.methods.load",
     "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",
