@@ -104,6 +104,19 @@ def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) 
     return tower
 
 
+def carried_tower(
+    folder: Path, config: dict[str, Any], source: str, inside: dict[str, tuple[Path, str]]
+) -> Tower:
+    """The tower whose weights, all of them, are `inside` the checkpoint, by their stock names.
+
+    How it is built, and its pixel values, are what the checkpoint says where mmsieve made it, else
+    what is in the folder `source`, looked for as in `find_tower`, else what is known of published
+    widths. Raises RequestError.
+    """
+    carried = _carried(folder, config, inside)
+    return carried or _copy(folder, source, _find_local(folder, source), inside)
+
+
 def _carried(
     folder: Path, config: dict[str, Any], inside: dict[str, tuple[Path, str]]
 ) -> Tower | None:
