@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from mmsieve.evaluation.agreement import AgreementOptions
     from mmsieve.generate.options import GenerateOptions, TeacherOptions
     from mmsieve.methods.load import load_model
+    from mmsieve.methods.load_rater import load_rater
+    from mmsieve.methods.mmssr import RatingOptions
     from mmsieve.methods.unifilter import ScoringOptions
     from mmsieve.metrics import Metrics
     from mmsieve.read.records import ReadOptions
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         generate_documents,
     )
     from mmsieve.verbs.models import ModelsReport, list_models
+    from mmsieve.verbs.rate import rate
     from mmsieve.verbs.report import PageReport, ReportOptions, report
     from mmsieve.verbs.score import score
     from mmsieve.verbs.train import (
@@ -52,6 +55,7 @@ __all__ = [
     "MmsieveError",
     "ModelsReport",
     "PageReport",
+    "RatingOptions",
     "ReadOptions",
     "ReportOptions",
     "RequestError",
@@ -75,6 +79,8 @@ __all__ = [
     "generate_documents",
     "list_models",
     "load_model",
+    "load_rater",
+    "rate",
     "report",
     "score",
     "train_classifier",
@@ -97,6 +103,7 @@ _HOMES = {
     "MmsieveError": "mmsieve.errors",
     "ModelsReport": "mmsieve.verbs.models",
     "PageReport": "mmsieve.verbs.report",
+    "RatingOptions": "mmsieve.methods.mmssr",
     "ReadOptions": "mmsieve.read.records",
     "ReportOptions": "mmsieve.verbs.report",
     "RequestError": "mmsieve.errors",
@@ -120,6 +127,8 @@ _HOMES = {
     "generate_documents": "mmsieve.verbs.generate",
     "list_models": "mmsieve.verbs.models",
     "load_model": "mmsieve.methods.load",
+    "load_rater": "mmsieve.methods.load_rater",
+    "rate": "mmsieve.verbs.rate",
     "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",
     "train_classifier": "mmsieve.verbs.train",
