@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmsieve.read.records import ReadOptions
     from mmsieve.run import RunOptions, RunReport
     from mmsieve.sample import Image, Sample, Text, Turn
+    from mmsieve.verbs.convert import ConvertReport, convert
     from mmsieve.verbs.demo import DemoReport, demo
     from mmsieve.verbs.evaluate import EvaluateOptions, EvaluateReport, evaluate
     from mmsieve.verbs.export import ExportOptions, ExportReport, export
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgreementOptions",
+    "ConvertReport",
     "CutOptions",
     "DemoReport",
     "EvaluateOptions",
@@ -71,6 +73,7 @@ __all__ = [
     "TrainOptions",
     "TrainReport",
     "Turn",
+    "convert",
     "demo",
     "evaluate",
     "export",
@@ -89,6 +92,7 @@ __all__ = [
 
 _HOMES = {
     "AgreementOptions": "mmsieve.evaluation.agreement",
+    "ConvertReport": "mmsieve.verbs.convert",
     "CutOptions": "mmsieve.verbs.filter",
     "DemoReport": "mmsieve.verbs.demo",
     "EvaluateOptions": "mmsieve.verbs.evaluate",
@@ -119,6 +123,7 @@ _HOMES = {
     "TrainOptions": "mmsieve.verbs.train",
     "TrainReport": "mmsieve.verbs.train",
     "Turn": "mmsieve.sample",
+    "convert": "mmsieve.verbs.convert",
     "demo": "mmsieve.verbs.demo",
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",

@@ -7,6 +7,7 @@ from typing import Protocol
 from cyclopts import App, CycloptsError
 
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.verbs.convert import convert
 from mmsieve.verbs.demo import demo
 from mmsieve.verbs.evaluate import evaluate
 from mmsieve.verbs.export import export
@@ -44,6 +45,7 @@ app.command(filter_tables, name="filter")
 app.command(export)
 app.command(evaluate)
 app.command(report)
+app.command(convert)
 app.command(list_models, name="models")
 app.command(demo)
 
