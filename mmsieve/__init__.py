@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mmsieve.methods.aitqe import EnhanceOptions
     from mmsieve.methods.load import load_model
     from mmsieve.methods.load_enhancer import load_enhancer
+    from mmsieve.methods.load_rater import load_rater
+    from mmsieve.methods.mmssr import RatingOptions
     from mmsieve.methods.unifilter import ScoringOptions
     from mmsieve.metrics import Metrics
     from mmsieve.read.records import ReadOptions
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         generate_documents,
     )
     from mmsieve.verbs.models import ModelsReport, list_models
+    from mmsieve.verbs.rate import rate
     from mmsieve.verbs.report import PageReport, ReportOptions, report
     from mmsieve.verbs.score import score
     from mmsieve.verbs.train import (
@@ -58,6 +61,7 @@ __all__ = [
     "MmsieveError",
     "ModelsReport",
     "PageReport",
+    "RatingOptions",
     "ReadOptions",
     "ReportOptions",
     "RequestError",
@@ -84,6 +88,8 @@ __all__ = [
     "list_models",
     "load_enhancer",
     "load_model",
+    "load_rater",
+    "rate",
     "report",
     "score",
     "train_classifier",
@@ -108,6 +114,7 @@ _HOMES = {
     "MmsieveError": "mmsieve.errors",
     "ModelsReport": "mmsieve.verbs.models",
     "PageReport": "mmsieve.verbs.report",
+    "RatingOptions": "mmsieve.methods.mmssr",
     "ReadOptions": "mmsieve.read.records",
     "ReportOptions": "mmsieve.verbs.report",
     "RequestError": "mmsieve.errors",
@@ -134,6 +141,8 @@ _HOMES = {
     "list_models": "mmsieve.verbs.models",
     "load_enhancer": "mmsieve.methods.load_enhancer",
     "load_model": "mmsieve.methods.load",
+    "load_rater": "mmsieve.methods.load_rater",
+    "rate": "mmsieve.verbs.rate",
     "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",
     "train_classifier": "mmsieve.verbs.train",

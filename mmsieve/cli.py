@@ -15,6 +15,7 @@ from mmsieve.verbs.export import export
 from mmsieve.verbs.filter import filter_tables
 from mmsieve.verbs.generate import generate_captions, generate_documents
 from mmsieve.verbs.models import list_models
+from mmsieve.verbs.rate import rate
 from mmsieve.verbs.report import report
 from mmsieve.verbs.score import score
 from mmsieve.verbs.train import train_classifier, train_projector
@@ -41,6 +42,7 @@ app = App(
 )
 app.command(score)
 app.command(enhance)
+app.command(rate)
 app.command(filter_tables, name="filter")
 app.command(export)
 app.command(evaluate)

@@ -33,7 +33,7 @@ _PARTS = {
 """Published prefix -> that of the stock class."""
 _TOWER = "model.vision_tower."
 _SAME = ("model.image_newline", "lm_head.weight")
-_BY_TOKEN = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+BY_TOKEN = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 """A row per token."""
 
 _NOT_TEXT = {
@@ -119,7 +119,7 @@ def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
         with safe_open(file, "pt") as opened:
             state |= {stock: opened.get_tensor(name) for name, stock in names.items()}
     size = vocabulary(checkpoint)
-    for name in _BY_TOKEN:
+    for name in BY_TOKEN:
         if name in state:
             state[name] = state[name][:size]
     return state | _unused(checkpoint, state)
@@ -136,7 +136,7 @@ def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor
     """What the stock tower has and nobody computes: a last layer, a last norm."""
     last = checkpoint.tower.layers - 1
     before, after = (f"{_TOWER}encoder.layers.{number}." for number in (last - 1, last))
-    copy = {after + n[len(before) :]: t for n, t in state.items() if n.startswith(before)}
+    copy = {after + n[len(before) :]: t.clone() for n, t in state.items() if n.startswith(before)}
     width = int(checkpoint.tower.config["hidden_size"])
     norm = {"weight": torch.ones(width), "bias": torch.zeros(width)}
     return copy | {f"{_TOWER}post_layernorm.{name}": value for name, value in norm.items()}

@@ -20,7 +20,7 @@ from mmsieve.models.llava import load_enhancer
 from mmsieve.models.quiet import quiet
 from mmsieve.models.tokenizer import load_tokenizer
 
-IMAGE_TOKEN = "<|aitqe_image|>"
+IMAGE_MARK = "<|aitqe_image|>"
 """Stands for an image; an id of its own, as every id like it is counted as one."""
 
 _TWO_NEWLINES = {
@@ -35,13 +35,16 @@ _CHAT = (
     "{%- if message['content'] is string %}{{- message['content'] }}"
     "{%- else %}{%- for part in message['content'] %}"
     "{%- if part['type'] == 'text' %}{{- part['text'] }}"
-    "{%- else %}{{- '" + IMAGE_TOKEN + "' }}{%- endif %}"
+    "{%- else %}{{- '" + IMAGE_MARK + "' }}{%- endif %}"
     "{%- endfor %}{%- endif %}{%- endfor %}"
 )
 
 
-def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> None:
-    """Write the checkpoint in the stock layout; raises RequestError as `load_enhancer` does."""
+def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
+    """Write the checkpoint in the stock layout; what a user should know of it, a line each.
+
+    Raises RequestError as `load_enhancer` does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     dtype = str(checkpoint.config.get("torch_dtype") or "float32")
     model = load_enhancer(checkpoint, dtype)
@@ -54,13 +57,14 @@ def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> None:
     _write(folder / "preprocessor_config.json", _image_settings(spec))
     settings = {
         "processor_class": "LlavaProcessor",
-        "image_token": IMAGE_TOKEN,
+        "image_token": IMAGE_MARK,
         "patch_size": tower["patch_size"],
         "vision_feature_select_strategy": "full",
         "num_additional_image_tokens": 0,
     }
     _write(folder / "processor_config.json", settings)
     (folder / "chat_template.jinja").write_text(_CHAT)
+    return [f"{checkpoint.tower.note}; an image is {checkpoint.image_tokens} tokens"]
 
 
 def _make_room(
@@ -86,7 +90,7 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
     """Write the tokenizer with an image token; the image token's id."""
     spec = load_tokenizer(checkpoint.folder)
     backend = spec.build()
-    backend.add_special_tokens([IMAGE_TOKEN])
+    backend.add_special_tokens([IMAGE_MARK])
     parts = json.loads(backend.to_str())
     steps = parts.get("pre_tokenizer")
     parts["pre_tokenizer"] = {
@@ -94,16 +98,16 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
         "pretokenizers": [_TWO_NEWLINES, *([steps] if steps else [])],
     }
     (folder / "tokenizer.json").write_text(json.dumps(parts, ensure_ascii=False))
-    names = {"bos_token": spec.bos, "eos_token": spec.eos, "pad_token": spec.pad}
+    names: dict[str, int | None] = {"bos_token": spec.bos, "eos_token": spec.eos, "pad_token": spec.pad}
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
-        "extra_special_tokens": {"image_token": IMAGE_TOKEN},
-        **{name: backend.id_to_token(i) for name, i in names.items() if i is not None},
+        "extra_special_tokens": {"image_token": IMAGE_MARK},
+        **{name: backend.id_to_token(token) for name, token in names.items() if token is not None},
     }
     _write(folder / "tokenizer_config.json", settings)
-    image: int = backend.token_to_id(IMAGE_TOKEN)
+    image: int = backend.token_to_id(IMAGE_MARK)
     return image
 
 

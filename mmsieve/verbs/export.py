@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cyclopts import Parameter
@@ -93,7 +93,8 @@ def export(
         Folder of the tars.
     """
     started = time.monotonic()
-    out, options, reading = Path(out), run or ExportOptions(), read or ReadOptions()
+    out, options = Path(out), run or ExportOptions()
+    reading = replace(read or ReadOptions(), kinds=("caption", "document"))
     _check(options, sources, out)
     if decisions is None and captions is None:
         raise RequestError("nothing to export by: give --decisions, --captions, or both")
