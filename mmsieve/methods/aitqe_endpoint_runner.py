@@ -91,7 +91,7 @@ class EndpointRunner:
     def _parameters(self, item: EndpointItem) -> dict[str, Any]:
         parameters: dict[str, Any] = {
             "model": self._connection.model,
-            "max_tokens": self._connection.max_tokens,
+            "max_completion_tokens": self._connection.max_tokens,
             "temperature": 0,
             "messages": [
                 {

@@ -98,7 +98,11 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
         "pretokenizers": [_TWO_NEWLINES, *([steps] if steps else [])],
     }
     (folder / "tokenizer.json").write_text(json.dumps(parts, ensure_ascii=False))
-    names: dict[str, int | None] = {"bos_token": spec.bos, "eos_token": spec.eos, "pad_token": spec.pad}
+    names: dict[str, int | None] = {
+        "bos_token": spec.bos,
+        "eos_token": spec.eos,
+        "pad_token": spec.pad,
+    }
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "padding_side": "left",
@@ -107,8 +111,7 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
         **{name: backend.id_to_token(token) for name, token in names.items() if token is not None},
     }
     _write(folder / "tokenizer_config.json", settings)
-    image: int = backend.token_to_id(IMAGE_MARK)
-    return image
+    return int(backend.token_to_id(IMAGE_MARK) or 0)
 
 
 def _image_settings(spec: ImageSpec) -> dict[str, Any]:
