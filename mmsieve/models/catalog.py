@@ -48,8 +48,16 @@ CATALOG = (
         licence="MIT",
         trained_on="texts that Claude 3 or 3.5 wrote: mind its terms",
     ),
+    Known(
+        name="HymanH/AITQE",
+        verb="enhance",
+        size="8.1 B weights, about 16 GB",
+        licence="Apache-2.0",
+        trained_on="scores and captions that GPT-4o wrote: mind its terms",
+    ),
 )
-"""Licences and sources as on the checkpoints' cards (UniFilter: github.com/Victorwz/UniFilter)."""
+"""Licences and sources as on the checkpoints' cards (github.com/Victorwz/UniFilter,
+github.com/hanhuang22/AITQE)."""
 
 
 BASELINES = {
