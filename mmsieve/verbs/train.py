@@ -13,8 +13,9 @@ from mmsieve.fingerprint import hash_files
 from mmsieve.models.files import tensor_files
 from mmsieve.table import check_folder
 from mmsieve.train.claim import check_claim, write_claim
+from mmsieve.train.find_recipe import load_recipe, with_backbone
 from mmsieve.train.processes import first_goes_first, is_first
-from mmsieve.train.recipe import Optimisation, Pretrained, Recipe, load_recipe, with_backbone
+from mmsieve.train.recipe import Optimisation, Pretrained, Recipe
 
 if TYPE_CHECKING:
     from mmsieve.train.training import Goal
@@ -167,7 +168,7 @@ def _run(
 
 
 def _recipe(name: str, options: TrainOptions) -> Recipe:
-    recipe = load_recipe(name, options.smoke)
+    recipe = load_recipe(name, Recipe, options.smoke)
     recipe = with_backbone(recipe, options.language_model, options.vision_tower)
     return recipe if options.seed is None else recipe.changed(seed=options.seed)
 
