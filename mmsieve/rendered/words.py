@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmsieve.rendered.scenes import GRID, SIGN, Fact, Scene, Thing, pick
+from mmsieve.rendered.scenes import GRID, SIGN, Chart, Fact, Scene, Table, Thing, pick
 
 NUMBERS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
@@ -25,6 +25,8 @@ _INTROS = (
 )
 WHOLE = ("scene", "chart")
 """Subjects of facts about a picture as a whole."""
+_CHARTS = ("a chart of {} bars", "a bar chart with {} bars", "{} bars in a chart")
+_TABLES = ("a table of fruit", "a small table", "fruit by month")
 _ENDS = frozenset(".,:;?")
 
 
@@ -107,7 +109,7 @@ def noun_phrase(thing: Thing, rng: np.random.Generator) -> list[Piece]:
     }
     if thing.shape == SIGN:
         tail = plain(pick(rng, ("reading", "saying", "with the word")))
-        return _with_article([said["colour"], said["shape"], *tail, said["word"]])
+        return with_article([said["colour"], said["shape"], *tail, said["word"]])
     fill, colour, shape = (said[name] for name in ("fill", "colour", "shape"))
     size = [said["size"]] if "size" in said else []
     forms: tuple[list[Piece], ...] = (
@@ -117,10 +119,11 @@ def noun_phrase(thing: Thing, rng: np.random.Generator) -> list[Piece]:
         [*size, colour, shape, *plain("that is"), fill],
         [*size, fill, shape, Piece("in"), colour],
     )
-    return _with_article(forms[int(rng.integers(len(forms)))])
+    return with_article(forms[int(rng.integers(len(forms)))])
 
 
-def _with_article(pieces: list[Piece]) -> list[Piece]:
+def with_article(pieces: list[Piece]) -> list[Piece]:
+    """Words with an article in front."""
     return [Piece("an" if pieces[0].text[0] in "aeiou" else "a"), *pieces]
 
 
@@ -160,9 +163,10 @@ def relation(scene: Scene, rng: np.random.Generator) -> list[Piece]:
 def tell(scene: Scene, rng: np.random.Generator) -> list[Piece]:
     """A complete and right telling of a scene."""
     if scene.chart is not None:
-        return _tell_chart(scene, rng)
+        head, verb = pick(rng, _CHARTS), pick(rng, ("is", "stands at", "reaches"))
+        return tell_bars(scene.chart, head, verb)
     if scene.table is not None:
-        return _tell_table(scene, rng)
+        return tell_rows(scene.table, pick(rng, _TABLES))
     pieces = sentence(intro(scene, rng))
     order = list(range(len(scene.things)))
     if rng.random() < 0.25:
@@ -174,15 +178,12 @@ def tell(scene: Scene, rng: np.random.Generator) -> list[Piece]:
     return pieces
 
 
-def _tell_chart(scene: Scene, rng: np.random.Generator) -> list[Piece]:
-    chart = scene.chart
-    assert chart is not None
+def tell_bars(chart: Chart, head: str, verb: str) -> list[Piece]:
+    """A chart: `head`, with the number of bars at its {}, then each bar and its height."""
     count = len(chart.colours)
-    head = pick(rng, ("a chart of {} bars", "a bar chart with {} bars", "{} bars in a chart"))
     before, after = head.split("{}")
     number = Piece(NUMBERS[count], Fact("chart", "count", str(count)))
     pieces = sentence([*plain(before), number, *plain(after)])
-    verb = pick(rng, ("is", "stands at", "reaches"))
     for colour, height in zip(chart.colours, chart.heights, strict=True):
         named = Piece(colour, Fact(colour, "place", colour))
         value = Piece(NUMBERS[height], Fact(colour, "height", str(height)))
@@ -190,10 +191,9 @@ def _tell_chart(scene: Scene, rng: np.random.Generator) -> list[Piece]:
     return pieces
 
 
-def _tell_table(scene: Scene, rng: np.random.Generator) -> list[Piece]:
-    table = scene.table
-    assert table is not None
-    pieces = sentence(plain(pick(rng, ("a table of fruit", "a small table", "fruit by month"))))
+def tell_rows(table: Table, head: str) -> list[Piece]:
+    """A table: `head`, then each row with its numbers and their columns."""
+    pieces = sentence(plain(head))
     for row in table.rows:
         told = [Piece(row, Fact(row, "place", row)), Piece(":")]
         for index, column in enumerate(table.columns):

@@ -1,0 +1,170 @@
+"""Greedy decoding of rows of any length together: a row's answer is the one it has alone.
+
+Prompts are embeddings, padded on the left, with right positions; keys and values are cached, and
+rows that are done leave the batch. Where only one token is allowed next, the model isn't asked:
+a run of such tokens goes through it in one step, before the next choice.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+Stop: TypeAlias = Callable[[list[int]], bool]
+Allowed: TypeAlias = Callable[[list[int]], Sequence[int] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """When an answer ends, and what may come next in it; called with the ids generated so far."""
+
+    max_new_tokens: int
+    end_ids: frozenset[int]
+    """Any of these is an answer's last token."""
+    repetition_penalty: float = 1.0
+    """Divides the positive logits of tokens that were generated before, multiplies the others
+    (Keskar et al., arXiv 1909.05858); the prompt's tokens don't count."""
+    stop: Stop | None = None
+    """Whether the answer is done."""
+    allowed: Allowed | None = None
+    """The tokens of which the next is one; None: any."""
+
+    def is_done(self, ids: list[int]) -> bool:
+        """Whether nothing comes after these ids."""
+        if len(ids) >= self.max_new_tokens or (ids and ids[-1] in self.end_ids):
+            return True
+        return self.stop is not None and bool(ids) and self.stop(ids)
+
+    def follow(self, ids: list[int]) -> Sequence[int] | None:
+        """Append every token that has no alternative; what is allowed after them (None: any)."""
+        while self.allowed is not None and not self.is_done(ids):
+            options = self.allowed(ids)
+            if options is None or len(options) != 1:
+                return options
+            ids.append(options[0])
+        return None
+
+
+class LanguageModel:
+    """The language part of a stock model: embeddings, layers, head."""
+
+    def __init__(self, model: Any) -> None:
+        """`model` is a stock ForCausalLM, or a ForConditionalGeneration with images."""
+        self.body: nn.Module = model.get_decoder()
+        self.head: nn.Module = model.get_output_embeddings()
+        self._embedding: nn.Module = model.get_input_embeddings()
+        # its name in transformers changed on the way from 5.0 to 5.23
+        names = signature(self.body.forward).parameters
+        self._cache_name = "cache" if "cache" in names else "past_key_values"
+
+    def hidden(self, embeddings: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """[rows, length, hidden] -> the same after the last norm; the cache grows.
+
+        `mask` [rows, cached + length] is 0 for padding, which takes no position.
+        """
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
+        out: Tensor = self.body(
+            inputs_embeds=embeddings,
+            attention_mask=mask.to(embeddings.device),
+            position_ids=positions.to(embeddings.device),
+            use_cache=True,
+            **{self._cache_name: cache},
+        ).last_hidden_state
+        return out
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """[length] -> [length, hidden]."""
+        weight: Any = self._embedding.weight
+        embeddings: Tensor = self._embedding(torch.tensor(ids, device=weight.device).long())
+        return embeddings
+
+
+@torch.inference_mode()
+def decode_greedily(
+    model: LanguageModel,
+    prompts: Sequence[Tensor],
+    rules: Decoding,
+    past: DynamicCache | None = None,
+) -> list[list[int]]:
+    """The generated ids of each prompt, the end token included.
+
+    `prompts` are embeddings [length, hidden], none of them empty. `past` holds what every prompt
+    has in front of it, a row per prompt, all of one length; it is used up.
+    """
+    batch = _Batch(model, len(prompts), past)
+    answers: list[list[int]] = [[] for _ in prompts]
+    options = [rules.follow(answer) for answer in answers]
+    live = [row for row, answer in enumerate(answers) if not rules.is_done(answer)]
+    batch.keep(live)
+    inputs = [torch.cat([prompts[row], model.embed(answers[row])]) for row in live]
+    while live:
+        logits = _penalise(batch.step(inputs), [answers[row] for row in live], rules)
+        chosen = _choose(logits, [options[row] for row in live])
+        places, inputs = [], []
+        for place, (row, token) in enumerate(zip(live, chosen, strict=True)):
+            answer = answers[row]
+            known = len(answer)
+            answer.append(token)
+            options[row] = rules.follow(answer)
+            if not rules.is_done(answer):
+                places.append(place)
+                inputs.append(model.embed(answer[known:]))
+        if len(places) < len(live):
+            live = [live[place] for place in places]
+            batch.keep(places)
+    return answers
+
+
+class _Batch:
+    """The rows under way: their cache, and which of its columns are padding."""
+
+    def __init__(self, model: LanguageModel, rows: int, past: DynamicCache | None) -> None:
+        self._model = model
+        self._cache = DynamicCache() if past is None else past
+        self._mask = torch.ones(rows, self._cache.get_seq_length(), dtype=torch.long)
+
+    def keep(self, rows: list[int]) -> None:
+        """Let go of all rows but these."""
+        if len(rows) == len(self._mask):
+            return
+        if rows and self._cache.get_seq_length():
+            self._cache.batch_select_indices(torch.tensor(rows))
+        self._mask = self._mask[rows]
+
+    def step(self, inputs: list[Tensor]) -> Tensor:
+        """Logits [rows, vocabulary] after each row's next embeddings [length, hidden]."""
+        longest = max(map(len, inputs))
+        padded = inputs[0].new_zeros(len(inputs), longest, inputs[0].shape[1])
+        for row, own in zip(padded, inputs, strict=True):
+            row[longest - len(own) :] = own
+        fresh = [[0] * (longest - len(own)) + [1] * len(own) for own in inputs]
+        self._mask = torch.cat([self._mask, torch.tensor(fresh)], 1)
+        hidden = self._model.hidden(padded, self._mask, self._cache)
+        logits: Tensor = self._model.head(hidden[:, -1]).float()
+        return logits
+
+
+def _penalise(logits: Tensor, answers: list[list[int]], rules: Decoding) -> Tensor:
+    if rules.repetition_penalty == 1.0:
+        return logits
+    for row, answer in zip(logits, answers, strict=True):
+        seen = torch.tensor(sorted(set(answer)), device=logits.device, dtype=torch.long)
+        values = row[seen]
+        penalty = rules.repetition_penalty
+        row[seen] = torch.where(values < 0, values * penalty, values / penalty)
+    return logits
+
+
+def _choose(logits: Tensor, options: list[Sequence[int] | None]) -> list[int]:
+    for row, allowed in zip(logits, options, strict=True):
+        if allowed is not None:
+            places = torch.tensor(list(allowed), device=logits.device)
+            values = row[places]
+            row.fill_(-torch.inf)
+            row[places] = values
+    chosen: list[int] = logits.argmax(1).tolist()
+    return chosen
