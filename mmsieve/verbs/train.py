@@ -18,7 +18,7 @@ from mmsieve.train.processes import first_goes_first, is_first
 from mmsieve.train.recipe import Optimisation, Pretrained, Recipe
 
 if TYPE_CHECKING:
-    from mmsieve.train.training import Goal
+    from mmsieve.train.classifiers import Goal
 
 
 @Parameter(name="*")
@@ -147,14 +147,14 @@ def _run(
     start_from: Path | None,
     options: TrainOptions,
 ) -> list[str]:
+    from mmsieve.train.classifiers import ClassifierTraining
     from mmsieve.train.feed import DataFiles
-    from mmsieve.train.training import Training
 
     files = None
     if options.data is not None:
         images = options.images or options.data.parent
         files = DataFiles(options.data, images, options.val)
-    return Training(
+    return ClassifierTraining(
         goal=goal,
         recipe=recipe,
         out=out,
