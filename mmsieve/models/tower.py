@@ -31,6 +31,9 @@ _PARTS = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.", "head."
 _HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1536: 16}
 """Attention heads of the published SigLIP and CLIP towers, by width: weights don't tell."""
 
+_LAYERS = {768: 12, 1024: 24, 1152: 27}
+"""Encoder layers of the published SigLIP towers, by width."""
+
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -68,12 +71,8 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     """
     source = str(config.get("mm_vision_tower") or "")
     inside = _inside(tensors)
-    own = config.get("mmsieve")
-    if isinstance(own, dict) and "vision_config" in own and inside:
-        kind = _kind(own["vision_config"], folder)
-        geometry = _vision_config(own["vision_config"])
-        image = _own_spec(own, folder)
-        return Tower(kind, geometry, image, inside, "tower inside the checkpoint")
+    if (carried := _carried(folder, config, inside)) is not None:
+        return carried
     place = _find_folder(folder, source)
     if place is not None and any(place.glob("*.safetensors")):
         return open_tower(place)
@@ -85,13 +84,45 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     return _copy(folder, source, place, inside)
 
 
-def _find_folder(folder: Path, source: str) -> Path | None:
-    if not source:
+def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -> Tower:
+    """The copy of the tower inside a checkpoint, with the geometry of the whole tower.
+
+    For the published code that overwrites the tower it names with the copy, which may have fewer
+    layers. The hub isn't asked: the geometry of published widths is known. Raises RequestError.
+    """
+    inside = _inside(tensors)
+    if not inside:
+        raise RequestError(f"{folder}: no vision tower among its tensors")
+    source = str(config.get("mm_vision_tower") or "")
+    if (carried := _carried(folder, config, inside)) is not None:
+        return carried
+    place = _find_local(folder, source)
+    tower = _copy(folder, source, place, inside)
+    if place is None and tower.kind == "siglip":
+        layers = max(tower.layers, _LAYERS.get(int(tower.config["hidden_size"]), 0))
+        tower = replace(tower, config={**tower.config, "num_hidden_layers": layers})
+    return tower
+
+
+def _carried(
+    folder: Path, config: dict[str, Any], inside: dict[str, tuple[Path, str]]
+) -> Tower | None:
+    """The tower of a checkpoint made by mmsieve, which says how it is built."""
+    own = config.get("mmsieve")
+    if not (isinstance(own, dict) and "vision_config" in own and inside):
         return None
-    for place in (Path(source), folder / source, folder.parent / source):
-        if (place / "config.json").is_file():
-            return place
-    return hub_folder(source)
+    kind = _kind(own["vision_config"], folder)
+    geometry = _vision_config(own["vision_config"])
+    return Tower(kind, geometry, _own_spec(own, folder), inside, "tower inside the checkpoint")
+
+
+def _find_folder(folder: Path, source: str) -> Path | None:
+    return _find_local(folder, source) or (hub_folder(source) if source else None)
+
+
+def _find_local(folder: Path, source: str) -> Path | None:
+    places = (Path(source), folder / source, folder.parent / source) if source else ()
+    return next((place for place in places if (place / "config.json").is_file()), None)
 
 
 def open_tower(place: Path) -> Tower:
