@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 Stop: TypeAlias = Callable[[list[int]], bool]
-Allowed: TypeAlias = Callable[[list[int]], Sequence[int] | None]
+Options: TypeAlias = Sequence[int] | Tensor
+"""Tokens to choose from."""
+Allowed: TypeAlias = Callable[[list[int]], Options | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +41,13 @@ class Decoding:
             return True
         return self.stop is not None and bool(ids) and self.stop(ids)
 
-    def follow(self, ids: list[int]) -> Sequence[int] | None:
+    def follow(self, ids: list[int]) -> Options | None:
         """Append every token that has no alternative; what is allowed after them (None: any)."""
         while self.allowed is not None and not self.is_done(ids):
             options = self.allowed(ids)
             if options is None or len(options) != 1:
                 return options
-            ids.append(options[0])
+            ids.append(int(options[0]))
         return None
 
 
@@ -175,10 +177,10 @@ def _penalise(logits: Tensor, answers: list[list[int]], rules: Decoding) -> Tens
     return logits
 
 
-def _choose(logits: Tensor, options: list[Sequence[int] | None]) -> list[int]:
+def _choose(logits: Tensor, options: list[Options | None]) -> list[int]:
     for row, allowed in zip(logits, options, strict=True):
         if allowed is not None:
-            places = torch.tensor(list(allowed), device=logits.device)
+            places = torch.as_tensor(allowed, device=logits.device)
             values = row[places]
             row.fill_(-torch.inf)
             row[places] = values

@@ -6,6 +6,7 @@ copy is used, and the tower's `note` says so.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import isqrt
 from pathlib import Path
@@ -13,7 +14,14 @@ from typing import Any, Literal, TypeAlias
 
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
-from mmsieve.models.files import hub_folder, read_json, tensor_files, tensor_shape
+from mmsieve.models.files import (
+    HUB_CONFIGS,
+    HUB_FILES,
+    hub_folder,
+    read_json,
+    tensor_files,
+    tensor_shape,
+)
 
 Kind: TypeAlias = Literal["siglip", "clip"]
 
@@ -71,8 +79,8 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     """
     source = str(config.get("mm_vision_tower") or "")
     inside = _inside(tensors)
-    if (carried := _carried(folder, config, inside)) is not None:
-        return carried
+    if inside and (own := _own_tower(folder, config, inside)):
+        return own
     place = _find_folder(folder, source)
     if place is not None and any(place.glob("*.safetensors")):
         return open_tower(place)
@@ -94,8 +102,8 @@ def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) 
     if not inside:
         raise RequestError(f"{folder}: no vision tower among its tensors")
     source = str(config.get("mm_vision_tower") or "")
-    if (carried := _carried(folder, config, inside)) is not None:
-        return carried
+    if own := _own_tower(folder, config, inside):
+        return own
     place = _find_local(folder, source)
     tower = _copy(folder, source, place, inside)
     if place is None and tower.kind == "siglip":
@@ -104,20 +112,32 @@ def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) 
     return tower
 
 
-def _carried(
+def carried_tower(
+    folder: Path, config: dict[str, Any], source: str, inside: dict[str, tuple[Path, str]]
+) -> Tower:
+    """The tower whose weights the checkpoint in `folder` holds, `inside` by their stock names.
+
+    How it is built, and its pixel values, are what the checkpoint says where mmsieve made it, else
+    what `source` says, found as in `find_tower`. Raises RequestError.
+    """
+    own = _own_tower(folder, config, inside)
+    return own or _copy(folder, source, _find_folder(folder, source, HUB_CONFIGS), inside)
+
+
+def _own_tower(
     folder: Path, config: dict[str, Any], inside: dict[str, tuple[Path, str]]
 ) -> Tower | None:
     """The tower of a checkpoint made by mmsieve, which says how it is built."""
     own = config.get("mmsieve")
-    if not (isinstance(own, dict) and "vision_config" in own and inside):
+    if not isinstance(own, dict) or "vision_config" not in own:
         return None
     kind = _kind(own["vision_config"], folder)
     geometry = _vision_config(own["vision_config"])
     return Tower(kind, geometry, _own_spec(own, folder), inside, "tower inside the checkpoint")
 
 
-def _find_folder(folder: Path, source: str) -> Path | None:
-    return _find_local(folder, source) or (hub_folder(source) if source else None)
+def _find_folder(folder: Path, source: str, files: Sequence[str] = HUB_FILES) -> Path | None:
+    return _find_local(folder, source) or (hub_folder(source, files) if source else None)
 
 
 def _find_local(folder: Path, source: str) -> Path | None:
