@@ -27,19 +27,19 @@ class AnswerObjective(nn.Module):
         self.generator = model
         self.pixels = Pixels(spec)
         self._encode = encode
+        self.parts: dict[str, float] = {}
+        """Of the last step: the share of answer tokens that are the likeliest ones."""
 
     def forward(self, labels: Tensor, **batch: Tensor) -> dict[str, Tensor]:
-        """A batch of `mmsieve.train.examples.collate_examples`.
-
-        `logits` [1] is the share of answer tokens that are the likeliest ones.
-        """
+        """A batch of `mmsieve.train.examples.collate_examples`."""
         hidden = self._read(batch)
         # A branch's first id is never an answer, so what comes before an answer is in its branch.
         told = labels[:, 1:] != IGNORED
         logits = self.generator.lm_head(hidden[:, :-1][told]).float()
         targets = labels[:, 1:][told]
-        right = (logits.argmax(-1) == targets).float().mean()
-        return {"loss": functional.cross_entropy(logits, targets), "logits": right[None]}
+        if self.training:
+            self.parts = {"right": float((logits.argmax(-1) == targets).float().mean())}
+        return {"loss": functional.cross_entropy(logits, targets)}
 
     def _read(self, batch: dict[str, Tensor]) -> Tensor:
         """[rows, longest, hidden]: every branch reads the prefix and itself."""
@@ -51,7 +51,7 @@ class AnswerObjective(nn.Module):
             inputs = inputs.masked_scatter((ids == IMAGE)[..., None], images.to(inputs.dtype))
         states: Tensor = language(
             inputs_embeds=inputs,
-            attention_mask={"full_attention": _tree_mask(batch["segments"])},
+            attention_mask=_tree_mask(batch["segments"]),
             position_ids=batch["positions"],
             use_cache=False,
         ).last_hidden_state

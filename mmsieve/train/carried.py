@@ -9,7 +9,7 @@ the mean of its pieces.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.unifilter import UniFilter
 from mmsieve.models.classifier import QualityClassifier
 from mmsieve.models.storage import load_classifier
+from mmsieve.models.tower import Tower
 from mmsieve.train.data import collate, prepare_group
 
 _CAPTIONS = 64
@@ -39,7 +40,19 @@ class Carried:
     """Tensors of a stock vision model, without `vision_model.`."""
     projector: dict[str, Tensor]
     """`0.weight`, `0.bias`, `2.weight`, `2.bias`: linear, GELU, linear."""
-    annotator: UniFilter
+    source: Tower
+    """The classifier's own, whose last layer is used."""
+
+    @property
+    def vision_config(self) -> dict[str, Any]:
+        """Of a tower whose last layer but one is used: one layer more than there is."""
+        layers = self.source.layers + 1
+        return self.source.config | {"num_hidden_layers": layers}
+
+    @property
+    def tower_with_unused_layer(self) -> Tower:
+        """What the published layouts, which read a tower before its last layer, have to hold."""
+        return replace(self.source, config=self.vision_config)
 
 
 def carry(name: str, tokenizer: Tokenizer) -> Carried:
@@ -61,7 +74,7 @@ def carry(name: str, tokenizer: Tokenizer) -> Carried:
         language_config=_config(stock.config, tokenizer),
         tower=towers,
         projector=stock.mm_projector.mlp_projector.state_dict(),
-        annotator=annotator,
+        source=annotator.checkpoint.tower,
     )
 
 
