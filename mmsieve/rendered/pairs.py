@@ -41,15 +41,11 @@ def example(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     kind = pick(rng, ("colour", "shape"))
     shown = one_of(shapes(scenes[0]), rng)
     thing = one_of(shapes(scenes[1]), rng)
-    subject = (lambda t: the(t)) if kind == "colour" else (lambda t: [])
-    question = [
-        *plain("first picture,"),
-        *at(shown),
-        *subject(shown),
-        Piece(":"),
-        said(shown, kind),
-    ]
-    then = on_second([*at(thing), *subject(thing)])
+    subject, then = at(shown), at(thing)
+    if kind == "colour":
+        subject, then = [*subject, *the(shown)], [*then, *the(thing)]
+    then = on_second(then)
+    question = [*plain("first picture,"), *subject, Piece(":"), said(shown, kind)]
     question += [*plain("; second picture,"), *then]
     truth = on_second([said(thing, kind)])
     if rng.random() < 0.5:
