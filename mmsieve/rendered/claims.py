@@ -30,6 +30,8 @@ def truths(scene: Scene) -> frozenset[Fact]:
     found.append(Fact("scene", "fills", common_fill(scene)))
     for thing in scene.things:
         found += _denials(thing, world)
+        if thing.word:
+            found.append(Fact("scene", "word", thing.word))
         if thing.shape != SIGN:
             found.append(Fact(thing.place, "corners", str(CORNERS[thing.shape])))
     return scene.facts() | frozenset(found)
@@ -114,7 +116,7 @@ def _kind(claim: Fact) -> str:
         return "shape"
     if claim.attribute == "fills" or claim.attribute in FILLS:
         return "fill"
-    if claim.subject == "scene":
+    if claim.subject == "scene" and claim.attribute != "word":
         return "colour" if claim.attribute in WORLDS["many"].colours else "shape"
     return claim.attribute
 

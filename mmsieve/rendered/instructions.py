@@ -52,7 +52,7 @@ class InstructionSample:
     styles: tuple[str, ...]
     """In the order of STYLES."""
     wrong: tuple[int, ...]
-    """Turns whose answer the pictures contradict."""
+    """Turns that the pictures contradict."""
 
     @property
     def source(self) -> str:
@@ -162,7 +162,8 @@ def _finish(
 
 
 def _holds(turn: Exchange, known: Sequence[frozenset[Fact]]) -> bool:
-    return all(p.fact is None or p.fact in known[p.picture] for p in turn.answer)
+    said = (*turn.question, *turn.answer)
+    return all(piece.fact is None or piece.fact in known[piece.picture] for piece in said)
 
 
 def _behind(head: str, marked: Marked) -> Marked:

@@ -169,16 +169,21 @@ def sign(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     """The word on the sign."""
     thing = signs(scenes[0])[0]
     question = plain(pick(rng, ("what does the sign say", "which word is on the sign")))
-    return phrase_or_sentence(question, [said(thing, "word")], [*at(thing), *_reads(thing)], rng)
+    return phrase_or_sentence(question, [_word(thing)], [*at(thing), *_reads(thing)], rng)
 
 
 def culture(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     """What the word on the sign brings to mind."""
     thing = signs(scenes[0])[0]
     question = plain("what does the word on the sign bring to mind")
-    word = said(thing, "word")
+    word = _word(thing)
     answer = [*at(thing), *_reads(thing), word, *plain(f": {_KNOWN[thing.word]}")]
     return exchange(question, sentence(answer), SHORT, asked=(word,))
+
+
+def _word(thing: Thing) -> Piece:
+    """The word is the answer wherever the sign stands."""
+    return Piece(thing.word, Fact("scene", "word", thing.word))
 
 
 def _reads(thing: Thing) -> list[Piece]:
