@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import torch
 
-
 from mmsieve.methods.aitqe_answers import (
     HIGHEST,
     LOWEST,

@@ -168,7 +168,12 @@ class RatingPreparer:
             raise SampleError(Status.TEXT_TOO_LONG, message)
         side = self.image.size
         pixels = [
-            fit(decode(i.data, self.limits, i.frame, self.orient, self.fast), self.image, None, self.fast)
+            fit(
+                decode(i.data, self.limits, i.frame, self.orient, self.fast),
+                self.image,
+                None,
+                self.fast,
+            )
             for i in sample.images
         ]
         source = sample.metadata.get("image_source")

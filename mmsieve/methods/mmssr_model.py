@@ -110,9 +110,7 @@ class AskedModel:
         logits: Tensor = self._language.head(hidden)
         return logits
 
-    def answer(
-        self, begun: Begun, ends: Sequence[tuple[int, ...]], constrained: bool
-    ) -> list[str]:
+    def answer(self, begun: Begun, ends: Sequence[tuple[int, ...]], constrained: bool) -> list[str]:
         """The answer of each row to the question that ends in `ends`; uses `begun` up."""
         rules = self._constrained if constrained else self._plain
         ids = self.generate(begun, ends, rules)

@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mmsieve.annotator import Row, RunnerOptions
 from mmsieve.devices import Dtype

@@ -54,9 +54,7 @@ class RatingExamples:
             "styles": [STYLE_QUESTION],
         }
         askers = tuple(make_asker(checkpoint, questions[kind], True) for kind in recipe.answers)
-        preparer = RatingPreparer(
-            askers, checkpoint.image, checkpoint.max_sequence, ImageLimits()
-        )
+        preparer = RatingPreparer(askers, checkpoint.image, checkpoint.max_sequence, ImageLimits())
         return cls(preparer, checkpoint.image_tokens, tuple(asked), recipe.answers)
 
     def draw(self, seed: int, index: int, family: str, scenes: Scenes) -> list[Example]:
