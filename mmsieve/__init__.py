@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmsieve.read.records import ReadOptions
     from mmsieve.run import RunOptions, RunReport
     from mmsieve.sample import Image, Sample, Text, Turn
+    from mmsieve.train.options import TrainOptions
     from mmsieve.verbs.demo import DemoReport, demo
     from mmsieve.verbs.evaluate import EvaluateOptions, EvaluateReport, evaluate
     from mmsieve.verbs.export import ExportOptions, ExportReport, export
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
     from mmsieve.verbs.report import PageReport, ReportOptions, report
     from mmsieve.verbs.score import score
     from mmsieve.verbs.train import (
-        TrainOptions,
         TrainReport,
         train_classifier,
+        train_enhancer,
         train_projector,
+        train_rater,
     )
 
 __all__ = [
@@ -78,7 +80,9 @@ __all__ = [
     "report",
     "score",
     "train_classifier",
+    "train_enhancer",
     "train_projector",
+    "train_rater",
 ]
 
 _HOMES = {
@@ -109,7 +113,7 @@ _HOMES = {
     "Status": "mmsieve.errors",
     "TeacherOptions": "mmsieve.generate.options",
     "Text": "mmsieve.sample",
-    "TrainOptions": "mmsieve.verbs.train",
+    "TrainOptions": "mmsieve.train.options",
     "TrainReport": "mmsieve.verbs.train",
     "Turn": "mmsieve.sample",
     "demo": "mmsieve.verbs.demo",
@@ -123,7 +127,9 @@ _HOMES = {
     "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",
     "train_classifier": "mmsieve.verbs.train",
+    "train_enhancer": "mmsieve.verbs.train",
     "train_projector": "mmsieve.verbs.train",
+    "train_rater": "mmsieve.verbs.train",
 }
 
 

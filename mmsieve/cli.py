@@ -15,7 +15,7 @@ from mmsieve.verbs.generate import generate_captions, generate_documents
 from mmsieve.verbs.models import list_models
 from mmsieve.verbs.report import report
 from mmsieve.verbs.score import score
-from mmsieve.verbs.train import train_classifier, train_projector
+from mmsieve.verbs.train import train_classifier, train_enhancer, train_projector, train_rater
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -53,6 +53,8 @@ app.command(generation)
 training = App(name="train", help="Train a checkpoint from a recipe.")
 training.command(train_projector, name="projector")
 training.command(train_classifier, name="classifier")
+training.command(train_rater, name="rater")
+training.command(train_enhancer, name="enhancer")
 app.command(training)
 
 

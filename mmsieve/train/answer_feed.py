@@ -16,8 +16,9 @@ from mmsieve.train.answer_data import (
     read_entries,
 )
 from mmsieve.train.answer_recipes import AnswerStage
-from mmsieve.train.feed import DataFiles, Feed, FeedOptions
+from mmsieve.train.feed import Feed, FeedOptions
 from mmsieve.train.files import split_by_image
+from mmsieve.train.options import DataFiles
 from mmsieve.train.processes import processes
 from mmsieve.train.records import LeftOut
 

@@ -1,5 +1,6 @@
 """Recipes of models that answer: raters of instruction samples, enhancers of captions."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -40,7 +41,7 @@ class RaterRecipe(BaseRecipe):
     """A string: a rater or any LLaVA-OneVision-style model to go on from, a folder or hub id."""
     answers: tuple[Literal["ratings", "styles"], ...] = ("ratings", "styles")
     """A scorer gives ratings, a styler styles, one model may do both."""
-    capabilities: dict[str, str] = {}
+    capabilities: Mapping[str, str] = Field({})
     """Name -> keyword of capabilities beside the published 14, as records name them."""
     rater: AnswerStage
 

@@ -135,9 +135,12 @@ class RaterTraining(AnswerTraining):
         """A LLaVA-OneVision-style folder."""
         checkpoint = open_onevision(folder)
         model = rater.load_rater(checkpoint, dtype)
-        own: dict[str, Any] = {"clean_format": True, "answers": list(self.recipe.answers)}
-        if "ratings" in self.recipe.answers:
-            own["capabilities"] = known_capabilities(self.recipe)
+        rates = "ratings" in self.recipe.answers
+        own = {
+            "clean_format": True,
+            "capabilities": known_capabilities(self.recipe) if rates else {},
+            "styles": "styles" in self.recipe.answers,
+        }
         return Opened(
             model=model,
             encode=lambda pixels: rater.encode_images(model, pixels),

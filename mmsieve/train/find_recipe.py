@@ -8,7 +8,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from mmsieve.errors import RequestError
-from mmsieve.train.recipe import BaseRecipe, Pretrained, Recipe
+from mmsieve.methods.load_rater import find_rater
+from mmsieve.train.answer_recipes import Backbone
+from mmsieve.train.recipe import BaseRecipe, Pretrained
 
 _BUNDLED = files("mmsieve.train") / "recipes"
 
@@ -59,12 +61,33 @@ def load_recipe(recipe: str, kind: type[R], smoke: bool = False) -> R:
 
 
 def with_backbone(
-    recipe: Recipe, language_model: str | None = None, vision_tower: str | None = None
-) -> Recipe:
+    recipe: R, language_model: str | None = None, vision_tower: str | None = None
+) -> R:
     """The recipe with another language model or vision tower; raises RequestError."""
     asked = {"language_model": language_model, "vision_tower": vision_tower}
     given = {name: value for name, value in asked.items() if value is not None}
-    if given and not isinstance(recipe.start, Pretrained):
+    start = getattr(recipe, "start", None)
+    if given and not isinstance(start, Pretrained | Backbone):
         flag = f"--{next(iter(given)).replace('_', '-')}"
-        raise RequestError(f"{flag}: recipe {recipe.name} starts from nothing; choose another one")
+        raise RequestError(
+            f"{flag}: recipe {recipe.name} starts from no language model; choose another one"
+        )
     return recipe.changed(start=given) if given else recipe
+
+
+def find_start(goal: str, recipe: BaseRecipe, start_from: Path | str | None) -> Path | None:
+    """The folder of the checkpoint to go on from, if there is one; raises RequestError."""
+    start = getattr(recipe, "start", None)
+    name = start_from if start_from is not None else start if isinstance(start, str) else None
+    if name is None or goal in ("projector", "classifier"):
+        return None if name is None else Path(name)
+    return find_rater(str(name))
+
+
+def check_start(recipe: BaseRecipe) -> None:
+    """Raise RequestError where what a recipe starts from is not there, or not of a known kind."""
+    start = getattr(recipe, "start", None)
+    if isinstance(start, Pretrained | Backbone):
+        from mmsieve.train.pretrained import check_backbone
+
+        check_backbone(start.language_model, start.vision_tower)

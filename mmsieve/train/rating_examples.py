@@ -91,7 +91,7 @@ class RatingExamples:
     ) -> list[Example]:
         """One per kind of answer that is known; raises SampleError."""
         item = self.preparer.prepare(sample)
-        told = {
+        told: dict[str, list[Any]] = {
             "ratings": [ratings.get(name) for name in self.capabilities],
             "styles": [", ".join(styles) or None],
         }

@@ -19,7 +19,7 @@ from mmsieve.models.quiet import quiet as quiet_loading
 from mmsieve.progress import show_progress
 from mmsieve.shard_job import Progress as Advance
 from mmsieve.train.processes import processes
-from mmsieve.train.recipe import Optimisation
+from mmsieve.train.recipe import Steps
 
 _LOG_STEPS = 50
 
@@ -33,7 +33,7 @@ class Stage:
     data: Dataset[Any]
     """A step's worth of groups per index, or one group where `lengths` are given."""
     collate: Callable[[list[Any]], dict[str, Tensor]]
-    optimisation: Optimisation
+    optimisation: Steps
     lengths: list[int] | None = None
     """Tokens of each group: groups of like length go together, in another order every epoch."""
     held_out: Dataset[Any] | None = None
@@ -70,7 +70,7 @@ def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, dict[str, T
     return list(trainer.state.log_history), whole
 
 
-def check_batches(wanted: Optimisation, count: int) -> int:
+def check_batches(wanted: Steps, count: int) -> int:
     """Steps of `count` processes between two updates; raises RequestError."""
     seen = wanted.batch * count
     total = wanted.total_batch or seen

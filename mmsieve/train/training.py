@@ -1,4 +1,4 @@
-"""A training in a folder: a start, then stages, each kept when it is whole so that a rerun goes on."""
+"""A training in a folder: a start, then stages, each kept when it is whole: a rerun goes on."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mmsieve.train.claim import Claim, write_claim
-from mmsieve.train.feed import DataFiles
+from mmsieve.train.options import DataFiles
 from mmsieve.train.processes import processes
 from mmsieve.train.recipe import BaseRecipe
 from mmsieve.train.stages import Stage, run_stage
