@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
 from mmsieve.capabilities import CAPABILITIES
-from mmsieve.errors import RequestError
 from mmsieve.generate.rendered import assessment_group
 from mmsieve.methods.aitqe_answers import answer_pieces
 from mmsieve.methods.aitqe_inputs import question
@@ -30,6 +29,7 @@ from mmsieve.rendered.tasks import FAMILIES
 from mmsieve.train.answer_recipes import Backbone, Carry, EnhancerRecipe, RaterRecipe
 from mmsieve.train.assessment_examples import assessment_of
 from mmsieve.train.carried import Carried, carry
+from mmsieve.train.enhancer_backbone import published_config, write_backbone
 from mmsieve.train.vocabulary import learn_tokenizer
 
 _END_OF_TEXT, _START, _END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -69,25 +69,17 @@ def write_enhancer_start(folder: Path, recipe: EnhancerRecipe) -> None:
     """A folder in AITQE's layout that reads pictures, and has not learnt to answer yet."""
     torch.manual_seed(recipe.seed)
     if isinstance(recipe.start, Backbone):
-        raise RequestError("not yet")
+        write_backbone(folder, recipe.start)
+        return
     assert isinstance(recipe.start, Carry)
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
         carried = _carry(place, recipe.start, _enhancer_texts(), _END_OF_TEXT)
         vision = carried.vision_config
         config = _config(carried, _END_OF_TEXT) | {
-            "model_type": "mm",
-            "architectures": ["MMForCausalLM"],
-            "image_aspect_ratio": "square",
-            "image_tile_tokens": (vision["image_size"] // vision["patch_size"]) ** 2,
-            "image_token_index": carried.language_config["vocab_size"],
+            **published_config(vision, carried.language_config["vocab_size"]),
             "language_model_name_or_path": "inside/qwen2-tiny",
-            "mm_projector_type": "mlp",
-            "pesudo_img_size": vision["image_size"],
-            "pesudo_patch_size": vision["patch_size"],
-            "pooling_kernel": 1,
             "vision_model_name_or_path": "inside/siglip-tiny",
-            "visual_hidden_dim": vision["hidden_size"],
         }
         _write_configs(place, config, [_END_OF_TEXT])
         like = EnhancerCheckpoint(place, config, {}, carried.tower_with_unused_layer)
