@@ -11,12 +11,15 @@ if TYPE_CHECKING:
     from mmsieve.evaluation.agreement import AgreementOptions
     from mmsieve.generate.options import GenerateOptions, TeacherOptions
     from mmsieve.methods.load import load_model
+    from mmsieve.methods.load_rater import load_rater
+    from mmsieve.methods.mmssr import RatingOptions
     from mmsieve.methods.unifilter import ScoringOptions
     from mmsieve.metrics import Metrics
     from mmsieve.read.records import ReadOptions
     from mmsieve.run import RunOptions, RunReport
     from mmsieve.sample import Image, Sample, Text, Turn
     from mmsieve.train.options import TrainOptions
+    from mmsieve.verbs.convert import ConvertReport, convert
     from mmsieve.verbs.demo import DemoReport, demo
     from mmsieve.verbs.evaluate import EvaluateOptions, EvaluateReport, evaluate
     from mmsieve.verbs.export import ExportOptions, ExportReport, export
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
         generate_documents,
     )
     from mmsieve.verbs.models import ModelsReport, list_models
+    from mmsieve.verbs.rate import rate
     from mmsieve.verbs.report import PageReport, ReportOptions, report
     from mmsieve.verbs.score import score
     from mmsieve.verbs.train import (
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgreementOptions",
+    "ConvertReport",
     "CutOptions",
     "DemoReport",
     "EvaluateOptions",
@@ -54,6 +59,7 @@ __all__ = [
     "MmsieveError",
     "ModelsReport",
     "PageReport",
+    "RatingOptions",
     "ReadOptions",
     "ReportOptions",
     "RequestError",
@@ -69,6 +75,7 @@ __all__ = [
     "TrainOptions",
     "TrainReport",
     "Turn",
+    "convert",
     "demo",
     "evaluate",
     "export",
@@ -77,6 +84,8 @@ __all__ = [
     "generate_documents",
     "list_models",
     "load_model",
+    "load_rater",
+    "rate",
     "report",
     "score",
     "train_classifier",
@@ -87,6 +96,7 @@ __all__ = [
 
 _HOMES = {
     "AgreementOptions": "mmsieve.evaluation.agreement",
+    "ConvertReport": "mmsieve.verbs.convert",
     "CutOptions": "mmsieve.verbs.filter",
     "DemoReport": "mmsieve.verbs.demo",
     "EvaluateOptions": "mmsieve.verbs.evaluate",
@@ -101,6 +111,7 @@ _HOMES = {
     "MmsieveError": "mmsieve.errors",
     "ModelsReport": "mmsieve.verbs.models",
     "PageReport": "mmsieve.verbs.report",
+    "RatingOptions": "mmsieve.methods.mmssr",
     "ReadOptions": "mmsieve.read.records",
     "ReportOptions": "mmsieve.verbs.report",
     "RequestError": "mmsieve.errors",
@@ -116,6 +127,7 @@ _HOMES = {
     "TrainOptions": "mmsieve.train.options",
     "TrainReport": "mmsieve.verbs.train",
     "Turn": "mmsieve.sample",
+    "convert": "mmsieve.verbs.convert",
     "demo": "mmsieve.verbs.demo",
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",
@@ -124,6 +136,8 @@ _HOMES = {
     "generate_documents": "mmsieve.verbs.generate",
     "list_models": "mmsieve.verbs.models",
     "load_model": "mmsieve.methods.load",
+    "load_rater": "mmsieve.methods.load_rater",
+    "rate": "mmsieve.verbs.rate",
     "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",
     "train_classifier": "mmsieve.verbs.train",

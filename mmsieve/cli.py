@@ -7,12 +7,14 @@ from typing import Protocol
 from cyclopts import App, CycloptsError
 
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.verbs.convert import convert
 from mmsieve.verbs.demo import demo
 from mmsieve.verbs.evaluate import evaluate
 from mmsieve.verbs.export import export
 from mmsieve.verbs.filter import filter_tables
 from mmsieve.verbs.generate import generate_captions, generate_documents
 from mmsieve.verbs.models import list_models
+from mmsieve.verbs.rate import rate
 from mmsieve.verbs.report import report
 from mmsieve.verbs.score import score
 from mmsieve.verbs.train import train_classifier, train_enhancer, train_projector, train_rater
@@ -38,10 +40,12 @@ app = App(
     suppress_keyboard_interrupt=False,  # ours says how to go on
 )
 app.command(score)
+app.command(rate)
 app.command(filter_tables, name="filter")
 app.command(export)
 app.command(evaluate)
 app.command(report)
+app.command(convert)
 app.command(list_models, name="models")
 app.command(demo)
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from mmsieve.capabilities import STYLES
 from mmsieve.errors import RequestError, SampleError, Status
-from mmsieve.images import ImageLimits, ImageSpec, decode, fit
+from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
 from mmsieve.models.tokenizer import TokenizerSpec
-from mmsieve.sample import Sample, Turn
+from mmsieve.sample import Image, Sample, Turn
 
 IMAGE = -200
 """The id of an image in a prompt, as published."""
@@ -156,6 +156,14 @@ class RatingPreparer:
 
     def prepare(self, sample: Sample) -> Item:
         """The inputs of a sample; raises SampleError where it can't be rated as it is."""
+        source = sample.metadata.get("image_source")
+        source = None if source is None else str(source)
+        try:
+            return self._prepare(sample, source)
+        except SampleError as error:
+            raise error.knowing({"image_source": source}) from error
+
+    def _prepare(self, sample: Sample, source: str | None) -> Item:
         check_turns(sample)
         try:
             asked = [asker.ask(sample.turns) for asker in self.askers]
@@ -167,22 +175,17 @@ class RatingPreparer:
             message = f"{longest} tokens with their images, the limit is {self.max_tokens}"
             raise SampleError(Status.TEXT_TOO_LONG, message)
         side = self.image.size
-        pixels = [
-            fit(
-                decode(i.data, self.limits, i.frame, self.orient, self.fast),
-                self.image,
-                None,
-                self.fast,
-            )
-            for i in sample.images
-        ]
-        source = sample.metadata.get("image_source")
+        pixels = [self._pixels(image) for image in sample.images]
         return Item(
             prompts=prompts,
             images=np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8),
             num_tokens=asked[0][1],
-            image_source=None if source is None else str(source),
+            image_source=source,
         )
+
+    def _pixels(self, image: Image) -> Pixels:
+        pixels = decode(image.data, self.limits, image.frame, self.orient, self.fast)
+        return fit(pixels, self.image, fast=self.fast)
 
 
 def check_turns(sample: Sample) -> None:

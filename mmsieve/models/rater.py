@@ -33,7 +33,7 @@ _PARTS = {
 """Published prefix -> that of the stock class."""
 _TOWER = "model.vision_tower."
 _SAME = ("model.image_newline", "lm_head.weight")
-_BY_TOKEN = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+BY_TOKEN = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 """A row per token."""
 
 _NOT_TEXT = {
@@ -119,7 +119,7 @@ def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
         with safe_open(file, "pt") as opened:
             state |= {stock: opened.get_tensor(name) for name, stock in names.items()}
     size = vocabulary(checkpoint)
-    for name in _BY_TOKEN:
+    for name in BY_TOKEN:
         if name in state:
             state[name] = state[name][:size]
     return state | _unused(checkpoint, state)

@@ -6,7 +6,6 @@ copy is used, and the tower's `note` says so.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import isqrt
 from pathlib import Path
@@ -14,14 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
-from mmsieve.models.files import (
-    HUB_CONFIGS,
-    HUB_FILES,
-    hub_folder,
-    read_json,
-    tensor_files,
-    tensor_shape,
-)
+from mmsieve.models.files import hub_folder, read_json, tensor_files, tensor_shape
 
 Kind: TypeAlias = Literal["siglip", "clip"]
 
@@ -79,8 +71,8 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     """
     source = str(config.get("mm_vision_tower") or "")
     inside = _inside(tensors)
-    if inside and (own := _own_tower(folder, config, inside)):
-        return own
+    if (carried := _carried(folder, config, inside)) is not None:
+        return carried
     place = _find_folder(folder, source)
     if place is not None and any(place.glob("*.safetensors")):
         return open_tower(place)
@@ -102,8 +94,8 @@ def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) 
     if not inside:
         raise RequestError(f"{folder}: no vision tower among its tensors")
     source = str(config.get("mm_vision_tower") or "")
-    if own := _own_tower(folder, config, inside):
-        return own
+    if (carried := _carried(folder, config, inside)) is not None:
+        return carried
     place = _find_local(folder, source)
     tower = _copy(folder, source, place, inside)
     if place is None and tower.kind == "siglip":
@@ -115,29 +107,30 @@ def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) 
 def carried_tower(
     folder: Path, config: dict[str, Any], source: str, inside: dict[str, tuple[Path, str]]
 ) -> Tower:
-    """The tower whose weights the checkpoint in `folder` holds, `inside` by their stock names.
+    """The tower whose weights, all of them, are `inside` the checkpoint, by their stock names.
 
     How it is built, and its pixel values, are what the checkpoint says where mmsieve made it, else
-    what `source` says, found as in `find_tower`. Raises RequestError.
+    what is in the folder `source`, looked for as in `find_tower`, else what is known of published
+    widths. Raises RequestError.
     """
-    own = _own_tower(folder, config, inside)
-    return own or _copy(folder, source, _find_folder(folder, source, HUB_CONFIGS), inside)
+    carried = _carried(folder, config, inside)
+    return carried or _copy(folder, source, _find_local(folder, source), inside)
 
 
-def _own_tower(
+def _carried(
     folder: Path, config: dict[str, Any], inside: dict[str, tuple[Path, str]]
 ) -> Tower | None:
     """The tower of a checkpoint made by mmsieve, which says how it is built."""
     own = config.get("mmsieve")
-    if not isinstance(own, dict) or "vision_config" not in own:
+    if not (isinstance(own, dict) and "vision_config" in own and inside):
         return None
     kind = _kind(own["vision_config"], folder)
     geometry = _vision_config(own["vision_config"])
     return Tower(kind, geometry, _own_spec(own, folder), inside, "tower inside the checkpoint")
 
 
-def _find_folder(folder: Path, source: str, files: Sequence[str] = HUB_FILES) -> Path | None:
-    return _find_local(folder, source) or (hub_folder(source, files) if source else None)
+def _find_folder(folder: Path, source: str) -> Path | None:
+    return _find_local(folder, source) or (hub_folder(source) if source else None)
 
 
 def _find_local(folder: Path, source: str) -> Path | None:

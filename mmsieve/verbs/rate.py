@@ -42,7 +42,7 @@ def rate(
         sources,
         Path(out),
         device=asked.device,
-        read=read or ReadOptions(),
+        read=replace(read or ReadOptions(), kinds=("instruction",)),
         run=run or RunOptions(),
     )
     return replace(report, notes=(*notes, *report.notes))

@@ -1,0 +1,155 @@
+"""AITQE (arXiv 2410.16166): judge a caption pair, and rewrite the caption where it is poor.
+
+A Llava-like model answers with a rewrite, an overall score and, asked to explain, five more scores
+and six explanations. The image always stays; a caption of a low score is replaced by the rewrite.
+
+Released checkpoints are asked and answer as in the published code (hanhuang22/AITQE), greedily and
+token for token, with these differences on purpose: a batch pads on the left, so that an answer
+doesn't depend on its neighbours; an answer is parsed, never mended by replacing characters; and
+captions that the published code stops at (those with its pad token) are judged. Checkpoints made
+by mmsieve are given the keys of their answers.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cyclopts import Parameter
+
+from mmsieve.annotator import Runner, RunnerOptions
+from mmsieve.devices import Dtype, share_cores
+from mmsieve.errors import RequestError
+from mmsieve.fingerprint import hash_files
+from mmsieve.methods.aitqe_inputs import AitqePreparer
+from mmsieve.methods.aitqe_rows import RowMaker
+from mmsieve.methods.unifilter import ScoringOptions, image_fingerprint
+from mmsieve.models.enhancer import EnhancerCheckpoint
+from mmsieve.models.tokenizer import FILES, load_tokenizer
+
+CAPTION_TOKENS = 2048
+"""The published code has no limit of its own."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EnhanceOptions:
+    """What is asked of the model, and when its rewrite is used."""
+
+    rewrite_below: float = 7
+    """Captions with an overall score (1-10) below this are replaced by the model's rewrite."""
+    explain: bool = False
+    """Let the model go on to the five detail scores and all explanations: several times slower."""
+    max_new_tokens: int = 384
+    """Longest answer, in ids (published: 384)."""
+    max_edit: float | None = None
+    """Refuse rewrites further than this from the caption, in words (0: the same, 1: all new)."""
+    accept_if_better: str | None = None
+    """Quality classifier that must prefer a rewrite to its caption: any model of `score`."""
+
+    def check(self) -> None:
+        """Raise RequestError for values that have no meaning."""
+        if self.max_new_tokens < 1:
+            raise RequestError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1")
+        if self.max_edit is not None and not 0 <= self.max_edit <= 1:
+            raise RequestError(f"--max-edit {self.max_edit}: must be from 0 to 1")
+        if not 0 <= self.rewrite_below <= 11:
+            raise RequestError(
+                f"--rewrite-below {self.rewrite_below}: scores are from 1 to 10; 0 rewrites "
+                "nothing, 11 whatever the model rewrites"
+            )
+
+    @property
+    def rows(self) -> RowMaker:
+        """What turns answers into rows."""
+        return RowMaker(
+            rewrite_below=self.rewrite_below, max_edit=self.max_edit, explain=self.explain
+        )
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Whatever of it changes a row."""
+        return {
+            "rewrite_below": f"{self.rewrite_below:g}",
+            "explain": str(self.explain),
+            "max_new_tokens": str(self.max_new_tokens),
+            "max_edit": str(self.max_edit),
+        }
+
+
+class Aitqe:
+    """An AITQE checkpoint as an annotator: its table's columns, its fingerprint, its halves."""
+
+    kind: Literal["assessment"] = "assessment"
+
+    def __init__(
+        self,
+        checkpoint: EnhancerCheckpoint,
+        enhancing: EnhanceOptions,
+        options: ScoringOptions,
+        device: str,
+        dtype: Dtype,
+    ) -> None:
+        """`device` and `dtype` are those of the options, resolved."""
+        self.checkpoint = checkpoint
+        self.enhancing = enhancing
+        self.options = options
+        self.device = device
+        self.dtype = dtype
+        self.schema = enhancing.rows.schema
+        self._settings = _settings(options, checkpoint.own or {})
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def forced(self) -> bool:
+        """Whether the keys of an answer are given."""
+        return self.checkpoint.own is not None
+
+    def _fingerprint(self) -> dict[str, str]:
+        checkpoint, folder = self.checkpoint, self.checkpoint.folder
+        settings = {folder / "config.json", folder / "generation_config.json"}
+        return {
+            "method": "aitqe 1",
+            "weights": hash_files({*checkpoint.tensors.values(), *settings}),
+            "tokenizer": hash_files(folder / name for name in FILES),
+            "dtype": self.dtype,
+            **image_fingerprint(checkpoint.tower.image, self.options, self._settings["fit"]),
+            "text_tokens": str(self._settings["caption_tokens"]),
+            "plain_text": str(self._settings["plain_text"]),
+            **self.enhancing.fingerprint,
+        }
+
+    def preparer(self) -> AitqePreparer:
+        """The CPU half."""
+        return AitqePreparer(
+            tokenizer=load_tokenizer(self.checkpoint.folder),
+            image=self.checkpoint.tower.image,
+            image_tokens=self.checkpoint.image_tokens,
+            orient=self.options.apply_orientation,
+            fast=self.options.fast_images,
+            limits=self.options.image_limits,
+            keep_sample=self.enhancing.accept_if_better is not None,
+            **self._settings,
+        )
+
+    def runner(self, options: RunnerOptions) -> Runner:
+        """The device half; imports torch and loads the weights."""
+        share_cores()
+        from mmsieve.methods.aitqe_runner import AitqeRunner, Asking
+
+        asking = Asking(
+            explain=self.enhancing.explain,
+            max_new_tokens=self.enhancing.max_new_tokens,
+            forced=self.forced,
+        )
+        tokenizer = load_tokenizer(self.checkpoint.folder)
+        rows = self.enhancing.rows
+        return AitqeRunner(self.checkpoint, tokenizer, self.dtype, asking, rows, options)
+
+
+def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
+    """The options, with what they leave open taken from the checkpoint's own wishes."""
+    plain = options.plain_text
+    return {
+        "fit": options.image_fit or own.get("image_fit"),
+        "caption_tokens": options.max_text_tokens or own.get("max_text_tokens") or CAPTION_TOKENS,
+        "plain_text": bool(own) if plain is None else plain,
+    }
