@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
     from mmsieve.evaluation.agreement import AgreementOptions
     from mmsieve.generate.options import GenerateOptions, TeacherOptions
+    from mmsieve.methods.aitqe import EnhanceOptions
     from mmsieve.methods.load import load_model
+    from mmsieve.methods.load_enhancer import load_enhancer
     from mmsieve.methods.load_rater import load_rater
     from mmsieve.methods.mmssr import RatingOptions
     from mmsieve.methods.unifilter import ScoringOptions
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from mmsieve.train.options import TrainOptions
     from mmsieve.verbs.convert import ConvertReport, convert
     from mmsieve.verbs.demo import DemoReport, demo
+    from mmsieve.verbs.enhance import enhance
     from mmsieve.verbs.evaluate import EvaluateOptions, EvaluateReport, evaluate
     from mmsieve.verbs.export import ExportOptions, ExportReport, export
     from mmsieve.verbs.filter import CutOptions, FilterReport
@@ -47,6 +50,7 @@ __all__ = [
     "ConvertReport",
     "CutOptions",
     "DemoReport",
+    "EnhanceOptions",
     "EvaluateOptions",
     "EvaluateReport",
     "ExportOptions",
@@ -77,12 +81,14 @@ __all__ = [
     "Turn",
     "convert",
     "demo",
+    "enhance",
     "evaluate",
     "export",
     "filter",
     "generate_captions",
     "generate_documents",
     "list_models",
+    "load_enhancer",
     "load_model",
     "load_rater",
     "rate",
@@ -99,6 +105,7 @@ _HOMES = {
     "ConvertReport": "mmsieve.verbs.convert",
     "CutOptions": "mmsieve.verbs.filter",
     "DemoReport": "mmsieve.verbs.demo",
+    "EnhanceOptions": "mmsieve.methods.aitqe",
     "EvaluateOptions": "mmsieve.verbs.evaluate",
     "EvaluateReport": "mmsieve.verbs.evaluate",
     "ExportOptions": "mmsieve.verbs.export",
@@ -129,12 +136,14 @@ _HOMES = {
     "Turn": "mmsieve.sample",
     "convert": "mmsieve.verbs.convert",
     "demo": "mmsieve.verbs.demo",
+    "enhance": "mmsieve.verbs.enhance",
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",
     "filter": "mmsieve.verbs.filter",
     "generate_captions": "mmsieve.verbs.generate",
     "generate_documents": "mmsieve.verbs.generate",
     "list_models": "mmsieve.verbs.models",
+    "load_enhancer": "mmsieve.methods.load_enhancer",
     "load_model": "mmsieve.methods.load",
     "load_rater": "mmsieve.methods.load_rater",
     "rate": "mmsieve.verbs.rate",

@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.verbs.convert import convert
 from mmsieve.verbs.demo import demo
+from mmsieve.verbs.enhance import enhance
 from mmsieve.verbs.evaluate import evaluate
 from mmsieve.verbs.export import export
 from mmsieve.verbs.filter import filter_tables
@@ -40,6 +41,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # ours says how to go on
 )
 app.command(score)
+app.command(enhance)
 app.command(rate)
 app.command(filter_tables, name="filter")
 app.command(export)

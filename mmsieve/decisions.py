@@ -46,6 +46,7 @@ class Decisions:
     """
 
     def __init__(self, path: Path) -> None:
+        self.label = f"--decisions {path}"
         self.path = path
         self._groups: dict[str, list[tuple[Path, int]]] = {}
         """Shard -> the row groups that hold its rows."""
