@@ -16,6 +16,7 @@ from mmsieve.errors import ShardError
 from mmsieve.read.records import MAX_BYTES
 
 _CHUNK = 1 << 22
+_PROBE = 1 << 12
 _BLANK = re.compile(r"[ \t\r\n]*")
 _BOM = "\xef\xbb\xbf"
 _TOKEN = len("-Infinity")
@@ -25,10 +26,10 @@ _scan = json.JSONDecoder(strict=False, parse_int=float).raw_decode
 """`parse_int`: int refuses thousands of digits, and one odd item must not end the file."""
 
 
-def is_list(file: BinaryIO) -> bool:
-    """Whether a file's first character is that of a JSON list, and not of a line or an object."""
-    window = _Window(file, 0)
-    return window.sign(window.skip_blank(window.after_bom())) == "["
+def first_sign(file: BinaryIO) -> str:
+    """A file's first character behind white space: `[` for a list, `{` for lines, or nothing."""
+    window = _Window(file, 0, min(_CHUNK, _PROBE))
+    return window.sign(window.skip_blank(window.after_bom()))
 
 
 def item_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:
@@ -46,11 +47,11 @@ def item_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:
 def list_items(file: BinaryIO, begin: int, end: int | None = None) -> Iterator[bytes]:
     """The items of a list as they stand in the file, from the one that starts at byte `begin`.
 
-    They end before the one that starts at byte `end`, or else with the list. Raises ShardError as
-    `item_spans` does.
+    With byte 0 they start with the list. They end before the one that starts at byte `end`, or
+    else with the list. Raises ShardError as `item_spans` does.
     """
     window = _Window(file, begin)
-    for start, stop in _items(window, 0, end):
+    for start, stop in _items(window, 0 if begin else _into_list(window), end):
         yield window.text[start:stop].encode("latin-1")
 
 
@@ -86,29 +87,30 @@ def raw_items(file: BinaryIO) -> Iterator[bytes]:
     An empty line is an item too, so that items count as rows do. Raises ShardError as `item_spans`
     does.
     """
-    if not is_list(file):
+    if first_sign(file) != "[":
         yield from line_items(file)
         return
-    window = _Window(file, 0)
-    for start, stop in _items(window, _into_list(window)):
-        yield window.text[start:stop].encode("latin-1")
+    yield from list_items(file, 0)
 
 
 class _Window:
     """A piece of a file that moves on as it is read; it grows while one item needs it."""
 
-    def __init__(self, file: BinaryIO, begin: int) -> None:
+    def __init__(self, file: BinaryIO, begin: int, chunk: int | None = None) -> None:
         self.begin = begin
         """Byte of the file at which the window's text starts."""
         self.text = ""
         self._file = file
+        self._chunk = chunk or _CHUNK
         file.seek(begin)
         self.read_on(0)
 
     def read_on(self, keep: int) -> bool:
         """Drop what is before `keep` and read on; False at the end of the file."""
         rest = self.text[keep:]
-        chunk = self._file.read(max(_CHUNK, len(rest)))  # doubled, or a large item costs its square
+        chunk = self._file.read(
+            max(self._chunk, len(rest))
+        )  # doubled, or a large item costs its square
         self.text = rest + chunk.decode("latin-1")
         self.begin += keep
         return bool(chunk)
