@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mmsieve.verbs.models import ModelsReport, list_models
     from mmsieve.verbs.report import PageReport, ReportOptions, report
     from mmsieve.verbs.score import score
+    from mmsieve.verbs.select import SelectOptions, SelectReport, select
     from mmsieve.verbs.train import (
         TrainOptions,
         TrainReport,
@@ -60,6 +61,8 @@ __all__ = [
     "Sample",
     "SampleError",
     "ScoringOptions",
+    "SelectOptions",
+    "SelectReport",
     "ShardError",
     "Status",
     "TeacherOptions",
@@ -77,6 +80,7 @@ __all__ = [
     "load_model",
     "report",
     "score",
+    "select",
     "train_classifier",
     "train_projector",
 ]
@@ -105,6 +109,8 @@ _HOMES = {
     "Sample": "mmsieve.sample",
     "SampleError": "mmsieve.errors",
     "ScoringOptions": "mmsieve.methods.unifilter",
+    "SelectOptions": "mmsieve.subset.options",
+    "SelectReport": "mmsieve.verbs.select",
     "ShardError": "mmsieve.errors",
     "Status": "mmsieve.errors",
     "TeacherOptions": "mmsieve.generate.options",
@@ -122,6 +128,7 @@ _HOMES = {
     "load_model": "mmsieve.methods.load",
     "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",
+    "select": "mmsieve.verbs.select",
     "train_classifier": "mmsieve.verbs.train",
     "train_projector": "mmsieve.verbs.train",
 }

@@ -15,6 +15,7 @@ from mmsieve.verbs.generate import generate_captions, generate_documents
 from mmsieve.verbs.models import list_models
 from mmsieve.verbs.report import report
 from mmsieve.verbs.score import score
+from mmsieve.verbs.select import select
 from mmsieve.verbs.train import train_classifier, train_projector
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
@@ -39,6 +40,7 @@ app = App(
 )
 app.command(score)
 app.command(filter_tables, name="filter")
+app.command(select)
 app.command(export)
 app.command(evaluate)
 app.command(report)

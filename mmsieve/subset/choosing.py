@@ -133,8 +133,11 @@ def _listed(rated: Rated, options: SelectOptions, notes: list[str]) -> tuple[Boo
     excluded = np.zeros(rated.pool.rows, bool)
     if options.require is None and options.exclude is None:
         return required, excluded
-    asked = [(_keys(path), path, found) for path, found in (
-        (options.require, required), (options.exclude, excluded)) if path is not None]
+    asked = [
+        (_keys(path), path, found)
+        for path, found in ((options.require, required), (options.exclude, excluded))
+        if path is not None
+    ]
     missing = [set(keys.to_list()) for keys, _, _ in asked]
     start = 0
     for _, named in rated.named():
@@ -159,5 +162,7 @@ def _keys(path: Path) -> pl.Series:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise RequestError(f"{path}: can't be read as a list of keys, one a line: {error}") from error
+        raise RequestError(
+            f"{path}: can't be read as a list of keys, one a line: {error}"
+        ) from error
     return pl.Series("key", sorted({line for line in lines if line}), dtype=pl.String)

@@ -1,4 +1,4 @@
-"""The items of an instruction file (JSON list or JSONL): their keys and sources, and a part of them.
+"""The items of an instruction file (JSON list or JSONL): keys, sources, a part of them.
 
 Items are streamed: a file of any size is read through a window of a few megabytes.
 """

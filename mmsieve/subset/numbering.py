@@ -102,7 +102,5 @@ class Texts:
         if text not in self._seen:
             cleaned = self._clean(text)
             known = len(self._numbers)
-            self._seen[text] = (
-                -1 if cleaned is None else self._numbers.setdefault(cleaned, known)
-            )
+            self._seen[text] = -1 if cleaned is None else self._numbers.setdefault(cleaned, known)
         return self._seen[text]

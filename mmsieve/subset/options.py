@@ -42,7 +42,7 @@ class SelectOptions:
     """Only ratings strictly above this number count."""
     weights: str | None = None
     """Shares of the capabilities (ocr=2,stem=1); those not named have 1."""
-    source_quota: tuple[str, ...] = ()
+    source_quota: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """SOURCE=N or SOURCE=0.1: at most so many samples, or so large a part of the budget, from an
     image source. May be repeated."""
     require: Path | None = None
@@ -61,7 +61,9 @@ class SelectOptions:
     def check(self) -> None:
         """Refuse what can't be meant, from the request alone."""
         if (self.budget is None) == (self.budget_tokens is None):
-            raise RequestError("say how much: one of --budget N (or 0.3: 30%) and --budget-tokens N")
+            raise RequestError(
+                "say how much: one of --budget N (or 0.3: 30%) and --budget-tokens N"
+            )
         if isinstance(self.budget, float) and not 0 < self.budget <= 1:
             raise RequestError(
                 f"--budget {self.budget}: a fraction must be above 0 and at most 1.0; a number of "

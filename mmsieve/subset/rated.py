@@ -16,9 +16,18 @@ class Rated(Protocol):
     name: str
     """What the decisions' headers call it."""
     path: Path
-    files: Sequence[TableFile]
     notes: list[str]
-    pool: Pool
+    capabilities: Sequence[str]
+
+    @property
+    def files(self) -> Sequence[TableFile]:
+        """The files that the rows are from; decisions are cut like them."""
+        ...
+
+    @property
+    def pool(self) -> Pool:
+        """The numbers to choose by."""
+        ...
 
     def named(self) -> Iterator[tuple[TableFile, pl.DataFrame]]:
         """`key` and `shard` of all rows in order, some at a time."""

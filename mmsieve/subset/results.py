@@ -84,7 +84,9 @@ class ResultFolder:
         keys, texts = read_texts(self._style)
         at = join.rows(self._style, keys, self.notes)
         if texts.null_count():
-            self.notes.append(f"{self._style}: {texts.null_count()} responses aren't text: no style")
+            self.notes.append(
+                f"{self._style}: {texts.null_count()} responses aren't text: no style"
+            )
         grouping = self._grouped(_placed(texts, at, rows))
         return Pool(
             ratings={name: rank([ratings.pop(name)]) for name in self.capabilities},
@@ -101,7 +103,7 @@ class ResultFolder:
         (file,) = self.files
         for start in range(0, len(self._keys), CHUNK):
             keys = self._keys.slice(start, CHUNK).cast(pl.String).alias("key")
-            yield file, pl.DataFrame([keys, pl.lit(file.shard).alias("shard")])
+            yield file, keys.to_frame().with_columns(pl.lit(file.shard).alias("shard"))
 
     @cached_property
     def _items(self) -> tuple[pl.Series, Numbers, Texts]:

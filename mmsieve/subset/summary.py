@@ -59,7 +59,9 @@ def printed(capabilities: dict[str, Held], styles: dict[str, Held], above: float
             f"{_shown(each.subset_mean):>12} {each.subset:>11,}"
         )
     lines.append(f"{'style':{width}}  {'pool':>22}  {'subset':>24}")
-    lines += [f"{s or '(empty)':{width}}  {h.pool:>22,}  {h.subset:>24,}" for s, h in styles.items()]
+    lines += [
+        f"{s or '(empty)':{width}}  {h.pool:>22,}  {h.subset:>24,}" for s, h in styles.items()
+    ]
     return lines
 
 
