@@ -53,12 +53,19 @@ class Budget:
         """What the rows cost."""
         return len(rows) if self._tokens is None else int(self._tokens[rows].sum())
 
-    def spend(self, rows: Numbers) -> None:
-        """Choose the rows."""
+    @property
+    def is_plain(self) -> bool:
+        """Whether any sample may be chosen at the same cost."""
+        return self._tokens is None and self._quotas is None
+
+    def spend(self, rows: Numbers) -> int:
+        """Choose the rows; returns what they cost."""
+        cost = self.cost(rows)
         self.chosen[rows] = True
-        self.left -= self.cost(rows)
+        self.left -= cost
         if self._quotas is not None and self._sources is not None:
             self._quotas -= np.bincount(self._sources[rows], minlength=len(self._quotas))
+        return cost
 
     def used_up(self) -> Bools | None:
         """Whether nothing more of each row's source may be chosen; None where none has a quota."""

@@ -39,13 +39,16 @@ class Groups:
         """Whether each row is in a group."""
         return self._ends[start:stop] > self._starts[start:stop]
 
-    def counts(self, rows: Numbers, weights: Bools | None = None) -> Numbers:
-        """How many of the rows each group has, int64 [groups]; only those with a weight."""
+    def of(self, rows: Numbers) -> tuple[Numbers, Numbers]:
+        """All groups of some rows: the place of the row among them, and the group's number."""
         sizes = self._ends[rows] - self._starts[rows]
-        found = self._groups[_spread(self._starts[rows], sizes)]
-        if weights is not None:
-            found = found[np.repeat(weights, sizes)]
-        return np.bincount(found, minlength=len(self.names))
+        before = np.cumsum(sizes, dtype=np.int64) - sizes
+        owners = np.repeat(np.arange(len(rows)), sizes)
+        return owners, self._groups[(self._starts[rows] - before)[owners] + np.arange(len(owners))]
+
+    def counts(self, rows: Numbers) -> Numbers:
+        """How many of the rows each group has, int64 [groups]."""
+        return np.bincount(self.of(rows)[1], minlength=len(self.names))
 
     def ordered(self, usable: Bools, order: Numbers | None) -> "Members":
         """Each group's usable rows, in the given order of rows or the rows' own."""
@@ -61,14 +64,14 @@ class Groups:
             by_group = np.argsort(groups, kind="stable")  # by radix up to 16 bits
             sizes = np.bincount(groups, minlength=len(self.names))
             starts = np.concatenate([[0], np.cumsum(sizes)])
-            places.append((rows[by_group].astype(np.int32), starts))
+            places.append((rows[by_group].astype(np.int32), starts.tolist()))
         return Members(places, len(self.names))
 
 
 class Members:
     """Rows of groups: by the place of the group's style among a row's styles, then in order."""
 
-    def __init__(self, places: Sequence[tuple[Numbers, Numbers]], groups: int) -> None:
+    def __init__(self, places: Sequence[tuple[Numbers, list[int]]], groups: int) -> None:
         self._places = places
         self._groups = groups
 
@@ -83,7 +86,7 @@ class Members:
         for rows, starts in self._places:
             some = np.flatnonzero(np.diff(starts))  # reduceat knows no empty ranges
             if len(some):
-                counts[some] += np.add.reduceat(holds[rows], starts[some], dtype=np.int64)
+                counts[some] += np.add.reduceat(holds[rows], np.take(starts, some), dtype=np.int64)
         return counts
 
 
@@ -148,12 +151,6 @@ def _numbered(values: Numbers, size: int) -> tuple[Numbers, Numbers]:
     places = np.zeros(size, np.int32)
     places[present] = np.arange(len(present))
     return present, places[values]
-
-
-def _spread(starts: Numbers, sizes: Numbers) -> Numbers:
-    """The numbers of all ranges, one after the other."""
-    before = np.cumsum(sizes, dtype=np.int64) - sizes
-    return np.repeat(starts - before, sizes) + np.arange(int(sizes.sum()))
 
 
 def _joined(parts: Sequence[Numbers]) -> Numbers:

@@ -1,5 +1,6 @@
 """Values as small numbers: ratings as ranks among their distinct values, texts as they come."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -23,16 +24,13 @@ class Ratings:
     """uint8, 16 or 32 [rows]: 0 without a rating, else 1 for the lowest value there is, and so on.
     Integers of a few values need one byte a row, and no comparison of ratings ever rounds."""
     values: npt.NDArray[Any]
-    """[ranks], ascending, in the type of the column."""
+    """[1 + ranks], ascending from the second on, in the type of the column; the first is 0."""
 
     def rank_of(self, above: float) -> int:
         """The highest rank whose value isn't above the number; 0 where all are."""
-        exact = int(np.floor(above)) if self.values.dtype.kind in "iu" else above
-        return int(np.searchsorted(self.values, exact, side="right")) if len(self.values) else 0
-
-    def numbers(self) -> npt.NDArray[np.float64]:
-        """The value of each rank as a float, with 0 in the place of none."""
-        return np.concatenate([[0.0], self.values.astype(np.float64)])
+        is_exact = self.values.dtype.kind in "iu" and math.isfinite(above)
+        number = math.floor(above) if is_exact else above
+        return int(np.searchsorted(self.values[1:], number, side="right"))
 
 
 def rank(parts: Sequence[pl.Series]) -> Ratings:
@@ -52,7 +50,7 @@ def rank(parts: Sequence[pl.Series]) -> Ratings:
     ranks = number.astype(_smallest(len(distinct)), copy=False)
     if rated is not None:
         ranks[~rated] = 0
-    return Ratings(ranks, distinct)
+    return Ratings(ranks, np.concatenate([np.zeros(1, distinct.dtype), distinct]))
 
 
 def _counted(some: npt.NDArray[Any], array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Numbers]:

@@ -44,7 +44,7 @@ class Pool:
         total, rated = np.zeros(count), np.zeros(count, np.int32)
         for ratings in self.ratings.values():
             ranks = ratings.ranks[start:stop]
-            total += ratings.numbers()[ranks]
+            total += ratings.values[ranks]
             rated += ranks > 0
         with np.errstate(invalid="ignore"):
             return total / rated

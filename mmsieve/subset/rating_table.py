@@ -96,12 +96,14 @@ class RatingTable:
         columns += [STATUS] if STATUS in self._table.types else []
         columns += [TOKENS] if self._options.budget_tokens is not None else []
         waiting: list[pl.DataFrame] = []
+        rows = 0
         for file in self.files:
             for frame in self._table.read(file, list(dict.fromkeys(columns)), whole=False):
                 waiting.append(frame)
-                if sum(each.height for each in waiting) >= CHUNK:
+                rows += frame.height
+                if rows >= CHUNK:
                     yield pl.concat(waiting, rechunk=True)
-                    waiting = []
+                    waiting, rows = [], 0
         if waiting or not self.files:
             yield pl.concat(waiting, rechunk=True)
 

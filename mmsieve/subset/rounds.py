@@ -52,9 +52,10 @@ class _Rounds:
         self._ranks = [ratings.ranks for ratings in pool.ratings.values()]
         self._least = [ratings.rank_of(above) for ratings in pool.ratings.values()]
         used_up = budget.used_up()
-        self._gone = ~usable if used_up is None else ~usable | used_up
+        self._left = usable if used_up is None else usable & ~used_up
+        self._left = self._left.astype(np.uint8)  # as numbers: to multiply by
         self._sizes = [
-            self._members.counts((ranks > least) & ~self._gone)
+            self._members.counts((ranks > least) & (self._left > 0))
             for ranks, least in zip(self._ranks, self._least, strict=True)
         ]
 
@@ -64,43 +65,47 @@ class _Rounds:
         groups = np.flatnonzero(sizes)
         if quota <= 0 or not len(groups):
             return 0
-        left = np.where(self._gone, 0, self._ranks[capability])
+        left = self._ranks[capability] * self._left  # 0: nothing to choose
         share = max(quota // len(groups), self._budget.usual)
         before, debt = self._budget.left, 0
         chosen = []
-        for group in groups[np.argsort(sizes[groups], kind="stable")]:
+        for group in groups[np.argsort(sizes[groups], kind="stable")].tolist():
             if before - self._budget.left >= quota:
                 break
             allowance = min(share + debt, self._budget.left)
-            best = self._best(int(group), left, self._least[capability])
+            best = self._best(group, left, self._least[capability], allowance)
             rows = self._budget.fit(best, allowance)
-            self._budget.spend(rows)
+            debt += share - self._budget.spend(rows)
             left[rows] = 0
-            debt += share - self._budget.cost(rows)
             chosen.append(rows)
         every = np.concatenate(chosen)
         self._leave_out(every)
         self._leave_out_sources()
         return len(every)
 
-    def _best(self, group: int, left: Numbers, least: int) -> Numbers:
-        """A group's rows that are left, best first."""
-        found = []
+    def _best(self, group: int, left: Numbers, least: int, allowance: int) -> Numbers:
+        """A group's rows that are left, best first; as many as the allowance may pay for."""
+        found: list[Numbers] = []
         for rows in self._members.of(group):
             ranks = left[rows]
-            some = np.flatnonzero(ranks > least)
-            highest_first = np.argsort(~ranks[some], kind="stable")  # ranks are unsigned
-            found.append(rows[some[highest_first]])
-        return np.concatenate(found)
+            count = np.count_nonzero(ranks > least)
+            highest_first = np.argsort(~ranks, kind="stable")  # ranks are unsigned
+            found.append(rows[highest_first[:count]])
+            allowance -= count
+            if allowance <= 0 and self._budget.is_plain:
+                break
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _leave_out(self, rows: Numbers) -> None:
         """Count rows no more."""
-        self._gone[rows] = True
+        self._left[rows] = 0
+        owners, groups = self._groups.of(rows)
         for ranks, least, sizes in zip(self._ranks, self._least, self._sizes, strict=True):
-            sizes -= self._groups.counts(rows, ranks[rows] > least)
+            counted = groups[(ranks[rows] > least)[owners]]
+            sizes -= np.bincount(counted, minlength=len(sizes))
 
     def _leave_out_sources(self) -> None:
         """Count the rows no more whose source has no quota left."""
         used_up = self._budget.used_up()
         if used_up is not None:
-            self._leave_out(np.flatnonzero(used_up & ~self._gone))
+            self._leave_out(np.flatnonzero(used_up & (self._left > 0)))

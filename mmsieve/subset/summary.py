@@ -24,12 +24,14 @@ def held(choice: Choice) -> tuple[dict[str, Held], dict[str, Held]]:
     The pool's rows that aren't ok don't count.
     """
     pool = choice.pool
+    chosen = np.flatnonzero(choice.chosen)
+    ok: np.ndarray | slice = slice(None) if pool.is_ok.all() else np.flatnonzero(pool.is_ok)
     capabilities = {}
     for name, ratings in pool.ratings.items():
-        least, numbers = ratings.rank_of(choice.options.above), ratings.numbers()
+        least, numbers = ratings.rank_of(choice.options.above), ratings.values
         counts = [
             np.bincount(ratings.ranks[rows], minlength=len(numbers))
-            for rows in (pool.is_ok, choice.chosen)
+            for rows in (ok, chosen)
         ]
         (all_above, above), (all_mean, mean) = (
             [int(count[least + 1 :].sum()) for count in counts],
@@ -37,9 +39,9 @@ def held(choice: Choice) -> tuple[dict[str, Held], dict[str, Held]]:
         )
         capabilities[name] = Held(all_above, above, all_mean, mean)
     styles: list[Counter[str]] = []
-    for rows in (pool.is_ok, choice.chosen):
+    for rows in (np.flatnonzero(pool.is_ok), chosen):
         own: Counter[str] = Counter()
-        counts = pool.groups.counts(np.flatnonzero(rows)).tolist()
+        counts = pool.groups.counts(rows).tolist()
         for style, count in zip(pool.groups.styles, counts, strict=True):
             own[style] += count
         styles.append(own)
