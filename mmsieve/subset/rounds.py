@@ -30,7 +30,7 @@ def choose_in_rounds(
 
     `shares` are the capabilities' parts of what is missing, in their order.
     """
-    rounds = _Rounds(pool, usable, budget, above)
+    rounds = Rounds(pool, usable, budget, above)
     live = list(range(len(pool.ratings)))
     while live and budget.left > 0:
         together = sum(shares[number] for number in live)
@@ -42,7 +42,7 @@ def choose_in_rounds(
         ]
 
 
-class _Rounds:
+class Rounds:
     """What is left to choose from, and how much of it each group has for each capability."""
 
     def __init__(self, pool: Pool, usable: Bools, budget: Budget, above: float) -> None:
