@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mmsieve.verbs.rate import rate
     from mmsieve.verbs.report import PageReport, ReportOptions, report
     from mmsieve.verbs.score import score
+    from mmsieve.verbs.select import SelectOptions, SelectReport, select
     from mmsieve.verbs.train import (
         TrainReport,
         train_classifier,
@@ -72,6 +73,8 @@ __all__ = [
     "Sample",
     "SampleError",
     "ScoringOptions",
+    "SelectOptions",
+    "SelectReport",
     "ShardError",
     "Status",
     "TeacherOptions",
@@ -94,6 +97,7 @@ __all__ = [
     "rate",
     "report",
     "score",
+    "select",
     "train_classifier",
     "train_enhancer",
     "train_projector",
@@ -127,6 +131,8 @@ _HOMES = {
     "Sample": "mmsieve.sample",
     "SampleError": "mmsieve.errors",
     "ScoringOptions": "mmsieve.methods.unifilter",
+    "SelectOptions": "mmsieve.subset.options",
+    "SelectReport": "mmsieve.verbs.select",
     "ShardError": "mmsieve.errors",
     "Status": "mmsieve.errors",
     "TeacherOptions": "mmsieve.generate.options",
@@ -149,6 +155,7 @@ _HOMES = {
     "rate": "mmsieve.verbs.rate",
     "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",
+    "select": "mmsieve.verbs.select",
     "train_classifier": "mmsieve.verbs.train",
     "train_enhancer": "mmsieve.verbs.train",
     "train_projector": "mmsieve.verbs.train",

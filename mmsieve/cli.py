@@ -19,6 +19,8 @@ from mmsieve.verbs.rate import rate
 from mmsieve.verbs.report import report
 from mmsieve.verbs.score import score
 from mmsieve.verbs.train import train_classifier, train_enhancer, train_projector, train_rater
+from mmsieve.verbs.select import select
+from mmsieve.verbs.train import train_classifier, train_projector
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -44,6 +46,7 @@ app.command(score)
 app.command(enhance)
 app.command(rate)
 app.command(filter_tables, name="filter")
+app.command(select)
 app.command(export)
 app.command(evaluate)
 app.command(report)
