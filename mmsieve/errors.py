@@ -7,6 +7,7 @@ MmsieveError
 """
 
 from enum import StrEnum
+from typing import Any
 
 
 class Status(StrEnum):
@@ -41,9 +42,15 @@ class ShardError(MmsieveError):
 class SampleError(MmsieveError):
     """A sample can't be used: `status` says why in one word, the message in a line."""
 
-    def __init__(self, status: Status, message: str) -> None:
+    def __init__(self, status: Status, message: str, known: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.known = known or {}
+        """Values of the method's columns that are known all the same."""
 
-    def __reduce__(self) -> tuple[type["SampleError"], tuple[Status, str]]:
-        return SampleError, (self.status, str(self))
+    def knowing(self, known: dict[str, Any]) -> "SampleError":
+        """The same error, with what is known of the sample."""
+        return SampleError(self.status, str(self), self.known | known)
+
+    def __reduce__(self) -> tuple[type["SampleError"], tuple[Status, str, dict[str, Any]]]:
+        return SampleError, (self.status, str(self), self.known)

@@ -164,7 +164,8 @@ class _Rows:
         """Set the result of a row, exactly once."""
         self._missing.remove(index)
         if isinstance(result, SampleError):
-            self.rows[index].update(status=result.status.value, error=str(result))
+            problem = {"status": result.status.value, "error": str(result)}
+            self.rows[index].update(result.known, **problem)
         else:
             self.rows[index].update(result, status=Status.OK.value)
         self._progress(1, self.shard.size / self.count if self.count else 0.0)

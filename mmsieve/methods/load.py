@@ -135,7 +135,7 @@ class ScoringModel:
 
 
 def _failed(error: SampleError) -> Row:
-    return {"status": str(error.status), "error": str(error)}
+    return {**error.known, "status": str(error.status), "error": str(error)}
 
 
 def load_model(
