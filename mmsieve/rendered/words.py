@@ -5,13 +5,16 @@ against any picture: that gives the wrong-word labels, whatever was edited and h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mmsieve.rendered.scenes import GRID, SIGN, Chart, Fact, Scene, Table, Thing, pick
 
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUMBERS = (
+    "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+)  # fmt: skip
 _LEADS = ("at the {} there is", "the {} shows", "the {} has", "{}:", "at the {} stands", "{}:")
 _INTROS = (
     "here are {} objects",
@@ -22,16 +25,22 @@ _INTROS = (
 )
 _CHARTS = ("a chart of {} bars", "a bar chart with {} bars", "{} bars in a chart")
 _TABLES = ("a table of fruit", "a small table", "fruit by month")
-_ENDS = frozenset(".,:;")
+WHOLE = ("scene", "chart")
+"""Subjects of facts about a picture as a whole."""
+_ENDS = frozenset(".,:;?")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A word and the fact it states, if any; a loose one is not to be judged."""
+    """A word and the fact it states, if any; a loose one is not to be judged.
+
+    `picture` says of which picture, where there are several.
+    """
 
     text: str
     fact: Fact | None = None
     loose: bool = False
+    picture: int = 0
 
 
 Span = tuple[int, int]
@@ -54,16 +63,20 @@ def plain(text: str) -> list[Piece]:
     return [Piece(word) for word in text.split()]
 
 
-def sentence(pieces: Sequence[Piece]) -> list[Piece]:
+def sentence(pieces: Sequence[Piece], end: str = ".") -> list[Piece]:
     """A capital in front and a full stop behind."""
     first = pieces[0]
-    capital = Piece(first.text[:1].upper() + first.text[1:], first.fact, first.loose)
-    return [capital, *pieces[1:], Piece(".")]
+    capital = replace(first, text=first.text[:1].upper() + first.text[1:])
+    return [capital, *pieces[1:], Piece(end)]
 
 
 def mark(pieces: Sequence[Piece], truth: Scene | None) -> Marked:
     """Join the pieces and check each against a picture (or none: then nothing is judged)."""
-    facts: frozenset[Fact] = truth.facts() if truth is not None else frozenset()
+    return mark_facts(pieces, None if truth is None else (truth.facts(),))
+
+
+def mark_facts(pieces: Sequence[Piece], truths: Sequence[frozenset[Fact]] | None) -> Marked:
+    """Join the pieces and check each against the facts of the picture it is about."""
     text = ""
     right: list[Span] = []
     wrong: list[Span] = []
@@ -72,8 +85,9 @@ def mark(pieces: Sequence[Piece], truth: Scene | None) -> Marked:
             text += " "
         span = (len(text), len(text) + len(piece.text))
         text += piece.text
-        if truth is None or piece.loose or piece.fact is None:
+        if truths is None or piece.loose or piece.fact is None:
             continue
+        facts = truths[piece.picture]
         if piece.fact in facts:
             right.append(span)
         elif not _groundless(piece.fact, facts):
@@ -84,7 +98,7 @@ def mark(pieces: Sequence[Piece], truth: Scene | None) -> Marked:
 def _groundless(fact: Fact, facts: frozenset[Fact]) -> bool:
     """An attribute of something that is not there: the place is the error, not the attribute."""
     where = Fact(fact.subject, "place", fact.subject)
-    return fact.attribute not in ("place", "count") and where not in facts
+    return fact.subject not in WHOLE and fact.attribute != "place" and where not in facts
 
 
 def noun_phrase(thing: Thing, rng: np.random.Generator) -> list[Piece]:
