@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
     from mmsieve.evaluation.agreement import AgreementOptions
-    from mmsieve.generate.options import GenerateOptions, TeacherOptions
+    from mmsieve.generate.options import (
+        AssessmentOptions,
+        GenerateOptions,
+        RatingOptions,
+        TeacherOptions,
+    )
     from mmsieve.methods.load import load_model
     from mmsieve.methods.unifilter import ScoringOptions
     from mmsieve.metrics import Metrics
@@ -23,8 +28,10 @@ if TYPE_CHECKING:
     from mmsieve.verbs.filter import filter_tables as filter
     from mmsieve.verbs.generate import (
         GenerateReport,
+        generate_assessments,
         generate_captions,
         generate_documents,
+        generate_ratings,
     )
     from mmsieve.verbs.models import ModelsReport, list_models
     from mmsieve.verbs.report import PageReport, ReportOptions, report
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgreementOptions",
+    "AssessmentOptions",
     "CutOptions",
     "DemoReport",
     "EvaluateOptions",
@@ -52,6 +60,7 @@ __all__ = [
     "MmsieveError",
     "ModelsReport",
     "PageReport",
+    "RatingOptions",
     "ReadOptions",
     "ReportOptions",
     "RequestError",
@@ -71,8 +80,10 @@ __all__ = [
     "evaluate",
     "export",
     "filter",
+    "generate_assessments",
     "generate_captions",
     "generate_documents",
+    "generate_ratings",
     "list_models",
     "load_model",
     "report",
@@ -83,6 +94,7 @@ __all__ = [
 
 _HOMES = {
     "AgreementOptions": "mmsieve.evaluation.agreement",
+    "AssessmentOptions": "mmsieve.generate.options",
     "CutOptions": "mmsieve.verbs.filter",
     "DemoReport": "mmsieve.verbs.demo",
     "EvaluateOptions": "mmsieve.verbs.evaluate",
@@ -97,6 +109,7 @@ _HOMES = {
     "MmsieveError": "mmsieve.errors",
     "ModelsReport": "mmsieve.verbs.models",
     "PageReport": "mmsieve.verbs.report",
+    "RatingOptions": "mmsieve.generate.options",
     "ReadOptions": "mmsieve.read.records",
     "ReportOptions": "mmsieve.verbs.report",
     "RequestError": "mmsieve.errors",
@@ -116,8 +129,10 @@ _HOMES = {
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",
     "filter": "mmsieve.verbs.filter",
+    "generate_assessments": "mmsieve.verbs.generate",
     "generate_captions": "mmsieve.verbs.generate",
     "generate_documents": "mmsieve.verbs.generate",
+    "generate_ratings": "mmsieve.verbs.generate",
     "list_models": "mmsieve.verbs.models",
     "load_model": "mmsieve.methods.load",
     "report": "mmsieve.verbs.report",

@@ -11,7 +11,12 @@ from mmsieve.verbs.demo import demo
 from mmsieve.verbs.evaluate import evaluate
 from mmsieve.verbs.export import export
 from mmsieve.verbs.filter import filter_tables
-from mmsieve.verbs.generate import generate_captions, generate_documents
+from mmsieve.verbs.generate import (
+    generate_assessments,
+    generate_captions,
+    generate_documents,
+    generate_ratings,
+)
 from mmsieve.verbs.models import list_models
 from mmsieve.verbs.report import report
 from mmsieve.verbs.score import score
@@ -45,9 +50,11 @@ app.command(report)
 app.command(list_models, name="models")
 app.command(demo)
 
-generation = App(name="generate", help="Write training data: texts of known quality over images.")
+generation = App(name="generate", help="Write training data: texts, judgements, ratings.")
 generation.command(generate_captions, name="captions")
 generation.command(generate_documents, name="documents")
+generation.command(generate_assessments, name="assessments")
+generation.command(generate_ratings, name="ratings")
 app.command(generation)
 
 training = App(name="train", help="Train a checkpoint from a recipe.")

@@ -6,19 +6,22 @@ from pathlib import Path
 from well_behaved import Server
 
 import mmsieve
-from mmsieve import GenerateOptions, TeacherOptions
+from mmsieve import AssessmentOptions, GenerateOptions, RatingOptions, TeacherOptions
 
 PROVIDERS = ("openai", "anthropic")
 
 
 def generate(server: Server, *sources, out: Path, what="captions", provider="openai", **options):
     mine = {name: options.pop(name) for name in list(options) if name in _ASKING}
-    wanted = {"teacher": f"{provider}:m", "count": 32, "quiet": True} | options
     asking = {"base_url": server.base_url(provider), "max_retries": 0, "price": "1,5"} | mine
-    make = mmsieve.generate_captions if what == "captions" else mmsieve.generate_documents
+    own = {"judging": AssessmentOptions, "rating": RatingOptions}
+    given = {name: own[name](**options.pop(name)) for name in list(options) if name in own}
+    wanted = {"teacher": f"{provider}:m", "count": 32, "quiet": True} | options
+    make = getattr(mmsieve, f"generate_{what}")
     return make(
         *map(str, sources),
         out=out,
+        **given,
         options=GenerateOptions(**wanted),
         asking=TeacherOptions(**asking),
     )

@@ -61,6 +61,7 @@ def _samples(pieces: Iterator[_Piece], files: TrainingFiles, advance: Advance) -
     for drawn, is_val in pieces:
         files.add_images(drawn.key, drawn.images)
         files.add(drawn.key, (record.fields for record in drawn.records), is_val)
+        files.add_to_pool(record.item for record in drawn.records if record.item is not None)
         for index, record in enumerate(drawn.records):
             key = f"{drawn.key}-{index}"
             yield replace(record.sample, key=key, metadata={"uid": key} | record.sample.metadata)

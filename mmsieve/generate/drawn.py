@@ -14,6 +14,8 @@ class Record:
     """Without its id."""
     sample: Sample
     """Without its key."""
+    item: dict[str, Any] | None = None
+    """The same as an item of a pool of instructions, with nothing known about it."""
 
 
 @dataclass(frozen=True, slots=True)

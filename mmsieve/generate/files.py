@@ -88,6 +88,7 @@ class TrainingFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lines: dict[str, list[str]] = {TRAIN: [], VAL: []}
+        """File -> its entries."""
 
     def add_images(self, key: str, images: Sequence[bytes]) -> None:
         """Write PNG files under the names that entries of this key have for them."""
@@ -115,15 +116,21 @@ class TrainingFiles:
             for index, entry in enumerate(entries)
         ]
 
+    def add_to_pool(self, items: Iterable[dict[str, Any]]) -> None:
+        """Take items into qas.json, which is only there where there are any."""
+        lines = [json.dumps(item, ensure_ascii=False) for item in items]
+        if lines:
+            self._lines.setdefault(POOL, []).extend(lines)
+
     def finish(self) -> dict[str, int]:
-        """Write the files; returns their entries by name."""
+        """Write the files; returns how many entries the first two have."""
         for name, lines in self._lines.items():
             text = "[\n" + ",\n".join(lines) + "\n]\n"
             write_atomically(self._folder / name, partial(_write, text))
-        return {name: len(lines) for name, lines in self._lines.items()}
+        return {name: len(self._lines[name]) for name in (TRAIN, VAL)}
 
 
-TRAIN, VAL = "train.json", "val.json"
+TRAIN, VAL, POOL = "train.json", "val.json", "qas.json"
 
 
 def _write(text: str, path: Path) -> None:

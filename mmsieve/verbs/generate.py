@@ -8,11 +8,18 @@ from pathlib import Path
 
 from mmsieve.errors import RequestError
 from mmsieve.generate.drawing import SHARDS, count_drawn, draw
-from mmsieve.generate.files import IMAGES, TRAIN, VAL
+from mmsieve.generate.files import IMAGES, POOL, TRAIN, VAL
 from mmsieve.generate.lesson import Lesson
-from mmsieve.generate.options import GenerateOptions, TeacherOptions
+from mmsieve.generate.options import (
+    AssessmentOptions,
+    GenerateOptions,
+    RatingOptions,
+    TeacherOptions,
+)
+from mmsieve.generate.tasks.assessments import Assessments
 from mmsieve.generate.tasks.captions import Captions
 from mmsieve.generate.tasks.documents import Documents
+from mmsieve.generate.tasks.ratings import Ratings
 from mmsieve.generate.tasks.task import Task
 from mmsieve.read import ReadOptions
 from mmsieve.table import check_folder, make_folder, write_atomically
@@ -91,6 +98,52 @@ def generate_documents(
     return _generate(Documents(), sources, Path(out), options, asking, read)
 
 
+def generate_assessments(
+    *sources: str,
+    out: Path,
+    options: GenerateOptions,
+    judging: AssessmentOptions | None = None,
+    asking: TeacherOptions | None = None,
+    read: ReadOptions | None = None,
+) -> GenerateReport:
+    """Judge captions on six scales and rewrite poor ones: a good and a bad one of every image.
+
+    Parameters
+    ----------
+    sources
+        Tars, Parquet files, folders, globs or URLs with caption pairs. None for --teacher rendered.
+    out
+        Folder of train.json, val.json and the images.
+    """
+    judging = judging or AssessmentOptions()
+    judging.check()
+    _only_drawn(options, judging)
+    return _generate(Assessments(judging), sources, Path(out), options, asking, read)
+
+
+def generate_ratings(
+    *sources: str,
+    out: Path,
+    options: GenerateOptions,
+    rating: RatingOptions | None = None,
+    asking: TeacherOptions | None = None,
+    read: ReadOptions | None = None,
+) -> GenerateReport:
+    """Rate instruction samples, from 0 to 5 for each capability, and name their styles.
+
+    Parameters
+    ----------
+    sources
+        Files of instruction samples, folders, globs or URLs. None for --teacher rendered.
+    out
+        Folder of train.json, val.json and the images; of qas.json too, the samples as a pool that
+        nobody has rated, where they are drawn.
+    """
+    rating = rating or RatingOptions()
+    _only_drawn(options, rating)
+    return _generate(Ratings(rating), sources, Path(out), options, asking, read)
+
+
 def _generate(
     task: Task,
     sources: tuple[str, ...],
@@ -105,7 +158,7 @@ def _generate(
     if options.teacher == "rendered":
         if sources:
             raise RequestError(f"{sources[0]}: --teacher rendered draws its images: no SOURCE")
-        _only_defaults(asking, read, reason="is for --teacher anthropic:MODEL and openai:MODEL")
+        _only_defaults(asking, read)
         report = _draw(task, out, options)
     else:
         common = GenerateOptions(
@@ -122,9 +175,16 @@ def _generate(
     return replace(report, seconds=time.monotonic() - started)
 
 
-def _only_defaults(*groups: TeacherOptions | ReadOptions, reason: str) -> None:
+def _only_drawn(options: GenerateOptions, group: AssessmentOptions | RatingOptions) -> None:
+    if options.teacher == "rendered":
+        _only_defaults(group)
+
+
+def _only_defaults(
+    *groups: TeacherOptions | ReadOptions | AssessmentOptions | RatingOptions,
+) -> None:
     for group in groups:
-        _same(group, type(group)(), reason)
+        _same(group, type(group)(), "is for --teacher anthropic:MODEL and openai:MODEL")
 
 
 def _same(group: object, allowed: object, reason: str) -> None:
@@ -212,7 +272,7 @@ def _write_claim(
 def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
     """Remove what an earlier generation left, and only that."""
     make_folder(out)
-    for name in (_CLAIM, TRAIN, VAL, *others):
+    for name in (_CLAIM, TRAIN, VAL, POOL, *others):
         (out / name).unlink(missing_ok=True)
     for name in (IMAGES, SHARDS):
         shutil.rmtree(out / name, ignore_errors=True)

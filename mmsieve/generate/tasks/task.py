@@ -5,6 +5,7 @@ hold, and which records of a training file become of it; and how the rendered te
 records itself, truth known.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,18 @@ from mmsieve.levels import LEVELS
 
 Fields: TypeAlias = dict[str, Any]
 """Of an answer, or of a record: what JSON can hold."""
+
+
+def not_empty(text: str) -> str:
+    """The text; raises ValueError where it says nothing."""
+    if not text.strip():
+        raise ValueError("it is empty")
+    return text
+
+
+def as_json(value: object, indent: int | None = None) -> str:
+    """What stands in a prompt as data: nothing in it can pass for the prompt's own words."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 class AnswerError(Exception):
