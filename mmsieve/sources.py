@@ -19,6 +19,8 @@ from mmsieve.listing import suffix_of as _suffix
 
 TAR = (".tar",)
 RANGED = (".parquet", ".jsonl")
+LISTS = (".json",)
+"""Beside tars, or files of RANGED, a JSON file is a sidecar: statistics, a hub's data card."""
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 _MOST_PATTERNS = 1_000_000
 
@@ -39,7 +41,9 @@ class Shard:
     stop: int | None = None
     """One past its last row; None for a whole tar."""
     span: tuple[int, int] | None = None
-    """The range's bytes, where rows are lines."""
+    """The range's bytes, where rows are lines or the items of a JSON list."""
+    layout: str | None = None
+    """The layout of a JSON or JSONL file, recognised when the run was planned."""
     limit: int | None = None
     """Read only so many samples: a trial run, never taken for the whole shard."""
 
@@ -75,7 +79,7 @@ def find_files(sources: Sequence[str]) -> Sources:
 
 def file_suffixes() -> str:
     """The suffixes that are read, for messages."""
-    return ", ".join((*TAR, *RANGED))
+    return ", ".join((*TAR, *RANGED, *LISTS))
 
 
 @contextmanager
@@ -133,16 +137,20 @@ def _patterns(source: str) -> list[str]:
 
 
 def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
-    """Of a folder or glob: the tars if there are any, else the row files; the rest is noted."""
+    """Of a folder or glob: the tars if there are any, else Parquet and JSONL files, else JSON.
+
+    What is left is noted.
+    """
     files = listing.files
     if not listing.searched:
         for url in files:
-            if _suffix(url) not in TAR + RANGED:
+            if _suffix(url) not in TAR + RANGED + LISTS:
                 fix = "; unpack it first" if _suffix(url) in _PACKED else ""
                 raise RequestError(f"{url}: not a file that is read ({file_suffixes()}){fix}")
         return files
-    kept = {url: size for url, size in files.items() if _suffix(url) in TAR}
-    kept = kept or {url: size for url, size in files.items() if _suffix(url) in RANGED}
+    kept: dict[str, int] = {}
+    for suffixes in (TAR, RANGED, LISTS):
+        kept = kept or {url: size for url, size in files.items() if _suffix(url) in suffixes}
     if not kept:
         raise RequestError(f"{pattern}: nothing there that is read ({file_suffixes()})")
     left = Counter(_suffix(url) or "no suffix" for url in files if url not in kept)

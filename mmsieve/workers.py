@@ -156,12 +156,14 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _size(value: Any) -> int:
-    """Bytes of a raw value; images of Parquet rows are nested in structs and lists."""
+    """Bytes of a raw value; images of Parquet rows are nested in structs and lists.
+
+    A text counts too: that of a JSON item may hold an image."""
     if isinstance(value, dict):
         return sum(map(_size, value.values()))
     if isinstance(value, list):
         return sum(map(_size, value))
-    return len(value) if isinstance(value, bytes) else 0
+    return len(value) if isinstance(value, (bytes, str)) else 0
 
 
 def _prepare(

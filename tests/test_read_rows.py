@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from shards import image, read, write_jsonl, write_parquet
 
 from mmsieve.errors import RequestError, SampleError, ShardError
-from mmsieve.read import ReadOptions, Record, image_folder, mmc4, open_shard, ranges
+from mmsieve.read import (
+    ReadOptions,
+    Record,
+    image_folder,
+    json_items,
+    mmc4,
+    open_shard,
+    ranges,
+)
 from mmsieve.read.documents import UNREADABLE
 from mmsieve.read.image_parquet import Parser
 from mmsieve.read.ranges import split_files
@@ -190,7 +198,7 @@ def test_texts_that_are_not_utf8_are_rows(tmp_path):
         ({"image": [JPEG], "text": [["t"]]}, {}, "--text-column"),
         ({"image": [JPEG], "text": ["t"]}, {"text_column": "title"}, "no column 'title'"),
         ({"image": [JPEG], "text": ["t"], "n": [1]}, {"text_column": "n"}, "of type int64"),
-        ({"image": [JPEG], "text": ["t"]}, {"layout": "mmc4"}, r"is for \.jsonl files"),
+        ({"image": [JPEG], "text": ["t"]}, {"layout": "mmc4"}, r"is for \.jsonl, \.json files"),
         ({"image": [JPEG], "text": ["t"]}, {"images": Path("/none")}, "no such folder"),
     ],
 )
@@ -338,7 +346,8 @@ def test_jsonl_needs_its_images(tmp_path):
 
 def test_a_line_too_long_to_read_is_a_row(tmp_path, images, monkeypatch):
     monkeypatch.setattr(mmc4, "MAX_BYTES", 1000)
-    monkeypatch.setattr(mmc4, "_CHUNK", 100)
+    monkeypatch.setattr(json_items, "_CHUNK", 100)
+    monkeypatch.setattr(json_items, "MAX_BYTES", 1000)
     fine = b'{"text_list": ["b"]}\n'
     (tmp_path / "a.jsonl").write_bytes(fine + b"x" * 5000 + b"\n" + fine + b"x" * 5000)
     found = read(tmp_path / "a.jsonl", images=images)
@@ -357,7 +366,7 @@ def test_lines_are_split_as_written(tmp_path_factory, lines, ends):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranges, "ROWS", 4)
         patch.setattr(ranges, "_CHUNK", 7)
-        patch.setattr(mmc4, "_CHUNK", 5)
+        patch.setattr(json_items, "_CHUNK", 5)
         found = []
         for shard in split_files(find_files([str(folder)]).files, options):
             with open_shard(shard, options) as reader:

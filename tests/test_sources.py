@@ -176,15 +176,16 @@ def test_pipes_are_no_files(folder):
         ("nothing.tar", "no such file"),
         ("nothing", "no such file"),
         ("cc/00000.tar/x.tar", "no such file"),
-        ("cc/*.zip", "nothing there that is read (.tar, .parquet, .jsonl)"),
+        ("cc/*.zip", "nothing there that is read (.tar, .parquet, .jsonl, .json)"),
         ("empty", "nothing there that is read"),
-        ("cc/00000_stats.json", "not a file that is read (.tar, .parquet, .jsonl)"),
+        ("cc/notes.txt", "not a file that is read (.tar, .parquet, .jsonl, .json)"),
         ("packed.tar.gz", "unpack it first"),
     ],
 )
 def test_sources_that_name_nothing_readable(folder, pattern, message):
     (folder / "empty").mkdir()
     touch(folder / "packed.tar.gz")
+    touch(folder / "cc/notes.txt")
     assert message in refused(folder / pattern)
 
 

@@ -95,12 +95,14 @@ def _read(shard: Shard, wanted: set[str], read: ReadOptions) -> dict[Key, Conten
 
 
 def _content(sample: Sample) -> Content:
-    parts = sample.parts[:_MOST_PARTS]
+    told = (Text(f"{turn.role}: {turn.text}") for turn in sample.turns)
+    all_parts = (*sample.parts, *told)
+    parts = all_parts[:_MOST_PARTS]
     pieces = tuple(
         Piece(text=_clipped(part.text)) if isinstance(part, Text) else _picture(part)
         for part in parts
     )
-    left = len(sample.parts) - len(parts)
+    left = len(all_parts) - len(parts)
     return Content(pieces, f"{left} more parts" if left else "")
 
 

@@ -14,8 +14,18 @@ import fsspec
 
 from mmsieve.errors import MmsieveError, ShardError
 from mmsieve.listing import one_line
-from mmsieve.read import captions, documents, image_parquet, mmc4
-from mmsieve.read.records import Layout, Parse, ReadOptions, Record, ShardReader, parse_record
+from mmsieve.read import captions, documents, image_parquet, instructions, mmc4
+from mmsieve.read.json_items import line_items, list_items
+from mmsieve.read.records import (
+    Layout,
+    Parse,
+    ReadOptions,
+    Record,
+    ShardReader,
+    parse_record,
+    wrong_kind,
+)
+from mmsieve.read.row_layouts import is_in_list, parquet_parser
 from mmsieve.read.tar import index_tar, read_records
 from mmsieve.sources import Shard, local_path
 
@@ -31,7 +41,7 @@ __all__ = [
 ]
 
 _PROBE = 64
-_TAR_LAYOUTS = {"captions": captions, "documents": documents}
+_TAR_LAYOUTS: dict[Layout, ModuleType] = {"captions": captions, "documents": documents}
 _LAYOUTS = (
     "captions are an image and a txt of one key, documents a json with `texts` and `image_info` "
     "or `images`"
@@ -75,7 +85,9 @@ def _open_tar(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     with local_path(shard) as path, Path(path).open("rb") as file:
         index = index_tar(file)
         layout = _recognise(islice(read_records(file, index), _PROBE), options.layout)
-        yield ShardReader(len(index.groups), read_records(file, index), layout.parse)
+        if problem := wrong_kind(layout, options):
+            raise LayoutError(problem)
+        yield ShardReader(len(index.groups), read_records(file, index), _TAR_LAYOUTS[layout].parse)
 
 
 @contextmanager
@@ -83,45 +95,60 @@ def _open_parquet(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     with fsspec.open(shard.url, "rb") as file:
         parquet = image_parquet.open_parquet(file)
         stop = parquet.metadata.num_rows if shard.stop is None else shard.stop
-        parser = image_parquet.Parser(parquet.schema_arrow, options)
+        parser = parquet_parser(parquet.schema_arrow, options)
         records = image_parquet.read_records(parquet, shard.start, stop, shard.stem, parser)
         yield ShardReader(stop - shard.start, records, parser)
 
 
 @contextmanager
-def _open_jsonl(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
-    parser = mmc4.parser(options.images)
+def _open_json(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     with fsspec.open(shard.url, "rb") as file:
         if shard.span is None or shard.stop is None:
-            raise ShardError("its lines could not be counted when the run was planned")
-        records = mmc4.read_records(file, shard.span, shard.start, shard.stop, shard.stem)
-        yield ShardReader(shard.stop - shard.start, records, parser)
+            raise ShardError("its items could not be counted when the run was planned")
+        begin, end = shard.span
+        if is_in_list(file, shard.suffix):
+            is_last = end >= file.seek(0, 2)  # in it the list must end
+            items = list_items(file, begin, None if is_last else end)
+        else:
+            items = line_items(file, begin, end)
+        of_range = shard.start, shard.stop, shard.stem
+        count = shard.stop - shard.start
+        if shard.layout == "instructions":
+            records = instructions.read_records(items, *of_range)
+            yield ShardReader(count, records, instructions.Parser(options.images))
+        else:
+            yield ShardReader(
+                count, mmc4.read_records(items, *of_range), mmc4.parser(options.images)
+            )
 
 
-_OPENERS = {".tar": _open_tar, ".parquet": _open_parquet, ".jsonl": _open_jsonl}
+_OPENERS = {
+    ".tar": _open_tar,
+    ".parquet": _open_parquet,
+    ".jsonl": _open_json,
+    ".json": _open_json,
+}
 
 
-def _recognise(records: Iterator[Record], asked: Layout | None) -> ModuleType:
-    """The reader of a tar's layout, from the first of its records that tells.
+def _recognise(records: Iterator[Record], asked: Layout | None) -> Layout:
+    """A tar's layout, from the first of its records that tells.
 
     One that was asked for is used as long as the content doesn't say that it is another.
     """
-    right: list[ModuleType] = []
+    right: list[Layout] = []
     may_be_captions = False
     seen: list[str] = []
     with suppress(ShardError):  # cut short: the run says so when it has read what there is
         for record in records:
-            right = [
-                reader for reader in (documents, captions) if reader.looks_right(record.fields)
-            ]
+            right = [n for n, reader in _TAR_LAYOUTS.items() if reader.looks_right(record.fields)]
             if right:
                 break
             may_be_captions |= captions.looks_possible(record.fields)
             seen += [f"{record.key}.{extension}" for extension in record.fields]
-    if asked is not None and (not right or _TAR_LAYOUTS[asked] in right):
-        return _TAR_LAYOUTS[asked]
+    if asked is not None and (not right or asked in right):
+        return asked
     if asked is not None:
         raise LayoutError(f"not {asked}: {_LAYOUTS}")
     if right or may_be_captions or not seen:
-        return right[0] if right else captions
+        return right[-1] if right else "captions"
     raise LayoutError(f"layout not recognised from {', '.join(seen[:3])}: {_LAYOUTS}")

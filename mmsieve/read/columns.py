@@ -1,6 +1,8 @@
 """Columns of a Parquet file: which one is the image, the text, the key, by name and type."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.types as pt
@@ -44,6 +46,20 @@ def is_image(type_: pa.DataType) -> bool:
     return _is_bytes(plain) or is_text(plain)
 
 
+def is_turns(type_: pa.DataType) -> bool:
+    """Whether a column of that type can hold the turns of conversations."""
+    plain = _plain(type_)
+    return _is_list(plain) and pt.is_struct(_plain(plain.value_type))
+
+
+def names_paths(type_: pa.DataType) -> bool:
+    """Whether a column of images of that type can hold nothing but paths."""
+    plain = _plain(type_)
+    if _is_list(plain):
+        return names_paths(plain.value_type)
+    return is_text(plain) and not pt.is_null(plain)
+
+
 def is_key(type_: pa.DataType) -> bool:
     """Whether a column of that type can name its rows."""
     plain = _plain(type_)
@@ -58,6 +74,13 @@ def holds_bytes(type_: pa.DataType) -> bool:
     if pt.is_map(plain):
         return holds_bytes(plain.key_type) or holds_bytes(plain.item_type)
     return holds_bytes(plain.value_type) if _is_list(plain) else _is_bytes(plain)
+
+
+def json_value(value: Any) -> Any:
+    """A column's value as metadata: NaN, which JSON doesn't have, is null as in a json member."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_bytes(type_: pa.DataType) -> bool:

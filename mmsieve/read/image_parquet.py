@@ -1,8 +1,7 @@
 """Image-text Parquet, as on the Hugging Face hub: an image column and a text column."""
 
-import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.listing import one_line
 from mmsieve.read.captions import decode_text
-from mmsieve.read.columns import holds_bytes, is_image, is_key, is_text, pick
+from mmsieve.read.columns import holds_bytes, is_image, is_key, is_text, json_value, pick
 from mmsieve.read.image_folder import ImageFolder
 from mmsieve.read.records import ReadOptions, Record, duplicate
 from mmsieve.sample import Image, Kind, Sample, Text
@@ -29,16 +28,26 @@ def open_parquet(file: Any) -> pq.ParquetFile:
         raise ShardError(f"not a Parquet file: {one_line(error)}") from error
 
 
+class Rows(Protocol):
+    """What a layout takes of a Parquet file."""
+
+    columns: list[str]
+    """The columns that are read."""
+
+    def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
+        """The key of a row, of which it is given the file's stem and the row's number too."""
+        ...
+
+
 def read_records(
-    file: pq.ParquetFile, start: int, stop: int, stem: str, parser: "Parser"
+    file: pq.ParquetFile, start: int, stop: int, stem: str, rows: Rows
 ) -> Iterator[Record]:
     """The rows of a range; raises ShardError where a page can't be read."""
     seen: set[str] = set()
     number = start
     try:
-        for row in _rows(file, start, stop, parser.columns):
-            value = row.get(parser.key_column) if parser.key_column else None
-            key = f"{stem}-{number:09d}" if value is None else _key(value)
+        for row in _rows(file, start, stop, rows.columns):
+            key = rows.key(row, stem, number)
             yield Record(key, row, duplicate(key) if key in seen else None)
             seen.add(key)
             number += 1
@@ -66,6 +75,13 @@ class Parser:
         """What is read: other columns of bytes are no metadata, and may be large."""
         self._folder = None if options.images is None else ImageFolder(options.images)
 
+    def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
+        """The key of a row: that of its column of keys, else the file's stem and the number."""
+        value = row.get(self.key_column) if self.key_column else None
+        if value is None:
+            return f"{stem}-{number:09d}"
+        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
     def __call__(self, record: Record) -> Sample:
         """The sample of one row; raises SampleError."""
         value = record.fields[self.image_column]
@@ -77,7 +93,7 @@ class Parser:
             raise SampleError(Status.TEXT_MISSING, f"column {self.text_column} is null")
         text = decode_text(text) if isinstance(text, bytes) else str(text)
         columns = (self.image_column, self.text_column)
-        metadata = {n: _json_value(v) for n, v in record.fields.items() if n not in columns}
+        metadata = {n: json_value(v) for n, v in record.fields.items() if n not in columns}
         kind: Kind = "caption" if len(images) == 1 else "document"
         return Sample(record.key, (*images, Text(text)), kind, metadata)
 
@@ -138,14 +154,3 @@ def _value(scalar: Any) -> Any:
             return scalar.cast(pa.string()).as_py()
         except (ValueError, pa.ArrowException):
             return None
-
-
-def _key(value: Any) -> str:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-
-def _json_value(value: Any) -> Any:
-    """A column's value as metadata: NaN, which JSON doesn't have, is null as in a json member."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return None if isinstance(value, float) and not math.isfinite(value) else value

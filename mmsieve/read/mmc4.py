@@ -1,8 +1,8 @@
 """MMC4 JSONL: one document a line, its image files in a folder beside it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.read.captions import parse_object
@@ -12,15 +12,12 @@ from mmsieve.read.records import MAX_BYTES, Record
 from mmsieve.sample import Image, Part, Sample, Text
 
 _CONTENT = ("text_list", "image_info", "similarity_matrix")
-_CHUNK = 1 << 20
 
 
-def read_records(
-    file: BinaryIO, span: tuple[int, int], first: int, last: int, stem: str
-) -> Iterator[Record]:
-    """The lines `first` to `last` (one past it) of a file, which are its bytes `span`."""
+def read_records(lines: Iterable[bytes], first: int, last: int, stem: str) -> Iterator[Record]:
+    """The lines `first` to `last` (one past it) of a file."""
     number = first
-    for line in _lines(file, *span):
+    for line in lines:
         key = f"{stem}-{number:09d}"
         problem = None
         if len(line) > MAX_BYTES:
@@ -84,24 +81,3 @@ def _slot(info: dict[str, Any], texts: int) -> int:
     if not isinstance(index, int) or isinstance(index, bool):
         return texts
     return index if 0 <= index < texts else texts
-
-
-def _lines(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
-    """The lines between two bytes, without their ends; of a huge one, just more than MAX_BYTES."""
-    file.seek(begin)
-    pieces: list[bytes] = []
-    size = 0
-    while begin < end:
-        chunk = file.read(min(_CHUNK, end - begin))
-        if not chunk:
-            raise ShardError(f"ends at byte {begin}, expected {end}: the file has changed")
-        begin += len(chunk)
-        for number, piece in enumerate(chunk.split(b"\n")):
-            if number > 0:
-                yield b"".join(pieces)
-                pieces, size = [], 0
-            if size <= MAX_BYTES:
-                pieces.append(piece)
-                size += len(piece)
-    if size > 0:
-        yield b"".join(pieces)

@@ -1,6 +1,7 @@
 """Files of rows -> shards of about 4,096 rows, so that one large file is resumable and parallel."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,24 +9,29 @@ from typing import Any
 import fsspec
 
 from mmsieve.errors import RequestError, ShardError
-from mmsieve.read import LayoutError, image_parquet, mmc4, open_shard
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import LayoutError, image_parquet, open_shard
+from mmsieve.read.json_items import item_spans
+from mmsieve.read.records import Layout, ReadOptions
+from mmsieve.read.row_layouts import is_in_list, json_layout, parquet_parser
 from mmsieve.sources import TAR, Shard, check_names
 
 ROWS = 4096
 _CHUNK = 1 << 24
-_SUFFIXES = {
-    "captions": ".tar",
-    "documents": ".tar",
-    "image-parquet": ".parquet",
-    "mmc4": ".jsonl",
+_JSON = (".jsonl", ".json")
+_SUFFIXES: dict[Layout, tuple[str, ...]] = {
+    "captions": TAR,
+    "documents": TAR,
+    "image-parquet": (".parquet",),
+    "mmc4": _JSON,
+    "instructions": (*_JSON, ".parquet"),
 }
 
 
 def split_files(files: tuple[Shard, ...], options: ReadOptions) -> list[Shard]:
     """The shards of all files; raises RequestError where the options don't fit the files."""
     _check(files, options)
-    shards = [shard for file in files for shard in _split(file, options)]
+    known = [_with_layout(file, options) for file in files]  # all requests before a long pass
+    shards = [shard for file in known for shard in _split(file, options)]
     check_names(shards)
     return shards
 
@@ -36,8 +42,9 @@ def _check(files: tuple[Shard, ...], options: ReadOptions) -> None:
         raise RequestError(f"--images {options.images}: no such folder")
     expected = None if options.layout is None else _SUFFIXES[options.layout]
     for file in files:
-        if expected is not None and file.suffix != expected:
-            raise RequestError(f"{file.url}: --layout {options.layout} is for {expected} files")
+        if expected is not None and file.suffix not in expected:
+            suffixes = ", ".join(expected)
+            raise RequestError(f"{file.url}: --layout {options.layout} is for {suffixes} files")
     errors = []
     for file in [file for file in files if file.suffix in TAR and "://" not in file.url][:8]:
         try:
@@ -51,6 +58,19 @@ def _check(files: tuple[Shard, ...], options: ReadOptions) -> None:
         raise RequestError(errors[0])
 
 
+def _with_layout(file: Shard, options: ReadOptions) -> Shard:
+    """The file with its layout where that has to be known before its rows are read."""
+    if file.suffix not in _JSON:
+        return file
+    try:
+        with fsspec.open(file.url, "rb") as handle:
+            return replace(file, layout=json_layout(handle, file.suffix, options))
+    except RequestError as error:
+        raise RequestError(f"{file.url}: {error}") from error
+    except Exception:  # noqa: BLE001 - broken, or out of reach: the run names it
+        return file
+
+
 def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
     """The ranges of a file; of one that can't be read one that fails and is named in the run."""
     if file.suffix in TAR:
@@ -59,7 +79,7 @@ def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
     ranges: list[Shard] = []
     try:
         with fsspec.open(file.url, "rb") as handle:
-            ranges += (_parquet if file.suffix == ".parquet" else _lines)(file, handle, options)
+            ranges += _ranges(file, handle, options)
     except RequestError as error:
         raise RequestError(f"{file.url}: {error}") from error
     except Exception:  # noqa: BLE001 - every fsspec backend has errors of its own
@@ -68,10 +88,16 @@ def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
         yield replace(shard, name=f"{file.name}-{number:06d}")
 
 
+def _ranges(file: Shard, handle: Any, options: ReadOptions) -> Iterator[Shard]:
+    if file.suffix == ".parquet":
+        return _parquet(file, handle, options)
+    return (_list if is_in_list(handle, file.suffix) else _lines)(file, handle)
+
+
 def _parquet(file: Shard, handle: Any, options: ReadOptions) -> Iterator[Shard]:
     """Ranges that end where a row group ends, if groups are small enough for that."""
     parquet = image_parquet.open_parquet(handle)
-    image_parquet.Parser(parquet.schema_arrow, options)  # raises where a column is missing
+    parquet_parser(parquet.schema_arrow, options)  # raises where a column is missing
     metadata = parquet.metadata
     start = stop = 0
     for index in range(metadata.num_row_groups):
@@ -84,9 +110,25 @@ def _parquet(file: Shard, handle: Any, options: ReadOptions) -> Iterator[Shard]:
         yield replace(file, start=start, stop=stop)
 
 
-def _lines(file: Shard, handle: Any, options: ReadOptions) -> Iterator[Shard]:
+def _list(file: Shard, handle: Any) -> Iterator[Shard]:
+    """Ranges of the items of a JSON list, with their bytes, in one pass over the file.
+
+    The first range begins with the file. The last ends with it, so that who reads it finds what
+    comes after the last item, or what is broken there.
+    """
+    first = number = begin = 0
+    with suppress(ShardError):
+        for start, _ in item_spans(handle):
+            if number - first == ROWS:
+                yield replace(file, start=first, stop=number, span=(begin, start))
+                first, begin = number, start
+            number += 1
+    yield replace(file, start=first, stop=number, span=(begin, handle.seek(0, 2)))
+
+
+def _lines(file: Shard, handle: Any) -> Iterator[Shard]:
     """Ranges of whole lines, with their bytes, in one pass over the file; an empty line is one."""
-    mmc4.parser(options.images)  # raises where the folder of images is missing
+    handle.seek(0)
     first = number = begin = position = 0
     last = b"\n"
     while chunk := handle.read(_CHUNK):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from cyclopts import Parameter
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.sample import Sample
+from mmsieve.sample import Kind, Sample
 
 IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
 """Images of a tar, in the order of preference where a key has several (webdataset's habit)."""
@@ -16,7 +16,16 @@ IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
 MAX_BYTES = 1 << 30
 """Size of a member, line or image file beyond which it isn't read: it has to fit in memory."""
 
-Layout: TypeAlias = Literal["captions", "documents", "image-parquet", "mmc4"]
+Layout: TypeAlias = Literal["captions", "documents", "image-parquet", "mmc4", "instructions"]
+
+KINDS: dict[Layout, tuple[Kind, ...]] = {
+    "captions": ("caption",),
+    "documents": ("document",),
+    "image-parquet": ("caption", "document"),
+    "mmc4": ("document",),
+    "instructions": ("instruction",),
+}
+"""What samples of a layout may be."""
 
 
 @Parameter(name="*")
@@ -27,13 +36,15 @@ class ReadOptions:
     layout: Layout | None = None
     """Layout of all sources; recognised from the content by default."""
     images: Path | None = None
-    """Folder that the image paths of JSONL documents and Parquet rows are relative to."""
+    """Folder that the image paths of JSON, JSONL and Parquet files are relative to."""
     image_column: str | None = None
     """Parquet column that holds the images."""
     text_column: str | None = None
     """Parquet column that holds the captions."""
     images_only: Annotated[bool, Parameter(parse=False)] = False
     """Set by callers to whom texts are nothing: a Parquet file needs no column of them."""
+    kinds: Annotated[tuple[Kind, ...] | None, Parameter(parse=False)] = None
+    """Set by callers who can do with samples of some kinds only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,7 @@ class Record:
     key: str
     fields: dict[str, Any] = field(repr=False)
     """Tar: member extension -> bytes (none for extensions that no layout reads), in archive order.
-    Parquet: column -> value. JSONL: line."""
+    Parquet: column -> value. JSONL documents: line. Instructions: the item's own fields."""
     problem: SampleError | None = None
     """Set where the record is known to be bad before it is parsed."""
 
@@ -68,6 +79,16 @@ def parse_record(parse: Parse, record: Record) -> Sample:
     if record.problem is not None:
         raise record.problem
     return parse(record)
+
+
+def wrong_kind(layout: Layout, options: ReadOptions) -> str | None:
+    """Why the caller can't do with samples of a layout, if that is so."""
+    if options.kinds is None or set(KINDS[layout]) & set(options.kinds):
+        return None
+    found = KINDS[layout][0]
+    verbs = "rate and select are" if found == "instruction" else "score is"
+    wanted = " and ".join(options.kinds)
+    return f"holds {found} samples, where {wanted} samples are read; {verbs} for those"
 
 
 def duplicate(key: str) -> SampleError:

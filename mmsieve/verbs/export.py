@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cyclopts import Parameter
@@ -87,7 +87,8 @@ def export(
         Folder of the tars.
     """
     started = time.monotonic()
-    out, options, reading = Path(out), run or ExportOptions(), read or ReadOptions()
+    out, options = Path(out), run or ExportOptions()
+    reading = replace(read or ReadOptions(), kinds=("caption", "document"))
     _check(options, sources, out)
     chosen = Decisions(Path(decisions))
     found = find_files(sources)

@@ -41,6 +41,6 @@ def score(
         sources,
         Path(out),
         device=asked.device,
-        read=read or ReadOptions(),
+        read=replace(read or ReadOptions(), kinds=("caption", "document")),
         run=run or RunOptions(),
     )

@@ -1,0 +1,181 @@
+"""Instruction items (LLaVA's layout) of JSON, JSONL and Parquet files: images and conversations.
+
+An item has `conversations` or `messages`, an optional `image` (or `images`): a path, bytes, an
+object of both, or a list of those, and whatever else, which is its metadata.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from mmsieve.errors import RequestError, SampleError, ShardError, Status
+from mmsieve.read.captions import parse_object
+from mmsieve.read.columns import holds_bytes, is_image, is_turns, json_value, names_paths, pick
+from mmsieve.read.conversations import TURNS, read_turns
+from mmsieve.read.image_folder import ImageFolder
+from mmsieve.read.records import MAX_BYTES, ReadOptions, Record, duplicate
+from mmsieve.sample import Sample
+
+IMAGES = ("image", "images")
+"""Fields that may hold the images, the first that does is read."""
+
+_KEYS = ("idx", "id")
+_SOURCES = ("image_source", "data_source")
+
+
+def looks_right(item: Mapping[str, Any]) -> bool:
+    """Whether an item has turns."""
+    return any(isinstance(item.get(name), list) for name in TURNS)
+
+
+def item_key(item: Mapping[str, Any], stem: str, number: int) -> str:
+    """The key of an item: its `idx`, else `id`, else its file's stem and its number there."""
+    for name in _KEYS:
+        value = item.get(name)
+        if isinstance(value, (int, str)) and not isinstance(value, bool) and value != "":
+            return str(value)
+    return f"{stem}-{number:09d}"
+
+
+def image_source(item: Mapping[str, Any]) -> str | None:
+    """Where an item comes from: as it says itself, else the first folder of its image's path."""
+    for name in _SOURCES:
+        value = item.get(name)
+        if isinstance(value, (int, str)) and not isinstance(value, bool) and value != "":
+            return str(value)
+    images = _images(item, IMAGES)
+    path = _path(images[0]) if images else None
+    if path is None or path.startswith("data:"):
+        return None
+    folders = [part for part in PurePosixPath(path).parts[:-1] if part != "/"]
+    return folders[0] if folders else None
+
+
+def names_image_files(item: Mapping[str, Any]) -> bool:
+    """Whether an item's images are files elsewhere, to be found with --images."""
+    try:
+        images = _images(item, IMAGES) or read_turns(item)[1]
+    except SampleError:
+        return False
+    return any(_is_file(image) for image in images)
+
+
+def read_records(items: Iterable[bytes], start: int, stop: int, stem: str) -> Iterator[Record]:
+    """The items `start` to `stop` (one past it) of a JSON or JSONL file, from their bytes.
+
+    They are parsed here and not in a worker process, as the key stands inside.
+    """
+    seen: set[str] = set()
+    number = start
+    for data in items:
+        fields: dict[str, Any] = {}
+        problem = None
+        try:
+            if len(data) > MAX_BYTES:
+                raise SampleError(Status.JSON_INVALID, f"an item of more than {MAX_BYTES} bytes")
+            fields = parse_object(data)
+        except SampleError as error:
+            problem = error
+        key = item_key(fields, stem, number)
+        if problem is None and key in seen:
+            problem = duplicate(key)
+        yield Record(key, fields, problem)
+        seen.add(key)
+        number += 1
+    if number != stop:
+        raise ShardError(f"item {number} follows where {stop} was expected: the file has changed")
+
+
+class Parser:
+    """Item -> instruction sample."""
+
+    def __init__(self, images: Path | None, image_names: tuple[str, ...] = IMAGES) -> None:
+        self._folder = None if images is None else ImageFolder(images)
+        self._image_names = image_names
+
+    def __call__(self, record: Record) -> Sample:
+        """The sample of one item; raises SampleError."""
+        item = record.fields
+        turns, named = read_turns(item)
+        images = [self._image(value) for value in _images(item, self._image_names) or named]
+        content = (*TURNS, *self._image_names)
+        metadata = {n: json_value(value) for n, value in item.items() if n not in content}
+        metadata["image_source"] = image_source(item)
+        return Sample.instruction(images, turns, record.key, metadata)
+
+    def _image(self, value: Any) -> bytes:
+        """The bytes of an image: as they are, behind a data: address, or in a file."""
+        data = value.get("bytes") if isinstance(value, Mapping) else value
+        if isinstance(data, bytes):
+            return data
+        path = _path(value)
+        if path is None:
+            raise SampleError(Status.JSON_INVALID, f"an image is {value!r:.60}, no path or bytes")
+        if path.startswith("data:"):
+            return _decoded(path)
+        if "://" in path:
+            raise SampleError(Status.IMAGE_MISSING, f"{path!r:.200} is an address, not a file")
+        if self._folder is None:
+            message = f"only the path {path!r:.200} is there: say --images DIR"
+            raise SampleError(Status.IMAGE_MISSING, message)
+        return self._folder.read(path)
+
+
+class RowParser(Parser):
+    """Row of a Parquet file -> instruction sample."""
+
+    def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
+        types = dict(zip(schema.names, schema.types, strict=True))
+        if not any(is_turns(types[name]) for name in TURNS if name in types):
+            raise RequestError(f"no column of turns: {' or '.join(TURNS)}; there are {types}")
+        names = tuple(name for name in IMAGES if name in types and is_image(types[name]))
+        if options.image_column is not None:
+            names = (pick(types, options.image_column, (), "image", is_image),)
+        if options.images is None and any(names_paths(types[name]) for name in names):
+            raise RequestError(f"column {names[0]} has paths: say with --images DIR where they are")
+        super().__init__(options.images, names)
+        self.columns = [n for n, type_ in types.items() if n in names or not holds_bytes(type_)]
+        """What is read: other columns of bytes are no metadata, and may be large."""
+
+    def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
+        """The key of a row."""
+        return item_key(row, stem, number)
+
+
+def _images(item: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
+    """The values that stand for an item's images; none for null, an empty path or list."""
+    for name in names:
+        value = item.get(name)
+        if isinstance(value, list) and value:
+            return value
+        is_empty = value in (None, "", []) or value == {"bytes": None, "path": None}
+        if not is_empty:
+            return [value]
+    return []
+
+
+def _path(value: Any) -> str | None:
+    path = value.get("path") if isinstance(value, Mapping) else value
+    return path if isinstance(path, str) and path else None
+
+
+def _is_file(value: Any) -> bool:
+    has_bytes = isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes)
+    path = None if has_bytes else _path(value)
+    return path is not None and not path.startswith("data:") and "://" not in path
+
+
+def _decoded(address: str) -> bytes:
+    """The bytes of a data: address."""
+    head, _, data = address.partition(",")
+    try:
+        if not head.endswith(";base64"):
+            raise ValueError("not base64")
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        message = f"{address[:40]!r} can't be decoded: {error}"
+        raise SampleError(Status.IMAGE_UNDECODABLE, message) from error

@@ -1,0 +1,201 @@
+"""JSON files of items, a list or one a line: where each item stands, whatever the file's size.
+
+A list is read through a window of a few megabytes that moves over the file. Its bytes are taken as
+latin-1, one character a byte, so positions in it are bytes, and an item whose text is no UTF-8 is
+still one item. The standard library's C scanner finds where an item ends; what it makes of the
+item is dropped.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from json import JSONDecodeError
+from typing import BinaryIO
+
+from mmsieve.errors import ShardError
+from mmsieve.read.records import MAX_BYTES
+
+_CHUNK = 1 << 22
+_PROBE = 1 << 12
+_BLANK = re.compile(r"[ \t\r\n]*")
+_BOM = "\xef\xbb\xbf"
+_TOKEN = len("-Infinity")
+"""No token but a string and a number is longer, so only an error so near the end may be a cut."""
+_AFTER = tuple(" \t\r\n,]")
+_scan = json.JSONDecoder(strict=False, parse_int=float).raw_decode
+"""`parse_int`: int refuses thousands of digits, and one odd item must not end the file."""
+
+
+def first_sign(file: BinaryIO) -> str:
+    """A file's first character behind white space: `[` for a list, `{` for lines, or nothing."""
+    window = _Window(file, 0, min(_CHUNK, _PROBE))
+    return window.sign(window.skip_blank(window.after_bom()))
+
+
+def item_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """The first byte and one past the last of each item of a file that is a JSON list.
+
+    A byte order mark, white space anywhere and a comma after the last item are allowed. Raises
+    ShardError, which names the byte, where the list breaks off or is no JSON, where an item has
+    more than MAX_BYTES, and where anything follows the list: the items before were given.
+    """
+    window = _Window(file, 0)
+    for start, stop in _items(window, _into_list(window)):
+        yield window.begin + start, window.begin + stop
+
+
+def list_items(file: BinaryIO, begin: int, end: int | None = None) -> Iterator[bytes]:
+    """The items of a list as they stand in the file, from the one that starts at byte `begin`.
+
+    With byte 0 they start with the list. They end before the one that starts at byte `end`, or
+    else with the list. Raises ShardError as `item_spans` does.
+    """
+    window = _Window(file, begin)
+    for start, stop in _items(window, 0 if begin else _into_list(window), end):
+        yield window.text[start:stop].encode("latin-1")
+
+
+def line_items(file: BinaryIO, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """The lines between two bytes, without their ends; of a huge one, just more than MAX_BYTES.
+
+    Raises ShardError where the file ends before `end`.
+    """
+    file.seek(begin)
+    pieces: list[bytes] = []
+    size = 0
+    while end is None or begin < end:
+        chunk = file.read(_CHUNK if end is None else min(_CHUNK, end - begin))
+        if not chunk and end is None:
+            break
+        if not chunk:
+            raise ShardError(f"ends at byte {begin}, expected {end}: the file has changed")
+        begin += len(chunk)
+        for number, piece in enumerate(chunk.split(b"\n")):
+            if number > 0:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+            if size <= MAX_BYTES:
+                pieces.append(piece)
+                size += len(piece)
+    if size > 0:
+        yield b"".join(pieces)
+
+
+def raw_items(file: BinaryIO) -> Iterator[bytes]:
+    """The items of a JSON list or, one a line, of a JSONL file, in order and as they stand.
+
+    An empty line is an item too, so that items count as rows do. Raises ShardError as `item_spans`
+    does.
+    """
+    if first_sign(file) != "[":
+        yield from line_items(file)
+        return
+    yield from list_items(file, 0)
+
+
+class _Window:
+    """A piece of a file that moves on as it is read; it grows while one item needs it."""
+
+    def __init__(self, file: BinaryIO, begin: int, chunk: int | None = None) -> None:
+        self.begin = begin
+        """Byte of the file at which the window's text starts."""
+        self.text = ""
+        self._file = file
+        self._chunk = chunk or _CHUNK
+        file.seek(begin)
+        self.read_on(0)
+
+    def read_on(self, keep: int) -> bool:
+        """Drop what is before `keep` and read on; False at the end of the file."""
+        rest = self.text[keep:]
+        chunk = self._file.read(
+            max(self._chunk, len(rest))
+        )  # doubled, or a large item costs its square
+        self.text = rest + chunk.decode("latin-1")
+        self.begin += keep
+        return bool(chunk)
+
+    def after_bom(self) -> int:
+        """Where the text begins behind a byte order mark."""
+        while len(self.text) < len(_BOM) and self.read_on(0):
+            pass
+        return len(_BOM) if self.text.startswith(_BOM) else 0
+
+    def skip_blank(self, at: int) -> int:
+        """Where the next character that is no white space stands; moves the window on for it."""
+        while True:
+            match = _BLANK.match(self.text, at)
+            assert match is not None
+            if match.end() < len(self.text):
+                return match.end()
+            if not self.read_on(match.end()):
+                return 0
+            at = 0
+
+    def sign(self, at: int) -> str:
+        """The character at a place of the text, empty at the end of the file."""
+        return self.text[at : at + 1]
+
+    def error(self, what: str, at: int) -> ShardError:
+        """What is wrong at a place of the text, as the shard's error."""
+        return ShardError(f"{what} at byte {self.begin + at}")
+
+
+def _into_list(window: _Window) -> int:
+    """The place behind the bracket that opens the list."""
+    at = window.skip_blank(window.after_bom())
+    if window.sign(at) != "[":
+        raise window.error("not a JSON list", at)
+    return at + 1
+
+
+def _items(window: _Window, at: int, end: int | None = None) -> Iterator[tuple[int, int]]:
+    """Start and stop of items in the window's text, valid until the next is asked for.
+
+    `at` is where the first item, or the list's end, is expected.
+    """
+    while True:
+        at = window.skip_blank(at)
+        if end is not None and window.begin + at >= end:
+            return
+        if window.sign(at) == "]":
+            break
+        start, stop = _item(window, at)
+        yield start, stop
+        at = window.skip_blank(stop)
+        sign = window.sign(at)
+        if sign == "]":
+            break
+        if sign != ",":
+            raise window.error(
+                "no comma after an item" if sign else "cut off: the list has no end", at
+            )
+        at += 1
+    at = window.skip_blank(at + 1)
+    if at < len(window.text):
+        raise window.error("text after the end of the list", at)
+
+
+def _item(window: _Window, at: int) -> tuple[int, int]:
+    """Start and stop of the item at `at`, with the window grown until all of it is inside."""
+    while True:
+        size = len(window.text)
+        what = "cut off: the file ends inside the item"
+        where = at
+        try:
+            _, stop = _scan(window.text, at)
+            is_number = window.text[stop - 1] in "0123456789"  # which may go on: 1 as 1e5
+            if not is_number or stop < size - _TOKEN or window.sign(stop) in _AFTER:
+                return at, stop
+        except JSONDecodeError as error:
+            if error.pos < size and not error.msg.startswith("Unterminated string"):
+                what, where = f"invalid JSON ({error.msg})", error.pos
+                if where < size - _TOKEN:
+                    raise window.error(what, where) from None
+        except RecursionError as error:
+            raise window.error("lists or objects nested too deeply in the item", at) from error
+        if size - at > MAX_BYTES:
+            raise window.error(f"more than {MAX_BYTES} bytes in the item", at)
+        if not window.read_on(at):
+            raise window.error(what, where - at)
+        at = 0
