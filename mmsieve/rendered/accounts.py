@@ -4,13 +4,16 @@ import numpy as np
 
 from mmsieve.rendered.claims import common_fill
 from mmsieve.rendered.exchanges import (
+    FORM,
     PHRASE,
     SHORT,
+    STEPS,
     Exchange,
     Pieces,
     Scenes,
     at,
     exchange,
+    how_many,
     join,
     one_of,
     said,
@@ -19,9 +22,6 @@ from mmsieve.rendered.exchanges import (
 )
 from mmsieve.rendered.scenes import SIGN, Fact, Thing, pick
 from mmsieve.rendered.words import NUMBERS, Piece, clause, noun_phrase, plain, sentence, tell
-
-_STEPS = "chain-of-thought (step-by-step)"
-_FORM = "specified style"
 
 
 def brief(scenes: Scenes, rng: np.random.Generator) -> Exchange:
@@ -85,15 +85,13 @@ def steps(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     scene = scenes[0]
     thing, kind = one_of(shapes(scene), rng), pick(rng, ("colour", "fill"))
     value = getattr(thing, kind)
-    count = sum(getattr(other, kind) == value for other in scene.things)
-    number = Piece(NUMBERS[count], Fact("scene", value, str(count)))
     question = plain(f"how many objects are {value}, step by step")
     answer: Pieces = []
     for seen in scene.things:
         look = [said(seen, kind)] if seen.shape != SIGN or kind == "colour" else []
         answer += sentence([*at(seen), *plain("is a"), *look, said(seen, "shape")])
-    answer += sentence([*plain(f"so the number of {value} objects is"), number])
-    return exchange(question, answer, _STEPS)
+    answer += sentence([*plain(f"so the number of {value} objects is"), how_many(scene, value)])
+    return exchange(question, answer, STEPS)
 
 
 def remains(scenes: Scenes, rng: np.random.Generator) -> Exchange:
@@ -118,7 +116,7 @@ def rhyme(scenes: Scenes, rng: np.random.Generator) -> Exchange:
         else ("what a sight", "so fine and bright")
     )
     answer = [*plain(f"{first}:"), *at(thing), *plain("there is"), *noun_phrase(thing, rng)]
-    return exchange(question, sentence([*answer, *plain(f", {last}")]), _FORM)
+    return exchange(question, sentence([*answer, *plain(f", {last}")]), FORM)
 
 
 def listing(scenes: Scenes, rng: np.random.Generator) -> Exchange:
@@ -127,7 +125,7 @@ def listing(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     answer: Pieces = []
     for index, thing in enumerate(scenes[0].things, 1):
         answer += [*plain(f"{index}."), at(thing)[-1], Piece(":"), *noun_phrase(thing, rng)]
-    return exchange(question, answer, _FORM)
+    return exchange(question, answer, FORM)
 
 
 def rows(scenes: Scenes, rng: np.random.Generator) -> Exchange:
@@ -139,4 +137,4 @@ def rows(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     for thing in scenes[0].things:
         answer += [at(thing)[-1], Piece("|"), said(thing, "colour"), Piece("|")]
         answer += [said(thing, "shape"), Piece("|")]
-    return exchange(question, answer, _FORM)
+    return exchange(question, answer, FORM)

@@ -19,9 +19,7 @@ _KINDS = ("colour", "shape", "fill")
 
 
 def truths(scene: Scene) -> frozenset[Fact]:
-    """All facts of a scene and what follows from them."""
-    if scene.table is not None:
-        return scene.facts()
+    """All facts of a scene (objects or a chart) and what follows from them."""
     if scene.chart is not None:
         return scene.facts() | _chart_truths(scene)
     world = WORLDS[scene.family]
@@ -32,6 +30,8 @@ def truths(scene: Scene) -> frozenset[Fact]:
     found.append(Fact("scene", "fills", common_fill(scene)))
     for thing in scene.things:
         found += _denials(thing, world)
+        if thing.word:
+            found.append(Fact("scene", "word", thing.word))
         if thing.shape != SIGN:
             found.append(Fact(thing.place, "corners", str(CORNERS[thing.shape])))
     return scene.facts() | frozenset(found)
@@ -58,13 +58,13 @@ def _chart_truths(scene: Scene) -> frozenset[Fact]:
     chart = scene.chart
     assert chart is not None
     bars = list(zip(chart.colours, chart.heights, strict=True))
-    found = [Fact("chart", "total", str(sum(chart.heights)))]
+    found: list[Fact] = []
     for pick, word in ((max, "highest"), (min, "lowest")):
         best = pick(chart.heights)
         found += [Fact("chart", word, colour) for colour, height in bars if height == best]
     for colour, height in bars:
         found += [Fact(colour, "above", other) for other, low in bars if height > low]
-        found += [Fact(colour, "below", other) for other, high in bars if height < high]
+        found += [Fact(colour, NOT + "above", other) for other, low in bars if height <= low]
     return frozenset(found)
 
 
@@ -89,7 +89,7 @@ def falsify(scene: Scene, claim: Fact, rng: np.random.Generator) -> Scene:
 
 
 def _step(scene: Scene, claim: Fact, rng: np.random.Generator) -> Scene:
-    if scene.chart is not None or scene.table is not None:
+    if scene.chart is not None:
         whole = claim.attribute in ("place", "count")
         return stranger(scene, rng) if whole else change_numbers(scene, rng, 1)
     world = WORLDS[scene.family]
@@ -116,7 +116,7 @@ def _kind(claim: Fact) -> str:
         return "shape"
     if claim.attribute == "fills" or claim.attribute in FILLS:
         return "fill"
-    if claim.subject == "scene":
+    if claim.subject == "scene" and claim.attribute != "word":
         return "colour" if claim.attribute in WORLDS["many"].colours else "shape"
     return claim.attribute
 

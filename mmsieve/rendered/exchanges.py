@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mmsieve.rendered.scenes import GRID, Fact, Scene, Thing
-from mmsieve.rendered.words import Piece, plain, sentence
+from mmsieve.rendered.words import NUMBERS, Piece, plain, sentence
 
 PHRASE, SHORT = "word/short-phrase", "short description"
+STEPS, FORM = "chain-of-thought (step-by-step)", "specified style"
 Pieces = list[Piece]
 Scenes = tuple[Scene, ...]
 
@@ -56,6 +57,12 @@ def at(thing: Thing) -> Pieces:
 def the(thing: Thing, *attributes: str) -> Pieces:
     """`the star`, with attributes in front if asked for."""
     return [Piece("the"), *(said(thing, name) for name in attributes), said(thing, "shape")]
+
+
+def how_many(scene: Scene, value: str) -> Piece:
+    """The number of objects with a colour, shape or fill."""
+    number = sum(value in (t.colour, t.shape, t.fill) for t in scene.things)
+    return Piece(NUMBERS[number], Fact("scene", value, str(number)))
 
 
 def box(thing: Thing) -> str:

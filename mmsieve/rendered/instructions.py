@@ -1,7 +1,7 @@
 """Instruction samples over rendered scenes: questions, answers, known ratings and styles.
 
 The text of a sample is written first, over scenes of its own, and is right of them. Then the
-pictures are chosen: in `WRONG_SHARE` of the samples one of them contradicts an answer. All follows
+pictures are chosen: in `wrong_share` of the samples one of them contradicts an answer. All follows
 from (seed, index, family), so any sample can be made again alone.
 """
 
@@ -52,7 +52,7 @@ class InstructionSample:
     styles: tuple[str, ...]
     """In the order of STYLES."""
     wrong: tuple[int, ...]
-    """Turns whose answer the pictures contradict."""
+    """Turns that the pictures contradict."""
 
     @property
     def source(self) -> str:
@@ -89,12 +89,17 @@ class InstructionSample:
         }
 
 
-def instruction(seed: int, index: int, family: str = "core") -> InstructionSample:
-    """The sample of a seed and an index over scenes of a family (a name of FAMILIES)."""
+def instruction(
+    seed: int, index: int, family: str = "core", wrong_share: float = WRONG_SHARE
+) -> InstructionSample:
+    """The sample of a seed and an index over scenes of a family (a name of FAMILIES).
+
+    Its texts are the same whatever the share of wrong ones.
+    """
     rng = np.random.default_rng((seed, _INSTRUCTIONS, index))
     scenes, tasks, exchanges = _converse(family, rng)
     pictures = scenes
-    if rng.random() < WRONG_SHARE:
+    if rng.random() < wrong_share:
         pictures = _contradicting(scenes, exchanges, rng)
     return _finish(f"i{index:08d}", pictures, tasks, exchanges, family)
 
@@ -157,7 +162,8 @@ def _finish(
 
 
 def _holds(turn: Exchange, known: Sequence[frozenset[Fact]]) -> bool:
-    return all(p.fact is None or p.fact in known[p.picture] for p in turn.answer)
+    said = (*turn.question, *turn.answer)
+    return all(piece.fact is None or piece.fact in known[piece.picture] for piece in said)
 
 
 def _behind(head: str, marked: Marked) -> Marked:

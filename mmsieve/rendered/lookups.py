@@ -5,11 +5,13 @@ import numpy as np
 from mmsieve.rendered.claims import CORNERS, NOT
 from mmsieve.rendered.exchanges import (
     PHRASE,
+    SHORT,
     Exchange,
     Scenes,
     at,
     box,
     exchange,
+    how_many,
     one_of,
     phrase_or_sentence,
     said,
@@ -19,7 +21,7 @@ from mmsieve.rendered.exchanges import (
     told_apart,
 )
 from mmsieve.rendered.scenes import WORLDS, Fact, Scene, Thing, pick, some
-from mmsieve.rendered.words import NUMBERS, Piece, noun_phrase, plain
+from mmsieve.rendered.words import NUMBERS, Piece, noun_phrase, plain, sentence
 
 _KNOWN = {
     "SUN": "many old peoples thanked the sun",
@@ -67,7 +69,7 @@ def box_of(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     """The box of an object's cell."""
     thing = one_of(told_apart(scenes[0]), rng)
     corners = _box(thing)
-    question = [*plain(pick(rng, ("give the box of", "in which box is"))), *the(thing, "colour")]
+    question = [*plain(pick(rng, ("what is the box of", "in which box is"))), *the(thing, "colour")]
     answer = [corners] if rng.random() < 0.5 else [*at(thing), Piece(":"), corners]
     return exchange(question, answer, "coordinate")
 
@@ -130,21 +132,16 @@ def count(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     """How many objects there are, at all or of a kind."""
     scene = scenes[0]
     if rng.random() < 0.5:
-        number = len(scene.things)
-        said_number = Piece(NUMBERS[number], Fact("scene", "count", str(number)))
+        number = Piece(NUMBERS[len(scene.things)], Fact("scene", "count", str(len(scene.things))))
         question = plain(pick(rng, ("how many objects are there", "how many things do you see")))
         if rng.random() < 0.4:
-            return exchange(question, [said_number], PHRASE)
-        return exchange(
-            question, [*plain("there are"), said_number, *plain("objects.")], "short description"
-        )
-    thing, kind = one_of(shapes(scene), rng), pick(rng, ("colour", "fill"))
-    value = getattr(thing, kind)
-    number = sum(getattr(other, kind) == value for other in scene.things)
-    said_number = Piece(NUMBERS[number], Fact("scene", value, str(number)))
+            return exchange(question, [number], PHRASE)
+        told = sentence([*plain("there are"), number, Piece("objects")])
+        return exchange(question, told, SHORT)
+    value = getattr(one_of(shapes(scene), rng), pick(rng, ("colour", "fill")))
     question = plain(f"how many objects are {value}")
     told = plain(f"the number of {value} objects is")
-    return phrase_or_sentence(question, [said_number], told, rng)
+    return phrase_or_sentence(question, [how_many(scene, value)], told, rng)
 
 
 def cost(scenes: Scenes, rng: np.random.Generator) -> Exchange:
@@ -162,7 +159,8 @@ def corners(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     thing = one_of(shapes(scenes[0]), rng)
     number = CORNERS[thing.shape]
     question = [*plain("how many corners has the shape"), *at(thing)]
-    answer = [Piece(NUMBERS[number], Fact(thing.place, "corners", str(number)))]
+    word = NUMBERS[number] if number else "none"
+    answer = [Piece(word, Fact(thing.place, "corners", str(number)))]
     told = [*at(thing), *plain("is a"), said(thing, "shape"), *plain("; corners:")]
     return phrase_or_sentence(question, answer, told, rng)
 
@@ -171,21 +169,21 @@ def sign(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     """The word on the sign."""
     thing = signs(scenes[0])[0]
     question = plain(pick(rng, ("what does the sign say", "which word is on the sign")))
-    return phrase_or_sentence(question, [said(thing, "word")], [*at(thing), *_reads(thing)], rng)
+    return phrase_or_sentence(question, [_word(thing)], [*at(thing), *_reads(thing)], rng)
 
 
 def culture(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     """What the word on the sign brings to mind."""
     thing = signs(scenes[0])[0]
     question = plain("what does the word on the sign bring to mind")
-    word = said(thing, "word")
-    answer = [
-        *at(thing),
-        *_reads(thing),
-        word,
-        *plain(f": {_KNOWN[thing.word]}."),
-    ]
-    return exchange(question, answer, "short description", asked=(word,))
+    word = _word(thing)
+    answer = [*at(thing), *_reads(thing), word, *plain(f": {_KNOWN[thing.word]}")]
+    return exchange(question, sentence(answer), SHORT, asked=(word,))
+
+
+def _word(thing: Thing) -> Piece:
+    """The word is the answer wherever the sign stands."""
+    return Piece(thing.word, Fact("scene", "word", thing.word))
 
 
 def _reads(thing: Thing) -> list[Piece]:

@@ -1,5 +1,7 @@
 """Tasks over two pictures: an example to follow, and what changed between before and after."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from mmsieve.rendered.edits import alter
@@ -41,15 +43,11 @@ def example(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     kind = pick(rng, ("colour", "shape"))
     shown = one_of(shapes(scenes[0]), rng)
     thing = one_of(shapes(scenes[1]), rng)
-    subject = (lambda t: the(t)) if kind == "colour" else (lambda t: [])
-    question = [
-        *plain("first picture,"),
-        *at(shown),
-        *subject(shown),
-        Piece(":"),
-        said(shown, kind),
-    ]
-    then = on_second([*at(thing), *subject(thing)])
+    subject, then = at(shown), at(thing)
+    if kind == "colour":
+        subject, then = [*subject, *the(shown)], [*then, *the(thing)]
+    then = on_second(then)
+    question = [*plain("first picture,"), *subject, Piece(":"), said(shown, kind)]
     question += [*plain("; second picture,"), *then]
     truth = on_second([said(thing, kind)])
     if rng.random() < 0.5:
@@ -65,7 +63,8 @@ def moved(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     question = plain(pick(rng, ("what happened between the pictures", "what is going on here")))
     if old.cell == new.cell:
         turned = on_second([said(new, "colour")])
-        answer = [*at(old), *the(old), *plain("turned from"), said(old, "colour")]
+        after = replace(at(old)[-1], text="turned", picture=1)  # it has to be there to turn
+        answer = [*at(old), *the(old), after, Piece("from"), said(old, "colour")]
         answer += [Piece("to"), *turned]
         return exchange(question, sentence(answer), SHORT, asked=(said(old, "colour"), *turned))
     then = on_second(at(new))

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from mmsieve.rendered.claims import NOT
 from mmsieve.rendered.exchanges import (
     PHRASE,
     SHORT,
+    STEPS,
     Exchange,
     Pieces,
     Scenes,
@@ -39,7 +41,8 @@ def bars(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     one, other = _bars(chart, 2, rng)
     question = [*plain("can you compare"), *_bar(one), Piece("and"), *_bar(other)]
     answer = [*_stands(chart, one), Piece("and"), *_stands(chart, other)]
-    return exchange(question, sentence(answer), "comparison")
+    heights = (_height(chart, one), _height(chart, other))
+    return exchange(question, sentence(answer), "comparison", asked=heights)
 
 
 def difference(scenes: Scenes, rng: np.random.Generator) -> Exchange:
@@ -53,7 +56,8 @@ def difference(scenes: Scenes, rng: np.random.Generator) -> Exchange:
         plain(f"so they are {NUMBERS[gap]} apart" if gap else "so they are the same")
     )
     question += plain(", step by step")
-    return exchange(question, answer, "chain-of-thought (step-by-step)")
+    heights = (_height(chart, one), _height(chart, other))
+    return exchange(question, answer, STEPS, asked=heights)
 
 
 def describe(scenes: Scenes, rng: np.random.Generator) -> Exchange:
@@ -70,7 +74,7 @@ def taller(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     one, other = _bars(chart, 2, rng)
     question = [*plain("is"), *_bar(one), *plain("above"), *_bar(other)]
     above = _value(chart, one) > _value(chart, other)
-    claim = Fact(one, "above" if above else "below", other)
+    claim = Fact(one, "above" if above else NOT + "above", other)
     return exchange(question, [Piece("yes" if above else "no", claim)], "yes/no")
 
 
@@ -95,7 +99,7 @@ def bar_count(scenes: Scenes, rng: np.random.Generator) -> Exchange:
     question = plain("how many bars are there")
     if rng.random() < 0.4:
         return exchange(question, [number], PHRASE)
-    return exchange(question, [*plain("there are"), number, *plain("bars.")], SHORT)
+    return exchange(question, sentence([*plain("there are"), number, Piece("bars")]), SHORT)
 
 
 def _chart(scenes: Scenes) -> Chart:
