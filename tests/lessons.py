@@ -16,6 +16,7 @@ def generate(server: Server, *sources, out: Path, what="captions", provider="ope
     asking = {"base_url": server.base_url(provider), "max_retries": 0, "price": "1,5"} | mine
     own = {"judging": AssessmentOptions, "rating": RatingOptions}
     given = {name: own[name](**options.pop(name)) for name in list(options) if name in own}
+    given |= {"read": options.pop("read")} if "read" in options else {}
     wanted = {"teacher": f"{provider}:m", "count": 32, "quiet": True} | options
     make = getattr(mmsieve, f"generate_{what}")
     return make(

@@ -92,7 +92,7 @@ class Lesson:
         return find_images(
             self.sources,
             self.read,
-            images_only=self.task.images_only,
+            kinds=self.task.kinds,
             by_folder=self.task.by_folder,
         )
 

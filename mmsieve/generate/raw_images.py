@@ -15,7 +15,7 @@ from mmsieve.read import ReadOptions, ShardReader, open_shard, parse_record
 from mmsieve.read.image_folder import ImageFolder
 from mmsieve.read.ranges import split_files
 from mmsieve.read.records import IMAGE_EXTENSIONS, Record
-from mmsieve.sample import Image, Sample
+from mmsieve.sample import Image, Kind, Sample
 from mmsieve.sources import RANGED, TAR, Shard, find_files
 
 _IMAGES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
@@ -52,23 +52,23 @@ class ImageSource(Protocol):
 
 
 def find_images(
-    sources: Sequence[str], read: ReadOptions, *, images_only: bool, by_folder: bool
+    sources: Sequence[str], read: ReadOptions, *, kinds: tuple[Kind, ...] | None, by_folder: bool
 ) -> list[ImageSource]:
     """What the SOURCE strings name; raises RequestError where one names nothing readable.
 
-    `images_only` leaves the texts unread, and takes folders of image files too: each file a
-    sample, or `by_folder` all files of a (sub)folder together.
+    Without `kinds` texts are left unread, and folders of image files will do: each file a sample,
+    or `by_folder` all files of a (sub)folder together.
     """
     found: list[ImageSource] = []
     shards: list[str] = []
     for source in sources:
         folder = Path(source).expanduser()
-        if images_only and folder.is_dir() and _is_folder_of_images(source):
+        if kinds is None and folder.is_dir() and _is_folder_of_images(source):
             found.append(_Folder(folder, by_folder))
         else:
             shards.append(source)
     if shards or not found:
-        options = replace(read, images_only=images_only)
+        options = replace(read, images_only=kinds is None, kinds=kinds)
         parts = split_files(find_files(shards).files, options)
         found += [_Shard(shard, options) for shard in parts]
     names = [source.name for source in found]

@@ -80,7 +80,7 @@ class Assessments(Task):
     """A subject is an image with its caption; its records are the raw pair and its partner."""
 
     name, unit, noun, each, tokens = "assessments", "caption pairs", "assessments", 2, 900
-    images_only = False
+    kinds = ("caption",)
 
     def __init__(self, options: AssessmentOptions = AssessmentOptions()) -> None:  # noqa: B008
         self._good = options.good_from

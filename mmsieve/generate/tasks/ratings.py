@@ -72,7 +72,7 @@ class Ratings(Task):
     """A subject is an instruction sample: its images and its conversation."""
 
     name, unit, noun, each, tokens = "ratings", "instruction samples", "rated samples", 1, 700
-    images_only = False
+    kinds = ("instruction",)
 
     def __init__(self, options: RatingOptions = RatingOptions()) -> None:  # noqa: B008
         self._capabilities = options.chosen()

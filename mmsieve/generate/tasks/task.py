@@ -19,6 +19,7 @@ from mmsieve.generate.raw_images import RawSample
 from mmsieve.generate.rendered import Drawing
 from mmsieve.generate.subjects import Subject
 from mmsieve.levels import LEVELS
+from mmsieve.sample import Kind
 
 Fields: TypeAlias = dict[str, Any]
 """Of an answer, or of a record: what JSON can hold."""
@@ -52,8 +53,9 @@ class Task(ABC):
     """Records over every subject."""
     tokens: ClassVar[int]
     """Of an answer, as a guess for models that don't think aloud."""
-    images_only: ClassVar[bool] = True
-    """Only the images of a source are read, and a folder of image files will do."""
+    kinds: ClassVar[tuple[Kind, ...] | None] = None
+    """Of the samples that it is about. None: only the images of any source are read, and a folder
+    of image files will do."""
     by_folder: ClassVar[bool] = False
     """The image files of one folder are one sample."""
 
