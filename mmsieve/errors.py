@@ -20,6 +20,8 @@ class Status(StrEnum):
     IMAGE_TOO_SMALL = "image_too_small"
     TEXT_MISSING = "text_missing"
     TEXT_UNDECODABLE = "text_undecodable"
+    TEXT_TOO_LONG = "text_too_long"
+    CONVERSATION_INVALID = "conversation_invalid"
     JSON_INVALID = "json_invalid"
     NO_USABLE_IMAGE = "no_usable_image"
     DUPLICATE_KEY = "duplicate_key"

@@ -166,10 +166,9 @@ class Lesson:
 
     def expect(self, plan: Plan) -> Usage:
         """Tokens that the plan will take: a guess."""
-        letters = sum(
-            len(self.prompts.compose(self.task.values(subject), {}, "schema"))
-            for subject in plan.subjects
-        )
+        said = [sum(map(len, self.task.values(subject).values())) for subject in plan.subjects]
+        first = self.prompts.compose(self.task.values(plan.subjects[0]), {}, "schema")
+        letters = sum(said) + (len(first) - said[0]) * len(said)
         return expect(plan.subjects, letters, self.task.tokens, self.options.image_side)
 
     def budget(self, plan: Plan, journal: Journal) -> Budget:

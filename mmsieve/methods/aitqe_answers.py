@@ -145,7 +145,7 @@ def read_answer(text: str) -> Assessment:
     scores = {name: _score(found.get(score_key(name))) for name in DETAILS}
     explanations = {name: found.get(explanation_key(name)) for name in DIMENSIONS}
     return Assessment(
-        recaption=recaption if recaption and recaption.strip() else None,
+        recaption=recaption or None,
         overall=overall,
         scores={name: score for name, score in scores.items() if score is not None},
         explanations={name: said for name, said in explanations.items() if isinstance(said, str)},

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mmsieve.annotator import QualityAnnotator, Row, RunnerOptions
+from mmsieve.annotator import QualityAnnotator, Row
 from mmsieve.devices import resolve_device, resolve_dtype
-from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.errors import RequestError
+from mmsieve.methods.annotated import AnnotatedModel
 from mmsieve.methods.clip import Clip
 from mmsieve.methods.one_sided import OneSided
 from mmsieve.methods.rules import Rules
@@ -54,7 +55,7 @@ def load_unifilter(model: str, options: ScoringOptions | None = None) -> UniFilt
 def _load_clip(model: str, options: ScoringOptions) -> Clip:
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
-    return Clip(open_clip(_find_folder(model, _ANY)), options, device, dtype)
+    return Clip(open_clip(find_folder(model, _ANY)), options, device, dtype)
 
 
 def _load_text_only(model: str, options: ScoringOptions) -> OneSided:
@@ -76,14 +77,15 @@ _RULES = "rules"
 def find_model(model: str) -> Path:
     """The folder of a quality classifier; raises RequestError, in one line, where there is none."""
     others = ", ".join([*(f"{method}:MODEL" for method in _METHODS), _RULES])
-    allowed = f"a bundled model ({', '.join(bundled_names())}), {_ANY}; or {others}"
-    return bundled_folder(model) or _find_folder(model, allowed)
+    allowed = f"a bundled model ({', '.join(bundled_names('score'))}), {_ANY}; or {others}"
+    return bundled_folder(model) or find_folder(model, allowed)
 
 
 _ANY = "a folder with config.json and *.safetensors, or a Hugging Face id (owner/name)"
 
 
-def _find_folder(model: str, allowed: str) -> Path:
+def find_folder(model: str, allowed: str) -> Path:
+    """The folder of a model that is not bundled; raises RequestError that says what is allowed."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -107,35 +109,19 @@ def _check_options(options: ScoringOptions) -> None:
         raise RequestError(f"max text tokens {options.max_text_tokens}: at least 1 is needed")
 
 
-class ScoringModel:
+class ScoringModel(AnnotatedModel):
     """A model on its own: samples in, rows out, all in this process."""
 
     def __init__(self, annotator: QualityAnnotator, batch_tokens: int | None = None) -> None:
+        super().__init__(annotator, batch_tokens)
         self.annotator = annotator
-        self._preparer = annotator.preparer()
-        self._runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
 
     def score(self, samples: Iterable[Sample]) -> list[Row]:
         """A row per sample, in order: `key`, `status`, `error`, and the columns of the schema.
 
         A sample that can't be scored has its reason as status and None in the other columns.
         """
-        rows: list[Row] = []
-        ready: list[tuple[int, Any]] = []
-        for sample in samples:
-            rows.append({"key": sample.key, "status": str(Status.OK), "error": None})
-            rows[-1] |= dict.fromkeys(self.annotator.schema.names)
-            try:
-                ready.append((len(rows) - 1, self._preparer.prepare(sample)))
-            except SampleError as error:
-                rows[-1] |= _failed(error)
-        for index, row in self._runner.run(ready):
-            rows[index] |= _failed(row) if isinstance(row, SampleError) else row
-        return rows
-
-
-def _failed(error: SampleError) -> Row:
-    return {**error.known, "status": str(error.status), "error": str(error)}
+        return self.annotate(samples)
 
 
 def load_model(

@@ -66,6 +66,7 @@ def bundled_folder(name: str) -> Path | None:
     return next((known.folder for known in CATALOG if known.name == name), None)
 
 
-def bundled_names() -> list[str]:
-    """The names of the bundled models."""
-    return [known.name for known in CATALOG if known.folder is not None]
+def bundled_names(verb: str | None = None) -> list[str]:
+    """The names of the bundled models: those for a verb, or all."""
+    models = [known for known in CATALOG if known.folder is not None]
+    return [known.name for known in models if verb in (None, known.verb)]

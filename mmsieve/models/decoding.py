@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 Stop: TypeAlias = Callable[[list[int]], bool]
-Allowed: TypeAlias = Callable[[list[int]], Sequence[int] | None]
+Options: TypeAlias = Sequence[int] | Tensor
+"""Tokens to choose from."""
+Allowed: TypeAlias = Callable[[list[int]], Options | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +41,13 @@ class Decoding:
             return True
         return self.stop is not None and bool(ids) and self.stop(ids)
 
-    def follow(self, ids: list[int]) -> Sequence[int] | None:
+    def follow(self, ids: list[int]) -> Options | None:
         """Append every token that has no alternative; what is allowed after them (None: any)."""
         while self.allowed is not None and not self.is_done(ids):
             options = self.allowed(ids)
             if options is None or len(options) != 1:
                 return options
-            ids.append(options[0])
+            ids.append(int(options[0]))
         return None
 
 
@@ -67,19 +69,30 @@ class LanguageModel:
         `mask` [rows, cached + length] is 0 for padding, which takes no position.
         """
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
+        device = embeddings.device
+        return self.run(embeddings, mask.to(device), positions.to(device), cache)
+
+    def run(
+        self, embeddings: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache
+    ) -> Tensor:
+        """[rows, length, hidden] -> the same after the last norm; the cache grows.
+
+        `mask` is None (each token sees those before it), [rows, cached + length], or
+        [rows, 1, length, cached + length]: which token sees which.
+        """
         out: Tensor = self.body(
             inputs_embeds=embeddings,
-            attention_mask=mask.to(embeddings.device),
-            position_ids=positions.to(embeddings.device),
+            attention_mask=mask,
+            position_ids=positions,
             use_cache=True,
             **{self._cache_name: cache},
         ).last_hidden_state
         return out
 
-    def embed(self, ids: Sequence[int]) -> Tensor:
-        """[length] -> [length, hidden]."""
+    def embed(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """[...] -> [..., hidden]."""
         weight: Any = self._embedding.weight
-        embeddings: Tensor = self._embedding(torch.tensor(ids, device=weight.device).long())
+        embeddings: Tensor = self._embedding(torch.as_tensor(ids).long().to(weight.device))
         return embeddings
 
 
@@ -89,13 +102,15 @@ def decode_greedily(
     prompts: Sequence[Tensor],
     rules: Decoding,
     past: DynamicCache | None = None,
+    past_mask: Tensor | None = None,
 ) -> list[list[int]]:
     """The generated ids of each prompt, the end token included.
 
     `prompts` are embeddings [length, hidden], none of them empty. `past` holds what every prompt
-    has in front of it, a row per prompt, all of one length; it is used up.
+    has in front of it, a row per prompt; it is used up. `past_mask` [rows, cached] is 0 where it
+    holds padding.
     """
-    batch = _Batch(model, len(prompts), past)
+    batch = _Batch(model, len(prompts), past, past_mask)
     answers: list[list[int]] = [[] for _ in prompts]
     options = [rules.follow(answer) for answer in answers]
     live = [row for row, answer in enumerate(answers) if not rules.is_done(answer)]
@@ -122,10 +137,13 @@ def decode_greedily(
 class _Batch:
     """The rows under way: their cache, and which of its columns are padding."""
 
-    def __init__(self, model: LanguageModel, rows: int, past: DynamicCache | None) -> None:
+    def __init__(
+        self, model: LanguageModel, rows: int, past: DynamicCache | None, mask: Tensor | None
+    ) -> None:
         self._model = model
         self._cache = DynamicCache() if past is None else past
-        self._mask = torch.ones(rows, self._cache.get_seq_length(), dtype=torch.long)
+        cached = self._cache.get_seq_length()
+        self._mask = torch.ones(rows, cached, dtype=torch.long) if mask is None else mask.cpu()
 
     def keep(self, rows: list[int]) -> None:
         """Let go of all rows but these."""
@@ -159,10 +177,10 @@ def _penalise(logits: Tensor, answers: list[list[int]], rules: Decoding) -> Tens
     return logits
 
 
-def _choose(logits: Tensor, options: list[Sequence[int] | None]) -> list[int]:
+def _choose(logits: Tensor, options: list[Options | None]) -> list[int]:
     for row, allowed in zip(logits, options, strict=True):
         if allowed is not None:
-            places = torch.tensor(list(allowed), device=logits.device)
+            places = torch.as_tensor(allowed, device=logits.device)
             values = row[places]
             row.fill_(-torch.inf)
             row[places] = values

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from safetensors import SafetensorError, safe_open
 from mmsieve.errors import RequestError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "tokenizer.model"]
+HUB_FILES = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
 """What is fetched of a hub repository: never a pickle, never code."""
+HUB_CONFIGS = ("config.json", "preprocessor_config.json")
+"""What is fetched where only the settings are needed."""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -57,10 +60,10 @@ def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
         return tuple(tensors.get_slice(name).get_shape())
 
 
-def hub_folder(name: str) -> Path | None:
+def hub_folder(name: str, files: Sequence[str] = HUB_FILES) -> Path | None:
     """The local folder of a hub repository: from the cache, else downloaded; None where neither.
 
-    Only `HUB_FILES` are fetched. `HF_HUB_OFFLINE=1` keeps to the cache.
+    Only `files` are fetched. `HF_HUB_OFFLINE=1` keeps to the cache.
     """
     if not HUB_ID.fullmatch(name):
         return None
@@ -68,10 +71,10 @@ def hub_folder(name: str) -> Path | None:
 
     for cached in (True, False):
         try:
-            folder = snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=cached)
+            folder = snapshot_download(name, allow_patterns=[*files], local_files_only=cached)
         except (OSError, ValueError):  # what every error of the hub is
             continue
-        if any(Path(folder).glob("*.safetensors")):
+        if any(Path(folder).glob("config.json" if files == HUB_CONFIGS else "*.safetensors")):
             return Path(folder)
     return None
 

@@ -6,6 +6,7 @@ copy is used, and the tower's `note` says so.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import isqrt
 from pathlib import Path
@@ -13,7 +14,14 @@ from typing import Any, Literal, TypeAlias
 
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
-from mmsieve.models.files import hub_folder, read_json, tensor_files, tensor_shape
+from mmsieve.models.files import (
+    HUB_CONFIGS,
+    HUB_FILES,
+    hub_folder,
+    read_json,
+    tensor_files,
+    tensor_shape,
+)
 
 Kind: TypeAlias = Literal["siglip", "clip"]
 
@@ -30,6 +38,9 @@ _PARTS = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.", "head."
 
 _HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1536: 16}
 """Attention heads of the published SigLIP and CLIP towers, by width: weights don't tell."""
+
+_LAYERS = {768: 12, 1024: 24, 1152: 27}
+"""Encoder layers of the published SigLIP towers, by width."""
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -68,12 +79,8 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     """
     source = str(config.get("mm_vision_tower") or "")
     inside = _inside(tensors)
-    own = config.get("mmsieve")
-    if isinstance(own, dict) and "vision_config" in own and inside:
-        kind = _kind(own["vision_config"], folder)
-        geometry = _vision_config(own["vision_config"])
-        image = _own_spec(own, folder)
-        return Tower(kind, geometry, image, inside, "tower inside the checkpoint")
+    if inside and (own := _own_tower(folder, config, inside)):
+        return own
     place = _find_folder(folder, source)
     if place is not None and any(place.glob("*.safetensors")):
         return open_tower(place)
@@ -85,13 +92,57 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     return _copy(folder, source, place, inside)
 
 
-def _find_folder(folder: Path, source: str) -> Path | None:
-    if not source:
+def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -> Tower:
+    """The copy of the tower inside a checkpoint, with the geometry of the whole tower.
+
+    For the published code that overwrites the tower it names with the copy, which may have fewer
+    layers. The hub isn't asked: the geometry of published widths is known. Raises RequestError.
+    """
+    inside = _inside(tensors)
+    if not inside:
+        raise RequestError(f"{folder}: no vision tower among its tensors")
+    source = str(config.get("mm_vision_tower") or "")
+    if own := _own_tower(folder, config, inside):
+        return own
+    place = _find_local(folder, source)
+    tower = _copy(folder, source, place, inside)
+    if place is None and tower.kind == "siglip":
+        layers = max(tower.layers, _LAYERS.get(int(tower.config["hidden_size"]), 0))
+        tower = replace(tower, config={**tower.config, "num_hidden_layers": layers})
+    return tower
+
+
+def carried_tower(
+    folder: Path, config: dict[str, Any], source: str, inside: dict[str, tuple[Path, str]]
+) -> Tower:
+    """The tower whose weights the checkpoint in `folder` holds, `inside` by their stock names.
+
+    How it is built, and its pixel values, are what the checkpoint says where mmsieve made it, else
+    what `source` says, found as in `find_tower`. Raises RequestError.
+    """
+    own = _own_tower(folder, config, inside)
+    return own or _copy(folder, source, _find_folder(folder, source, HUB_CONFIGS), inside)
+
+
+def _own_tower(
+    folder: Path, config: dict[str, Any], inside: dict[str, tuple[Path, str]]
+) -> Tower | None:
+    """The tower of a checkpoint made by mmsieve, which says how it is built."""
+    own = config.get("mmsieve")
+    if not isinstance(own, dict) or "vision_config" not in own:
         return None
-    for place in (Path(source), folder / source, folder.parent / source):
-        if (place / "config.json").is_file():
-            return place
-    return hub_folder(source)
+    kind = _kind(own["vision_config"], folder)
+    geometry = _vision_config(own["vision_config"])
+    return Tower(kind, geometry, _own_spec(own, folder), inside, "tower inside the checkpoint")
+
+
+def _find_folder(folder: Path, source: str, files: Sequence[str] = HUB_FILES) -> Path | None:
+    return _find_local(folder, source) or (hub_folder(source, files) if source else None)
+
+
+def _find_local(folder: Path, source: str) -> Path | None:
+    places = (Path(source), folder / source, folder.parent / source) if source else ()
+    return next((place for place in places if (place / "config.json").is_file()), None)
 
 
 def open_tower(place: Path) -> Tower:

@@ -24,10 +24,10 @@ _INTROS = (
     "{} objects",
     "{} things in one picture",
 )
-_CHARTS = ("a chart of {} bars", "a bar chart with {} bars", "{} bars in a chart")
-_TABLES = ("a table of fruit", "a small table", "fruit by month")
 WHOLE = ("scene", "chart")
 """Subjects of facts about a picture as a whole."""
+_CHARTS = ("a chart of {} bars", "a bar chart with {} bars", "{} bars in a chart")
+_TABLES = ("a table of fruit", "a small table", "fruit by month")
 _ENDS = frozenset(".,:;?")
 
 

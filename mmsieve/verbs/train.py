@@ -13,11 +13,12 @@ from mmsieve.fingerprint import hash_files
 from mmsieve.models.files import tensor_files
 from mmsieve.table import check_folder
 from mmsieve.train.claim import check_claim, write_claim
+from mmsieve.train.find_recipe import load_recipe, with_backbone
 from mmsieve.train.processes import first_goes_first, is_first
-from mmsieve.train.recipe import Optimisation, Pretrained, Recipe, load_recipe, with_backbone
+from mmsieve.train.recipe import Optimisation, Pretrained, Recipe
 
 if TYPE_CHECKING:
-    from mmsieve.train.training import Goal
+    from mmsieve.train.classifiers import Goal
 
 
 @Parameter(name="*")
@@ -146,14 +147,14 @@ def _run(
     start_from: Path | None,
     options: TrainOptions,
 ) -> list[str]:
+    from mmsieve.train.classifiers import ClassifierTraining
     from mmsieve.train.feed import DataFiles
-    from mmsieve.train.training import Training
 
     files = None
     if options.data is not None:
         images = options.images or options.data.parent
         files = DataFiles(options.data, images, options.val)
-    return Training(
+    return ClassifierTraining(
         goal=goal,
         recipe=recipe,
         out=out,
@@ -167,7 +168,7 @@ def _run(
 
 
 def _recipe(name: str, options: TrainOptions) -> Recipe:
-    recipe = load_recipe(name, options.smoke)
+    recipe = load_recipe(name, Recipe, options.smoke)
     recipe = with_backbone(recipe, options.language_model, options.vision_tower)
     return recipe if options.seed is None else recipe.changed(seed=options.seed)
 

@@ -1,0 +1,167 @@
+"""AITQE as transformers' stock Llava: from and to the published layout, and to the stock one.
+
+Measured on the recorded checkpoints: the stock class gives the published code's logits. The
+tower is read before its last layer, all patches; the projector's GELU is the exact one, and its
+second layer has a bias that stays zero, where the published one has none.
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, LlavaConfig, LlavaForConditionalGeneration
+
+from mmsieve.errors import RequestError
+from mmsieve.models.enhancer import TOWER, EnhancerCheckpoint
+from mmsieve.models.quiet import quiet
+from mmsieve.models.tokenizer import FILES
+
+_NAMES = {
+    "model.model.": "model.language_model.",
+    "model.lm_head.": "lm_head.",
+    "mm_projector.0.": "model.multi_modal_projector.linear_1.",
+    "mm_projector.2.": "model.multi_modal_projector.linear_2.",
+}
+"""Prefixes of the published tensors -> those of the stock class; the tower's are apart."""
+
+_BIAS = "model.multi_modal_projector.linear_2.bias"
+_UNUSED = "image_newline"
+"""Published, and used by nobody."""
+
+
+def stock_config(checkpoint: EnhancerCheckpoint) -> LlavaConfig:
+    """The config of the stock class; its image token is the first id beyond the vocabulary."""
+    head = any(name.startswith("head.") for name in checkpoint.tower.tensors)
+    vision = {**checkpoint.tower.config, "vision_use_head": head}
+    text = AutoConfig.for_model(**checkpoint.text_config)
+    return LlavaConfig(
+        vision_config=AutoConfig.for_model(**vision),
+        text_config=text,
+        image_token_index=text.vocab_size,
+        image_seq_length=checkpoint.image_tokens,
+        projector_hidden_act="gelu",
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+
+
+def load_enhancer(
+    checkpoint: EnhancerCheckpoint, dtype: str = "float32"
+) -> LlavaForConditionalGeneration:
+    """The stock model with the checkpoint's weights, on the CPU.
+
+    `multi_modal_projector.linear_2.bias` is zero and is to stay so. Raises RequestError where
+    tensors are missing or of another shape than the config says.
+    """
+    config = stock_config(checkpoint)
+    tower = _tower_prefix(config.vision_config)
+    state: dict[str, Tensor] = {
+        _BIAS: torch.zeros(config.text_config.hidden_size, dtype=getattr(torch, dtype))
+    }
+    for file in sorted(set(checkpoint.tensors.values())):
+        with safe_open(file, "pt") as opened:
+            names = [name for name in opened.keys() if name != _UNUSED]  # noqa: SIM118
+            state |= {_stock_name(name, tower): opened.get_tensor(name) for name in names}
+    try:
+        with quiet():
+            model, info = LlavaForConditionalGeneration.from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+            )
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise RequestError(
+            f"{checkpoint.folder}: weights and config do not fit: {first}"
+        ) from error
+    wrong = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+    if wrong:
+        raise RequestError(f"{checkpoint.folder}: weights and config do not fit: {wrong[0]}")
+    model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
+    return model.eval()
+
+
+def encode_images(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """[images, 3, size, size] normalised -> [images, tokens, hidden].
+
+    What the stock class computes, without the tower's last layer, which isn't looked at.
+    """
+    tower: Any = model.model.vision_tower
+    tower = getattr(tower, "vision_model", tower)  # nested in some versions
+    hidden = tower.embeddings(pixels)
+    for layer in tower.encoder.layers[:-1]:
+        out = layer(hidden, attention_mask=None)
+        hidden = out[0] if isinstance(out, tuple) else out
+    embeddings: Tensor = model.model.multi_modal_projector(hidden)
+    return embeddings
+
+
+def save_enhancer(
+    model: LlavaForConditionalGeneration,
+    folder: Path,
+    like: EnhancerCheckpoint,
+    own: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint folder that the published code and mmsieve both read.
+
+    Config and tokenizer are those of `like`, the checkpoint that the model was built from. `own`
+    (`max_text_tokens`, `plain_text`, `backbone`, ...) is how a model trained by mmsieve wants its
+    inputs; with it the folder stands alone, vision settings included. Raises ValueError where the
+    projector's second bias isn't zero: the layout has no place for it.
+    """
+    if model.get_parameter(_BIAS).any():
+        raise ValueError(f"{_BIAS} must stay zero: the published layout has none")
+    folder.mkdir(parents=True, exist_ok=True)
+    tower = _tower_prefix(model.config.vision_config)
+    tied = model.config.tie_word_embeddings
+    state = {
+        _published_name(name, tower): tensor
+        for name, tensor in model.state_dict().items()
+        if name != _BIAS and not (tied and name == "lm_head.weight")
+    }
+    state[_UNUSED] = torch.zeros(model.config.text_config.hidden_size, dtype=model.dtype)
+    save_torch_state_dict(state, folder)
+    config = dict(like.config)
+    config["torch_dtype"] = str(model.dtype).removeprefix("torch.")
+    if own is not None:
+        config["mmsieve"] = own | {
+            "vision_config": like.tower.config,
+            "image": asdict(like.tower.image),
+        }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name in (*FILES, "generation_config.json"):
+        if (like.folder / name).is_file():
+            shutil.copyfile(like.folder / name, folder / name)
+
+
+def _stock_name(name: str, tower: str) -> str:
+    if name.startswith(TOWER):
+        return tower + name.removeprefix(TOWER)
+    for theirs, ours in _NAMES.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name  # named where it doesn't fit
+
+
+def _published_name(name: str, tower: str) -> str:
+    if name.startswith(tower):
+        return TOWER + name.removeprefix(tower)
+    theirs, ours = next(pair for pair in _NAMES.items() if name.startswith(pair[1]))
+    return theirs + name.removeprefix(ours)
+
+
+def _tower_prefix(vision_config: Any) -> str:
+    """Where the tower's tensors are in this version of the stock class."""
+    with torch.device("meta"):
+        tower: nn.Module = AutoModel.from_config(vision_config)
+    nested = "vision_model." if hasattr(tower, "vision_model") else ""
+    return f"model.vision_tower.{nested}"

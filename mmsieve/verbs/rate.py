@@ -1,0 +1,48 @@
+"""rate: instruction samples -> a table of ratings and styles, one file per shard."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mmsieve.annotator import Annotator, Device
+from mmsieve.methods.load_rater import load_raters
+from mmsieve.methods.mmssr import RatingOptions
+from mmsieve.read import ReadOptions
+from mmsieve.run import RunOptions, RunReport, run_annotator
+
+
+def rate(
+    *sources: str,
+    model: str,
+    out: Path,
+    rating: RatingOptions | None = None,
+    read: ReadOptions | None = None,
+    run: RunOptions | None = None,
+) -> RunReport:
+    """Rate what instruction samples teach, and name their styles.
+
+    Parameters
+    ----------
+    sources
+        Paths, globs, brace patterns, folders or URLs of instruction data.
+    model
+        The scorer: a bundled model (see `models`), a checkpoint's folder, or its Hugging Face id.
+    out
+        Folder of the table: one Parquet file per shard.
+    """
+    asked = rating or RatingOptions()
+    notes: list[str] = []
+
+    def make(device: Device) -> Annotator:
+        annotator = load_raters(model, replace(asked, device=device))
+        notes[:] = annotator.notes
+        return annotator
+
+    report = run_annotator(
+        make,
+        sources,
+        Path(out),
+        device=asked.device,
+        read=read or ReadOptions(),
+        run=run or RunOptions(),
+    )
+    return replace(report, notes=(*notes, *report.notes))
