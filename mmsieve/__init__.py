@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
     from mmsieve.evaluation.agreement import AgreementOptions
-    from mmsieve.generate.options import GenerateOptions, TeacherOptions
+    from mmsieve.generate.options import (
+        AssessmentsOptions,
+        GenerateOptions,
+        RatingsOptions,
+        TeacherOptions,
+    )
     from mmsieve.methods.aitqe import EnhanceOptions
     from mmsieve.methods.load import load_model
     from mmsieve.methods.load_enhancer import load_enhancer
@@ -30,8 +35,10 @@ if TYPE_CHECKING:
     from mmsieve.verbs.filter import filter_tables as filter
     from mmsieve.verbs.generate import (
         GenerateReport,
+        generate_assessments,
         generate_captions,
         generate_documents,
+        generate_ratings,
     )
     from mmsieve.verbs.models import ModelsReport, list_models
     from mmsieve.verbs.rate import rate
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgreementOptions",
+    "AssessmentsOptions",
     "ConvertReport",
     "CutOptions",
     "DemoReport",
@@ -65,6 +73,7 @@ __all__ = [
     "ModelsReport",
     "PageReport",
     "RatingOptions",
+    "RatingsOptions",
     "ReadOptions",
     "ReportOptions",
     "RequestError",
@@ -88,8 +97,10 @@ __all__ = [
     "evaluate",
     "export",
     "filter",
+    "generate_assessments",
     "generate_captions",
     "generate_documents",
+    "generate_ratings",
     "list_models",
     "load_enhancer",
     "load_model",
@@ -106,6 +117,7 @@ __all__ = [
 
 _HOMES = {
     "AgreementOptions": "mmsieve.evaluation.agreement",
+    "AssessmentsOptions": "mmsieve.generate.options",
     "ConvertReport": "mmsieve.verbs.convert",
     "CutOptions": "mmsieve.verbs.filter",
     "DemoReport": "mmsieve.verbs.demo",
@@ -123,6 +135,7 @@ _HOMES = {
     "ModelsReport": "mmsieve.verbs.models",
     "PageReport": "mmsieve.verbs.report",
     "RatingOptions": "mmsieve.methods.mmssr",
+    "RatingsOptions": "mmsieve.generate.options",
     "ReadOptions": "mmsieve.read.records",
     "ReportOptions": "mmsieve.verbs.report",
     "RequestError": "mmsieve.errors",
@@ -146,8 +159,10 @@ _HOMES = {
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",
     "filter": "mmsieve.verbs.filter",
+    "generate_assessments": "mmsieve.verbs.generate",
     "generate_captions": "mmsieve.verbs.generate",
     "generate_documents": "mmsieve.verbs.generate",
+    "generate_ratings": "mmsieve.verbs.generate",
     "list_models": "mmsieve.verbs.models",
     "load_enhancer": "mmsieve.methods.load_enhancer",
     "load_model": "mmsieve.methods.load",

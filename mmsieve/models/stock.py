@@ -98,7 +98,11 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
         "pretokenizers": [_TWO_NEWLINES, *([steps] if steps else [])],
     }
     (folder / "tokenizer.json").write_text(json.dumps(parts, ensure_ascii=False))
-    names: dict[str, int | None] = {"bos_token": spec.bos, "eos_token": spec.eos, "pad_token": spec.pad}
+    names: dict[str, int | None] = {
+        "bos_token": spec.bos,
+        "eos_token": spec.eos,
+        "pad_token": spec.pad,
+    }
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "padding_side": "left",
