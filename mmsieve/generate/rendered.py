@@ -58,6 +58,12 @@ def caption_group(seed: int, index: int, drawing: Drawing = Drawing()) -> Group:
     return Group(f"c{index:08d}", (drawing.draw(scene),), texts)
 
 
+def caption_scene(seed: int, index: int, family: str = "core") -> Scene:
+    """The scene under the captions of `caption_group`: what is true there."""
+    rng = np.random.default_rng((seed, _CAPTIONS, index))
+    return sample_scene(family, int(rng.integers(2**62)))
+
+
 def document_group(seed: int, index: int, drawing: Drawing = Drawing()) -> Group:
     """Two or three scenes and the four documents around them, in the order of the levels."""
     rng = np.random.default_rng((seed, _DOCUMENTS, index))
