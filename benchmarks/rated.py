@@ -38,8 +38,8 @@ def main() -> None:
     shown = ", blank images" if arguments.blank else ""
     print(
         f"{arguments.model}, {arguments.styler or 'no styler'}: {arguments.count} "
-        f"{arguments.family} samples{shown}, seed {arguments.seed}; {datetime.date.today()}, {CORES} cores, Python "
-        f"{platform.python_version()}.\n"
+        f"{arguments.family} samples{shown}, seed {arguments.seed}; "
+        f"{datetime.date.today()}, {CORES} cores, Python {platform.python_version()}.\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         truth, told = measure(Path(folder), arguments)
