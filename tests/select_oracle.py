@@ -32,9 +32,7 @@ def expected(
     return chosen
 
 
-def _call(
-    rows: Sequence[Row], name: str, quota: int, above: float, gone: set[int]
-) -> list[int]:
+def _call(rows: Sequence[Row], name: str, quota: int, above: float, gone: set[int]) -> list[int]:
     candidates = [
         number
         for number, row in enumerate(rows)

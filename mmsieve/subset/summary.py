@@ -29,10 +29,7 @@ def held(choice: Choice) -> tuple[dict[str, Held], dict[str, Held]]:
     capabilities = {}
     for name, ratings in pool.ratings.items():
         least, numbers = ratings.rank_of(choice.options.above), ratings.values
-        counts = [
-            np.bincount(ratings.ranks[rows], minlength=len(numbers))
-            for rows in (ok, chosen)
-        ]
+        counts = [np.bincount(ratings.ranks[rows], minlength=len(numbers)) for rows in (ok, chosen)]
         (all_above, above), (all_mean, mean) = (
             [int(count[least + 1 :].sum()) for count in counts],
             [_mean(count[1:], numbers[1:]) for count in counts],
