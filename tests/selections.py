@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def write_ratings(folder: Path, columns: dict[str, Any], cuts: Sequence[int] = (
     count = len(columns["key"])
     bounds = [0, *cuts, count]
     shards = {}
-    for number, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for number, (start, stop) in enumerate(pairwise(bounds)):
         part = {name: values[start:stop] for name, values in columns.items()}
         part["shard"] = [f"s{number:03d}"] * (stop - start)
         shards[f"s{number:03d}"] = part

@@ -1,7 +1,6 @@
 """A request carried out on a pool: which rows are chosen, and why the others aren't."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,7 +9,7 @@ from mmsieve.errors import RequestError
 from mmsieve.subset.baselines import choose_at_random, choose_per_source, choose_top_means
 from mmsieve.subset.budget import Budget
 from mmsieve.subset.numbering import Bools
-from mmsieve.subset.options import SelectOptions
+from mmsieve.subset.options import SelectOptions, read_keys
 from mmsieve.subset.pool import Pool
 from mmsieve.subset.rated import Rated
 from mmsieve.subset.rounds import choose_in_rounds
@@ -67,6 +66,11 @@ def choose(rated: Rated, options: SelectOptions) -> Choice:
     _require(required, usable, budget, options)
     usable = usable & ~required
     if options.strategy == "mmssr":
+        if pool.rows and not required.any() and not (usable & pool.is_above(options.above)).any():
+            raise RequestError(
+                f"--above {options.above:g}: no ratings above {options.above:g} among the samples "
+                "that may be chosen: say a lower number"
+            )
         choose_in_rounds(pool, usable, budget, options.above, shares)
     elif options.strategy == "top-mean":
         choose_top_means(pool, usable, budget, options.above)
@@ -134,7 +138,7 @@ def _listed(rated: Rated, options: SelectOptions, notes: list[str]) -> tuple[Boo
     if options.require is None and options.exclude is None:
         return required, excluded
     asked = [
-        (_keys(path), path, found)
+        (pl.Series(read_keys(path), dtype=pl.String), path, found)
         for path, found in ((options.require, required), (options.exclude, excluded))
         if path is not None
     ]
@@ -142,7 +146,7 @@ def _listed(rated: Rated, options: SelectOptions, notes: list[str]) -> tuple[Boo
     start = 0
     for _, named in rated.named():
         for (keys, _, found), left in zip(asked, missing, strict=True):
-            is_listed = named["key"].is_in(keys)
+            is_listed = named["key"].is_in(keys.implode())
             found[start : start + named.height] = is_listed.to_numpy()
             left.difference_update(named["key"].filter(is_listed))
         start += named.height
@@ -155,14 +159,3 @@ def _listed(rated: Rated, options: SelectOptions, notes: list[str]) -> tuple[Boo
         if left:
             notes.append(f"--exclude {path}: {len(left)} of its keys aren't there")
     return required, excluded
-
-
-def _keys(path: Path) -> pl.Series:
-    """The keys of a file, one a line."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"{path}: can't be read as a list of keys, one a line: {error}"
-        ) from error
-    return pl.Series("key", sorted({line for line in lines if line}), dtype=pl.String)

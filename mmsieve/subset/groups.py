@@ -52,19 +52,18 @@ class Groups:
 
     def ordered(self, usable: Bools, order: Numbers | None) -> "Members":
         """Each group's usable rows, in the given order of rows or the rows' own."""
-        places = []
-        most = int((self._ends - self._starts).max(initial=0))
-        for place in range(most):
-            rows = np.flatnonzero((self._ends - self._starts > place) & usable)
-            if order is not None:
-                has = np.zeros(self.rows, bool)
-                has[rows] = True
-                rows = order[has[order]]
-            groups = self._groups[self._starts[rows] + place]
+        places: list[tuple[Numbers, list[int]]] = []
+        sizes = self._ends - self._starts
+        wanted = usable & (sizes > 0)
+        rows: Numbers = (
+            np.flatnonzero(wanted).astype(np.int32) if order is None else order[wanted[order]]
+        )
+        while len(rows):
+            groups = self._groups[self._starts[rows] + len(places)]
             by_group = np.argsort(groups, kind="stable")  # by radix up to 16 bits
-            sizes = np.bincount(groups, minlength=len(self.names))
-            starts = np.concatenate([[0], np.cumsum(sizes)])
-            places.append((rows[by_group].astype(np.int32), starts.tolist()))
+            ends = np.cumsum(np.bincount(groups, minlength=len(self.names)))
+            places.append((rows[by_group], [0, *ends.tolist()]))
+            rows = rows[sizes[rows] > len(places)]
         return Members(places, len(self.names))
 
 
@@ -137,8 +136,9 @@ def _first_of_each(counts: Numbers, styles: Numbers) -> Numbers:
     starts = np.cumsum(counts) - counts
     place = np.arange(len(styles)) - np.repeat(starts, counts)
     keep = styles >= 0
+    later = np.flatnonzero(place)
     for back in range(1, int(counts.max(initial=0))):
-        later = np.flatnonzero(place >= back)
+        later = later[place[later] >= back]
         keep[later] &= styles[later] != styles[later - back]
     return np.flatnonzero(keep)
 

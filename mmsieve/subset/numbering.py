@@ -92,8 +92,9 @@ class Texts:
         """The number of each text, int32."""
         array = values.cast(pl.String).fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest())
         encoded = array.dictionary_encode()
-        own = [self.one(text) for text in encoded.dictionary.to_pylist()]
-        return np.array(own, np.int32)[encoded.indices.to_numpy(zero_copy_only=False)]
+        own = np.array([self.one(text) for text in encoded.dictionary.to_pylist()], np.int32)
+        numbers: npt.NDArray[np.int32] = own[encoded.indices.to_numpy(zero_copy_only=False)]
+        return numbers
 
     def one(self, text: str) -> int:
         """The number of one text."""

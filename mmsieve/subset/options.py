@@ -80,6 +80,9 @@ class SelectOptions:
         if not 0 <= self.seed < 1 << 63:
             raise RequestError(f"--seed {self.seed}: must be between 0 and 2**63 - 1")
         self.quotas(1)
+        for path in (self.require, self.exclude):
+            if path is not None:
+                read_keys(path)
 
     def names(self) -> list[str] | None:
         """The capabilities that were named; raises RequestError where one comes twice."""
@@ -141,8 +144,18 @@ class SelectOptions:
         asked = {n: v for n, v in asdict(self).items() if v is not None and v != ()}
         for name in ("require", "exclude"):
             if name in asked:
-                asked[name] = hashlib.sha256(Path(asked[name]).read_bytes()).hexdigest()
+                keys = "\n".join(read_keys(asked[name]))
+                asked[name] = hashlib.sha256(keys.encode()).hexdigest()
         return {name: str(value) for name, value in asked.items()}
+
+
+def read_keys(path: Path) -> list[str]:
+    """The keys of a file, one a line, sorted; raises RequestError where it can't be read."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: can't be read as keys, one a line: {error}") from error
+    return sorted({line for line in lines if line})
 
 
 def _part(amount: Amount, whole: int) -> int:

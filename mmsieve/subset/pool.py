@@ -36,7 +36,8 @@ class Pool:
     @cached_property
     def is_ok(self) -> Bools:
         """Whether each row is ok, so that it can be chosen."""
-        return self.statuses == 0
+        is_ok: Bools = self.statuses == 0
+        return is_ok
 
     def means(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
         """The mean of each row's ratings, NaN where it has none."""

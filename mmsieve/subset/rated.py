@@ -17,7 +17,7 @@ class Rated(Protocol):
     """What the decisions' headers call it."""
     path: Path
     notes: list[str]
-    capabilities: Sequence[str]
+    capabilities: list[str]
 
     @property
     def files(self) -> Sequence[TableFile]:

@@ -88,7 +88,7 @@ class Rounds:
         found: list[Numbers] = []
         for rows in self._members.of(group):
             ranks = left[rows]
-            count = np.count_nonzero(ranks > least)
+            count = int(np.count_nonzero(ranks > least))
             highest_first = np.argsort(~ranks, kind="stable")  # ranks are unsigned
             found.append(rows[highest_first[:count]])
             allowance -= count

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
+from mmsieve.cut.decided import Advance
 from mmsieve.cut.inputs import TableFile, open_tables
 from mmsieve.decisions import KIND, SCHEMA, DecisionWriter, check_place, check_replaceable
 from mmsieve.errors import MmsieveError
-from mmsieve.progress import Advance, show_progress
+from mmsieve.progress import show_progress
 from mmsieve.subset.choosing import Choice, choose
 from mmsieve.subset.export import check_subset, write_subset
 from mmsieve.subset.options import SelectOptions
