@@ -79,9 +79,7 @@ def _save_tokenizer(folder: Path, out: Path) -> None:
     file.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
 
 
-def _with_marks(
-    state: dict[str, Tensor], checkpoint: OneVision, size: int
-) -> dict[str, Tensor]:
+def _with_marks(state: dict[str, Tensor], checkpoint: OneVision, size: int) -> dict[str, Tensor]:
     """A row more for the mark of images and for that of videos, which no answer has.
 
     Their logits are those of <|im_start|>, an id before theirs, so that neither is ever the
