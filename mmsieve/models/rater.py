@@ -77,7 +77,7 @@ def build_stock(
         ) from error
     if info["missing_keys"]:
         raise RequestError(f"{checkpoint.folder}: no tensor {min(info['missing_keys'])}")
-    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+    return model.eval().requires_grad_(False)
 
 
 def stock_config(checkpoint: OneVision) -> LlavaOnevisionConfig:
@@ -121,7 +121,7 @@ def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
     size = vocabulary(checkpoint)
     for name in BY_TOKEN:
         if name in state:
-            state[name] = state[name][:size]
+            state[name] = state[name][:size].clone()  # the rest can go
     return state | _unused(checkpoint, state)
 
 
