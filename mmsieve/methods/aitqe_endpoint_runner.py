@@ -17,6 +17,8 @@ from mmsieve.methods.aitqe_endpoint import Endpoint, EndpointItem
 from mmsieve.methods.aitqe_rows import Answer, kept
 
 Result: TypeAlias = tuple[int, Row | SampleError]
+Outcome: TypeAlias = tuple[int, Row | SampleError | ShardError]
+Asked: TypeAlias = "asyncio.Task[Outcome]"
 
 _RETRIES = 4
 """After 429, 5xx, a timeout or a broken connection."""
@@ -60,26 +62,27 @@ class EndpointRunner:
         """
         with asyncio.Runner() as loop:
             client = SdkTeacher(self._connection, openai.AsyncOpenAI, openai.OpenAIError)
-            pending: set[asyncio.Task[Result]] = set()
+            pending: set[Asked] = set()
             try:
                 for index, item in items:
                     pending.add(loop.run(_start(self._ask(client, index, item))))
                     if len(pending) == self._enhancing.concurrency:
                         done, pending = loop.run(_wait(pending))
-                        yield from (task.result() for task in done)
+                        yield from _results(done)
                 while pending:
                     done, pending = loop.run(_wait(pending))
-                    yield from (task.result() for task in done)
+                    yield from _results(done)
             finally:
                 loop.run(_stop(pending, client))
 
-    async def _ask(self, client: SdkTeacher, index: int, item: EndpointItem) -> Result:
+    async def _ask(self, client: SdkTeacher, index: int, item: EndpointItem) -> Outcome:
+        """The row of an item; an error of the shard is returned too, so that none is lost."""
         create = client._client.chat.completions.with_raw_response.create
         try:
             completion = await client.read(_Completion, lambda: create(**self._parameters(item)))
         except TeacherError as error:
             if error.trouble != "refused":
-                raise ShardError(f"the endpoint: {error}") from None
+                return index, ShardError(f"the endpoint: {error}")
             message = f"the endpoint refused: {error}"
             return index, SampleError(Status.MODEL_OUTPUT_INVALID, message, kept(item.caption))
         choice = completion.choices[0] if completion.choices else _Choice(message={})
@@ -91,7 +94,7 @@ class EndpointRunner:
     def _parameters(self, item: EndpointItem) -> dict[str, Any]:
         parameters: dict[str, Any] = {
             "model": self._connection.model,
-            "max_tokens": self._connection.max_tokens,
+            "max_completion_tokens": self._connection.max_tokens,
             "temperature": 0,
             "messages": [
                 {
@@ -115,17 +118,22 @@ def _with_marker(text: str) -> str:
     return text
 
 
-async def _start(asking: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
+def _results(done: set[Asked]) -> Iterator[Result]:
+    for index, row in [task.result() for task in done]:
+        if isinstance(row, ShardError):
+            raise row
+        yield index, row
+
+
+async def _start(asking: Coroutine[Any, Any, Outcome]) -> Asked:
     return asyncio.create_task(asking)
 
 
-async def _wait(
-    pending: "set[asyncio.Task[Result]]",
-) -> "tuple[set[asyncio.Task[Result]], set[asyncio.Task[Result]]]":
+async def _wait(pending: set[Asked]) -> tuple[set[Asked], set[Asked]]:
     return await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
 
 
-async def _stop(pending: "set[asyncio.Task[Result]]", client: SdkTeacher) -> None:
+async def _stop(pending: set[Asked], client: SdkTeacher) -> None:
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)

@@ -111,8 +111,7 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
         **{name: backend.id_to_token(token) for name, token in names.items() if token is not None},
     }
     _write(folder / "tokenizer_config.json", settings)
-    image: int = backend.token_to_id(IMAGE_MARK)
-    return image
+    return int(backend.token_to_id(IMAGE_MARK) or 0)
 
 
 def _image_settings(spec: ImageSpec) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def enhance(
         sources,
         Path(out),
         device=asked.device,
-        read=read or ReadOptions(),
+        read=replace(read or ReadOptions(), kinds=("caption",)),
         run=running,
     )
     if running.dry_run:
