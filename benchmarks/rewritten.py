@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> pl.DataFrame:
-    """The assessment table, with each caption's level and whether its rewrite is true of the scene."""
+    """The assessment table, with each caption's level and what its rewrite is worth."""
     options = GenerateOptions(
         teacher="rendered",
         count=arguments.count,

@@ -156,9 +156,9 @@ def test_a_capability_is_added_to_a_rater(rater, rated, tmp_path):
     recipe = rater_recipe(tmp_path, capabilities="{'juggling': 'juggling of several balls'}")
     options = TrainOptions(smoke=True, quiet=True, data=rated / "juggling.json")
     mmsieve.train_rater(recipe, out=tmp_path / "out", start_from=str(rater), options=options)
-    row = mmsieve.load_rater(str(tmp_path / "out")).rate(
-        [instruction(3, 1).sample(DRAWING.draw)]
-    )[0]
+    row = mmsieve.load_rater(str(tmp_path / "out")).rate([instruction(3, 1).sample(DRAWING.draw)])[
+        0
+    ]
     assert "juggling" in row and "ocr" in row
 
 

@@ -1,6 +1,7 @@
 """mmssr-qwen2-7b-scorer: a scorer at the published size and settings.
 
-Command:   accelerate launch -m mmsieve train rater mmssr-qwen2-7b-scorer --data train.json --out scorer
+Command:   accelerate launch -m mmsieve train rater mmssr-qwen2-7b-scorer \\
+               --data train.json --out scorer
 Hardware:  8 GPUs of 80 GB with FSDP or DeepSpeed (published: 128); not run by us
 Time:      not measured
 Expected:  not published
