@@ -21,7 +21,10 @@ def test_the_demo_keeps_what_is_right(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     shown = [line for line in done.stdout.splitlines() if line.startswith("$ mmsieve ")]
     verbs = [line.split()[2] for line in shown]
-    assert verbs == ["generate"] * 2 + ["score"] + ["filter"] * 3 + ["export", "report"]
+    filtering = ["generate"] * 2 + ["score"] + ["filter"] * 3 + ["export"]
+    assert verbs == [
+        *filtering, *("enhance", "export", "score"), *("generate", "rate", "select"), "report"
+    ]  # fmt: skip
     report = mmsieve.demo(out=tmp_path / "made", count=480, quiet=True)  # everything is there
     kept, pool = report.kept["top"], report.pool
     assert sum(pool.values()) == 480
@@ -33,11 +36,18 @@ def test_the_demo_keeps_what_is_right(tmp_path):
     page = (tmp_path / "made" / "report.html").stat()
     assert 100_000 < page.st_size < 10_000_000
     assert "right" in done.stdout.split("Shares:")[1]
+    captions = report.captions
+    assert captions.captions == 320
+    assert 0.6 < captions.rewritten / 320 < 0.9
+    assert captions.after - captions.before > 1.3
+    assert report.right["subset"] > 0.8 > report.right["pool"]
+    subset = json.loads((tmp_path / "made" / "subset.json").read_text())
+    assert len(subset) == 48
 
 
 def test_a_dry_run_shows_the_commands_and_makes_nothing(tmp_path):
     said = mmsieve.demo(out=tmp_path / "out", dry_run=True).summary()
-    assert said.count("$ mmsieve ") == 8
+    assert said.count("$ mmsieve ") == 14
     assert not (tmp_path / "out").exists()
 
 
@@ -73,7 +83,9 @@ def test_the_bundled_classifier_masters_scenes_it_never_saw(tmp_path, what):
 
 
 def test_bundled_models_are_small_and_say_what_they_are():
-    assert bundled_names() == ["unifilter-tiny"]
+    assert bundled_names("score") == ["unifilter-tiny"]
+    assert bundled_names("enhance") == ["aitqe-tiny"]
+    assert bundled_names("rate") == ["mmssr-tiny-scorer", "mmssr-tiny-styler"]
     for known in CATALOG:
         if known.folder is None:
             continue
