@@ -14,10 +14,11 @@ from mmsieve.cli import main
 from mmsieve.generate.rendered import Drawing
 from mmsieve.methods.aitqe_answers import KEYS
 from mmsieve.rendered.instructions import instruction
-from mmsieve.train import answerers, stages
-from mmsieve.train.answer_recipes import EnhancerRecipe, RaterRecipe
-from mmsieve.train.answering import AnswerObjective
-from mmsieve.train.examples import Example, collate_examples
+from mmsieve.train import stages
+from mmsieve.train.answers import training as answerers
+from mmsieve.train.answers.examples import Example, collate_examples
+from mmsieve.train.answers.objective import AnswerObjective
+from mmsieve.train.answers.recipe import EnhancerRecipe, RaterRecipe
 from mmsieve.train.find_recipe import load_recipe
 
 SMOKE = TrainOptions(smoke=True, quiet=True)

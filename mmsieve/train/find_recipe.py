@@ -8,8 +8,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from mmsieve.errors import RequestError
+from mmsieve.methods.load_enhancer import find_enhancer
 from mmsieve.methods.load_rater import find_rater
-from mmsieve.train.answer_recipes import Backbone
+from mmsieve.train.answers.recipe import Backbone
 from mmsieve.train.recipe import BaseRecipe, Pretrained
 
 _BUNDLED = files("mmsieve.train") / "recipes"
@@ -81,7 +82,7 @@ def find_start(goal: str, recipe: BaseRecipe, start_from: Path | str | None) -> 
     name = start_from if start_from is not None else start if isinstance(start, str) else None
     if name is None or goal in ("projector", "classifier"):
         return None if name is None else Path(name)
-    return find_rater(str(name))
+    return find_rater(str(name)) if goal == "rater" else find_enhancer(str(name))
 
 
 def check_start(recipe: BaseRecipe) -> None:

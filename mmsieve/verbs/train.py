@@ -9,7 +9,7 @@ from mmsieve.errors import RequestError
 from mmsieve.fingerprint import hash_files
 from mmsieve.models.files import tensor_files
 from mmsieve.table import check_folder
-from mmsieve.train.answer_recipes import EnhancerRecipe, RaterRecipe
+from mmsieve.train.answers.recipe import EnhancerRecipe, RaterRecipe
 from mmsieve.train.claim import check_claim, write_claim
 from mmsieve.train.find_recipe import check_start, find_start, load_recipe, with_backbone
 from mmsieve.train.options import TrainOptions
@@ -182,7 +182,7 @@ def _run(
     start_from: Path | None,
     options: TrainOptions,
 ) -> list[str]:
-    from mmsieve.train.answerers import EnhancerTraining, RaterTraining
+    from mmsieve.train.answers.training import EnhancerTraining, RaterTraining
     from mmsieve.train.classifiers import ClassifierTraining
     from mmsieve.train.training import Training
 

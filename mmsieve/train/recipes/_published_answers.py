@@ -8,7 +8,7 @@ published: base models as in the paper, the other values as for raters.
 from collections.abc import Mapping
 from typing import Any
 
-from mmsieve.train.answer_recipes import AnswerStage
+from mmsieve.train.answers.recipe import AnswerStage
 from mmsieve.train.recipe import Lora
 
 MID_STAGE = "lmms-lab/llava-onevision-qwen2-7b-mid-stage-a4"

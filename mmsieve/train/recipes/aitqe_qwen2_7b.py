@@ -6,7 +6,7 @@ Time:      not measured
 Expected:  not published
 """
 
-from mmsieve.train.answer_recipes import Backbone, EnhancerRecipe
+from mmsieve.train.answers.recipe import Backbone, EnhancerRecipe
 from mmsieve.train.recipes import _published_answers
 
 RECIPE = EnhancerRecipe(

@@ -5,11 +5,11 @@ Hardware:  one core of an AMD EPYC; the same seed gives the same weights
 Time:      TIME
 Expected:  python -m benchmarks.rewritten aitqe-tiny: EXPECTED
 
-It starts from unifilter-tiny, which reads these pictures already (mmsieve.train.carried). With
---no-negatives or --no-rewriting: the ablations.
+It starts from unifilter-tiny, which reads these pictures already (mmsieve.train.answers.carried).
+With --no-negatives or --no-rewriting: the ablations.
 """
 
-from mmsieve.train.answer_recipes import AnswerStage, Carry, EnhancerRecipe
+from mmsieve.train.answers.recipe import AnswerStage, Carry, EnhancerRecipe
 from mmsieve.train.recipe import Scenes
 
 _MIXED = {"core": 0.9, "many": 0.1}

@@ -7,7 +7,7 @@ Time:      not measured
 Expected:  not published
 """
 
-from mmsieve.train.answer_recipes import RaterRecipe
+from mmsieve.train.answers.recipe import RaterRecipe
 from mmsieve.train.recipes import _published_answers
 
 RECIPE = RaterRecipe(

@@ -5,10 +5,10 @@ Hardware:  one core of an AMD EPYC; the same seed gives the same weights
 Time:      TIME
 Expected:  python -m benchmarks.rated mmssr-tiny-scorer: EXPECTED
 
-It starts from unifilter-tiny, which reads these pictures already (mmsieve.train.carried).
+It starts from unifilter-tiny, which reads these pictures already (mmsieve.train.answers.carried).
 """
 
-from mmsieve.train.answer_recipes import AnswerStage, Carry, RaterRecipe
+from mmsieve.train.answers.recipe import AnswerStage, Carry, RaterRecipe
 from mmsieve.train.recipe import Scenes
 
 _MIXED = {"core": 0.94, "chart": 0.06}

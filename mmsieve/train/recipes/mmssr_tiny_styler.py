@@ -6,7 +6,7 @@ Time:      TIME
 Expected:  python -m benchmarks.rated mmssr-tiny-scorer --styler mmssr-tiny-styler: EXPECTED
 """
 
-from mmsieve.train.answer_recipes import AnswerStage, Carry, RaterRecipe
+from mmsieve.train.answers.recipe import AnswerStage, Carry, RaterRecipe
 from mmsieve.train.recipe import Scenes
 
 _MIXED = {"core": 0.94, "chart": 0.06}

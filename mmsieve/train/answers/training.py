@@ -14,17 +14,17 @@ from mmsieve.images import ImageSpec
 from mmsieve.models import llava, rater
 from mmsieve.models.enhancer import open_enhancer
 from mmsieve.models.onevision import open_onevision
-from mmsieve.train.answer_data import Examples
-from mmsieve.train.answer_feed import open_answers
-from mmsieve.train.answer_recipes import AnswerStage, EnhancerRecipe, RaterRecipe
-from mmsieve.train.answer_starts import write_enhancer_start, write_rater_start
-from mmsieve.train.answering import AnswerObjective, Encode
-from mmsieve.train.assessment_examples import AssessmentExamples
-from mmsieve.train.examples import collate_examples
+from mmsieve.train.answers.assessments import AssessmentExamples
+from mmsieve.train.answers.data import Examples
+from mmsieve.train.answers.examples import collate_examples
+from mmsieve.train.answers.feed import open_answers
+from mmsieve.train.answers.objective import AnswerObjective, Encode
+from mmsieve.train.answers.ratings import RatingExamples, known_capabilities
+from mmsieve.train.answers.recipe import AnswerStage, EnhancerRecipe, RaterRecipe
+from mmsieve.train.answers.starts import write_enhancer_start, write_rater_start
 from mmsieve.train.feed import FeedOptions
 from mmsieve.train.lora import add_adapters, checkpoint_activations, merge_adapters
 from mmsieve.train.processes import processes
-from mmsieve.train.rating_examples import RatingExamples, known_capabilities
 from mmsieve.train.stages import Stage
 from mmsieve.train.training import Training, write_whole
 

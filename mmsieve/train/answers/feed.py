@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmsieve.progress import show_progress
-from mmsieve.train.answer_data import (
+from mmsieve.train.answers.data import (
     Checked,
     Entry,
     EntryExamples,
@@ -15,7 +15,7 @@ from mmsieve.train.answer_data import (
     check_entries,
     read_entries,
 )
-from mmsieve.train.answer_recipes import AnswerStage
+from mmsieve.train.answers.recipe import AnswerStage
 from mmsieve.train.feed import Feed, FeedOptions
 from mmsieve.train.files import split_by_image
 from mmsieve.train.options import DataFiles

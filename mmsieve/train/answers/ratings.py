@@ -23,8 +23,8 @@ from mmsieve.read.instructions import Parser
 from mmsieve.read.records import Record
 from mmsieve.rendered.instructions import instruction
 from mmsieve.sample import Sample
-from mmsieve.train.answer_recipes import RaterRecipe
-from mmsieve.train.examples import Branch, Example
+from mmsieve.train.answers.examples import Branch, Example
+from mmsieve.train.answers.recipe import RaterRecipe
 from mmsieve.train.recipe import Scenes
 
 

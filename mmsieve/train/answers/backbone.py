@@ -18,7 +18,7 @@ from mmsieve.models.enhancer import BACKBONES, EnhancerCheckpoint
 from mmsieve.models.files import read_json, tensor_files
 from mmsieve.models.tokenizer import open_tokenizer
 from mmsieve.models.tower import open_tower
-from mmsieve.train.answer_recipes import Backbone
+from mmsieve.train.answers.recipe import Backbone
 from mmsieve.train.pretrained import backbone_folder
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from mmsieve.images import ImageSpec
 from mmsieve.methods.unifilter_inputs import IMAGE
-from mmsieve.train.examples import IGNORED
+from mmsieve.train.answers.examples import IGNORED
 from mmsieve.train.objectives import Pixels
 
 Encode = Callable[[Tensor], Tensor]
@@ -31,7 +31,7 @@ class AnswerObjective(nn.Module):
         """Of the last step: the share of answer tokens that are the likeliest ones."""
 
     def forward(self, labels: Tensor, **batch: Tensor) -> dict[str, Tensor]:
-        """A batch of `mmsieve.train.examples.collate_examples`."""
+        """A batch of `mmsieve.train.answers.examples.collate_examples`."""
         hidden = self._read(batch)
         # A branch's first id is never an answer, so what comes before an answer is in its branch.
         told = labels[:, 1:] != IGNORED

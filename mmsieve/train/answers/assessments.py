@@ -17,8 +17,8 @@ from mmsieve.models.enhancer import EnhancerCheckpoint
 from mmsieve.models.tokenizer import load_tokenizer
 from mmsieve.read.image_folder import ImageFolder
 from mmsieve.sample import Sample
-from mmsieve.train.answer_recipes import EnhancerRecipe
-from mmsieve.train.examples import Branch, Example
+from mmsieve.train.answers.examples import Branch, Example
+from mmsieve.train.answers.recipe import EnhancerRecipe
 from mmsieve.train.recipe import Scenes
 
 _FIELDS: dict[str, Any] = {"recaption": (str | None, None)}

@@ -26,10 +26,10 @@ from mmsieve.models.enhancer import EnhancerCheckpoint
 from mmsieve.models.onevision import OneVision
 from mmsieve.rendered.instructions import instruction
 from mmsieve.rendered.tasks import FAMILIES
-from mmsieve.train.answer_recipes import Backbone, Carry, EnhancerRecipe, RaterRecipe
-from mmsieve.train.assessment_examples import assessment_of
-from mmsieve.train.carried import Carried, carry
-from mmsieve.train.enhancer_backbone import published_config, write_backbone
+from mmsieve.train.answers.assessments import assessment_of
+from mmsieve.train.answers.backbone import published_config, write_backbone
+from mmsieve.train.answers.carried import Carried, carry
+from mmsieve.train.answers.recipe import Backbone, Carry, EnhancerRecipe, RaterRecipe
 from mmsieve.train.vocabulary import learn_tokenizer
 
 _END_OF_TEXT, _START, _END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

@@ -9,7 +9,7 @@ from mmsieve.train.recipe import BaseRecipe, Lora, Part, Scenes, Steps
 
 
 class Carry(Part):
-    """From a bundled classifier that reads pictures (`mmsieve.train.carried`)."""
+    """From a bundled classifier that reads pictures (`mmsieve.train.answers.carried`)."""
 
     model: str = "unifilter-tiny"
     vocabulary: int = Field(1024, gt=300)

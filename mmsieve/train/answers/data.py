@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmsieve.errors import RequestError, SampleError
 from mmsieve.shard_job import Progress as Advance
-from mmsieve.train.examples import Example
+from mmsieve.train.answers.examples import Example
 from mmsieve.train.recipe import Scenes
 from mmsieve.train.records import LeftOut
 from mmsieve.train.rendered import choose_family
