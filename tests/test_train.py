@@ -222,7 +222,7 @@ def refusal(capsys, words: list[str]) -> str:
     [
         (["--images", "x"], "--images goes with --data"),
         (["--data", "missing.json"], "no such file"),
-        (["--language-model", "x"], "starts from nothing"),
+        (["--language-model", "x"], "starts from no language model"),
         (["--start-from", "missing"], "no *.safetensors"),
         (["--wandb"], "wandb: pip install wandb"),
     ],
