@@ -44,11 +44,15 @@ class EnhanceOptions:
     """Refuse rewrites further than this from the caption, in words (0: the same, 1: all new)."""
     accept_if_better: str | None = None
     """Quality classifier that must prefer a rewrite to its caption: any model of `score`."""
+    concurrency: int = 16
+    """Requests at a time, where the model is an endpoint."""
 
     def check(self) -> None:
         """Raise RequestError for values that have no meaning."""
-        if self.max_new_tokens < 1:
-            raise RequestError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1")
+        for name in ("max_new_tokens", "concurrency"):
+            if getattr(self, name) < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise RequestError(f"{option} {getattr(self, name)}: must be at least 1")
         if self.max_edit is not None and not 0 <= self.max_edit <= 1:
             raise RequestError(f"--max-edit {self.max_edit}: must be from 0 to 1")
         if not 0 <= self.rewrite_below <= 11:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, decode, fit
 from mmsieve.methods.aitqe_answers import Assessment, answer_pieces
+from mmsieve.methods.aitqe_rows import kept
 from mmsieve.models.tokenizer import TokenizerSpec
 from mmsieve.sample import Sample, Text
 
@@ -44,6 +45,11 @@ class Item:
     """Whether the caption was cut for the model; `caption` is whole."""
     sample: Sample | None = None
     """The sample itself, where something else is to be asked about it."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, more or less."""
+        return self.image.nbytes + self.ids.nbytes
 
 
 def question(caption: str, plain: bool) -> str:
@@ -81,10 +87,10 @@ class AitqePreparer:
             pixels = decode(sample.images[0].data, self.limits, 0, self.orient, self.fast)
             image = fit(pixels, self.image, self.fit, self.fast)
         except SampleError as error:
-            raise error.knowing({"caption": caption}) from error
+            raise error.knowing(kept(caption)) from error
         ids, truncated = self.encode(caption)
-        kept = sample if self.keep_sample else None
-        return Item(np.array(ids, np.int32), image, caption, truncated, kept)
+        whole = sample if self.keep_sample else None
+        return Item(np.array(ids, np.int32), image, caption, truncated, whole)
 
     def cost(self, item: Item) -> int:
         """Tokens of the prompt, those of the image included."""
@@ -118,7 +124,5 @@ def read_caption(sample: Sample) -> str:
         raise SampleError(Status.TEXT_MISSING, "an image without a caption")
     caption = "\n".join(texts)
     if not sample.images:
-        raise SampleError(Status.IMAGE_MISSING, "a caption without an image").knowing(
-            {"caption": caption}
-        )
+        raise SampleError(Status.IMAGE_MISSING, "a caption without an image", kept(caption))
     return caption

@@ -72,9 +72,9 @@ class JudgedRunner:
                 if not isinstance(row, SampleError) and row["rewritten"]
             ]
             texts = [
-                (index, side, row[side])
+                (index, side, row[used])
                 for index, row in rewritten
-                for side in ("caption", "recaption")
+                for side, used in (("caption", "caption"), ("recaption", "final_caption"))
             ]
             scores = self._score([_retold(samples[index], text) for index, _, text in texts])
             for (index, side, _), score in zip(texts, scores, strict=True):
@@ -98,7 +98,7 @@ class JudgedRunner:
 
 
 def _decide(row: Row) -> None:
-    """Take a rewrite back unless it is better; one with a score is better than a caption without."""
+    """Take a rewrite back unless it is better: than a caption without a score, any with one is."""
     before, after = row["caption_quality"], row["recaption_quality"]
     if after is None or (before is not None and after <= before):
         refused = str(Refused.NOT_BETTER)
@@ -111,5 +111,5 @@ def _retold(sample: Sample, text: str) -> Sample:
 
 
 def _size(indexed: tuple[int, Any]) -> tuple[int, int]:
-    sample: Sample = indexed[1].sample
-    return 1, sum(len(image.data) for image in sample.images)
+    item = indexed[1]
+    return 1, item.nbytes + sum(len(image.data) for image in item.sample.images)

@@ -96,7 +96,7 @@ class AitqeRunner:
 
     def _size(self, indexed: Indexed) -> tuple[int, int]:
         item = indexed[1]
-        return self._image_tokens + len(item.ids), item.image.nbytes + item.ids.nbytes
+        return self._image_tokens + len(item.ids), item.nbytes
 
     def _batch(self, batch: list[Indexed]) -> Iterator[Result]:
         """A batch's rows, in as many pieces as the memory asks for."""

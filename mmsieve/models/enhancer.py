@@ -86,10 +86,9 @@ class EnhancerCheckpoint:
         return frozenset(said if isinstance(said, list) else [] if said is None else [said])
 
 
-def is_enhancer(folder: Path) -> bool:
-    """Whether a folder is in AITQE's layout."""
-    config = folder / "config.json"
-    return config.is_file() and read_json(config).get("model_type") == MODEL_TYPE
+def is_enhancer(config: dict[str, Any], tensors: dict[str, Path]) -> bool:
+    """Whether a folder with this config and these tensors is in AITQE's layout."""
+    return config.get("model_type") == MODEL_TYPE and any(n.startswith(TOWER) for n in tensors)
 
 
 def open_enhancer(folder: Path) -> EnhancerCheckpoint:

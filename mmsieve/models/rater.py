@@ -136,6 +136,7 @@ def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor
     """What the stock tower has and nobody computes: a last layer, a last norm."""
     last = checkpoint.tower.layers - 1
     before, after = (f"{_TOWER}encoder.layers.{number}." for number in (last - 1, last))
+    # cloned: what shares memory can't be saved by a trainer
     copy = {after + n[len(before) :]: t.clone() for n, t in state.items() if n.startswith(before)}
     width = int(checkpoint.tower.config["hidden_size"])
     norm = {"weight": torch.ones(width), "bias": torch.zeros(width)}

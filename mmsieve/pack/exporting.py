@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
-from mmsieve.decisions import Decisions
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.pack.captions import Captions
 from mmsieve.pack.journal import Entry, Journal, digest
 from mmsieve.pack.output import Repacked, Tar, write_tar
 from mmsieve.pack.selection import Packed, Selection
@@ -52,13 +52,35 @@ class Plan:
         return {REPACKED: digest([str(shard_size), *words])}
 
 
-def make_plan(shards: Sequence[Shard], decisions: Decisions, limit: int | None) -> Plan:
+class Kept(Protocol):
+    """Which samples are exported: decisions, or a table all of whose samples are."""
+
+    label: str
+    """What a user gave it as."""
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """The names of all shards, sorted."""
+        ...
+
+    def kept(self, shard: str) -> list[str]:
+        """The keys of a shard's kept samples, in the order of the rows."""
+        ...
+
+    def source_size(self, shard: str) -> int | None:
+        """Bytes of the shard's source when it was scored, where that is known."""
+        ...
+
+
+def make_plan(
+    shards: Sequence[Shard], decisions: Kept, limit: int | None, captions: Captions | None = None
+) -> Plan:
     """Match shards and decisions; raises RequestError where a shard has none."""
     decided = set(decisions.shards)
     without = [shard.name for shard in shards if shard.name not in decided]
     if without:
         raise RequestError(
-            f"--decisions {decisions.path}: none for {len(without)} of {len(shards)} shards, the "
+            f"{decisions.label}: none for {len(without)} of {len(shards)} shards, the "
             f"first is {without[0]}: export the same SOURCEs that were scored"
         )
     works, failed = [], {}
@@ -72,6 +94,8 @@ def make_plan(shards: Sequence[Shard], decisions: Decisions, limit: int | None) 
             )
             continue
         words = [shard.name, str(shard.size), str(shard.start), str(shard.stop), *keys]
+        if captions is not None:
+            words += [f"{key} {change}" for key, change in captions.changes(shard.name).items()]
         works.append(Work(shard, len(keys), digest(words)))
         left = None if left is None else left - len(keys)
     for name in sorted(decided - {shard.name for shard in shards}):
@@ -85,12 +109,18 @@ class Exporter:
     """Writes a plan's tars and notes them in the journal."""
 
     def __init__(
-        self, decisions: Decisions, read: ReadOptions, out: Path, journal: Journal
+        self,
+        decisions: Kept,
+        read: ReadOptions,
+        out: Path,
+        journal: Journal,
+        captions: Captions | None = None,
     ) -> None:
         self.out = out
         self.journal = journal
         self._decisions = decisions
         self._read = read
+        self._captions = captions
 
     def mirror(self, works: Sequence[Work], workers: int, advance: Advance) -> dict[str, str]:
         """One tar per source shard, with its name; returns what failed of which shard."""
@@ -128,7 +158,8 @@ class Exporter:
 
     def _select(self, work: Work) -> Selection:
         keys = self._decisions.kept(work.shard.name)[: work.count]
-        return Selection(work.shard, keys, self._read)
+        changes = None if self._captions is None else self._captions.changes(work.shard.name)
+        return Selection(work.shard, keys, self._read, changes)
 
     def _copy(self, work: Work) -> list[str]:
         """Write the tar of one shard; returns what could not be exported.

@@ -1,17 +1,22 @@
 """Selection: the kept samples of one source shard, as bytes ready for an output tar."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from mmsieve.errors import SampleError, ShardError
+from mmsieve.pack.captions import Change
 from mmsieve.pack.members import member_bytes, sample_members
 from mmsieve.read import ReadOptions, open_shard, parse_record
 from mmsieve.read.captions import parse_object
 from mmsieve.read.records import Record
-from mmsieve.read.tar import BLOCK, Group, index_tar
+from mmsieve.read.tar import BLOCK, Group, Member, index_tar
+from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import TAR, Shard, local_path
+
+Sizes: TypeAlias = tuple[tuple[str, int], ...]
+"""Extension and size of each member."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +26,7 @@ class Packed:
     key: str
     shard: str
     """The source shard."""
-    sizes: tuple[tuple[str, int], ...]
-    """Extension and size of each member."""
+    sizes: Sizes
     data: bytes = field(repr=False)
     """Its members with their headers."""
 
@@ -30,15 +34,23 @@ class Packed:
 class Selection:
     """Iterates over the kept samples of a shard, in the order of its samples.
 
-    A tar's members are copied as they are, header and bytes. After the iteration `problems` says
-    what could not be had; nothing is raised for it, so that the rest is exported.
+    A tar's members are copied as they are, header and bytes, but for a caption that `changes`.
+    After the iteration `problems` says what could not be had; nothing is raised for it, so that
+    the rest is exported.
     """
 
-    def __init__(self, shard: Shard, keys: Sequence[str], read: ReadOptions) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        keys: Sequence[str],
+        read: ReadOptions,
+        changes: Mapping[str, Change] | None = None,
+    ) -> None:
         self.problems: list[str] = []
         self._shard = shard
         self._missing = dict.fromkeys(keys)
         self._read = read
+        self._changes = changes or {}
 
     def __iter__(self) -> Iterator[Packed]:
         copy = self._from_tar if self._shard.suffix in TAR else self._from_records
@@ -59,8 +71,14 @@ class Selection:
                 if _leaves_folder(group.key):
                     self.problems.append(f"{group.key!r} is no name to write: left out")
                     continue
-                sizes = tuple((name, member.size) for name, member in group.members.items())
-                yield Packed(group.key, self._shard.name, sizes, _members(file, group))
+                sizes, data = _members(file, group)
+                change = self._changes.get(group.key)
+                if change is not None:
+                    try:
+                        sizes, data = _changed(file, group, change)
+                    except SampleError as error:
+                        self.problems.append(f"{group.key!r} keeps its caption: {error}")
+                yield Packed(group.key, self._shard.name, sizes, data)
             if index.problem is not None:
                 raise ShardError(index.problem)
 
@@ -70,7 +88,9 @@ class Selection:
                 if record.problem is not None or not self._take(record.key):
                     continue
                 try:
-                    sample = parse_record(reader.parse, record)
+                    sample = _retold(
+                        parse_record(reader.parse, record), self._changes.get(record.key)
+                    )
                     sample.metadata.update(_more_metadata(record))
                     members = list(sample_members(sample))
                 except SampleError as error:
@@ -89,16 +109,48 @@ class Selection:
         return True
 
 
-def _members(file: BinaryIO, group: Group) -> bytes:
+def _members(file: BinaryIO, group: Group) -> tuple[Sizes, bytes]:
     """The blocks of a sample's members, one after the other, as they stand in the archive."""
-    copied = []
-    for member in group.members.values():
-        file.seek(member.start)
-        data = file.read(member.stop - member.start)
-        if len(data) < member.data - member.start + member.size:
-            raise ShardError(f"ends inside {group.key!r}: it has changed")
-        copied.append(data + bytes(-len(data) % BLOCK))  # the last one's padding may be cut off
-    return b"".join(copied)
+    sizes = tuple((name, member.size) for name, member in group.members.items())
+    return sizes, b"".join(_blocks(file, group, member) for member in group.members.values())
+
+
+def _blocks(file: BinaryIO, group: Group, member: Member) -> bytes:
+    file.seek(member.start)
+    data = file.read(member.stop - member.start)
+    if len(data) < member.data - member.start + member.size:
+        raise ShardError(f"ends inside {group.key!r}: it has changed")
+    return data + bytes(-len(data) % BLOCK)  # the last one's padding may be cut off
+
+
+def _changed(file: BinaryIO, group: Group, change: Change) -> tuple[Sizes, bytes]:
+    """The members with another caption; the json member that tells of it may be a new, last one."""
+    own = group.members.get("json")
+    told = change.json_member(None if own is None else _content(file, own))
+    new = {"txt": change.text.encode(), "json": told}
+    sizes: list[tuple[str, int]] = []
+    blocks: list[bytes] = []
+    for name in [*group.members, *(new.keys() - group.members.keys())]:
+        if name in new:
+            blocks.append(member_bytes(f"{group.key}.{name}", new[name]))
+            sizes.append((name, len(new[name])))
+        else:
+            blocks.append(_blocks(file, group, group.members[name]))
+            sizes.append((name, group.members[name].size))
+    return tuple(sizes), b"".join(blocks)
+
+
+def _content(file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.data)
+    return file.read(member.size)
+
+
+def _retold(sample: Sample, change: Change | None) -> Sample:
+    if change is None:
+        return sample
+    images = tuple(part for part in sample.parts if isinstance(part, Image))
+    metadata = change.told(sample.metadata)
+    return replace(sample, parts=(*images, Text(change.text)), metadata=metadata)
 
 
 def _leaves_folder(key: str) -> bool:

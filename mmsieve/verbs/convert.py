@@ -1,14 +1,17 @@
 """convert: a released checkpoint -> the stock Hugging Face layout."""
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.load import find_folder
 from mmsieve.models.catalog import bundled_folder
+from mmsieve.models.enhancer import is_enhancer, open_enhancer
 from mmsieve.models.files import read_json, tensor_files
 from mmsieve.models.onevision import is_onevision
 
@@ -21,8 +24,16 @@ def _convert_rater(folder: Path, out: Path) -> list[str]:
     return convert_rater(folder, out)
 
 
+def _convert_enhancer(folder: Path, out: Path) -> list[str]:
+    checkpoint = open_enhancer(folder)
+    from mmsieve.models.stock import write_stock  # imports torch
+
+    return write_stock(checkpoint, out)
+
+
 _KINDS: tuple[tuple[Callable[[dict[str, Any], dict[str, Path]], bool], Convert], ...] = (
     (is_onevision, _convert_rater),
+    (is_enhancer, _convert_enhancer),
 )
 """Whether config and tensors are of a kind, and what converts it."""
 
@@ -52,19 +63,31 @@ def convert(model: str, *, out: Path) -> ConvertReport:
     model
         A bundled model (see `models`), a checkpoint's folder, or its Hugging Face id.
     out
-        Folder to write; it must not hold a model yet.
+        Folder to write; it must not be there yet, or be empty.
     """
     started = time.monotonic()
     out = Path(out)
     folder = bundled_folder(model) or find_folder(model, "a bundled model, a folder or an id")
-    if (out / "config.json").exists():
-        raise RequestError(f"{out} holds a model: choose another --out")
     if out.exists() and not out.is_dir():
         raise RequestError(f"{out} is a file: --out is a folder")
+    if out.exists() and any(out.iterdir()):
+        raise RequestError(f"{out} is not empty: choose another --out")
     config, tensors = read_json(folder / "config.json"), tensor_files(folder)
     for is_kind, converter in _KINDS:
         if is_kind(config, tensors):
-            notes = converter(folder, out)
+            notes = _write(converter, folder, out)
             return ConvertReport(out=out, seconds=time.monotonic() - started, notes=tuple(notes))
     kind = config.get("model_type")
     raise RequestError(f"{folder}: no stock class for its kind ({kind!r}): nothing to convert to")
+
+
+def _write(convert: Convert, folder: Path, out: Path) -> list[str]:
+    """Convert to another name, which becomes `out` when all is there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
+    try:
+        notes = convert(folder, staging)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return notes

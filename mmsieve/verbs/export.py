@@ -9,7 +9,8 @@ from cyclopts import Parameter
 
 from mmsieve.decisions import Decisions
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.pack.exporting import REPACKED, Exporter, Plan, make_plan
+from mmsieve.pack.captions import Captions
+from mmsieve.pack.exporting import REPACKED, Exporter, Kept, Plan, make_plan
 from mmsieve.pack.journal import Journal, write_manifest
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
@@ -65,7 +66,8 @@ class ExportReport:
 
 def export(
     *sources: str,
-    decisions: Path,
+    decisions: Path | None = None,
+    captions: Path | None = None,
     out: Path,
     read: ReadOptions | None = None,
     run: ExportOptions | None = None,
@@ -75,14 +77,18 @@ def export(
     Members of a tar are copied with their headers; a sample's members come one after the other.
     Samples of Parquet and JSONL files become members of the same layout: KEY.jpg (or what it is),
     KEY.txt and KEY.json for captions, KEY.json and KEY.N.jpg for documents. The same command
-    run twice is a resume. manifest.json is written last.
+    run twice is a resume. manifest.json is written last. A caption is replaced only by --captions:
+    then KEY.json has the `original_caption` and its `overall_score`.
 
     Parameters
     ----------
     sources
         The shards that were scored: paths, globs, brace patterns, folders or URLs.
     decisions
-        What filter made: a folder, or a .parquet file.
+        What filter or select made: a folder, or a .parquet file. Not needed with --captions:
+        without it every sample is kept.
+    captions
+        The table that enhance made: rewritten captions take the place of theirs.
     out
         Folder of the tars.
     """
@@ -90,9 +96,13 @@ def export(
     out, options = Path(out), run or ExportOptions()
     reading = replace(read or ReadOptions(), kinds=("caption", "document"))
     _check(options, sources, out)
-    chosen = Decisions(Path(decisions))
+    if decisions is None and captions is None:
+        raise RequestError("nothing to export by: give --decisions, --captions, or both")
+    final = None if captions is None else Captions(Path(captions))
+    chosen: Kept | None = final if decisions is None else Decisions(Path(decisions))
+    assert chosen is not None
     found = find_files(sources)
-    plan = make_plan(split_files(found.files, reading), chosen, options.limit)
+    plan = make_plan(split_files(found.files, reading), chosen, options.limit, final)
     journal = Journal(out)
     identities = plan.identities(options.shard_size)
     journal.check(identities, options.overwrite)
@@ -105,7 +115,7 @@ def export(
             failed=plan.failed,
             notes=(*notes, *_preview(plan, done, options)),
         )
-    exporter = Exporter(chosen, reading, out, journal)
+    exporter = Exporter(chosen, reading, out, journal, final)
     failed = plan.failed | _write(exporter, plan, done, options)
     tars = [tar for unit in identities for tar in journal.entries[unit].tars]
     write_manifest(out, tars, failed, options.limit)

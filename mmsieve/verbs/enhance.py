@@ -1,0 +1,53 @@
+"""enhance: captions -> an assessment table with scores and better captions, a file per shard."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mmsieve.annotator import Annotator, Device
+from mmsieve.methods.aitqe import EnhanceOptions
+from mmsieve.methods.load_enhancer import load_assessor
+from mmsieve.methods.unifilter import ScoringOptions
+from mmsieve.read import ReadOptions
+from mmsieve.rewritten import measure
+from mmsieve.run import RunOptions, RunReport, run_annotator
+
+
+def enhance(
+    *sources: str,
+    model: str,
+    out: Path,
+    enhancing: EnhanceOptions | None = None,
+    scoring: ScoringOptions | None = None,
+    read: ReadOptions | None = None,
+    run: RunOptions | None = None,
+) -> RunReport:
+    """Judge captions, and rewrite only the poor ones; every image stays.
+
+    Parameters
+    ----------
+    sources
+        Paths, globs, brace patterns, folders or URLs of shards of caption pairs.
+    model
+        A bundled model (see `models`), an AITQE checkpoint's folder, or its Hugging Face id; or
+        `endpoint:URL#NAME`, a model on a server that speaks OpenAI's chat completions (its key,
+        if it wants one, in MMSIEVE_ENDPOINT_KEY).
+    out
+        Folder of the table: one Parquet file per shard.
+    """
+    asked = scoring or ScoringOptions()
+    running = run or RunOptions()
+
+    def make(device: Device) -> Annotator:
+        return load_assessor(model, enhancing, replace(asked, device=device))
+
+    report = run_annotator(
+        make,
+        sources,
+        Path(out),
+        device=asked.device,
+        read=replace(read or ReadOptions(), kinds=("caption",)),
+        run=running,
+    )
+    if running.dry_run:
+        return report
+    return replace(report, notes=(*report.notes, *measure(Path(out)).lines()))
