@@ -113,7 +113,7 @@ class Tour:
         yield Step(title, [*words, "--out", pool])
         words = ["rate", items, "--images", pool, "--model", SCORER, "--styler", STYLER]
         yield Step("Rate what they teach, name their styles", [*words, "--out", ratings])
-        words = ["select", ratings, "--budget", "0.3", "--out", self.at("subset")]
+        words = ["select", ratings, "--budget", "0.3", "--above", "1", "--out", self.at("subset")]
         words += ["--data", items, "--subset", self.at("subset.json")]
         yield Step("Choose 30%: rich in every capability, diverse in style", words)
 
