@@ -20,7 +20,7 @@ from pathlib import Path
 
 import mmsieve
 from mmsieve import EvaluateOptions, TrainOptions
-from mmsieve.generate.files import TrainingFiles
+from mmsieve.generate.files import TrainingFiles, image_names, text_fields
 from mmsieve.generate.rendered import Drawing, caption_group, document_group
 from mmsieve.train.recipe import Architecture, ClassifierStage, Optimisation, Recipe, Rendered
 
@@ -62,7 +62,10 @@ def held_out(folder: Path, kind: str, count: int) -> Path:
     """Labelled texts over pictures of this aspect that no training sees."""
     files = TrainingFiles(folder / kind)
     for index in range(count // 4):
-        files.add(MAKERS[kind](SEED, index, Drawing(aspect=ASPECT)), False)
+        group = MAKERS[kind](SEED, index, Drawing(aspect=ASPECT))
+        files.add_images(group.key, group.images)
+        names = image_names(group.key, ["png"] * len(group.images))
+        files.add(group.key, text_fields(names, group.texts), False)
     files.finish()
     return folder / kind / "train.json"
 

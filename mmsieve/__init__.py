@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
     from mmsieve.evaluation.agreement import AgreementOptions
-    from mmsieve.generate.options import GenerateOptions, TeacherOptions
+    from mmsieve.generate.options import (
+        AssessmentsOptions,
+        GenerateOptions,
+        RatingsOptions,
+        TeacherOptions,
+    )
     from mmsieve.methods.aitqe import EnhanceOptions
     from mmsieve.methods.load import load_model
     from mmsieve.methods.load_enhancer import load_enhancer
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from mmsieve.read.records import ReadOptions
     from mmsieve.run import RunOptions, RunReport
     from mmsieve.sample import Image, Sample, Text, Turn
+    from mmsieve.train.options import TrainOptions
     from mmsieve.verbs.convert import ConvertReport, convert
     from mmsieve.verbs.demo import DemoReport, demo
     from mmsieve.verbs.enhance import enhance
@@ -29,22 +35,27 @@ if TYPE_CHECKING:
     from mmsieve.verbs.filter import filter_tables as filter
     from mmsieve.verbs.generate import (
         GenerateReport,
+        generate_assessments,
         generate_captions,
         generate_documents,
+        generate_ratings,
     )
     from mmsieve.verbs.models import ModelsReport, list_models
     from mmsieve.verbs.rate import rate
     from mmsieve.verbs.report import PageReport, ReportOptions, report
     from mmsieve.verbs.score import score
+    from mmsieve.verbs.select import SelectOptions, SelectReport, select
     from mmsieve.verbs.train import (
-        TrainOptions,
         TrainReport,
         train_classifier,
+        train_enhancer,
         train_projector,
+        train_rater,
     )
 
 __all__ = [
     "AgreementOptions",
+    "AssessmentsOptions",
     "ConvertReport",
     "CutOptions",
     "DemoReport",
@@ -62,6 +73,7 @@ __all__ = [
     "ModelsReport",
     "PageReport",
     "RatingOptions",
+    "RatingsOptions",
     "ReadOptions",
     "ReportOptions",
     "RequestError",
@@ -70,6 +82,8 @@ __all__ = [
     "Sample",
     "SampleError",
     "ScoringOptions",
+    "SelectOptions",
+    "SelectReport",
     "ShardError",
     "Status",
     "TeacherOptions",
@@ -83,8 +97,10 @@ __all__ = [
     "evaluate",
     "export",
     "filter",
+    "generate_assessments",
     "generate_captions",
     "generate_documents",
+    "generate_ratings",
     "list_models",
     "load_enhancer",
     "load_model",
@@ -92,12 +108,16 @@ __all__ = [
     "rate",
     "report",
     "score",
+    "select",
     "train_classifier",
+    "train_enhancer",
     "train_projector",
+    "train_rater",
 ]
 
 _HOMES = {
     "AgreementOptions": "mmsieve.evaluation.agreement",
+    "AssessmentsOptions": "mmsieve.generate.options",
     "ConvertReport": "mmsieve.verbs.convert",
     "CutOptions": "mmsieve.verbs.filter",
     "DemoReport": "mmsieve.verbs.demo",
@@ -115,6 +135,7 @@ _HOMES = {
     "ModelsReport": "mmsieve.verbs.models",
     "PageReport": "mmsieve.verbs.report",
     "RatingOptions": "mmsieve.methods.mmssr",
+    "RatingsOptions": "mmsieve.generate.options",
     "ReadOptions": "mmsieve.read.records",
     "ReportOptions": "mmsieve.verbs.report",
     "RequestError": "mmsieve.errors",
@@ -123,11 +144,13 @@ _HOMES = {
     "Sample": "mmsieve.sample",
     "SampleError": "mmsieve.errors",
     "ScoringOptions": "mmsieve.methods.unifilter",
+    "SelectOptions": "mmsieve.subset.options",
+    "SelectReport": "mmsieve.verbs.select",
     "ShardError": "mmsieve.errors",
     "Status": "mmsieve.errors",
     "TeacherOptions": "mmsieve.generate.options",
     "Text": "mmsieve.sample",
-    "TrainOptions": "mmsieve.verbs.train",
+    "TrainOptions": "mmsieve.train.options",
     "TrainReport": "mmsieve.verbs.train",
     "Turn": "mmsieve.sample",
     "convert": "mmsieve.verbs.convert",
@@ -136,8 +159,10 @@ _HOMES = {
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",
     "filter": "mmsieve.verbs.filter",
+    "generate_assessments": "mmsieve.verbs.generate",
     "generate_captions": "mmsieve.verbs.generate",
     "generate_documents": "mmsieve.verbs.generate",
+    "generate_ratings": "mmsieve.verbs.generate",
     "list_models": "mmsieve.verbs.models",
     "load_enhancer": "mmsieve.methods.load_enhancer",
     "load_model": "mmsieve.methods.load",
@@ -145,8 +170,11 @@ _HOMES = {
     "rate": "mmsieve.verbs.rate",
     "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",
+    "select": "mmsieve.verbs.select",
     "train_classifier": "mmsieve.verbs.train",
+    "train_enhancer": "mmsieve.verbs.train",
     "train_projector": "mmsieve.verbs.train",
+    "train_rater": "mmsieve.verbs.train",
 }
 
 

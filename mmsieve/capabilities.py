@@ -1,8 +1,8 @@
-"""The 14 capabilities a sample is rated for and the nine styles it can have (mmSSR, arXiv:2503.13383, released code)."""
+"""The 14 capabilities a sample is rated for, and the nine styles it can have.
 
-from __future__ import annotations
+Labels are those of the released mmSSR code (arXiv 2503.13383): they are part of its prompts.
+"""
 
-#: Short name (column of tables, name in options) -> keyword asked of the model, in the order of the paper's list.
 CAPABILITIES: dict[str, str] = {
     "spatial": "object spatial understanding",
     "attribute": "attribute identification",
@@ -19,8 +19,8 @@ CAPABILITIES: dict[str, str] = {
     "data": "data understanding",
     "ocr": "optical character recognition",
 }
+"""Short name (a table's column, an option) -> keyword asked of the model, in the paper's order."""
 
-#: The labels are part of the prompt and of every selection's groups: not a letter may change.
 STYLES: tuple[str, ...] = (
     "multi-choice",
     "coordinate",
@@ -32,3 +32,4 @@ STYLES: tuple[str, ...] = (
     "chain-of-thought (step-by-step)",
     "specified style",
 )
+"""Selections group by them too: not a letter may change."""

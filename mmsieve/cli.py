@@ -13,12 +13,18 @@ from mmsieve.verbs.enhance import enhance
 from mmsieve.verbs.evaluate import evaluate
 from mmsieve.verbs.export import export
 from mmsieve.verbs.filter import filter_tables
-from mmsieve.verbs.generate import generate_captions, generate_documents
+from mmsieve.verbs.generate import (
+    generate_assessments,
+    generate_captions,
+    generate_documents,
+    generate_ratings,
+)
 from mmsieve.verbs.models import list_models
 from mmsieve.verbs.rate import rate
 from mmsieve.verbs.report import report
 from mmsieve.verbs.score import score
-from mmsieve.verbs.train import train_classifier, train_projector
+from mmsieve.verbs.select import select
+from mmsieve.verbs.train import train_classifier, train_enhancer, train_projector, train_rater
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -44,6 +50,7 @@ app.command(score)
 app.command(enhance)
 app.command(rate)
 app.command(filter_tables, name="filter")
+app.command(select)
 app.command(export)
 app.command(evaluate)
 app.command(report)
@@ -51,14 +58,18 @@ app.command(convert)
 app.command(list_models, name="models")
 app.command(demo)
 
-generation = App(name="generate", help="Write training data: texts of known quality over images.")
+generation = App(name="generate", help="Write training data: texts, judgements, ratings.")
 generation.command(generate_captions, name="captions")
 generation.command(generate_documents, name="documents")
+generation.command(generate_assessments, name="assessments")
+generation.command(generate_ratings, name="ratings")
 app.command(generation)
 
 training = App(name="train", help="Train a checkpoint from a recipe.")
 training.command(train_projector, name="projector")
 training.command(train_classifier, name="classifier")
+training.command(train_rater, name="rater")
+training.command(train_enhancer, name="enhancer")
 app.command(training)
 
 

@@ -210,6 +210,26 @@ class DecisionWriter:
         _remove(self._staging)
 
 
+def check_place(out: Path, inputs: Sequence[Path]) -> None:
+    """Raise RequestError where decisions can't be written, or would be among a verb's inputs."""
+    is_file = out.suffix == ".parquet"
+    if is_file and out.is_dir():
+        raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
+    if not is_file and out.is_file():
+        raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
+    table.check_folder(out.absolute().parent)
+    check_apart(out, inputs)
+
+
+def check_apart(out: Path, inputs: Sequence[Path]) -> None:
+    """Raise RequestError where an output would be among the files of a table."""
+    place = out.resolve()
+    for path in inputs:
+        given = path.resolve()
+        if place == given or given in place.parents or place in given.parents:
+            raise RequestError(f"--out {out}: is where the table {path} is: choose another")
+
+
 def check_replaceable(out: Path, fingerprint: dict[str, str], overwrite: bool) -> bool:
     """Whether decisions of the same cut are there; raises RequestError where --out can't be used.
 

@@ -6,19 +6,23 @@ from pathlib import Path
 from well_behaved import Server
 
 import mmsieve
-from mmsieve import GenerateOptions, TeacherOptions
+from mmsieve import AssessmentsOptions, GenerateOptions, RatingsOptions, TeacherOptions
 
 PROVIDERS = ("openai", "anthropic")
 
 
 def generate(server: Server, *sources, out: Path, what="captions", provider="openai", **options):
     mine = {name: options.pop(name) for name in list(options) if name in _ASKING}
-    wanted = {"teacher": f"{provider}:m", "count": 32, "quiet": True} | options
     asking = {"base_url": server.base_url(provider), "max_retries": 0, "price": "1,5"} | mine
-    make = mmsieve.generate_captions if what == "captions" else mmsieve.generate_documents
+    own = {"judging": AssessmentsOptions, "rating": RatingsOptions}
+    given = {name: own[name](**options.pop(name)) for name in list(options) if name in own}
+    given |= {"read": options.pop("read")} if "read" in options else {}
+    wanted = {"teacher": f"{provider}:m", "count": 32, "quiet": True} | options
+    make = getattr(mmsieve, f"generate_{what}")
     return make(
         *map(str, sources),
         out=out,
+        **given,
         options=GenerateOptions(**wanted),
         asking=TeacherOptions(**asking),
     )

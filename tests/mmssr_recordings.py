@@ -68,7 +68,8 @@ def _sample(item: dict) -> Sample:
 def invent(count: int, seed: int) -> list[Sample]:
     """Samples of mixed length with 0 to 3 images and 1 to 6 turns, the last may lack an answer."""
     draw = random.Random(seed)
-    words = "quotes tunes dog union sign 3.5 is it one? Question: cafe\u0301 \u8868 (A) \n".split(" ")
+    words = ["quotes", "tunes", "dog", "union", "3.5", "is", "it", "one?", "Question:", "(A)"]
+    words += ["caf\u00e9", "\u8868", "", "\n"]
     files = sorted(IMAGES.iterdir())
     samples = []
     for number in range(count):

@@ -16,8 +16,8 @@ from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageLimits
 from mmsieve.methods.mmssr import make_asker
 from mmsieve.methods.mmssr_inputs import (
-    SYSTEM,
     STYLE_QUESTION,
+    SYSTEM,
     Item,
     Prompt,
     RatingPreparer,

@@ -2,31 +2,25 @@
 
 import base64
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from annotators import annotate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from instruction_files import TALK, TURNS, item, plan, request_error, write_either, write_json
 from shards import captions, image, read, write_jsonl, write_parquet, write_tar
 
-import mmsieve
-from mmsieve.errors import RequestError, SampleError, ShardError
+from mmsieve.errors import SampleError, ShardError
 from mmsieve.read import ReadOptions, Record, open_shard, ranges
 from mmsieve.read.instructions import Parser, image_source, item_key
 from mmsieve.read.ranges import split_files
 from mmsieve.sample import Image, Turn
 from mmsieve.sources import find_files
-from mmsieve.verbs.filter import CutOptions, filter_tables
 
-REFERENCE = os.environ.get("MMSIEVE_REFERENCE")
 JPEG = image()
-TALK = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
-TURNS = (Turn("user", "<image>\nWhat?"), Turn("assistant", "A cat."))
 
 
 @pytest.fixture
@@ -38,20 +32,6 @@ def images(tmp_path) -> Path:
     for name in ("a.jpg", "coco/b.jpg"):
         (folder / name).write_bytes(name.encode())
     return folder
-
-
-def item(number: int = 0, **fields: Any) -> dict[str, Any]:
-    return {"id": f"i{number}", "conversations": TALK} | fields
-
-
-def write_json(path: Path, items: list[Any], indent: int | None = 1) -> Path:
-    path.write_text(json.dumps(items, indent=indent))
-    return path
-
-
-def write_either(path: Path, items: list[Any]) -> Path:
-    write = write_json if path.suffix == ".json" else write_jsonl
-    return write(path, items)
 
 
 @pytest.fixture(params=["qas.json", "qas.jsonl", "lines.json"])
@@ -209,11 +189,6 @@ def test_any_item_gives_a_sample_or_a_reason(fields):
     assert len(sample.turns) == len(fields.get("conversations") or fields["messages"])
 
 
-def plan(path: Path, **options: Any) -> list[tuple[str, int, int | None]]:
-    shards = split_files(find_files([str(path)]).files, ReadOptions(**options))
-    return [(shard.name, shard.start, shard.stop) for shard in shards]
-
-
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 13),
@@ -276,13 +251,6 @@ def test_json_beside_other_files_is_left_alone(tmp_path):
     assert [shard.name for shard in found.files] == ["qas"] and "1 .json" in found.notes[0]
     both = find_files([str(tmp_path / "info.json"), str(tmp_path / "qas.jsonl")])
     assert [shard.name for shard in both.files] == ["info", "qas"]
-
-
-def request_error(path: Path, **options: Any) -> str:
-    with pytest.raises(RequestError) as error:
-        plan(path, **options)
-    assert "\n" not in str(error.value) and str(path) in str(error.value)
-    return str(error.value)
 
 
 def test_what_can_not_be_read_is_a_bad_request(tmp_path, qas, images):
@@ -374,65 +342,3 @@ def test_columns_that_decide(tmp_path, images):
 def test_parsers_travel_to_worker_processes(images):
     parser = pickle.loads(pickle.dumps(Parser(images)))
     assert parser(Record("k", item(image="a.jpg"))).images == (Image(b"a.jpg"),)
-
-
-def test_a_list_runs_like_any_source(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranges, "ROWS", 4)
-    address = "data:image/jpeg;base64," + base64.b64encode(JPEG).decode()
-    items = [item(number, image=address) for number in range(10)]
-    items[5]["conversations"] = []
-    source = str(write_json(tmp_path / "qas.json", items))
-    out = tmp_path / "out"
-    report = annotate(out, source, workers=0, dry_run=True)
-    assert report.notes == tuple(f"to do qas-{n:06d}" for n in range(3)) and not out.exists()
-    report = annotate(tmp_path / "trial", source, workers=0, limit=6)
-    assert report.statuses == {"ok": 5, "text_missing": 1}
-    assert annotate(out, source, workers=0, part="0/2").rows == 6
-    report = annotate(out, source, workers=2)
-    assert report.rows == 4 and report.notes == ("resumed: 2 shards were done before",)
-    decisions = tmp_path / "decisions"
-    filter_tables(str(out), out=decisions, cut=CutOptions(top_fraction=0.5), quiet=True)
-    with pytest.raises(RequestError, match="holds instruction samples"):
-        mmsieve.export(source, decisions=decisions, out=tmp_path / "tars")
-
-
-def test_a_broken_list_has_a_table_of_what_was_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranges, "ROWS", 4)
-    address = "data:image/jpeg;base64," + base64.b64encode(JPEG).decode()
-    whole = json.dumps([item(number, image=address) for number in range(10)])
-    (tmp_path / "qas.json").write_text(whole[:-30])
-    report = annotate(tmp_path / "out", str(tmp_path / "qas.json"), workers=0)
-    assert report.statuses == {"ok": 9} and list(report.failed) == ["qas-000002"]
-    assert "incomplete: cut off" in report.failed["qas-000002"]
-    (tmp_path / "qas.json").write_text(whole)
-    report = annotate(tmp_path / "out", str(tmp_path / "qas.json"), workers=0)
-    assert not report.failed and report.rows == 10
-
-
-def test_score_says_that_it_is_for_others(tmp_path, checkpoint):
-    files = [
-        write_json(tmp_path / "qas.json", [item()]),
-        write_jsonl(tmp_path / "lines.jsonl", [item()]),
-        write_parquet(tmp_path / "p.parquet", {"conversations": [TALK]}),
-    ]
-    for path in files:
-        with pytest.raises(RequestError, match=r"holds instruction samples.*rate"):
-            mmsieve.score(str(path), model=checkpoint, out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_kinds_that_are_asked_for(tmp_path):
-    tar = write_tar(tmp_path / "a.tar", captions(1))
-    assert "holds caption samples" in request_error(tar, kinds=("instruction",))
-    path = write_parquet(tmp_path / "q.parquet", {"image": [JPEG], "text": ["t"]})
-    assert "holds caption samples" in request_error(path, kinds=("instruction",))
-    assert read(path, kinds=("caption",)).statuses == ["ok"]
-
-
-@pytest.mark.skipif(not REFERENCE, reason="MMSIEVE_REFERENCE does not name the folder of data")
-def test_real_items():
-    folder = Path(str(REFERENCE)) / "data" / "instruct"
-    found = read(folder / "qas.json", images=folder / "images")
-    assert found.statuses == ["ok"] * 510 and found.keys == [str(n) for n in range(510)]
-    assert all(len(sample.images) == 1 and sample.turns for sample in found.samples)
-    assert all(sample.metadata["image_source"] for sample in found.samples)

@@ -18,8 +18,9 @@ from mmsieve.models.storage import load_classifier
 from mmsieve.train import stages
 from mmsieve.train.cells import CLASSES, RenderedCells, collate_cells
 from mmsieve.train.data import RIGHT, WRONG, collate, prepare_group
+from mmsieve.train.find_recipe import bundled_recipes, load_recipe
 from mmsieve.train.objectives import QualityObjective
-from mmsieve.train.recipe import Rendered, bundled_recipes, load_recipe
+from mmsieve.train.recipe import BaseRecipe, Recipe, Rendered
 from mmsieve.train.rendered import HeldOutTexts, RenderedGroups
 from mmsieve.train.start import write_start
 from mmsieve.verbs import train
@@ -53,7 +54,7 @@ def test_a_smoke_run_gives_a_checkpoint_that_scores(trained):
 
 
 def test_training_changes_every_part_of_the_model(trained, tmp_path):
-    recipe = load_recipe("unifilter-tiny", smoke=True)
+    recipe = load_recipe("unifilter-tiny", Recipe, smoke=True)
     write_start(tmp_path, recipe)
     before, after = tensors(tmp_path), tensors(trained)
     assert before.keys() == after.keys()
@@ -154,14 +155,14 @@ def bundled():
     annotator = load_unifilter("unifilter-tiny")
     model = load_classifier(annotator.checkpoint)
     objective = QualityObjective(
-        model, annotator.checkpoint.image, load_recipe("unifilter-tiny").classifier
+        model, annotator.checkpoint.image, load_recipe("unifilter-tiny", Recipe).classifier
     ).eval()
     return annotator, objective, mmsieve.load_model("unifilter-tiny")
 
 
 def test_steps_can_be_made_again_alone(bundled):
     annotator, _, _ = bundled
-    recipe = load_recipe("unifilter-tiny", smoke=True)
+    recipe = load_recipe("unifilter-tiny", Recipe, smoke=True)
     groups = RenderedGroups(annotator.preparer(), recipe.classifier.rendered, 4, 3)
     once, twice = (collate([groups[2]], 9) for _ in range(2))
     other = collate([groups[1]], 9)
@@ -170,7 +171,7 @@ def test_steps_can_be_made_again_alone(bundled):
 
 
 def test_cells_tell_what_is_drawn():
-    recipe = load_recipe("unifilter-tiny", smoke=True)
+    recipe = load_recipe("unifilter-tiny", Recipe, smoke=True)
     batch = collate_cells([RenderedCells(recipe.lesson.rendered, 8, 1, 72)[0]])
     assert batch["labels"].shape == (8, 9, len(CLASSES))
     for column, count in enumerate(CLASSES):
@@ -221,7 +222,7 @@ def refusal(capsys, words: list[str]) -> str:
     [
         (["--images", "x"], "--images goes with --data"),
         (["--data", "missing.json"], "no such file"),
-        (["--language-model", "x"], "starts from nothing"),
+        (["--language-model", "x"], "starts from no language model"),
         (["--start-from", "missing"], "no *.safetensors"),
         (["--wandb"], "wandb: pip install wandb"),
     ],
@@ -234,13 +235,20 @@ def test_a_wrong_request_is_refused_in_one_line(tmp_path, capsys, monkeypatch, w
 
 def test_every_bundled_recipe_says_what_it_needs():
     for name, path in bundled_recipes().items():
-        assert load_recipe(name).name == load_recipe(name, smoke=True).name == name
+        assert (
+            load_recipe(name, BaseRecipe).name
+            == load_recipe(name, BaseRecipe, smoke=True).name
+            == name
+        )
         for part in ("Command:", "Hardware:", "Time:", "Expected:"):
             assert part in path.read_text("utf-8"), name
 
 
 def test_the_control_is_the_same_training_of_blank_images():
-    blank, whole = load_recipe("unifilter-tiny-blank"), load_recipe("unifilter-tiny")
+    blank, whole = (
+        load_recipe("unifilter-tiny-blank", Recipe),
+        load_recipe("unifilter-tiny", Recipe),
+    )
     assert blank.classifier.rendered.blank_images
     seen = whole.classifier.rendered.model_copy(update={"blank_images": True})
     assert whole.changed(name=blank.name, classifier={"rendered": seen}) == blank
@@ -252,7 +260,7 @@ def test_two_stages_give_a_classifier(tmp_path):
     mmsieve.train_projector("unifilter-tiny", out=first, options=SMOKE)
     logs = json.loads((first / "training.json").read_text("utf-8"))["logs"]
     assert logs.keys() == {"lesson", "projector"}
-    recipe = load_recipe("unifilter-tiny", smoke=True)
+    recipe = load_recipe("unifilter-tiny", Recipe, smoke=True)
     write_start(tmp_path / "start", recipe)
     before, after = tensors(tmp_path / "start"), tensors(first)
     for name, tensor in after.items():

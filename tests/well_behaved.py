@@ -74,6 +74,10 @@ def good_fields(body: dict[str, Any]) -> dict[str, Any]:
     """The fields of a good answer to a request."""
     shown = images(body)
     name = image_digest(body)
+    if "`bad_caption`" in words(body):
+        return assessed(name, given_caption(body))
+    if "`styles`" in words(body):
+        return rated(body)
     if "`changed`" in words(body):
         return {
             "positive": f"A red square numbered {name} fills the whole picture.",
@@ -89,6 +93,55 @@ def good_fields(body: dict[str, Any]) -> dict[str, Any]:
         "medium_negative": f"Somthing like {name}.{marks}",
         "easy_negative": f"Trains {name} goes.{marks}",
     }
+
+
+DETAILS = (
+    "text_quality",
+    "image_text_matching",
+    "object_detail",
+    "semantic_understanding",
+    "text_chart_description",
+)
+
+
+def given_caption(body: dict[str, Any]) -> str:
+    """The caption that a request is about: the only JSON string on a line of its own."""
+    return next(json.loads(line) for line in words(body).splitlines() if line.startswith('"'))
+
+
+def judged(overall: int, why: str) -> dict[str, Any]:
+    """A judgement."""
+    fields: dict[str, Any] = {}
+    for scale in (*DETAILS, "overall"):
+        fields |= {f"{scale}_explanation": f"{scale}: {why}", f"{scale}_score": overall}
+    return fields
+
+
+def assessed(name: str, caption: str) -> dict[str, Any]:
+    """A caption with an even number, or none, is poor."""
+    number = int("".join(filter(str.isdigit, caption)) or 0)
+    good = bool(number % 2)
+    return {
+        "raw": judged(8 if good else 4, "as found"),
+        "recaption": None if good else f"A square, really {name}.",
+        "bad_caption": f"Cheap flights to {name}!" if good else None,
+        "partner": judged(2 if good else 9, "as written"),
+    }
+
+
+def named(body: dict[str, Any]) -> list[str]:
+    """The capabilities that a request lists."""
+    lines = words(body).splitlines()
+    return [line.split("`")[1] for line in lines if line.startswith("- `") and "`: " in line]
+
+
+def rated(body: dict[str, Any]) -> dict[str, Any]:
+    """A rating for each capability that is asked about, and two styles in another order."""
+    ratings = {
+        name: {"reason": f"Because of {name}.", "rating": n % 6}
+        for n, name in enumerate(named(body))
+    }
+    return {"ratings": ratings, "styles": ["short description", "yes/no"]}
 
 
 def good_answer(body: dict[str, Any]) -> str:

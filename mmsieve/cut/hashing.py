@@ -20,7 +20,7 @@ _SEED = np.uint64(0x9E3779B97F4A7C15)
 def hash_strings(strings: pl.Series) -> Numbers:
     """One hash per string; a null hashes like an empty string."""
     data, starts, sizes = _buffers(strings)
-    hashes = _mix(sizes.astype(np.uint64) + _SEED)
+    hashes = mix(sizes.astype(np.uint64) + _SEED)
     words = np.ndarray((len(data) - _WORD + 1,), "<u8", buffer=data, strides=(1,))
     rows = np.flatnonzero(sizes > 0)
     done = 0
@@ -28,7 +28,7 @@ def hash_strings(strings: pl.Series) -> Numbers:
         word = words[starts[rows] + done]
         left = sizes[rows] - done
         unused = np.clip(_WORD - left, 0, _WORD - 1).astype(np.uint64) * np.uint64(8)
-        hashes[rows] = _mix(hashes[rows] ^ (word & (~np.uint64(0) >> unused)))
+        hashes[rows] = mix(hashes[rows] ^ (word & (~np.uint64(0) >> unused)))
         rows = rows[left > _WORD]
         done += _WORD
     return hashes
@@ -53,7 +53,8 @@ def _buffers(strings: pl.Series) -> tuple[bytes, np.ndarray, np.ndarray]:
     return padded, begin[:-1], np.diff(begin)
 
 
-def _mix(values: Numbers) -> Numbers:
+def mix(values: Numbers) -> Numbers:
+    """The finaliser of SplitMix64: spreads numbers over all of the 64 bits, one to one."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

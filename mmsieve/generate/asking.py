@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from mmsieve.generate.costs import Budget
 from mmsieve.generate.journal import Entry, Journal
-from mmsieve.generate.plan import Subject
 from mmsieve.generate.questions import Questions
+from mmsieve.generate.subjects import Subject
 from mmsieve.generate.teachers.protocol import Question, Teacher, TeacherError
 from mmsieve.shard_job import Progress as Advance
 

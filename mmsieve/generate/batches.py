@@ -13,8 +13,8 @@ from contextlib import suppress
 from mmsieve.generate.asking import Outcome, Pending
 from mmsieve.generate.costs import Budget
 from mmsieve.generate.journal import BatchNote
-from mmsieve.generate.plan import Subject
 from mmsieve.generate.questions import Questions
+from mmsieve.generate.subjects import Subject
 from mmsieve.generate.teachers.protocol import Question, Reply, Teacher, TeacherError, request_name
 from mmsieve.shard_job import Progress as Advance
 

@@ -5,27 +5,21 @@ answer yet and the next run asks for it.
 """
 
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from mmsieve.generate.answers import Answer, labelled_texts
-from mmsieve.generate.files import TrainingFiles, text_entries
-from mmsieve.generate.groups import LabelledText
+from mmsieve.generate.files import TrainingFiles, text_fields
 from mmsieve.generate.journal import Journal
 from mmsieve.generate.lesson import Lesson
-from mmsieve.generate.plan import Plan, Subject
+from mmsieve.generate.plan import Plan
 from mmsieve.generate.positives import HUMAN, Positives
-from mmsieve.generate.questions import picture_names
 from mmsieve.generate.split import choose_val
-from mmsieve.levels import LEVELS
+from mmsieve.generate.subjects import Subject
 from mmsieve.table import write_atomically
 
 REJECTS = "rejects.jsonl"
-_ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class Collected:
     """What is in the output folder."""
 
     written: dict[str, int] = field(default_factory=dict)
-    """File -> its texts."""
+    """File -> its records."""
     rejects: int = 0
     undone: int = 0
     """Subjects without an answer, though they may get one."""
@@ -54,37 +48,28 @@ def collect(lesson: Lesson, plan: Plan, journal: Journal, out: Path) -> Collecte
     undone = 0
     for number, (subject, is_val) in enumerate(zip(subjects, sides, strict=True)):
         if subject.id in human.texts:
-            entries = _told(subject, human.texts[subject.id], {"teacher": HUMAN})
-            files.add_entries(entries, is_val)
+            told = text_fields(subject.names, human.texts[subject.id])
+            files.add(subject.id, told, is_val, _provenance(subject, {"teacher": HUMAN}))
         elif subject.id in journal.answers:
-            left = lesson.count - number * len(LEVELS)
-            files.add_entries(_entries(lesson, subject, journal.answers[subject.id], left), is_val)
+            records = lesson.task.records(subject, journal.answers[subject.id])
+            wanted = islice(records, lesson.count - number * lesson.task.each)
+            files.add(subject.id, wanted, is_val, _provenance(subject, lesson.author))
         elif journal.is_settled(subject.id, lesson.options.attempts):
             rejects.append(_reject(subject, journal))
-            _remove_images(subject, out)
+            subject.remove_images(out)
         else:
             undone += 1
     _write_rejects(out / REJECTS, rejects)
     return Collected(files.finish(), len(rejects), undone, human.failed)
 
 
-def _entries(
-    lesson: Lesson, subject: Subject, answer: dict[str, Any], left: int
-) -> Iterator[dict[str, Any]]:
-    texts = labelled_texts(_ANSWER.validate_python(answer), len(subject.pictures))[:left]
-    return _told(subject, texts, {"teacher": lesson.teacher, "prompts": lesson.prompts.version})
-
-
-def _told(
-    subject: Subject, texts: Iterable[LabelledText], author: dict[str, str]
-) -> Iterator[dict[str, Any]]:
-    provenance = {
+def _provenance(subject: Subject, author: dict[str, str]) -> dict[str, Any]:
+    return {
         **author,
         "source": subject.source,
         "key": subject.key,
         "sha256": [picture.sha256 for picture in subject.pictures],
     }
-    return text_entries(subject.id, picture_names(subject), texts, provenance)
 
 
 def _reject(subject: Subject, journal: Journal) -> dict[str, Any]:
@@ -98,11 +83,6 @@ def _reject(subject: Subject, journal: Journal) -> dict[str, Any]:
         "id": subject.id,
         "sha256": [picture.sha256 for picture in subject.pictures],
     }
-
-
-def _remove_images(subject: Subject, out: Path) -> None:
-    for name in picture_names(subject):
-        (out / name).unlink(missing_ok=True)
 
 
 def _write_rejects(path: Path, rejects: list[dict[str, Any]]) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from mmsieve.errors import RequestError
 from mmsieve.generate.journal import Journal
-from mmsieve.generate.plan import Subject
-from mmsieve.generate.prompts import What
+from mmsieve.generate.subjects import Subject
 from mmsieve.generate.teachers.protocol import Usage
 
 _PRICES = Path(__file__).parent / "prices.toml"
@@ -21,8 +20,6 @@ _DATE = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2})$")
 _PIXELS_A_TOKEN = 750
 """Anthropic's rule of thumb; OpenAI's tiles and patches come to 0.5 to 1.2 times as many tokens."""
 _LETTERS_A_TOKEN = 4
-_OUTPUT = {"captions": 500, "documents": 2500}
-"""Tokens of an answer, as a guess for models that don't think aloud."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,18 @@ def find_price(model: str, asked: str | None) -> Price | None:
     return Price(*known) if known else None
 
 
-def expect(subjects: Sequence[Subject], what: What, words: int, side: int) -> Usage:
+def expect(subjects: Sequence[Subject], letters: int, answer: int, side: int) -> Usage:
     """Tokens that requests will take: a guess, good to a factor of two.
 
-    `words` are the letters of a prompt, `side` the longest that images are shown with.
+    `letters` are those of all requests, `answer` the tokens of an answer, `side` the longest
+    that images are shown with.
     """
     pixels = 0.0
     for picture in (picture for subject in subjects for picture in subject.pictures):
         shrink = min(1.0, side / max(picture.width, picture.height))
         pixels += picture.width * picture.height * shrink**2
     shown = round(pixels / _PIXELS_A_TOKEN)
-    return Usage(shown + len(subjects) * words // _LETTERS_A_TOKEN, len(subjects) * _OUTPUT[what])
+    return Usage(shown + letters // _LETTERS_A_TOKEN, len(subjects) * answer)
 
 
 @dataclass(frozen=True)

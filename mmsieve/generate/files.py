@@ -63,24 +63,17 @@ def read_training_file(path: Path) -> list[TrainingRecord]:
 _ENTRIES = TypeAdapter(list[TrainingRecord])
 
 
-def text_entries(
-    key: str,
-    names: Sequence[str],
-    texts: Iterable[LabelledText],
-    provenance: dict[str, Any] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """The entries of texts over images, the files `names`; `provenance` stands in each."""
-    for index, told in enumerate(texts):
+def text_fields(names: Sequence[str], texts: Iterable[LabelledText]) -> Iterator[dict[str, Any]]:
+    """The entries, without their ids, of texts over images, the files `names`."""
+    for told in texts:
         shown = [names[image] for image in told.images]
-        entry = {
-            "id": f"{key}-{index}",
+        yield {
             "image": shown[0] if told.kind == "caption" else shown,
             "text": told.text,
             "label": int(told.label),
             "right": told.right,
             "wrong": told.wrong,
         }
-        yield entry if provenance is None else entry | {"provenance": provenance}
 
 
 def image_names(key: str, suffixes: Sequence[str]) -> list[str]:
@@ -90,35 +83,54 @@ def image_names(key: str, suffixes: Sequence[str]) -> list[str]:
 
 
 class TrainingFiles:
-    """Writes texts into a folder: train.json, val.json, images; each file whole or absent."""
+    """Writes records into a folder: train.json, val.json, images; each file whole or absent."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lines: dict[str, list[str]] = {TRAIN: [], VAL: []}
+        """File -> its entries."""
 
-    def add(self, group: Group, is_val: bool) -> None:
-        """Write a group's images, which are PNG files, and take its texts."""
-        names = image_names(group.key, ["png"] * len(group.images))
-        for name, data in zip(names, group.images, strict=True):
+    def add_images(self, key: str, images: Sequence[bytes]) -> None:
+        """Write PNG files under the names that entries of this key have for them."""
+        names = image_names(key, ["png"] * len(images))
+        for name, data in zip(names, images, strict=True):
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        self.add_entries(text_entries(group.key, names, group.texts), is_val)
 
-    def add_entries(self, entries: Iterable[dict[str, Any]], is_val: bool) -> None:
-        """Take entries, whose images are there, into one of the files."""
+    def add(
+        self,
+        key: str,
+        entries: Iterable[dict[str, Any]],
+        is_val: bool,
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        """Take entries, whose images are there, into one of the files.
+
+        Each gets an id, KEY-0 and so on, and `provenance` stands in each.
+        """
+        last = {} if provenance is None else {"provenance": provenance}
         lines = self._lines[VAL if is_val else TRAIN]
-        lines += [json.dumps(entry, ensure_ascii=False) for entry in entries]
+        lines += [
+            json.dumps({"id": f"{key}-{index}", **entry, **last}, ensure_ascii=False)
+            for index, entry in enumerate(entries)
+        ]
+
+    def add_to_pool(self, items: Iterable[dict[str, Any]]) -> None:
+        """Take items into qas.json, which is only there where there are any."""
+        lines = [json.dumps(item, ensure_ascii=False) for item in items]
+        if lines:
+            self._lines.setdefault(POOL, []).extend(lines)
 
     def finish(self) -> dict[str, int]:
-        """Write the files; returns their entries by name."""
+        """Write the files; returns how many entries the first two have."""
         for name, lines in self._lines.items():
             text = "[\n" + ",\n".join(lines) + "\n]\n"
             write_atomically(self._folder / name, partial(_write, text))
-        return {name: len(lines) for name, lines in self._lines.items()}
+        return {name: len(self._lines[name]) for name in (TRAIN, VAL)}
 
 
-TRAIN, VAL = "train.json", "val.json"
+TRAIN, VAL, POOL = "train.json", "val.json", "qas.json"
 
 
 def _write(text: str, path: Path) -> None:

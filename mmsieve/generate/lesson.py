@@ -15,27 +15,29 @@ from mmsieve.generate.diversity import (
 )
 from mmsieve.generate.journal import Journal
 from mmsieve.generate.options import TeacherOptions
-from mmsieve.generate.plan import Draw, Plan, Subject, make_plan, random_draw, subjects_of
+from mmsieve.generate.plan import Draw, Plan, make_plan, random_draw
 from mmsieve.generate.positives import PositiveSource
-from mmsieve.generate.prompts import Prompts, What, load_prompts
+from mmsieve.generate.prompts import Prompts
 from mmsieve.generate.raw_images import ImageSource, find_images
+from mmsieve.generate.subjects import Subject
+from mmsieve.generate.tasks.task import Task
 from mmsieve.generate.teachers.choose import api_key, split_name
 from mmsieve.generate.teachers.protocol import Connection, Usage
-from mmsieve.levels import LEVELS
 from mmsieve.models.tower import Tower
 from mmsieve.read import ReadOptions
+from mmsieve.rendered.words import NUMBERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
     """What is to be generated over real images, and how."""
 
-    what: What
+    task: Task
     teacher: str
     """provider:MODEL."""
     sources: tuple[str, ...]
     count: int
-    """Texts."""
+    """Records."""
     seed: int
     val_fraction: float
     read: ReadOptions
@@ -69,7 +71,7 @@ class Lesson:
     @cached_property
     def prompts(self) -> Prompts:
         """The prompt; raises RequestError."""
-        return load_prompts(self.what, self.options.prompts)
+        return self.task.load_prompts(self.options.prompts)
 
     @cached_property
     def price(self) -> Price | None:
@@ -87,27 +89,33 @@ class Lesson:
     @cached_property
     def images(self) -> list[ImageSource]:
         """What the SOURCE strings name; raises RequestError."""
-        return find_images(self.sources, self.what, self.read)
+        return find_images(
+            self.sources,
+            self.read,
+            kinds=self.task.kinds,
+            by_folder=self.task.by_folder,
+        )
 
     @property
     def positives(self) -> PositiveSource | None:
         """What people wrote, if there is any; raises RequestError."""
         if self.options.positives is None:
             return None
-        if self.what != "captions":
+        if self.task.name != "captions":
             raise RequestError("--positives is for captions")
         return PositiveSource(self.options.positives, self.read)
 
     @property
-    def unit(self) -> str:
-        """What a subject is, in words."""
-        return "images" if self.what == "captions" else "documents"
+    def author(self) -> dict[str, str]:
+        """Who writes, as the records say it."""
+        return {"teacher": self.teacher, "prompts": self.prompts.version}
 
     def claim(self) -> dict[str, object]:
         """Whatever changes what is generated; a resume with another claim is refused."""
         read = {name: str(value) for name, value in asdict(self.read).items() if value}
         return {
-            "what": self.what,
+            "what": self.task.name,
+            **self.task.settings(),
             "teacher": self.teacher,
             "prompts": self.prompts.version,
             "sources": list(self.sources),
@@ -138,27 +146,30 @@ class Lesson:
         return self._plan(random_draw(self.seed))
 
     def _plan(self, draw: Draw) -> Plan:
-        wanted = -(-self.count // len(LEVELS))
-        plan = make_plan(self.images, self.what, wanted, draw, self.options.max_images)
+        wanted = -(-self.count // self.task.each)
+        plan = make_plan(self.images, self.task, wanted, draw, self.options.max_images)
         if not plan.subjects:
             reasons = [*plan.failed.values(), *(f"{u.key}: {u.error}" for u in plan.unusable)]
-            raise RequestError(f"no image that can be used: {[*reasons, 'no samples'][0]}")
+            raise RequestError(f"nothing that can be used: {[*reasons, 'no samples'][0]}")
         return plan
 
     def shortfall(self, plan: Plan) -> tuple[str, ...]:
         """What a plan says of sources that hold less than was asked for, in lines."""
-        if len(plan.subjects) * len(LEVELS) >= self.count:
+        task = self.task
+        if len(plan.subjects) * task.each >= self.count:
             return ()
         twice = f", {plan.twice} more came twice" if plan.twice else ""
         return (
-            f"{self.count} texts are asked for, and the sources have {len(plan.subjects)} "
-            f"{self.unit} for four each{twice}",
+            f"{self.count} {task.noun} are asked for, and the sources have {len(plan.subjects)} "
+            f"{task.unit} for {NUMBERS[task.each]} each{twice}",
         )
 
     def expect(self, plan: Plan) -> Usage:
         """Tokens that the plan will take: a guess."""
-        words = len(self.prompts.compose(1, {}, "schema"))
-        return expect(plan.subjects, self.what, words, self.options.image_side)
+        said = [sum(map(len, self.task.values(subject).values())) for subject in plan.subjects]
+        first = self.prompts.compose(self.task.values(plan.subjects[0]), {}, "schema")
+        letters = sum(said) + (len(first) - said[0]) * len(said)
+        return expect(plan.subjects, letters, self.task.tokens, self.options.image_side)
 
     def budget(self, plan: Plan, journal: Journal) -> Budget:
         """What may be spent."""
@@ -174,8 +185,10 @@ class Lesson:
             wanted = {s.index for s in pending if s.source == source.name}
             try:
                 for raw in source.read(wanted) if wanted else ():
-                    for subject in subjects_of(
-                        source.name, raw, self.what, self.options.max_images, keep=True
+                    if raw.problem is not None:
+                        raise raw.problem
+                    for subject in self.task.subjects(
+                        source.name, raw, self.options.max_images, keep=True
                     ):
                         if missing.pop(subject.id, None) is not None:
                             yield subject

@@ -1,15 +1,21 @@
 """Options of a generation: what is wanted of any teacher, and how those of providers are asked."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cyclopts import Parameter
 
+from mmsieve.capabilities import CAPABILITIES
 from mmsieve.errors import RequestError
 from mmsieve.generate.prompts import AnswerFormat
 from mmsieve.levels import LEVELS
+from mmsieve.methods.aitqe_answers import HIGHEST
 from mmsieve.rendered.scenes import WORLDS
+
+_NAME = re.compile(r"[a-z][a-z0-9]*")
+"""Of a capability: published files join names with underscores, and split them there."""
 
 _TOWER = "google/siglip-base-patch16-224"
 """Small enough for a CPU, and trained on web images."""
@@ -24,7 +30,8 @@ class GenerateOptions:
     """Who writes the texts. rendered: draws scenes and writes over them, truth known.
     anthropic:MODEL or openai:MODEL: over the images of SOURCE."""
     count: int
-    """Texts to write, train and val together, four over every image."""
+    """Records to write, train and val together: four texts or two assessments over every image,
+    or one rating of every sample."""
     texts_per_image: Literal[1, 4] = 4
     """4: one of each level over every image (or every document's images), as training wants it.
     1: one of a random level, as in a pool to filter; rendered only."""
@@ -62,6 +69,48 @@ class GenerateOptions:
             raise RequestError(f"--seed {self.seed}: must be 0 or more")
         if self.family not in WORLDS:
             raise RequestError(f"--family {self.family}: not one of {', '.join(WORLDS)}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class AssessmentsOptions:
+    """How captions are judged, for all teachers but `rendered`."""
+
+    good_from: int = 7
+    """Overall score, of 1 to 10, from which a caption is good: its partner is a bad one. Poorer
+    ones are rewritten."""
+
+    def check(self) -> None:
+        """Raise RequestError for what can't be meant."""
+        if not 2 <= self.good_from <= HIGHEST:
+            raise RequestError(f"--good-from {self.good_from}: is from 2 to {HIGHEST}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RatingsOptions:
+    """What samples are rated for, for all teachers but `rendered`."""
+
+    capabilities: str | None = None
+    """NAME,NAME,...: all 14 by default. A new one is NAME=KEYWORD, the keyword what it is in
+    words: letters and digits make a name."""
+
+    def chosen(self) -> dict[str, str]:
+        """Name -> keyword; raises RequestError."""
+        if self.capabilities is None:
+            return dict(CAPABILITIES)
+        found: dict[str, str] = {}
+        for part in self.capabilities.split(","):
+            name, _, keyword = (word.strip() for word in part.partition("="))
+            keyword = keyword or CAPABILITIES.get(name, "")
+            if not _NAME.fullmatch(name) or name in found or not keyword:
+                known = ", ".join(CAPABILITIES)
+                raise RequestError(
+                    f"--capabilities {part}: is NAME=KEYWORD, once, the name of letters and "
+                    f"digits, or one of {known}"
+                )
+            found[name] = keyword
+        return found
 
 
 @Parameter(name="*")

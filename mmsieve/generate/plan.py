@@ -1,75 +1,21 @@
-"""Plan: which images are taken, before anything is sent; kept in a file, so that a rerun has it.
+"""Plan: which images are taken, before anything is sent; kept in a file, so that a rerun has it."""
 
-A subject is what one request is about: an image, or the images of a document. It is known by its
-bytes: the same image under two keys is one subject, and nobody pays for it twice.
-"""
-
-import hashlib
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image as PillowImage
 from pydantic import TypeAdapter
 
-from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.generate.prompts import What
+from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generate.raw_images import ImageSource, RawSample
-from mmsieve.images import ImageLimits, decode
-from mmsieve.sample import Image
+from mmsieve.generate.subjects import Subject, Unusable
+from mmsieve.generate.tasks.task import Task
 from mmsieve.table import write_atomically
-
-_LIMITS = ImageLimits(min_side=2)
-"""An image with a side of one pixel shows nothing: the published scorer leaves it out too."""
 
 _MORE = 64
 """Samples that are drawn at a time to replace unusable ones."""
-
-_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}
-"""Of Pillow's formats; all others are named by their format in lower case."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image of a subject."""
-
-    sha256: str
-    """Of the bytes that are stored: those of the source, to the byte."""
-    suffix: str
-    width: int
-    height: int
-    data: bytes = field(default=b"", repr=False)
-    """Empty in a plan, which would not fit in memory with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What one request is about."""
-
-    id: str
-    source: str
-    index: int
-    """Place of its sample in the source, from 0."""
-    key: str
-    pictures: tuple[Picture, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of its images."""
-        return sum(len(picture.data) for picture in self.pictures)
-
-
-@dataclass(frozen=True, slots=True)
-class Unusable:
-    """A sample that was drawn and has no image that can be shown, and why."""
-
-    source: str
-    key: str
-    status: str
-    error: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +60,7 @@ def random_draw(seed: int) -> Draw:
 
 
 def make_plan(
-    sources: Sequence[ImageSource], what: What, wanted: int, draw: Draw, max_images: int
+    sources: Sequence[ImageSource], task: Task, wanted: int, draw: Draw, max_images: int
 ) -> Plan:
     """Take `wanted` subjects in the order of a draw; unusable ones are replaced by later ones."""
     failed: dict[str, str] = {}
@@ -127,7 +73,7 @@ def make_plan(
     while len(chosen) < wanted and at < len(order):
         drawn = order[at : at + max(wanted - len(chosen), _MORE)]
         at += len(drawn)
-        read = dict(_read(sources, starts, set(drawn), what, max_images, failed))
+        read = dict(_read(sources, starts, set(drawn), task, max_images, failed))
         for sample in drawn:
             found = read.get(sample, [])
             if isinstance(found, Unusable) and len(chosen) < wanted:
@@ -154,7 +100,7 @@ def _read(
     sources: Sequence[ImageSource],
     starts: Sequence[int],
     drawn: set[int],
-    what: What,
+    task: Task,
     max_images: int,
     failed: dict[str, str],
 ) -> Iterator[tuple[int, list[Subject] | Unusable]]:
@@ -163,62 +109,15 @@ def _read(
         wanted = {sample - start for sample in drawn if start <= sample < stop}
         try:
             for raw in source.read(wanted) if wanted else ():
-                yield start + raw.index, _usable(source.name, raw, what, max_images)
+                yield start + raw.index, _usable(source.name, raw, task, max_images)
         except ShardError as error:
             failed[source.name] = str(error)
 
 
-def _usable(source: str, raw: RawSample, what: What, most: int) -> list[Subject] | Unusable:
+def _usable(source: str, raw: RawSample, task: Task, most: int) -> list[Subject] | Unusable:
     try:
-        return subjects_of(source, raw, what, most)
+        if raw.problem is not None:
+            raise raw.problem
+        return task.subjects(source, raw, most)
     except SampleError as error:
         return Unusable(source, raw.key, error.status.value, str(error))
-
-
-def subjects_of(
-    source: str, sample: RawSample, what: What, max_images: int, keep: bool = False
-) -> list[Subject]:
-    """The subjects in a sample: each of its images, or all together; raises SampleError.
-
-    A document's unusable images are left out. `keep` keeps the bytes.
-    """
-    if sample.problem is not None:
-        raise sample.problem
-    pictures: list[Picture] = []
-    problem = SampleError(Status.NO_USABLE_IMAGE, "no image")
-    for image in sample.images:
-        try:
-            pictures.append(_picture(image, keep))
-        except SampleError as error:
-            problem = error
-        if what == "documents" and len(pictures) == max_images:
-            break
-    if not pictures:
-        raise problem
-    together = [pictures] if what == "documents" else [[picture] for picture in pictures]
-    return [
-        Subject(_id(what, group), source, sample.index, sample.key, tuple(group))
-        for group in together
-    ]
-
-
-def _id(what: What, pictures: Iterable[Picture]) -> str:
-    digest = hashlib.sha256("".join(picture.sha256 for picture in pictures).encode())
-    return f"{what[0]}{digest.hexdigest()[:20]}"
-
-
-def _picture(image: Image, keep: bool) -> Picture:
-    pixels = decode(image.data, _LIMITS, image.frame)
-    if image.frame:  # a page of its own file, which alone can be named by a path
-        file = io.BytesIO()
-        PillowImage.fromarray(pixels).save(file, "PNG")
-        image = Image(file.getvalue())
-    with PillowImage.open(io.BytesIO(image.data)) as opened:
-        format = opened.format or ""
-    return Picture(
-        sha256=hashlib.sha256(image.data).hexdigest(),
-        suffix=_SUFFIXES.get(format, format.lower()),
-        width=pixels.shape[1],
-        height=pixels.shape[0],
-        data=image.data if keep else b"",
-    )

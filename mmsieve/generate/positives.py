@@ -7,9 +7,7 @@ from pathlib import Path
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.generate.files import parse_training_record, read_training_file
 from mmsieve.generate.groups import CAPTION_HEAD, IMAGE_MARK, LabelledText
-from mmsieve.generate.plan import Subject, Unusable, subjects_of
-from mmsieve.generate.questions import store_images
-from mmsieve.generate.raw_images import RawSample
+from mmsieve.generate.subjects import Subject, Unusable, subject_id, usable_pictures
 from mmsieve.levels import POSITIVE
 from mmsieve.read import Parse, ReadOptions, Record, open_shard, parse_record
 from mmsieve.read.ranges import split_files
@@ -89,11 +87,10 @@ def _add(found: Positives, source: str, sample: Sample, out: Path) -> None:
     if sample.kind != "caption" or not words:
         message = "not a caption of one image" if words else "an empty caption"
         raise SampleError(Status.TEXT_MISSING, message)
-    raw = RawSample(0, sample.key, sample.images)
-    (subject,) = subjects_of(source, raw, "captions", 1, keep=True)
-    subject = replace(subject, id="h" + subject.id[1:])
+    (picture,) = usable_pictures(sample.images, keep=True)
+    subject = Subject(subject_id("h", [picture]), source, 0, sample.key, (picture,))
     if subject.id not in found.subjects:
-        store_images(subject, out)
+        subject.store_images(out)
         bare = tuple(replace(picture, data=b"") for picture in subject.pictures)
         found.subjects[subject.id] = replace(subject, pictures=bare)
     text = CAPTION_HEAD + words.replace(IMAGE_MARK, "image")

@@ -1,10 +1,7 @@
-"""Prompts: one skeleton and a block of requirements per level, as files that can be replaced.
-
-The requirements are those of Table 1 of arXiv 2510.15162, in our words: the published wording is
-not public.
-"""
+"""Prompts: what a request says, made of files that can be replaced."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -15,57 +12,51 @@ from mmsieve.fingerprint import hash_files
 
 BUNDLED = Path(__file__).parent / "prompts"
 
-What: TypeAlias = Literal["captions", "documents"]
 AnswerFormat: TypeAlias = Literal["schema", "json"]
-
-_SKELETON = "skeleton.md"
-_TASK = "task.md"
-_BLOCKS = ("positive", "hard_negative", "medium_negative", "easy_negative")
-"""In the order of writing: the hard negative is written against the positive."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompt for one kind of text."""
+    """The prompt of a task."""
 
-    skeleton: Template
-    task: Template
-    levels: str
+    whole: Template
+    parts: Mapping[str, Template]
+    """What stands at places of the whole, filled in by itself before."""
+    blocks: Mapping[str, str]
+    """What stands at places of the whole just as it is."""
     version: str
     """A hash of the files that it is made of."""
 
-    def compose(self, images: int, schema: dict[str, object], format: AnswerFormat) -> str:
-        """The words of a request over so many images, whose answer has to follow a schema."""
-        marks = "one `<image>`" if images == 1 else f"{images} times `<image>`"
-        shown = "one image" if images == 1 else f"{images} images"
+    def compose(
+        self, values: Mapping[str, str], schema: dict[str, object], format: AnswerFormat
+    ) -> str:
+        """The words of a request about a subject, whose answer has to follow a schema."""
         answer = "Answer with one JSON object, and nothing else."
         if format == "json":  # the server is not told the schema, so the words have to say it
             answer += f" It follows this JSON schema:\n{json.dumps(schema)}"
-        task = self.task.safe_substitute(images=shown, marks=marks)
-        return self.skeleton.safe_substitute(task=task, levels=self.levels, answer=answer)
+        parts = {name: part.safe_substitute(values) for name, part in self.parts.items()}
+        return self.whole.safe_substitute({**self.blocks, **parts, **values, "answer": answer})
 
 
-def load_prompts(what: What, folder: Path | None = None) -> Prompts:
-    """The prompt of a folder of files, the bundled one by default; raises RequestError."""
+def read_prompt_files(
+    folder: Path | None, names: Sequence[str], places: Mapping[str, Sequence[str]]
+) -> tuple[list[str], str]:
+    """The texts of files of a folder, the bundled one by default, and their version.
+
+    `places` are the $names that a file must have. Raises RequestError.
+    """
     folder = BUNDLED if folder is None else folder
-    names = [_SKELETON, *(f"{what}/{name}" for name in (_TASK, *(f"{b}.md" for b in _BLOCKS)))]
-    texts = {name: _read(folder, name) for name in names}
-    blocks = [f"{n}. {texts[f'{what}/{block}.md']}" for n, block in enumerate(_BLOCKS, 1)]
-    return Prompts(
-        skeleton=Template(texts[_SKELETON]),
-        task=Template(texts[f"{what}/{_TASK}"]),
-        levels="\n\n".join(blocks),
-        version=hash_files(folder / name for name in names),
-    )
+    texts = [_read(folder, name, places.get(name, ())) for name in names]
+    return texts, hash_files(folder / name for name in names)
 
 
-def _read(folder: Path, name: str) -> str:
+def _read(folder: Path, name: str, places: Sequence[str]) -> str:
     try:
         text = (folder / name).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         raise RequestError(
             f"--prompts {folder}: {name} is missing or no UTF-8 text; copy {BUNDLED} and change it"
         ) from None
-    if name == _SKELETON and not all(f"${place}" in text for place in ("task", "levels", "answer")):
-        raise RequestError(f"--prompts {folder}: {name} lacks $task, $levels or $answer")
+    if missing := [f"${place}" for place in places if f"${place}" not in text]:
+        raise RequestError(f"--prompts {folder}: {name} lacks {', '.join(missing)}")
     return text

@@ -1,21 +1,18 @@
 """Questions: from a subject to the request about it, and from a reply to the journal."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from PIL import Image as PillowImage
 
-from mmsieve.generate.answers import AnswerError, answer_schema, read_answer
-from mmsieve.generate.files import image_names
+from mmsieve.generate.answers import read_answer
 from mmsieve.generate.journal import Entry, Journal
-from mmsieve.generate.plan import Picture, Subject
-from mmsieve.generate.prompts import AnswerFormat, Prompts, What
+from mmsieve.generate.prompts import AnswerFormat, Prompts
+from mmsieve.generate.subjects import Picture, Subject
+from mmsieve.generate.tasks.task import AnswerError, Task
 from mmsieve.generate.teachers.protocol import Question, Reply, shorten
 from mmsieve.images import ImageLimits, decode
-from mmsieve.table import write_atomically
 
 _QUALITY = 90
 
@@ -25,7 +22,7 @@ class Questions:
 
     def __init__(
         self,
-        what: What,
+        task: Task,
         prompts: Prompts,
         journal: Journal,
         folder: Path,
@@ -33,14 +30,15 @@ class Questions:
         format: AnswerFormat,
         side: int,
     ) -> None:
-        self._what, self._prompts, self._folder = what, prompts, folder
+        self._task, self._prompts, self._folder = task, prompts, folder
         self._format, self._side = format, side
-        self._schema = answer_schema(what)
+        self._schema = task.schema()
         self.journal = journal
 
     def question(self, subject: Subject) -> Question:
         """The request about a subject; the images are encoded anew, small and without EXIF."""
-        words = self._prompts.compose(len(subject.pictures), self._schema, self._format)
+        values = self._task.values(subject)
+        words = self._prompts.compose(values, self._schema, self._format)
         images = tuple(_shown(picture, self._side) for picture in subject.pictures)
         return Question(words, images, self._schema, self._format)
 
@@ -54,41 +52,23 @@ class Questions:
 
     def keep_images(self, subject: Subject) -> None:
         """Store the images of a subject that will be settled without their bytes."""
-        store_images(subject, self._folder)
+        subject.store_images(self._folder)
 
     def settle(self, subject: Subject, reply: Reply, batch: str | None = None) -> None:
         """Keep a reply in the journal, and the images of one that can be used."""
         answer, problem = None, reply.problem
         if problem is None:
             try:
-                answer = read_answer(reply.text, self._what, len(subject.pictures), self._format)
+                answer = read_answer(reply.text, self._task, subject, self._format)
             except AnswerError as error:
                 problem = shorten(str(error))
         if answer is not None:
-            store_images(subject, self._folder)
-        fields = None if answer is None else answer.model_dump()
+            subject.store_images(self._folder)
         self.journal.add(
             Entry(
-                subject=subject.id, usage=reply.usage, answer=fields, problem=problem, batch=batch
+                subject=subject.id, usage=reply.usage, answer=answer, problem=problem, batch=batch
             )
         )
-
-
-def store_images(subject: Subject, folder: Path) -> None:
-    """Write a subject's images, as they are, where the training files will name them."""
-    for name, picture in zip(picture_names(subject), subject.pictures, strict=True):
-        path = folder / name
-        if picture.data and not path.exists():
-            write_atomically(path, partial(_write, picture.data))
-
-
-def _write(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
-
-
-def picture_names(subject: Subject) -> Sequence[str]:
-    """Relative paths of a subject's images."""
-    return image_names(subject.id, [picture.suffix for picture in subject.pictures])
 
 
 def _shown(picture: Picture, side: int) -> bytes:

@@ -1,7 +1,7 @@
-"""Sources -> the images that a teacher may be shown: those of shards, or of a folder of files.
+"""Sources -> the samples that a teacher may be shown: those of shards, or of a folder of images.
 
-Texts are not read: a caption tar without `txt` members or a Parquet file without a column of texts
-is as good a source as any.
+Where only images are wanted, texts are not read: a caption tar without `txt` members or a Parquet
+file without a column of texts is as good a source as any.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from mmsieve.errors import RequestError, SampleError, Status
-from mmsieve.generate.prompts import What
 from mmsieve.listing import list_files, suffix_of
 from mmsieve.read import ReadOptions, ShardReader, open_shard, parse_record
 from mmsieve.read.image_folder import ImageFolder
 from mmsieve.read.ranges import split_files
 from mmsieve.read.records import IMAGE_EXTENSIONS, Record
-from mmsieve.sample import Image
+from mmsieve.sample import Image, Kind, Sample
 from mmsieve.sources import RANGED, TAR, Shard, find_files
 
 _IMAGES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
@@ -24,13 +23,18 @@ _IMAGES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 
 @dataclass(frozen=True, slots=True)
 class RawSample:
-    """The images of one sample of a source, or why there are none."""
+    """One sample of a source, or why there is none."""
 
     index: int
     """Its place in the source, from 0."""
     key: str
-    images: tuple[Image, ...] = ()
+    sample: Sample | None = None
     problem: SampleError | None = None
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Its images."""
+        return () if self.sample is None else self.sample.images
 
 
 class ImageSource(Protocol):
@@ -47,18 +51,24 @@ class ImageSource(Protocol):
         ...
 
 
-def find_images(sources: Sequence[str], what: What, read: ReadOptions) -> list[ImageSource]:
-    """What the SOURCE strings name; raises RequestError where one names nothing readable."""
+def find_images(
+    sources: Sequence[str], read: ReadOptions, *, kinds: tuple[Kind, ...] | None, by_folder: bool
+) -> list[ImageSource]:
+    """What the SOURCE strings name; raises RequestError where one names nothing readable.
+
+    Without `kinds` texts are left unread, and folders of image files will do: each file a sample,
+    or `by_folder` all files of a (sub)folder together.
+    """
     found: list[ImageSource] = []
     shards: list[str] = []
     for source in sources:
         folder = Path(source).expanduser()
-        if folder.is_dir() and _is_folder_of_images(source):
-            found.append(_Folder(folder, what))
+        if kinds is None and folder.is_dir() and _is_folder_of_images(source):
+            found.append(_Folder(folder, by_folder))
         else:
             shards.append(source)
     if shards or not found:
-        options = replace(read, images_only=True)
+        options = replace(read, images_only=kinds is None, kinds=kinds)
         parts = split_files(find_files(shards).files, options)
         found += [_Shard(shard, options) for shard in parts]
     names = [source.name for source in found]
@@ -89,7 +99,7 @@ class _Shard:
         with open_shard(self._shard, self._options) as reader:
             for index, record in enumerate(reader.records):
                 if index in wanted:
-                    yield _raw(index, record, reader)
+                    yield _raw(index, record, reader, self._options.images_only)
                 if last <= index < reader.count - 1:  # at its end a shard says if it was cut off
                     break
 
@@ -97,20 +107,21 @@ class _Shard:
 _TEXTUAL = (Status.TEXT_MISSING, Status.TEXT_UNDECODABLE, Status.JSON_INVALID)
 
 
-def _raw(index: int, record: Record, reader: ShardReader) -> RawSample:
+def _raw(index: int, record: Record, reader: ShardReader, images_only: bool) -> RawSample:
     try:
-        return RawSample(index, record.key, parse_record(reader.parse, record).images)
+        return RawSample(index, record.key, parse_record(reader.parse, record))
     except SampleError as error:
         members = [record.fields[name] for name in IMAGE_EXTENSIONS if name in record.fields]
-        if error.status in _TEXTUAL and members and isinstance(members[0], bytes):
-            return RawSample(index, record.key, (Image(members[0]),))
+        is_textual = images_only and error.status in _TEXTUAL
+        if is_textual and members and isinstance(members[0], bytes):
+            return RawSample(index, record.key, Sample(record.key, (Image(members[0]),)))
         return RawSample(index, record.key, problem=error)
 
 
 class _Folder:
     """A folder of image files, those of its subfolders too; a document is what one folder holds."""
 
-    def __init__(self, folder: Path, what: What) -> None:
+    def __init__(self, folder: Path, by_folder: bool) -> None:
         self.name = folder.name
         self._folder = ImageFolder(folder)
         names = sorted(
@@ -119,7 +130,7 @@ class _Folder:
             if suffix_of(url) in _IMAGES
         )
         self._samples: list[tuple[str, list[str]]] = [(name, [name]) for name in names]
-        if what == "documents":
+        if by_folder:
             together: dict[str, list[str]] = {}
             for name in names:
                 together.setdefault(name.rpartition("/")[0] or ".", []).append(name)
@@ -138,4 +149,4 @@ class _Folder:
                     images.append(Image(self._folder.read(name)))
                 except SampleError as error:
                     problem = error
-            yield RawSample(index, key, tuple(images), None if images else problem)
+            yield RawSample(index, key, Sample(key, tuple(images)), None if images else problem)

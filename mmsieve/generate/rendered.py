@@ -18,12 +18,13 @@ from mmsieve.generate.groups import (
     LabelledText,
     Span,
 )
+from mmsieve.rendered.assessments import Assessed, assessed_pair
 from mmsieve.rendered.captions import Caption, caption_set
 from mmsieve.rendered.documents import Document, document_set, sample_scenes
 from mmsieve.rendered.draw import draw_scene
 from mmsieve.rendered.scenes import Scene, sample_scene
 
-_CAPTIONS, _DOCUMENTS = 0, 1
+_CAPTIONS, _DOCUMENTS, _ASSESSMENTS = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,12 @@ def caption_group(seed: int, index: int, drawing: Drawing = Drawing()) -> Group:
     return Group(f"c{index:08d}", (drawing.draw(scene),), texts)
 
 
+def caption_scene(seed: int, index: int, family: str = "core") -> Scene:
+    """The scene under the captions of `caption_group`: what is true there."""
+    rng = np.random.default_rng((seed, _CAPTIONS, index))
+    return sample_scene(family, int(rng.integers(2**62)))
+
+
 def document_group(seed: int, index: int, drawing: Drawing = Drawing()) -> Group:
     """Two or three scenes and the four documents around them, in the order of the levels."""
     rng = np.random.default_rng((seed, _DOCUMENTS, index))
@@ -64,6 +71,25 @@ def document_group(seed: int, index: int, drawing: Drawing = Drawing()) -> Group
     images = tuple(drawing.draw(scene) for scene in scenes)
     texts = tuple(_document(document) for document in document_set(scenes, rng))
     return Group(f"d{index:08d}", images, texts)
+
+
+@dataclass(frozen=True, slots=True)
+class AssessedGroup:
+    """A picture, what is in it, and its good and its poor caption as a judge marks them."""
+
+    key: str
+    image: bytes
+    """Encoded."""
+    scene: Scene
+    pairs: tuple[Assessed, Assessed]
+    """The raw caption, then its partner of the opposite quality."""
+
+
+def assessment_group(seed: int, index: int, drawing: Drawing = Drawing()) -> AssessedGroup:
+    """A scene, a raw caption and its partner, both assessed."""
+    rng = np.random.default_rng((seed, _ASSESSMENTS, index))
+    scene = sample_scene(drawing.family, int(rng.integers(2**62)))
+    return AssessedGroup(f"a{index:08d}", drawing.draw(scene), scene, assessed_pair(scene, rng))
 
 
 def _caption(caption: Caption) -> LabelledText:

@@ -48,8 +48,8 @@ def estimate(lesson: Lesson) -> tuple[str, ...]:
         cost = f"about ${price.of(usage, lesson.options.batch):.2f}"
     return (
         *lesson.shortfall(plan),
-        f"would ask {lesson.teacher} about {len(plan.subjects)} {lesson.unit}: {images} images of "
-        f"{plan.samples} samples, {len(plan.unusable)} more can't be used",
+        f"would ask {lesson.teacher} about {len(plan.subjects)} {lesson.task.unit}: {images} "
+        f"images of {plan.samples} samples, {len(plan.unusable)} more can't be used",
         f"about {usage.input:,} tokens in and {usage.output:,} out, more where the model thinks; "
         f"cost: {cost}",
     )
@@ -74,7 +74,7 @@ def _teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
     failed = plan.failed | collected.failed
     if collected.undone:
         reason = outcome.stopped or next(iter(outcome.failed.values()), "no answer")
-        name = f"{collected.undone} of {len(plan.subjects)} {lesson.unit}"
+        name = f"{collected.undone} of {len(plan.subjects)} {lesson.task.unit}"
         failed[name] = f"not done: {reason}; the same command goes on"
     spent = lesson.budget(plan, journal).words()
     notes = (*([plan.note] if plan.note else ()), *lesson.shortfall(plan))
@@ -93,7 +93,7 @@ def _kept_plan(lesson: Lesson, path: Path, quiet: bool) -> Plan:
 def _ask(lesson: Lesson, plan: Plan, journal: Journal, out: Path, quiet: bool) -> Outcome:
     options, budget = lesson.options, lesson.budget(plan, journal)
     questions = Questions(
-        lesson.what,
+        lesson.task,
         lesson.prompts,
         journal,
         out,
@@ -110,7 +110,9 @@ def _ask(lesson: Lesson, plan: Plan, journal: Journal, out: Path, quiet: bool) -
 
     left = _left(lesson, plan, journal)
     total, before = len(plan.subjects), len(plan.subjects) - len(left)
-    with show_progress(lesson.what, total, quiet, lesson.unit, before, say=budget.words) as advance:
+    with show_progress(
+        lesson.task.name, total, quiet, lesson.task.unit, before, say=budget.words
+    ) as advance:
         if options.batch or journal.batches:
             batches = Batches(
                 open_teacher(lesson.connection),

@@ -21,6 +21,8 @@ def load_raters(model: str, options: RatingOptions | None = None) -> MmSSR:
     Raises RequestError where there is no such model or mmsieve can't rate with it.
     """
     options = options or RatingOptions()
+    if options.max_tokens is not None and options.max_tokens < 1:
+        raise RequestError(f"max tokens {options.max_tokens}: at least 1 is needed")
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     scorer = open_onevision(find_rater(model))

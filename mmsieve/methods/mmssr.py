@@ -221,4 +221,6 @@ def _check_capability(name: str, keyword: str) -> None:
 
 def _hash(model: OneVision) -> str:
     files = {*model.tensors.values(), *(model.folder / name for name in FILES)}
-    return hash_files(files | {model.folder / "config.json", model.folder / "generation_config.json"})
+    return hash_files(
+        files | {model.folder / "config.json", model.folder / "generation_config.json"}
+    )

@@ -8,7 +8,6 @@ both build their inputs here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ SYSTEM = "You are a helpful assistant."
 STYLE_QUESTION = f"Interaction style candidates: [{', '.join(STYLES)}]\nStyles: "
 
 _MARK = "<image>"
-_START, _END = "<|im_start|>", "<|im_end|>"
+START, END = "<|im_start|>", "<|im_end|>"
 _HINTS = ("Hint:", f"{_MARK}\nHint:")
 _STRIPPED = "Question: "
 
@@ -86,9 +85,9 @@ class Asker:
 
     @cached_property
     def _frame(self) -> "_Frame":
-        ids = [self._backend.token_to_id(name) for name in (_START, _END)]
+        ids = [self._backend.token_to_id(name) for name in (START, END)]
         if None in ids:
-            raise RequestError(f"the tokenizer has no {_START} and {_END}: it is not Qwen's")
+            raise RequestError(f"the tokenizer has no {START} and {END}: it is not Qwen's")
         start, end = ids
         line = self._encode("\n")
         system = [start, *self._encode("system"), *line, *self._encode(self.system), end, *line]
@@ -118,7 +117,7 @@ class Asker:
         encoded = self._backend.encode_batch(texts, add_special_tokens=False)
         bare, *asked = [found.ids for found in encoded]
         ends = [[*ids, *frame.tail] for ids in asked]
-        common = min(len(commonprefix(ends)), *(len(end) - 1 for end in ends))
+        common = _common(ends)
         shared = [*frame.head, *middle, *ends[0][:common]]
         spliced = len(before) * (self.image_tokens - 1)
         prompt = Prompt(
@@ -131,6 +130,13 @@ class Asker:
     def answer(self, text: str) -> list[int]:
         """The ids of an answer as training teaches it, its end included."""
         return [*self._encode(text), self._frame.end]
+
+
+def _common(ends: list[list[int]]) -> int:
+    """How many ids all begin with, so that each has one more."""
+    same = min(map(len, ends)) - 1
+    pairs = zip(min(ends), max(ends), strict=False)  # the two that differ first
+    return next((n for n, (a, b) in enumerate(pairs) if n == same or a != b), same)
 
 
 @dataclass(frozen=True)
@@ -165,10 +171,7 @@ class RatingPreparer:
 
     def _prepare(self, sample: Sample, source: str | None) -> Item:
         check_turns(sample)
-        try:
-            asked = [asker.ask(sample.turns) for asker in self.askers]
-        except UnicodeEncodeError as error:
-            raise SampleError(Status.TEXT_UNDECODABLE, f"not Unicode: {error}") from error
+        asked = [asker.ask(sample.turns) for asker in self.askers]
         prompts = tuple(prompt for prompt, _ in asked)
         longest = max(prompt.length + max(map(len, prompt.ends)) for prompt in prompts)
         if longest > self.max_tokens:
@@ -199,6 +202,10 @@ def check_turns(sample: Sample) -> None:
         turns = turns[1:]
     if not turns:
         raise SampleError(Status.TEXT_MISSING, "no conversation to rate")
+    try:
+        "".join(turn.text for turn in sample.turns).encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair, as JSON can hold it
+        raise SampleError(Status.TEXT_UNDECODABLE, f"not Unicode: {error.reason}") from error
     for number, turn in enumerate(turns):
         role = ("user", "assistant")[number % 2]
         if turn.role != role:

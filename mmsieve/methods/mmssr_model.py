@@ -1,8 +1,8 @@
 """A rater on its device: what is shared is computed once, then questions are put to it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmsieve.devices import Dtype
 from mmsieve.errors import RequestError
-from mmsieve.methods.mmssr_inputs import IMAGE, Prompt
+from mmsieve.methods.mmssr_inputs import END, IMAGE, Prompt
 from mmsieve.methods.mmssr_styles import StyleGrammar
 from mmsieve.models.cpu import speed_up
 from mmsieve.models.decoding import Decoding, LanguageModel, decode_greedily
@@ -56,7 +56,7 @@ class AskedModel:
         self._mean, self._std = (
             torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (spec.mean, spec.std)
         )
-        end = self._tokenizer.token_to_id("<|im_end|>")
+        end: Any = self._tokenizer.token_to_id(END)
         grammar = StyleGrammar(self._encode, end)
         ends = checkpoint.end_ids | {end}
         self._constrained = Decoding(
@@ -110,9 +110,7 @@ class AskedModel:
         logits: Tensor = self._language.head(hidden)
         return logits
 
-    def answer(
-        self, begun: Begun, ends: Sequence[tuple[int, ...]], constrained: bool
-    ) -> list[str]:
+    def answer(self, begun: Begun, ends: Sequence[tuple[int, ...]], constrained: bool) -> list[str]:
         """The answer of each row to the question that ends in `ends`; uses `begun` up."""
         rules = self._constrained if constrained else self._plain
         ids = self.generate(begun, ends, rules)
@@ -145,7 +143,7 @@ class AskedModel:
         return encode_images(self._model, normalised.to(self._model.dtype))
 
 
-def _digit_ids(checkpoint: OneVision, encode) -> list[int]:
+def _digit_ids(checkpoint: OneVision, encode: Callable[[str], list[int]]) -> list[int]:
     ids = [encode(digit) for digit in _DIGITS]
     if any(len(own) != 1 for own in ids):
         raise RequestError(f"{checkpoint.folder}: its tokenizer has no token for each digit")

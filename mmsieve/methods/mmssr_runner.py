@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mmsieve.annotator import Row, RunnerOptions
 from mmsieve.devices import Dtype
@@ -21,7 +20,7 @@ from mmsieve.models.onevision import OneVision
 Indexed: TypeAlias = tuple[int, Item]
 Result: TypeAlias = tuple[int, Row | SampleError]
 
-_BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 _WINDOW = 16
 """Batches that are sorted together."""
 _WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
@@ -89,7 +88,7 @@ class RatingRunner:
             longest = max(_tokens(item) for _, item in piece)
             self._budget = max(1, min(self._budget, half * longest))
             return [piece[half:], piece[:half]]
-        if any([model.encode_fewer_at_once() for model in self._models]):
+        if any(model.encode_fewer_at_once() for model in self._models):
             return [piece]
         item = piece[0][1]
         raise ShardError(

@@ -26,13 +26,36 @@ class Known:
         return folder if folder.is_dir() else None
 
 
+_RENDERED = "rendered scenes only: for trying things, not for photographs"
+
 CATALOG = (
     Known(
         name="unifilter-tiny",
         verb="score",
         size="1.9 M weights, 3.8 MB",
         licence="Apache-2.0",
-        trained_on="rendered scenes only: for trying things, not for photographs",
+        trained_on=_RENDERED,
+    ),
+    Known(
+        name="aitqe-tiny",
+        verb="enhance",
+        size="2.1 M weights, 4.2 MB",
+        licence="Apache-2.0",
+        trained_on=_RENDERED,
+    ),
+    Known(
+        name="mmssr-tiny-scorer",
+        verb="rate",
+        size="2.0 M weights, 4.0 MB",
+        licence="Apache-2.0",
+        trained_on=_RENDERED,
+    ),
+    Known(
+        name="mmssr-tiny-styler",
+        verb="rate",
+        size="2.0 M weights, 4.0 MB",
+        licence="Apache-2.0",
+        trained_on=_RENDERED,
     ),
     Known(
         name="weizhiwang/UniFilter-Qwen2.5-1.5B",
@@ -51,13 +74,27 @@ CATALOG = (
     Known(
         name="HymanH/AITQE",
         verb="enhance",
-        size="8.1 B weights, about 16 GB",
+        size="8.0 B weights, about 16 GB",
         licence="Apache-2.0",
-        trained_on="scores and captions that GPT-4o wrote: mind its terms",
+        trained_on="judgements and rewrites by GPT-4o: mind its terms",
+    ),
+    Known(
+        name="mengyaolyu/mmssr-7b-scorer",
+        verb="rate",
+        size="8.0 B weights, about 16 GB",
+        licence="see its card",
+        trained_on="ratings by GPT-4o: mind its terms",
+    ),
+    Known(
+        name="mengyaolyu/mmssr-7b-styler",
+        verb="rate",
+        size="8.0 B weights, about 16 GB",
+        licence="see its card",
+        trained_on="styles named by GPT-4o: mind its terms",
     ),
 )
-"""Licences and sources as on the checkpoints' cards (github.com/Victorwz/UniFilter,
-github.com/hanhuang22/AITQE)."""
+"""Licences and sources as on the checkpoints' cards and in their repositories: Victorwz/UniFilter,
+hanhuang22/AITQE, lyumengyao/mmssr."""
 
 
 BASELINES = {

@@ -108,5 +108,8 @@ def ask(model: LanguageModel, begun: Begun, trees: Sequence[Tree]) -> Tensor:
     hidden = model.run(embeddings, sees[:, None].to(device), positions.to(device), begun.cache)
     begun.cache.crop(-nodes)
     return torch.cat(
-        [row[torch.from_numpy(tree.leaves).to(device)] for row, tree in zip(hidden, trees, strict=True)]
+        [
+            row[torch.from_numpy(tree.leaves).to(device)]
+            for row, tree in zip(hidden, trees, strict=True)
+        ]
     )

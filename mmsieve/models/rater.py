@@ -77,7 +77,7 @@ def build_stock(
         ) from error
     if info["missing_keys"]:
         raise RequestError(f"{checkpoint.folder}: no tensor {min(info['missing_keys'])}")
-    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+    return model.eval().requires_grad_(False)
 
 
 def stock_config(checkpoint: OneVision) -> LlavaOnevisionConfig:
@@ -121,7 +121,7 @@ def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
     size = vocabulary(checkpoint)
     for name in BY_TOKEN:
         if name in state:
-            state[name] = state[name][:size]
+            state[name] = state[name][:size].clone()  # the rest can go
     return state | _unused(checkpoint, state)
 
 
@@ -136,6 +136,7 @@ def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor
     """What the stock tower has and nobody computes: a last layer, a last norm."""
     last = checkpoint.tower.layers - 1
     before, after = (f"{_TOWER}encoder.layers.{number}." for number in (last - 1, last))
+    # cloned: what shares memory can't be saved by a trainer
     copy = {after + n[len(before) :]: t.clone() for n, t in state.items() if n.startswith(before)}
     width = int(checkpoint.tower.config["hidden_size"])
     norm = {"weight": torch.ones(width), "bias": torch.zeros(width)}

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _PROBE = 64
-_TAR_LAYOUTS: dict[Layout, ModuleType] = {"captions": captions, "documents": documents}
+_TAR_LAYOUTS: dict[Layout, ModuleType] = {"documents": documents, "captions": captions}
 _LAYOUTS = (
     "captions are an image and a txt of one key, documents a json with `texts` and `image_info` "
     "or `images`"
@@ -150,5 +150,5 @@ def _recognise(records: Iterator[Record], asked: Layout | None) -> Layout:
     if asked is not None:
         raise LayoutError(f"not {asked}: {_LAYOUTS}")
     if right or may_be_captions or not seen:
-        return right[-1] if right else "captions"
+        return right[0] if right else "captions"
     raise LayoutError(f"layout not recognised from {', '.join(seen[:3])}: {_LAYOUTS}")

@@ -28,7 +28,7 @@ class Document:
     parts: tuple[Part, ...]
 
 
-_CORNERS = {"circle": "no", "ring": "no", "square": "four", "triangle": "three", "star": "five",
+CORNERS = {"circle": "no", "ring": "no", "square": "four", "triangle": "three", "star": "five",
             "cross": "twelve", "diamond": "four"}  # fmt: skip
 _VAGUE = (
     "this picture has some shapes in it",
@@ -66,7 +66,7 @@ def _lesson(scene: Scene, rng: np.random.Generator, *, right: bool) -> list[Piec
     """A sentence of general knowledge about a shape in the picture, true or false."""
     shapes = tuple(thing.shape for thing in scene.things if thing.shape != SIGN)
     shape = pick(rng, shapes) if shapes else "square"
-    said = _CORNERS[shape]
+    said = CORNERS[shape]
     if not right:
         said = pick(rng, tuple(n for n in ("no", "three", "four", "five", "twelve") if n != said))
     article = "every" if rng.random() < 0.5 else "a"

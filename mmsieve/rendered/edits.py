@@ -27,24 +27,24 @@ _KINDS = {"colour": 4, "shape": 4, "fill": 3, "size": 3, "word": 4, "place": 3, 
 def change_one(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene with exactly one property changed."""
     if scene.chart is not None or scene.table is not None:
-        return _change_numbers(scene, rng, 1)
+        return change_numbers(scene, rng, 1)
     world = WORLDS[scene.family]
     kinds = [kind for kind in _KINDS if _possible(scene, world, kind)]
     weights = np.array([_KINDS[kind] for kind in kinds], dtype=float)
     kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
     if kind == "add":
-        return _with_things(scene, (*scene.things, _newcomer(scene, world, rng)))
-    candidates = [i for i, thing in enumerate(scene.things) if kind in (*_editable(thing), "drop")]
+        return with_things(scene, (*scene.things, newcomer(scene, world, rng)))
+    candidates = [i for i, thing in enumerate(scene.things) if kind in (*editable(thing), "drop")]
     index = candidates[int(rng.integers(len(candidates)))]
     if kind == "drop":
-        return _with_things(scene, scene.things[:index] + scene.things[index + 1 :])
-    return _alter(scene, index, kind, world, rng)
+        return with_things(scene, scene.things[:index] + scene.things[index + 1 :])
+    return alter(scene, index, kind, world, rng)
 
 
 def change_several(scene: Scene, rng: np.random.Generator) -> Scene:
     """About half of the properties changed; every object keeps its place and colour or shape."""
     if scene.chart is not None or scene.table is not None:
-        return _change_numbers(scene, rng, 0)
+        return change_numbers(scene, rng, 0)
     world = WORLDS[scene.family]
     plan: list[tuple[int, str]] = []
     for index, thing in enumerate(scene.things):
@@ -56,7 +56,7 @@ def change_several(scene: Scene, rng: np.random.Generator) -> Scene:
     count = int(rng.integers(min(3, len(plan)), len(plan) + 1))
     for choice in rng.permutation(len(plan))[:count]:
         index, kind = plan[int(choice)]
-        scene = _alter(scene, index, kind, world, rng)
+        scene = alter(scene, index, kind, world, rng)
     return scene
 
 
@@ -87,12 +87,13 @@ def _strange(other: Scene, scene: Scene) -> bool:
     return lonely > 0
 
 
-def _with_things(scene: Scene, things: tuple[Thing, ...]) -> Scene:
+def with_things(scene: Scene, things: tuple[Thing, ...]) -> Scene:
     """The scene with these objects, told in reading order like any sampled one."""
     return replace(scene, things=tuple(sorted(things, key=lambda thing: thing.cell)))
 
 
-def _editable(thing: Thing) -> tuple[str, ...]:
+def editable(thing: Thing) -> tuple[str, ...]:
+    """What of an object can be changed."""
     if thing.shape == SIGN:
         return ("colour", "word", "place")
     return ("colour", "shape", "fill", "place", *(("size",) if thing.size else ()))
@@ -109,15 +110,16 @@ def _possible(scene: Scene, world: World, kind: str) -> bool:
         return len(scene.things) > min(world.counts)
     if kind == "place" and not _free(scene, world):
         return False
-    return any(kind in _editable(thing) for thing in scene.things)
+    return any(kind in editable(thing) for thing in scene.things)
 
 
-def _newcomer(scene: Scene, world: World, rng: np.random.Generator) -> Thing:
+def newcomer(scene: Scene, world: World, rng: np.random.Generator) -> Thing:
+    """One more object, in a free cell."""
     free = _free(scene, world)
     return make_thing(world, free[int(rng.integers(len(free)))], rng, sign=False)
 
 
-def _alter(scene: Scene, index: int, kind: str, world: World, rng: np.random.Generator) -> Scene:
+def alter(scene: Scene, index: int, kind: str, world: World, rng: np.random.Generator) -> Scene:
     """Give one object another value of one attribute."""
     thing = scene.things[index]
     if kind == "place":
@@ -127,10 +129,10 @@ def _alter(scene: Scene, index: int, kind: str, world: World, rng: np.random.Gen
         old = getattr(thing, kind)
         value = pick(rng, tuple(option for option in world.values(kind) if option != old))
         changed = replace(thing, **{kind: value})  # type: ignore[arg-type]
-    return _with_things(scene, (*scene.things[:index], changed, *scene.things[index + 1 :]))
+    return with_things(scene, (*scene.things[:index], changed, *scene.things[index + 1 :]))
 
 
-def _change_numbers(scene: Scene, rng: np.random.Generator, count: int) -> Scene:
+def change_numbers(scene: Scene, rng: np.random.Generator, count: int) -> Scene:
     """Other numbers in a chart or table, well off; `count` 0 means half of them and one more."""
     chart, table = scene.chart, scene.table
     numbers = list(chart.heights if chart is not None else table.cells if table is not None else ())

@@ -5,13 +5,17 @@ against any picture: that gives the wrong-word labels, whatever was edited and h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmsieve.rendered.scenes import GRID, SIGN, Fact, Scene, Thing, pick
+from mmsieve.rendered.scenes import GRID, SIGN, Chart, Fact, Scene, Table, Thing, pick
 
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUMBERS = (
+    "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
+    "eighteen",
+)  # fmt: skip
 _LEADS = ("at the {} there is", "the {} shows", "the {} has", "{}:", "at the {} stands", "{}:")
 _INTROS = (
     "here are {} objects",
@@ -20,16 +24,24 @@ _INTROS = (
     "{} objects",
     "{} things in one picture",
 )
-_ENDS = frozenset(".,:;")
+WHOLE = ("scene", "chart")
+"""Subjects of facts about a picture as a whole."""
+_CHARTS = ("a chart of {} bars", "a bar chart with {} bars", "{} bars in a chart")
+_TABLES = ("a table of fruit", "a small table", "fruit by month")
+_ENDS = frozenset(".,:;?")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A word and the fact it states, if any; a loose one is not to be judged."""
+    """A word and the fact it states, if any; a loose one is not to be judged.
+
+    `picture` says of which picture, where there are several.
+    """
 
     text: str
     fact: Fact | None = None
     loose: bool = False
+    picture: int = 0
 
 
 Span = tuple[int, int]
@@ -52,16 +64,20 @@ def plain(text: str) -> list[Piece]:
     return [Piece(word) for word in text.split()]
 
 
-def sentence(pieces: Sequence[Piece]) -> list[Piece]:
+def sentence(pieces: Sequence[Piece], end: str = ".") -> list[Piece]:
     """A capital in front and a full stop behind."""
     first = pieces[0]
-    capital = Piece(first.text[:1].upper() + first.text[1:], first.fact, first.loose)
-    return [capital, *pieces[1:], Piece(".")]
+    capital = replace(first, text=first.text[:1].upper() + first.text[1:])
+    return [capital, *pieces[1:], Piece(end)]
 
 
 def mark(pieces: Sequence[Piece], truth: Scene | None) -> Marked:
     """Join the pieces and check each against a picture (or none: then nothing is judged)."""
-    facts: frozenset[Fact] = truth.facts() if truth is not None else frozenset()
+    return mark_facts(pieces, None if truth is None else (truth.facts(),))
+
+
+def mark_facts(pieces: Sequence[Piece], truths: Sequence[frozenset[Fact]] | None) -> Marked:
+    """Join the pieces and check each against the facts of the picture it is about."""
     text = ""
     right: list[Span] = []
     wrong: list[Span] = []
@@ -70,8 +86,9 @@ def mark(pieces: Sequence[Piece], truth: Scene | None) -> Marked:
             text += " "
         span = (len(text), len(text) + len(piece.text))
         text += piece.text
-        if truth is None or piece.loose or piece.fact is None:
+        if truths is None or piece.loose or piece.fact is None:
             continue
+        facts = truths[piece.picture]
         if piece.fact in facts:
             right.append(span)
         elif not _groundless(piece.fact, facts):
@@ -82,7 +99,7 @@ def mark(pieces: Sequence[Piece], truth: Scene | None) -> Marked:
 def _groundless(fact: Fact, facts: frozenset[Fact]) -> bool:
     """An attribute of something that is not there: the place is the error, not the attribute."""
     where = Fact(fact.subject, "place", fact.subject)
-    return fact.attribute not in ("place", "count") and where not in facts
+    return fact.subject not in WHOLE and fact.attribute != "place" and where not in facts
 
 
 def noun_phrase(thing: Thing, rng: np.random.Generator) -> list[Piece]:
@@ -93,7 +110,7 @@ def noun_phrase(thing: Thing, rng: np.random.Generator) -> list[Piece]:
     }
     if thing.shape == SIGN:
         tail = plain(pick(rng, ("reading", "saying", "with the word")))
-        return _with_article([said["colour"], said["shape"], *tail, said["word"]])
+        return with_article([said["colour"], said["shape"], *tail, said["word"]])
     fill, colour, shape = (said[name] for name in ("fill", "colour", "shape"))
     size = [said["size"]] if "size" in said else []
     forms: tuple[list[Piece], ...] = (
@@ -103,10 +120,11 @@ def noun_phrase(thing: Thing, rng: np.random.Generator) -> list[Piece]:
         [*size, colour, shape, *plain("that is"), fill],
         [*size, fill, shape, Piece("in"), colour],
     )
-    return _with_article(forms[int(rng.integers(len(forms)))])
+    return with_article(forms[int(rng.integers(len(forms)))])
 
 
-def _with_article(pieces: list[Piece]) -> list[Piece]:
+def with_article(pieces: list[Piece]) -> list[Piece]:
+    """Words with an article in front."""
     return [Piece("an" if pieces[0].text[0] in "aeiou" else "a"), *pieces]
 
 
@@ -146,9 +164,10 @@ def relation(scene: Scene, rng: np.random.Generator) -> list[Piece]:
 def tell(scene: Scene, rng: np.random.Generator) -> list[Piece]:
     """A complete and right telling of a scene."""
     if scene.chart is not None:
-        return _tell_chart(scene, rng)
+        head, verb = pick(rng, _CHARTS), pick(rng, ("is", "stands at", "reaches"))
+        return tell_bars(scene.chart, head, verb)
     if scene.table is not None:
-        return _tell_table(scene, rng)
+        return tell_rows(scene.table, pick(rng, _TABLES))
     pieces = sentence(intro(scene, rng))
     order = list(range(len(scene.things)))
     if rng.random() < 0.25:
@@ -160,15 +179,12 @@ def tell(scene: Scene, rng: np.random.Generator) -> list[Piece]:
     return pieces
 
 
-def _tell_chart(scene: Scene, rng: np.random.Generator) -> list[Piece]:
-    chart = scene.chart
-    assert chart is not None
+def tell_bars(chart: Chart, head: str, verb: str) -> list[Piece]:
+    """A chart: `head`, with the number of bars at its {}, then each bar and its height."""
     count = len(chart.colours)
-    head = pick(rng, ("a chart of {} bars", "a bar chart with {} bars", "{} bars in a chart"))
     before, after = head.split("{}")
     number = Piece(NUMBERS[count], Fact("chart", "count", str(count)))
     pieces = sentence([*plain(before), number, *plain(after)])
-    verb = pick(rng, ("is", "stands at", "reaches"))
     for colour, height in zip(chart.colours, chart.heights, strict=True):
         named = Piece(colour, Fact(colour, "place", colour))
         value = Piece(NUMBERS[height], Fact(colour, "height", str(height)))
@@ -176,10 +192,9 @@ def _tell_chart(scene: Scene, rng: np.random.Generator) -> list[Piece]:
     return pieces
 
 
-def _tell_table(scene: Scene, rng: np.random.Generator) -> list[Piece]:
-    table = scene.table
-    assert table is not None
-    pieces = sentence(plain(pick(rng, ("a table of fruit", "a small table", "fruit by month"))))
+def tell_rows(table: Table, head: str) -> list[Piece]:
+    """A table: `head`, then each row with its numbers and their columns."""
+    pieces = sentence(plain(head))
     for row in table.rows:
         told = [Piece(row, Fact(row, "place", row)), Piece(":")]
         for index, column in enumerate(table.columns):

@@ -17,19 +17,10 @@ from mmsieve.train.files import (
     keep_checked,
     split_by_image,
 )
+from mmsieve.train.options import DataFiles
 from mmsieve.train.processes import processes
 from mmsieve.train.recipe import Optimisation
 from mmsieve.train.rendered import HeldOutTexts, RenderedGroups
-
-
-@dataclass(frozen=True)
-class DataFiles:
-    """Training files, their images below one folder."""
-
-    data: Path
-    images: Path
-    val: Path | None = None
-    """Held-out records; without it some images of `data` are held out."""
 
 
 @dataclass(frozen=True)

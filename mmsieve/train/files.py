@@ -1,9 +1,10 @@
 """A training file as training data: checked once, grouped by image, split by image."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -134,7 +135,21 @@ def keep_checked(place: Path, make: Callable[[], CheckedRecords]) -> CheckedReco
     return checked
 
 
-def split_by_image(records: tuple[Record, ...], seed: int) -> set[int]:
+class Shown(Protocol):
+    """What can be split by image."""
+
+    @property
+    def index(self) -> int:
+        """Its place in its file."""
+        ...
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Paths."""
+        ...
+
+
+def split_by_image(records: Sequence[Shown], seed: int) -> set[int]:
     """Indices of the records to hold out: no image of theirs is in any other record."""
     owner: dict[str, str] = {}
 
@@ -148,7 +163,8 @@ def split_by_image(records: tuple[Record, ...], seed: int) -> set[int]:
             owner[root(name)] = root(record.images[0])
     families: dict[str, list[int]] = {}
     for record in records:
-        families.setdefault(root(record.images[0]), []).append(record.index)
+        name = root(record.images[0]) if record.images else f"record {record.index}"
+        families.setdefault(name, []).append(record.index)
     wanted = min(_MOST_HELD_OUT, round(_HELD_OUT * len(records)))
     names = list(families)
     held_out: set[int] = set()

@@ -18,7 +18,7 @@ _PLAIN_WORDS = 0.2
 goes on would drown what the image says."""
 
 
-class _Pixels(nn.Module):
+class Pixels(nn.Module):
     """uint8 pixels to what the tower takes."""
 
     mean: Tensor
@@ -45,7 +45,7 @@ class _Objective(nn.Module):
     def __init__(self, model: QualityClassifier, spec: ImageSpec) -> None:
         super().__init__()
         self.classifier = model
-        self.pixels = _Pixels(spec)
+        self.pixels = Pixels(spec)
 
 
 class LessonObjective(_Objective):
@@ -147,7 +147,7 @@ class QualityObjective(_Objective):
         return functional.binary_cross_entropy_with_logits(guesses, facts[told].float())
 
 
-def _hidden(model: QualityClassifier, pixels: _Pixels, batch: dict[str, Tensor]) -> Tensor:
+def _hidden(model: QualityClassifier, pixels: Pixels, batch: dict[str, Tensor]) -> Tensor:
     """[rows, longest, hidden] of a batch; each image goes through the tower once."""
     images = model.encode_images(pixels(batch["pixels"]))
     return model.hidden_states(batch["input_ids"], images.flatten(0, 1)[batch["shown"]])

@@ -35,12 +35,12 @@ def backbone_folder(name: str) -> Path:
     return found
 
 
-def check_backbone(start: Pretrained) -> None:
+def check_backbone(language_model: str, vision_tower: str) -> None:
     """Raise RequestError where the parts are not there or not of a supported family."""
-    language = backbone_folder(start.language_model)
+    language = backbone_folder(language_model)
     _layout(language)
     check_tokenizer(language)
-    backbone_folder(start.vision_tower)
+    backbone_folder(vision_tower)
 
 
 def write_pretrained(folder: Path, start: Pretrained, own: dict[str, Any]) -> None:

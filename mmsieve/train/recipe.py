@@ -1,19 +1,12 @@
-"""Recipes: what to start from, and what each stage of a training sees, for how long.
+"""Recipes of classifiers: what to start from, and what each stage of a training sees, for how long.
 
 A recipe is a Python file with a docstring on top (what, command, hardware, time, expected numbers)
 that sets RECIPE, and SMOKE: the same in seconds, to see that all of it runs.
 """
 
-import runpy
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from mmsieve.errors import RequestError
-
-_BUNDLED = files("mmsieve.train") / "recipes"
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Part(BaseModel):
@@ -60,17 +53,23 @@ class Pretrained(_Start):
     max_sequence: int = Field(8192, gt=0)
 
 
-class Rendered(Part):
+class Scenes(Part):
     """Training data that is drawn while it is used, and never twice."""
 
     groups: int = Field(gt=0)
-    """Groups (an image with its texts, or a document's images with theirs) seen in all."""
+    """Groups (an image with its texts, a document's images with theirs, an instruction sample)
+    seen in all."""
     families: dict[str, float] = {"core": 1.0}
     """Kinds of scenes, and how often each comes."""
-    document_share: float = Field(0.25, ge=0, le=1)
-    """Steps that see documents."""
     blank_images: bool = False
     """Show blank images: a control of what the texts alone give away."""
+
+
+class Rendered(Scenes):
+    """Scenes with texts at the four levels."""
+
+    document_share: float = Field(0.25, ge=0, le=1)
+    """Steps that see documents."""
     aspect: float = Field(1.0, ge=1, le=4)
     """Width of a picture over its height."""
     held_out: int = Field(0, ge=0)
@@ -86,11 +85,11 @@ class Lora(Part):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class Optimisation(Part):
+class Steps(Part):
     """AdamW, a warm-up, then a cosine to zero."""
 
     batch: int = Field(gt=0)
-    """Groups of captions in a step of one process; rendered documents come fewer at a time."""
+    """Groups in a step of one process; rendered documents come fewer at a time."""
     total_batch: int | None = Field(None, gt=0)
     """Groups between two updates, over all processes; None: what the processes see at once."""
     learning_rate: float = Field(gt=0)
@@ -106,6 +105,11 @@ class Optimisation(Part):
     """Compute the language model's activations twice instead of keeping them."""
     save_steps: int = Field(500, gt=0)
     """Steps between two saved states, and between two looks at the held-out data."""
+
+
+class Optimisation(Steps):
+    """Steps on texts at the four levels."""
+
     rendered: Rendered | None = None
     """What is seen where no file is given."""
 
@@ -122,23 +126,16 @@ class ClassifierStage(Optimisation):
     lora: Lora | None = None
 
 
-class Recipe(Part):
-    """How a classifier comes about."""
+class BaseRecipe(Part):
+    """What every recipe has."""
 
     name: str
     seed: int = 1
     """Of random weights, of the order of data, and of scenes."""
-    start: Architecture | Pretrained
-    lesson: Optimisation | None = None
-    """What a tower with random weights is taught first: the scenes' attributes."""
-    projector: Optimisation | None = None
-    """Stage 1: the projector alone, by the captioning loss."""
-    classifier: ClassifierStage
-    """Stage 2."""
     weights: Literal["float16", "bfloat16", "float32"] = "float16"
     """Number format of the saved checkpoint."""
 
-    def changed(self, **values: Any) -> "Recipe":
+    def changed(self, **values: Any) -> Self:
         """A copy with other values; a dict changes values of the part of that name."""
         now = {name: getattr(self, name) for name in type(self).model_fields}
         for name, value in values.items():
@@ -148,49 +145,13 @@ class Recipe(Part):
         return type(self)(**now)
 
 
-def bundled_recipes() -> dict[str, Path]:
-    """Name -> file of the recipes in the package."""
-    found = {}
-    for entry in _BUNDLED.iterdir():
-        if entry.name.endswith(".py") and not entry.name.startswith("_"):
-            path = Path(str(entry))
-            found[_name(path)] = path
-    return dict(sorted(found.items()))
+class Recipe(BaseRecipe):
+    """How a classifier comes about."""
 
-
-def _name(path: Path) -> str:
-    """The first word of a recipe's docstring; reading it runs nothing."""
-    return path.read_text("utf-8").removeprefix('"""').partition(":")[0]
-
-
-def load_recipe(recipe: str, smoke: bool = False) -> Recipe:
-    """A bundled recipe by name, or that of a .py file, which is run; raises RequestError."""
-    bundled = bundled_recipes()
-    path = bundled.get(recipe, Path(recipe))
-    if path.suffix != ".py" or not path.is_file():
-        raise RequestError(f"no recipe {recipe!r}: give a .py file, or one of {', '.join(bundled)}")
-    try:
-        values = runpy.run_path(str(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"{recipe}: {where}: {first['msg']}") from error
-    except Exception as error:  # whatever a user's file raises makes the request wrong
-        raise RequestError(f"{recipe}: {type(error).__name__}: {error}") from error
-    name = "SMOKE" if smoke else "RECIPE"
-    found = values.get(name)
-    if not isinstance(found, Recipe):
-        raise RequestError(f"{recipe}: it sets no {name} = Recipe(...) (mmsieve.train.recipe)")
-    return found
-
-
-def with_backbone(
-    recipe: Recipe, language_model: str | None = None, vision_tower: str | None = None
-) -> Recipe:
-    """The recipe with another language model or vision tower; raises RequestError."""
-    asked = {"language_model": language_model, "vision_tower": vision_tower}
-    given = {name: value for name, value in asked.items() if value is not None}
-    if given and not isinstance(recipe.start, Pretrained):
-        flag = f"--{next(iter(given)).replace('_', '-')}"
-        raise RequestError(f"{flag}: recipe {recipe.name} starts from nothing; choose another one")
-    return recipe.changed(start=given) if given else recipe
+    start: Architecture | Pretrained
+    lesson: Optimisation | None = None
+    """What a tower with random weights is taught first: the scenes' attributes."""
+    projector: Optimisation | None = None
+    """Stage 1: the projector alone, by the captioning loss."""
+    classifier: ClassifierStage
+    """Stage 2."""

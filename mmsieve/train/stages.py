@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from mmsieve.models.quiet import quiet as quiet_loading
 from mmsieve.progress import show_progress
 from mmsieve.shard_job import Progress as Advance
 from mmsieve.train.processes import processes
-from mmsieve.train.recipe import Optimisation
+from mmsieve.train.recipe import Steps
 
 _LOG_STEPS = 50
 
@@ -33,11 +33,13 @@ class Stage:
     data: Dataset[Any]
     """A step's worth of groups per index, or one group where `lengths` are given."""
     collate: Callable[[list[Any]], dict[str, Tensor]]
-    optimisation: Optimisation
+    optimisation: Steps
     lengths: list[int] | None = None
     """Tokens of each group: groups of like length go together, in another order every epoch."""
     held_out: Dataset[Any] | None = None
-    """A text per index: the saved state with the best accuracy on them is taken."""
+    """A text or an example per index: the saved state that does best on them is taken."""
+    best_by: Literal["accuracy", "loss"] = "accuracy"
+    """What doing best means."""
     slow: tuple[nn.Parameter, ...] = ()
     """Parameters that learn at `slow_rate` times the learning rate."""
     slow_rate: float = 1.0
@@ -68,7 +70,7 @@ def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, dict[str, T
     return list(trainer.state.log_history), whole
 
 
-def check_batches(wanted: Optimisation, count: int) -> int:
+def check_batches(wanted: Steps, count: int) -> int:
     """Steps of `count` processes between two updates; raises RequestError."""
     seen = wanted.batch * count
     total = wanted.total_batch or seen
@@ -109,8 +111,9 @@ def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
         eval_strategy=looks,
         eval_steps=save_steps,
         load_best_model_at_end=stage.held_out is not None,
-        metric_for_best_model="accuracy",
-        greater_is_better=True,
+        metric_for_best_model=stage.best_by,
+        greater_is_better=stage.best_by == "accuracy",
+        prediction_loss_only=stage.best_by == "loss",
         seed=stage.seed,
         report_to=list(stage.trackers),
         disable_tqdm=True,
@@ -135,7 +138,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
             train_dataset=stage.data,
             eval_dataset=stage.held_out,
             data_collator=stage.collate,
-            compute_metrics=_metrics,
+            compute_metrics=_metrics if stage.best_by == "accuracy" else None,
         )
         self.remove_callback(PrinterCallback)
 

@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mmsieve.generate.rendered import Drawing, caption_group, document_group
 from mmsieve.images import ImageSpec
@@ -18,10 +17,10 @@ from mmsieve.models.tower import Tower
 from mmsieve.rendered.scenes import WORLDS
 from mmsieve.train.pretrained import write_pretrained
 from mmsieve.train.recipe import Architecture, Pretrained, Recipe
+from mmsieve.train.vocabulary import learn_tokenizer
 
 _PAD, _END, _BEGIN = "<|pad|>", "<|end|>", "<s>"
 _IDS = {_PAD: 0, _END: 1, _BEGIN: 2}
-_WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 _BILINEAR = 2
 _HALF = (0.5, 0.5, 0.5)
 _SCENES = 400
@@ -89,22 +88,7 @@ def _blank(folder: Path, architecture: Architecture) -> Checkpoint:
 
 
 def _write_tokenizer(folder: Path, vocabulary: int) -> None:
-    """A byte-level BPE over the rendered texts: their words are a token each, and any text fits."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(_IDS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_texts(), trainer)
+    tokenizer = learn_tokenizer(_texts(), list(_IDS), vocabulary)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": _BEGIN, "eos_token": _END, "pad_token": _PAD}
     settings = {**names, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 4096}

@@ -11,10 +11,16 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from mmsieve.cut.decided import Advance, Decided, judge
-from mmsieve.cut.inputs import Table, notes_of_unfinished, open_tables
+from mmsieve.cut.inputs import notes_of_unfinished, open_tables
 from mmsieve.cut.request import CutOptions, Plan
 from mmsieve.cut.uids import UidFile
-from mmsieve.decisions import SCHEMA, DecisionWriter, check_replaceable
+from mmsieve.decisions import (
+    SCHEMA,
+    DecisionWriter,
+    check_apart,
+    check_place,
+    check_replaceable,
+)
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.progress import show_progress
 from mmsieve.table import check_folder, write_atomically
@@ -124,7 +130,7 @@ def _plan(tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool) 
     options.check()
     _check_out(out, is_uids)
     opened = open_tables(tables)
-    _check_apart(out, opened)
+    check_apart(out, [each.path for each in opened])
     return Plan(options, opened, needs_uid=is_uids)
 
 
@@ -132,25 +138,16 @@ def _check_out(out: Path, is_uids: bool) -> None:
     """Raise RequestError where --out can't be written, or isn't what the format makes."""
     if is_uids != (out.suffix == ".npy"):
         raise RequestError(f"--out {out}: --format datacomp, and only it, writes a .npy file")
-    is_file = out.suffix in (".npy", ".parquet")
-    if is_file and out.is_dir():
-        raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
-    if not is_file and out.is_file():
-        raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
+    if not is_uids:
+        check_place(out, [])
+        return
+    if out.is_dir():
+        raise RequestError(f"--out {out}: is a folder; name a file")
     check_folder(out.absolute().parent)
-    if is_uids and out.exists():
+    if out.exists():
         with out.open("rb") as file:
             if file.read(6) != b"\x93NUMPY":
                 raise RequestError(f"--out {out}: isn't a file of uids: choose another --out")
-
-
-def _check_apart(out: Path, tables: Sequence[Table]) -> None:
-    """Raise RequestError where the decisions would be among a table's files."""
-    place = out.resolve()
-    for each in tables:
-        given = each.path.resolve()
-        if place == given or given in place.parents or place in given.parents:
-            raise RequestError(f"--out {out}: is where the table {each.path} is: choose another")
 
 
 def _decide(plan: Plan, write: Callable[[Decided, Path], None], advance: Advance) -> Decided:

@@ -7,11 +7,20 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from mmsieve.errors import RequestError
-from mmsieve.generate.drawing import SHARDS, check_drawing, draw
-from mmsieve.generate.files import IMAGES, TRAIN, VAL
+from mmsieve.generate.drawing import SHARDS, count_drawn, draw
+from mmsieve.generate.files import IMAGES, POOL, TRAIN, VAL
 from mmsieve.generate.lesson import Lesson
-from mmsieve.generate.options import GenerateOptions, TeacherOptions
-from mmsieve.generate.prompts import What
+from mmsieve.generate.options import (
+    AssessmentsOptions,
+    GenerateOptions,
+    RatingsOptions,
+    TeacherOptions,
+)
+from mmsieve.generate.tasks.assessments import Assessments
+from mmsieve.generate.tasks.captions import Captions
+from mmsieve.generate.tasks.documents import Documents
+from mmsieve.generate.tasks.ratings import Ratings
+from mmsieve.generate.tasks.task import Task
 from mmsieve.read import ReadOptions
 from mmsieve.table import check_folder, make_folder, write_atomically
 
@@ -27,7 +36,9 @@ class GenerateReport:
     out: Path
     seconds: float
     written: dict[str, int] = field(default_factory=dict)
-    """File -> its texts."""
+    """File -> its records."""
+    noun: str = "texts"
+    """What its records are, in words."""
     tars: int = 0
     rejects: int = 0
     """Images without texts, in rejects.jsonl with the reason."""
@@ -39,7 +50,7 @@ class GenerateReport:
 
     def summary(self) -> str:
         """What a user should know, the last line with counts, seconds and the output's path."""
-        counts = [f"{count} texts in {name}" for name, count in self.written.items()]
+        counts = [f"{count} {self.noun} in {name}" for name, count in self.written.items()]
         counts += [f"{self.tars} tars"] if self.tars else []
         counts += [f"{self.rejects} rejects"] if self.rejects else []
         counts += [self.spent] if self.spent else []
@@ -64,7 +75,7 @@ def generate_captions(
     out
         Folder of train.json, val.json and the images.
     """
-    return _generate("captions", sources, Path(out), options, asking, read)
+    return _generate(Captions(), sources, Path(out), options, asking, read)
 
 
 def generate_documents(
@@ -84,11 +95,57 @@ def generate_documents(
     out
         Folder of train.json, val.json and the images.
     """
-    return _generate("documents", sources, Path(out), options, asking, read)
+    return _generate(Documents(), sources, Path(out), options, asking, read)
+
+
+def generate_assessments(
+    *sources: str,
+    out: Path,
+    options: GenerateOptions,
+    judging: AssessmentsOptions | None = None,
+    asking: TeacherOptions | None = None,
+    read: ReadOptions | None = None,
+) -> GenerateReport:
+    """Judge captions on six scales and rewrite poor ones: a good and a bad one of every image.
+
+    Parameters
+    ----------
+    sources
+        Tars, Parquet files, folders, globs or URLs with caption pairs. None for --teacher rendered.
+    out
+        Folder of train.json, val.json and the images.
+    """
+    judging = judging or AssessmentsOptions()
+    judging.check()
+    _only_drawn(options, judging)
+    return _generate(Assessments(judging), sources, Path(out), options, asking, read)
+
+
+def generate_ratings(
+    *sources: str,
+    out: Path,
+    options: GenerateOptions,
+    rating: RatingsOptions | None = None,
+    asking: TeacherOptions | None = None,
+    read: ReadOptions | None = None,
+) -> GenerateReport:
+    """Rate instruction samples, from 0 to 5 for each capability, and name their styles.
+
+    Parameters
+    ----------
+    sources
+        Files of instruction samples, folders, globs or URLs. None for --teacher rendered.
+    out
+        Folder of train.json, val.json and the images; of qas.json too, the samples as a pool that
+        nobody has rated, where they are drawn.
+    """
+    rating = rating or RatingsOptions()
+    _only_drawn(options, rating)
+    return _generate(Ratings(rating), sources, Path(out), options, asking, read)
 
 
 def _generate(
-    what: What,
+    task: Task,
     sources: tuple[str, ...],
     out: Path,
     options: GenerateOptions,
@@ -101,8 +158,8 @@ def _generate(
     if options.teacher == "rendered":
         if sources:
             raise RequestError(f"{sources[0]}: --teacher rendered draws its images: no SOURCE")
-        _only_defaults(asking, read, reason="is for --teacher anthropic:MODEL and openai:MODEL")
-        report = _draw(what, out, options)
+        _only_defaults(asking, read)
+        report = _draw(task, out, options)
     else:
         common = GenerateOptions(
             teacher=options.teacher,
@@ -114,13 +171,20 @@ def _generate(
             quiet=options.quiet,
         )
         _same(options, common, "is for --teacher rendered")
-        report = _ask(what, sources, out, options, asking, read)
+        report = _ask(task, sources, out, options, asking, read)
     return replace(report, seconds=time.monotonic() - started)
 
 
-def _only_defaults(*groups: TeacherOptions | ReadOptions, reason: str) -> None:
+def _only_drawn(options: GenerateOptions, group: AssessmentsOptions | RatingsOptions) -> None:
+    if options.teacher == "rendered":
+        _only_defaults(group)
+
+
+def _only_defaults(
+    *groups: TeacherOptions | ReadOptions | AssessmentsOptions | RatingsOptions,
+) -> None:
     for group in groups:
-        _same(group, type(group)(), reason)
+        _same(group, type(group)(), "is for --teacher anthropic:MODEL and openai:MODEL")
 
 
 def _same(group: object, allowed: object, reason: str) -> None:
@@ -131,7 +195,7 @@ def _same(group: object, allowed: object, reason: str) -> None:
 
 
 def _ask(
-    what: What,
+    task: Task,
     sources: tuple[str, ...],
     out: Path,
     options: GenerateOptions,
@@ -140,7 +204,7 @@ def _ask(
 ) -> GenerateReport:
     """Have a teacher write over the images of sources."""
     lesson = Lesson(
-        what=what,
+        task=task,
         teacher=options.teacher,
         sources=sources,
         count=options.count,
@@ -168,6 +232,7 @@ def _ask(
     return GenerateReport(
         out=out,
         seconds=0,
+        noun=task.noun,
         written=written,
         rejects=taught.collected.rejects,
         spent=taught.spent,
@@ -176,20 +241,24 @@ def _ask(
     )
 
 
-def _draw(what: What, out: Path, options: GenerateOptions) -> GenerateReport:
+def _draw(task: Task, out: Path, options: GenerateOptions) -> GenerateReport:
     """Have the rendered teacher draw and write."""
-    check_drawing(what, options)
+    task.check_drawing(options)
     check_folder(out)
-    claim = {"what": what, **asdict(replace(options, overwrite=False, dry_run=False, quiet=False))}
+    claim = {
+        "what": task.name,
+        **task.settings(),
+        **asdict(replace(options, overwrite=False, dry_run=False, quiet=False)),
+    }
     if _is_done(out, claim, options.overwrite) or options.dry_run:
         note = "would write" if options.dry_run else "done before:"
-        scenes = -(-options.count // options.texts_per_image)
-        notes = (f"{note} {options.count} {what} over the images of {scenes} scenes",)
+        scenes = count_drawn(task, options)
+        notes = (f"{note} {options.count} {task.name} over the images of {scenes} scenes",)
         return GenerateReport(out=out, seconds=0, notes=notes)
     _clear(out)
-    written, tars = draw(what, out, options)
+    written, tars = draw(task, out, options)
     _write_claim(out, claim, written)
-    return GenerateReport(out=out, seconds=0, written=written, tars=tars)
+    return GenerateReport(out=out, seconds=0, noun=task.noun, written=written, tars=tars)
 
 
 def _write_claim(
@@ -203,7 +272,7 @@ def _write_claim(
 def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
     """Remove what an earlier generation left, and only that."""
     make_folder(out)
-    for name in (_CLAIM, TRAIN, VAL, *others):
+    for name in (_CLAIM, TRAIN, VAL, POOL, *others):
         (out / name).unlink(missing_ok=True)
     for name in (IMAGES, SHARDS):
         shutil.rmtree(out / name, ignore_errors=True)

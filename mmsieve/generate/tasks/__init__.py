@@ -1,0 +1,1 @@
+"""Tasks: what a teacher may be asked to write, a module each."""

@@ -1,0 +1,34 @@
+"""What a selection reads: rated samples from a table or from the published code's result files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+from mmsieve.cut.inputs import TableFile
+from mmsieve.subset.pool import Pool
+
+
+class Rated(Protocol):
+    """Rated samples: the numbers to choose by, and the names of the chosen."""
+
+    name: str
+    """What the decisions' headers call it."""
+    path: Path
+    notes: list[str]
+    capabilities: list[str]
+
+    @property
+    def files(self) -> Sequence[TableFile]:
+        """The files that the rows are from; decisions are cut like them."""
+        ...
+
+    @property
+    def pool(self) -> Pool:
+        """The numbers to choose by."""
+        ...
+
+    def named(self) -> Iterator[tuple[TableFile, pl.DataFrame]]:
+        """`key` and `shard` of all rows in order, some at a time."""
+        ...

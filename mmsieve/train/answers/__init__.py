@@ -1,0 +1,1 @@
+"""Training of models that answer: raters of instruction samples, enhancers of captions."""

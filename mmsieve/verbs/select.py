@@ -1,0 +1,187 @@
+"""select: rating tables -> a subset that is rich in every capability and diverse in style."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import polars as pl
+
+from mmsieve.cut.decided import Advance
+from mmsieve.cut.inputs import TableFile, open_tables
+from mmsieve.decisions import KIND, SCHEMA, DecisionWriter, check_place, check_replaceable
+from mmsieve.errors import MmsieveError
+from mmsieve.progress import show_progress
+from mmsieve.subset.choosing import Choice, choose
+from mmsieve.subset.export import check_subset, write_subset
+from mmsieve.subset.options import SelectOptions
+from mmsieve.subset.rated import Rated
+from mmsieve.subset.rating_table import RatingTable
+from mmsieve.subset.results import ResultFolder, is_result_folder
+from mmsieve.subset.summary import Held, held, printed
+from mmsieve.table import Header
+
+__all__ = ["SelectOptions", "SelectReport", "select"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectReport:
+    """How a selection went."""
+
+    out: Path
+    seconds: float
+    rows: int
+    kept: int
+    above: float = 0.0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why rows aren't kept, with their number."""
+    capabilities: dict[str, Held] = field(default_factory=dict)
+    """Capability -> ratings above `above`, and their mean, in pool and subset."""
+    styles: dict[str, Held] = field(default_factory=dict)
+    """Style -> samples that have it."""
+    notes: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+    """Always empty: what can't be read is a wrong request."""
+
+    def summary(self) -> str:
+        """What pool and subset hold, the last line with counts, seconds and the output's path."""
+        lines = [*self.notes, *printed(self.capabilities, self.styles, self.above)]
+        if self.reasons:
+            counts = ", ".join(f"{count} {name}" for name, count in sorted(self.reasons.items()))
+            lines.append(f"not kept: {counts}")
+        lines.append(f"{self.kept} of {self.rows} rows kept in {self.seconds:.1f} s: {self.out}")
+        return "\n".join(lines)
+
+
+def select(
+    table: Path,
+    *,
+    out: Path,
+    choice: SelectOptions | None = None,
+    data: Path | None = None,
+    subset: Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> SelectReport:
+    """Choose a subset of rated samples: rich in every capability, diverse in style and source.
+
+    The published mmSSR selection, to the sample, made the same everywhere: ties are broken by the
+    order of rows, whatever the cut into files. It never exceeds the budget; a budget that can't be
+    met is met as far as possible.
+
+    Parameters
+    ----------
+    table
+        Ratings: a folder of tables, a Parquet file, or a folder of the published code's JSONL
+        result files (with --data for the image sources).
+    out
+        Folder of the decisions, one file per shard; or one file, if it ends in .parquet.
+    data
+        The instruction file (JSON list or JSONL) whose items were rated.
+    subset
+        Write the chosen items of --data into this JSON file, as they stand and in their order.
+    overwrite
+        Replace decisions and a subset of another selection.
+    dry_run
+        Say what would be chosen; write nothing.
+    quiet
+        No progress; only the summary.
+    """
+    started = time.monotonic()
+    options = choice or SelectOptions()
+    rated = _rated(Path(table), Path(out), data, options)
+    check_subset(data, subset, overwrite)
+    fingerprint = options.fingerprint() | {
+        "tables": rated.name,
+        "capabilities": ",".join(rated.capabilities),
+    }
+    was_there = check_replaceable(Path(out), fingerprint, overwrite)
+    try:
+        with show_progress("rows", sum(f.rows for f in rated.files), quiet, "rows") as advance:
+            chosen = choose(rated, options)
+            decided = _Decided(rated, chosen, fingerprint, advance)
+            notes = [*rated.notes, *chosen.notes]
+            if dry_run:
+                decided.count()
+                notes.append("dry run: nothing was written")
+            else:
+                if subset is not None and data is not None:
+                    notes += write_subset(rated, chosen, data, subset)
+                decided.write(Path(out))
+    except OSError as error:
+        raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
+    if was_there and not dry_run:
+        notes.append("made again: the decisions of the same selection that were there")
+    capabilities, styles = held(chosen)
+    return SelectReport(
+        out=Path(out),
+        seconds=time.monotonic() - started,
+        rows=rated.pool.rows,
+        kept=int(chosen.chosen.sum()),
+        above=options.above,
+        reasons=dict(decided.reasons),
+        capabilities=capabilities,
+        styles=styles,
+        notes=tuple(notes),
+    )
+
+
+def _rated(table: Path, out: Path, data: Path | None, options: SelectOptions) -> Rated:
+    """Check the request and open what it names; rows are read later."""
+    options.check()
+    check_place(out, [table])
+    if is_result_folder(table):
+        return ResultFolder(table, data, options)
+    (opened,) = open_tables([table])
+    return RatingTable(opened, options)
+
+
+class _Decided:
+    """Each row's decision, and what is counted on the way."""
+
+    def __init__(
+        self, rated: Rated, choice: Choice, fingerprint: dict[str, str], advance: Advance
+    ) -> None:
+        self._rated = rated
+        self._choice = choice
+        self._fingerprint = fingerprint
+        self._advance = advance
+        self.reasons: Counter[str] = Counter()
+
+    def count(self) -> None:
+        """Count without writing."""
+        for _ in self._rows():
+            pass
+
+    def write(self, out: Path) -> None:
+        """Write the decisions."""
+        with DecisionWriter(out, self._header) as writer:
+            for file, rows in self._rows():
+                writer.add(file, rows.select(SCHEMA.names))
+            writer.finish()
+
+    def _rows(self) -> Iterator[tuple[TableFile, pl.DataFrame]]:
+        row = 0
+        for file, named in self._rated.named():
+            decided = self._choice.decisions(row, row + named.height)
+            row += named.height
+            self.reasons.update(dict(decided["reason"].drop_nulls().value_counts().iter_rows()))
+            self._advance(named.height, named.height)
+            yield file, named.hstack(decided)
+
+    def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
+        """The header of a decision file: that of one shard, or of all (None)."""
+        files = self._rated.files if source is None else [source]
+        return Header(
+            kind=KIND,
+            version=version("mmsieve"),
+            shard=name,
+            size=0 if source is None else source.size,
+            rows=rows,
+            complete=all(file.complete for file in files),
+            fingerprint=self._fingerprint,
+            notes={"kept": str(kept), "budget": str(self._choice.budget)},
+        )

@@ -1,0 +1,143 @@
+"""Rendered assessments: marks that follow from the truth, and the wording that can be read back."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsieve.generate.rendered import Drawing, assessment_group
+from mmsieve.rendered.assessments import OVERALL, assessed_pair, rewrite
+from mmsieve.rendered.edits import change_one, change_several, stranger
+from mmsieve.rendered.plainly import is_complete, states_only_true_facts, told_facts
+from mmsieve.rendered.scenes import WORLDS, Fact, sample_scene
+from mmsieve.rendered.words import mark, tell
+
+SEEDS = st.integers(0, 2**40)
+FAMILIES = st.sampled_from(sorted(WORLDS))
+SCALES = (
+    "overall",
+    "text_quality",
+    "image_text_matching",
+    "object_detail",
+    "semantic_understanding",
+    "text_chart_description",
+)
+
+
+@given(SEEDS, FAMILIES)
+def test_a_plain_telling_is_read_back_fact_by_fact(seed, family):
+    scene = sample_scene(family, seed)
+    text = rewrite(scene)
+    assert told_facts(text) == scene.facts()
+    assert told_facts(f"  {text.upper()} ") == scene.facts()
+    assert states_only_true_facts(text, scene) and is_complete(text, scene)
+
+
+@given(SEEDS, FAMILIES, st.sampled_from([change_one, change_several, stranger]))
+def test_the_plain_telling_of_a_changed_scene_is_found_out(seed, family, change):
+    scene = sample_scene(family, seed)
+    other = change(scene, np.random.default_rng(seed))
+    assert not states_only_true_facts(rewrite(other), scene)
+    assert not states_only_true_facts(rewrite(scene), other)
+
+
+@given(SEEDS, FAMILIES, st.data())
+def test_a_text_that_is_cut_tells_less_or_is_not_read(seed, family, data):
+    scene = sample_scene(family, seed)
+    text = rewrite(scene)
+    cut = text[: data.draw(st.integers(0, len(text) - 1))]
+    told = told_facts(cut)
+    assert (told is None) == (not cut.rstrip().endswith("."))
+    assert not is_complete(cut, scene)
+    assert told is None or states_only_true_facts(cut, scene)
+
+
+@given(SEEDS, st.data())
+def test_a_word_that_is_not_of_the_wording_is_not_read(seed, data):
+    words = rewrite(sample_scene("core", seed)).split()
+    at = data.draw(st.integers(0, len(words) - 1))
+    words[at] = data.draw(st.sampled_from(["pink", "ball", "", "12", "<image>"]))
+    assert told_facts(" ".join(words)) is None
+
+
+@given(st.text())
+def test_any_text_is_read_or_not(text):
+    assert told_facts(text) is None or all(isinstance(fact, Fact) for fact in told_facts(text))
+
+
+def test_one_object_is_told_without_the_others():
+    assert told_facts("Left : an orange solid ring .") == {
+        Fact("left", "place", "left"),
+        Fact("left", "colour", "orange"),
+        Fact("left", "fill", "solid"),
+        Fact("left", "shape", "ring"),
+    }
+
+
+@given(SEEDS, FAMILIES)
+def test_every_picture_has_a_good_and_a_poor_caption(seed, family):
+    scene = sample_scene(family, seed)
+    raw, partner = assessed_pair(scene, np.random.default_rng(seed))
+    assert (raw.phase, partner.phase) == ("raw", "partner")
+    assert (raw.level == 3) != (partner.level == 3)
+    for one in (raw, partner):
+        said = one.assessment
+        assert said["overall_score"] == OVERALL[one.level]
+        assert said["recaption"] == (None if one.level == 3 else rewrite(scene))
+        assert all(1 <= said[f"{scale}_score"] <= 10 for scale in SCALES)
+        assert all(said[f"{scale}_explanation"].endswith(".") for scale in SCALES)
+        assert list(said) == ["recaption"] + [
+            f"{scale}_{part}" for scale in SCALES for part in ("score", "explanation")
+        ]
+    good, poor = sorted((raw, partner), key=lambda one: -one.level)
+    for scale in SCALES:
+        assert good.assessment[f"{scale}_score"] >= poor.assessment[f"{scale}_score"]
+    assert good.assessment["image_text_matching_score"] == 9
+    assert poor.assessment["image_text_matching_score"] < 9
+
+
+@given(SEEDS)
+def test_the_reason_names_the_wrong_words(seed):
+    scene = sample_scene("core", seed)
+    for one in assessed_pair(scene, np.random.default_rng(seed)):
+        why = one.assessment["image_text_matching_explanation"]
+        if one.level < 3:
+            wrong = why.removeprefix("Wrong: ").removesuffix(".").split(", ")
+            assert set(wrong) <= set(one.text.lower().replace(".", " ").replace(":", " ").split())
+        else:
+            assert why == "All that it says is true."
+
+
+def test_neither_the_wording_nor_the_phase_says_how_good_a_caption_is():
+    groups = [assessment_group(3, index) for index in range(600)]
+    counts = Counter((one.phase, one.level) for group in groups for one in group.pairs)
+    for phase in ("raw", "partner"):
+        assert 260 < counts[phase, 3] < 340
+        assert all(70 < counts[phase, level] < 130 for level in range(3))
+    assert all(told_facts(group.pairs[1].text) is not None for group in groups)
+
+
+def test_a_group_follows_from_its_seed_and_index():
+    one, same, other = (assessment_group(seed, 5) for seed in (1, 1, 2))
+    assert one == same
+    assert one.scene != other.scene
+    blank = assessment_group(1, 5, Drawing(blank=True))
+    assert (blank.pairs, blank.image == one.image) == (one.pairs, False)
+
+
+@pytest.mark.parametrize("family", sorted(WORLDS))
+def test_a_plain_telling_is_in_the_wordings_that_captions_have(family):
+    """So that whoever was taught by captions knows it: every word pair of it occurs in them."""
+    known = set()
+    for seed in range(1500):
+        scene = sample_scene(family, seed)
+        known |= pairs(mark(tell(scene, np.random.default_rng(seed)), scene).text)
+    told = set().union(*(pairs(rewrite(sample_scene(family, seed))) for seed in range(2000, 2030)))
+    assert len(told - known) <= len(told) * 0.02
+
+
+def pairs(text: str) -> set[tuple[str, str]]:
+    return set(itertools.pairwise(text.split()))
