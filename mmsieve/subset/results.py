@@ -21,6 +21,7 @@ from mmsieve.subset.items import read_items
 from mmsieve.subset.numbering import Numbers, Texts, narrowed, rank
 from mmsieve.subset.options import SelectOptions
 from mmsieve.subset.pool import Pool
+from mmsieve.subset.rated import Origins
 from mmsieve.subset.result_file import read_scores, read_texts
 from mmsieve.subset.styles import label_cleaner, split_styles
 
@@ -98,12 +99,15 @@ class ResultFolder:
             order=order.finish(),
         )
 
-    def named(self) -> Iterator[tuple[TableFile, pl.DataFrame]]:
+    def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """`key` and `shard` of all items in order, some at a time."""
         (file,) = self.files
         for start in range(0, len(self._keys), CHUNK):
             keys = self._keys.slice(start, CHUNK).cast(pl.String).alias("key")
-            yield file, keys.to_frame().with_columns(pl.lit(file.shard).alias("shard"))
+            yield (
+                [(file, len(keys))],
+                keys.to_frame().with_columns(pl.lit(file.shard).alias("shard")),
+            )
 
     @cached_property
     def _items(self) -> tuple[pl.Series, Numbers, Texts]:
