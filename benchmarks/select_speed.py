@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import NormalDist
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,33 +69,42 @@ def duel(folder: Path, options: argparse.Namespace) -> list[str]:
     """Ours and the published selection, in turns; the lines of the result table."""
     make_pool(folder, options.rows, with_results=True)
     crew = list(contestants(folder, options.pandas))
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name, _ in crew}
+    taken: dict[str, list[Taken]] = {name: [] for name, _ in crew}
     for number in range(options.rounds):
         for name, command in crew:
             taken[name].append(measured(command, folder))
             print(f"round {number + 1}: {name}: {taken[name][-1]}", file=sys.stderr, flush=True)
     same_picks(folder)
-    medians = {name: statistics.median(s for s, _ in runs) for name, runs in taken.items()}
+    medians = {name: statistics.median(r.seconds for r in runs) for name, runs in taken.items()}
     base = {"table": "published, cached", "files": "published, first"}
-    lines = ["| contestant | seconds (median; all) | peak GB | times faster |", "|---|---|---|---|"]
+    lines = [
+        "| contestant | seconds (median; all) | CPU seconds | peak GB | times faster |",
+        "|---|---|---|---|---|",
+    ]
     for name, runs in taken.items():
-        seconds = ", ".join(f"{seconds:.1f}" for seconds, _ in runs)
+        seconds = ", ".join(f"{run.seconds:.1f}" for run in runs)
+        busy = ", ".join(f"{run.busy:.1f}" for run in runs)
         against = next((b for word, b in base.items() if word in name), None)
         factor = "" if against is None else f"{medians[against] / medians[name]:.1f} x {against}"
-        peak = max(gigabytes for _, gigabytes in runs)
-        lines.append(f"| {name} | {medians[name]:.1f}; {seconds} | {peak:.2f} | {factor} |")
+        peak = max(run.gigabytes for run in runs)
+        lines.append(
+            f"| {name} | {medians[name]:.1f}; {seconds} | {busy} | {peak:.2f} | {factor} |"
+        )
     return [*lines, "", f"All choose the same samples. For comparison, {RECORDED}."]
 
 
 def growth(folder: Path, rows: int) -> list[str]:
     """Ours from tables of growing sizes; the lines of the result table."""
-    lines = ["| rows | seconds | peak GB | microseconds a row |", "|---|---|---|---|"]
+    lines = [
+        "| rows | seconds | CPU seconds | peak GB | CPU microseconds a row |",
+        "|---|---|---|---|---|",
+    ]
     for size in (rows // 16, rows // 4, rows):
         place = folder / str(size)
         make_pool(place, size, with_results=False)
-        seconds, gigabytes = measured(from_table(place), place)
-        each = seconds / size * 1e6
-        lines.append(f"| {size:,} | {seconds:.1f} | {gigabytes:.2f} | {each:.2f} |")
+        run = measured(from_table(place), place)
+        numbers = f"{run.seconds:.1f} | {run.busy:.1f} | {run.gigabytes:.2f}"
+        lines.append(f"| {size:,} | {numbers} | {run.busy / size * 1e6:.2f} |")
         print(lines[-1], file=sys.stderr, flush=True)
     return lines
 
@@ -120,8 +130,18 @@ def command_of(words: Sequence[str]) -> list[str]:
     return [*start, "--budget", RATIO, "--overwrite", "--quiet"]
 
 
-def measured(command: Sequence[str], folder: Path) -> tuple[float, float]:
-    """Seconds and peak gigabytes (largest resident set) of one process."""
+class Taken(NamedTuple):
+    """What one process took."""
+
+    seconds: float
+    busy: float
+    """CPU seconds, user and system."""
+    gigabytes: float
+    """Largest resident set."""
+
+
+def measured(command: Sequence[str], folder: Path) -> Taken:
+    """Run one process; stops where it fails."""
     started = time.monotonic()
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     with subprocess.Popen(
@@ -131,7 +151,8 @@ def measured(command: Sequence[str], folder: Path) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command}: exit {process.returncode}")
-    return time.monotonic() - started, usage.ru_maxrss * 1024 / 1e9
+    seconds, busy = time.monotonic() - started, usage.ru_utime + usage.ru_stime
+    return Taken(seconds, busy, usage.ru_maxrss * 1024 / 1e9)
 
 
 def same_picks(folder: Path) -> None:
