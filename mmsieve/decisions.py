@@ -141,12 +141,12 @@ class DecisionFile:
         self.rows = 0
         self.kept = 0
 
-    def add(self, rows: pl.DataFrame) -> None:
+    def add(self, rows: pa.Table) -> None:
         """Add rows that have the columns of SCHEMA."""
-        added = rows.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(SCHEMA)
+        added = rows.cast(SCHEMA)
         self._waiting.append(added)
-        self.rows += rows.height
-        self.kept += int(rows["keep"].sum())
+        self.rows += added.num_rows
+        self.kept += pc.sum(added["keep"]).as_py() or 0
         if sum(waiting.num_rows for waiting in self._waiting) >= _GROUP_ROWS:
             self._flush()
 
@@ -176,6 +176,17 @@ class DecisionWriter:
 
     def add(self, source: TableFile, rows: pl.DataFrame) -> None:
         """Add rows of one of the table's files; the rows of a file come one after the other."""
+        self.add_all([(source, rows.height)], rows)
+
+    def add_all(self, origins: Sequence[tuple[TableFile, int]], rows: pl.DataFrame) -> None:
+        """Add rows of several files: so many of each, one after the other."""
+        added = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+        start = 0
+        for source, count in origins:
+            self._add(source, added.slice(start, count))
+            start += count
+
+    def _add(self, source: TableFile, rows: pa.Table) -> None:
         if self._file is None or (source is not self._current and not self.is_one_file):
             self._close_file()
             name = f"{source.shard}.parquet"
