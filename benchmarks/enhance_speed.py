@@ -12,7 +12,6 @@ as `enhance` does. Decoding an image, its preparation and the tokenizer are in a
 import argparse
 import io
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,11 +24,8 @@ import numpy as np
 import PIL.Image
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "contestants"))
-
-from one_at_a_time import OneAtATime
-from random_enhancer import SIZES, write_random
-
+from benchmarks.contestants.one_at_a_time import OneAtATime
+from benchmarks.contestants.random_enhancer import SIZES, write_random
 from mmsieve.annotator import RunnerOptions
 from mmsieve.methods.aitqe import Aitqe, EnhanceOptions
 from mmsieve.methods.load_enhancer import load_aitqe
