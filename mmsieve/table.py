@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -53,6 +55,12 @@ class Header:
     """Whatever changes a number; a resume with another one is refused."""
     notes: dict[str, str] = field(default_factory=dict)
     """How it was made, beyond what changes a number."""
+
+
+@cache
+def product_version() -> str:
+    """The version of mmsieve that is installed; looking it up takes a millisecond."""
+    return version("mmsieve")
 
 
 def write_file(path: Path, table: pa.Table, header: Header) -> None:

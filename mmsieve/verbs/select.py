@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +20,7 @@ from mmsieve.subset.rated import Origins, Rated
 from mmsieve.subset.rating_table import RatingTable
 from mmsieve.subset.results import ResultFolder, is_result_folder
 from mmsieve.subset.summary import Held, held, printed
-from mmsieve.table import Header
+from mmsieve.table import Header, product_version
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
 
@@ -177,7 +176,7 @@ class _Decided:
         files = self._rated.files if source is None else [source]
         return Header(
             kind=KIND,
-            version=version("mmsieve"),
+            version=product_version(),
             shard=name,
             size=0 if source is None else source.size,
             rows=rows,
