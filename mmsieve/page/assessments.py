@@ -11,9 +11,19 @@ from mmsieve.errors import Status
 from mmsieve.methods.rewrites import words
 from mmsieve.page.charts import Bin, Shares
 from mmsieve.page.inputs import Judged
-from mmsieve.page.samples import FAILED, Draw, Groups, Request, Shown, clipped, frames
+from mmsieve.page.samples import (
+    FAILED,
+    Draw,
+    Groups,
+    Request,
+    Shown,
+    Types,
+    clipped,
+    frames,
+    most_first,
+)
 
-_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+_TYPES: Types = {
     "key": pl.String,
     "shard": pl.String,
     "status": pl.String,
@@ -112,7 +122,7 @@ class Assessments:
 def count(judged: Judged, request: Request) -> Assessments:
     """The numbers of an assessment table."""
     there = pl.read_parquet_schema(judged.files[0])
-    types = _TYPES | {name: pl.Float32 for name in _QUALITIES if name in there}
+    types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
     tally = _Tally()
     draws = {title: Draw(request.gallery) for title in _GROUPS}
     for frame in frames(judged, types):
@@ -127,7 +137,7 @@ def count(judged: Judged, request: Request) -> Assessments:
     return Assessments(
         rows=sum(tally.whats.values()),
         rewritten=tally.whats["rewritten"],
-        counts=dict(tally.whats.most_common()),
+        counts=most_first(tally.whats),
         score=total / judged_rows if judged_rows else None,
         bins=list(_bins(tally.scores)) if judged_rows else [],
         changes=[c for c in (tally.overall, tally.rewritten, tally.quality) if c.count],
@@ -158,12 +168,12 @@ def _bins(scores: Counter[tuple[int, bool]]) -> Iterator[Bin]:
 
 def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> Shares:
     """How long the rewritten captions were, and are."""
-    longest = max(max(one) for one in found)
-    width = longest // _LENGTH_BINS + 1
-    starts = range(0, longest + 1, width)
+    shortest, longest = min(map(min, found)), max(map(max, found))
+    width = (longest - shortest) // _LENGTH_BINS + 1
+    starts = range(shortest, longest + 1, width)
     return Shares(
         title="Words of a rewritten caption",
-        labels=[str(start) if width == 1 else f"{start}-{start + width - 1}" for start in starts],
+        labels=[str(start) for start in starts],
         names=["before", "after"],
         counts=[[sum(one[s + i] for i in range(width)) for s in starts] for one in found],
         totals=[count, count],

@@ -1,10 +1,13 @@
 """Counts -> the rectangles of charts."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 720.0, 180.0
 SMALL_WIDTH, SMALL_HEIGHT = 240.0, 64.0
+_LETTER = 7.0
+"""About the width of a digit below the columns."""
 _GAP = 0.24
 """Share of a label's place that is left empty."""
 
@@ -83,9 +86,11 @@ def columns(shares: Shares) -> Iterator[dict[str, float | int | str]]:
 
 
 def middles(shares: Shares) -> list[tuple[float, str]]:
-    """Places and labels below the columns."""
+    """Places and labels below the columns, as many as there is room for."""
     step = SMALL_WIDTH / len(shares.labels)
-    return [(round((n + 0.5) * step, 2), label) for n, label in enumerate(shares.labels)]
+    every = math.ceil((max(map(len, shares.labels)) + 1) * _LETTER / step)
+    labels = list(enumerate(shares.labels))[::every]
+    return [(round((n + 0.5) * step, 2), label) for n, label in labels]
 
 
 def ticks(bins: list[Bin]) -> list[tuple[float, str]]:

@@ -56,12 +56,12 @@ def fetch(
         if not any(shown for _, shown in wanted):
             return found, []
         return found, [
-            "no sources were given, so there are no pictures: name shards or instruction files "
+            "no shards were given, so there are no pictures: name them, or instruction files, "
             "after the tables"
         ]
     takers, notes = _places(wanted, Places(sources, read))
     if notes and not takers:
-        raise RequestError(f"{notes[0]}: give the same SOURCEs as to make the table")
+        raise RequestError(f"{notes[0]}: give the same ones as to make it")
     for shard, keys in takers.items():
         try:
             for key, content in _read(shard, set(keys), read):

@@ -70,5 +70,5 @@ def _are_counts(row: Any) -> bool:
 
 def _neither(path: Path, reason: str) -> RequestError:
     return RequestError(
-        f"{path}: neither a metrics.json of evaluate nor a file of instruction samples ({reason})"
+        f"{path}: neither a metrics.json with the numbers of a model, nor samples ({reason})"
     )

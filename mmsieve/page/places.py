@@ -32,7 +32,7 @@ class Places:
         found = [shard for shard in found if shard.size == size] or found
         found = [shard for shard in found if shard.name == name] or found
         if not found:
-            return None, f"shard {name!r} of a table is not among the sources"
+            return None, f"shard {name!r} of a table is not among the SOURCEs"
         if len(found) > 1:
             return None, f"shard {name!r} of a table may be {found[0].url} or {found[1].url}"
         return found[0], ""

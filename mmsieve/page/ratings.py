@@ -11,12 +11,22 @@ from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError, Status
 from mmsieve.page.charts import Shares
 from mmsieve.page.inputs import Judged
-from mmsieve.page.samples import FAILED, Draw, Groups, Request, Shown, frames, nth_of_key
+from mmsieve.page.samples import (
+    FAILED,
+    Draw,
+    Groups,
+    Request,
+    Shown,
+    Types,
+    frames,
+    most_first,
+    nth_of_key,
+)
 
 KIND = "ratings"
 _RATINGS = range(6)
 _MOST_NAMES = 12
-_COMMON = {"key": pl.String, "shard": pl.String, "status": pl.String, "error": pl.String}
+_COMMON: Types = {"key": pl.String, "shard": pl.String, "status": pl.String, "error": pl.String}
 _STYLES, _SOURCE = "styles", "image_source"
 
 
@@ -66,9 +76,9 @@ def count(judged: Judged, request: Request) -> Ratings:
     capabilities = [name for name, type_ in schema.items() if type_ == pl.Int8]
     if not capabilities:
         raise RequestError(f"{judged.path}: holds no ratings, there is no column of int8")
-    types = _COMMON | dict.fromkeys(capabilities, pl.Int8) | {_SOURCE: pl.String}
-    if _STYLES in schema:
-        types[_STYLES] = pl.List(pl.String)
+    styles: Types = {_STYLES: pl.List(pl.String)} if _STYLES in schema else {}
+    ratings = dict.fromkeys(capabilities, pl.Int8)
+    types: Types = {**_COMMON, **ratings, **styles, _SOURCE: pl.String}
     subsets = request.beside(judged, DECISIONS)
     tallies = [Tally("pool"), *(Tally(subset.name) for subset in subsets)]
     statuses: Counter[str] = Counter()
@@ -84,7 +94,7 @@ def count(judged: Judged, request: Request) -> Ratings:
         gallery.add(rows)
     return Ratings(
         rows=tallies[0].rows,
-        counts=dict(statuses.most_common()),
+        counts=most_first(statuses),
         capabilities=[_capability(name, tallies) for name in capabilities],
         styles=_shares("Styles", tallies, [tally.styles for tally in tallies]),
         sources=_shares("Image sources", tallies, [tally.sources for tally in tallies]),
@@ -129,7 +139,7 @@ class _Gallery:
             keep=None if subset is None else row[f"keep{subset}"],
             reason=failed if subset is None else row[f"reason{subset}"],
             error=row["error"],
-            marks=(*(f"{name} {rated[name]}" for name in order), *(row[_STYLES] or ())),
+            marks=(tuple(f"{name} {rated[name]}" for name in order), tuple(row[_STYLES] or ())),
         )
 
 
@@ -150,7 +160,7 @@ def _decided(rows: pl.DataFrame, subset: Judged, number: int) -> pl.DataFrame:
             pl.lit(None, pl.Boolean).alias(keep), pl.lit(None, pl.String).alias(reason)
         )
     decided = (
-        pl.scan_parquet(files)
+        pl.scan_parquet(files, glob=False)
         .filter(pl.col("shard").is_in(shards))
         .select("key", "shard", pl.col("keep").alias(keep), pl.col("reason").alias(reason))
         .with_columns(nth=nth_of_key())
@@ -176,7 +186,7 @@ def _capability(name: str, tallies: list[Tally]) -> Shares:
 
 def _shares(title: str, tallies: list[Tally], counts: list[Counter[str]]) -> Shares:
     """The most frequent names of the pool; the number of those left out is said."""
-    labels = [name for name, _ in counts[0].most_common(_MOST_NAMES)]
+    labels = list(most_first(counts[0]))[:_MOST_NAMES]
     left = len(counts[0]) - len(labels)
     return Shares(
         title=title,

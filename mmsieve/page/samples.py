@@ -9,6 +9,9 @@ import polars as pl
 from mmsieve.cut.hashing import hash_samples
 from mmsieve.page.inputs import Judged
 
+Types = Mapping[str, pl.DataType | type[pl.DataType]]
+"""Column -> what it is read as."""
+
 FAILED = "Failed"
 """Title of the samples that have no score."""
 
@@ -28,8 +31,8 @@ class Shown:
     error: str | None = None
     texts: tuple[tuple[str, str], ...] = ()
     """Label and text of what the table holds; where it does, they stand for the sample's own."""
-    marks: tuple[str, ...] = ()
-    """Short words about the sample."""
+    marks: tuple[tuple[str, ...], ...] = ()
+    """Lines of short words about the sample."""
 
 
 Groups = dict[str, list[Shown]]
@@ -83,16 +86,24 @@ class Draw:
             yield from self._drawn.iter_rows(named=True)
 
 
-def frames(
-    judged: Judged, types: Mapping[str, pl.DataType | type[pl.DataType]]
-) -> Iterator[pl.DataFrame]:
+def frames(judged: Judged, types: Types) -> Iterator[pl.DataFrame]:
     """Columns of these types, a file of the table at a time; polars' errors where they don't fit.
 
     `nth` counts the rows of one key: a key that comes twice is two rows, of which one failed.
     """
     columns = [pl.col(name).cast(type_) for name, type_ in types.items()]
     for file in judged.files:
-        yield pl.scan_parquet(file).select(columns).with_columns(nth=nth_of_key()).collect()
+        yield (
+            pl.scan_parquet(file, glob=False)
+            .select(columns)
+            .with_columns(nth=nth_of_key())
+            .collect()
+        )
+
+
+def most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts, the highest first, and those that are the same by name."""
+    return dict(sorted(counts.items(), key=lambda named: (-named[1], named[0])))
 
 
 def nth_of_key() -> pl.Expr:

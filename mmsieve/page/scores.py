@@ -62,7 +62,7 @@ def count(judged: Judged, request: Request) -> Scores:
 
 def _rows(judged: Judged) -> pl.LazyFrame:
     """key, shard, score, keep, reason, error, and `what` to count by, of every sample."""
-    rows = pl.scan_parquet(list(judged.files))
+    rows = pl.scan_parquet(list(judged.files), glob=False)
     if judged.kind == DECISIONS:
         return rows.select(
             "key",
