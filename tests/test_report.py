@@ -3,19 +3,16 @@
 import html
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
+from browsing import look_at, needs_browser
 from shards import captions, image, write_tar
 from tables import rows_of, write_table
 
 import mmsieve
 from mmsieve import CutOptions, GenerateOptions, ReportOptions, RequestError, RunOptions
 from mmsieve.cli import main
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -159,24 +156,4 @@ def test_wrong_requests_are_one_line(tmp_path, capsys, words, says):
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_finds_nothing_wrong_and_asks_for_nothing(hostile, width):
-    from playwright.sync_api import sync_playwright
-
-    said, asked = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(hostile.as_uri())
-        page.wait_for_load_state("networkidle")
-        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        shown = page.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
-        texts = page.locator("bdi").all_inner_texts()
-        browser.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [hostile.as_uri()]
-    assert overflow <= 0
-    assert shown
-    assert HOSTILE[0] in texts
+    assert HOSTILE[0] in look_at(hostile, width)

@@ -1,7 +1,7 @@
 """The samples of a gallery, fetched from their shards: texts and small pictures, as they read."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -9,11 +9,12 @@ from PIL import Image as PillowImage
 
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.images import ImageLimits, decode
-from mmsieve.page.numbers import Shown
+from mmsieve.page.inputs import Judged
+from mmsieve.page.places import Places
+from mmsieve.page.samples import Shown, clipped
 from mmsieve.read import ReadOptions, open_shard, parse_record
-from mmsieve.read.ranges import split_files
 from mmsieve.sample import Image, Sample, Text
-from mmsieve.sources import Shard, find_files
+from mmsieve.sources import Shard
 
 _SIDE = 320
 """Longest side of a picture on the page."""
@@ -21,7 +22,6 @@ _SMALL = 128
 """Pictures up to this side are kept to the pixel."""
 _QUALITY = 80
 _MOST_PARTS = 24
-_MOST_LETTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -48,50 +48,63 @@ Key = tuple[str, str]
 
 
 def fetch(
-    wanted: Iterable[Shown], sources: Sequence[str], read: ReadOptions
-) -> tuple[dict[Key, Content], list[str]]:
-    """The content of samples by shard and key, and notes on what was not found.
-
-    Shards are named as when they were scored: give the same SOURCEs.
-    """
-    by_shard: dict[str, set[str]] = {}
-    for shown in wanted:
-        by_shard.setdefault(shown.shard, set()).add(shown.key)
+    wanted: Sequence[tuple[Judged, Sequence[Shown]]], sources: Sequence[str], read: ReadOptions
+) -> tuple[list[dict[Key, Content]], list[str]]:
+    """Of each table the content of its samples, and notes on what was not found."""
+    found: list[dict[Key, Content]] = [{} for _ in wanted]
     if not sources:
-        return {}, ["no shards were given, so there are no pictures: name them after the tables"]
-    shards = {shard.name: shard for shard in split_files(find_files(sources).files, read)}
-    found: dict[Key, Content] = {}
-    notes: list[str] = []
-    missing = sorted(by_shard.keys() - shards.keys())
-    if len(missing) == len(by_shard) > 0:
-        raise RequestError(
-            f"shard {missing[0]!r} of the table is not among the SOURCEs ({len(shards)} shards): "
-            "give the same ones as to score"
-        )
-    notes += [f"shard {name} is not among the shards given" for name in missing]
-    for name in sorted(by_shard.keys() & shards.keys()):
+        if not any(shown for _, shown in wanted):
+            return found, []
+        return found, [
+            "no shards were given, so there are no pictures: name them, or instruction files, "
+            "after the tables"
+        ]
+    takers, notes = _places(wanted, Places(sources, read))
+    if notes and not takers:
+        raise RequestError(f"{notes[0]}: give the same ones as to make it")
+    for shard, keys in takers.items():
         try:
-            found |= _read(shards[name], by_shard[name], read)
+            for key, content in _read(shard, set(keys), read):
+                for number, place in keys[key]:
+                    found[number][place] = content
         except ShardError as error:
-            notes.append(f"shard {name} could not be read to its end: {error}")
+            notes.append(f"shard {shard.name} could not be read to its end: {error}")
     return found, notes
 
 
-def _read(shard: Shard, wanted: set[str], read: ReadOptions) -> dict[Key, Content]:
+def _places(
+    wanted: Sequence[tuple[Judged, Sequence[Shown]]], places: Places
+) -> tuple[dict[Shard, dict[str, list[tuple[int, Key]]]], list[str]]:
+    """Shard -> key -> the table, by its number, and the name of each sample; and what isn't there.
+
+    A shard is read once, however many tables are about it.
+    """
+    takers: dict[Shard, dict[str, list[tuple[int, Key]]]] = {}
+    problems: dict[str, None] = {}
+    for number, (judged, shown) in enumerate(wanted):
+        for one in shown:
+            shard, problem = places.find(one.shard, judged.sizes.get(one.shard, 0))
+            if shard is None:
+                problems[problem] = None
+                continue
+            keys = takers.setdefault(shard, {})
+            keys.setdefault(one.key, []).append((number, (one.shard, one.key)))
+    return takers, list(problems)
+
+
+def _read(shard: Shard, wanted: set[str], read: ReadOptions) -> Iterator[tuple[str, Content]]:
     """The content of a shard's samples; of a key that comes twice, the first."""
-    found: dict[Key, Content] = {}
     with open_shard(shard, read) as reader:
         for record in reader.records:
-            place = shard.name, record.key
-            if record.key not in wanted or place in found:
+            if record.key not in wanted:
                 continue
+            wanted.remove(record.key)
             try:
-                found[place] = _content(parse_record(reader.parse, record))
+                yield record.key, _content(parse_record(reader.parse, record))
             except SampleError as error:
-                found[place] = Content((Piece(problem=str(error)),))
-            if len(found) == len(wanted):
+                yield record.key, Content((Piece(problem=str(error)),))
+            if not wanted:
                 break
-    return found
 
 
 def _content(sample: Sample) -> Content:
@@ -99,18 +112,11 @@ def _content(sample: Sample) -> Content:
     all_parts = (*sample.parts, *told)
     parts = all_parts[:_MOST_PARTS]
     pieces = tuple(
-        Piece(text=_clipped(part.text)) if isinstance(part, Text) else _picture(part)
+        Piece(text=clipped(part.text)) if isinstance(part, Text) else _picture(part)
         for part in parts
     )
     left = len(all_parts) - len(parts)
     return Content(pieces, f"{left} more parts" if left else "")
-
-
-def _clipped(text: str) -> str:
-    """The text as it can be written to a file, cut where it would fill the page."""
-    clean = text.encode("utf-8", "replace").decode("utf-8")
-    left = len(clean) - _MOST_LETTERS
-    return clean if left <= 0 else f"{clean[:_MOST_LETTERS]} ... ({left:,} more characters)"
 
 
 def _picture(part: Image) -> Piece:

@@ -6,11 +6,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mmsieve.page import charts
 from mmsieve.page.gallery import Content
 from mmsieve.page.inputs import Judged
-from mmsieve.page.numbers import Bin, Numbers, Shown
+from mmsieve.page.samples import Numbers, Shown
 
-_WIDTH, _HEIGHT = 720.0, 180.0
+_COLOURS = 5
+"""Of pools side by side, in page.css."""
 
 
 @dataclass(frozen=True)
@@ -54,51 +56,14 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["bars"] = bars
-    environment.filters["ticks"] = ticks
-    environment.filters["place"] = place
+    shapes = (charts.bars, charts.ticks, charts.place, charts.columns, charts.middles)
+    environment.filters |= {shape.__name__: shape for shape in shapes}
+    environment.globals |= {
+        "width": charts.WIDTH,
+        "height": charts.HEIGHT,
+        "small_width": charts.SMALL_WIDTH,
+        "small_height": charts.SMALL_HEIGHT,
+        "colours": _COLOURS,
+    }
     template = environment.get_template("page.html.j2")
-    return template.render(
-        sections=sections,
-        metrics=metrics,
-        notes=notes,
-        day=day.isoformat(),
-        width=_WIDTH,
-        height=_HEIGHT,
-    )
-
-
-def bars(bins: list[Bin]) -> list[dict[str, float]]:
-    """Rectangles of a histogram: x, width, and per bar y and height of kept and dropped."""
-    most = max(one.kept + one.dropped for one in bins)
-    step = _WIDTH / len(bins)
-    made = []
-    for index, one in enumerate(bins):
-        kept, dropped = (n * _HEIGHT / most for n in (one.kept, one.dropped))
-        made.append(
-            {
-                "x": round(index * step + 0.5, 2),
-                "width": round(step - 1, 2),
-                "kept_y": round(_HEIGHT - kept, 2),
-                "kept": round(kept, 2),
-                "dropped_y": round(_HEIGHT - kept - dropped, 2),
-                "dropped": round(dropped, 2),
-            }
-        )
-    return made
-
-
-def ticks(bins: list[Bin]) -> list[tuple[float, str]]:
-    """Places and labels below a histogram, at most about eight."""
-    low, high = bins[0].low, bins[-1].high
-    step = next(s for s in (0.25, 0.5, 1, 2, 5, 10, 100, 1e4, 1e9) if (high - low) / s <= 8)
-    first = -(-low // step)
-    count = int((high - first * step) // step) + 1
-    values = [(first + i) * step for i in range(count)]
-    return [(place(bins, value), f"{value:g}") for value in values]
-
-
-def place(bins: list[Bin], score: float) -> float:
-    """Where a score lies below a histogram."""
-    low, high = bins[0].low, bins[-1].high
-    return round((score - low) / (high - low) * _WIDTH, 2)
+    return template.render(sections=sections, metrics=metrics, notes=notes, day=day.isoformat())

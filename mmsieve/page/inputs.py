@@ -1,13 +1,14 @@
 """What a report is made from: tables, decisions and metrics, told apart by what is in them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmsieve import decisions, table
 from mmsieve.errors import RequestError
+from mmsieve.page.metrics import read_metrics
 from mmsieve.table import Header
 
 
@@ -25,6 +26,20 @@ class Judged:
     def name(self) -> str:
         """What to call it on the page."""
         return self.path.name
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Shard -> bytes of the file that it was read from, 0 where that isn't known."""
+        if self.kind == decisions.KIND and self.path.is_file():
+            made = decisions.Decisions(self.path)
+            return {shard: made.source_size(shard) or 0 for shard in made.shards}
+        return {header.shard: header.size for header in self.headers}
+
+    def shares_shards(self, other: "Judged") -> bool:
+        """Whether both are about samples of a shard: of the same name, and size where known."""
+        common = self.sizes.keys() & other.sizes.keys()
+        sizes = ({self.sizes[shard], other.sizes[shard]} - {0} for shard in common)
+        return any(len(known) <= 1 for known in sizes)
 
 
 @dataclass(frozen=True)
@@ -44,8 +59,8 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
     sources: list[str] = []
     for given in inputs:
         path = Path(given)
-        if path.suffix == ".json" and path.is_file():
-            metrics += _metrics(path)
+        if (numbers := read_metrics(path)) is not None:
+            metrics += numbers
         elif (found := _judged(path)) is not None:
             judged.append(found)
         else:
@@ -53,7 +68,8 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
     if not judged and not metrics:
         raise RequestError(
             f"nothing to report in {', '.join(inputs) or 'no input'}: give a table made by score, "
-            "decisions made by filter, or a metrics.json, and with them the shards for pictures"
+            "rate or enhance, decisions made by filter or select, or a metrics.json, and with "
+            "them the shards or instruction files for pictures"
         )
     return Inputs(tuple(judged), tuple(metrics), tuple(sources))
 
@@ -70,18 +86,3 @@ def _judged(path: Path) -> Judged | None:
     if len(ours) < len(files) or len(kinds) > 1:
         raise RequestError(f"{path}: holds more than one table: give each by itself")
     return Judged(path, kinds.pop(), files, tuple(ours))
-
-
-def _metrics(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Name and numbers of each model of a metrics.json."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise RequestError(f"{path}: {error}") from error
-    name = path.parent.name or path.name
-    models = values.get("models") if isinstance(values, dict) else None
-    named = {f"{name}: {each}": one for each, one in models.items()} if models else {name: values}
-    for one in named.values():
-        if not isinstance(one, dict) or "confusion" not in one:
-            raise RequestError(f"{path}: not a metrics.json with the numbers of a model")
-    return list(named.items())

@@ -107,20 +107,26 @@ class Tour:
     def _select(self) -> Iterator[Step]:
         """Rate instruction samples, choose a subset."""
         pool, ratings = self.at("pool", "instructions"), self.at("ratings")
-        items = self.at("pool", "instructions", "qas.json")
         words = ["generate", "ratings", "--teacher", "rendered", *self._size(self.instructions)]
         title = f"Draw {self.instructions:,} instruction samples, nearly half of them wrong"
         yield Step(title, [*words, "--out", pool])
-        words = ["rate", items, "--images", pool, "--model", SCORER, "--styler", STYLER]
+        words = ["rate", self._items, "--images", pool, "--model", SCORER, "--styler", STYLER]
         yield Step("Rate what they teach, name their styles", [*words, "--out", ratings])
         words = ["select", ratings, "--budget", "0.3", "--above", "1", "--out", self.at("subset")]
-        words += ["--data", items, "--subset", self.at("subset.json")]
+        words += ["--data", self._items, "--subset", self.at("subset.json")]
         yield Step("Choose 30%: rich in every capability, diverse in style", words)
 
     def _report(self) -> Step:
         decisions = [self.at("decisions", name) for name in CUTS]
-        words = ["report", self.at("quality"), *decisions, *self._shards()]
+        words = ["report", self.at("quality"), *decisions, self.at("assessments")]
+        words += [self.at("ratings"), self.at("subset"), *self._shards(), self._items]
+        words += ["--images", self.at("pool", "instructions")]
         return Step("Look at it", [*words, "--out", self.at("report.html")])
+
+    @property
+    def _items(self) -> str:
+        """The file of instruction samples."""
+        return self.at("pool", "instructions", "qas.json")
 
     def _shards(self) -> list[str]:
         return [self.at("pool", what, "shards") for what in self.pools]

@@ -1,9 +1,10 @@
 """report: tables, decisions and metrics, with their shards -> one self-contained page."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from cyclopts import Parameter
@@ -12,7 +13,8 @@ from mmsieve.errors import RequestError
 from mmsieve.page.gallery import Content, Key, fetch
 from mmsieve.page.html import Section, render
 from mmsieve.page.inputs import sort_inputs
-from mmsieve.page.numbers import FAILED, Numbers, Shown, count
+from mmsieve.page.kinds import count_all
+from mmsieve.page.samples import Numbers, Shown
 from mmsieve.read import ReadOptions
 from mmsieve.table import check_folder, make_folder, write_atomically
 
@@ -65,7 +67,8 @@ def report(
     Parameters
     ----------
     inputs
-        Tables, decisions, metrics.json files; and the shards that were scored, for pictures.
+        Tables of score, rate and enhance, decisions, metrics.json files; and, for pictures, the
+        shards and instruction files that they are about.
     out
         The page: a file that ends in .html.
     """
@@ -73,21 +76,20 @@ def report(
     wanted, out = options or ReportOptions(), Path(out)
     _check(wanted, out)
     given = sort_inputs(inputs)
-    counted = [(judged, count(judged, wanted.gallery)) for judged in given.judged]
-    if any(numbers.kept is not None for _, numbers in counted):
-        counted = [(judged, _without_repeats(numbers)) for judged, numbers in counted]
-    shown = [one for _, numbers in counted for group in numbers.groups.values() for one in group]
-    contents: dict[Key, Content] = {}
-    notes: list[str] = []
-    if shown and not wanted.dry_run:
-        contents, notes = fetch(shown, given.sources, read or ReadOptions())
-    sections = [Section(judged, numbers, _groups(numbers, contents)) for judged, numbers in counted]
-    total = len(sections) + len(given.metrics)
+    counted = count_all(given.judged, wanted.gallery)
+    shown = [list(chain(*numbers.groups.values())) for numbers in counted]
+    cards, total = sum(map(len, shown)), len(counted) + len(given.metrics)
     if wanted.dry_run:
-        notes = [f"would show {len(shown)} samples"]
+        notes = [f"would show {cards} samples"]
         return PageReport(
             out=out, seconds=time.monotonic() - started, sections=total, notes=tuple(notes)
         )
+    asked = list(zip(given.judged, shown, strict=True))
+    contents, notes = fetch(asked, given.sources, read or ReadOptions())
+    sections = [
+        Section(judged, numbers, _groups(numbers, found))
+        for judged, numbers, found in zip(given.judged, counted, contents, strict=True)
+    ]
     page = render(sections, list(given.metrics), notes, date.today())
     make_folder(out.absolute().parent)
     write_atomically(out, partial(_write, page))
@@ -95,7 +97,7 @@ def report(
         out=out,
         seconds=time.monotonic() - started,
         sections=total,
-        cards=len(shown),
+        cards=cards,
         bytes=out.stat().st_size,
         notes=() if wanted.quiet else tuple(notes),
     )
@@ -113,14 +115,6 @@ def _check(options: ReportOptions, out: Path) -> None:
 
 
 _TITLE = "<title>mmsieve report</title>"
-
-
-def _without_repeats(numbers: Numbers) -> Numbers:
-    """A table beside its decisions shows only what failed: they show the rest."""
-    if numbers.kept is not None:
-        return numbers
-    failed = {title: group for title, group in numbers.groups.items() if title == FAILED}
-    return replace(numbers, groups=failed)
 
 
 def _groups(

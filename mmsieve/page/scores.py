@@ -1,4 +1,4 @@
-"""The numbers of a section: counts, the histogram of scores, and which samples to show.
+"""Quality tables and decisions: counts, the histogram of scores, and which samples to show.
 
 Tables are scanned, never loaded: only counts and the few rows of the gallery come into memory.
 """
@@ -9,40 +9,21 @@ from dataclasses import dataclass
 import polars as pl
 
 from mmsieve.decisions import KIND as DECISIONS
+from mmsieve.page.charts import Bin
 from mmsieve.page.inputs import Judged
+from mmsieve.page.samples import FAILED, Groups, Request, Shown
 
 _BINS = 48
-
-FAILED = "Failed"
-"""Title of the samples that have no score."""
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Samples with a score from `low` to below `high`."""
-
-    low: float
-    high: float
-    kept: int
-    dropped: int
+_SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {
+    "quality": (DECISIONS, (FAILED,)),
+    DECISIONS: ("ratings", ()),
+}
+"""Kind -> the kind that, where it is on the page too, shows the samples but for these groups."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A sample of the gallery: where it is, its score, and what was decided."""
-
-    key: str
-    shard: str
-    score: float | None
-    keep: bool | None
-    """None in a table, which decides nothing."""
-    reason: str | None
-    error: str | None
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """All that a section says of its samples."""
+class Scores:
+    """What is said of a quality table, or of decisions."""
 
     rows: int
     kept: int | None
@@ -52,12 +33,12 @@ class Numbers:
     bins: list[Bin]
     cut: float | None
     """The lowest kept score, where all kept scores are above all dropped ones."""
-    groups: dict[str, list[Shown]]
-    """Title -> samples of the gallery."""
+    groups: Groups
+    template: str = "scores.html.j2"
 
 
-def count(judged: Judged, per_group: int) -> Numbers:
-    """The numbers of a table or decisions, with up to `per_group` samples per gallery group."""
+def count(judged: Judged, request: Request) -> Scores:
+    """The numbers of a quality table or of decisions."""
     rows = _rows(judged)
     is_decided = judged.kind == DECISIONS
     tally = rows.group_by("what").len().sort("len", "what", descending=[True, False]).collect()
@@ -72,12 +53,16 @@ def count(judged: Judged, per_group: int) -> Numbers:
     cut = None
     if True in sides and (False not in sides or sides[False][1] <= sides[True][0]):
         cut = sides[True][0] if False in sides else None
-    return Numbers(total, kept, counts, _bins(scored, sides), cut, _groups(rows, per_group))
+    groups = _groups(rows, request.gallery)
+    other, left = _SHOWN_BY[judged.kind]
+    if request.beside(judged, other):
+        groups = {title: groups[title] for title in left if title in groups}
+    return Scores(total, kept, counts, _bins(scored, sides), cut, groups)
 
 
 def _rows(judged: Judged) -> pl.LazyFrame:
     """key, shard, score, keep, reason, error, and `what` to count by, of every sample."""
-    rows = pl.scan_parquet(list(judged.files))
+    rows = pl.scan_parquet(list(judged.files), glob=False)
     if judged.kind == DECISIONS:
         return rows.select(
             "key",
@@ -119,7 +104,7 @@ def _bins(scored: pl.LazyFrame, sides: dict[bool | None, tuple[float, float]]) -
     ]
 
 
-def _groups(rows: pl.LazyFrame, most: int) -> dict[str, list[Shown]]:
+def _groups(rows: pl.LazyFrame, most: int) -> Groups:
     """The samples worth looking at; ties go by shard and key, so a page can be made again."""
     kept, dropped = rows.filter("keep"), rows.filter(~pl.col("keep"))
     scored = rows.filter(pl.col("score").is_finite())
@@ -144,4 +129,5 @@ def _groups(rows: pl.LazyFrame, most: int) -> dict[str, list[Shown]]:
 def _pick(rows: pl.LazyFrame, most: int, *, best: bool) -> list[Shown]:
     order = rows.sort("score", "shard", "key", descending=[best, False, False], nulls_last=True)
     columns = ("key", "shard", "score", "keep", "reason", "error")
-    return [Shown(*row) for row in order.select(columns).head(most).collect().iter_rows()]
+    drawn = order.select(columns).head(most).collect()
+    return [Shown(**row) for row in drawn.iter_rows(named=True)]
