@@ -6,6 +6,7 @@ import sys
 COMMANDS = (
     ["-m", "benchmarks.held_out"],
     ["-m", "benchmarks.filter_memory", "--rows", "2000000"],
+    ["-m", "benchmarks.select_speed", "--rows", "100000", "--rounds", "1"],
     ["-m", "benchmarks.teacher_stress", "--images", "300"],
 )
 

@@ -37,7 +37,7 @@ from mmsieve.models.tokenizer import load_tokenizer
 RECORDED = Path(__file__).parent.parent / "tests" / "data" / "mmssr" / "llava-qwen-tiny-a"
 TOWER = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 6}
 TOWER_LAYERS = 6
-WORDS = "what colour shape is the sign near red dog and how many are left of it".split()
+WORDS = ["what", "colour", "shape", "is", "the", "sign", "near", "red", "dog", "how", "many"]
 
 
 def make_checkpoint(folder: Path, hidden: int, layers: int, styles: bool) -> OneVision:
@@ -120,7 +120,7 @@ def main() -> None:
         }
         seconds: dict[str, list[float]] = {name: [] for name in crew}
         rows: dict[str, Any] = {}
-        for name, rate in crew.items():
+        for rate in crew.values():
             rate(samples[:1])  # warm
         for _ in range(asked.rounds):
             for name, rate in crew.items():
@@ -176,7 +176,7 @@ def print_table(
     for name, own in seconds.items():
         ratios = [b / a for a, b in zip(own, base, strict=True)]
         print(
-            f"| {name} | {samples / statistics.median(own):.2f} "
+            f"| {name} | {samples / statistics.median(own):.3g} "
             f"| {statistics.median(ratios):.1f}, {min(ratios):.1f} "
             f"| {operations[name] / 1e9:.0f} | {operations[name] / work:.3f} |"
         )

@@ -7,6 +7,7 @@ asked for, its notes what was found.
 import glob
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -141,12 +142,12 @@ class DecisionFile:
         self.rows = 0
         self.kept = 0
 
-    def add(self, rows: pl.DataFrame) -> None:
+    def add(self, rows: pa.Table) -> None:
         """Add rows that have the columns of SCHEMA."""
-        added = rows.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(SCHEMA)
+        added = rows.cast(SCHEMA)
         self._waiting.append(added)
-        self.rows += rows.height
-        self.kept += int(rows["keep"].sum())
+        self.rows += added.num_rows
+        self.kept += pc.sum(added["keep"]).as_py() or 0
         if sum(waiting.num_rows for waiting in self._waiting) >= _GROUP_ROWS:
             self._flush()
 
@@ -172,10 +173,35 @@ class DecisionWriter:
         self._staging = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
         self._current: TableFile | None = None
         self._file: DecisionFile | None = None
+        self._thread = ThreadPoolExecutor(1, "mmsieve-decisions")
+        self._pending: Future[None] | None = None
         self.is_one_file = out.suffix == ".parquet"
 
     def add(self, source: TableFile, rows: pl.DataFrame) -> None:
         """Add rows of one of the table's files; the rows of a file come one after the other."""
+        self.add_all([(source, rows.height)], rows)
+
+    def add_all(self, origins: Sequence[tuple[TableFile, int]], rows: pl.DataFrame) -> None:
+        """Add rows of several files: so many of each, one after the other.
+
+        They are written while the caller goes on to the next ones.
+        """
+        added = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+        self._wait()
+        self._pending = self._thread.submit(self._add_slices, origins, added)
+
+    def _add_slices(self, origins: Sequence[tuple[TableFile, int]], added: pa.Table) -> None:
+        start = 0
+        for source, count in origins:
+            self._add(source, added.slice(start, count))
+            start += count
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+        self._pending = None
+
+    def _add(self, source: TableFile, rows: pa.Table) -> None:
         if self._file is None or (source is not self._current and not self.is_one_file):
             self._close_file()
             name = f"{source.shard}.parquet"
@@ -185,6 +211,7 @@ class DecisionWriter:
 
     def finish(self) -> None:
         """Give the decisions their name, in place of what has it."""
+        self._wait()
         self._close_file()
         old = self._out.with_name(f".{self._out.name}.{uuid4().hex}.tmp")
         if self._out.is_dir():  # a folder can't be replaced in one step
@@ -207,6 +234,7 @@ class DecisionWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
         _remove(self._staging)
 
 

@@ -116,7 +116,8 @@ class Rewritten:
         share = 100 * self.rewritten / max(1, self.judged)
         yield f"{self.rewritten} of {self.judged} captions rewritten ({share:.1f} %)"
         if self.refused:
-            reasons = ", ".join(f"{count} {name}" for name, count in self.refused.most_common())
+            counts = sorted(self.refused.items(), key=lambda pair: (-pair[1], pair[0]))
+            reasons = ", ".join(f"{count} {name}" for name, count in counts)
             yield f"{self.refused.total()} rewrites refused ({reasons})"
         scores = ", ".join(f"{score}: {self.scores[score]}" for score in sorted(self.scores))
         yield f"captions by overall score: {scores or 'none'}"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -116,7 +115,7 @@ def run_annotator(
         read=read,
         runner=runner,
         fingerprint=_fingerprint(annotator, read, run),
-        version=version("mmsieve"),
+        version=table.product_version(),
         keep_metadata=run.keep_metadata,
     )
     shards = _limit(shards, run.limit, read)

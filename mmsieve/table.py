@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -55,6 +57,12 @@ class Header:
     """How it was made, beyond what changes a number."""
 
 
+@cache
+def product_version() -> str:
+    """The version of mmsieve that is installed; looking it up takes a millisecond."""
+    return version("mmsieve")
+
+
 def write_file(path: Path, table: pa.Table, header: Header) -> None:
     """Write one file of a table so that, whatever happens, it is there whole or not at all."""
     with_header = table.replace_schema_metadata(header_metadata(header))
@@ -90,16 +98,28 @@ def remove_leftovers(path: Path) -> None:
 def read_header(path: Path) -> Header | None:
     """The header of a table file; None where mmsieve did not write it."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
-        return Header(**json.loads(metadata[_HEADER])) if _HEADER in metadata else None
+        metadata = pq.read_metadata(path).metadata
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(
-            f"{path}: not a table of this version ({reason}); make it again with --overwrite or "
-            "another --out"
-        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise _other_version(path, error) from error
+    return parse_header(path, metadata)
+
+
+def parse_header(path: Path, metadata: dict[bytes, bytes] | None) -> Header | None:
+    """The header in a file's Parquet metadata; None where mmsieve did not write it."""
+    try:
+        return Header(**json.loads(metadata[_HEADER])) if metadata and _HEADER in metadata else None
+    except (TypeError, ValueError) as error:
+        raise _other_version(path, error) from error
+
+
+def _other_version(path: Path, error: Exception) -> RequestError:
+    reason = " ".join(str(error).split())
+    return RequestError(
+        f"{path}: not a table of this version ({reason}); make it again with --overwrite or "
+        "another --out"
+    )
 
 
 def existing_header(path: Path) -> Header | None:

@@ -2,7 +2,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.methods.aitqe_answers import (
@@ -26,11 +26,13 @@ ASSESSMENTS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(ASSESSMENTS)
 def test_what_is_written_is_read_back(assessment):
     assert read_answer(write_answer(assessment)) == assessment
 
 
+@settings(deadline=None)
 @given(ASSESSMENTS, st.data())
 def test_an_answer_cut_anywhere_after_its_score_still_gives_rewrite_and_score(assessment, data):
     answer = write_answer(assessment)
@@ -44,6 +46,7 @@ def test_an_answer_cut_anywhere_after_its_score_still_gives_rewrite_and_score(as
     assert read.explanations.items() <= assessment.explanations.items()
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_any_text_is_read_or_refused(text):
     for answer in (text, f'{{"Recaption": "{text}', f'{{"Overall Score": {text}'):

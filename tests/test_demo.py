@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 import mmsieve
-from mmsieve import EvaluateOptions, GenerateOptions, RequestError, RunOptions
+from mmsieve import (
+    EvaluateOptions,
+    GenerateOptions,
+    RatingOptions,
+    ReadOptions,
+    RequestError,
+    RunOptions,
+    SelectOptions,
+)
 from mmsieve.cli import main
 from mmsieve.models.catalog import CATALOG, bundled_names
 
@@ -111,3 +119,41 @@ def test_models_lists_names_sizes_and_licences(capsys):
 def test_an_unknown_model_names_the_bundled_ones(tmp_path: Path):
     with pytest.raises(RequestError, match="unifilter-tiny"):
         mmsieve.load_model("unifilter-huge")
+
+
+@pytest.mark.skipif(not REFERENCE, reason="MMSIEVE_REFERENCE does not name the folder of real data")
+def test_real_instruction_samples_are_rated_and_chosen(tmp_path):
+    data = Path(REFERENCE) / "data" / "instruct"
+    report = mmsieve.rate(
+        str(data / "qas.json"),
+        model="mmssr-tiny-scorer",
+        out=tmp_path / "ratings",
+        rating=RatingOptions(styler="mmssr-tiny-styler"),
+        read=ReadOptions(images=data / "images"),
+        run=RunOptions(workers=1, quiet=True),
+    )
+    assert report.statuses == {"ok": 510}
+    chosen = mmsieve.select(
+        tmp_path / "ratings",
+        out=tmp_path / "chosen",
+        choice=SelectOptions(budget=0.3),
+        data=data / "qas.json",
+        subset=tmp_path / "subset.json",
+        quiet=True,
+    )
+    items = json.loads((tmp_path / "subset.json").read_text())
+    everything = json.loads((data / "qas.json").read_text())
+    assert chosen.kept == len(items) == 153
+    assert [item for item in everything if item in items] == items
+
+
+@pytest.mark.skipif(not REFERENCE, reason="MMSIEVE_REFERENCE does not name the folder of real data")
+def test_real_captions_are_judged(tmp_path):
+    report = mmsieve.enhance(
+        str(Path(REFERENCE) / "data" / "captions" / "00000001.tar"),
+        model="aitqe-tiny",
+        out=tmp_path / "out",
+        run=RunOptions(workers=1, quiet=True),
+    )
+    assert report.rows > 400
+    assert report.statuses == {"ok": report.rows}

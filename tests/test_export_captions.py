@@ -17,7 +17,7 @@ from mmsieve.table import read_header
 
 def assess(folder: Path, source: Path, final: dict[str, str], **columns: Any) -> Path:
     """A table as `enhance` writes it, with these final captions."""
-    texts = {key_of(n): data.decode() for n, data in members(source) if n.endswith(".txt")}
+    texts = {key_of(n): data.decode() for n, data in members(source) if n.lower().endswith(".txt")}
     keys = list(dict.fromkeys(key_of(name) for name, _ in members(source)))
     rows = {
         "key": keys,

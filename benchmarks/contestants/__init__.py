@@ -1,1 +1,1 @@
-"""What `score_speed` runs in turn: each loads once, then scores the shard per line read."""
+"""What benchmarks run in turn: `score_speed` per line read, `select_speed` a process each time."""

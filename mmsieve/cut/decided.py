@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,7 +13,7 @@ from mmsieve.cut.ranking import Counts, Cut, find_cut, numbers
 from mmsieve.cut.request import Plan
 from mmsieve.cut.verdicts import Picks, Verdicts, break_ties
 from mmsieve.decisions import KIND
-from mmsieve.table import Header
+from mmsieve.table import Header, product_version
 
 Advance: TypeAlias = Callable[[int, float], None]
 
@@ -62,7 +61,7 @@ class Decided:
         files = self._plan.first.files if source is None else [source]
         return Header(
             kind=KIND,
-            version=version("mmsieve"),
+            version=product_version(),
             shard=name,
             size=0 if source is None else source.size,
             rows=rows,

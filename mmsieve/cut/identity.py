@@ -1,5 +1,8 @@
 """What a decision calls a row: its key, its shard, its uid."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -27,14 +30,22 @@ class Identity:
 
     def of(self, file: TableFile, frame: pl.DataFrame) -> pl.DataFrame:
         """`key`, `shard` and, where asked for, `uid` of a file's rows, as text."""
+        return self.of_all([(file, frame.height)], frame)
+
+    def of_all(self, origins: Sequence[tuple[TableFile, int]], frame: pl.DataFrame) -> pl.DataFrame:
+        """The same for the rows of several files: so many of each, one after the other."""
         key = frame[self._key].cast(pl.String)
         if self._key == "uid":
             key = key.fill_null("")  # checked where the row is kept
         if key.has_nulls():
+            ends = np.cumsum([rows for _, rows in origins])
+            first = int(key.is_null().arg_true()[0])
+            file = origins[int(np.searchsorted(ends, first, side="right"))][0]
             raise RequestError(f"{file.path}: a row has no {self._key}, so it can't be named")
-        shard = pl.Series([file.shard], dtype=pl.String).new_from_index(0, frame.height)
+        names = pl.Series([file.shard for file, _ in origins], dtype=pl.String)
+        shard = names.gather(np.repeat(np.arange(len(origins)), [rows for _, rows in origins]))
         if self._shard is not None:
-            shard = frame[self._shard].cast(pl.String).fill_null(file.shard)
+            shard = frame[self._shard].cast(pl.String).fill_null(shard)
         columns = {"key": key, "shard": shard}
         if self._uid is not None:
             columns["uid"] = frame[self._uid].cast(pl.String)

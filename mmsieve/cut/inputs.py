@@ -65,28 +65,51 @@ class Table:
 
         Raises RequestError where they can't be read: a cut over what is left would be another one.
         """
+        for piece in self._pieces(file, columns, whole):
+            yield pl.DataFrame(piece)
+
+    def batches(
+        self, columns: Sequence[str], rows: int = CHUNK
+    ) -> Iterator[tuple[list[tuple[TableFile, int]], pl.DataFrame]]:
+        """The columns of all files, about `rows` at a time: how many of each file, and they.
+
+        Small files come together: what is done once per batch isn't done thousands of times.
+        """
+        origins: list[tuple[TableFile, int]] = []
+        waiting: list[pa.Table] = []
+        height = 0
+        for file in self.files:
+            for piece in self._pieces(file, columns, whole=False):
+                origins.append((file, piece.num_rows))
+                waiting.append(piece)
+                height += piece.num_rows
+                if height >= rows:
+                    yield origins, pl.DataFrame(pa.concat_tables(waiting).combine_chunks())
+                    origins, waiting, height = [], [], 0
+        if waiting:
+            yield origins, pl.DataFrame(pa.concat_tables(waiting).combine_chunks())
+
+    def _pieces(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pa.Table]:
         rows = 0
         try:
-            for frame in self._frames(file, columns, whole):
-                rows += frame.height
-                yield frame
+            for piece in self._read(file, columns, whole):
+                rows += piece.num_rows
+                yield piece
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(file.path, error) from error
         if rows != file.rows:
             raise RequestError(f"{file.path}: has changed while it was read: filter again")
 
-    def _frames(
-        self, file: TableFile, columns: Sequence[str], whole: bool
-    ) -> Iterator[pl.DataFrame]:
+    def _read(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pa.Table]:
         schema = pa.schema([(name, self.types[name]) for name in columns])
         # pre_buffer would hold all of a large file's columns in memory
         with pq.ParquetFile(file.path, pre_buffer=False) as parquet:
             if whole or file.rows <= CHUNK:
                 read = parquet.read(list(columns), use_threads=False)
-                yield pl.DataFrame(read.select(columns).cast(schema))
+                yield read.select(columns).cast(schema)
                 return
             for batch in parquet.iter_batches(CHUNK, columns=list(columns)):
-                yield pl.DataFrame(pa.table(batch).select(columns).cast(schema))
+                yield pa.table(batch).select(columns).cast(schema)
 
 
 def open_tables(paths: Sequence[str | Path]) -> list[Table]:
@@ -131,8 +154,9 @@ def _open(path: Path, name: str) -> Table:
 def _read_footer(path: Path) -> tuple[pa.Schema, int, table.Header | None]:
     try:
         with pq.ParquetFile(path) as parquet:
-            schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
-        return schema.remove_metadata(), rows, table.read_header(path)
+            schema, metadata = parquet.schema_arrow, parquet.metadata
+            header = table.parse_header(path, metadata.metadata)
+        return schema.remove_metadata(), metadata.num_rows, header
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise _unreadable(path, error) from error
 

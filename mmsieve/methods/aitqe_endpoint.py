@@ -4,57 +4,22 @@ What `convert` writes can be served by vLLM, SGLang or `transformers serve`; the
 image in front of the text that it is sent. Needs the extra [teachers].
 """
 
-import base64
-import io
 import os
 import re
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-import PIL.Image
-
 from mmsieve.annotator import Runner, RunnerOptions
 from mmsieve.devices import resolve_device
-from mmsieve.errors import RequestError, SampleError
-from mmsieve.images import ImageLimits, decode
+from mmsieve.errors import RequestError
 from mmsieve.methods.aitqe import EnhanceOptions
-from mmsieve.methods.aitqe_inputs import question, read_caption
-from mmsieve.methods.aitqe_rows import kept
+from mmsieve.methods.aitqe_endpoint_inputs import Endpoint, EndpointPreparer
 from mmsieve.methods.unifilter import ScoringOptions
-from mmsieve.sample import Sample
 
 SCHEME = "endpoint:"
 KEY_VARIABLE = "MMSIEVE_ENDPOINT_KEY"
 _NO_KEY = "none"
 """A server of one's own may want no key, but the SDK wants one."""
-
-_AS_IT_IS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
-"""First bytes of files that any server reads; others are sent as PNG."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A model on a server."""
-
-    url: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointItem:
-    """What is sent for one sample."""
-
-    words: str
-    url: str
-    """The image, as a data URL."""
-    caption: str
-    sample: Sample | None
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory, more or less."""
-        return len(self.url)
 
 
 def parse_endpoint(name: str) -> Endpoint:
@@ -67,34 +32,6 @@ def parse_endpoint(name: str) -> Endpoint:
     if find_spec("openai") is None:
         raise RequestError(f"model {name!r}: needs a package: pip install 'mmsieve[teachers]'")
     return Endpoint(url, model)
-
-
-@dataclass(frozen=True)
-class EndpointPreparer:
-    """The CPU half: checks the image, and encodes it for sending."""
-
-    orient: bool
-    limits: ImageLimits
-    keep_sample: bool
-
-    def prepare(self, sample: Sample) -> EndpointItem:
-        """The request of a caption pair; raises SampleError where it can't be judged."""
-        caption = read_caption(sample)
-        try:
-            url = self._url(sample.images[0].data)
-        except SampleError as error:
-            raise error.knowing(kept(caption)) from error
-        words = "\n" + question(caption, plain=False)
-        return EndpointItem(words, url, caption, sample if self.keep_sample else None)
-
-    def _url(self, data: bytes) -> str:
-        pixels = decode(data, self.limits, 0, self.orient)
-        kind = next((kind for magic, kind in _AS_IT_IS.items() if data.startswith(magic)), None)
-        if kind is None or self.orient:
-            out = io.BytesIO()
-            PIL.Image.fromarray(pixels).save(out, "PNG")
-            kind, data = "png", out.getvalue()
-        return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 class AitqeEndpoint:

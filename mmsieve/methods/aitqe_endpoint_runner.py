@@ -13,7 +13,7 @@ from mmsieve.generate.teachers.protocol import Connection, TeacherError
 from mmsieve.generate.teachers.sdk import SdkTeacher
 from mmsieve.methods.aitqe import EnhanceOptions
 from mmsieve.methods.aitqe_answers import MARKER, AnswerError, read_answer
-from mmsieve.methods.aitqe_endpoint import Endpoint, EndpointItem
+from mmsieve.methods.aitqe_endpoint_inputs import Endpoint, EndpointItem
 from mmsieve.methods.aitqe_rows import Answer, kept
 
 Result: TypeAlias = tuple[int, Row | SampleError]

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, LlavaConfig, LlavaForConditionalGeneration
 
 from mmsieve.errors import RequestError
+from mmsieve.models.build import build_model
 from mmsieve.models.enhancer import TOWER, EnhancerCheckpoint
-from mmsieve.models.quiet import quiet
 from mmsieve.models.tokenizer import FILES
 
 _NAMES = {
@@ -69,25 +69,12 @@ def load_enhancer(
         with safe_open(file, "pt") as opened:
             names = [name for name in opened.keys() if name != _UNUSED]  # noqa: SIM118
             state |= {_stock_name(name, tower): opened.get_tensor(name) for name in names}
-    try:
-        with quiet():
-            model, info = LlavaForConditionalGeneration.from_pretrained(
-                None,
-                config=config,
-                state_dict=state,
-                dtype=getattr(torch, dtype),
-                output_loading_info=True,
-            )
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise RequestError(
-            f"{checkpoint.folder}: weights and config do not fit: {first}"
-        ) from error
-    wrong = sorted({*info["missing_keys"], *info["unexpected_keys"]})
-    if wrong:
-        raise RequestError(f"{checkpoint.folder}: weights and config do not fit: {wrong[0]}")
+    folder = checkpoint.folder
+    model, unused = build_model(LlavaForConditionalGeneration, config, state, dtype, folder)
+    if unused:
+        raise RequestError(f"{folder}: weights and config do not fit: {min(unused)}")
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
-    return model.eval()
+    return model
 
 
 def encode_images(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:

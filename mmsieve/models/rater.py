@@ -17,9 +17,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from mmsieve.errors import RequestError
+from mmsieve.models.build import build_model
 from mmsieve.models.onevision import OneVision
-from mmsieve.models.quiet import quiet
 from mmsieve.models.tokenizer import FILES, load_tokenizer
 from mmsieve.models.tower import INSIDE
 
@@ -61,23 +60,8 @@ def build_stock(
     checkpoint: OneVision, state: dict[str, Tensor], config: LlavaOnevisionConfig, dtype: str
 ) -> LlavaOnevisionForConditionalGeneration:
     """The stock model of a state dict; raises RequestError where it and the config do not fit."""
-    try:
-        with quiet():
-            model, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
-                None,
-                config=config,
-                state_dict=state,
-                dtype=getattr(torch, dtype),
-                output_loading_info=True,
-            )
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise RequestError(
-            f"{checkpoint.folder}: weights and config do not fit: {first}"
-        ) from error
-    if info["missing_keys"]:
-        raise RequestError(f"{checkpoint.folder}: no tensor {min(info['missing_keys'])}")
-    return model.eval().requires_grad_(False)
+    kind = LlavaOnevisionForConditionalGeneration
+    return build_model(kind, config, state, dtype, checkpoint.folder)[0]
 
 
 def stock_config(checkpoint: OneVision) -> LlavaOnevisionConfig:

@@ -6,14 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from torch import Tensor
 
-from mmsieve.errors import RequestError
+from mmsieve.models.build import build_model
 from mmsieve.models.classifier import QualityClassifier, QualityConfig
-from mmsieve.models.quiet import quiet
 from mmsieve.models.released import ARCHITECTURES, Checkpoint
 from mmsieve.models.tokenizer import FILES
 from mmsieve.models.tower import INSIDE
@@ -35,24 +33,10 @@ def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityCl
     for file, names in tensors.items():
         with safe_open(file, "pt") as opened:
             state |= {ours: opened.get_tensor(theirs) for theirs, ours in names.items()}
-    try:
-        with quiet():
-            model, info = QualityClassifier.from_pretrained(
-                None,
-                config=QualityConfig.of(checkpoint),
-                state_dict=state,
-                dtype=getattr(torch, dtype),
-                output_loading_info=True,
-            )
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise RequestError(
-            f"{checkpoint.folder}: weights and config do not fit: {first}"
-        ) from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])[0]
-        raise RequestError(f"{checkpoint.folder}: no tensor {missing}")
-    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+    config = QualityConfig.of(checkpoint)
+    model: QualityClassifier
+    model, _ = build_model(QualityClassifier, config, state, dtype, checkpoint.folder)
+    return model
 
 
 def save_classifier(

@@ -4,14 +4,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from mmsieve.errors import RequestError
 from mmsieve.pack.output import Tar
-from mmsieve.table import write_atomically
+from mmsieve.table import product_version, write_atomically
 
 MANIFEST = "manifest.json"
 _JOURNAL = ".export.jsonl"
@@ -107,7 +106,7 @@ def write_manifest(
 ) -> None:
     """Write manifest.json, the last file of an export: what is in each tar, and totals."""
     manifest: dict[str, Any] = {
-        "mmsieve": version("mmsieve"),
+        "mmsieve": product_version(),
         "limit": limit,
         "samples": sum(tar.samples for tar in tars),
         "bytes": sum(tar.bytes for tar in tars),

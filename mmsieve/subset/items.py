@@ -17,9 +17,10 @@ from mmsieve.table import write_atomically
 
 def read_items(data: Path) -> Iterator[tuple[str, str | None]]:
     """Key and image source of each item in order; raises RequestError where one can't be read."""
+    stem = data.stem
     for number, raw in _raw(data):
         item = _parsed(data, number, raw)
-        yield item_key(item, data.stem, number), image_source(item)
+        yield item_key(item, stem, number), image_source(item)
 
 
 def key_in(data: Path, number: int, raw: bytes) -> str:

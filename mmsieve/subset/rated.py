@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import polars as pl
 
 from mmsieve.cut.inputs import TableFile
 from mmsieve.subset.pool import Pool
+
+Origins: TypeAlias = Sequence[tuple[TableFile, int]]
+"""Files, and how many rows of each."""
 
 
 class Rated(Protocol):
@@ -29,6 +32,6 @@ class Rated(Protocol):
         """The numbers to choose by."""
         ...
 
-    def named(self) -> Iterator[tuple[TableFile, pl.DataFrame]]:
-        """`key` and `shard` of all rows in order, some at a time."""
+    def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
+        """`key` and `shard` of all rows in order, some at a time, and from which files."""
         ...

@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from mmsieve.capabilities import CAPABILITIES
 from mmsieve.cut.identity import Identity
-from mmsieve.cut.inputs import CHUNK, Table, TableFile, column_names, notes_of_unfinished
+from mmsieve.cut.inputs import Table, column_names, notes_of_unfinished
 from mmsieve.errors import RequestError, Status
 from mmsieve.subset.groups import Grouping
 from mmsieve.subset.numbering import Texts, narrowed, rank
 from mmsieve.subset.options import SelectOptions
 from mmsieve.subset.pool import Pool
+from mmsieve.subset.rated import Origins
 from mmsieve.subset.styles import label_cleaner
 
 STYLES, SOURCE, TOKENS, STATUS = "styles", "image_source", "num_tokens", "status"
@@ -61,7 +62,7 @@ class RatingTable:
         statuses.one(Status.OK)
         parts: dict[str, list[pl.Series]] = {name: [] for name in self.capabilities}
         status_parts, source_parts, token_parts = [], [], []
-        for frame in self._frames():
+        for _, frame in self._table.batches(self._columns):
             status_parts.append(self._statuses(frame, statuses))
             source_parts.append(grouping.sources.number(frame[SOURCE]))
             lists = frame[STYLES].to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -84,28 +85,18 @@ class RatingTable:
             tokens=np.concatenate(token_parts) if token_parts else None,
         )
 
-    def named(self) -> Iterator[tuple[TableFile, pl.DataFrame]]:
-        """`key` and `shard` of all rows in order, some at a time."""
-        for file in self.files:
-            for frame in self._table.read(file, self._identity.columns, whole=False):
-                yield file, self._identity.of(file, frame)
+    def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
+        """`key` and `shard` of all rows in order, some at a time, and from which files."""
+        for origins, frame in self._table.batches(self._identity.columns):
+            yield origins, self._identity.of_all(origins, frame)
 
-    def _frames(self) -> Iterator[pl.DataFrame]:
-        """The columns of all rows; small files come together."""
+    @property
+    def _columns(self) -> list[str]:
+        """What is read of the table."""
         columns = [*self.capabilities, STYLES, SOURCE]
         columns += [STATUS] if STATUS in self._table.types else []
         columns += [TOKENS] if self._options.budget_tokens is not None else []
-        waiting: list[pl.DataFrame] = []
-        rows = 0
-        for file in self.files:
-            for frame in self._table.read(file, list(dict.fromkeys(columns)), whole=False):
-                waiting.append(frame)
-                rows += frame.height
-                if rows >= CHUNK:
-                    yield pl.concat(waiting, rechunk=True)
-                    waiting, rows = [], 0
-        if waiting or not self.files:
-            yield pl.concat(waiting, rechunk=True)
+        return list(dict.fromkeys(columns))
 
     def _statuses(self, frame: pl.DataFrame, statuses: Texts) -> np.ndarray:
         if STATUS not in self._table.types:

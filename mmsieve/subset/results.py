@@ -18,9 +18,10 @@ from mmsieve.cut.inputs import CHUNK, TableFile
 from mmsieve.errors import RequestError, Status
 from mmsieve.subset.groups import Grouping
 from mmsieve.subset.items import read_items
-from mmsieve.subset.numbering import Numbers, Texts, narrowed, rank
+from mmsieve.subset.numbering import Numbers, Ratings, Texts, narrowed, rank
 from mmsieve.subset.options import SelectOptions
 from mmsieve.subset.pool import Pool
+from mmsieve.subset.rated import Origins
 from mmsieve.subset.result_file import read_scores, read_texts
 from mmsieve.subset.styles import label_cleaner, split_styles
 
@@ -73,14 +74,14 @@ class ResultFolder:
         """The numbers of all files, in the order of the items."""
         rows, order = len(self._keys), _Order(len(self._keys))
         join = _Join(self._keys)
-        ratings: dict[str, pl.Series] = {}
+        ratings: dict[str, Ratings] = {}
         for name, path in self._scores.items():
             keys, scores = read_scores(path)
             at = join.rows(path, keys, self.notes)
             order.add(at[at >= 0])
             if name in self.capabilities:
                 self._note(path, scores)
-                ratings[name] = _placed(scores, at, rows)
+                ratings[name] = rank([_placed(scores, at, rows)])
         keys, texts = read_texts(self._style)
         at = join.rows(self._style, keys, self.notes)
         if texts.null_count():
@@ -89,7 +90,7 @@ class ResultFolder:
             )
         grouping = self._grouped(_placed(texts, at, rows))
         return Pool(
-            ratings={name: rank([ratings.pop(name)]) for name in self.capabilities},
+            ratings={name: ratings[name] for name in self.capabilities},
             groups=grouping.finish(),
             sources=self._sources,
             source_names=self._source_names.names,
@@ -98,12 +99,15 @@ class ResultFolder:
             order=order.finish(),
         )
 
-    def named(self) -> Iterator[tuple[TableFile, pl.DataFrame]]:
+    def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """`key` and `shard` of all items in order, some at a time."""
         (file,) = self.files
         for start in range(0, len(self._keys), CHUNK):
             keys = self._keys.slice(start, CHUNK).cast(pl.String).alias("key")
-            yield file, keys.to_frame().with_columns(pl.lit(file.shard).alias("shard"))
+            yield (
+                [(file, len(keys))],
+                keys.to_frame().with_columns(pl.lit(file.shard).alias("shard")),
+            )
 
     @cached_property
     def _items(self) -> tuple[pl.Series, Numbers, Texts]:

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
@@ -17,11 +16,11 @@ from mmsieve.progress import show_progress
 from mmsieve.subset.choosing import Choice, choose
 from mmsieve.subset.export import check_subset, write_subset
 from mmsieve.subset.options import SelectOptions
-from mmsieve.subset.rated import Rated
+from mmsieve.subset.rated import Origins, Rated
 from mmsieve.subset.rating_table import RatingTable
 from mmsieve.subset.results import ResultFolder, is_result_folder
 from mmsieve.subset.summary import Held, held, printed
-from mmsieve.table import Header
+from mmsieve.table import Header, product_version
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
 
@@ -159,25 +158,25 @@ class _Decided:
     def write(self, out: Path) -> None:
         """Write the decisions."""
         with DecisionWriter(out, self._header) as writer:
-            for file, rows in self._rows():
-                writer.add(file, rows.select(SCHEMA.names))
+            for origins, rows in self._rows():
+                writer.add_all(origins, rows.select(SCHEMA.names))
             writer.finish()
 
-    def _rows(self) -> Iterator[tuple[TableFile, pl.DataFrame]]:
+    def _rows(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
         row = 0
-        for file, named in self._rated.named():
+        for origins, named in self._rated.named():
             decided = self._choice.decisions(row, row + named.height)
             row += named.height
             self.reasons.update(dict(decided["reason"].drop_nulls().value_counts().iter_rows()))
             self._advance(named.height, named.height)
-            yield file, named.hstack(decided)
+            yield origins, named.hstack(decided)
 
     def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
         """The header of a decision file: that of one shard, or of all (None)."""
         files = self._rated.files if source is None else [source]
         return Header(
             kind=KIND,
-            version=version("mmsieve"),
+            version=product_version(),
             shard=name,
             size=0 if source is None else source.size,
             rows=rows,

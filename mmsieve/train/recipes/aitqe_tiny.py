@@ -2,8 +2,8 @@
 
 Command:   OMP_NUM_THREADS=1 mmsieve train enhancer aitqe-tiny --out aitqe-tiny
 Hardware:  one core of an AMD EPYC; the same seed gives the same weights
-Time:      TIME
-Expected:  python -m benchmarks.rewritten aitqe-tiny: EXPECTED
+Time:      16 minutes beside other work
+Expected:  python -m benchmarks.rewritten: Spearman 0.9988, all rewrites true
 
 It starts from unifilter-tiny, which reads these pictures already (mmsieve.train.answers.carried).
 With --no-negatives or --no-rewriting: the ablations.

@@ -2,8 +2,8 @@
 
 Command:   OMP_NUM_THREADS=1 mmsieve train rater mmssr-tiny-styler --out mmssr-tiny-styler
 Hardware:  one core of an AMD EPYC; the same seed gives the same weights
-Time:      TIME
-Expected:  python -m benchmarks.rated mmssr-tiny-scorer --styler mmssr-tiny-styler: EXPECTED
+Time:      10 minutes beside other work
+Expected:  python -m benchmarks.rated mmssr-tiny-scorer --styler mmssr-tiny-styler: micro F1 0.997
 """
 
 from mmsieve.train.answers.recipe import AnswerStage, Carry, RaterRecipe
