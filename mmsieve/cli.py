@@ -7,24 +7,6 @@ from typing import Protocol
 from cyclopts import App, CycloptsError
 
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.verbs.convert import convert
-from mmsieve.verbs.demo import demo
-from mmsieve.verbs.enhance import enhance
-from mmsieve.verbs.evaluate import evaluate
-from mmsieve.verbs.export import export
-from mmsieve.verbs.filter import filter_tables
-from mmsieve.verbs.generate import (
-    generate_assessments,
-    generate_captions,
-    generate_documents,
-    generate_ratings,
-)
-from mmsieve.verbs.models import list_models
-from mmsieve.verbs.rate import rate
-from mmsieve.verbs.report import report
-from mmsieve.verbs.score import score
-from mmsieve.verbs.select import select
-from mmsieve.verbs.train import train_classifier, train_enhancer, train_projector, train_rater
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -46,30 +28,33 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # ours says how to go on
 )
-app.command(score)
-app.command(enhance)
-app.command(rate)
-app.command(filter_tables, name="filter")
-app.command(select)
-app.command(export)
-app.command(evaluate)
-app.command(report)
-app.command(convert)
-app.command(list_models, name="models")
-app.command(demo)
+
+
+def _verb(name: str, function: str | None = None) -> str:
+    """Where a verb is; its module is imported when the verb is used."""
+    return f"mmsieve.verbs.{name}:{function or name}"
+
+
+app.command(_verb("score"))
+app.command(_verb("enhance"))
+app.command(_verb("rate"))
+app.command(_verb("filter", "filter_tables"), name="filter")
+app.command(_verb("select"))
+app.command(_verb("export"))
+app.command(_verb("evaluate"))
+app.command(_verb("report"))
+app.command(_verb("convert"))
+app.command(_verb("models", "list_models"), name="models")
+app.command(_verb("demo"))
 
 generation = App(name="generate", help="Write training data: texts, judgements, ratings.")
-generation.command(generate_captions, name="captions")
-generation.command(generate_documents, name="documents")
-generation.command(generate_assessments, name="assessments")
-generation.command(generate_ratings, name="ratings")
+for what in ("captions", "documents", "assessments", "ratings"):
+    generation.command(_verb("generate", f"generate_{what}"), name=what)
 app.command(generation)
 
 training = App(name="train", help="Train a checkpoint from a recipe.")
-training.command(train_projector, name="projector")
-training.command(train_classifier, name="classifier")
-training.command(train_rater, name="rater")
-training.command(train_enhancer, name="enhancer")
+for goal in ("projector", "classifier", "rater", "enhancer"):
+    training.command(_verb("train", f"train_{goal}"), name=goal)
 app.command(training)
 
 
@@ -77,6 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 all done, 1 some shards failed, 2 a wrong request."""
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
+    if _asks_for_help(words):
+        _import_all(app)
     try:
         result = app(
             [word for word in words if word != "--debug"], exit_on_error=False, print_error=False
@@ -90,6 +77,18 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
         code = INTERRUPTED
     sys.exit(code)
+
+
+def _asks_for_help(words: list[str]) -> bool:
+    """Whether what the verbs are for has to be known."""
+    return words in ([], ["generate"], ["train"]) or not {"--help", "-h"}.isdisjoint(words)
+
+
+def _import_all(parent: App) -> None:
+    for name in parent:
+        child = parent[name]
+        if child is not parent and not name.startswith("-"):
+            _import_all(child)
 
 
 def _show(report: Report, debug: bool) -> int:
