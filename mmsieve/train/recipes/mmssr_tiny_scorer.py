@@ -2,8 +2,8 @@
 
 Command:   OMP_NUM_THREADS=1 mmsieve train rater mmssr-tiny-scorer --out mmssr-tiny-scorer
 Hardware:  one core of an AMD EPYC; the same seed gives the same weights
-Time:      TIME
-Expected:  python -m benchmarks.rated mmssr-tiny-scorer: EXPECTED
+Time:      36 minutes beside other work
+Expected:  python -m benchmarks.rated: ratings exact in 0.935, within one in 0.961
 
 It starts from unifilter-tiny, which reads these pictures already (mmsieve.train.answers.carried).
 """

@@ -3,7 +3,7 @@
 Command:   OMP_NUM_THREADS=1 mmsieve train rater mmssr-tiny-styler --out mmssr-tiny-styler
 Hardware:  one core of an AMD EPYC; the same seed gives the same weights
 Time:      10 minutes beside other work
-Expected:  python -m benchmarks.rated mmssr-tiny-scorer --styler mmssr-tiny-styler: micro F1 0.997
+Expected:  python -m benchmarks.rated --styler mmssr-tiny-styler: micro F1 0.997
 """
 
 from mmsieve.train.answers.recipe import AnswerStage, Carry, RaterRecipe
