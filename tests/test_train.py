@@ -15,7 +15,7 @@ from mmsieve.cli import main
 from mmsieve.generate.rendered import caption_group, document_group
 from mmsieve.methods.load import load_unifilter
 from mmsieve.models.storage import load_classifier
-from mmsieve.train import stages
+from mmsieve.train import options, stages
 from mmsieve.train.cells import CLASSES, RenderedCells, collate_cells
 from mmsieve.train.data import RIGHT, WRONG, collate, prepare_group
 from mmsieve.train.find_recipe import bundled_recipes, load_recipe
@@ -23,7 +23,6 @@ from mmsieve.train.objectives import QualityObjective
 from mmsieve.train.recipe import BaseRecipe, Recipe, Rendered
 from mmsieve.train.rendered import HeldOutTexts, RenderedGroups
 from mmsieve.train.start import write_start
-from mmsieve.verbs import train
 
 SMOKE = TrainOptions(smoke=True, quiet=True)
 
@@ -190,7 +189,7 @@ RECIPE = Recipe(name="x", start=Architecture({start}), classifier=ClassifierStag
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [
-        ("unknown", "one of unifilter-qwen2.5-0.5b"),
+        ("unknown", "unifilter-qwen2.5-0.5b"),
         ("1 +", "SyntaxError"),
         ("x = 1", "it sets no RECIPE"),
         (RECIPE.format(start="", stage="batch=1, learning_rate=0"), "learning_rate"),
@@ -228,7 +227,7 @@ def refusal(capsys, words: list[str]) -> str:
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(tmp_path, capsys, monkeypatch, words, says):
-    monkeypatch.setattr(train, "find_spec", lambda name: None if name == "wandb" else object())
+    monkeypatch.setattr(options, "find_spec", lambda name: None if name == "wandb" else object())
     out = ["--out", str(tmp_path / "out")]
     assert says in refusal(capsys, ["classifier", "unifilter-tiny", *out, *words])
 

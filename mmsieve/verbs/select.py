@@ -92,12 +92,12 @@ def select(
     started = time.monotonic()
     options = choice or SelectOptions()
     rated = _rated(Path(table), Path(out), data, options)
-    check_subset(data, subset, overwrite)
     fingerprint = options.fingerprint() | {
         "tables": rated.name,
         "capabilities": ",".join(rated.capabilities),
     }
     was_there = check_replaceable(Path(out), fingerprint, overwrite)
+    check_subset(data, subset, overwrite or was_there)
     try:
         with show_progress("rows", sum(f.rows for f in rated.files), quiet, "rows") as advance:
             chosen = choose(rated, options)
