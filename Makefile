@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/mmsieve demo --out mmsieve-demo
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff format --check .

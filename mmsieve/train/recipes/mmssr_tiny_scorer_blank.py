@@ -2,8 +2,8 @@
 
 Command:   OMP_NUM_THREADS=1 mmsieve train rater mmssr-tiny-scorer-blank --out blank
 Hardware:  one core of an AMD EPYC; the same seed gives the same weights
-Time:      TIME
-Expected:  python -m benchmarks.rated blank --blank: EXPECTED
+Time:      39 minutes beside other work
+Expected:  python -m benchmarks.rated blank --blank: exact in 0.559 where the picture is needed
 """
 
 from mmsieve.train.recipe import Scenes
