@@ -17,12 +17,12 @@ from tiny import RELEASED, TEXTS, Recipe, edit_json, make_checkpoint, make_token
 from mmsieve.errors import RequestError
 from mmsieve.methods.load import load_annotator, load_model
 from mmsieve.models.batching import Window, batches
-from mmsieve.models.classifier import IMAGE, QualityClassifier
+from mmsieve.models.classifier import QualityClassifier
 from mmsieve.models.cpu import PackedLinear, speed_up
 from mmsieve.models.projector import build_projector
 from mmsieve.models.released import open_checkpoint
 from mmsieve.models.storage import load_classifier, save_classifier
-from mmsieve.models.tokenizer import load_tokenizer
+from mmsieve.models.tokenizer import IMAGE, load_tokenizer
 
 COSTS = st.lists(st.integers(0, 400), max_size=60)
 

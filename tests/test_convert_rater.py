@@ -11,9 +11,10 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 from mmsieve import convert
 from mmsieve.images import ImageLimits, decode, fit
 from mmsieve.methods.mmssr import make_asker
-from mmsieve.methods.mmssr_inputs import IMAGE, STYLE_QUESTION, format_turns
+from mmsieve.methods.mmssr_inputs import STYLE_QUESTION, format_turns
 from mmsieve.models.onevision import open_onevision
 from mmsieve.models.rater import encode_images, load_rater
+from mmsieve.models.tokenizer import IMAGE
 
 TOKENS = 648
 

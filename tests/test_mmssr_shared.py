@@ -13,10 +13,11 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from mmsieve.capabilities import CAPABILITIES
 from mmsieve.methods.load_rater import load_rater
-from mmsieve.methods.mmssr_inputs import IMAGE, Item
+from mmsieve.methods.mmssr_inputs import Item
 from mmsieve.models.onevision import open_onevision
 from mmsieve.models.prefix_tree import grow
 from mmsieve.models.rater import load_rater as load_stock
+from mmsieve.models.tokenizer import IMAGE
 
 NUMBERS = [f"{name}_expected" for name in CAPABILITIES]
 

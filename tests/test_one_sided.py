@@ -13,8 +13,9 @@ from mmsieve import RequestError, RunOptions, Sample, ScoringOptions, load_model
 from mmsieve.cli import main
 from mmsieve.images import ImageLimits
 from mmsieve.methods.load import load_annotator
-from mmsieve.methods.unifilter_inputs import IMAGE, Item
+from mmsieve.methods.unifilter_inputs import Item
 from mmsieve.models.catalog import BASELINES
+from mmsieve.models.tokenizer import IMAGE
 from mmsieve.table import files
 from mmsieve.verbs.generate import GenerateOptions
 

@@ -119,7 +119,7 @@ def test_training_asks_what_rating_asks(rater):
     digits = [asker.answer(str(digit))[0] for digit in range(6)]
     tuned = objective(found)
     with torch.inference_mode():
-        hidden = tuned._read({k: v for k, v in batch.items() if k != "labels"})
+        hidden = tuned.hidden_states({k: v for k, v in batch.items() if k != "labels"})
         asked = torch.isin(batch["labels"][:, 1:], torch.tensor(digits))
         logits = found.model.lm_head(hidden[:, :-1][asked])[:, digits]
     means = logits.softmax(-1) @ torch.arange(6.0)

@@ -23,7 +23,8 @@ from mmsieve.levels import quality
 from mmsieve.methods import unifilter_runner
 from mmsieve.methods.load import ScoringModel, load_annotator, load_model
 from mmsieve.methods.unifilter import SCHEMA, ScoringOptions
-from mmsieve.methods.unifilter_inputs import IMAGE, Item
+from mmsieve.methods.unifilter_inputs import Item
+from mmsieve.models.tokenizer import IMAGE
 from mmsieve.sample import Image, Sample, Text
 
 CPU = ScoringOptions(device="cpu")

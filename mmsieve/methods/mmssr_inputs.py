@@ -16,11 +16,8 @@ import numpy.typing as npt
 from mmsieve.capabilities import STYLES
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
-from mmsieve.models.tokenizer import TokenizerSpec
+from mmsieve.models.tokenizer import IMAGE, TokenizerSpec
 from mmsieve.sample import Image, Sample, Turn
-
-IMAGE = -200
-"""The id of an image in a prompt, as published."""
 
 SYSTEM = "You are a helpful assistant."
 STYLE_QUESTION = f"Interaction style candidates: [{', '.join(STYLES)}]\nStyles: "

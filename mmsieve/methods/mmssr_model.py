@@ -11,14 +11,14 @@ from torch import Tensor
 
 from mmsieve.devices import Dtype
 from mmsieve.errors import RequestError
-from mmsieve.methods.mmssr_inputs import END, IMAGE, Prompt
+from mmsieve.methods.mmssr_inputs import END, Prompt
 from mmsieve.methods.mmssr_styles import StyleGrammar
 from mmsieve.models.cpu import speed_up
 from mmsieve.models.decoding import Decoding, LanguageModel, decode_greedily
 from mmsieve.models.onevision import OneVision
 from mmsieve.models.prefix_tree import Begun, ask, begin, grow
 from mmsieve.models.rater import encode_images, load_rater
-from mmsieve.models.tokenizer import load_tokenizer
+from mmsieve.models.tokenizer import IMAGE, load_tokenizer
 
 _IMAGE_ROWS = {"cpu": 1600, "cuda": 147456}
 """Patches encoded at a time."""

@@ -13,11 +13,8 @@ import numpy.typing as npt
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, decode, fit
-from mmsieve.models.tokenizer import TokenizerSpec
+from mmsieve.models.tokenizer import IMAGE, TokenizerSpec
 from mmsieve.sample import Image, Sample, Text
-
-IMAGE = -200
-"""The id of an image in `Item.ids`, as published."""
 
 Span: TypeAlias = tuple[int, int]
 """Characters of a prompt: start and end."""

@@ -12,12 +12,13 @@ from mmsieve.annotator import Row, RunnerOptions
 from mmsieve.devices import Dtype
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.levels import Scoring, quality
-from mmsieve.methods.unifilter_inputs import IMAGE, Item
+from mmsieve.methods.unifilter_inputs import Item
 from mmsieve.models.accelerator import is_out_of_memory, open_device
 from mmsieve.models.batching import Window, batches
 from mmsieve.models.cpu import speed_up
 from mmsieve.models.released import Checkpoint
 from mmsieve.models.storage import load_classifier
+from mmsieve.models.tokenizer import IMAGE
 
 Indexed: TypeAlias = tuple[int, Item]
 Launched: TypeAlias = tuple[list[Indexed], Tensor]

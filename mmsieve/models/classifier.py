@@ -13,9 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from mmsieve.models.projector import build_projector
 from mmsieve.models.released import Checkpoint
-
-IMAGE = -200
-"""The id that stands for one embedding of an image (in a prompt: for the whole image)."""
+from mmsieve.models.tokenizer import IMAGE
 
 
 class QualityConfig(PreTrainedConfig):  # type: ignore[misc]

@@ -26,6 +26,10 @@ FILES = (
 """Every file that decides how text becomes ids."""
 
 
+IMAGE = -200
+"""The id that stands for an image in a prompt, or for one of its embeddings, as published."""
+
+
 @dataclass(frozen=True)
 class TokenizerSpec:
     """A tokenizer, ready to travel: its backend's JSON and the ids that scoring looks at."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mmsieve.generate.groups import Group, LabelledText, Span
-from mmsieve.methods.unifilter_inputs import IMAGE, Item, UniFilterPreparer
+from mmsieve.methods.unifilter_inputs import Item, UniFilterPreparer
+from mmsieve.models.tokenizer import IMAGE
 
 IGNORED = -100
 """A target that no loss looks at, as torch has it."""

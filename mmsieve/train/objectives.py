@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from mmsieve.images import ImageSpec
 from mmsieve.levels import POSITIVE
-from mmsieve.models.classifier import IMAGE, QualityClassifier
+from mmsieve.models.classifier import QualityClassifier
+from mmsieve.models.tokenizer import IMAGE
 from mmsieve.train.data import IGNORED, RIGHT
 from mmsieve.train.recipe import ClassifierStage
 

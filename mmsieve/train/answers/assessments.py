@@ -12,9 +12,8 @@ from mmsieve.generate.rendered import Drawing, assessment_group
 from mmsieve.images import ImageLimits
 from mmsieve.methods.aitqe_answers import DETAILS, DIMENSIONS, Assessment
 from mmsieve.methods.aitqe_inputs import AitqePreparer
-from mmsieve.methods.mmssr_inputs import IMAGE
 from mmsieve.models.enhancer import EnhancerCheckpoint
-from mmsieve.models.tokenizer import load_tokenizer
+from mmsieve.models.tokenizer import IMAGE, load_tokenizer
 from mmsieve.read.image_folder import ImageFolder
 from mmsieve.sample import Sample
 from mmsieve.train.answers.examples import Branch, Example

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmsieve.images import ImageSpec
-from mmsieve.methods.unifilter_inputs import IMAGE
+from mmsieve.models.tokenizer import IMAGE
 from mmsieve.train.answers.examples import IGNORED
 from mmsieve.train.objectives import Pixels
 
@@ -32,7 +32,7 @@ class AnswerObjective(nn.Module):
 
     def forward(self, labels: Tensor, **batch: Tensor) -> dict[str, Tensor]:
         """A batch of `mmsieve.train.answers.examples.collate_examples`."""
-        hidden = self._read(batch)
+        hidden = self.hidden_states(batch)
         # A branch's first id is never an answer, so what comes before an answer is in its branch.
         told = labels[:, 1:] != IGNORED
         logits = self.generator.lm_head(hidden[:, :-1][told]).float()
@@ -41,7 +41,7 @@ class AnswerObjective(nn.Module):
             self.parts = {"right": float((logits.argmax(-1) == targets).float().mean())}
         return {"loss": functional.cross_entropy(logits, targets)}
 
-    def _read(self, batch: dict[str, Tensor]) -> Tensor:
+    def hidden_states(self, batch: dict[str, Tensor]) -> Tensor:
         """[rows, longest, hidden]: every branch reads the prefix and itself."""
         ids = batch["input_ids"]
         language = self.generator.model.language_model

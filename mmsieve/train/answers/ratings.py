@@ -13,12 +13,12 @@ from mmsieve.generate.rendered import Drawing
 from mmsieve.images import ImageLimits
 from mmsieve.methods.mmssr import make_asker
 from mmsieve.methods.mmssr_inputs import (
-    IMAGE,
     STYLE_QUESTION,
     RatingPreparer,
     capability_question,
 )
 from mmsieve.models.onevision import OneVision
+from mmsieve.models.tokenizer import IMAGE
 from mmsieve.read.instructions import Parser
 from mmsieve.read.records import Record
 from mmsieve.rendered.instructions import instruction
