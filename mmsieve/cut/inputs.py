@@ -1,9 +1,11 @@
 """Tables given to a verb: folders of a run, or anyone's Parquet files; their columns and rows."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -12,6 +14,8 @@ import pyarrow.parquet as pq
 from mmsieve import table
 from mmsieve.errors import RequestError
 from mmsieve.listing import one_line
+
+T = TypeVar("T")
 
 CHUNK = 1 << 18
 """Rows of a large file that are read at a time."""
@@ -73,8 +77,14 @@ class Table:
     ) -> Iterator[tuple[list[tuple[TableFile, int]], pl.DataFrame]]:
         """The columns of all files, about `rows` at a time: how many of each file, and they.
 
-        Small files come together: what is done once per batch isn't done thousands of times.
+        Small files come together: what is done once per batch isn't done thousands of times. The
+        next batch is read while one is used.
         """
+        yield from _ahead(self._batches(columns, rows))
+
+    def _batches(
+        self, columns: Sequence[str], rows: int
+    ) -> Iterator[tuple[list[tuple[TableFile, int]], pl.DataFrame]]:
         origins: list[tuple[TableFile, int]] = []
         waiting: list[pa.Table] = []
         height = 0
@@ -110,6 +120,15 @@ class Table:
                 return
             for batch in parquet.iter_batches(CHUNK, columns=list(columns)):
                 yield pa.table(batch).select(columns).cast(schema)
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread while the one before is used."""
+    with ThreadPoolExecutor(1, "mmsieve-ahead") as thread:
+        pending = thread.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = thread.submit(next, items, None)
+            yield item
 
 
 def open_tables(paths: Sequence[str | Path]) -> list[Table]:

@@ -93,7 +93,8 @@ class Texts:
         array = values.cast(pl.String).fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest())
         encoded = array.dictionary_encode()
         own = np.array([self.one(text) for text in encoded.dictionary.to_pylist()], np.int32)
-        numbers: npt.NDArray[np.int32] = own[encoded.indices.to_numpy(zero_copy_only=False)]
+        # pyarrow's own way to numpy imports pandas where that is installed
+        numbers: npt.NDArray[np.int32] = own[pl.Series(encoded.indices).to_numpy()]
         return numbers
 
     def one(self, text: str) -> int:

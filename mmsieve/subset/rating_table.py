@@ -66,7 +66,7 @@ class RatingTable:
             status_parts.append(self._statuses(frame, statuses))
             source_parts.append(grouping.sources.number(frame[SOURCE]))
             lists = frame[STYLES].to_arrow(compat_level=pl.CompatLevel.oldest())
-            counts = np.nan_to_num(lists.value_lengths().to_numpy(zero_copy_only=False))
+            counts = pl.Series(lists.value_lengths()).fill_null(0).to_numpy()
             flat = pl.Series(lists.flatten(), dtype=pl.String)
             numbers = grouping.styles.number(flat)
             numbers[flat.is_null().to_numpy()] = -1
