@@ -28,6 +28,10 @@ from mmsieve.table import Header
 MakeHeader: TypeAlias = Callable[[TableFile | None, str, int, int], Header]
 
 KIND = "decisions"
+_WRITERS = 2
+"""Files of a folder that are written at a time."""
+_Piece: TypeAlias = tuple[TableFile, pa.Table]
+"""Rows of one of the table's files."""
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -137,17 +141,18 @@ class DecisionFile:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # keys don't repeat: to look for a dictionary takes most of the time
-        self._writer = pq.ParquetWriter(path, SCHEMA, use_dictionary=["shard", "reason"])
+        self._writer = pq.ParquetWriter(
+            path, SCHEMA, use_dictionary=["shard", "reason"], write_statistics=["shard"]
+        )
         self._waiting: list[pa.Table] = []
         self.rows = 0
         self.kept = 0
 
     def add(self, rows: pa.Table) -> None:
-        """Add rows that have the columns of SCHEMA."""
-        added = rows.cast(SCHEMA)
-        self._waiting.append(added)
-        self.rows += added.num_rows
-        self.kept += pc.sum(added["keep"]).as_py() or 0
+        """Add rows of SCHEMA."""
+        self._waiting.append(rows)
+        self.rows += rows.num_rows
+        self.kept += pc.sum(rows["keep"]).as_py() or 0
         if sum(waiting.num_rows for waiting in self._waiting) >= _GROUP_ROWS:
             self._flush()
 
@@ -173,8 +178,8 @@ class DecisionWriter:
         self._staging = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
         self._current: TableFile | None = None
         self._file: DecisionFile | None = None
-        self._thread = ThreadPoolExecutor(1, "mmsieve-decisions")
-        self._pending: Future[None] | None = None
+        self._threads = ThreadPoolExecutor(_WRITERS, "mmsieve-decisions")
+        self._pending: list[Future[None]] = []
         self.is_one_file = out.suffix == ".parquet"
 
     def add(self, source: TableFile, rows: pl.DataFrame) -> None:
@@ -186,20 +191,33 @@ class DecisionWriter:
 
         They are written while the caller goes on to the next ones.
         """
-        added = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-        self._wait()
-        self._pending = self._thread.submit(self._add_slices, origins, added)
-
-    def _add_slices(self, origins: Sequence[tuple[TableFile, int]], added: pa.Table) -> None:
+        added = rows.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(SCHEMA)
+        whole: list[_Piece] = []
+        parts: list[_Piece] = []
         start = 0
         for source, count in origins:
-            self._add(source, added.slice(start, count))
+            is_whole = count == source.rows and not self.is_one_file
+            (whole if is_whole else parts).append((source, added.slice(start, count)))
             start += count
+        self._wait()
+        self._pending = [self._threads.submit(self._add_parts, parts)]
+        for number in range(_WRITERS):
+            self._pending.append(self._threads.submit(self._write_whole, whole[number::_WRITERS]))
 
     def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-        self._pending = None
+        for pending in self._pending:
+            pending.result()
+        self._pending = []
+
+    def _write_whole(self, pieces: Sequence[_Piece]) -> None:
+        for source, rows in pieces:
+            file = DecisionFile(self._staging / f"{source.shard}.parquet")
+            file.add(rows)
+            file.close(self._header(source, source.shard, file.rows, file.kept))
+
+    def _add_parts(self, pieces: Sequence[_Piece]) -> None:
+        for source, rows in pieces:
+            self._add(source, rows)
 
     def _add(self, source: TableFile, rows: pa.Table) -> None:
         if self._file is None or (source is not self._current and not self.is_one_file):
@@ -234,7 +252,7 @@ class DecisionWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
+        self._threads.shutdown()
         _remove(self._staging)
 
 

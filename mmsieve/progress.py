@@ -4,18 +4,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from typing import TYPE_CHECKING, TextIO
 
 from mmsieve.shard_job import Progress as Advance
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _LINE_SECONDS = 10.0
 
@@ -34,10 +28,13 @@ def show_progress(
     The total is what tells how far the work is: bytes of sources, or units again. `before` is the
     part of it that an earlier run did. `say` adds words of its own, such as money spent.
     """
-    console = Console(stderr=True)
     if quiet:
         yield lambda samples, size: None
-    elif console.is_terminal:
+        return
+    from rich.console import Console  # a twentieth of a second, which a quiet command can save
+
+    console = Console(stderr=True)
+    if console.is_terminal:
         with _bar(what, total, console, unit, before, say) as advance:
             yield advance
     else:
@@ -48,11 +45,19 @@ def show_progress(
 def _bar(
     what: str,
     total: float,
-    console: Console,
+    console: "Console",
     unit: str,
     before: int,
     say: Callable[[], str] | None,
 ) -> Iterator[Advance]:
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn(what),
         BarColumn(),

@@ -88,10 +88,10 @@ class Rounds:
         found: list[Numbers] = []
         for rows in self._members.of(group):
             ranks = left[rows]
-            count = int(np.count_nonzero(ranks > least))
-            highest_first = np.argsort(~ranks, kind="stable")  # ranks are unsigned
-            found.append(rows[highest_first[:count]])
-            allowance -= count
+            counted = (ranks > least).nonzero()[0]
+            highest_first = (~ranks[counted]).argsort(kind="stable")  # ranks are unsigned
+            found.append(rows[counted[highest_first]])
+            allowance -= len(counted)
             if allowance <= 0 and self._budget.is_plain:
                 break
         return found[0] if len(found) == 1 else np.concatenate(found)
