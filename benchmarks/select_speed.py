@@ -68,6 +68,7 @@ def main() -> None:
 def duel(folder: Path, options: argparse.Namespace) -> list[str]:
     """Ours and the published selection, in turns; the lines of the result table."""
     make_pool(folder, options.rows, with_results=True)
+    os.sync()  # or the pool is still being written while the first contestant runs
     crew = list(contestants(folder, options.pandas))
     taken: dict[str, list[Taken]] = {name: [] for name, _ in crew}
     for number in range(options.rounds):
