@@ -33,11 +33,11 @@ def load_annotator(model: str, options: ScoringOptions | None = None) -> Quality
     if method == _RULES:
         if colon:
             raise RequestError(f"model {model!r}: {_RULES} takes no model")
-        _check_options(options)
+        check_options(options)
         return Rules(options)
     if not colon or method not in _METHODS:
         return load_unifilter(model, options)
-    _check_options(options)
+    check_options(options)
     if not name:
         raise RequestError(f"model {model!r}: name a model after the colon, a folder or an id")
     return _METHODS[method](name, options)
@@ -46,7 +46,7 @@ def load_annotator(model: str, options: ScoringOptions | None = None) -> Quality
 def load_unifilter(model: str, options: ScoringOptions | None = None) -> UniFilter:
     """The annotator of a quality classifier; raises RequestError as `load_annotator` does."""
     options = options or ScoringOptions()
-    _check_options(options)
+    check_options(options)
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     return UniFilter(open_checkpoint(find_model(str(model))), options, device, dtype)
@@ -102,7 +102,8 @@ def find_folder(model: str, allowed: str) -> Path:
     return found
 
 
-def _check_options(options: ScoringOptions) -> None:
+def check_options(options: ScoringOptions) -> None:
+    """Raise RequestError for values of options that can't be meant."""
     if options.image_fit not in (None, "stretch", "pad"):
         raise RequestError(f"image fit {options.image_fit!r} is not one of stretch, pad")
     if options.max_text_tokens is not None and options.max_text_tokens < 1:

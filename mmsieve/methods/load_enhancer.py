@@ -12,7 +12,7 @@ from mmsieve.methods.aitqe import Aitqe, EnhanceOptions
 from mmsieve.methods.aitqe_endpoint import SCHEME, AitqeEndpoint, parse_endpoint
 from mmsieve.methods.aitqe_judged import Judged
 from mmsieve.methods.annotated import AnnotatedModel
-from mmsieve.methods.load import find_folder, load_annotator
+from mmsieve.methods.load import check_options, find_folder, load_annotator
 from mmsieve.methods.unifilter import ScoringOptions
 from mmsieve.models.catalog import bundled_folder, bundled_names
 from mmsieve.models.enhancer import open_enhancer
@@ -45,10 +45,7 @@ def load_assessor(
 
 def load_aitqe(model: str, enhancing: EnhanceOptions, options: ScoringOptions) -> Aitqe:
     """The annotator of an AITQE checkpoint; raises RequestError as `load_assessor` does."""
-    if options.image_fit not in (None, "stretch", "pad"):
-        raise RequestError(f"image fit {options.image_fit!r} is not one of stretch, pad")
-    if options.max_text_tokens is not None and options.max_text_tokens < 1:
-        raise RequestError(f"max text tokens {options.max_text_tokens}: at least 1 is needed")
+    check_options(options)
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     return Aitqe(open_enhancer(find_enhancer(model)), enhancing, options, device, dtype)

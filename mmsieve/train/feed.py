@@ -1,7 +1,6 @@
 """What a stage on texts reads: rendered groups, or the records of files."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mmsieve.train.files import (
 from mmsieve.train.options import DataFiles
 from mmsieve.train.processes import processes
 from mmsieve.train.recipe import Optimisation
+from mmsieve.train.records import write_left_out
 from mmsieve.train.rendered import HeldOutTexts, RenderedGroups
 
 
@@ -78,7 +78,7 @@ def _from_files(preparer: UniFilterPreparer, files: DataFiles, options: FeedOpti
         kept = tuple(record for record in checked.records if record.index not in apart)
         notes.append(f"{len(held_out):,} records held out, by image")
     if processes().is_main_process:
-        _write_left_out(options.out / "left_out.jsonl", checked)
+        write_left_out(options.out, checked.left_out)
     data = RecordGroups(preparer, kept, files.images, together=True)
     length = {r.index: n for r, n in zip(checked.records, checked.lengths, strict=True)}
     lengths = [max(length[record.index] for record in group) for group in data.groups]
@@ -99,8 +99,3 @@ def _checked(
             options.out / "stages" / f"{name}.json",
             partial(check_records, file, files.images, preparer, options.workers, told),
         )
-
-
-def _write_left_out(place: Path, checked: CheckedRecords) -> None:
-    lines = "".join(json.dumps(asdict(one)) + "\n" for one in checked.left_out)
-    place.write_text(lines, "utf-8")

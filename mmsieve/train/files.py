@@ -15,7 +15,7 @@ from mmsieve.methods.unifilter_inputs import UniFilterPreparer
 from mmsieve.read.image_folder import ImageFolder
 from mmsieve.shard_job import Progress as Advance
 from mmsieve.train.data import PreparedGroup, prepare_group
-from mmsieve.train.records import LeftOut, Record, read_records
+from mmsieve.train.records import LeftOut, Record, note_records, read_records
 
 _HELD_OUT, _MOST_HELD_OUT = 0.02, 2000
 """Part of the records that the best state is chosen by where no other file is given; at most."""
@@ -31,14 +31,7 @@ class CheckedRecords:
 
     def note(self, file: Path) -> str:
         """What a user should know of the file."""
-        total = len(self.records) + len(self.left_out)
-        if not self.left_out:
-            return f"{file}: {total:,} records"
-        first = self.left_out[0]
-        return (
-            f"{file}: {total:,} records, {len(self.left_out):,} left out (left_out.jsonl; record "
-            f"{first.index}: {first.reason})"
-        )
+        return note_records(file, len(self.records), self.left_out)
 
 
 class RecordGroups(Dataset[list[PreparedGroup]]):

@@ -6,8 +6,8 @@ Stage 2: a JSON list of `{"image": path or [paths], "text": "... <image> ...", "
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +61,41 @@ class _Conversation(BaseModel):
     conversations: list[_Turn]
 
 
-def read_records(file: Path) -> Iterator[Record | LeftOut]:
-    """Every record of a training file, in order; raises RequestError where it is not a JSON list.
-
-    A record with `conversations` is a caption of the highest level, its last turn.
-    """
+def read_list(file: Path) -> list[Any]:
+    """The entries of a training file; raises RequestError where it is not a JSON list of some."""
     try:
         entries = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RequestError(f"--data {file}: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise RequestError(f"--data {file}: not a JSON list of records")
-    for index, entry in enumerate(entries):
+    return entries
+
+
+def note_records(file: Path, usable: int, left_out: Sequence[LeftOut]) -> str:
+    """What a user should know of a file: how many records it has, and how many are left out."""
+    total = usable + len(left_out)
+    if not left_out:
+        return f"{file}: {total:,} records"
+    first = left_out[0]
+    return (
+        f"{file}: {total:,} records, {len(left_out):,} left out (left_out.jsonl; record "
+        f"{first.index}: {first.reason})"
+    )
+
+
+def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
+    """Name what is left out in the folder's left_out.jsonl."""
+    lines = "".join(json.dumps(asdict(one)) + "\n" for one in left_out)
+    (folder / "left_out.jsonl").write_text(lines, "utf-8")
+
+
+def read_records(file: Path) -> Iterator[Record | LeftOut]:
+    """Every record of a training file, in order; raises RequestError where it is not a JSON list.
+
+    A record with `conversations` is a caption of the highest level, its last turn.
+    """
+    for index, entry in enumerate(read_list(file)):
         try:
             yield _record(index, entry)
         except ValidationError as error:

@@ -1,6 +1,5 @@
 """Data sets of examples: drawn while they are used, or the records of a file."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +10,7 @@ from mmsieve.errors import RequestError, SampleError
 from mmsieve.shard_job import Progress as Advance
 from mmsieve.train.answers.examples import Example
 from mmsieve.train.recipe import Scenes
-from mmsieve.train.records import LeftOut
+from mmsieve.train.records import LeftOut, read_list
 from mmsieve.train.rendered import choose_family
 
 
@@ -75,13 +74,7 @@ class EntryExamples(Dataset[list[Example]]):
 
 def read_entries(file: Path) -> list[Entry | LeftOut]:
     """The records of a JSON list, in order; raises RequestError where it is none."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"--data {file}: {error}") from error
-    if not isinstance(found, list) or not found:
-        raise RequestError(f"--data {file}: not a JSON list of records")
-    return [_entry(index, fields) for index, fields in enumerate(found)]
+    return [_entry(index, fields) for index, fields in enumerate(read_list(file))]
 
 
 def _entry(index: int, fields: Any) -> Entry | LeftOut:

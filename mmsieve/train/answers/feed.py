@@ -20,7 +20,7 @@ from mmsieve.train.feed import Feed, FeedOptions
 from mmsieve.train.files import split_by_image
 from mmsieve.train.options import DataFiles
 from mmsieve.train.processes import processes
-from mmsieve.train.records import LeftOut
+from mmsieve.train.records import LeftOut, note_records, write_left_out
 
 
 def open_answers(
@@ -35,7 +35,7 @@ def open_answers(
 
 def _from_files(examples: Examples, files: DataFiles, options: FeedOptions) -> Feed:
     checked, entries = _checked(files.data, "data", examples, files, options)
-    notes = [_note(files.data, checked)]
+    notes = [note_records(files.data, len(checked.lengths), checked.left_out)]
     if files.val is None:
         apart = split_by_image(entries, options.seed)
         held_out = [entry for entry in entries if entry.index in apart]
@@ -43,10 +43,9 @@ def _from_files(examples: Examples, files: DataFiles, options: FeedOptions) -> F
         notes.append(f"{len(held_out):,} records held out, by image")
     else:
         others, held_out = _checked(files.val, "val", examples, files, options)
-        notes.append(_note(files.val, others))
+        notes.append(note_records(files.val, len(others.lengths), others.left_out))
     if processes().is_main_process:
-        lines = "".join(json.dumps(asdict(one)) + "\n" for one in checked.left_out)
-        (options.out / "left_out.jsonl").write_text(lines, "utf-8")
+        write_left_out(options.out, checked.left_out)
     return Feed(
         EntryExamples(examples, entries, files.images),
         [checked.lengths[entry.index] for entry in entries],
@@ -83,14 +82,3 @@ def _kept(place: Path, make: Callable[[], Checked]) -> Checked:
     part.write_text(json.dumps(asdict(checked)), "utf-8")
     part.replace(place)
     return checked
-
-
-def _note(file: Path, checked: Checked) -> str:
-    total = len(checked.lengths) + len(checked.left_out)
-    if not checked.left_out:
-        return f"{file}: {total:,} records"
-    first = checked.left_out[0]
-    return (
-        f"{file}: {total:,} records, {len(checked.left_out):,} left out (left_out.jsonl; record "
-        f"{first.index}: {first.reason})"
-    )
