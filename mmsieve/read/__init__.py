@@ -93,10 +93,10 @@ def _open_tar(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
 @contextmanager
 def _open_parquet(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     with fsspec.open(shard.url, "rb") as file:
-        parquet = image_parquet.open_parquet(file)
-        stop = parquet.metadata.num_rows if shard.stop is None else shard.stop
-        parser = parquet_parser(parquet.schema_arrow, options)
-        records = image_parquet.read_records(parquet, shard.start, stop, shard.stem, parser)
+        opened = image_parquet.open_parquet(file)
+        stop = opened.metadata.num_rows if shard.stop is None else shard.stop
+        parser = parquet_parser(opened.schema_arrow, options)
+        records = image_parquet.read_records(opened, shard.start, stop, shard.stem, parser)
         yield ShardReader(stop - shard.start, records, parser)
 
 

@@ -96,9 +96,9 @@ def _ranges(file: Shard, handle: Any, options: ReadOptions) -> Iterator[Shard]:
 
 def _parquet(file: Shard, handle: Any, options: ReadOptions) -> Iterator[Shard]:
     """Ranges that end where a row group ends, if groups are small enough for that."""
-    parquet = image_parquet.open_parquet(handle)
-    parquet_parser(parquet.schema_arrow, options)  # raises where a column is missing
-    metadata = parquet.metadata
+    opened = image_parquet.open_parquet(handle)
+    parquet_parser(opened.schema_arrow, options)  # raises where a column is missing
+    metadata = opened.metadata
     start = stop = 0
     for index in range(metadata.num_row_groups):
         stop += metadata.row_group(index).num_rows
