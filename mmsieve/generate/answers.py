@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mmsieve.generate.prompts import AnswerFormat
 from mmsieve.generate.subjects import Subject
 from mmsieve.generate.tasks.task import AnswerError, Fields, Task
+from mmsieve.generate.teachers.protocol import AnswerFormat
 
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 

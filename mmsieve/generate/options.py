@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from mmsieve.capabilities import CAPABILITIES
 from mmsieve.errors import RequestError
-from mmsieve.generate.prompts import AnswerFormat
+from mmsieve.generate.teachers.protocol import AnswerFormat
 from mmsieve.levels import LEVELS
 from mmsieve.methods.aitqe_answers import HIGHEST
 from mmsieve.rendered.scenes import WORLDS

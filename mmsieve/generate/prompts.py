@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Literal, TypeAlias
 
 from mmsieve.errors import RequestError
 from mmsieve.fingerprint import hash_files
+from mmsieve.generate.teachers.protocol import AnswerFormat
 
 BUNDLED = Path(__file__).parent / "prompts"
-
-AnswerFormat: TypeAlias = Literal["schema", "json"]
 
 
 @dataclass(frozen=True)

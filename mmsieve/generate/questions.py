@@ -8,10 +8,10 @@ from PIL import Image as PillowImage
 
 from mmsieve.generate.answers import read_answer
 from mmsieve.generate.journal import Entry, Journal
-from mmsieve.generate.prompts import AnswerFormat, Prompts
+from mmsieve.generate.prompts import Prompts
 from mmsieve.generate.subjects import Picture, Subject
 from mmsieve.generate.tasks.task import AnswerError, Task
-from mmsieve.generate.teachers.protocol import Question, Reply, shorten
+from mmsieve.generate.teachers.protocol import AnswerFormat, Question, Reply, shorten
 from mmsieve.images import ImageLimits, decode
 
 _QUALITY = 90

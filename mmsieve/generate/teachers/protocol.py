@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 from mmsieve.errors import MmsieveError
-from mmsieve.generate.prompts import AnswerFormat
 from mmsieve.listing import one_line
 
 Trouble: TypeAlias = Literal["stop", "refused", "failed"]
 """stop: no request can succeed (key, model, money). refused: this request can't (400 and the
 like). failed: it may succeed another time (retries used up)."""
+
+AnswerFormat: TypeAlias = Literal["schema", "json"]
+"""How an answer is held to its fields: by a JSON schema, or by the words of the request alone."""
 
 _STOP = (401, 402, 403, 404)
 _REFUSED = (400, 413, 415, 422)
