@@ -1,5 +1,6 @@
 """Compares what a guard sees with what is recorded; records it where MMSIEVE_RECORD is set."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 RECORDED = Path(__file__).parent / "recorded"
 TOLERANCE = 2e-4
-"""Of a score: kernels of another processor differ less."""
+"""Of a number, and of its size: kernels of another processor differ less."""
 
 
 def check_text(name: str, text: str) -> None:
@@ -21,29 +22,37 @@ def check_text(name: str, text: str) -> None:
     assert text == file.read_text("utf-8"), f"not as recorded in {name}; see guards/__init__.py"
 
 
-def check_json(name: str, value: Any, tolerance: float = TOLERANCE) -> None:
-    """Compare a value with the recorded one: numbers with a point nearly, all else exactly."""
+def check_json(name: str, value: Any, exact: bytes | None = None) -> None:
+    """Compare a value with the recorded one: numbers with a point nearly, all else exactly.
+
+    `exact`, the bytes behind the value, are compared too where MMSIEVE_EXACT is set.
+    """
     file = RECORDED / name
     value = json.loads(json.dumps(value))
+    digest = None if exact is None else hashlib.sha256(exact).hexdigest()
     if os.environ.get("MMSIEVE_RECORD"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(_lines(_rounded(value)) + "\n", "utf-8", newline="\n")
+        stored = value if digest is None else {"exact": digest, **value}
+        file.write_text(_lines(_rounded(stored)) + "\n", "utf-8", newline="\n")
     recorded = json.loads(file.read_text("utf-8"))
-    problems = list(_differences(value, recorded, tolerance, "")) if value != recorded else []
+    recorded_digest = recorded.pop("exact") if digest is not None else None
+    problems = list(_differences(value, recorded, "")) if value != recorded else []
     assert not problems, f"not as recorded in {name}: {'; '.join(problems[:10])}"
+    if os.environ.get("MMSIEVE_EXACT"):
+        assert digest == recorded_digest, f"nearly as recorded in {name}, but not to the bit"
 
 
-def _differences(seen: Any, recorded: Any, tolerance: float, place: str) -> Any:
+def _differences(seen: Any, recorded: Any, place: str) -> Any:
     if type(seen) is not type(recorded):
         yield f"{place}: {seen!r}, recorded {recorded!r}"
     elif isinstance(seen, dict) and list(seen) == list(recorded):
         for key in seen:
-            yield from _differences(seen[key], recorded[key], tolerance, f"{place}/{key}")
+            yield from _differences(seen[key], recorded[key], f"{place}/{key}")
     elif isinstance(seen, list) and len(seen) == len(recorded):
         for number, pair in enumerate(zip(seen, recorded, strict=True)):
-            yield from _differences(*pair, tolerance, f"{place}/{number}")
+            yield from _differences(*pair, f"{place}/{number}")
     elif isinstance(seen, float):
-        if seen != pytest.approx(recorded, rel=tolerance, abs=tolerance):
+        if seen != pytest.approx(recorded, rel=TOLERANCE, abs=TOLERANCE):
             yield f"{place}: {seen}, recorded {recorded}"
     elif seen != recorded:
         yield f"{place}: {_shown(seen)}, recorded {_shown(recorded)}"
