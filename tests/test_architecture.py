@@ -1,0 +1,191 @@
+"""The shape of the package, read from its source alone: limits that may only get tighter."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+MOST_LINES_OF_A_FILE = 600
+MOST_LINES_OF_A_FUNCTION = 72
+MOST_FILES = 254
+"""Python files, __init__.py apart."""
+MOST_LINES = 29_785
+TWICE = {
+    "AnswerError",
+    "Asker",
+    "Assessed",
+    "Assessments",
+    "Budget",
+    "Captions",
+    "Change",
+    "Entry",
+    "Feed",
+    "Group",
+    "Groups",
+    "Item",
+    "Journal",
+    "Judged",
+    "Opened",
+    "Parser",
+    "Piece",
+    "Plan",
+    "Rated",
+    "Ratings",
+    "Record",
+    "Rewritten",
+    "Rules",
+    "Shown",
+    "Table",
+    "Task",
+    "Texts",
+    "_Batch",
+    "_Batches",
+    "_Block",
+    "_Checks",
+    "_Choice",
+    "_Completion",
+    "_Message",
+    "_Result",
+    "_Usage",
+}
+"""Names of classes that more than one module has."""
+
+PACKAGE = Path(__file__).parents[1] / "mmsieve"
+FILES = sorted(PACKAGE.rglob("*.py"))
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))
+
+
+def lines(file: Path) -> int:
+    return len(file.read_text("utf-8").splitlines())
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(file): file for file in FILES}
+
+
+def functions() -> Iterator[tuple[str, Function]]:
+    for module, file in MODULES.items():
+        for node in ast.walk(tree(file)):
+            if isinstance(node, Function):
+                yield f"{module}.{node.name}, line {node.lineno}", node
+
+
+def test_the_package_is_not_larger_than_it_was():
+    assert len([file for file in FILES if file.name != "__init__.py"]) <= MOST_FILES
+    assert sum(map(lines, FILES)) <= MOST_LINES
+
+
+def test_files_are_short():
+    assert not {name_of(file) for file in FILES if lines(file) > MOST_LINES_OF_A_FILE}
+
+
+def test_functions_are_short():
+    long = [
+        place
+        for place, node in functions()
+        if node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION
+    ]
+    assert not long
+
+
+def test_everything_is_annotated():
+    assert not [place for place, node in functions() if not is_annotated(node)]
+
+
+def is_annotated(node: Function) -> bool:
+    """Whether every parameter has a type, but for self and cls, and what comes back has one."""
+    given = node.args
+    wanted = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    wanted += [part for part in (given.vararg, given.kwarg) if part]
+    typed = all(part.annotation or part.arg in ("self", "cls") for part in wanted)
+    return typed and (node.returns is not None or node.name == "__init__")
+
+
+def test_class_names_are_used_once():
+    found: Counter[str] = Counter()
+    for file in FILES:
+        found.update({node.name for node in ast.walk(tree(file)) if isinstance(node, ast.ClassDef)})
+    assert {name for name, count in found.items() if count > 1} <= TWICE
+
+
+def test_no_modules_import_each_other():
+    """No circle of modules, by what is imported when they are."""
+    arrows = {module: set(imported(module)) for module in MODULES}
+    while free := {module for module, targets in arrows.items() if not targets & arrows.keys()}:
+        for module in free:
+            del arrows[module]
+    assert not arrows, f"circles among {sorted(arrows)}"
+
+
+def imported(module: str) -> Iterator[str]:
+    """The package's own modules that a module imports where it begins."""
+    file = MODULES[module]
+    for node in at_import(tree(file).body):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        else:
+            origin = node.module or ""
+            if node.level:
+                folder = module if file.name == "__init__.py" else module.rpartition(".")[0]
+                above = folder.split(".")[: len(folder.split(".")) - node.level + 1]
+                origin = ".".join([*above, origin] if origin else above)
+            inside = {f"{origin}.{alias.name}" for alias in node.names} & MODULES.keys()
+            yield from inside
+            if len(inside) < len(node.names) and origin in MODULES:
+                yield origin
+
+
+def at_import(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that run when a module is imported: none of functions and of TYPE_CHECKING."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            yield from at_import(node.orelse)
+        elif not isinstance(node, Function):
+            for field in ("body", "orelse", "finalbody", "handlers"):
+                parts = getattr(node, field, [])
+                yield from at_import([part for part in parts if isinstance(part, ast.AST)])
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("def f(a: int) -> int: ...", True),
+        ("def f(a) -> int: ...", False),
+        ("def f(a: int): ...", False),
+        ("def f(*a, **b: int) -> int: ...", False),
+    ],
+)
+def test_what_counts_as_annotated(source, found):
+    assert is_annotated(ast.parse(source).body[0]) is found
+
+
+def test_what_counts_as_imported_at_once():
+    source = """
+import a
+if TYPE_CHECKING:
+    import b
+try:
+    import c
+except ImportError:
+    import d
+def f():
+    import e
+class G:
+    import h
+"""
+    names = [node.names[0].name for node in at_import(ast.parse(source).body)]
+    assert names == ["a", "c", "d", "h"]
