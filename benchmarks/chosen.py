@@ -21,8 +21,8 @@ import polars as pl
 
 import mmsieve
 from mmsieve import GenerateOptions, RatingOptions, ReadOptions, RunOptions, SelectOptions
-from mmsieve.capabilities import CAPABILITIES
-from mmsieve.rendered.task_ratings import WRONG_CAP
+from mmsieve.labels import CAPABILITIES
+from mmsieve.synthetic.instructions import WRONG_CAP
 
 STRATEGIES = {
     "mmssr": {"strategy": "mmssr"},

@@ -26,11 +26,12 @@ import torch
 
 from benchmarks.contestants.one_at_a_time import OneAtATime
 from benchmarks.contestants.random_enhancer import SIZES, write_random
-from mmsieve.annotator import RunnerOptions
-from mmsieve.methods.aitqe import Aitqe, EnhanceOptions
-from mmsieve.methods.load_enhancer import load_aitqe
-from mmsieve.methods.unifilter import ScoringOptions
-from mmsieve.read import ReadOptions, open_shard, parse_record
+from mmsieve.engine.annotator import RunnerOptions
+from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions
+from mmsieve.methods.load import load_aitqe
+from mmsieve.methods.unifilter.annotator import ScoringOptions
+from mmsieve.read.layouts import open_shard
+from mmsieve.read.records import ReadOptions, parse_record
 from mmsieve.sample import Sample
 from mmsieve.sources import find_files
 

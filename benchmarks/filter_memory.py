@@ -20,13 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmsieve import table
+from mmsieve import tables
 
 SHARD_ROWS = 10_000
 LIMIT_GB = 1.0
 QUALITY = pa.schema(
     [
-        *table.COMMON,
+        *tables.COMMON,
         pa.field("quality_score", pa.float32()),
         pa.field("quality_level", pa.int8()),
         pa.field("num_images", pa.int32()),
@@ -35,7 +35,7 @@ QUALITY = pa.schema(
         pa.field("source", pa.string()),
     ]
 )
-CLIP = pa.schema([*table.COMMON, pa.field("clip_score", pa.float32())])
+CLIP = pa.schema([*tables.COMMON, pa.field("clip_score", pa.float32())])
 
 
 def main() -> None:
@@ -140,11 +140,11 @@ def make_tables(folder: Path, rows: int) -> None:
             }
             clip = common | {"clip_score": random.uniform(0.1, 0.4, SHARD_ROWS).astype(np.float32)}
             for kind, columns, schema in (("scores", quality, QUALITY), ("clip", clip, CLIP)):
-                header = table.Header(
+                header = tables.Header(
                     kind=kind, version="0", shard=shard, size=1 << 28, rows=SHARD_ROWS
                 )
                 made = pa.table(columns, schema)
-                table.write_file(folder / kind / f"{shard}.parquet", made, header)
+                tables.write_file(folder / kind / f"{shard}.parquet", made, header)
             other = random.uniform(0, 1, SHARD_ROWS).astype(np.float32)
             waiting.append(pa.table([uid, other], schema=foreign))
             if len(waiting) == 100:

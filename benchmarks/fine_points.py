@@ -20,9 +20,9 @@ from pathlib import Path
 
 import mmsieve
 from mmsieve import EvaluateOptions, TrainOptions
-from mmsieve.generate.files import TrainingFiles, image_names, text_fields
-from mmsieve.generate.rendered import Drawing, caption_group, document_group
-from mmsieve.train.recipe import Architecture, ClassifierStage, Optimisation, Recipe, Rendered
+from mmsieve.generation.files import TrainingFiles, image_names, text_fields
+from mmsieve.synthetic.teacher import Drawing, caption_group, document_group
+from mmsieve.training.recipe import Architecture, ClassifierStage, Optimisation, Recipe, Rendered
 
 ASPECT = 1.5
 SEED = 991

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import mmsieve
 from mmsieve import EvaluateOptions, GenerateOptions
-from mmsieve.rendered.scenes import WORLDS
+from mmsieve.synthetic.scenes import WORLDS
 
 
 def main() -> None:

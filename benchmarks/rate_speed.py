@@ -27,12 +27,12 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from benchmarks.contestants.rate_loop import PublishedLoop
 from mmsieve import RatingOptions, Sample, Turn
-from mmsieve.capabilities import CAPABILITIES
-from mmsieve.methods import mmssr_model
-from mmsieve.methods.load_rater import RatingModel, load_raters
-from mmsieve.models.onevision import OneVision, open_onevision
-from mmsieve.models.rater import save_rater, stock_config
-from mmsieve.models.tokenizer import load_tokenizer
+from mmsieve.labels import CAPABILITIES
+from mmsieve.methods.load import RatingModel, load_raters
+from mmsieve.methods.mmssr import runner as mmssr_runner
+from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
+from mmsieve.methods.mmssr.model import save_rater, stock_config
+from mmsieve.methods.tokenizer import load_tokenizer
 
 RECORDED = Path(__file__).parent.parent / "tests" / "data" / "mmssr" / "llava-qwen-tiny-a"
 TOWER = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 6}
@@ -136,8 +136,8 @@ def count_all(
     samples: list[Sample], both: OneVision, styler: OneVision, loop: PublishedLoop
 ) -> dict[str, float]:
     """Operations per sample of each, with stock layers in all of them."""
-    packed = mmssr_model.speed_up
-    mmssr_model.speed_up = lambda model, dtype: "stock layers"
+    packed = mmssr_runner.speed_up
+    mmssr_runner.speed_up = lambda model, dtype: "stock layers"
     try:
         crew = {
             "one model": load(both, None).rate,
@@ -145,7 +145,7 @@ def count_all(
             "published loop": loop.rate,
         }
     finally:
-        mmssr_model.speed_up = packed
+        mmssr_runner.speed_up = packed
     found = {name: count_operations(lambda r=rate: r(samples)) for name, rate in crew.items()}
     return {name: count / len(samples) for name, count in found.items()}
 

@@ -20,8 +20,8 @@ import polars as pl
 
 import mmsieve
 from mmsieve import GenerateOptions, RatingOptions, ReadOptions, RunOptions
-from mmsieve.capabilities import CAPABILITIES
-from mmsieve.rendered.tasks import NEEDS_PICTURE
+from mmsieve.labels import CAPABILITIES
+from mmsieve.synthetic.instructions import NEEDS_PICTURE
 
 CORES = os.cpu_count()
 

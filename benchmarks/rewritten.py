@@ -18,9 +18,9 @@ from scipy.stats import spearmanr
 
 import mmsieve
 from mmsieve import GenerateOptions, RunOptions, Sample, load_model
-from mmsieve.generate.rendered import Drawing, caption_scene
-from mmsieve.levels import LEVELS, POSITIVE
-from mmsieve.rendered.plainly import is_complete, states_only_true_facts
+from mmsieve.labels import LEVELS, POSITIVE
+from mmsieve.synthetic.assessments import is_complete, states_only_true_facts
+from mmsieve.synthetic.teacher import Drawing, caption_scene
 
 
 def main() -> None:

@@ -30,8 +30,8 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from mmsieve import table
-from mmsieve.capabilities import CAPABILITIES, STYLES
+from mmsieve import tables
+from mmsieve.labels import CAPABILITIES, STYLES
 
 SHARD_ROWS = 4096
 BLOCK = 1 << 16
@@ -248,10 +248,10 @@ def write_table(folder: Path, start: int, keys: np.ndarray, columns: dict[str, p
         shard = f"qas-{(start + at) // SHARD_ROWS:06d}"
         part = whole.slice(at, SHARD_ROWS)
         part = part.add_column(1, "shard", pa.array([shard] * part.num_rows))
-        header = table.Header(
+        header = tables.Header(
             kind="ratings", version="0", shard=shard, size=1 << 28, rows=part.num_rows
         )
-        table.write_file(folder / f"{shard}.parquet", part, header)
+        tables.write_file(folder / f"{shard}.parquet", part, header)
 
 
 def write_items(file: object, start: int, keys: np.ndarray, sources: pa.Array) -> None:

@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
 from teacher_protocols import Provider
 from teacher_server import UNPAID, Fault, Plan, TeacherServer
 from teaching import Generation, answer, overpaid, write_images
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
 
 FAULTS = {
     Fault.RATE_LIMIT: 0.06,

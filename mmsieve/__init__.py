@@ -7,27 +7,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmsieve.engine.run import RunOptions, RunReport
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
     from mmsieve.evaluation.agreement import AgreementOptions
-    from mmsieve.generate.options import (
+    from mmsieve.evaluation.metrics import Metrics
+    from mmsieve.generation.options import (
         AssessmentsOptions,
         GenerateOptions,
         RatingsOptions,
         TeacherOptions,
     )
-    from mmsieve.methods.aitqe import EnhanceOptions
-    from mmsieve.methods.load import load_model
-    from mmsieve.methods.load_enhancer import load_enhancer
-    from mmsieve.methods.load_rater import load_rater
-    from mmsieve.methods.mmssr import RatingOptions
-    from mmsieve.methods.unifilter import ScoringOptions
-    from mmsieve.metrics import Metrics
+    from mmsieve.methods.aitqe.annotator import EnhanceOptions
+    from mmsieve.methods.load import load_enhancer, load_model, load_rater
+    from mmsieve.methods.mmssr.annotator import RatingOptions
+    from mmsieve.methods.unifilter.annotator import ScoringOptions
     from mmsieve.read.records import ReadOptions
-    from mmsieve.run import RunOptions, RunReport
     from mmsieve.sample import Image, Sample, Text, Turn
-    from mmsieve.train.options import TrainOptions
+    from mmsieve.synthetic.demo import DemoReport, demo
+    from mmsieve.training.options import TrainOptions
     from mmsieve.verbs.convert import ConvertReport, convert
-    from mmsieve.verbs.demo import DemoReport, demo
     from mmsieve.verbs.enhance import enhance
     from mmsieve.verbs.evaluate import EvaluateOptions, EvaluateReport, evaluate
     from mmsieve.verbs.export import ExportOptions, ExportReport, export
@@ -52,6 +50,7 @@ if TYPE_CHECKING:
         train_projector,
         train_rater,
     )
+
 
 __all__ = [
     "AgreementOptions",
@@ -117,44 +116,44 @@ __all__ = [
 
 _HOMES = {
     "AgreementOptions": "mmsieve.evaluation.agreement",
-    "AssessmentsOptions": "mmsieve.generate.options",
+    "AssessmentsOptions": "mmsieve.generation.options",
     "ConvertReport": "mmsieve.verbs.convert",
     "CutOptions": "mmsieve.verbs.filter",
-    "DemoReport": "mmsieve.verbs.demo",
-    "EnhanceOptions": "mmsieve.methods.aitqe",
+    "DemoReport": "mmsieve.synthetic.demo",
+    "EnhanceOptions": "mmsieve.methods.aitqe.annotator",
     "EvaluateOptions": "mmsieve.verbs.evaluate",
     "EvaluateReport": "mmsieve.verbs.evaluate",
     "ExportOptions": "mmsieve.verbs.export",
     "ExportReport": "mmsieve.verbs.export",
     "FilterReport": "mmsieve.verbs.filter",
-    "GenerateOptions": "mmsieve.generate.options",
+    "GenerateOptions": "mmsieve.generation.options",
     "GenerateReport": "mmsieve.verbs.generate",
     "Image": "mmsieve.sample",
-    "Metrics": "mmsieve.metrics",
+    "Metrics": "mmsieve.evaluation.metrics",
     "MmsieveError": "mmsieve.errors",
     "ModelsReport": "mmsieve.verbs.models",
     "PageReport": "mmsieve.verbs.report",
-    "RatingOptions": "mmsieve.methods.mmssr",
-    "RatingsOptions": "mmsieve.generate.options",
+    "RatingOptions": "mmsieve.methods.mmssr.annotator",
+    "RatingsOptions": "mmsieve.generation.options",
     "ReadOptions": "mmsieve.read.records",
     "ReportOptions": "mmsieve.verbs.report",
     "RequestError": "mmsieve.errors",
-    "RunOptions": "mmsieve.run",
-    "RunReport": "mmsieve.run",
+    "RunOptions": "mmsieve.engine.run",
+    "RunReport": "mmsieve.engine.run",
     "Sample": "mmsieve.sample",
     "SampleError": "mmsieve.errors",
-    "ScoringOptions": "mmsieve.methods.unifilter",
-    "SelectOptions": "mmsieve.subset.options",
+    "ScoringOptions": "mmsieve.methods.unifilter.annotator",
+    "SelectOptions": "mmsieve.selection.options",
     "SelectReport": "mmsieve.verbs.select",
     "ShardError": "mmsieve.errors",
     "Status": "mmsieve.errors",
-    "TeacherOptions": "mmsieve.generate.options",
+    "TeacherOptions": "mmsieve.generation.options",
     "Text": "mmsieve.sample",
-    "TrainOptions": "mmsieve.train.options",
+    "TrainOptions": "mmsieve.training.options",
     "TrainReport": "mmsieve.verbs.train",
     "Turn": "mmsieve.sample",
     "convert": "mmsieve.verbs.convert",
-    "demo": "mmsieve.verbs.demo",
+    "demo": "mmsieve.synthetic.demo",
     "enhance": "mmsieve.verbs.enhance",
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",
@@ -164,9 +163,9 @@ _HOMES = {
     "generate_documents": "mmsieve.verbs.generate",
     "generate_ratings": "mmsieve.verbs.generate",
     "list_models": "mmsieve.verbs.models",
-    "load_enhancer": "mmsieve.methods.load_enhancer",
+    "load_enhancer": "mmsieve.methods.load",
     "load_model": "mmsieve.methods.load",
-    "load_rater": "mmsieve.methods.load_rater",
+    "load_rater": "mmsieve.methods.load",
     "rate": "mmsieve.verbs.rate",
     "report": "mmsieve.verbs.report",
     "score": "mmsieve.verbs.score",

@@ -45,7 +45,7 @@ app.command(_verb("evaluate"))
 app.command(_verb("report"))
 app.command(_verb("convert"))
 app.command(_verb("models", "list_models"), name="models")
-app.command(_verb("demo"))
+app.command("mmsieve.synthetic.demo:demo")
 
 generation = App(name="generate", help="Write training data: texts, judgements, ratings.")
 for what in ("captions", "documents", "assessments", "ratings"):

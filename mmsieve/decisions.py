@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmsieve import table
-from mmsieve.cut.inputs import TableFile
+from mmsieve import tables
 from mmsieve.errors import RequestError
-from mmsieve.listing import one_line
-from mmsieve.table import Header
+from mmsieve.sources import one_line
+from mmsieve.tables import Header, TableFile
 
 MakeHeader: TypeAlias = Callable[[TableFile | None, str, int, int], Header]
 
@@ -86,7 +85,7 @@ class Decisions:
 
     def _add(self, name: str, path: Path) -> None:
         with pq.ParquetFile(path) as parquet:
-            header = table.read_header(path)
+            header = tables.read_header(path)
             is_ours = header is not None and header.kind == KIND
             if header is not None and is_ours and header.shard == name and header.size:
                 self._sizes[name] = header.size
@@ -110,7 +109,7 @@ class Decisions:
 def decision_files(path: Path) -> dict[str, Path]:
     """The Parquet files of decisions: shard -> path in a folder, or the one file."""
     if path.is_dir():
-        return table.files(path)
+        return tables.table_files(path)
     return {path.stem: path} if path.is_file() else {}
 
 
@@ -159,7 +158,7 @@ class DecisionFile:
     def close(self, header: Header) -> None:
         """Write the header and finish."""
         self._flush()
-        self._writer.add_key_value_metadata(table.header_metadata(header))
+        self._writer.add_key_value_metadata(tables.header_metadata(header))
         self._writer.close()
 
     def _flush(self) -> None:
@@ -263,7 +262,7 @@ def check_place(out: Path, inputs: Sequence[Path]) -> None:
         raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
     if not is_file and out.is_file():
         raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
-    table.check_folder(out.absolute().parent)
+    tables.check_folder(out.absolute().parent)
     check_apart(out, inputs)
 
 
@@ -287,7 +286,7 @@ def check_replaceable(out: Path, fingerprint: dict[str, str], overwrite: bool) -
         raise RequestError(f"--out {out}: holds {others[0]}, no decisions: choose another folder")
     same = bool(files)
     for path in files.values():
-        header = table.existing_header(path)
+        header = tables.existing_header(path)
         if header is None or header.kind != KIND:
             raise RequestError(f"--out {out}: {path} isn't decisions: choose another --out")
         same = same and header.fingerprint == fingerprint

@@ -1,13 +1,18 @@
-"""Devices and number formats, resolved without importing torch (which takes seconds)."""
+"""Devices and number formats, and quiet libraries, without importing torch."""
 
 import ctypes
+import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Literal, TypeAlias, get_args
 
-from mmsieve.annotator import Device
+from mmsieve.engine.annotator import Device
 from mmsieve.errors import RequestError
+
+# Devices and number formats, resolved without importing torch (which takes seconds)
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
@@ -59,3 +64,23 @@ def _count_gpus() -> int:
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
     return count.value
+
+
+# Keeping transformers' progress bars and loading advice off a user's terminal
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no messages below an error from transformers while this lasts."""
+    from transformers.utils import logging as stock
+
+    logger = logging.getLogger("transformers")
+    level, bars = logger.level, stock.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    stock.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            stock.enable_progress_bar()

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from mmsieve.shard_job import Progress as Advance
+from mmsieve.engine.job import Progress as Advance
 
 if TYPE_CHECKING:
     from rich.console import Console
+
 
 _LINE_SECONDS = 10.0
 

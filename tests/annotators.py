@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mmsieve.annotator import Runner, RunnerOptions
-from mmsieve.read import ReadOptions
-from mmsieve.run import RunOptions, RunReport, run_annotator
+from mmsieve.engine.annotator import Runner, RunnerOptions
+from mmsieve.engine.run import RunOptions, RunReport, run_annotator
+from mmsieve.read.records import ReadOptions
 
 DEADLY = b"deadly"
 

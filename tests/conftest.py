@@ -1,3 +1,5 @@
+"""None"""
+
 from pathlib import Path
 
 import pytest

@@ -8,9 +8,9 @@ import torch
 
 import mmsieve
 from mmsieve import EnhanceOptions, RunOptions, RunReport, ScoringOptions
-from mmsieve.models.enhancer import open_enhancer
-from mmsieve.models.llava import load_enhancer, save_enhancer
-from mmsieve.table import files
+from mmsieve.methods.aitqe.checkpoint import open_enhancer
+from mmsieve.methods.aitqe.model import load_enhancer, save_enhancer
+from mmsieve.tables import table_files
 
 RELEASED = Path(__file__).parent / "data" / "aitqe" / "aitqe-tiny-b"
 
@@ -53,4 +53,4 @@ _ASKED = (
 
 def rows(out: Path) -> pl.DataFrame:
     """The table, in the order of its files."""
-    return pl.concat([pl.read_parquet(path) for path in files(out).values()])
+    return pl.concat([pl.read_parquet(path) for path in table_files(out).values()])

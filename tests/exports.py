@@ -9,7 +9,7 @@ from shards import captions, write_tar
 from tables import read_decisions, score_sources
 from webdataset import tariterators
 
-from mmsieve.read import ReadOptions
+from mmsieve.read.records import ReadOptions
 from mmsieve.verbs.export import ExportOptions, ExportReport, export
 from mmsieve.verbs.filter import CutOptions, filter_tables
 

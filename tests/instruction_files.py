@@ -8,8 +8,8 @@ import pytest
 from shards import write_jsonl
 
 from mmsieve.errors import RequestError
-from mmsieve.read import ReadOptions
 from mmsieve.read.ranges import split_files
+from mmsieve.read.records import ReadOptions
 from mmsieve.sample import Turn
 from mmsieve.sources import find_files
 

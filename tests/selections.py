@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tables import write_table
 
-from mmsieve.capabilities import CAPABILITIES
-from mmsieve.subset.options import SelectOptions
+from mmsieve.labels import CAPABILITIES
+from mmsieve.selection.options import SelectOptions
 from mmsieve.verbs.select import SelectReport, select
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from mmsieve import table
+from mmsieve import tables
 from mmsieve.errors import SampleError, ShardError, Status
-from mmsieve.read import ReadOptions, open_shard, parse_record
+from mmsieve.read.layouts import open_shard
 from mmsieve.read.ranges import split_files
+from mmsieve.read.records import ReadOptions, parse_record
 from mmsieve.sources import find_files
-from mmsieve.table import Header
+from mmsieve.tables import Header
 
-QUALITY = pa.schema([*table.COMMON, pa.field("quality_score", pa.float32())])
+QUALITY = pa.schema([*tables.COMMON, pa.field("quality_score", pa.float32())])
 
 
 def rows_of(shard: str, scores: Sequence[float | None], **columns: Sequence[Any]) -> dict[str, Any]:
@@ -48,13 +49,13 @@ def write_table(
         for name in extra:
             made = made.append_column(name, pa.array(columns[name]))
         fields = {"kind": kind, "version": "0", "shard": shard, "size": 0, "rows": made.num_rows}
-        table.write_file(folder / f"{shard}.parquet", made, Header(**(fields | header)))
+        tables.write_file(folder / f"{shard}.parquet", made, Header(**(fields | header)))
     return folder
 
 
 def read_decisions(out: Path) -> pl.DataFrame:
     """All decisions of a folder or file, in the order of the shards."""
-    paths = [out] if out.is_file() else list(table.files(out).values())
+    paths = [out] if out.is_file() else list(tables.table_files(out).values())
     return pl.concat([pl.read_parquet(path) for path in paths])
 
 
@@ -90,6 +91,6 @@ def score_sources(*sources: Path, out: Path, **options: Any) -> Path:
             complete=problem is None,
             problem=problem,
         )
-        made = table.rows_to_table(rows, QUALITY)
-        table.write_file(out / f"{shard.name}.parquet", made, header)
+        made = tables.rows_to_table(rows, QUALITY)
+        tables.write_file(out / f"{shard.name}.parquet", made, header)
     return out

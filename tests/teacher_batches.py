@@ -11,6 +11,7 @@ from teacher_protocols import Ask, ProtocolError, Provider, read_ask, write_erro
 if TYPE_CHECKING:
     from teacher_server import TeacherServer
 
+
 _THEN, _LATER = "2023-11-14T22:13:20Z", "2023-11-15T22:13:20Z"
 
 

@@ -1,3 +1,5 @@
+"""None"""
+
 import json
 from contextlib import suppress
 
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsieve.methods.aitqe_answers import (
+from mmsieve.methods.aitqe.answers import (
     DETAILS,
     DIMENSIONS,
     MARKER,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsieve.methods.aitqe_answers import (
+from mmsieve.methods.aitqe.answers import (
     DETAILS,
     DIMENSIONS,
     KEYS,
@@ -17,8 +17,8 @@ from mmsieve.methods.aitqe_answers import (
     answer_pieces,
     read_answer,
 )
-from mmsieve.methods.aitqe_form import Form
-from mmsieve.models.tokenizer import load_tokenizer
+from mmsieve.methods.aitqe.runner import Form
+from mmsieve.methods.tokenizer import load_tokenizer
 
 FOLDERS = {
     "aitqe": Path(__file__).parent / "data" / "aitqe" / "aitqe-tiny-b",

@@ -16,13 +16,13 @@ from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from mmsieve import RequestError, Sample, SampleError, ScoringOptions, convert
-from mmsieve.annotator import RunnerOptions
+from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.images import decode
-from mmsieve.methods.aitqe import Aitqe, EnhanceOptions
-from mmsieve.methods.aitqe_answers import MARKER, AnswerError, read_answer
-from mmsieve.methods.aitqe_inputs import Item, question
-from mmsieve.methods.load_enhancer import load_aitqe
-from mmsieve.models.llava import encode_images
+from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions
+from mmsieve.methods.aitqe.answers import MARKER, AnswerError, read_answer
+from mmsieve.methods.aitqe.inputs import Item, question
+from mmsieve.methods.aitqe.model import encode_images
+from mmsieve.methods.load import load_aitqe
 
 DATA = Path(__file__).parent / "data" / "aitqe"
 REFERENCE = os.environ.get("MMSIEVE_REFERENCE")

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsieve.evaluation.bootstrap import Bootstrap, interval
-from mmsieve.metrics import measure
+from mmsieve.evaluation.metrics import Bootstrap, interval, measure
 
 
 def _noisy(count: int, units: int, seed: int = 0):

@@ -15,14 +15,17 @@ from test_families import samples
 from tiny import RELEASED, TEXTS, Recipe, edit_json, make_checkpoint, make_tokenizer, write_json
 
 from mmsieve.errors import RequestError
+from mmsieve.methods.base import Window, batches
+from mmsieve.methods.cpu import PackedLinear, speed_up
 from mmsieve.methods.load import load_annotator, load_model
-from mmsieve.models.batching import Window, batches
-from mmsieve.models.classifier import QualityClassifier
-from mmsieve.models.cpu import PackedLinear, speed_up
-from mmsieve.models.projector import build_projector
-from mmsieve.models.released import open_checkpoint
-from mmsieve.models.storage import load_classifier, save_classifier
-from mmsieve.models.tokenizer import IMAGE, load_tokenizer
+from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
+from mmsieve.methods.unifilter.checkpoint import open_checkpoint
+from mmsieve.methods.unifilter.model import (
+    QualityClassifier,
+    build_projector,
+    load_classifier,
+    save_classifier,
+)
 
 COSTS = st.lists(st.integers(0, 400), max_size=60)
 

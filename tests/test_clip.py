@@ -18,15 +18,16 @@ from towers import Stock, make_clip
 import mmsieve
 from mmsieve import RequestError, RunOptions, Sample, ScoringOptions, load_model
 from mmsieve.cli import main
+from mmsieve.methods.catalog import bundled_folder
+from mmsieve.methods.clip.checkpoint import load_clip_tokenizer, open_clip
+from mmsieve.methods.clip.model import ClipTowers
 from mmsieve.methods.load import load_annotator
-from mmsieve.models.catalog import bundled_folder
-from mmsieve.models.clip import load_clip_tokenizer, open_clip
-from mmsieve.models.clip_towers import ClipTowers
-from mmsieve.models.tower import open_tower
-from mmsieve.read import ReadOptions, open_shard, parse_record
+from mmsieve.methods.tower import open_tower
+from mmsieve.read.layouts import open_shard
 from mmsieve.read.ranges import split_files
+from mmsieve.read.records import ReadOptions, parse_record
 from mmsieve.sources import find_files
-from mmsieve.table import files
+from mmsieve.tables import table_files
 
 RECORDED = Path(__file__).parent / "data" / "unifilter" / "inputs"
 KINDS = ("clip", "siglip", "siglip2")
@@ -169,7 +170,7 @@ def test_scores_are_a_table_that_resumes_and_refuses_another_model(folders, tmp_
         )
 
     assert score("clip").statuses == {"ok": 6, "image_undecodable": 1}
-    table = pl.concat([pl.read_parquet(path) for path in files(tmp_path / "out").values()])
+    table = pl.concat([pl.read_parquet(path) for path in table_files(tmp_path / "out").values()])
     assert table.schema["quality_score"] == pl.Float32
     assert "quality_level" not in table.columns
     assert table["uid"].drop_nulls().to_list() == ["0", "1", "2", "3", "4"]

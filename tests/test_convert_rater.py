@@ -10,11 +10,11 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 from mmsieve import convert
 from mmsieve.images import ImageLimits, decode, fit
-from mmsieve.methods.mmssr import make_asker
-from mmsieve.methods.mmssr_inputs import STYLE_QUESTION, format_turns
-from mmsieve.models.onevision import open_onevision
-from mmsieve.models.rater import encode_images, load_rater
-from mmsieve.models.tokenizer import IMAGE
+from mmsieve.methods.mmssr.annotator import make_asker
+from mmsieve.methods.mmssr.checkpoint import open_onevision
+from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, format_turns
+from mmsieve.methods.mmssr.model import encode_images, load_rater
+from mmsieve.methods.tokenizer import IMAGE
 
 TOKENS = 648
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
-from mmsieve.models.decoding import Decoding, LanguageModel, decode_greedily
+from mmsieve.methods.decoding import Decoding, LanguageModel, decode_greedily
 
 VOCABULARY = 96
 ENDS = frozenset({3, 7, 11, 50})

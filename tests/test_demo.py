@@ -19,7 +19,7 @@ from mmsieve import (
     SelectOptions,
 )
 from mmsieve.cli import main
-from mmsieve.models.catalog import CATALOG, bundled_names
+from mmsieve.methods.catalog import CATALOG, bundled_names
 
 REFERENCE = os.environ.get("MMSIEVE_REFERENCE")
 

@@ -18,17 +18,17 @@ from tiny import Recipe, make_checkpoint
 
 import mmsieve
 from mmsieve import GenerateOptions, RequestError
-from mmsieve.generate import diversity
-from mmsieve.generate.diversity import NONE, cluster_images, draw_evenly, embed, open_features
-from mmsieve.generate.options import TeacherOptions
-from mmsieve.generate.rendered import Drawing
+from mmsieve.generation import diversity
+from mmsieve.generation.diversity import NONE, cluster_images, draw_evenly, embed, open_features
+from mmsieve.generation.options import TeacherOptions
 from mmsieve.images import ImageLimits, decode, fit
+from mmsieve.methods.features import ImageFeatures
 from mmsieve.methods.load import find_model
-from mmsieve.models.features import ImageFeatures
-from mmsieve.models.released import open_checkpoint
-from mmsieve.models.storage import load_classifier
-from mmsieve.rendered.scenes import sample_scene
+from mmsieve.methods.unifilter.checkpoint import open_checkpoint
+from mmsieve.methods.unifilter.model import load_classifier
 from mmsieve.sample import Image, Sample
+from mmsieve.synthetic.scenes import sample_scene
+from mmsieve.synthetic.teacher import Drawing
 
 labels = st.lists(st.integers(NONE, 6), max_size=80).map(lambda found: np.array(found, np.int32))
 seeds = st.integers(0, 2**32)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from annotators import DEADLY, annotate
 
-from mmsieve.table import files
+from mmsieve.tables import table_files
 
 HERE = Path(__file__).parent
 SHARDS, SAMPLES = 4, 40
@@ -43,7 +43,7 @@ def poison(sources: Path, shard: int) -> None:
 
 
 def tables(out: Path) -> dict[str, bytes]:
-    return {name: path.read_bytes() for name, path in files(out).items()}
+    return {name: path.read_bytes() for name, path in table_files(out).items()}
 
 
 def command(out: Path, engine: str, workers: int, sources: Path) -> list[str]:
@@ -64,7 +64,7 @@ def test_killed_at_any_moment_and_run_again(tmp_path, sources, whole_group) -> N
     environment = os.environ | {"SECONDS_PER_SAMPLE": "0.05"}
     moments = random.Random(whole_group)
     for _ in range(2):
-        done = {path: path.stat().st_mtime_ns for path in files(out).values()}
+        done = {path: path.stat().st_mtime_ns for path in table_files(out).values()}
         run = subprocess.Popen(
             command(out, "local", 2, sources),
             env=environment,

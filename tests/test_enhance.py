@@ -15,8 +15,8 @@ from shards import caption, captions, image, write_tar
 
 from mmsieve import RequestError, Sample, ScoringOptions, load_enhancer
 from mmsieve.cli import main
-from mmsieve.methods import aitqe_runner
-from mmsieve.table import files, read_header
+from mmsieve.methods.aitqe import runner as aitqe_runner
+from mmsieve.tables import read_header, table_files
 
 REFERENCE = os.environ.get("MMSIEVE_REFERENCE")
 SHORT = {"max_new_tokens": 18}
@@ -68,7 +68,7 @@ def test_every_sample_is_a_row_and_its_caption_stays(tmp_path, own):
     assert known.filter(pl.col("truncated"))["key"].to_list() == ["7-long"]
     assert "1-broken" in known["key"].to_list()
     assert table.filter(pl.col("status") != "ok")["error"].null_count() == 0
-    header = read_header(files(tmp_path / "out")["a"])
+    header = read_header(table_files(tmp_path / "out")["a"])
     assert (header.kind, header.complete) == ("assessment", True)
 
 
@@ -128,7 +128,7 @@ def test_a_threshold_decides_and_the_report_is_of_the_whole_table(tmp_path, own)
     assert lines[0].startswith(f"{every['rewritten'].sum()} of 12 captions rewritten")
     assert any(line.startswith(f"{refused} rewrites refused (") for line in lines)
     assert lines[-1].startswith("12 rows of 2 shards")
-    files(tmp_path / "all")["1"].unlink()
+    table_files(tmp_path / "all")["1"].unlink()
     again = enhance(tmp_path / "in", tmp_path / "all", own, rewrite_below=11, **SHORT)
     assert "resumed: 1 shards" in again.summary()
     assert set(lines[:-1]) < set(again.summary().splitlines())
@@ -152,18 +152,18 @@ def test_killed_and_run_again_it_is_as_if_undisturbed(tmp_path, own):
     command = [sys.executable, "-m", "mmsieve", "enhance", str(tmp_path / "in"), *words, "--out"]
     running = subprocess.Popen([*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not files(tmp_path / "out") and time.monotonic() < deadline:
+    while not table_files(tmp_path / "out") and time.monotonic() < deadline:
         time.sleep(0.02)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    done = {name: path.stat().st_mtime_ns for name, path in files(tmp_path / "out").items()}
+    done = {name: path.stat().st_mtime_ns for name, path in table_files(tmp_path / "out").items()}
     assert done
     for out in ("out", "whole"):
         options = {"max_new_tokens": 30}
         enhance(tmp_path / "in", tmp_path / out, own, **options)
-    whole = files(tmp_path / "whole")
-    assert files(tmp_path / "out").keys() == whole.keys()
-    for name, path in files(tmp_path / "out").items():
+    whole = table_files(tmp_path / "whole")
+    assert table_files(tmp_path / "out").keys() == whole.keys()
+    for name, path in table_files(tmp_path / "out").items():
         assert path.read_bytes() == whole[name].read_bytes()
         assert done.get(name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
 

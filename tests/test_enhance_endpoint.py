@@ -10,8 +10,8 @@ from enhancers import enhance, rows
 from shards import caption, captions, image, write_tar
 from well_behaved import KEY, images, words
 
-from mmsieve.methods.aitqe_answers import Assessment, write_answer
-from mmsieve.methods.aitqe_inputs import question
+from mmsieve.methods.aitqe.answers import Assessment, write_answer
+from mmsieve.methods.aitqe.inputs import question
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_what_a_server_refuses_is_a_row_and_what_it_cannot_do_a_failed_shard(
     assert (report.failed, report.statuses) == ({}, {"ok": 1, "model_output_invalid": 1})
     assert "the endpoint refused: " in rows(tmp_path / "a")["error"].drop_nulls()[0]
 
-    monkeypatch.setattr("mmsieve.methods.aitqe_endpoint_runner._RETRIES", 0)
+    monkeypatch.setattr("mmsieve.methods.aitqe.endpoint_runner._RETRIES", 0)
     server.answer = by_caption({**ANSWERS, "good": 503})
     report = enhance(source, tmp_path / "b", model, concurrency=1)
     assert report.failed["a"].startswith("the endpoint: ")

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from shards import captions, write_tar
 
 from mmsieve import RequestError
-from mmsieve.models.enhancer import open_enhancer
-from mmsieve.models.llava import encode_images, load_enhancer, save_enhancer
+from mmsieve.methods.aitqe.checkpoint import open_enhancer
+from mmsieve.methods.aitqe.model import encode_images, load_enhancer, save_enhancer
 
 
 @pytest.fixture

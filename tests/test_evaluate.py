@@ -14,10 +14,9 @@ from tiny import Recipe, make_checkpoint
 import mmsieve
 from mmsieve import EvaluateOptions, GenerateOptions, RequestError
 from mmsieve.cli import main
-from mmsieve.evaluation.thresholds import half_of_units
-from mmsieve.evaluation.units import units_of
-from mmsieve.metrics import measure, predict
-from mmsieve.models.catalog import bundled_folder
+from mmsieve.evaluation.comparing import units_of
+from mmsieve.evaluation.metrics import half_of_units, measure, predict
+from mmsieve.methods.catalog import bundled_folder
 
 
 @pytest.fixture(scope="module")

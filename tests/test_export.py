@@ -1,3 +1,5 @@
+"""None"""
+
 import hashlib
 import io
 import json
@@ -16,7 +18,7 @@ from shards import captions, image, read, tar_bytes, write_jsonl, write_parquet,
 from tables import read_decisions, score_sources
 
 from mmsieve.errors import RequestError
-from mmsieve.pack.members import safe_key
+from mmsieve.exporting.samples import safe_key
 from mmsieve.verbs.filter import CutOptions, filter_tables
 
 REFERENCE = os.environ.get("MMSIEVE_REFERENCE")

@@ -12,7 +12,7 @@ from tables import write_table
 
 from mmsieve import ExportOptions, RequestError, export
 from mmsieve.cli import main
-from mmsieve.table import read_header
+from mmsieve.tables import read_header
 
 
 def assess(folder: Path, source: Path, final: dict[str, str], **columns: Any) -> Path:

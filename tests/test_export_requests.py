@@ -11,7 +11,7 @@ from shards import captions, read, write_tar
 from tables import score_sources
 
 from mmsieve.errors import RequestError
-from mmsieve.pack import exporting
+from mmsieve.exporting import plan
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_killed_export_goes_on(
 ) -> None:
     keep = decide(two_tars, out=tmp_path / "keep")
     run(two_tars, decisions=keep, out=tmp_path / "whole")
-    write, written = exporting.write_tar, []
+    write, written = plan.write_tar, []
 
     def dies_in_the_second(folder: Path, name: str, *rest: Any) -> Any:
         written.append(name)
@@ -50,7 +50,7 @@ def test_a_killed_export_goes_on(
             raise KeyboardInterrupt
         return write(folder, name, *rest)
 
-    monkeypatch.setattr(exporting, "write_tar", dies_in_the_second)
+    monkeypatch.setattr(plan, "write_tar", dies_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(two_tars, decisions=keep, out=tmp_path / "out", workers=1)
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -1,3 +1,5 @@
+"""None"""
+
 import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import kept_keys, read_decisions, rows_of, write_table
 
-from mmsieve import table
-from mmsieve.cut import inputs
+from mmsieve import tables
 
 
 def test_top_fraction_rounds_down_and_gives_reasons(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_top_fraction_rounds_down_and_gives_reasons(tmp_path: Path) -> None:
         ("b/c-k1", "b/c", False, "no_score", None),
         ("b/c-k2", "b/c", False, "below_cut", 0.5),
     ]
-    header = table.read_header(tmp_path / "keep" / "b" / "c.parquet")
+    header = tables.read_header(tmp_path / "keep" / "b" / "c.parquet")
     assert header is not None
     assert (header.kind, header.shard, header.rows) == ("decisions", "b/c", 3)
     assert header.fingerprint["top_fraction"] == "0.5"
@@ -155,8 +156,8 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     scores = two_shards(tmp_path / "scores")
     cut(scores, out=tmp_path / "k1", top_fraction=0.5)
     cut(scores, out=tmp_path / "k2", top_fraction=0.5)
-    for name, path in table.files(tmp_path / "k1").items():
-        assert path.read_bytes() == table.files(tmp_path / "k2")[name].read_bytes()
+    for name, path in tables.table_files(tmp_path / "k1").items():
+        assert path.read_bytes() == tables.table_files(tmp_path / "k2")[name].read_bytes()
 
 
 def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +166,7 @@ def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Monk
         tmp_path / "s", {"a": rows_of("a", scores), "b": rows_of("b", scores[:30])}
     )
     cut(folder, out=tmp_path / "k1", top_fraction=0.4)
-    monkeypatch.setattr(inputs, "CHUNK", 9)
-    monkeypatch.setattr("mmsieve.cut.decided.CHUNK", 9)
+    monkeypatch.setattr(tables, "CHUNK", 9)
+    monkeypatch.setattr("mmsieve.filtering.request.CHUNK", 9)
     cut(folder, out=tmp_path / "k2", top_fraction=0.4)
     assert read_decisions(tmp_path / "k1").equals(read_decisions(tmp_path / "k2"))

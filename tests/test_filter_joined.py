@@ -9,8 +9,8 @@ import pytest
 from cuts import NAN, cut, others_file, two_shards
 from tables import kept_keys, read_decisions, rows_of, write_table
 
-from mmsieve.cut import lookup
 from mmsieve.errors import RequestError
+from mmsieve.filtering import joins
 
 
 def clip_table(folder: Path, name: str = "clip_score") -> Path:
@@ -64,8 +64,8 @@ def test_rows_in_another_order_and_repeated_keys_are_matched(tmp_path: Path) -> 
 def test_foreign_scores_are_joined_by_uid(
     part_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookup, "PART_ROWS", part_rows)
-    monkeypatch.setattr(lookup, "_BUFFER", 4)
+    monkeypatch.setattr(joins, "PART_ROWS", part_rows)
+    monkeypatch.setattr(joins, "_BUFFER", 4)
     rows = {name: rows_of(name, [1.0] * 10) for name in "abc"}
     rows["b"]["uid"][3] = None
     scores = write_table(tmp_path / "scores", rows)

@@ -10,7 +10,7 @@ import pytest
 from cuts import NAN, cut, others_file, two_shards
 from tables import kept_keys, read_decisions, rows_of, write_table
 
-from mmsieve import table
+from mmsieve import tables
 from mmsieve.errors import RequestError
 
 
@@ -114,7 +114,7 @@ def test_unfinished_tables_are_named(tmp_path: Path) -> None:
     write_table(scores, {"a": rows_of("a", [1.0])}, complete=False, problem="cut off")
     report = cut(scores, out=tmp_path / "keep", min_score=0)
     assert "1 of 2 files hold a part of their shard only" in report.summary()
-    header = table.read_header(tmp_path / "keep" / "a.parquet")
+    header = tables.read_header(tmp_path / "keep" / "a.parquet")
     assert header is not None
     assert not header.complete
 
@@ -154,7 +154,7 @@ def test_nothing_else_is_ever_replaced(overwrite: bool, tmp_path: Path) -> None:
             cut(scores, out=out, top_fraction=0.5, overwrite=overwrite)
     with pytest.raises(RequestError, match="isn't a file of uids"):
         cut(scores, out=tmp_path / "x.npy", top_count=1, format="datacomp", overwrite=overwrite)
-    assert len(table.files(other)) == 2
+    assert len(tables.table_files(other)) == 2
     assert (tmp_path / "photos" / "dog.jpg").exists()
 
 

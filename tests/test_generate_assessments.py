@@ -18,11 +18,11 @@ from well_behaved import DETAILS, assessed, given_caption, good_answer, judged, 
 import mmsieve
 from mmsieve import GenerateOptions, RequestError, RunOptions
 from mmsieve.cli import main
-from mmsieve.generate.answers import read_answer
-from mmsieve.generate.subjects import Subject
-from mmsieve.generate.tasks.assessments import Assessments
-from mmsieve.generate.tasks.task import AnswerError
-from mmsieve.methods.aitqe_answers import DIMENSIONS
+from mmsieve.generation.items import Subject
+from mmsieve.generation.loop import read_answer
+from mmsieve.generation.tasks.assessments import Assessments
+from mmsieve.generation.tasks.task import AnswerError
+from mmsieve.methods.aitqe.answers import DIMENSIONS
 
 
 def pairs(out) -> dict[str, list[dict]]:
@@ -178,7 +178,7 @@ def test_a_caption_is_data_in_the_prompt_whatever_it_says(text):
 
 
 def test_prompts_can_be_replaced(tmp_path, server, source):
-    from mmsieve.generate.prompts import BUNDLED
+    from mmsieve.generation.items import BUNDLED
 
     mine = tmp_path / "prompts" / "assessments"
     mine.mkdir(parents=True)

@@ -15,14 +15,14 @@ from well_behaved import good_answer, images, named, rated, words
 
 import mmsieve
 from mmsieve import GenerateOptions, RequestError
-from mmsieve.capabilities import CAPABILITIES, STYLES
 from mmsieve.cli import main
-from mmsieve.generate.answers import read_answer
-from mmsieve.generate.options import RatingsOptions
-from mmsieve.generate.subjects import Subject
-from mmsieve.generate.tasks.ratings import Ratings
-from mmsieve.generate.tasks.task import AnswerError
-from mmsieve.rendered.instructions import instruction
+from mmsieve.generation.items import Subject
+from mmsieve.generation.loop import read_answer
+from mmsieve.generation.options import RatingsOptions
+from mmsieve.generation.tasks.ratings import Ratings
+from mmsieve.generation.tasks.task import AnswerError
+from mmsieve.labels import CAPABILITIES, STYLES
+from mmsieve.synthetic.instructions import instruction
 
 
 def item(number: int, shown: int = 1, **more) -> dict:

@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 import mmsieve
 from mmsieve import GenerateOptions
-from mmsieve.generate.options import TeacherOptions
+from mmsieve.generation.options import TeacherOptions
 
 missing = [name for name in ("fastapi", "uvicorn", "openai") if find_spec(name) is None]
 pytestmark = pytest.mark.skipif(

@@ -16,9 +16,8 @@ from sklearn.metrics import (
 )
 
 from mmsieve.evaluation.agreement import kappa
-from mmsieve.evaluation.thresholds import fit_thresholds, half_of_units
-from mmsieve.evaluation.units import units_of
-from mmsieve.metrics import measure, pearson, predict
+from mmsieve.evaluation.comparing import units_of
+from mmsieve.evaluation.metrics import fit_thresholds, half_of_units, measure, pearson, predict
 
 LEVELS = [0, 1, 2, 3]
 TENTHS = st.integers(-20, 50).map(lambda n: n / 10)

@@ -14,8 +14,10 @@ from mmssr_recordings import DATA, VARIANTS, checkpoint, conversations, golden
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageLimits
-from mmsieve.methods.mmssr import make_asker
-from mmsieve.methods.mmssr_inputs import (
+from mmsieve.methods.decoding import Decoding
+from mmsieve.methods.mmssr.annotator import make_asker
+from mmsieve.methods.mmssr.checkpoint import open_onevision
+from mmsieve.methods.mmssr.inputs import (
     STYLE_QUESTION,
     SYSTEM,
     Item,
@@ -24,9 +26,7 @@ from mmsieve.methods.mmssr_inputs import (
     capability_question,
     format_turns,
 )
-from mmsieve.methods.mmssr_model import AskedModel
-from mmsieve.models.decoding import Decoding
-from mmsieve.models.onevision import open_onevision
+from mmsieve.methods.mmssr.runner import AskedModel
 from mmsieve.sample import Turn
 
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from mmssr_recordings import CHECKPOINT, VARIANTS, checkpoint, invent, needs_reference
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from mmsieve.capabilities import CAPABILITIES
-from mmsieve.methods.load_rater import load_rater
-from mmsieve.methods.mmssr_inputs import Item
-from mmsieve.models.onevision import open_onevision
-from mmsieve.models.prefix_tree import grow
-from mmsieve.models.rater import load_rater as load_stock
-from mmsieve.models.tokenizer import IMAGE
+from mmsieve.labels import CAPABILITIES
+from mmsieve.methods.decoding import grow
+from mmsieve.methods.load import load_rater
+from mmsieve.methods.mmssr.checkpoint import open_onevision
+from mmsieve.methods.mmssr.inputs import Item
+from mmsieve.methods.mmssr.model import load_rater as load_stock
+from mmsieve.methods.tokenizer import IMAGE
 
 NUMBERS = [f"{name}_expected" for name in CAPABILITIES]
 

@@ -12,11 +12,11 @@ import mmsieve
 from mmsieve import RequestError, RunOptions, Sample, ScoringOptions, load_model
 from mmsieve.cli import main
 from mmsieve.images import ImageLimits
+from mmsieve.methods.catalog import BASELINES
 from mmsieve.methods.load import load_annotator
-from mmsieve.methods.unifilter_inputs import Item
-from mmsieve.models.catalog import BASELINES
-from mmsieve.models.tokenizer import IMAGE
-from mmsieve.table import files
+from mmsieve.methods.tokenizer import IMAGE
+from mmsieve.methods.unifilter.inputs import Item
+from mmsieve.tables import table_files
 from mmsieve.verbs.generate import GenerateOptions
 
 TINY = "unifilter-tiny"
@@ -83,7 +83,7 @@ def accuracy(drawn: Path, out: Path, model: str) -> float:
     run = RunOptions(workers=1, quiet=True, keep_metadata=True)
     scoring = ScoringOptions(device="cpu")
     mmsieve.score(str(drawn), model=model, out=out, scoring=scoring, run=run)
-    table = pl.concat([pl.read_parquet(path) for path in files(out).values()])
+    table = pl.concat([pl.read_parquet(path) for path in table_files(out).values()])
     level = table["metadata"].str.json_path_match("$.level").cast(pl.Int8)
     assert level.null_count() == 0
     return float((table["quality_level"] == level).mean())

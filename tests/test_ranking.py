@@ -1,3 +1,5 @@
+"""None"""
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsieve.cut import ranking
-from mmsieve.cut.hashing import hash_strings
-from mmsieve.cut.ranking import RANKED, KeptTies, find_cut, numbers, ordered
-from mmsieve.cut.spool import Spool, records
+from mmsieve.filtering import ranking
+from mmsieve.filtering.hashing import hash_strings
+from mmsieve.filtering.ranking import RANKED, KeptTies, Spool, find_cut, numbers, ordered, records
 
 HIGHEST = 2**64 - 1
 VALUES = st.one_of(st.integers(0, HIGHEST), st.integers(0, 5), st.just(HIGHEST))

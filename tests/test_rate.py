@@ -15,13 +15,13 @@ from tokenizers import Tokenizer
 
 import mmsieve
 from mmsieve import RatingOptions, ReadOptions, RequestError, RunOptions, Sample, Turn, load_rater
-from mmsieve.capabilities import CAPABILITIES, STYLES
 from mmsieve.cli import main
-from mmsieve.methods.mmssr_model import AskedModel
-from mmsieve.methods.mmssr_styles import StyleGrammar, join_styles, parse_styles
-from mmsieve.models.onevision import open_onevision
-from mmsieve.models.rater import load_rater as load_stock
-from mmsieve.models.rater import save_rater
+from mmsieve.labels import CAPABILITIES, STYLES
+from mmsieve.methods.mmssr.annotator import StyleGrammar, join_styles, parse_styles
+from mmsieve.methods.mmssr.checkpoint import open_onevision
+from mmsieve.methods.mmssr.model import load_rater as load_stock
+from mmsieve.methods.mmssr.model import save_rater
+from mmsieve.methods.mmssr.runner import AskedModel
 
 OWN = {"clean_format": True, "styles": True, "capabilities": dict(CAPABILITIES)}
 DIGITS = "012345"

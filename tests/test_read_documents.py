@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from shards import image, read, write_tar
 
 from mmsieve.errors import SampleError
-from mmsieve.read import Record, captions, documents, parse_record
+from mmsieve.read import captions, documents
 from mmsieve.read.documents import UNREADABLE
+from mmsieve.read.records import Record, parse_record
 from mmsieve.sample import Image, Part, Text
 
 JPEG = image()

@@ -14,9 +14,11 @@ from instruction_files import TALK, TURNS, item, plan, request_error, write_eith
 from shards import captions, image, read, write_jsonl, write_parquet, write_tar
 
 from mmsieve.errors import SampleError, ShardError
-from mmsieve.read import ReadOptions, Record, open_shard, ranges
+from mmsieve.read import ranges
 from mmsieve.read.instructions import Parser, image_source, item_key
+from mmsieve.read.layouts import open_shard
 from mmsieve.read.ranges import split_files
+from mmsieve.read.records import ReadOptions, Record
 from mmsieve.sample import Image, Turn
 from mmsieve.sources import find_files
 

@@ -16,18 +16,12 @@ from hypothesis import strategies as st
 from shards import image, read, write_jsonl, write_parquet
 
 from mmsieve.errors import RequestError, SampleError, ShardError
-from mmsieve.read import (
-    ReadOptions,
-    Record,
-    image_folder,
-    json_items,
-    mmc4,
-    open_shard,
-    ranges,
-)
+from mmsieve.read import documents, json_items, ranges, records
 from mmsieve.read.documents import UNREADABLE
-from mmsieve.read.image_parquet import Parser
+from mmsieve.read.layouts import open_shard
+from mmsieve.read.parquet import Parser
 from mmsieve.read.ranges import split_files
+from mmsieve.read.records import ReadOptions, Record
 from mmsieve.sample import Image, Text
 from mmsieve.sources import find_files
 
@@ -130,7 +124,7 @@ def test_images_named_by_path(tmp_path, images):
 
 
 def test_an_image_file_too_large_is_a_row(tmp_path, images, monkeypatch):
-    monkeypatch.setattr(image_folder, "MAX_BYTES", 4)
+    monkeypatch.setattr(records, "MAX_BYTES", 4)
     path = write_parquet(tmp_path / "p.parquet", {"image": ["a.jpg"], "text": ["t"]})
     assert read(path, images=images).statuses == ["image_too_large"]
 
@@ -297,14 +291,14 @@ def test_mmc4(tmp_path, images):
 def test_an_image_without_its_text_comes_last(images, index):
     info = {"image_name": "a.jpg", "matched_text_index": index}
     line = json.dumps({"text_list": ["t0", "t1"], "image_info": [info]}).encode()
-    parts = mmc4.Parser(images)(Record("k", {"line": line})).parts
+    parts = documents.Parser(images)(Record("k", {"line": line})).parts
     assert parts == (Text("t0"), Text("t1"), Image(b"a.jpg"))
 
 
 @pytest.mark.parametrize("name", [*NEVER_READ, None, 7, "", ["a.jpg"]])
 def test_mmc4_images_that_can_not_be_had_are_counted(images, name):
     line = json.dumps({"text_list": ["t"], "image_info": [{"image_name": name}]}).encode()
-    assert mmc4.Parser(images)(Record("k", {"line": line})).parts == (Text("t"), UNREADABLE)
+    assert documents.Parser(images)(Record("k", {"line": line})).parts == (Text("t"), UNREADABLE)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +339,7 @@ def test_jsonl_needs_its_images(tmp_path):
 
 
 def test_a_line_too_long_to_read_is_a_row(tmp_path, images, monkeypatch):
-    monkeypatch.setattr(mmc4, "MAX_BYTES", 1000)
+    monkeypatch.setattr(documents, "MAX_BYTES", 1000)
     monkeypatch.setattr(json_items, "_CHUNK", 100)
     monkeypatch.setattr(json_items, "MAX_BYTES", 1000)
     fine = b'{"text_list": ["b"]}\n'
@@ -388,7 +382,7 @@ infos = st.dictionaries(st.sampled_from(["image_name", "matched_text_index"]), v
 def test_any_mmc4_line_gives_a_sample_or_a_reason(texts, infos):
     line = json.dumps({"text_list": texts, "image_info": infos}).encode()
     try:
-        sample = mmc4.Parser(Path("/nowhere"))(Record("k", {"line": line}))
+        sample = documents.Parser(Path("/nowhere"))(Record("k", {"line": line}))
     except SampleError:
         return
     assert len(sample.parts) == len(texts) + len(infos or [])
@@ -399,5 +393,5 @@ def test_parsers_travel_to_worker_processes(images):
     schema = pa.schema([("image", pa.string()), ("text", pa.string())])
     parser = pickle.loads(pickle.dumps(Parser(schema, ReadOptions(images=images))))
     assert parser(Record("k", {"image": "a.jpg", "text": "t"})).images == (Image(b"a.jpg"),)
-    parser = pickle.loads(pickle.dumps(mmc4.Parser(images)))
+    parser = pickle.loads(pickle.dumps(documents.Parser(images)))
     assert parser(Record("k", {"line": b'{"text_list": ["t"]}'})).parts == (Text("t"),)

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsieve.generate.groups import IMAGE_MARK
-from mmsieve.generate.rendered import Drawing, caption_group, document_group
-from mmsieve.rendered.captions import caption_set
-from mmsieve.rendered.draw import draw_scene
-from mmsieve.rendered.scenes import WORLDS, Scene, sample_scene
-from mmsieve.rendered.words import mark, tell
+from mmsieve.generation.files import IMAGE_MARK
+from mmsieve.synthetic.draw import draw_scene
+from mmsieve.synthetic.scenes import WORLDS, Scene, sample_scene
+from mmsieve.synthetic.teacher import Drawing, caption_group, document_group
+from mmsieve.synthetic.texts import caption_set, mark, tell
 
 SEEDS = st.integers(0, 2**40)
 FAMILIES = st.sampled_from(sorted(WORLDS))

@@ -8,12 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsieve.generate.rendered import Drawing, assessment_group
-from mmsieve.rendered.assessments import OVERALL, assessed_pair, rewrite
-from mmsieve.rendered.edits import change_one, change_several, stranger
-from mmsieve.rendered.plainly import is_complete, states_only_true_facts, told_facts
-from mmsieve.rendered.scenes import WORLDS, Fact, sample_scene
-from mmsieve.rendered.words import mark, tell
+from mmsieve.synthetic.assessments import (
+    OVERALL,
+    assessed_pair,
+    is_complete,
+    rewrite,
+    states_only_true_facts,
+    told_facts,
+)
+from mmsieve.synthetic.edits import change_one, change_several, stranger
+from mmsieve.synthetic.scenes import WORLDS, Fact, sample_scene
+from mmsieve.synthetic.teacher import Drawing, assessment_group
+from mmsieve.synthetic.texts import mark, tell
 
 SEEDS = st.integers(0, 2**40)
 FAMILIES = st.sampled_from(sorted(WORLDS))

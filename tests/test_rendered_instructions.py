@@ -12,14 +12,20 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
-from mmsieve.capabilities import CAPABILITIES, STYLES
-from mmsieve.generate.rendered import Drawing
-from mmsieve.rendered.claims import CORNERS, falsify, truths
-from mmsieve.rendered.instructions import WRONG_SHARE, InstructionSample, instruction
-from mmsieve.rendered.scenes import PLACES, Scene, sample_scene
-from mmsieve.rendered.task_ratings import RATINGS, WRONG_CAP
-from mmsieve.rendered.tasks import FAMILIES, NEEDS_PICTURE
-from mmsieve.rendered.words import NUMBERS
+from mmsieve.labels import CAPABILITIES, STYLES
+from mmsieve.synthetic.edits import CORNERS, falsify, truths
+from mmsieve.synthetic.instructions import (
+    FAMILIES,
+    NEEDS_PICTURE,
+    RATINGS,
+    WRONG_CAP,
+    WRONG_SHARE,
+    InstructionSample,
+    instruction,
+)
+from mmsieve.synthetic.scenes import PLACES, Scene, sample_scene
+from mmsieve.synthetic.teacher import Drawing
+from mmsieve.synthetic.texts import NUMBERS
 
 INDICES = st.integers(0, 10**9)
 FAMILY_NAMES = st.sampled_from(sorted(FAMILIES))

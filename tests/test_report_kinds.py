@@ -25,8 +25,8 @@ from mmsieve import (
     RunOptions,
     SelectOptions,
 )
-from mmsieve.capabilities import CAPABILITIES
 from mmsieve.cli import main
+from mmsieve.labels import CAPABILITIES
 
 QUIET = RunOptions(workers=0, quiet=True)
 EVIL = "</title><script>alert(1)</script><img src=x onerror=alert(1)> {{ 7 * 7 }} '\""

@@ -20,7 +20,7 @@ from mmsieve.images import ImageLimits
 from mmsieve.methods import rules
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.rules import SCHEMA, RulesPreparer
-from mmsieve.table import files, read_header
+from mmsieve.tables import read_header, table_files
 
 
 def photo(width: int, height: int, kind: str = "PNG") -> bytes:
@@ -139,14 +139,14 @@ def test_a_table_of_rules_is_filtered_by_any_of_them(tmp_path: Path):
     run = RunOptions(workers=1, quiet=True)
     report = mmsieve.score(source, model="rules", out=out, run=run)
     assert report.statuses == {"ok": 4}
-    table = pl.read_parquet(files(out)["a"])
+    table = pl.read_parquet(table_files(out)["a"])
     assert dict(table.select("key", "quality_score").iter_rows()) == {
         "a": 1.0,
         "b": 0.0,
         "c": 0.0,
         "d": 0.0,
     }
-    assert "language" in read_header(next(iter(files(out).values()))).notes
+    assert "language" in read_header(next(iter(table_files(out).values()))).notes
     for number, (condition, kept) in enumerate(
         [("num_words > 2", {"a", "c"}), ("passes_size AND num_characters > 2", {"a", "b"})]
     ):

@@ -11,7 +11,7 @@ import pytest
 import mmsieve
 from mmsieve import ReadOptions, RequestError, RunOptions, ScoringOptions
 from mmsieve.cli import main
-from mmsieve.table import files, read_header
+from mmsieve.tables import read_header, table_files
 
 RECORDED = Path(__file__).parent / "data" / "unifilter" / "inputs"
 
@@ -32,7 +32,7 @@ def score(source: Path, out: Path, checkpoint: str, **run) -> mmsieve.RunReport:
 
 
 def rows(out: Path) -> pl.DataFrame:
-    return pl.concat([pl.read_parquet(path) for path in files(out).values()])
+    return pl.concat([pl.read_parquet(path) for path in table_files(out).values()])
 
 
 def test_every_sample_is_a_row_and_statuses_add_up(tmp_path, checkpoint) -> None:
@@ -65,17 +65,17 @@ def test_workers_and_batches_change_no_score(
 def test_a_rerun_does_nothing_and_says_so(tmp_path, checkpoint, sources) -> None:
     out = tmp_path / "out"
     score(sources, out, checkpoint)
-    before = {path: path.stat().st_mtime_ns for path in files(out).values()}
+    before = {path: path.stat().st_mtime_ns for path in table_files(out).values()}
     report = score(sources, out, checkpoint)
     assert report.shards == 0
     assert "resumed: 3 shards were done before" in report.summary()
-    assert before == {path: path.stat().st_mtime_ns for path in files(out).values()}
+    assert before == {path: path.stat().st_mtime_ns for path in table_files(out).values()}
 
 
 def test_a_missing_table_file_alone_is_made_again(tmp_path, checkpoint, sources) -> None:
     out = tmp_path / "out"
     score(sources, out, checkpoint)
-    lost = files(out)["00000001"]
+    lost = table_files(out)["00000001"]
     whole = lost.read_bytes()
     lost.unlink()
     assert score(sources, out, checkpoint).shards == 1
@@ -105,16 +105,16 @@ def test_a_trial_run_is_never_taken_for_a_whole_one(tmp_path, checkpoint, source
     out = tmp_path / "out"
     assert score(sources, out, checkpoint, limit=15).rows == 15
     assert score(sources, out, checkpoint, limit=15).shards == 0
-    assert [read_header(path).complete for path in files(out).values()] == [True, False]
+    assert [read_header(path).complete for path in table_files(out).values()] == [True, False]
     assert score(sources, out, checkpoint).rows == 12 + 6
-    assert all(read_header(path).complete for path in files(out).values())
+    assert all(read_header(path).complete for path in table_files(out).values())
 
 
 def test_parts_share_one_table(tmp_path, checkpoint, sources) -> None:
     for part in ("0/2", "1/2"):
         score(sources, tmp_path / "parts", checkpoint, part=part)
     score(sources, tmp_path / "whole", checkpoint)
-    parts, whole = files(tmp_path / "parts"), files(tmp_path / "whole")
+    parts, whole = table_files(tmp_path / "parts"), table_files(tmp_path / "whole")
     assert parts.keys() == whole.keys()
     assert all(parts[name].read_bytes() == whole[name].read_bytes() for name in whole)
 
@@ -125,7 +125,7 @@ def test_a_cut_shard_keeps_its_rows_is_named_and_done_again(tmp_path, checkpoint
     shard.parent.mkdir()
     shard.write_bytes(whole[: len(whole) // 2])
     report = score(shard.parent, tmp_path / "out", checkpoint)
-    header = read_header(files(tmp_path / "out")["a"])
+    header = read_header(table_files(tmp_path / "out")["a"])
     assert report.failed["a"].startswith("incomplete: ")
     assert 0 < report.rows == header.rows < 12
     assert not header.complete
@@ -140,7 +140,7 @@ def test_a_broken_shard_is_named_and_the_others_are_done(tmp_path, checkpoint, s
     report = score(sources, tmp_path / "out", checkpoint)
     assert report.failed.keys() == {"00000003", "00000004"}
     assert report.rows == 12 + 12 + 6
-    assert "00000003" not in files(tmp_path / "out")
+    assert "00000003" not in table_files(tmp_path / "out")
 
 
 def test_a_dry_run_writes_nothing(tmp_path, checkpoint, sources) -> None:

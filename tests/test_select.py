@@ -11,7 +11,7 @@ import pytest
 from selections import choose, ratings_of, write_ratings
 from tables import kept_keys, read_decisions
 
-from mmsieve import table
+from mmsieve import tables
 from mmsieve.cli import main
 from mmsieve.errors import RequestError
 
@@ -53,14 +53,14 @@ def test_the_command(ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "yes/no                          10                         3" in said
     assert "not kept: 1 no_rating, 6 not_selected" in said
     assert said.splitlines()[-1].startswith("3 of 10 rows kept in ")
-    files = table.files(tmp_path / "keep")
+    files = tables.table_files(tmp_path / "keep")
     assert list(files) == ["s000", "s001"]
     decisions = read_decisions(tmp_path / "keep")
     assert decisions["key"].to_list() == [str(n) for n in range(10)]
     assert decisions["keep"].to_list() == [False] * 7 + [True] * 3
     assert decisions["score"].to_list() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
     assert decisions.schema["score"] == pl.Float32
-    header = table.read_header(files["s001"])
+    header = tables.read_header(files["s001"])
     assert header is not None and header.fingerprint["budget"] == "0.3"
     assert header.notes == {"kept": "3", "budget": "3"}
 

@@ -19,7 +19,7 @@ import pytest
 from selections import choose, unpack, write_ratings
 from tables import read_decisions
 
-from mmsieve.capabilities import CAPABILITIES
+from mmsieve.labels import CAPABILITIES
 
 DATA = Path(__file__).parent / "data" / "mmssr" / "select"
 REFERENCE = os.environ.get("MMSIEVE_REFERENCE")

@@ -16,12 +16,11 @@ from select_oracle import expected
 from selections import choose, ratings_of, write_ratings
 from tables import read_decisions
 
-from mmsieve.cut.inputs import open_tables
 from mmsieve.errors import RequestError
-from mmsieve.subset.budget import Budget
-from mmsieve.subset.options import SelectOptions
-from mmsieve.subset.rating_table import RatingTable
-from mmsieve.subset.rounds import Rounds
+from mmsieve.selection.options import SelectOptions
+from mmsieve.selection.pool import RatingTable
+from mmsieve.selection.rounds import Budget, Rounds
+from mmsieve.tables import open_tables
 
 NAMES = ("ocr", "data", "scene")
 files = settings(

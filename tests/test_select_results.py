@@ -12,7 +12,7 @@ from tables import kept_keys, read_decisions
 
 from mmsieve.cli import main
 from mmsieve.errors import RequestError
-from mmsieve.subset.result_file import read_scores, read_texts
+from mmsieve.selection.results import read_scores, read_texts
 
 
 def items(*keys: Any, **fields: Any) -> list[dict[str, Any]]:

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from shards import captions, image, read, tar_bytes, write_jsonl, write_parquet, write_tar
 
-from mmsieve import listing, sources
+from mmsieve import sources
 from mmsieve.errors import RequestError, ShardError
-from mmsieve.read import ReadOptions, open_shard
+from mmsieve.read.layouts import open_shard
 from mmsieve.read.ranges import split_files
+from mmsieve.read.records import ReadOptions
 from mmsieve.sources import Shard, find_files, limited, local_path, take_part
 
 
@@ -211,7 +212,7 @@ def test_a_missing_extra_is_named(url, fix, monkeypatch):
     def fail(url):
         raise ImportError("install this\nand that")
 
-    monkeypatch.setattr(listing, "url_to_fs", fail)
+    monkeypatch.setattr(sources, "url_to_fs", fail)
     assert refused(url).endswith(fix)
 
 
@@ -219,7 +220,7 @@ def test_any_error_of_a_filesystem_is_one_line(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("no\ncredentials")
 
-    monkeypatch.setattr(listing, "_find", fail)
+    monkeypatch.setattr(sources, "_find", fail)
     assert refused("a.tar") == "a.tar: can't be listed: no credentials"
 
 
@@ -276,7 +277,7 @@ def test_a_remote_file_that_is_gone_is_the_shards_failure(memory):
 
 
 def test_remote_names_that_lead_out_of_the_table(monkeypatch):
-    found = listing.Listing({"s3://b/../../x.tar": 1})
+    found = sources.Listing({"s3://b/../../x.tar": 1})
     monkeypatch.setattr(sources, "list_files", lambda pattern: found)
     assert "rename it" in refused("s3://b/x.tar")
 

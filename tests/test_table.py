@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmsieve import table
+from mmsieve import tables
 from mmsieve.errors import RequestError
-from mmsieve.table import COMMON, Header
+from mmsieve.tables import COMMON, Header
 
 HEADER = Header(
     kind="quality",
@@ -30,13 +30,13 @@ ROW = {"key": "k", "shard": "a", "status": "ok"}
 
 
 def write(path: Path, header: Header = HEADER) -> Path:
-    table.write_file(path, table.rows_to_table([ROW], COMMON), header)
+    tables.write_file(path, tables.rows_to_table([ROW], COMMON), header)
     return path
 
 
 def test_round_trip(tmp_path):
     path = write(tmp_path / "deep" / "a.parquet")
-    assert table.read_header(path) == table.existing_header(path) == HEADER
+    assert tables.read_header(path) == tables.existing_header(path) == HEADER
     assert pq.read_table(path).to_pylist() == [{**ROW, "error": None, "uid": None}]
     assert [p.name for p in path.parent.iterdir()] == ["a.parquet"]
 
@@ -44,7 +44,7 @@ def test_round_trip(tmp_path):
 def test_columns_keep_their_types(tmp_path):
     schema = pa.schema([*COMMON, pa.field("styles", pa.list_(pa.string()))])
     for rows in ([], [ROW]):
-        table.write_file(tmp_path / "a.parquet", table.rows_to_table(rows, schema), HEADER)
+        tables.write_file(tmp_path / "a.parquet", tables.rows_to_table(rows, schema), HEADER)
         assert pq.read_schema(tmp_path / "a.parquet").remove_metadata() == schema
 
 
@@ -62,8 +62,8 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        table.write_atomically(path, fail)
-    assert table.read_header(path) == HEADER
+        tables.write_atomically(path, fail)
+    assert tables.read_header(path) == HEADER
     assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
 
 
@@ -72,7 +72,7 @@ def _write_slowly(path: Path) -> None:
         temporary.write_bytes(b"half")
         time.sleep(60)
 
-    table.write_atomically(path, write_half)
+    tables.write_atomically(path, write_half)
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):
@@ -85,7 +85,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert len(list(tmp_path.iterdir())) == 1 and table.files(tmp_path) == {}
+    assert len(list(tmp_path.iterdir())) == 1 and tables.table_files(tmp_path) == {}
     write(path)
     assert [p.name for p in tmp_path.iterdir()] == ["a[1].parquet"]
 
@@ -94,20 +94,20 @@ def test_leftovers_of_other_files_stay(tmp_path):
     others = [".a.parquet.b.parquet.%s.tmp" % ("0" * 32), ".b.parquet.%s.tmp" % ("0" * 32)]
     for name in (*others, ".a.parquet.%s.tmp" % ("0" * 32)):
         (tmp_path / name).write_bytes(b"")
-    table.remove_leftovers(tmp_path / "a.parquet")
+    tables.remove_leftovers(tmp_path / "a.parquet")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
 
 
 def test_nothing_there_is_no_header(tmp_path):
-    assert table.existing_header(tmp_path / "a.parquet") is None
-    assert table.existing_header(tmp_path / "no" / "a.parquet") is None
+    assert tables.existing_header(tmp_path / "a.parquet") is None
+    assert tables.existing_header(tmp_path / "no" / "a.parquet") is None
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1, -4, -9])
 def test_files_that_are_broken_are_refused(tmp_path, keep):
     path = write(tmp_path / "a.parquet")
     path.write_bytes(path.read_bytes()[:keep])
-    for read in (table.read_header, table.existing_header):
+    for read in (tables.read_header, tables.existing_header):
         with pytest.raises(RequestError, match="with --overwrite or another --out") as error:
             read(path)
         assert "\n" not in str(error.value) and str(path) in str(error.value)
@@ -118,20 +118,20 @@ def test_headers_of_another_version_are_refused(tmp_path, header):
     metadata = {b"mmsieve": header.encode(errors="surrogateescape")}
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata(metadata), tmp_path / "a.parquet")
     with pytest.raises(RequestError, match="not a table of this version"):
-        table.existing_header(tmp_path / "a.parquet")
+        tables.existing_header(tmp_path / "a.parquet")
 
 
 def test_files_of_others_are_never_taken_for_ours(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
-    assert table.read_header(tmp_path / "a.parquet") is None
+    assert tables.read_header(tmp_path / "a.parquet") is None
     with pytest.raises(RequestError, match="not made by mmsieve"):
-        table.existing_header(tmp_path / "a.parquet")
+        tables.existing_header(tmp_path / "a.parquet")
 
 
 def test_a_folder_in_the_place_of_a_file(tmp_path):
     (tmp_path / "a.parquet").mkdir()
     with pytest.raises(RequestError):
-        table.existing_header(tmp_path / "a.parquet")
+        tables.existing_header(tmp_path / "a.parquet")
 
 
 def test_files_in_the_order_of_their_names(tmp_path):
@@ -146,16 +146,16 @@ def test_files_in_the_order_of_their_names(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
-    assert list(table.files(tmp_path)) == ["a", "b/0", "b/1.x"]
-    assert table.files(tmp_path)["b/1.x"] == tmp_path / "b" / "1.x.parquet"
+    assert list(tables.table_files(tmp_path)) == ["a", "b/0", "b/1.x"]
+    assert tables.table_files(tmp_path)["b/1.x"] == tmp_path / "b" / "1.x.parquet"
 
 
 def test_folders_that_can_not_hold_a_table(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    table.check_folder(tmp_path / "new" / "deep")
+    tables.check_folder(tmp_path / "new" / "deep")
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
     for folder in ("file", "file/below", "s3://bucket/a"):
         with pytest.raises(RequestError, match="--out"):
-            table.check_folder(Path(folder) if ":" in folder else tmp_path / folder)
+            tables.check_folder(Path(folder) if ":" in folder else tmp_path / folder)
     with pytest.raises(RequestError, match="can't be made"):
-        table.make_folder(tmp_path / "file" / "below")
+        tables.make_folder(tmp_path / "file" / "below")

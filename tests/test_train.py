@@ -12,17 +12,21 @@ from hypothesis import strategies as st
 import mmsieve
 from mmsieve import RequestError, TrainOptions
 from mmsieve.cli import main
-from mmsieve.generate.rendered import caption_group, document_group
 from mmsieve.methods.load import load_unifilter
-from mmsieve.models.storage import load_classifier
-from mmsieve.train import options, stages
-from mmsieve.train.cells import CLASSES, RenderedCells, collate_cells
-from mmsieve.train.data import RIGHT, WRONG, collate, prepare_group
-from mmsieve.train.find_recipe import bundled_recipes, load_recipe
-from mmsieve.train.objectives import QualityObjective
-from mmsieve.train.recipe import BaseRecipe, Recipe, Rendered
-from mmsieve.train.rendered import HeldOutTexts, RenderedGroups
-from mmsieve.train.start import write_start
+from mmsieve.methods.unifilter.model import load_classifier
+from mmsieve.synthetic.teacher import caption_group, document_group
+from mmsieve.synthetic.training import (
+    CLASSES,
+    HeldOutTexts,
+    RenderedCells,
+    RenderedGroups,
+    collate_cells,
+    write_start,
+)
+from mmsieve.training import options, trainer
+from mmsieve.training.data import RIGHT, WRONG, collate, prepare_group
+from mmsieve.training.objectives import QualityObjective
+from mmsieve.training.recipe import BaseRecipe, Recipe, Rendered, bundled_recipes, load_recipe
 
 SMOKE = TrainOptions(smoke=True, quiet=True)
 
@@ -92,7 +96,7 @@ def test_an_interrupted_training_ends_up_where_an_undisturbed_one_does(
     out, stopped = tmp_path / "out", tmp_path / "stopped"
     mmsieve.train_classifier(str(file), out=out, options=SMOKE)
     with monkeypatch.context() as patch:
-        patch.setattr(stages._Steps, "on_step_end", _stop_after(5))
+        patch.setattr(trainer._Steps, "on_step_end", _stop_after(5))
         with pytest.raises(KeyboardInterrupt):
             mmsieve.train_classifier(str(file), out=stopped, options=SMOKE)
     assert not (stopped / "config.json").exists()

@@ -9,17 +9,16 @@ from safetensors.torch import load_file
 
 import mmsieve
 from mmsieve import GenerateOptions, RequestError, Sample, TrainOptions
-from mmsieve.capabilities import CAPABILITIES, STYLES
 from mmsieve.cli import main
-from mmsieve.generate.rendered import Drawing
-from mmsieve.methods.aitqe_answers import KEYS
-from mmsieve.rendered.instructions import instruction
-from mmsieve.train import stages
-from mmsieve.train.answers import training as answerers
-from mmsieve.train.answers.examples import Example, collate_examples
-from mmsieve.train.answers.objective import AnswerObjective
-from mmsieve.train.answers.recipe import EnhancerRecipe, RaterRecipe
-from mmsieve.train.find_recipe import load_recipe
+from mmsieve.labels import CAPABILITIES, STYLES
+from mmsieve.methods.aitqe.answers import KEYS
+from mmsieve.synthetic.instructions import instruction
+from mmsieve.synthetic.teacher import Drawing
+from mmsieve.training import trainer
+from mmsieve.training import training as answerers
+from mmsieve.training.objectives import AnswerObjective
+from mmsieve.training.recipe import EnhancerRecipe, RaterRecipe, load_recipe
+from mmsieve.training.sft import Example, collate_examples
 
 SMOKE = TrainOptions(smoke=True, quiet=True)
 DRAWING = Drawing()
@@ -175,7 +174,7 @@ def test_an_interrupted_training_ends_up_where_an_undisturbed_one_does(
             if state.global_step == 3:
                 raise KeyboardInterrupt
 
-        patch.setattr(stages._Steps, "on_step_end", stop)
+        patch.setattr(trainer._Steps, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
             mmsieve.train_rater(recipe, out=stopped, start_from=str(rater), options=SMOKE)
     mmsieve.train_rater(recipe, out=stopped, start_from=str(rater), options=SMOKE)

@@ -14,12 +14,12 @@ import torch
 
 import mmsieve
 from mmsieve import RequestError, TrainOptions
-from mmsieve.generate.groups import CAPTION_HEAD
-from mmsieve.generate.rendered import caption_group, document_group
+from mmsieve.generation.files import CAPTION_HEAD
 from mmsieve.methods.load import load_unifilter
-from mmsieve.models.storage import load_classifier
-from mmsieve.train.files import split_by_image
-from mmsieve.train.records import LeftOut, Record, read_records
+from mmsieve.methods.unifilter.model import load_classifier
+from mmsieve.synthetic.teacher import caption_group, document_group
+from mmsieve.training.data import split_by_image
+from mmsieve.training.records import LeftOut, Record, read_records
 
 torch.set_num_threads(1)  # sums in another order are other sums
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -13,9 +13,9 @@ from tiny import _text_model as text_model
 
 import mmsieve
 from mmsieve import RequestError, TrainOptions
-from mmsieve.generate.groups import CAPTION_HEAD
+from mmsieve.generation.files import CAPTION_HEAD
 from mmsieve.methods.load import load_unifilter
-from mmsieve.models.storage import load_classifier
+from mmsieve.methods.unifilter.model import load_classifier
 
 RECIPE = """from mmsieve.train.recipes import unifilter_qwen3_0_6b
 SMOKE = unifilter_qwen3_0_6b.SMOKE.changed(

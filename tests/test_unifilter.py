@@ -15,16 +15,16 @@ import pytest
 import torch
 from tiny import RELEASED, edit_json, picture
 
-from mmsieve.annotator import RunnerOptions
 from mmsieve.devices import resolve_device, resolve_dtype
+from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageLimits
-from mmsieve.levels import quality
-from mmsieve.methods import unifilter_runner
+from mmsieve.labels import quality
 from mmsieve.methods.load import ScoringModel, load_annotator, load_model
-from mmsieve.methods.unifilter import SCHEMA, ScoringOptions
-from mmsieve.methods.unifilter_inputs import Item
-from mmsieve.models.tokenizer import IMAGE
+from mmsieve.methods.tokenizer import IMAGE
+from mmsieve.methods.unifilter import runner as unifilter_runner
+from mmsieve.methods.unifilter.annotator import SCHEMA, ScoringOptions
+from mmsieve.methods.unifilter.inputs import Item
 from mmsieve.sample import Image, Sample, Text
 
 CPU = ScoringOptions(device="cpu")
@@ -375,7 +375,7 @@ def test_wrong_requests_are_one_line_and_quick(model, options, message, monkeypa
 
 
 def test_fingerprint_of_a_large_checkpoint_is_quick(tmp_path):
-    from mmsieve.fingerprint import hash_files
+    from mmsieve.methods.files import hash_files
 
     file = tmp_path / "model.safetensors"
     with file.open("wb") as sparse:

@@ -10,11 +10,11 @@ import time
 import PIL.Image
 import torch
 
-from mmsieve.methods.aitqe import Aitqe
-from mmsieve.methods.aitqe_answers import MARKER
-from mmsieve.methods.aitqe_inputs import read_caption
-from mmsieve.models.llava import load_enhancer
-from mmsieve.models.tokenizer import open_tokenizer
+from mmsieve.methods.aitqe.annotator import Aitqe
+from mmsieve.methods.aitqe.answers import MARKER
+from mmsieve.methods.aitqe.inputs import read_caption
+from mmsieve.methods.aitqe.model import load_enhancer
+from mmsieve.methods.tokenizer import open_tokenizer
 from mmsieve.sample import Sample
 
 

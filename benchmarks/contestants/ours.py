@@ -7,13 +7,13 @@ from tempfile import TemporaryDirectory
 
 from protocol import serve
 
-from mmsieve.annotator import RunnerOptions
+from mmsieve.engine.annotator import RunnerOptions
+from mmsieve.engine.job import ShardJob, ShardWorker
 from mmsieve.methods.load import load_annotator
-from mmsieve.methods.unifilter import ScoringOptions
-from mmsieve.read import ReadOptions
-from mmsieve.shard_job import ShardJob, ShardWorker
+from mmsieve.methods.unifilter.annotator import ScoringOptions
+from mmsieve.read.records import ReadOptions
 from mmsieve.sources import find_files
-from mmsieve.table import files
+from mmsieve.tables import table_files
 
 
 def main(checkpoint: str, tar: str, dtype: str) -> None:
@@ -38,7 +38,7 @@ def main(checkpoint: str, tar: str, dtype: str) -> None:
             for report in worker.run(shards):
                 if report.problem:
                     raise RuntimeError(report.problem)
-            table = pl.concat([pl.read_parquet(path) for path in files(job.out).values()])
+            table = pl.concat([pl.read_parquet(path) for path in table_files(job.out).values()])
             return dict(zip(table["key"], table["quality_score"], strict=True))
 
         serve(score_all)

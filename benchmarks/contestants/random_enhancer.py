@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from mmsieve.models.enhancer import open_enhancer
-from mmsieve.models.llava import save_enhancer, stock_config
+from mmsieve.methods.aitqe.checkpoint import open_enhancer
+from mmsieve.methods.aitqe.model import save_enhancer, stock_config
 
 _TOKENIZER = Path(__file__).parents[2] / "tests" / "data" / "aitqe" / "aitqe-tiny-b"
 

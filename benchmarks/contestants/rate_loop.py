@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmsieve.methods.mmssr import make_asker
-from mmsieve.methods.mmssr_inputs import IMAGE, STYLE_QUESTION, Asker, capability_question
-from mmsieve.models.onevision import OneVision
-from mmsieve.models.rater import load_rater
+from mmsieve.methods.mmssr.annotator import make_asker
+from mmsieve.methods.mmssr.checkpoint import OneVision
+from mmsieve.methods.mmssr.inputs import IMAGE, STYLE_QUESTION, Asker, capability_question
+from mmsieve.methods.mmssr.model import load_rater
 from mmsieve.sample import Sample
 
 RATING_TOKENS = 2

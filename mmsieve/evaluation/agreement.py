@@ -13,12 +13,12 @@ import polars as pl
 import pyarrow as pa
 from cyclopts import Parameter
 
-from mmsieve.cut.hashing import hash_samples
-from mmsieve.cut.inputs import Table, column_names
 from mmsieve.errors import RequestError, Status
-from mmsieve.levels import LEVELS
-from mmsieve.listing import one_line
-from mmsieve.metrics import Floats, Ints, pearson, spearman
+from mmsieve.evaluation.metrics import Floats, Ints, pearson, spearman
+from mmsieve.filtering.hashing import hash_samples
+from mmsieve.labels import LEVELS
+from mmsieve.sources import one_line
+from mmsieve.tables import Table, column_names
 
 TOP = ("0.1", "0.3", "0.5")
 """The fractions of samples that a cut may keep, for which the overlap is given."""

@@ -1,17 +1,188 @@
-"""Scores of one or more models against the true levels, and against the first model's."""
+"""Models against labelled texts: their scores, their metrics, their differences."""
 
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
-from mmsieve.errors import Status
-from mmsieve.evaluation.bootstrap import Bootstrap, Draws, interval
-from mmsieve.evaluation.scoring import Scored, Texts
-from mmsieve.evaluation.thresholds import fit_thresholds, half_of_units
-from mmsieve.metrics import Interval, Metrics, measure
+from mmsieve.engine.annotator import QualityAnnotator, Row, RunnerOptions
+from mmsieve.engine.job import Progress as Advance
+from mmsieve.engine.workers import Prepared, PreparePool
+from mmsieve.errors import SampleError, Status
+from mmsieve.evaluation.metrics import (
+    Bootstrap,
+    Draws,
+    Floats,
+    Interval,
+    Ints,
+    Metrics,
+    fit_thresholds,
+    half_of_units,
+    interval,
+    measure,
+    predict,
+)
+from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_record
+from mmsieve.progress import show_progress
+from mmsieve.read.records import Parse, Record
+
+# Which texts belong together: those that share an image, directly or over other texts
+
+
+def units_of(images: Iterable[list[str]]) -> Ints:
+    """The number [n] of each text's unit, for the image paths of each text.
+
+    The texts over one caption's image are a unit, and so are those over a document's images, in
+    whatever order each text shows them: its first image alone would take them apart.
+    """
+    parents: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (parent := parents.setdefault(name, name)) != name:
+            parents[name] = parents[parent]  # shortens the way for the next one
+            name = parent
+        return name
+
+    firsts = []
+    for index, names in enumerate(images):
+        known = names or [f"\0{index}"]  # a text without an image stands alone
+        firsts.append(known[0])
+        for name in known[1:]:
+            parents[root(name)] = root(known[0])
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(root(name), len(numbers)) for name in firsts], np.int64)
+
+
+# Labelled texts, and the scores that an annotator gives them
+
+SCORE = "quality_score"
+"""The column of an annotator's rows that is evaluated."""
+
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The entries of a training file, in its order."""
+
+    records: Sequence[TrainingRecord]
+    images: Path
+    """Folder that their image paths are relative to."""
+
+    @cached_property
+    def levels(self) -> Ints:
+        """True levels [n]."""
+        return np.array([int(record.label) for record in self.records], np.int64)
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """caption or document, each."""
+        return [kind_of(record.text) for record in self.records]
+
+    @cached_property
+    def units(self) -> Ints:
+        """The number [n] of each text's unit: texts that share an image belong together."""
+        return units_of(record.images for record in self.records)
+
+    def count_units(self, chosen: npt.NDArray[np.bool_]) -> int:
+        """How many units the chosen texts [n] are of."""
+        return len(np.unique(self.units[chosen]))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one model made of the texts."""
+
+    scores: Floats
+    """[n]; NaN where there is none."""
+    statuses: list[str]
+    """`ok`, or why there is no score."""
+    is_level: bool
+    """Whether the score is on the scale of the levels."""
+    thresholds: list[float] | None = None
+    """Where it isn't: where levels 1, 2 and 3 begin, once that is known."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many texts have each status."""
+        return dict(Counter(self.statuses))
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Where scores are made."""
+
+    device: str
+    workers: int
+    batch_tokens: int | None
+    quiet: bool
+
+
+def score_texts(
+    name: str, annotator: QualityAnnotator, texts: Texts, options: ScoreOptions
+) -> Scored:
+    """Score every text with an annotator; a text that can't be scored has its reason."""
+    rows: list[Row | SampleError | None] = [None] * len(texts.records)
+    pool = PreparePool(annotator.preparer(), options.workers, keep_metadata=False)
+    parse = partial(parse_training_record, texts.images)
+    try:
+        runner = annotator.runner(RunnerOptions(options.device, options.batch_tokens))
+        with show_progress(name, len(rows), options.quiet, "texts") as advance:
+            stream = _items(_prepared(pool, parse, texts.records), rows, advance)
+            for index, row in runner.run(stream):
+                rows[index] = row
+                advance(1, 1)
+    finally:
+        pool.close()
+    scores, statuses = zip(*map(_outcome, rows), strict=True)
+    return Scored(np.array(scores, np.float64), list(statuses), annotator.score_is_level)
+
+
+def _outcome(row: Row | SampleError | None) -> tuple[float, str]:
+    if isinstance(row, dict):
+        score = row[SCORE]
+        if score is not None and np.isfinite(score):
+            return float(score), Status.OK.value
+        return np.nan, Status.SCORE_NOT_FINITE.value
+    assert row is not None  # a runner answers for each index
+    return np.nan, row.status.value
+
+
+def _prepared(
+    pool: PreparePool, parse: Parse, texts: Sequence[TrainingRecord]
+) -> Iterator[Prepared]:
+    """What the pool makes of the texts, in order, a bounded number of chunks ahead."""
+    ahead: deque[Future[list[Prepared]]] = deque()
+    for start in range(0, len(texts), _CHUNK):
+        chunk = texts[start : start + _CHUNK]
+        records = [Record(str(start + i), {"text": text}) for i, text in enumerate(chunk)]
+        ahead.append(pool.submit(parse, records))
+        while len(ahead) > 2 * pool.workers:
+            yield from ahead.popleft().result()
+    for future in ahead:
+        yield from future.result()
+
+
+def _items(
+    prepared: Iterator[Prepared], rows: list[Row | SampleError | None], advance: Advance
+) -> Iterator[tuple[int, Any]]:
+    """The runner's stream; what can't be scored goes to `rows` at once."""
+    for index, one in enumerate(prepared):
+        if one.problem is None:
+            yield index, one.item
+        else:
+            rows[index] = one.problem
+            advance(1, 1)
+
+
+# Scores of one or more models against the true levels, and against the first model's
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
@@ -171,3 +342,37 @@ def _note_of_thresholds(
         f"texts of one half of the images, and everything is measured on the {is_measured.sum():,} "
         "of the other",
     )
+
+
+# predictions.parquet: what each model said of each text, so that errors can be looked at
+
+
+def predictions(texts: Texts, comparison: Comparison) -> pl.DataFrame:
+    """A row per text, in the file's order.
+
+    Columns: key (the entry's id, or its number), kind, image, text, label, measured; and `status`,
+    `score`, `level`, with several models each as `NAME.status`, `NAME.score`, `NAME.level`.
+    """
+    records = texts.records
+    keys = [str(i if record.id is None else record.id) for i, record in enumerate(records)]
+    columns = [
+        pl.Series("key", keys, pl.String),
+        pl.Series("kind", texts.kinds, pl.String),
+        pl.Series("image", [record.images for record in records], pl.List(pl.String)),
+        pl.Series("text", [record.text for record in records], pl.String),
+        pl.Series("label", texts.levels, pl.Int8),
+        pl.Series("measured", comparison.is_measured),
+    ]
+    for name, one in comparison.scored.items():
+        prefix = f"{name}." if len(comparison.scored) > 1 else ""
+        columns += [column.alias(prefix + column.name) for column in _outcome_predictions(one)]
+    return pl.DataFrame(columns)
+
+
+def _outcome_predictions(one: Scored) -> list[pl.Series]:
+    score = pl.Series("score", one.scores, pl.Float64).fill_nan(None).cast(pl.Float32)
+    level = pl.Series("level", [None] * len(score), pl.Int8)
+    if one.is_level or one.thresholds is not None:
+        found = predict(np.nan_to_num(one.scores), one.thresholds)
+        level = pl.Series("level", found, pl.Int8).set(score.is_null(), None)
+    return [pl.Series("status", one.statuses, pl.String), score, level]

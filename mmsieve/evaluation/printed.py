@@ -9,8 +9,8 @@ from rich.text import Text
 
 from mmsieve.evaluation.agreement import Agreement
 from mmsieve.evaluation.comparing import COMPARED, Measured
-from mmsieve.levels import LEVELS
-from mmsieve.metrics import Interval, Metrics
+from mmsieve.evaluation.metrics import Interval, Metrics
+from mmsieve.labels import LEVELS
 
 WIDTH = 100
 _NAMES = ("easy negative", "medium negative", "hard negative", "positive")

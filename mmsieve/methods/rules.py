@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from mmsieve.annotator import Row, Runner, RunnerOptions
+from mmsieve.engine.annotator import Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import ImageLimits, read_size
-from mmsieve.methods.unifilter import ScoringOptions
+from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.sample import Image, Sample, Text
 
 MIN_WORDS, MIN_CHARACTERS, MIN_SIDE, MAX_ASPECT_RATIO = 3, 6, 200, 3.0

@@ -5,9 +5,9 @@ import re
 from typing import Any
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.listing import one_line
 from mmsieve.read.records import IMAGE_EXTENSIONS, Record
 from mmsieve.sample import Image, Sample, Text
+from mmsieve.sources import one_line
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAYBE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

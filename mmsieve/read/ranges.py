@@ -9,10 +9,10 @@ from typing import Any
 import fsspec
 
 from mmsieve.errors import RequestError, ShardError
-from mmsieve.read import LayoutError, image_parquet, open_shard
+from mmsieve.read import parquet
 from mmsieve.read.json_items import item_spans
+from mmsieve.read.layouts import LayoutError, is_in_list, json_layout, open_shard, parquet_parser
 from mmsieve.read.records import Layout, ReadOptions
-from mmsieve.read.row_layouts import is_in_list, json_layout, parquet_parser
 from mmsieve.sources import TAR, Shard, check_names
 
 ROWS = 4096
@@ -96,7 +96,7 @@ def _ranges(file: Shard, handle: Any, options: ReadOptions) -> Iterator[Shard]:
 
 def _parquet(file: Shard, handle: Any, options: ReadOptions) -> Iterator[Shard]:
     """Ranges that end where a row group ends, if groups are small enough for that."""
-    opened = image_parquet.open_parquet(handle)
+    opened = parquet.open_parquet(handle)
     parquet_parser(opened.schema_arrow, options)  # raises where a column is missing
     metadata = opened.metadata
     start = stop = 0

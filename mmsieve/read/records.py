@@ -1,5 +1,7 @@
 """Record and ShardReader: what every layout's reader gives the engine."""
 
+import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +11,9 @@ from cyclopts import Parameter
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.sample import Kind, Sample
+from mmsieve.sources import one_line
+
+# Record and ShardReader: what every layout's reader gives the engine
 
 IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
 """Images of a tar, in the order of preference where a key has several (webdataset's habit)."""
@@ -94,3 +99,31 @@ def wrong_kind(layout: Layout, options: ReadOptions) -> str | None:
 def duplicate(key: str) -> SampleError:
     """The reason of a record whose key came before in its shard."""
     return SampleError(Status.DUPLICATE_KEY, f"key {key!r} came before in this shard")
+
+
+# Image files that rows name by path: read below one folder only, and within bounds
+
+
+class ImageFolder:
+    """The folder that image paths are relative to; no path leaves it, by `..` or by a link."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root = Path(os.path.realpath(folder))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an image file; raises SampleError."""
+        try:
+            # A name may be absolute, and a link may lead out: only the resolved path tells.
+            path = Path(os.path.realpath(self._root / name))
+            if not path.is_relative_to(self._root):
+                raise SampleError(Status.IMAGE_MISSING, f"{name!r} leaves the folder of images")
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
+                raise SampleError(Status.IMAGE_MISSING, f"{name!r} is not a file")
+            if found.st_size > MAX_BYTES:
+                message = f"{name!r} has {found.st_size} bytes, {MAX_BYTES} can be read"
+                raise SampleError(Status.IMAGE_TOO_LARGE, message)
+            return path.read_bytes()
+        except (OSError, ValueError) as error:
+            message = f"{name!r} can't be read: {one_line(error)}"
+            raise SampleError(Status.IMAGE_MISSING, message) from error

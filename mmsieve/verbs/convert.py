@@ -9,24 +9,24 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from mmsieve.errors import RequestError
+from mmsieve.methods.aitqe.checkpoint import is_enhancer, open_enhancer
+from mmsieve.methods.catalog import bundled_folder
+from mmsieve.methods.files import read_json, tensor_files
 from mmsieve.methods.load import find_folder
-from mmsieve.models.catalog import bundled_folder
-from mmsieve.models.enhancer import is_enhancer, open_enhancer
-from mmsieve.models.files import read_json, tensor_files
-from mmsieve.models.onevision import is_onevision
+from mmsieve.methods.mmssr.checkpoint import is_onevision
 
 Convert: TypeAlias = Callable[[Path, Path], list[str]]
 
 
 def _convert_rater(folder: Path, out: Path) -> list[str]:
-    from mmsieve.models.convert_rater import convert_rater  # imports torch
+    from mmsieve.methods.mmssr.model import convert_rater  # imports torch
 
     return convert_rater(folder, out)
 
 
 def _convert_enhancer(folder: Path, out: Path) -> list[str]:
     checkpoint = open_enhancer(folder)
-    from mmsieve.models.stock import write_stock  # imports torch
+    from mmsieve.methods.aitqe.model import write_stock  # imports torch
 
     return write_stock(checkpoint, out)
 

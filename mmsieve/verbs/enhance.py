@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mmsieve.annotator import Annotator, Device
-from mmsieve.methods.aitqe import EnhanceOptions
-from mmsieve.methods.load_enhancer import load_assessor
-from mmsieve.methods.unifilter import ScoringOptions
-from mmsieve.read import ReadOptions
-from mmsieve.rewritten import measure
-from mmsieve.run import RunOptions, RunReport, run_annotator
+from mmsieve.engine.annotator import Annotator, Device
+from mmsieve.engine.run import RunOptions, RunReport, run_annotator
+from mmsieve.evaluation.rewrites import measure
+from mmsieve.methods.aitqe.annotator import EnhanceOptions
+from mmsieve.methods.load import load_assessor
+from mmsieve.methods.unifilter.annotator import ScoringOptions
+from mmsieve.read.records import ReadOptions
 
 
 def enhance(

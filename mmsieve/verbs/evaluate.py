@@ -10,21 +10,32 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from mmsieve.annotator import QualityAnnotator
-from mmsieve.cut.inputs import notes_of_unfinished, open_tables
+from mmsieve.engine.annotator import QualityAnnotator
 from mmsieve.errors import RequestError
 from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_tables
-from mmsieve.evaluation.bootstrap import Bootstrap
-from mmsieve.evaluation.comparing import Comparison, Measured, compare
-from mmsieve.evaluation.predictions import predictions
+from mmsieve.evaluation.comparing import (
+    SCORE,
+    Comparison,
+    Measured,
+    ScoreOptions,
+    Texts,
+    compare,
+    predictions,
+    score_texts,
+)
+from mmsieve.evaluation.metrics import Bootstrap, Metrics
 from mmsieve.evaluation.printed import agreement_table, model_tables, render
-from mmsieve.evaluation.scoring import SCORE, ScoreOptions, Texts, score_texts
-from mmsieve.generate.files import TrainingRecord, read_training_file
-from mmsieve.levels import LEVELS
+from mmsieve.generation.files import TrainingRecord, read_training_file
+from mmsieve.labels import LEVELS
 from mmsieve.methods.load import load_annotator
-from mmsieve.methods.unifilter import ScoringOptions
-from mmsieve.metrics import Metrics
-from mmsieve.table import check_folder, make_folder, write_atomically
+from mmsieve.methods.unifilter.annotator import ScoringOptions
+from mmsieve.tables import (
+    check_folder,
+    make_folder,
+    notes_of_unfinished,
+    open_tables,
+    write_atomically,
+)
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 

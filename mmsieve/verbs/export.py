@@ -9,14 +9,14 @@ from cyclopts import Parameter
 
 from mmsieve.decisions import Decisions
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.pack.captions import Captions
-from mmsieve.pack.exporting import REPACKED, Exporter, Kept, Plan, make_plan
-from mmsieve.pack.journal import Journal, write_manifest
+from mmsieve.exporting.plan import REPACKED, Exporter, Kept, Plan, make_plan
+from mmsieve.exporting.samples import Captions
+from mmsieve.exporting.tars import Journal, write_manifest
 from mmsieve.progress import show_progress
-from mmsieve.read import ReadOptions
 from mmsieve.read.ranges import split_files
+from mmsieve.read.records import ReadOptions
 from mmsieve.sources import find_files
-from mmsieve.table import check_folder, make_folder
+from mmsieve.tables import check_folder, make_folder
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
 

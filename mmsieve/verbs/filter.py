@@ -10,20 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from mmsieve.cut.decided import Advance, Decided, judge
-from mmsieve.cut.inputs import notes_of_unfinished, open_tables
-from mmsieve.cut.request import CutOptions, Plan
-from mmsieve.cut.uids import UidFile
-from mmsieve.decisions import (
-    SCHEMA,
-    DecisionWriter,
-    check_apart,
-    check_place,
-    check_replaceable,
-)
+from mmsieve.decisions import SCHEMA, DecisionWriter, check_apart, check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.filtering.request import Advance, CutOptions, Decided, Plan, UidFile, judge
 from mmsieve.progress import show_progress
-from mmsieve.table import check_folder, write_atomically
+from mmsieve.tables import check_folder, notes_of_unfinished, open_tables, write_atomically
 
 __all__ = ["CutOptions", "FilterReport", "filter_tables"]
 

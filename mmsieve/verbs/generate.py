@@ -7,22 +7,21 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from mmsieve.errors import RequestError
-from mmsieve.generate.drawing import SHARDS, count_drawn, draw
-from mmsieve.generate.files import IMAGES, POOL, TRAIN, VAL
-from mmsieve.generate.lesson import Lesson
-from mmsieve.generate.options import (
+from mmsieve.generation.files import IMAGES, POOL, TRAIN, VAL
+from mmsieve.generation.options import (
     AssessmentsOptions,
     GenerateOptions,
     RatingsOptions,
     TeacherOptions,
 )
-from mmsieve.generate.tasks.assessments import Assessments
-from mmsieve.generate.tasks.captions import Captions
-from mmsieve.generate.tasks.documents import Documents
-from mmsieve.generate.tasks.ratings import Ratings
-from mmsieve.generate.tasks.task import Task
-from mmsieve.read import ReadOptions
-from mmsieve.table import check_folder, make_folder, write_atomically
+from mmsieve.generation.request import Lesson
+from mmsieve.generation.tasks.assessments import Assessments
+from mmsieve.generation.tasks.ratings import Ratings
+from mmsieve.generation.tasks.task import Task
+from mmsieve.generation.tasks.texts import Captions, Documents
+from mmsieve.read.records import ReadOptions
+from mmsieve.synthetic.drawing import SHARDS, count_drawn, draw
+from mmsieve.tables import check_folder, make_folder, write_atomically
 
 _CLAIM = "generate.json"
 
@@ -215,7 +214,7 @@ def _ask(
     )
     lesson.check()
     check_folder(out)
-    from mmsieve.generate.teaching import FILES, estimate, teach
+    from mmsieve.generation.run import FILES, estimate, teach
 
     if options.dry_run:
         return GenerateReport(out=out, seconds=0, notes=estimate(lesson))

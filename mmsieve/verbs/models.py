@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mmsieve.models.catalog import BASELINES, CATALOG, Known
+from mmsieve.methods.catalog import BASELINES, CATALOG, Known
 
 
 @dataclass(frozen=True, kw_only=True)

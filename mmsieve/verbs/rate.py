@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mmsieve.annotator import Annotator, Device
-from mmsieve.methods.load_rater import load_raters
-from mmsieve.methods.mmssr import RatingOptions
-from mmsieve.read import ReadOptions
-from mmsieve.run import RunOptions, RunReport, run_annotator
+from mmsieve.engine.annotator import Annotator, Device
+from mmsieve.engine.run import RunOptions, RunReport, run_annotator
+from mmsieve.methods.load import load_raters
+from mmsieve.methods.mmssr.annotator import RatingOptions
+from mmsieve.read.records import ReadOptions
 
 
 def rate(

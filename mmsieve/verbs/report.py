@@ -10,13 +10,11 @@ from pathlib import Path
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
-from mmsieve.page.gallery import Content, Key, fetch
-from mmsieve.page.html import Section, render
-from mmsieve.page.inputs import sort_inputs
-from mmsieve.page.kinds import count_all
-from mmsieve.page.samples import Numbers, Shown
-from mmsieve.read import ReadOptions
-from mmsieve.table import check_folder, make_folder, write_atomically
+from mmsieve.read.records import ReadOptions
+from mmsieve.reporting.inputs import sort_inputs
+from mmsieve.reporting.page import Section, count_all, render
+from mmsieve.reporting.samples import Content, Key, Numbers, Shown, fetch
+from mmsieve.tables import check_folder, make_folder, write_atomically
 
 
 @Parameter(name="*")

@@ -8,19 +8,23 @@ from pathlib import Path
 
 import polars as pl
 
-from mmsieve.cut.decided import Advance
-from mmsieve.cut.inputs import TableFile, open_tables
 from mmsieve.decisions import KIND, SCHEMA, DecisionWriter, check_place, check_replaceable
 from mmsieve.errors import MmsieveError
+from mmsieve.filtering.request import Advance
 from mmsieve.progress import show_progress
-from mmsieve.subset.choosing import Choice, choose
-from mmsieve.subset.export import check_subset, write_subset
-from mmsieve.subset.options import SelectOptions
-from mmsieve.subset.rated import Origins, Rated
-from mmsieve.subset.rating_table import RatingTable
-from mmsieve.subset.results import ResultFolder, is_result_folder
-from mmsieve.subset.summary import Held, held, printed
-from mmsieve.table import Header, product_version
+from mmsieve.selection.choosing import (
+    Choice,
+    Held,
+    check_subset,
+    choose,
+    held,
+    printed,
+    write_subset,
+)
+from mmsieve.selection.options import SelectOptions
+from mmsieve.selection.pool import Origins, Rated, RatingTable
+from mmsieve.selection.results import ResultFolder, is_result_folder
+from mmsieve.tables import Header, TableFile, open_tables, product_version
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
 

@@ -6,15 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.fingerprint import hash_files
-from mmsieve.models.files import tensor_files
-from mmsieve.table import check_folder
-from mmsieve.train.answers.recipe import EnhancerRecipe, RaterRecipe
-from mmsieve.train.claim import check_claim, write_claim
-from mmsieve.train.find_recipe import check_start, find_start, load_recipe, with_backbone
-from mmsieve.train.options import TrainOptions
-from mmsieve.train.processes import first_goes_first, is_first
-from mmsieve.train.recipe import BaseRecipe, Recipe
+from mmsieve.methods.files import hash_files, tensor_files
+from mmsieve.tables import check_folder
+from mmsieve.training.options import (
+    TrainOptions,
+    check_claim,
+    first_goes_first,
+    is_first,
+    write_claim,
+)
+from mmsieve.training.recipe import (
+    BaseRecipe,
+    EnhancerRecipe,
+    RaterRecipe,
+    Recipe,
+    check_start,
+    find_start,
+    load_recipe,
+    with_backbone,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +192,12 @@ def _run(
     start_from: Path | None,
     options: TrainOptions,
 ) -> list[str]:
-    from mmsieve.train.answers.training import EnhancerTraining, RaterTraining
-    from mmsieve.train.classifiers import ClassifierTraining
-    from mmsieve.train.training import Training
+    from mmsieve.training.training import (
+        ClassifierTraining,
+        EnhancerTraining,
+        RaterTraining,
+        Training,
+    )
 
     kinds: dict[str, type[Training]] = {"rater": RaterTraining, "enhancer": EnhancerTraining}
     return kinds.get(goal, ClassifierTraining)(

@@ -1,0 +1,1 @@
+"""Clients: connections to models behind OpenAI-compatible and Anthropic APIs."""

@@ -1,0 +1,162 @@
+"""Teacher behind Anthropic's messages, or a server that speaks them.
+
+The answer is held to its schema by `output_config.format`, not by a forced tool: models that
+always think refuse forced tools.
+"""
+
+import base64
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import anthropic
+from pydantic import BaseModel
+
+from mmsieve.clients.connection import (
+    Connection,
+    Question,
+    Reply,
+    SdkTeacher,
+    TeacherError,
+    Usage,
+    as_trouble,
+    by_status,
+    read_body,
+)
+
+_ENDED = {
+    "max_tokens": "cut off: the answer is longer than --max-tokens",
+    "model_context_window_exceeded": "cut off: the model's context is full",
+    "refusal": "refused",
+}
+
+
+class _Block(BaseModel):
+    type: str
+    text: str = ""
+
+
+class _Usage(BaseModel):
+    input_tokens: int = 0
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    output_tokens: int = 0
+
+
+class _Message(BaseModel):
+    """What is read of a message."""
+
+    content: list[_Block]
+    stop_reason: str | None = None
+    usage: _Usage = _Usage()
+
+
+class _Batch(BaseModel):
+    id: str
+    processing_status: str
+    request_counts: dict[str, int] = {}
+
+
+class _Batches(BaseModel):
+    data: list[_Batch]
+
+
+class _Outcome(BaseModel):
+    type: str
+    message: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+
+class _Result(BaseModel):
+    custom_id: str
+    result: _Outcome
+
+
+class AnthropicTeacher(SdkTeacher):
+    """Asks a message for each question."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection, anthropic.AsyncAnthropic, anthropic.AnthropicError)
+
+    async def ask(self, question: Question) -> Reply:
+        """Ask; raises TeacherError."""
+        create = self._client.messages.with_raw_response.create
+        parameters = self.parameters(question)
+        body = await self.body(lambda: create(**parameters))
+        return self.reply(body)
+
+    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
+        """Send a batch; raises TeacherError."""
+        requests: list[Any] = [
+            {"custom_id": name, "params": self.parameters(question)}
+            for name, question in questions.items()
+        ]
+        # Sent once: if the answer to this request is lost, another would be paid for twice.
+        create = self._client.with_options(max_retries=0).messages.batches.with_raw_response.create
+        batch: _Batch = await self.read(_Batch, lambda: create(requests=requests))
+        return batch.id
+
+    async def candidates(self, token: str, count: int) -> list[str]:
+        """The batches of so many requests: a token is only in the names of requests."""
+        list_ = self._client.messages.batches.with_raw_response.list
+        page: _Batches = await self.read(_Batches, lambda: list_(limit=100))
+        return [one.id for one in page.data if sum(one.request_counts.values()) == count]
+
+    async def is_ended(self, batch: str) -> bool:
+        """Whether a batch has its answers; raises TeacherError."""
+        retrieve = self._client.messages.batches.with_raw_response.retrieve
+        found: _Batch = await self.read(_Batch, lambda: retrieve(batch))
+        return found.processing_status == "ended"
+
+    async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
+        """The answers of an ended batch; raises TeacherError."""
+        try:
+            async for line in await self._client.messages.batches.results(batch):
+                result: _Result | None = read_body(_Result, line.to_json())
+                if result is not None:
+                    yield result.custom_id, self._result(result.result)
+        except (anthropic.AnthropicError, ValueError) as error:
+            raise as_trouble(error, self._connection) from None
+
+    def _result(self, result: "_Outcome") -> Reply | TeacherError:
+        if result.type == "succeeded":
+            return self.reply(json.dumps(result.message))
+        words = json.dumps(result.error) if result.error else result.type
+        invalid = "invalid_request_error" in words
+        return by_status(400 if invalid else None, words, self._connection)
+
+    def parameters(self, question: Question) -> dict[str, Any]:
+        """The parameters of a request."""
+        content: list[dict[str, Any]] = [
+            {
+                "type": "image",
+                "source": {
+                    "type": "base64",
+                    "media_type": "image/jpeg",
+                    "data": base64.b64encode(image).decode(),
+                },
+            }
+            for image in question.images
+        ]
+        content.append({"type": "text", "text": question.words})
+        parameters: dict[str, Any] = {
+            "model": self._connection.model,
+            "max_tokens": self._connection.max_tokens,
+            "messages": [{"role": "user", "content": content}],
+        }
+        if question.format == "schema":
+            form = {"type": "json_schema", "schema": question.schema}
+            parameters["output_config"] = {"format": form}
+        return parameters
+
+    def reply(self, body: str) -> Reply:
+        """The answer in the body of a response."""
+        message: _Message | None = read_body(_Message, body)
+        if message is None:
+            return Reply(problem="the response is no message")
+        counts = message.usage
+        cached = (counts.cache_creation_input_tokens or 0) + (counts.cache_read_input_tokens or 0)
+        usage = Usage(counts.input_tokens + cached, counts.output_tokens)
+        text = "".join(block.text for block in message.content if block.type == "text")
+        problem = _ENDED.get(message.stop_reason or "") or (None if text else "an empty answer")
+        return Reply("" if problem else self._connection.hide(text), problem, usage)

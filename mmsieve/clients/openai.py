@@ -1,0 +1,178 @@
+"""Teacher behind OpenAI's chat completions, or any server that speaks them (vLLM, SGLang, ...)."""
+
+import base64
+import json
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+import openai
+from pydantic import BaseModel
+
+from mmsieve.clients.connection import (
+    Connection,
+    Question,
+    Reply,
+    SdkTeacher,
+    TeacherError,
+    Usage,
+    by_status,
+    read_body,
+)
+
+_URL: Final = "/v1/chat/completions"
+
+_ENDED = {"length": "cut off: the answer is longer than --max-tokens", "content_filter": "filtered"}
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Completion(BaseModel):
+    """What is read of a chat completion."""
+
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+class _Named(BaseModel):
+    id: str
+
+
+class _Batch(_Named):
+    status: str
+    metadata: dict[str, str] | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    errors: dict[str, Any] | None = None
+
+
+class _Batches(BaseModel):
+    data: list[_Batch]
+
+
+class _Result(BaseModel):
+    custom_id: str
+    response: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+
+class OpenAITeacher(SdkTeacher):
+    """Asks a chat completion for each question."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection, openai.AsyncOpenAI, openai.OpenAIError)
+
+    async def ask(self, question: Question) -> Reply:
+        """Ask; raises TeacherError."""
+        create = self._client.chat.completions.with_raw_response.create
+        parameters = self.parameters(question)
+        body = await self.body(lambda: create(**parameters))
+        return self.reply(body)
+
+    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
+        """Send a batch; raises TeacherError."""
+        lines = [
+            {"custom_id": name, "method": "POST", "url": _URL, "body": self.parameters(question)}
+            for name, question in questions.items()
+        ]
+        data = "\n".join(json.dumps(line) for line in lines).encode()
+        upload = self._client.files.with_raw_response.create
+        file = await self.read(_Named, lambda: upload(file=("b.jsonl", data), purpose="batch"))
+        # Sent once: if the answer to this request is lost, another would be paid for twice.
+        create = self._client.with_options(max_retries=0).batches.with_raw_response.create
+        batch: _Named = await self.read(
+            _Named,
+            lambda: create(
+                completion_window="24h",
+                endpoint=_URL,
+                input_file_id=file.id,
+                metadata={"token": token},
+            ),
+        )
+        return batch.id
+
+    async def candidates(self, token: str, count: int) -> list[str]:
+        """The batch of a token, if there is one; raises TeacherError."""
+        list_ = self._client.batches.with_raw_response.list
+        page: _Batches = await self.read(_Batches, lambda: list_(limit=100))
+        return [one.id for one in page.data if (one.metadata or {}).get("token") == token]
+
+    async def is_ended(self, batch: str) -> bool:
+        """Whether a batch has its answers; raises TeacherError."""
+        return (await self._batch(batch)).status in ("completed", "failed", "expired", "cancelled")
+
+    async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
+        """The answers of an ended batch; raises TeacherError."""
+        made = await self._batch(batch)
+        if made.errors:
+            raise TeacherError("refused", self._connection.scrub(json.dumps(made.errors)))
+        content = self._client.files.with_raw_response.content
+        for file in filter(None, (made.output_file_id, made.error_file_id)):
+            body = await self.body(partial(content, file))
+            for line in body.splitlines():
+                result: _Result | None = read_body(_Result, line)
+                if result is not None:
+                    yield result.custom_id, self._result(result)
+
+    def _result(self, result: "_Result") -> Reply | TeacherError:
+        response = result.response or {}
+        body = json.dumps(response.get("body"))
+        if response.get("status_code") == 200:
+            return self.reply(body)
+        words = json.dumps(result.error) if result.error else body
+        return by_status(response.get("status_code"), words, self._connection)
+
+    async def _batch(self, batch: str) -> "_Batch":
+        retrieve = self._client.batches.with_raw_response.retrieve
+        found: _Batch = await self.read(_Batch, lambda: retrieve(batch))
+        return found
+
+    def parameters(self, question: Question) -> dict[str, Any]:
+        """The parameters of a request."""
+        content: list[dict[str, Any]] = [
+            {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_encode(image)}"}}
+            for image in question.images
+        ]
+        content.append({"type": "text", "text": question.words})
+        parameters: dict[str, Any] = {
+            "model": self._connection.model,
+            "max_completion_tokens": self._connection.max_tokens,
+            "messages": [{"role": "user", "content": content}],
+        }
+        if question.format == "schema":
+            form = {"name": "texts", "strict": True, "schema": question.schema}
+            parameters["response_format"] = {"type": "json_schema", "json_schema": form}
+        return parameters
+
+    def reply(self, body: str) -> Reply:
+        """The answer in the body of a response."""
+        completion: _Completion | None = read_body(_Completion, body)
+        if completion is None or not completion.choices:
+            return Reply(problem="the response is no chat completion")
+        counts = completion.usage or _Usage()
+        usage = Usage(counts.prompt_tokens, counts.completion_tokens)
+        choice = completion.choices[0]
+        problem = _ENDED.get(choice.finish_reason or "")
+        if choice.message.refusal:
+            problem = f"refused: {self._connection.scrub(choice.message.refusal)}"
+        elif problem is None and not choice.message.content:
+            problem = "an empty answer"
+        text = self._connection.hide(choice.message.content or "")
+        return Reply("" if problem else text, problem, usage)
+
+
+def _encode(image: bytes) -> str:
+    return base64.b64encode(image).decode()

@@ -1,1 +1,0 @@
-"""What `filter` is made of: tables read and joined in bounded memory, conditions, exact cuts."""

@@ -1,0 +1,227 @@
+"""One shard through an annotator: read, prepare, run, write; the same for every engine."""
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+from mmsieve import tables
+from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
+from mmsieve.engine.workers import Closed, Feed, Opened, Prepared, PreparePool
+from mmsieve.errors import SampleError, ShardError, Status
+from mmsieve.read.records import ReadOptions
+from mmsieve.sources import Shard
+from mmsieve.tables import Header
+
+Progress: TypeAlias = Callable[[int, float], None]
+"""Called with samples done and bytes of sources done since the last call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """What to do with each shard; picklable, so that it can travel to where the shards are."""
+
+    annotator: Annotator
+    out: Path
+    read: ReadOptions
+    runner: RunnerOptions
+    fingerprint: dict[str, str]
+    version: str
+    keep_metadata: bool = False
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the table."""
+        extra = [tables.METADATA] if self.keep_metadata else []
+        return pa.schema([*tables.COMMON, *self.annotator.schema, *extra])
+
+    def path(self, shard: Shard) -> Path:
+        """The shard's file in the table."""
+        return self.out / f"{shard.name}.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """How one shard went."""
+
+    shard: str
+    rows: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    problem: str | None = None
+    """Why the shard failed, or why its table is incomplete."""
+    details: str | None = None
+    """The traceback, where the problem was not foreseen."""
+
+
+class ShardWorker:
+    """Runs shards one after the other with one runner and one pool of preparing processes."""
+
+    def __init__(self, job: ShardJob, workers: int, progress: Progress | None = None) -> None:
+        self._job = job
+        self._progress = progress or (lambda samples, size: None)
+        self._pool = PreparePool(job.annotator.preparer(), workers, job.keep_metadata)
+        self._runner = job.annotator.runner(job.runner)
+        self._writer = ThreadPoolExecutor(1, "mmsieve-writer")
+
+    def close(self) -> None:
+        """End the processes and threads."""
+        self._pool.close()
+        self._writer.shutdown()
+
+    def run(self, shards: Sequence[Shard]) -> Iterator[ShardReport]:
+        """A report per shard, in order, each once its table is written; never raises for one.
+
+        A dead worker process takes everything read ahead with it, so the shard at hand is tried
+        again alone: if that kills a worker too, the shard is the cause, and is named.
+        """
+        position = 0
+        while position < len(shards):
+            for report in self._run(shards[position:]):
+                yield report
+                position += 1
+            if position < len(shards):
+                yield self._run_alone(shards[position])
+                position += 1
+
+    def _run_alone(self, shard: Shard) -> ShardReport:
+        self._pool.close()
+        for report in self._run([shard]):
+            return report
+        self._pool.close()
+        problem = "kills its worker process (a crash in a decoder, or out of memory)"
+        return ShardReport(shard=shard.name, problem=problem)
+
+    def _run(self, shards: Sequence[Shard]) -> Iterator[ShardReport]:
+        """Reports until all shards are done or a worker process dies."""
+        feed = Feed(self._pool, shards, self._job.read)
+        pending: list[Future[ShardReport]] = []
+        events = iter(feed)
+        try:
+            for shard in shards:
+                pending.append(self._submit(shard, events))
+                while len(pending) > 1:
+                    yield pending.pop(0).result()
+        except BrokenProcessPool:
+            pass
+        finally:
+            feed.close()
+        for report in pending:
+            yield report.result()
+
+    def _submit(
+        self, shard: Shard, events: Iterator[Opened | Prepared | Closed]
+    ) -> "Future[ShardReport]":
+        """Compute a shard's rows; its table is written while the next shard is computed."""
+        rows = _Rows(shard, self._progress)
+        stream = rows.items(events)
+        try:
+            for index, result in self._runner.run(stream):
+                rows.finish(index, result)
+        except BrokenProcessPool:
+            raise
+        except Exception as error:  # noqa: BLE001 - one shard's failure must not end the run
+            rows.error = rows.error or error
+        for _ in stream:  # whatever the runner left: the next shard begins after it
+            pass
+        if isinstance(rows.error, BrokenProcessPool):
+            raise rows.error
+        return self._writer.submit(_finish, self._job, rows, self._runner.notes)
+
+
+class _Rows:
+    """The rows of one shard as they are read and computed."""
+
+    def __init__(self, shard: Shard, progress: Progress) -> None:
+        self.shard = shard
+        self.count: int | None = None
+        self.error: Exception | None = None
+        self.rows: list[dict[str, Any]] = []
+        self._missing: set[int] = set()
+        self._progress = progress
+
+    def items(self, events: Iterator[Opened | Prepared | Closed]) -> Iterator[tuple[int, Any]]:
+        """The runner's stream: (index, item) of every sample that could be prepared."""
+        for event in events:
+            if isinstance(event, Opened):
+                self.count = event.count
+            elif isinstance(event, Closed):
+                self.error = self.error or event.error
+                return
+            else:
+                index = self._add(event)
+                if event.problem is not None:
+                    self.finish(index, event.problem)
+                else:
+                    yield index, event.item
+
+    def finish(self, index: int, result: Row | SampleError) -> None:
+        """Set the result of a row, exactly once."""
+        self._missing.remove(index)
+        if isinstance(result, SampleError):
+            problem = {"status": result.status.value, "error": str(result)}
+            self.rows[index].update(result.known, **problem)
+        else:
+            self.rows[index].update(result, status=Status.OK.value)
+        self._progress(1, self.shard.size / self.count if self.count else 0.0)
+
+    def check(self) -> None:
+        """Raise unless the shard has as many rows as its index has samples, each with a result."""
+        if self.error is not None:
+            raise self.error
+        if self._missing or len(self.rows) != self.count:
+            raise ShardError(
+                f"{len(self.rows)} rows, {len(self._missing)} of them without a result, for "
+                f"{self.count} samples"
+            )
+
+    def _add(self, sample: Prepared) -> int:
+        index = len(self.rows)
+        self._missing.add(index)
+        row = {"key": sample.key, "shard": self.shard.name, "uid": sample.uid}
+        self.rows.append(row | ({} if sample.metadata is None else {"metadata": sample.metadata}))
+        return index
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some of the shard was read and computed, and the rest can't be read."""
+        return isinstance(self.error, ShardError) and bool(self.rows) and not self._missing
+
+
+def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
+    """Write a shard's table and report; runs in the writer's thread."""
+    shard = rows.shard
+    try:
+        if not rows.is_partial:
+            rows.check()
+        problem = str(rows.error) if rows.error is not None else None
+        header = Header(
+            kind=job.annotator.kind,
+            version=job.version,
+            shard=shard.name,
+            size=shard.size,
+            rows=len(rows.rows),
+            complete=problem is None and shard.limit is None,
+            problem=problem,
+            limit=shard.limit,
+            fingerprint=job.fingerprint,
+            notes=notes,
+        )
+        tables.write_file(job.path(shard), tables.rows_to_table(rows.rows, job.schema), header)
+    except Exception as error:  # noqa: BLE001 - named in the report; the other shards go on
+        foreseen = isinstance(error, (ShardError, OSError))
+        details = None if foreseen else "".join(traceback.format_exception(error))
+        message = str(error) if foreseen else f"{type(error).__name__}: {error}"
+        return ShardReport(shard=shard.name, problem=message, details=details)
+    statuses = dict(Counter(row["status"] for row in rows.rows))
+    return ShardReport(
+        shard=shard.name,
+        rows=len(rows.rows),
+        statuses=statuses,
+        problem=None if problem is None else f"incomplete: {problem}",
+    )

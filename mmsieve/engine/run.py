@@ -1,0 +1,207 @@
+"""Run an annotator over sources: plan (sources, resume, trial runs), engine, report."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import Parameter
+
+from mmsieve import tables
+from mmsieve.engine import open_engine
+from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
+from mmsieve.engine.job import ShardJob, ShardReport
+from mmsieve.errors import RequestError, ShardError
+from mmsieve.progress import show_progress
+from mmsieve.read.layouts import open_shard
+from mmsieve.read.ranges import split_files
+from mmsieve.read.records import ReadOptions
+from mmsieve.sources import Shard, Sources, find_files, limited, take_part
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out; nothing here changes a number in the table."""
+
+    workers: int | None = None
+    """Processes that decode and tokenise (0: in the main one). With Ray: CPUs of an actor."""
+    batch_tokens: int | None = None
+    """Tokens of a batch, those of images included; by default what suits the device."""
+    limit: int | None = None
+    """Trial run of the first so many samples."""
+    part: str | None = None
+    """I/N: only every N-th shard from the I-th (from 0), for job arrays."""
+    engine: Literal["local", "ray"] = "local"
+    """Run in this process on one device, or in Ray actors."""
+    ray_address: str | None = None
+    """Ray cluster to join (`auto` or host:port); by default one is started here."""
+    keep_metadata: bool = False
+    """Add a column `metadata`: each sample's metadata as JSON."""
+    overwrite: bool = False
+    """Start again: the tables of these shards are made anew."""
+    dry_run: bool = False
+    """Say what would run, shard by shard, and stop."""
+    quiet: bool = False
+    """No progress; only the summary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """How a run went."""
+
+    out: Path
+    seconds: float
+    shards: int = 0
+    rows: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Shard -> why it failed, or why its table is incomplete."""
+    details: dict[str, str] = field(default_factory=dict)
+    """Shard -> traceback, where the failure was not foreseen."""
+    notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """What a user should know, the last line with counts, seconds and the output's path."""
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
+        failed = f", {len(self.failed)} shards failed or incomplete" if self.failed else ""
+        last = (
+            f"{self.rows} rows of {self.shards} shards ({counts or 'none'}){failed} "
+            f"in {self.seconds:.1f} s: {self.out}"
+        )
+        return "\n".join([*self.notes, last])
+
+
+def check_request(sources: Sequence[str], out: Path, run: RunOptions) -> Sources:
+    """Find the sources and refuse what can't work, before anything slow is begun."""
+    for name in ("batch_tokens", "limit"):
+        value = getattr(run, name)
+        if value is not None and value < 1:
+            raise RequestError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if run.workers is not None and run.workers < 0:
+        raise RequestError(f"--workers {run.workers}: must be 0 or more")
+    if run.ray_address is not None and run.engine != "ray":
+        raise RequestError("--ray-address is for --engine ray")
+    take_part([], run.part)
+    tables.check_folder(out)
+    return find_files(sources)
+
+
+def run_annotator(
+    make: Callable[[Device], Annotator],
+    sources: Sequence[str],
+    out: Path,
+    *,
+    device: str,
+    read: ReadOptions,
+    run: RunOptions,
+) -> RunReport:
+    """Annotate all samples of the sources into a table; finished shards are not done again.
+
+    `make` gives the annotator for a device, which only the engine can tell.
+    """
+    started = time.monotonic()
+    found = check_request(sources, out, run)
+    shards = take_part(split_files(found.files, read), run.part)
+    engine = open_engine(run.engine, run.ray_address)
+    runner = RunnerOptions(device=engine.device(device), batch_tokens=run.batch_tokens)
+    annotator = make(runner.device)
+    job = ShardJob(
+        annotator=annotator,
+        out=out,
+        read=read,
+        runner=runner,
+        fingerprint=_fingerprint(annotator, read, run),
+        version=tables.product_version(),
+        keep_metadata=run.keep_metadata,
+    )
+    shards = _limit(shards, run.limit, read)
+    todo = shards if run.overwrite else _not_done(shards, job)
+    notes = [*found.notes, *_resumed(len(shards) - len(todo), run)]
+    if run.dry_run:
+        notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
+        return RunReport(out=out, seconds=time.monotonic() - started, notes=tuple(notes))
+    tables.make_folder(out)
+    if run.overwrite:
+        for shard in todo:
+            tables.remove_file(job.path(shard))
+    reports: list[ShardReport] = []
+    if todo:
+        with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:
+            reports += engine.run(job, todo, run.workers, progress)
+    return _report(reports, notes, out, time.monotonic() - started)
+
+
+def _fingerprint(annotator: Annotator, read: ReadOptions, run: RunOptions) -> dict[str, str]:
+    """What two runs must share to fill one table."""
+    reading = {
+        "layout": read.layout,
+        "image_column": read.image_column,
+        "text_column": read.text_column,
+        "keep_metadata": run.keep_metadata,
+    }
+    return annotator.fingerprint | {name: str(value) for name, value in reading.items() if value}
+
+
+def _limit(shards: list[Shard], limit: int | None, read: ReadOptions) -> list[Shard]:
+    """The first shards that hold `limit` samples; the last of them is cut."""
+    if limit is None:
+        return shards
+    taken = []
+    for shard in shards:
+        try:
+            with open_shard(shard, read) as reader:
+                count = reader.count
+        except ShardError:
+            count = 0  # named when the run comes to it
+        taken.append(shard if count <= limit else limited(shard, limit))
+        limit -= min(count, limit)
+        if limit == 0:
+            break
+    return taken
+
+
+def _not_done(shards: list[Shard], job: ShardJob) -> list[Shard]:
+    """The shards without a whole table file; raises RequestError where one was made otherwise."""
+    with ThreadPoolExecutor(16) as pool:
+        done = pool.map(partial(_is_done, job), shards)
+        return [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
+
+
+def _is_done(job: ShardJob, shard: Shard) -> bool:
+    header = tables.existing_header(job.path(shard))
+    if header is None:
+        return False
+    if header.fingerprint != job.fingerprint:
+        names = header.fingerprint.keys() | job.fingerprint.keys()
+        differ = sorted(n for n in names if header.fingerprint.get(n) != job.fingerprint.get(n))
+        raise RequestError(
+            f"{job.path(shard)} was made with another {', '.join(differ)}; choose another --out, "
+            "or --overwrite to start again"
+        )
+    is_whole = header.complete or (header.problem is None and header.limit == shard.limit)
+    return is_whole and header.size == shard.size
+
+
+def _resumed(done: int, run: RunOptions) -> list[str]:
+    return [f"resumed: {done} shards were done before"] if done and not run.overwrite else []
+
+
+def _report(reports: list[ShardReport], notes: list[str], out: Path, seconds: float) -> RunReport:
+    statuses: Counter[str] = Counter()
+    for report in reports:
+        statuses.update(report.statuses)
+    return RunReport(
+        out=out,
+        seconds=seconds,
+        shards=len(reports),
+        rows=sum(report.rows for report in reports),
+        statuses=dict(statuses),
+        failed={report.shard: report.problem for report in reports if report.problem},
+        details={report.shard: report.details for report in reports if report.details},
+        notes=tuple(notes),
+    )

@@ -1,0 +1,330 @@
+"""How well scores agree with known levels: the paper's numbers, intervals and thresholds.
+
+As compute_metrics of train_classifier.py (Victorwz/UniFilter): a score is clamped to 0-3 and
+rounded to a level. Macro averages are over all four levels; a level that neither occurs nor is
+predicted counts 0. A score on another scale becomes a level by thresholds.
+
+Percentile intervals (Efron, 1979), of images rather than of texts: the texts over one image are
+written together, from positive to negative, and a model that misreads the image misses several at
+once. Drawing them one by one would take one accident for several, and the intervals would be too
+narrow. So the texts that share an image are one unit (`units.py`), drawn as a whole.
+
+A number without any error in sight (accuracy 1) gets an interval without width: no draw from
+faultless texts has a fault. With n images the rate of errors may still be as high as about 3 / n.
+
+What thresholds are fitted on can't be measured on: they would know the answers. So half of the
+images (all texts over them) is for fitting and the other half for measuring.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mmsieve.labels import LEVELS, POSITIVE, to_levels
+
+# How well scores agree with known levels: the numbers of the paper, and its rounding
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Interval: TypeAlias = tuple[float, float]
+
+_BINS = 12
+"""Of the calibration: a quarter of a level wide."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Whether a score of 2.4 means texts whose levels are 2.4 on average."""
+
+    mean_level: list[float | None]
+    """Per predicted level, the mean true level of its texts; None where there is none."""
+    share: list[float]
+    """Per predicted level, its share of the texts."""
+    expected_error: float | None
+    """Mean of |mean score - mean level| over bins of the score, weighted by their texts (expected
+    calibration error, arXiv 1706.04599, for levels); None where the score isn't a level."""
+    bins: list[dict[str, float]]
+    """The bins that hold texts: low, high (of the score clamped to 0-3), count, mean_score,
+    mean_level."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Agreement of scores with levels; all but mse and count are between 0 and 1 (spearman -1)."""
+
+    count: int
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    f1_per_level: list[float]
+    recall_per_level: list[float]
+    mse: float | None
+    """Of the score itself, unclamped; None where the score isn't a level."""
+    spearman: float | None
+    """Rank correlation of score and level; None where either is constant."""
+    confusion: list[list[int]]
+    """[true level][predicted level]."""
+    calibration: Calibration
+    intervals: dict[str, Interval | None] = field(default_factory=dict)
+    """95% intervals of accuracy, f1, mse and spearman, where they were asked for."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as metrics.json has them."""
+        return asdict(self)
+
+
+def predict(scores: Floats, thresholds: Sequence[float] | None = None) -> Ints:
+    """Levels of scores: rounded, or the number of the three thresholds that they reach."""
+    if thresholds is None:
+        return to_levels(scores)
+    levels: Ints = np.searchsorted(np.asarray(thresholds), scores, side="right")
+    return levels
+
+
+def measure(scores: Floats, levels: Ints, thresholds: Sequence[float] | None = None) -> Metrics:
+    """Metrics of scores [n] against levels 0-3 [n]; n is at least 1.
+
+    With thresholds the scores have a scale of their own: what takes them for levels is None.
+    """
+    predicted = predict(scores, thresholds)
+    confusion = np.zeros((len(LEVELS), len(LEVELS)), np.int64)
+    np.add.at(confusion, (levels, predicted), 1)
+    precision, recall, f1 = rates(confusion)
+    is_level = thresholds is None
+    return Metrics(
+        count=len(levels),
+        accuracy=float(confusion.trace() / len(levels)),
+        precision=float(precision.mean()),
+        recall=float(recall.mean()),
+        f1=float(f1.mean()),
+        f1_per_level=f1.tolist(),
+        recall_per_level=recall.tolist(),
+        mse=float(np.mean((scores - levels) ** 2)) if is_level else None,
+        spearman=spearman(scores, levels.astype(np.float64)),
+        confusion=confusion.tolist(),
+        calibration=_calibration(scores, levels, confusion, is_level),
+    )
+
+
+def rates(confusion: npt.NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+    """Precision, recall and F1 per level [..., 4] of confusions [..., true, predicted]."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    precision = _ratio(hits, confusion.sum(-2))
+    recall = _ratio(hits, confusion.sum(-1))
+    return precision, recall, _ratio(2 * precision * recall, precision + recall)
+
+
+def spearman(one: Floats, other: Floats) -> float | None:
+    """Rank correlation; None where either is constant."""
+    return pearson(_ranks(one), _ranks(other))
+
+
+def pearson(one: Floats, other: Floats) -> float | None:
+    """Linear correlation; None where either is constant, or not finite."""
+    if any(len(x) == 0 or not np.isfinite(x).all() or x.min() == x.max() for x in (one, other)):
+        return None
+    found = float(np.corrcoef(one, other)[0, 1])
+    return found if np.isfinite(found) else None
+
+
+def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Floats:
+    """part / whole, and 0 where there is nothing to divide by."""
+    out: Floats = np.zeros(part.shape)
+    np.divide(part, whole, out=out, where=whole > 0)
+    return out
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks from 0; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    means: Floats = (last - counts + last - 1) / 2
+    ranks: Floats = means[inverse]
+    return ranks
+
+
+def _calibration(scores: Floats, levels: Ints, confusion: Ints, is_level: bool) -> Calibration:
+    told = confusion.sum(0)
+    means = _ratio(np.array(LEVELS) @ confusion, told)
+    bins = _bins(scores, levels) if is_level else []
+    error = sum(each["count"] * abs(each["mean_score"] - each["mean_level"]) for each in bins)
+    return Calibration(
+        mean_level=[float(m) if n else None for m, n in zip(means, told, strict=True)],
+        share=(told / len(levels)).tolist(),
+        expected_error=error / len(levels) if is_level else None,
+        bins=bins,
+    )
+
+
+def _bins(scores: Floats, levels: Ints) -> list[dict[str, float]]:
+    width = POSITIVE / _BINS
+    place = np.minimum(np.clip(scores, 0, POSITIVE) // width, _BINS - 1).astype(np.int64)
+    counts, score, level = (
+        np.bincount(place, weights, _BINS) for weights in (None, scores, levels)
+    )
+    return [
+        {
+            "low": index * width,
+            "high": (index + 1) * width,
+            "count": int(counts[index]),
+            "mean_score": float(score[index] / counts[index]),
+            "mean_level": float(level[index] / counts[index]),
+        }
+        for index in np.flatnonzero(counts).tolist()
+    ]
+
+
+# How far a number may be off because of the texts that happened to be there: the bootstrap
+
+Draws: TypeAlias = dict[str, Floats]
+"""Each of RESAMPLED, with its value in every draw; NaN where undefined."""
+
+RESAMPLED = ("accuracy", "f1", "mse", "spearman")
+"""The numbers that get an interval."""
+
+_CELLS = 1 << 21
+"""Texts times draws that are worked on at a time."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How many times to draw, and from which seed; the same texts give the same draws."""
+
+    resamples: int
+    seed: int
+
+    def draw(
+        self, scores: Floats, levels: Ints, units: Ints, thresholds: list[float] | None = None
+    ) -> Draws:
+        """Metrics of `resamples` draws of the units, for scores [n], levels [n] and units [n].
+
+        A single unit says nothing of how others differ: all is NaN.
+        """
+        names, units = np.unique(units, return_inverse=True)
+        if len(names) == 1:
+            return {name: np.full(self.resamples, np.nan) for name in RESAMPLED}
+        texts = _Texts(scores, levels, units, thresholds)
+        parts = [texts.metrics(counts) for counts in self.counts(len(texts.squares), len(levels))]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def counts(self, units: int, texts: int) -> Iterator[Floats]:
+        """How often each unit is drawn [draws, units], some draws at a time."""
+        random = np.random.default_rng(self.seed)
+        step = max(1, _CELLS // texts)
+        for start in range(0, self.resamples, step):
+            draws = min(step, self.resamples - start)
+            drawn = random.integers(units, size=(draws, units)) + units * np.arange(draws)[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=draws * units)
+            yield counts.reshape(draws, units).astype(np.float64)
+
+
+def interval(values: Floats) -> Interval | None:
+    """The middle 95% of the draws in which the number is defined; None where it never is."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+class _Texts:
+    """Texts in the order of their scores, and what each unit adds to the metrics."""
+
+    def __init__(
+        self, scores: Floats, levels: Ints, units: Ints, thresholds: list[float] | None
+    ) -> None:
+        cells = levels * len(LEVELS) + predict(scores, thresholds)
+        count = int(units.max()) + 1
+        self.confusion = np.zeros((count, len(LEVELS) ** 2))
+        np.add.at(self.confusion, (units, cells), 1)
+        self.squares = np.bincount(units, (scores - levels) ** 2, count)
+        self.has_mse = thresholds is None
+        order = np.argsort(scores, kind="stable")
+        ranked = scores[order]
+        self.starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+        self.group = np.cumsum(np.append(False, ranked[1:] != ranked[:-1]))
+        self.units = units[order]
+        self.is_level = np.eye(len(LEVELS))[levels[order]]
+
+    def metrics(self, counts: Floats) -> Draws:
+        """Metrics of draws, for how often each unit is drawn [draws, units]."""
+        confusion = (counts @ self.confusion).reshape(-1, len(LEVELS), len(LEVELS))
+        sizes = confusion.sum((1, 2))
+        mse = counts @ self.squares / sizes if self.has_mse else np.full(len(counts), np.nan)
+        return {
+            "accuracy": np.trace(confusion, axis1=1, axis2=2) / sizes,
+            "f1": rates(confusion)[2].mean(1),
+            "mse": mse,
+            "spearman": self._spearman(counts[:, self.units], sizes),
+        }
+
+    def _spearman(self, weights: Floats, sizes: Floats) -> Floats:
+        """Correlation of ranks, each text counting `weights` [draws, n] times.
+
+        Ranks are taken from their mean, so that a mean rank is 0; equal scores share a rank.
+        """
+        tied = np.add.reduceat(weights, self.starts, axis=1)
+        score = (np.cumsum(tied, 1) - tied / 2 - sizes[:, None] / 2)[:, self.group]
+        per_level = weights @ self.is_level
+        level = np.cumsum(per_level, 1) - per_level / 2 - sizes[:, None] / 2
+        score_spread = np.einsum("dn,dn,dn->d", weights, score, score)
+        level_spread = np.einsum("dl,dl,dl->d", per_level, level, level)
+        together = np.einsum("dl,dl->d", (weights * score) @ self.is_level, level)
+        spread = np.sqrt(score_spread * level_spread)
+        out = np.full(len(weights), np.nan)
+        np.divide(together, spread, out=out, where=spread > 0)
+        return out
+
+
+# Levels for scores that are on a scale of their own: a similarity, a rule's yes or no
+
+
+def half_of_units(units: Ints, seed: int) -> npt.NDArray[np.bool_]:
+    """Which texts belong to the half to fit on; texts of one unit stay together."""
+    names = np.unique(units)
+    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    is_fitted: npt.NDArray[np.bool_] = np.isin(units, chosen)
+    return is_fitted
+
+
+def fit_thresholds(scores: Floats, levels: Ints) -> list[float]:
+    """The three thresholds that give the best accuracy over scores [n] and levels [n], exactly.
+
+    A text's level is the number of thresholds that its score reaches. Over the n values in order,
+    best[l][i] is the most texts that can be right when the first i values have levels up to l.
+    """
+    values, place = np.unique(scores, return_inverse=True)
+    right = np.zeros((len(LEVELS), len(values) + 1))
+    for level in LEVELS:
+        right[level, 1:] = np.cumsum(np.bincount(place, levels == level, len(values)))
+    best = right[0]
+    sources = []
+    for level in LEVELS[1:]:
+        gain = best - right[level]
+        source = _last_record(gain)
+        sources.append(source)
+        best = gain[source] + right[level]
+    cuts = [len(values)]
+    for source in reversed(sources):
+        cuts.append(int(source[cuts[-1]]))
+    edges = _edges(values)
+    return [float(edges[cut]) for cut in reversed(cuts[1:])]
+
+
+def _last_record(gain: Floats) -> Ints:
+    """For each place, where the highest value up to it stands (the first such place)."""
+    highest = np.maximum.accumulate(gain)
+    is_new = np.append(True, highest[1:] > highest[:-1])
+    places: Ints = np.maximum.accumulate(np.where(is_new, np.arange(len(gain)), 0))
+    return places
+
+
+def _edges(values: Floats) -> Floats:
+    """A threshold before each value, halfway to the one before, and one that none reaches."""
+    middle = values[:-1] / 2 + values[1:] / 2
+    middle = np.where(middle > values[:-1], middle, values[1:])
+    return np.concatenate([values[:1], middle, [np.nextafter(values[-1], np.inf)]])

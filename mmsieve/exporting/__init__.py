@@ -1,0 +1,1 @@
+"""Exporting: kept samples found in their sources, and tars written from them."""

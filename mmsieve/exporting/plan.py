@@ -1,0 +1,195 @@
+"""Exporting: which kept samples each source shard has, and the two ways to write them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from mmsieve.errors import RequestError, ShardError
+from mmsieve.exporting.samples import Captions, Packed, Selection
+from mmsieve.exporting.tars import Entry, Journal, Repacked, Tar, digest, write_tar
+from mmsieve.read.records import ReadOptions
+from mmsieve.sources import Shard
+
+REPACKED = "all shards"
+"""The unit of work of an export that doesn't mirror the source shards."""
+
+Advance: TypeAlias = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One source shard of an export."""
+
+    shard: Shard
+    count: int
+    """Kept samples, of a trial run only its part of them."""
+    identity: str
+    """A digest of what its output depends on: its kept samples, and the source."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is exported."""
+
+    works: tuple[Work, ...]
+    failed: dict[str, str]
+    """Shards with kept samples that can't be exported, and why."""
+
+    @property
+    def kept(self) -> int:
+        """Kept samples of all shards."""
+        return sum(work.count for work in self.works)
+
+    def identities(self, shard_size: int | None) -> dict[str, str]:
+        """Unit of work -> digest of what its output depends on."""
+        if shard_size is None:
+            return {work.shard.name: work.identity for work in self.works}
+        words = [work.identity for work in self.works]
+        return {REPACKED: digest([str(shard_size), *words])}
+
+
+class Kept(Protocol):
+    """Which samples are exported: decisions, or a table all of whose samples are."""
+
+    label: str
+    """What a user gave it as."""
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """The names of all shards, sorted."""
+        ...
+
+    def kept(self, shard: str) -> list[str]:
+        """The keys of a shard's kept samples, in the order of the rows."""
+        ...
+
+    def source_size(self, shard: str) -> int | None:
+        """Bytes of the shard's source when it was scored, where that is known."""
+        ...
+
+
+def make_plan(
+    shards: Sequence[Shard], decisions: Kept, limit: int | None, captions: Captions | None = None
+) -> Plan:
+    """Match shards and decisions; raises RequestError where a shard has none."""
+    decided = set(decisions.shards)
+    without = [shard.name for shard in shards if shard.name not in decided]
+    if without:
+        raise RequestError(
+            f"{decisions.label}: none for {len(without)} of {len(shards)} shards, the "
+            f"first is {without[0]}: export the same SOURCEs that were scored"
+        )
+    works, failed = [], {}
+    left = limit
+    for shard in shards:
+        keys = decisions.kept(shard.name)[:left]
+        size = decisions.source_size(shard.name)
+        if size not in (None, shard.size):
+            failed[shard.name] = (
+                f"has {shard.size} bytes and had {size} when it was scored: score it again"
+            )
+            continue
+        words = [shard.name, str(shard.size), str(shard.start), str(shard.stop), *keys]
+        if captions is not None:
+            words += [f"{key} {change}" for key, change in captions.changes(shard.name).items()]
+        works.append(Work(shard, len(keys), digest(words)))
+        left = None if left is None else left - len(keys)
+    for name in sorted(decided - {shard.name for shard in shards}):
+        count = len(decisions.kept(name))
+        if count:
+            failed[name] = f"{count} samples are kept of it and it isn't among the SOURCEs"
+    return Plan(tuple(works), failed)
+
+
+class Exporter:
+    """Writes a plan's tars and notes them in the journal."""
+
+    def __init__(
+        self,
+        decisions: Kept,
+        read: ReadOptions,
+        out: Path,
+        journal: Journal,
+        captions: Captions | None = None,
+    ) -> None:
+        self.out = out
+        self.journal = journal
+        self._decisions = decisions
+        self._read = read
+        self._captions = captions
+
+    def mirror(self, works: Sequence[Work], workers: int, advance: Advance) -> dict[str, str]:
+        """One tar per source shard, with its name; returns what failed of which shard."""
+        failed: dict[str, str] = {}
+        with ThreadPoolExecutor(workers, "mmsieve-export") as pool:
+            futures = {pool.submit(self._copy, work): work for work in works}
+            try:
+                for future in as_completed(futures):
+                    work = futures[future]
+                    failed |= _named(work, future.result())
+                    advance(work.count, work.shard.size)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return failed
+
+    def repack(
+        self, works: Sequence[Work], size: int, identity: str, advance: Advance
+    ) -> dict[str, str]:
+        """Numbered tars of `size` samples, those of all shards one after the other."""
+        failed: dict[str, str] = {}
+
+        def samples() -> Iterator[Packed]:
+            for work in works:
+                selection = self._select(work)
+                yield from selection
+                failed.update(_named(work, selection.problems))
+                advance(work.count, work.shard.size)
+
+        tars: list[Tar | None] = []
+        for run in Repacked(samples(), size).runs():
+            tars.append(write_tar(self.out, f"{len(tars):08d}.tar", run))
+        self._note(REPACKED, identity, tars, not failed)
+        return failed
+
+    def _select(self, work: Work) -> Selection:
+        keys = self._decisions.kept(work.shard.name)[: work.count]
+        changes = None if self._captions is None else self._captions.changes(work.shard.name)
+        return Selection(work.shard, keys, self._read, changes)
+
+    def _copy(self, work: Work) -> list[str]:
+        """Write the tar of one shard; returns what could not be exported.
+
+        It is noted before it gets its name, after what had that name is gone: so, whenever a run
+        is killed, a tar that is there and noted is the one that was noted.
+        """
+        selection = self._select(work)
+        name, identity = work.shard.name, work.identity
+
+        def note(tar: Tar | None) -> None:
+            (self.out / f"{name}.tar").unlink(missing_ok=True)
+            self._note(name, identity, [tar], not selection.problems)
+
+        try:
+            if not work.count or write_tar(self.out, f"{name}.tar", selection, note) is None:
+                note(None)
+        except ShardError as error:
+            selection.problems.append(str(error))
+            note(None)
+        return selection.problems
+
+    def _note(self, unit: str, identity: str, tars: Sequence[Tar | None], complete: bool) -> None:
+        written = tuple(tar for tar in tars if tar is not None)
+        entry = Entry(unit=unit, identity=identity, tars=written, complete=complete)
+        for name in self.journal.add(entry):
+            (self.out / name).unlink(missing_ok=True)  # of an earlier export that failed
+
+
+def _named(work: Work, problems: Sequence[str]) -> dict[str, str]:
+    """The problems of a shard as one line, under its name."""
+    if not problems:
+        return {}
+    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    return {work.shard.name: problems[0] + more}

@@ -1,0 +1,381 @@
+"""The kept samples of one source shard, with their final captions, as bytes ready for a tar.
+
+Only rewritten samples change: their `txt` is the final caption, and their `json` says what the
+caption was and how it was judged. Everything else stays as it is, to the byte.
+
+A caption becomes KEY.<image> KEY.txt KEY.json, a document KEY.json and KEY.<n>.<image>, the layouts
+that `mmsieve.read` reads. Members never get a name that leaves a folder or splits at the wrong dot.
+"""
+
+import base64
+import json
+import math
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mmsieve import tables
+from mmsieve.errors import RequestError, SampleError, ShardError, Status
+from mmsieve.read.captions import parse_object
+from mmsieve.read.layouts import open_shard
+from mmsieve.read.records import IMAGE_EXTENSIONS, ReadOptions, Record, parse_record
+from mmsieve.read.tar import BLOCK, Group, Member, index_tar
+from mmsieve.sample import Image, Sample, Text
+from mmsieve.sources import TAR, Shard, local_path, one_line
+from mmsieve.tables import Header
+
+# Final captions of an assessment table, put in the place of those that a sample has
+
+_COLUMNS = ("key", "status", "caption", "final_caption", "rewritten", "overall_score")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A caption's successor."""
+
+    text: str
+    original: str
+    score: float
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the json member is to say of it."""
+        return {"original_caption": self.original, "overall_score": self.score}
+
+    def told(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """Metadata with these fields; of a caption that was rewritten before, the first stays."""
+        kept = {k: metadata[k] for k in ("original_caption",) if k in metadata}
+        return metadata | self.fields | kept
+
+    def json_member(self, data: bytes | None) -> bytes:
+        """The json member with these fields, the rest of it as it was; a new one where it is None.
+
+        Raises SampleError where it isn't a JSON object.
+        """
+        if data is None:
+            return json.dumps(self.fields).encode()
+        metadata = parse_object(data)
+        if metadata.keys() & self.fields.keys():
+            return json.dumps(self.told(metadata)).encode()
+        head = data.decode("utf-8-sig").rstrip().removesuffix("}").rstrip()
+        comma = ", " if metadata else ""
+        return (head + comma + json.dumps(self.fields)[1:]).encode()
+
+
+class Captions:
+    """The captions of a table that `enhance` wrote; as decisions, they keep every sample."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises RequestError where there is no such table."""
+        self.label = f"--captions {path}"
+        self._files = tables.table_files(path) if path.is_dir() else {}
+        if not self._files:
+            raise RequestError(f"{self.label}: no table there; make it with enhance")
+        for file in self._files.values():
+            self._check(file)
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """The names of all shards, sorted."""
+        return sorted(self._files)
+
+    def source_size(self, shard: str) -> int | None:
+        """Bytes of the shard's source when its captions were judged."""
+        return self._header(self._files[shard]).size
+
+    def kept(self, shard: str) -> list[str]:
+        """The keys of a shard, each once, in the order of the rows."""
+        rows = self._read(shard, ["key", "status"])
+        same = pc.not_equal(rows["status"], Status.DUPLICATE_KEY.value)
+        keys: list[str] = rows.filter(same)["key"].to_pylist()
+        return keys
+
+    def changes(self, shard: str) -> dict[str, Change]:
+        """Key -> what becomes of its caption, for those that change."""
+        if shard not in self._files:
+            raise RequestError(f"{self.label}: none for the shard {shard}: enhance all SOURCEs")
+        rows = self._read(shard, [*_COLUMNS])
+        rows = rows.filter(pc.fill_null(rows["rewritten"], False))
+        return {
+            row["key"]: Change(row["final_caption"], row["caption"], row["overall_score"])
+            for row in rows.to_pylist()
+        }
+
+    def _read(self, shard: str, columns: list[str]) -> pa.Table:
+        with pq.ParquetFile(self._files[shard]) as file:
+            return file.read(columns)
+
+    def _check(self, file: Path) -> None:
+        if self._header(file).kind != "assessment":
+            raise RequestError(f"{self.label}: {file} is no table of enhance")
+        try:
+            names = pq.read_schema(file).names
+        except (pa.ArrowException, OSError) as error:
+            raise RequestError(f"{file}: can't be read ({one_line(error)})") from error
+        missing = [name for name in _COLUMNS if name not in names]
+        if missing:
+            raise RequestError(f"{file}: not of enhance: there is no column {missing[0]}")
+
+    def _header(self, file: Path) -> Header:
+        header = tables.read_header(file)
+        if header is None:
+            raise RequestError(f"{self.label}: {file} is no table of enhance")
+        return header
+
+
+# Samples -> tar members, for sources that aren't tars: images as their files' bytes
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+)
+
+
+def sample_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each member of a sample, in order."""
+    key = safe_key(sample.key)
+    pack = _caption if sample.kind == "caption" else _document
+    for extension, data in pack(sample, key):
+        yield f"{key}.{extension}", data
+
+
+def member_bytes(name: str, data: bytes) -> bytes:
+    """A member as it stands in a tar: header, bytes, padding; the same wherever it is made."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    return header + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def safe_key(key: str) -> str:
+    """The key with %XX for what a tar reader would take for something else; reversible."""
+    if not key:
+        return "%"
+    parts = ["".join(map(_escaped, part)) for part in key.split("/")]
+    return "/".join(parts) if all(parts) else "%2F".join(parts)
+
+
+def _escaped(letter: str) -> str:
+    if letter in "%.\\" or not letter.isprintable():
+        return "".join(f"%{byte:02X}" for byte in letter.encode("utf-8", "surrogatepass"))
+    return letter
+
+
+def _caption(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
+    for part in sample.parts:
+        if isinstance(part, Image):
+            yield image_extension(part.data), part.data
+        else:
+            yield "txt", part.text.encode()
+    yield "json", _json(sample.metadata)
+
+
+def _document(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
+    """Slots in order: a text, or the name of an image; one that can't be had stays a name."""
+    images: list[str | None] = []
+    texts: list[str | None] = []
+    members: list[tuple[str, bytes]] = []
+    for slot, part in enumerate(sample.parts):
+        texts.append(part.text if isinstance(part, Text) else None)
+        if isinstance(part, Text):
+            images.append(None)
+        elif part.data:
+            extension = f"{slot}.{image_extension(part.data)}"
+            images.append(f"{key}.{extension}")
+            members.append((extension, part.data))
+        else:
+            images.append(f"{key}.{slot}.missing")
+    yield "json", _json(sample.metadata | {"texts": texts, "images": images})
+    yield from members
+
+
+def image_extension(data: bytes) -> str:
+    """The extension that an image's first bytes ask for; raises SampleError for an unknown kind."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    for magic, extension in _MAGIC:
+        if data.startswith(magic):
+            return extension
+    kinds = ", ".join(sorted(IMAGE_EXTENSIONS))
+    raise SampleError(Status.IMAGE_UNDECODABLE, f"the image is none of {kinds}")
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(_plain(value), allow_nan=False).encode()
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types: bytes as base64, a number that isn't one as null, the rest as text."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode()
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+# Selection: the kept samples of one source shard, as bytes ready for an output tar
+
+Sizes: TypeAlias = tuple[tuple[str, int], ...]
+"""Extension and size of each member."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A sample as it stands in a tar."""
+
+    key: str
+    shard: str
+    """The source shard."""
+    sizes: Sizes
+    data: bytes = field(repr=False)
+    """Its members with their headers."""
+
+
+class Selection:
+    """Iterates over the kept samples of a shard, in the order of its samples.
+
+    A tar's members are copied as they are, header and bytes, but for a caption that `changes`.
+    After the iteration `problems` says what could not be had; nothing is raised for it, so that
+    the rest is exported.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        keys: Sequence[str],
+        read: ReadOptions,
+        changes: Mapping[str, Change] | None = None,
+    ) -> None:
+        self.problems: list[str] = []
+        self._shard = shard
+        self._missing = dict.fromkeys(keys)
+        self._read = read
+        self._changes = changes or {}
+
+    def __iter__(self) -> Iterator[Packed]:
+        copy = self._from_tar if self._shard.suffix in TAR else self._from_records
+        try:
+            yield from copy()
+        except (ShardError, OSError) as error:
+            self.problems.append(str(error))
+        if self._missing:
+            count, first = len(self._missing), next(iter(self._missing))
+            self.problems.append(f"{count} kept samples aren't in it, the first is {first!r}")
+
+    def _from_tar(self) -> Iterator[Packed]:
+        with local_path(self._shard) as path, Path(path).open("rb") as file:
+            index = index_tar(file)
+            for group in index.groups:
+                if group.is_duplicate or not self._take(group.key):
+                    continue
+                if _leaves_folder(group.key):
+                    self.problems.append(f"{group.key!r} is no name to write: left out")
+                    continue
+                sizes, data = _members(file, group)
+                change = self._changes.get(group.key)
+                if change is not None:
+                    try:
+                        sizes, data = _changed(file, group, change)
+                    except SampleError as error:
+                        self.problems.append(f"{group.key!r} keeps its caption: {error}")
+                yield Packed(group.key, self._shard.name, sizes, data)
+            if index.problem is not None:
+                raise ShardError(index.problem)
+
+    def _from_records(self) -> Iterator[Packed]:
+        with open_shard(self._shard, self._read) as reader:
+            for record in reader.records:
+                if record.problem is not None or not self._take(record.key):
+                    continue
+                try:
+                    sample = _retold(
+                        parse_record(reader.parse, record), self._changes.get(record.key)
+                    )
+                    sample.metadata.update(_more_metadata(record))
+                    members = list(sample_members(sample))
+                except SampleError as error:
+                    self.problems.append(f"{record.key!r} left out: {error}")
+                    continue
+                key = members[0][0].partition(".")[0]
+                sizes = tuple((n.removeprefix(key + "."), len(data)) for n, data in members)
+                data = b"".join(member_bytes(name, data) for name, data in members)
+                yield Packed(key, self._shard.name, sizes, data)
+
+    def _take(self, key: str) -> bool:
+        """Whether a sample is kept; each key once."""
+        if key not in self._missing:
+            return False
+        del self._missing[key]
+        return True
+
+
+def _members(file: BinaryIO, group: Group) -> tuple[Sizes, bytes]:
+    """The blocks of a sample's members, one after the other, as they stand in the archive."""
+    sizes = tuple((name, member.size) for name, member in group.members.items())
+    return sizes, b"".join(_blocks(file, group, member) for member in group.members.values())
+
+
+def _blocks(file: BinaryIO, group: Group, member: Member) -> bytes:
+    file.seek(member.start)
+    data = file.read(member.stop - member.start)
+    if len(data) < member.data - member.start + member.size:
+        raise ShardError(f"ends inside {group.key!r}: it has changed")
+    return data + bytes(-len(data) % BLOCK)  # the last one's padding may be cut off
+
+
+def _changed(file: BinaryIO, group: Group, change: Change) -> tuple[Sizes, bytes]:
+    """The members with another caption; the json member that tells of it may be a new, last one."""
+    own = group.members.get("json")
+    told = change.json_member(None if own is None else _content(file, own))
+    new = {"txt": change.text.encode(), "json": told}
+    sizes: list[tuple[str, int]] = []
+    blocks: list[bytes] = []
+    for name in [*group.members, *(new.keys() - group.members.keys())]:
+        if name in new:
+            blocks.append(member_bytes(f"{group.key}.{name}", new[name]))
+            sizes.append((name, len(new[name])))
+        else:
+            blocks.append(_blocks(file, group, group.members[name]))
+            sizes.append((name, group.members[name].size))
+    return tuple(sizes), b"".join(blocks)
+
+
+def _content(file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.data)
+    return file.read(member.size)
+
+
+def _retold(sample: Sample, change: Change | None) -> Sample:
+    if change is None:
+        return sample
+    images = tuple(part for part in sample.parts if isinstance(part, Image))
+    metadata = change.told(sample.metadata)
+    return replace(sample, parts=(*images, Text(change.text)), metadata=metadata)
+
+
+def _leaves_folder(key: str) -> bool:
+    return key.startswith("/") or ".." in PurePosixPath(key).parts
+
+
+def _more_metadata(record: Record) -> dict[str, Any]:
+    """What a document of MMC4 says of its images: where they are from, how they are matched.
+
+    Not as `image_info`: readers would take that for OBELICS' list of images.
+    """
+    if "line" not in record.fields:
+        return {}
+    return {"mmc4_image_info": parse_object(record.fields["line"]).get("image_info")}

@@ -1,0 +1,233 @@
+"""Output tars: written under another name, checked, then named; and the journal of those."""
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from mmsieve.errors import RequestError, ShardError
+from mmsieve.exporting.samples import Packed
+from mmsieve.read.tar import index_tar
+from mmsieve.tables import product_version, write_atomically
+
+# Output tars: written under another name, checked by reading them back, then named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tar:
+    """What the manifest says of an output tar."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    sources: tuple[str, ...]
+    """The source shards whose samples it holds."""
+
+
+def write_tar(
+    folder: Path,
+    name: str,
+    samples: Iterable[Packed],
+    whole: Callable[[Tar], object] = lambda tar: None,
+) -> Tar | None:
+    """Write one tar of samples; None, and no file, where there are none.
+
+    `whole` is called when all is written and checked, just before the tar gets its name.
+    """
+    iterator = iter(samples)
+    first = next(iterator, None)
+    if first is None:
+        return None
+    writing = _Writing(name, first, iterator, whole)
+    write_atomically(folder / name, writing)
+    return writing.tar()
+
+
+class _Writing:
+    """Writes the samples to a temporary file, which must read back as what was meant."""
+
+    def __init__(
+        self, name: str, first: Packed, rest: Iterator[Packed], whole: Callable[[Tar], object]
+    ) -> None:
+        self._name, self._first, self._rest, self._whole = name, first, rest, whole
+        self.written: list[tuple[str, tuple[tuple[str, int], ...]]] = []
+        self.sources: dict[str, None] = {}
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def tar(self) -> Tar:
+        """What was written."""
+        return Tar(
+            name=self._name,
+            samples=len(self.written),
+            bytes=self.size,
+            sha256=self.digest.hexdigest(),
+            sources=tuple(self.sources),
+        )
+
+    def __call__(self, temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            for block in self._blocks():
+                file.write(block)
+                self.digest.update(block)
+                self.size += len(block)
+        with temporary.open("rb") as file:
+            index = index_tar(file)
+        found = [
+            (group.key, tuple((name, member.size) for name, member in group.members.items()))
+            for group in index.groups
+        ]
+        if index.problem is not None or found != self.written:
+            raise ShardError(
+                "the tar written from it doesn't read back as the same samples "
+                f"({index.problem or 'other members'}): please report this"
+            )
+        self._whole(self.tar())
+
+    def _blocks(self) -> Iterator[bytes]:
+        sample: Packed | None = self._first
+        while sample is not None:
+            self.written.append((sample.key, sample.sizes))
+            self.sources[sample.shard] = None
+            yield sample.data
+            sample = next(self._rest, None)
+        end = 2 * tarfile.BLOCKSIZE
+        yield bytes(end + -(self.size + end) % tarfile.RECORDSIZE)
+
+
+class Repacked:
+    """Cuts a stream of samples into runs of `size`; no run holds a key twice."""
+
+    def __init__(self, samples: Iterable[Packed], size: int) -> None:
+        self._samples = iter(samples)
+        self._size = size
+        self._next = next(self._samples, None)
+
+    def runs(self) -> Iterator[Iterator[Packed]]:
+        """The runs one after the other: each must be read to its end before the next."""
+        while self._next is not None:
+            yield self._run()
+
+    def _run(self) -> Iterator[Packed]:
+        keys: set[str] = set()
+        while self._next is not None and len(keys) < self._size and self._next.key not in keys:
+            keys.add(self._next.key)
+            yield self._next
+            self._next = next(self._samples, None)
+
+
+# Journal: what an export has finished, so that it goes on where it stopped; then the manifest
+
+MANIFEST = "manifest.json"
+_JOURNAL = ".export.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One finished unit of work: a source shard, or a whole repacked export."""
+
+    unit: str
+    identity: str
+    """A digest of everything that its tars depend on."""
+    tars: tuple[Tar, ...]
+    complete: bool
+    """Whether nothing failed, so that it isn't done again."""
+
+
+class Journal:
+    """The finished units of an output folder, a line each, appended as they are finished."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = Lock()
+        self._path = folder / _JOURNAL
+        self.entries: dict[str, Entry] = {}
+        if not self._path.exists():
+            return
+        for line in self._path.read_text().splitlines():
+            try:
+                entry = _entry(json.loads(line))
+            except (ValueError, TypeError, KeyError):
+                continue  # a line that a killed run left half written: its unit is done again
+            self.entries[entry.unit] = entry
+
+    def is_done(self, unit: str) -> bool:
+        """Whether a unit needn't be done again: nothing of it failed, and its tars are there."""
+        entry = self.entries.get(unit)
+        return entry is not None and entry.complete and all(map(self._is_there, entry.tars))
+
+    def _is_there(self, tar: Tar) -> bool:
+        path = self._folder / tar.name
+        return path.is_file() and path.stat().st_size == tar.bytes
+
+    def add(self, entry: Entry) -> set[str]:
+        """Note a unit as finished; returns the names of tars that it had and has no more."""
+        with self._lock:
+            before = self.entries.get(entry.unit)
+            self.entries[entry.unit] = entry
+            with self._path.open("a") as file:
+                file.write("\n" + json.dumps(asdict(entry)) + "\n")
+        had = () if before is None else before.tars
+        return {tar.name for tar in had} - {tar.name for tar in entry.tars}
+
+    def clear(self) -> None:
+        """Forget all units and remove their tars."""
+        for entry in self.entries.values():
+            for tar in entry.tars:
+                (self._folder / tar.name).unlink(missing_ok=True)
+        self.entries = {}
+        self._path.unlink(missing_ok=True)
+        (self._folder / MANIFEST).unlink(missing_ok=True)
+
+    def begin(self) -> None:
+        """Mark the folder as an export's, before the first tar is written."""
+        self._path.touch()
+
+    def check(self, identities: dict[str, str], overwrite: bool) -> None:
+        """Raise RequestError where the folder holds what this export may not replace or leave."""
+        if not self._path.exists():
+            tar = next(self._folder.rglob("*.tar"), None) if self._folder.is_dir() else None
+            if tar is not None:
+                raise RequestError(f"--out {self._folder}: {tar} isn't an export's: choose another")
+        for unit, entry in () if overwrite else self.entries.items():
+            same = not entry.complete or identities.get(unit) == entry.identity
+            if unit not in identities or not same:
+                raise RequestError(
+                    f"--out {self._folder}: holds an export of other decisions, sources or options "
+                    f"({unit}): choose another --out, or --overwrite"
+                )
+
+
+def digest(words: Sequence[str]) -> str:
+    """A digest of a list of words."""
+    made = hashlib.blake2b(digest_size=16)
+    for word in words:
+        data = word.encode("utf-8", "surrogatepass")
+        made.update(len(data).to_bytes(8, "little") + data)
+    return made.hexdigest()
+
+
+def write_manifest(
+    folder: Path, tars: Sequence[Tar], failed: dict[str, str], limit: int | None
+) -> None:
+    """Write manifest.json, the last file of an export: what is in each tar, and totals."""
+    manifest: dict[str, Any] = {
+        "mmsieve": product_version(),
+        "limit": limit,
+        "samples": sum(tar.samples for tar in tars),
+        "bytes": sum(tar.bytes for tar in tars),
+        "tars": [asdict(tar) for tar in sorted(tars, key=lambda tar: tar.name)],
+        "failed": dict(sorted(failed.items())),
+    }
+    text = json.dumps(manifest, indent=1) + "\n"
+    write_atomically(folder / MANIFEST, lambda temporary: temporary.write_text(text))
+
+
+def _entry(fields: dict[str, Any]) -> Entry:
+    tars = tuple(Tar(**{**tar, "sources": tuple(tar["sources"])}) for tar in fields.pop("tars"))
+    return Entry(**fields, tars=tars)

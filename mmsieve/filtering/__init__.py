@@ -1,0 +1,1 @@
+"""Filtering: tables -> decisions, by conditions and exact cuts, in bounded memory."""

@@ -1,0 +1,287 @@
+"""A filter request: its options, what they mean for the tables given, and every row's decision."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import polars as pl
+from cyclopts import Parameter
+
+from mmsieve.decisions import KIND
+from mmsieve.errors import RequestError
+from mmsieve.filtering.joins import Column, Identity, Joined, On
+from mmsieve.filtering.ranking import BLOCK, Counts, Cut, Records, Spool, find_cut, numbers, records
+from mmsieve.filtering.rows import Condition, Picks, Rules, Verdicts, break_ties
+from mmsieve.tables import CHUNK, Header, Table, TableFile, column_names, product_version
+
+# A filter request: the options of a cut, checked, and what they mean for the tables given
+
+_SCORE = "quality_score"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class CutOptions:
+    """Which samples are kept: one of the cuts, a condition, or both."""
+
+    min_score: float | None = None
+    """Keep samples with at least this score."""
+    top_fraction: float | None = None
+    """Keep this share (0.3: 30%) of the samples with the highest scores, rounded down."""
+    top_count: int | None = None
+    """Keep so many samples with the highest scores."""
+    where: str | None = None
+    """Keep only samples that fulfil this SQL condition over the tables' columns; where tables
+    share a column's name, write table.column. A cut is made between those that fulfil it."""
+    by: str | None = None
+    """Column with the score; quality_score by default."""
+    per: str | None = None
+    """Cut within each group of samples that have the same value in this column."""
+    on: On | None = None
+    """Join tables by this column's values; by default shard by shard, as one run's sources."""
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether rows are cut by their rank."""
+        return self.top_fraction is not None or self.top_count is not None
+
+    def check(self) -> None:
+        """Refuse what can't be meant, from the request alone."""
+        names = ("min_score", "top_fraction", "top_count")
+        cuts = [f"--{n.replace('_', '-')}" for n in names if getattr(self, n) is not None]
+        if len(cuts) > 1 or not (cuts or self.where is not None):
+            raise RequestError(
+                f"{' and '.join(cuts) or 'no cut'} given: say one of --min-score X, "
+                "--top-fraction F, --top-count N, and --where EXPR with it or alone"
+            )
+        if self.top_fraction is not None and not 0 < self.top_fraction <= 1:
+            raise RequestError(
+                f"--top-fraction {self.top_fraction}: must be above 0 and at most 1 (0.3: 30%)"
+            )
+        if self.top_count is not None and self.top_count < 1:
+            raise RequestError(f"--top-count {self.top_count}: must be at least 1")
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            raise RequestError(f"--min-score {self.min_score}: must be a finite number")
+        if self.per is not None and not self.is_ranked:
+            raise RequestError("--per cuts within groups: say --top-fraction or --top-count too")
+
+    def wanted(self, counts: Counts) -> Counts:
+        """How many rows of each group are kept, where it has so many scored ones."""
+        if self.top_fraction is None:
+            return np.minimum(counts, self.top_count or 0)
+        share = Fraction(repr(float(self.top_fraction)))  # as it was typed: 0.29 of 100 is 29
+        return np.array([math.floor(share * count) for count in counts.tolist()], np.int64)
+
+
+class Plan:
+    """A request that fits its tables; raises RequestError where it doesn't."""
+
+    def __init__(self, options: CutOptions, tables: Sequence[Table], needs_uid: bool) -> None:
+        self.options = options
+        self.joined = Joined(tables, options.on)
+        self.first = tables[0]
+        """The table whose rows are decided."""
+        self.identity = Identity(self.first, needs_uid)
+        where = options.where
+        self.rules = Rules(
+            statuses=self.joined.statuses(),
+            condition=None if where is None else Condition(where, self.joined),
+            score=_score(options, self.joined),
+            min_score=options.min_score,
+            ranked=options.is_ranked,
+            per=None if options.per is None else _group(options.per, self.joined),
+        )
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """The cut as it was asked for: decisions of another one aren't replaced by accident."""
+        asked = {name: str(v) for name, v in asdict(self.options).items() if v is not None}
+        score = self.rules.score
+        by = {} if score is None else {"by": self.joined.label(score)}
+        return asked | by | {"tables": ", ".join(table.name for table in self.joined.tables)}
+
+
+def _score(options: CutOptions, joined: Joined) -> Column | None:
+    """The column of the score; None where a condition alone decides and there is none."""
+    is_cut = options.is_ranked or options.min_score is not None
+    if options.by is not None:
+        column = joined.find(options.by)
+    else:
+        having = [i for i, table in enumerate(joined.tables) if _SCORE in table.types]
+        if not is_cut:
+            return joined.column(having[0], _SCORE) if having else None
+        if not having:
+            raise RequestError(
+                f"which column is the score? Say --by COLUMN; {column_names(joined.tables)}"
+            )
+        column = joined.find(_SCORE)
+    dtype = joined.dtype(column)
+    if not dtype.is_numeric():
+        raise RequestError(f"--by {joined.label(column)}: holds {dtype}, a cut needs numbers")
+    return column
+
+
+def _group(name: str, joined: Joined) -> Column:
+    column = joined.find(name)
+    dtype = joined.dtype(column)
+    if dtype.is_nested():
+        raise RequestError(f"--per {name}: holds {dtype}, groups need single values")
+    return column
+
+
+# DataComp's subset file: a sorted array of the kept samples' uids, each as two 64-bit integers
+
+UID = np.dtype([("f0", "<u8"), ("f1", "<u8")])
+_PARTS = 256
+
+
+class UidFile:
+    """Collects uids in any order, and writes them sorted, with a part of them in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._parts = [Spool(folder, UID) for _ in range(_PARTS)]
+        self._waiting: list[Records] = []
+
+    def add(self, uids: pl.Series, keys: pl.Series) -> None:
+        """Add the uids of kept samples; raises RequestError for one that DataComp can't read."""
+        text = uids.cast(pl.String)
+        wrong = ~text.str.contains("^[0-9a-fA-F]{32}$").fill_null(False)
+        if wrong.any():
+            first = int(wrong.arg_true()[0])
+            raise RequestError(
+                f"--format datacomp: {keys[first]!r} is kept and its uid is {uids[first]!r}, "
+                "not 32 hexadecimal digits: leave such samples out with --where, or use "
+                "--format parquet"
+            )
+        f0, f1 = (
+            text.str.slice(at, 16).str.to_integer(base=16, dtype=pl.UInt64).to_numpy()
+            for at in (0, 16)
+        )
+        self._waiting.append(records(UID, f0=f0, f1=f1))
+        if sum(map(len, self._waiting)) >= BLOCK:
+            self._flush()
+
+    def write(self, path: Path) -> None:
+        """Write the file as `numpy.save` would."""
+        self._flush()
+        count = sum(part.rows for part in self._parts)
+        header = {"descr": UID.descr, "fortran_order": False, "shape": (count,)}
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in self._parts:
+                uids = part.read(0, part.rows)
+                uids[np.lexsort((uids["f1"], uids["f0"]))].tofile(file)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            uids = np.concatenate(self._waiting)
+            part = uids["f0"] >> np.uint64(56)
+            for number in np.unique(part):
+                self._parts[int(number)].append(uids[part == number])
+        self._waiting = []
+
+
+# The decisions of a request, row after row, and what is counted on the way
+
+Advance: TypeAlias = Callable[[int, float], None]
+
+
+def judge(plan: Plan, folder: Path, advance: Advance) -> Verdicts:
+    """The verdicts of all rows, in one pass over the joined tables."""
+    verdicts = Verdicts(plan.rules, folder)
+    for _, frame in plan.joined.scan(plan.rules.columns, folder):
+        verdicts.judge(frame)
+        advance(0, frame.height)
+    return verdicts
+
+
+class Decided:
+    """The cut between judged rows, and each row's decision."""
+
+    def __init__(self, plan: Plan, verdicts: Verdicts, folder: Path, advance: Advance) -> None:
+        self._plan = plan
+        self._advance = advance
+        self.kept = 0
+        self.reasons: Counter[str] = Counter()
+        self.threshold: float | None = None
+        self.groups: dict[str, tuple[int, int]] = {}
+        """With --per: group -> kept and scored rows."""
+        self.notes: list[str] = []
+        self._found: dict[str, str] = {}
+        cut = ties = None
+        if plan.rules.ranked:
+            cut = self._find(verdicts)
+            ties = break_ties(verdicts, cut, self._pieces(), folder)
+        self._picks = Picks(verdicts, cut, ties)
+
+    def rows(self) -> Iterator[tuple[TableFile, pl.DataFrame]]:
+        """Once: each row's name and decision, with the file of the first table it is from."""
+        for file in self._plan.first.files:
+            for named in self._named(file):
+                decided = self._picks.take(named.height)
+                self.reasons.update(dict(decided["reason"].drop_nulls().value_counts().iter_rows()))
+                self.kept += int(decided["keep"].sum())
+                self._advance(named.height, named.height)
+                yield file, named.hstack(decided)
+
+    def header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
+        """The header of a decision file: that of one shard, or of all (None)."""
+        files = self._plan.first.files if source is None else [source]
+        return Header(
+            kind=KIND,
+            version=product_version(),
+            shard=name,
+            size=0 if source is None else source.size,
+            rows=rows,
+            complete=all(file.complete for file in files),
+            fingerprint=self._plan.fingerprint,
+            notes=self._found | {"kept": str(kept)},
+        )
+
+    def _find(self, verdicts: Verdicts) -> Cut:
+        """Find the cut between the ranked rows."""
+        options, rules = self._plan.options, self._plan.rules
+        assert rules.score is not None, "ranked rows have a score"
+        counts = verdicts.counts()
+        wanted = options.wanted(counts)
+        cut = find_cut(verdicts.ranked.blocks, wanted)
+        self._found = {"scored": str(counts.sum()), "wanted": str(wanted.sum())}
+        if rules.per is None and wanted.sum():
+            lowest = numbers(cut.at, self._plan.joined.dtype(rules.score)).to_numpy()[0]
+            self.threshold, self._found["lowest"] = float(lowest), str(lowest)
+        if rules.per is not None:
+            pairs = zip(wanted.tolist(), counts.tolist(), strict=True)
+            self.groups = dict(zip(verdicts.groups.names, pairs, strict=True))
+        self._say_if_few(counts)
+        return cut
+
+    def _say_if_few(self, counts: Counts) -> None:
+        count = self._plan.options.top_count
+        few = 0 if count is None else int((counts < count).sum())
+        if few:
+            who = "there are" if self._plan.rules.per is None else f"{few} groups have"
+            self.notes.append(f"{who} fewer than {count} scored rows: all of them are kept")
+
+    def _pieces(self) -> Iterator[tuple[int, Callable[[], pl.DataFrame]]]:
+        """The rows' names, of most files read only where they are asked for."""
+        for file in self._plan.first.files:
+            if file.rows <= CHUNK:
+                yield file.rows, partial(next, self._named(file))
+            else:
+                for named in self._named(file):
+                    yield named.height, partial(_same, named)
+
+    def _named(self, file: TableFile) -> Iterator[pl.DataFrame]:
+        identity = self._plan.identity
+        for frame in self._plan.first.read(file, identity.columns, whole=False):
+            yield identity.of(file, frame)
+
+
+def _same(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame

@@ -1,1 +1,0 @@
-"""Teachers: who writes the texts over real images, each through its provider's own SDK."""

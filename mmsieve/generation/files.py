@@ -1,0 +1,252 @@
+"""Training files: groups of labelled texts to and from disk, in the released layout.
+
+A text is as in `weizhiwang/unifilter_train_data` (train_classifier.py of Victorwz/UniFilter):
+with one `<image>` per image, where it stands.
+
+A JSON list of `{"image": path or [paths], "text": "... <image> ...", "label": 0-3}`, image paths
+relative to a folder (`weizhiwang/unifilter_train_data`). mmsieve adds keys that the published code
+ignores: `id`, and where the teacher knows them `right` and `wrong`, characters of the text; over
+real images also `provenance`.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.read.records import ImageFolder, Record
+from mmsieve.sample import Image, Part, Sample, Text
+from mmsieve.tables import write_atomically
+
+# Images and the labelled texts over them: what teachers write, and training reads
+
+IMAGE_MARK = "<image>"
+CAPTION_HEAD = f"{IMAGE_MARK}\n"
+DOCUMENT_JOINT = "\n\n"
+
+TextKind: TypeAlias = Literal["caption", "document"]
+Span: TypeAlias = tuple[int, int]
+"""Characters of a text: start and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """A text over images, its level, and, where a teacher knows them, its right and wrong words."""
+
+    kind: TextKind
+    text: str
+    label: float
+    images: tuple[int, ...]
+    """One per `<image>`, as indices into the images of its group."""
+    right: tuple[Span, ...] = ()
+    wrong: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Images and all the texts that were written over them."""
+
+    key: str
+    images: tuple[bytes, ...]
+    """Encoded."""
+    texts: tuple[LabelledText, ...]
+
+    def sample(self, labelled: LabelledText) -> Sample:
+        """A text with its images, as the sample that a scorer would read."""
+        if labelled.kind == "caption":
+            return Sample.caption(
+                self.images[labelled.images[0]], labelled.text[len(CAPTION_HEAD) :]
+            )
+        parts: list[Part] = []
+        images = iter(labelled.images)
+        for index, piece in enumerate(labelled.text.split(IMAGE_MARK)):
+            if index:
+                parts.append(Image(self.images[next(images)]))
+            if text := piece.removeprefix(DOCUMENT_JOINT).removesuffix(DOCUMENT_JOINT):
+                parts.append(Text(text))
+        return Sample(self.key, tuple(parts))
+
+
+def kind_of(text: str) -> TextKind:
+    """A caption starts with its only image on a line of its own; all else is a document."""
+    starts = text.startswith(CAPTION_HEAD) and not text.startswith(IMAGE_MARK + DOCUMENT_JOINT)
+    return "caption" if starts and text.count(IMAGE_MARK) == 1 else "document"
+
+
+# Training files: groups of labelled texts to and from disk, in the released layout
+
+IMAGES = "images"
+"""Folder of the images, beside the training files."""
+
+_FOLDER = 5
+"""Letters of a key that name its folder of images: no folder gets too full."""
+
+
+class TrainingRecord(BaseModel):
+    """One entry of a training file."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    image: str | list[str]
+    text: str
+    label: float
+    id: str | int | None = None
+
+    @property
+    def images(self) -> list[str]:
+        """Paths of the images, in the order of their marks."""
+        return [self.image] if isinstance(self.image, str) else self.image
+
+
+def read_training_file(path: Path) -> list[TrainingRecord]:
+    """The entries of a training file; raises RequestError, naming the first that is wrong."""
+    try:
+        text = path.read_text("utf-8")
+        return _ENTRIES.validate_json(text)
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        wanted = 'a JSON list of {"image": path or [paths], "text": "<image> ...", "label": 0-3}'
+        raise RequestError(f"{path}: {where}: {first['msg']}; wanted: {wanted}") from error
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: {error}") from error
+
+
+_ENTRIES = TypeAdapter(list[TrainingRecord])
+
+
+def text_fields(names: Sequence[str], texts: Iterable[LabelledText]) -> Iterator[dict[str, Any]]:
+    """The entries, without their ids, of texts over images, the files `names`."""
+    for told in texts:
+        shown = [names[image] for image in told.images]
+        yield {
+            "image": shown[0] if told.kind == "caption" else shown,
+            "text": told.text,
+            "label": int(told.label),
+            "right": told.right,
+            "wrong": told.wrong,
+        }
+
+
+def image_names(key: str, suffixes: Sequence[str]) -> list[str]:
+    """Relative paths of the images of one key."""
+    folder = f"{IMAGES}/{key[:_FOLDER]}"
+    return [f"{folder}/{key}-{index}.{suffix}" for index, suffix in enumerate(suffixes)]
+
+
+class TrainingFiles:
+    """Writes records into a folder: train.json, val.json, images; each file whole or absent."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lines: dict[str, list[str]] = {TRAIN: [], VAL: []}
+        """File -> its entries."""
+
+    def add_images(self, key: str, images: Sequence[bytes]) -> None:
+        """Write PNG files under the names that entries of this key have for them."""
+        names = image_names(key, ["png"] * len(images))
+        for name, data in zip(names, images, strict=True):
+            path = self._folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+    def add(
+        self,
+        key: str,
+        entries: Iterable[dict[str, Any]],
+        is_val: bool,
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        """Take entries, whose images are there, into one of the files.
+
+        Each gets an id, KEY-0 and so on, and `provenance` stands in each.
+        """
+        last = {} if provenance is None else {"provenance": provenance}
+        lines = self._lines[VAL if is_val else TRAIN]
+        lines += [
+            json.dumps({"id": f"{key}-{index}", **entry, **last}, ensure_ascii=False)
+            for index, entry in enumerate(entries)
+        ]
+
+    def add_to_pool(self, items: Iterable[dict[str, Any]]) -> None:
+        """Take items into qas.json, which is only there where there are any."""
+        lines = [json.dumps(item, ensure_ascii=False) for item in items]
+        if lines:
+            self._lines.setdefault(POOL, []).extend(lines)
+
+    def finish(self) -> dict[str, int]:
+        """Write the files; returns how many entries the first two have."""
+        for name, lines in self._lines.items():
+            text = "[\n" + ",\n".join(lines) + "\n]\n"
+            write_atomically(self._folder / name, partial(_write, text))
+        return {name: len(self._lines[name]) for name in (TRAIN, VAL)}
+
+
+TRAIN, VAL, POOL = "train.json", "val.json", "qas.json"
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text, "utf-8")
+
+
+def parse_training_record(folder: Path, record: Record) -> Sample:
+    """The sample of a training record, its images read below `folder`; raises SampleError."""
+    entry: TrainingRecord = record.fields["text"]
+    if entry.text.count(IMAGE_MARK) != len(entry.images):
+        marks = entry.text.count(IMAGE_MARK)
+        message = f"{len(entry.images)} images, and {marks} <image> in the text"
+        raise SampleError(Status.IMAGE_MISSING, message)
+    images = tuple(ImageFolder(folder).read(name) for name in entry.images)
+    places = tuple(range(len(images)))
+    told = LabelledText(kind_of(entry.text), entry.text, entry.label, places)
+    return Group(record.key, images, (told,)).sample(told)
+
+
+# Split: which texts are for validation, so that no image is on both sides
+
+
+def choose_val(images: Sequence[Sequence[str]], fraction: float, seed: int) -> list[bool]:
+    """For each item, given by the sha256 of its images, whether it is for validation.
+
+    Items that share an image, directly or through others, stay together. At least `fraction` of
+    the items is for validation, and more only by what the last ones are tied to.
+    """
+    together = _tie(images)
+    members: dict[int, list[int]] = {}
+    for item, root in enumerate(together):
+        members.setdefault(root, []).append(item)
+    groups = list(members.values())
+    is_val = [False] * len(images)
+    wanted = round(fraction * len(images))
+    for index in np.random.default_rng((seed, 7)).permutation(len(groups)).tolist():
+        if wanted <= 0:
+            break
+        for item in groups[index]:
+            is_val[item] = True
+        wanted -= len(groups[index])
+    return is_val
+
+
+def _tie(images: Sequence[Sequence[str]]) -> list[int]:
+    """For each item the first one that it is tied to: union-find."""
+    parent = list(range(len(images)))
+
+    def root(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = item = parent[parent[item]]
+        return item
+
+    first: dict[str, int] = {}
+    for item, shown in enumerate(images):
+        for sha256 in shown:
+            one, other = root(first.setdefault(sha256, item)), root(item)
+            parent[max(one, other)] = min(one, other)
+    return [root(item) for item in range(len(images))]

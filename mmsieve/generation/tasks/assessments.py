@@ -1,0 +1,185 @@
+"""Assessments: captions judged on six scales, a good one and a poor one of every image.
+
+AITQE's contrastive recipe (arXiv 2410.16166) in two phases: a teacher scores the raw pair and
+rewrites it where it is poor; then the partner of the opposite quality is scored: a deliberately
+bad caption for a good pair, whose rewrite is the good one, and for a poor pair its rewrite. One
+request asks for both, in the order of writing, as the image is most of what a request costs: the
+second phase sees the first word for word, and the first is written before there is a second.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mmsieve.errors import SampleError, Status
+from mmsieve.generation.files import image_names
+from mmsieve.generation.images import RawSample
+from mmsieve.generation.items import (
+    Prompts,
+    Subject,
+    read_prompt_files,
+    subject_id,
+    usable_pictures,
+)
+from mmsieve.generation.options import AssessmentsOptions
+from mmsieve.generation.tasks.task import AnswerError, Fields, Task, as_json, not_empty
+from mmsieve.methods.aitqe.answers import DIMENSIONS, HIGHEST, LOWEST
+from mmsieve.sample import Sample, Text
+from mmsieve.synthetic.teacher import Drawing, Drawn, Record, assessment_group
+
+_TASK, _SCALES = "assessments/task.md", "assessments/scales.md"
+
+Phase: TypeAlias = Literal["raw", "partner"]
+
+
+def _on_scale(score: int) -> int:
+    # Not in the schema: structured outputs don't take bounds.
+    if not LOWEST <= score <= HIGHEST:
+        raise ValueError(f"{score} is not from {LOWEST} to {HIGHEST}")
+    return score
+
+
+_Score = Annotated[int, Field(strict=True), AfterValidator(_on_scale)]
+_Reason = Annotated[str, AfterValidator(not_empty)]
+
+
+class Judgement(BaseModel):
+    """A caption on the six scales, in the order of writing: reasons first, the whole last."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text_quality_explanation: _Reason
+    text_quality_score: _Score
+    image_text_matching_explanation: _Reason
+    image_text_matching_score: _Score
+    object_detail_explanation: _Reason
+    object_detail_score: _Score
+    semantic_understanding_explanation: _Reason
+    semantic_understanding_score: _Score
+    text_chart_description_explanation: _Reason
+    text_chart_description_score: _Score
+    overall_explanation: _Reason
+    overall_score: _Score
+
+
+class AssessmentAnswer(BaseModel):
+    """Both phases, in the order of writing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    raw: Judgement
+    recaption: str | None
+    """Of a poor raw caption."""
+    bad_caption: str | None
+    """For a good raw caption."""
+    partner: Judgement
+    """Of the one of the two that is there."""
+
+
+class Assessments(Task):
+    """A subject is an image with its caption; its records are the raw pair and its partner."""
+
+    name, unit, noun, each, tokens = "assessments", "caption pairs", "assessments", 2, 900
+    kinds = ("caption",)
+
+    def __init__(self, options: AssessmentsOptions = AssessmentsOptions()) -> None:  # noqa: B008
+        self._good = options.good_from
+
+    def settings(self) -> dict[str, object]:
+        """Where good begins."""
+        return {"good_from": self._good}
+
+    def subjects(
+        self, source: str, raw: RawSample, max_images: int, keep: bool = False
+    ) -> list[Subject]:
+        """The pair of a sample; the same image with another caption is another subject."""
+        sample = raw.sample
+        if sample is None or sample.kind != "caption":
+            raise SampleError(Status.TEXT_MISSING, "not a caption of one image")
+        caption = " ".join(part.text for part in sample.parts if isinstance(part, Text))
+        if not caption.strip():
+            raise SampleError(Status.TEXT_MISSING, "an empty caption")
+        pictures = tuple(usable_pictures(sample.images, keep))
+        name = subject_id("a", pictures, f"\n{caption}")
+        return [Subject(name, source, raw.index, raw.key, pictures, {"caption": caption})]
+
+    def load_prompts(self, folder: Path | None) -> Prompts:
+        """The task, and what the scales mean; raises RequestError."""
+        places = {_TASK: ("caption", "good", "scales", "answer")}
+        (task, scales), version = read_prompt_files(folder, [_TASK, _SCALES], places)
+        return Prompts(Template(task), {}, {"scales": scales}, version)
+
+    def values(self, subject: Subject) -> dict[str, str]:
+        """The caption, and where good begins."""
+        return {"caption": as_json(subject.said["caption"]), "good": str(self._good)}
+
+    def schema(self) -> dict[str, Any]:
+        """Two judgements, and what is written between them."""
+        return AssessmentAnswer.model_json_schema()
+
+    def check(self, fields: Any, subject: Subject) -> Fields:
+        """Just the one of the two captions that the score of the raw one asks for."""
+        answer = AssessmentAnswer.model_validate(fields)
+        raw, partner = answer.raw.overall_score, answer.partner.overall_score
+        is_good = raw >= self._good
+        wanted, other = ("bad_caption", "recaption") if is_good else ("recaption", "bad_caption")
+        if getattr(answer, other) is not None:
+            raise AnswerError(f"{other} is there, and the raw caption has {raw} overall")
+        written = getattr(answer, wanted)
+        if written is None or not written.strip():
+            raise AnswerError(f"no {wanted}, and the raw caption has {raw} overall")
+        if _plain(written) == _plain(subject.said["caption"]):
+            raise AnswerError(f"{wanted} is the raw caption")
+        if (partner >= self._good) == is_good:
+            raise AnswerError(f"the raw caption has {raw} overall, and its partner {partner}")
+        return answer.model_dump()
+
+    def records(self, subject: Subject, answer: Fields) -> Iterator[Fields]:
+        """The raw pair, then its partner."""
+        read, caption = AssessmentAnswer.model_validate(answer), subject.said["caption"]
+        (image,) = subject.names
+        yield _record("raw", image, caption, _strip(read.recaption), read.raw)
+        if read.recaption is not None:
+            yield _record("partner", image, read.recaption.strip(), None, read.partner)
+        else:
+            yield _record("partner", image, _strip(read.bad_caption), caption, read.partner)
+
+    def draw(self, seed: int, index: int, drawing: Drawing) -> Drawn:
+        """A scene, a raw caption and its partner."""
+        group = assessment_group(seed, index, drawing)
+        (image,) = image_names(group.key, ["png"])
+        records = []
+        for one in group.pairs:
+            fields = {
+                "image": image,
+                "caption": one.text,
+                "assessment": one.assessment,
+                "phase": one.phase,
+            }
+            pair = Sample.caption(group.image, one.text)
+            known = {"level": one.level, "phase": one.phase}
+            records.append(Record(fields, replace(pair, metadata=known)))
+        return Drawn(group.key, (group.image,), tuple(records))
+
+
+def _record(
+    phase: Phase, image: str, caption: str | None, recaption: str | None, said: Judgement
+) -> Fields:
+    """A record, its assessment in the order of the released model's answers."""
+    assessment: Fields = {"recaption": recaption}
+    for name in DIMENSIONS:
+        for part in ("score", "explanation"):
+            assessment[f"{name}_{part}"] = getattr(said, f"{name}_{part}")
+    return {"image": image, "caption": caption, "assessment": assessment, "phase": phase}
+
+
+def _strip(text: str | None) -> str | None:
+    return None if text is None else text.strip()
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()

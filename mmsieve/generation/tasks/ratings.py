@@ -1,0 +1,181 @@
+"""Ratings: how useful an instruction sample is for each capability, and which styles it has.
+
+mmSSR's labels (arXiv 2503.13383): a rating from 0 to 5 for each capability, with a reason, and one
+or more of nine styles, all in one request.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from string import Template
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+
+from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.generation.files import image_names
+from mmsieve.generation.images import RawSample
+from mmsieve.generation.items import Prompts, Subject, picture_of, read_prompt_files, subject_id
+from mmsieve.generation.options import GenerateOptions, RatingsOptions
+from mmsieve.generation.tasks.task import Fields, Task, as_json, not_empty
+from mmsieve.labels import STYLES
+from mmsieve.synthetic.instructions import FAMILIES, RATINGS, InstructionSample, instruction
+from mmsieve.synthetic.teacher import Drawing, Drawn, Record
+
+_FILES = tuple(f"ratings/{name}.md" for name in ("task", "ratings", "styles"))
+_ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
+"""Of turns -> of the items of LLaVA's files."""
+_HIGHEST = 5
+
+
+def _on_scale(rating: int) -> int:
+    # Not in the schema: structured outputs don't take bounds.
+    if not 0 <= rating <= _HIGHEST:
+        raise ValueError(f"{rating} is not from 0 to {_HIGHEST}")
+    return rating
+
+
+def _some_styles(styles: list[str]) -> list[str]:
+    if not styles or len(set(styles)) < len(styles):
+        raise ValueError("name at least one style, and each once")
+    return [style for style in STYLES if style in styles]
+
+
+class Rating(BaseModel):
+    """Why, and how useful."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reason: Annotated[str, AfterValidator(not_empty)]
+    rating: Annotated[int, Field(strict=True), AfterValidator(_on_scale)]
+
+
+def answer_model(capabilities: Mapping[str, str]) -> type[BaseModel]:
+    """The answer about these capabilities, in the order of writing."""
+    forbid = ConfigDict(extra="forbid", frozen=True)
+    # Numbered, as a capability may have the name of one of pydantic's methods.
+    fields: dict[str, Any] = {
+        f"capability_{n}": (Rating, Field(alias=name)) for n, name in enumerate(capabilities)
+    }
+    ratings = create_model("Ratings", __config__=forbid, **fields)
+    labels: Any = Literal[STYLES]
+    styles = Annotated[list[labels], AfterValidator(_some_styles)]
+    return create_model(
+        "RatingAnswer", __config__=forbid, ratings=(ratings, ...), styles=(styles, ...)
+    )
+
+
+class Ratings(Task):
+    """A subject is an instruction sample: its images and its conversation."""
+
+    name, unit, noun, each, tokens = "ratings", "instruction samples", "rated samples", 1, 700
+    kinds = ("instruction",)
+
+    def __init__(self, options: RatingsOptions = RatingsOptions()) -> None:  # noqa: B008
+        self._capabilities = options.chosen()
+        self._answer = answer_model(self._capabilities)
+
+    def settings(self) -> dict[str, object]:
+        """What is rated."""
+        return {"capabilities": self._capabilities}
+
+    def subjects(
+        self, source: str, raw: RawSample, max_images: int, keep: bool = False
+    ) -> list[Subject]:
+        """The sample, whose images must all be there: the conversation may be about any."""
+        sample = raw.sample
+        if sample is None or not sample.turns:
+            raise SampleError(Status.TEXT_MISSING, "no conversation")
+        if len(sample.images) > max_images:
+            message = f"{len(sample.images)} images are more than --max-images {max_images}"
+            raise SampleError(Status.NO_USABLE_IMAGE, message)
+        pictures = tuple(picture_of(image, keep) for image in sample.images)
+        said = {
+            "conversations": [
+                {"from": _ROLES[turn.role], "value": turn.text} for turn in sample.turns
+            ],
+            "image_source": sample.metadata.get("image_source"),
+        }
+        name = subject_id("r", pictures, f"\n{as_json(said['conversations'])}")
+        return [Subject(name, source, raw.index, raw.key, pictures, said)]
+
+    def load_prompts(self, folder: Path | None) -> Prompts:
+        """The task, and what ratings and styles mean; raises RequestError."""
+        task, ratings, styles = _FILES
+        places = {
+            task: ("conversation", "ratings", "styles", "answer"),
+            ratings: ("capabilities",),
+            styles: ("labels",),
+        }
+        texts, version = read_prompt_files(folder, _FILES, places)
+        templates = [Template(text) for text in texts]
+        return Prompts(templates[0], {"ratings": templates[1], "styles": templates[2]}, {}, version)
+
+    def values(self, subject: Subject) -> dict[str, str]:
+        """The conversation, and the names that the answer has."""
+        images = len(subject.pictures)
+        named = [f"- `{name}`: {keyword}" for name, keyword in self._capabilities.items()]
+        return {
+            "images": {0: "no image", 1: "one image"}.get(images, f"{images} images"),
+            "conversation": as_json(subject.said["conversations"], indent=1),
+            "capabilities": "\n".join(named),
+            "labels": "\n".join(f"- `{style}`" for style in STYLES),
+        }
+
+    def schema(self) -> dict[str, Any]:
+        """A rating per capability, and the styles."""
+        return self._answer.model_json_schema()
+
+    def check(self, fields: Any, subject: Subject) -> Fields:
+        """Ratings from 0 to 5, each with a reason, and styles of the nine."""
+        return self._answer.model_validate(fields).model_dump(by_alias=True)
+
+    def records(self, subject: Subject, answer: Fields) -> Iterator[Fields]:
+        """The item as LLaVA's files have it, rated."""
+        names = list(subject.names)
+        image = {} if not names else {"image": names[0] if len(names) == 1 else names}
+        said = subject.said
+        yield {
+            # A number of its own, whatever the other samples are.
+            "idx": int(subject.id[1:13], 16),
+            **image,
+            "conversations": said["conversations"],
+            "image_source": said["image_source"],
+            "ratings": {name: one["rating"] for name, one in answer["ratings"].items()},
+            "reasons": {name: one["reason"] for name, one in answer["ratings"].items()},
+            "styles": answer["styles"],
+        }
+
+    def check_drawing(self, options: GenerateOptions) -> None:
+        """Not every family has questions, and a rated sample is no sample of a tar."""
+        super().check_drawing(options)
+        if options.family not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise RequestError(f"--family {options.family}: questions are asked over {known}")
+        if options.shards:
+            raise RequestError("--shards: is for texts; the samples of ratings are in qas.json")
+
+    def draw(self, seed: int, index: int, drawing: Drawing) -> Drawn:
+        """One or two scenes and a conversation about them."""
+        made = instruction(seed, index, drawing.family)
+        images = tuple(drawing.draw(scene) for scene in made.scenes)
+        item = made.item(image_names(made.key, ["png"] * len(images)), index)
+        rated = {
+            "ratings": dict(made.ratings),
+            "reasons": _reasons(made, drawing.family),
+            "styles": list(made.styles),
+        }
+        shown = iter(images)
+        sample = made.sample(lambda _: next(shown), index)
+        return Drawn(made.key, images, (Record(item | rated, sample, item),))
+
+
+def _reasons(made: InstructionSample, family: str) -> dict[str, str]:
+    if made.wrong:
+        return dict.fromkeys(made.ratings, "The picture contradicts an answer.")
+    profiles = {turn.task: RATINGS[FAMILIES[family][turn.task].profile] for turn in made.turns}
+    return {name: _best(profiles, name) for name in made.ratings}
+
+
+def _best(profiles: Mapping[str, Mapping[str, int]], capability: str) -> str:
+    task = max(profiles, key=lambda name: profiles[name][capability])
+    return f"Its best question for this is of the kind `{task}`."

@@ -1,0 +1,281 @@
+"""Captions and whole documents at the four quality levels, one text of each.
+
+One request asks for all four texts of an image (or of a document's images). The images are most
+of what a request costs, so a request per level would cost about twice as much; and as the fields
+are written in order, the hard negative is still written against the positive, which is in front
+of the teacher word for word. What one request can't rule out is checked here: four texts that
+differ, and in documents one `<image>` per image.
+
+The hard negative is checked against the positive: it is that, but for the words that it names.
+"""
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from difflib import SequenceMatcher
+from pathlib import Path
+from string import Template
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from mmsieve.errors import RequestError
+from mmsieve.generation.files import (
+    CAPTION_HEAD,
+    DOCUMENT_JOINT,
+    IMAGE_MARK,
+    Group,
+    LabelledText,
+    Span,
+    image_names,
+    text_fields,
+)
+from mmsieve.generation.images import RawSample
+from mmsieve.generation.items import (
+    Prompts,
+    Subject,
+    read_prompt_files,
+    subject_id,
+    usable_pictures,
+)
+from mmsieve.generation.options import GenerateOptions
+from mmsieve.generation.tasks.task import AnswerError, Fields, Task
+from mmsieve.labels import EASY_NEGATIVE, HARD_NEGATIVE, LEVELS, MEDIUM_NEGATIVE, POSITIVE
+from mmsieve.sample import Sample
+from mmsieve.synthetic.scenes import WORLDS
+from mmsieve.synthetic.teacher import Drawing, Drawn, Record, caption_group, document_group
+
+# Four texts: what captions and documents have in common, one text at each level of quality
+
+_SKELETON, _TASK = "skeleton.md", "task.md"
+_BLOCKS = ("positive", "hard_negative", "medium_negative", "easy_negative")
+"""In the order of writing: the hard negative is written against the positive."""
+
+
+class FourTexts(Task):
+    """A task whose records are texts, one of each level over every subject."""
+
+    noun = "texts"
+    each = len(LEVELS)
+    answer: ClassVar[type[BaseModel]]
+
+    def load_prompts(self, folder: Path | None) -> Prompts:
+        """One skeleton, the task, and a block of requirements per level; raises RequestError.
+
+        The requirements are those of Table 1 of arXiv 2510.15162, in our words: the published
+        wording is not public.
+        """
+        names = [_SKELETON, *(f"{self.name}/{n}" for n in (_TASK, *(f"{b}.md" for b in _BLOCKS)))]
+        places = {_SKELETON: ("task", "levels", "answer")}
+        (skeleton, task, *blocks), version = read_prompt_files(folder, names, places)
+        levels = "\n\n".join(f"{number}. {block}" for number, block in enumerate(blocks, 1))
+        return Prompts(Template(skeleton), {"task": Template(task)}, {"levels": levels}, version)
+
+    def values(self, subject: Subject) -> dict[str, str]:
+        """How many images there are."""
+        images = len(subject.pictures)
+        return {
+            "images": "one image" if images == 1 else f"{images} images",
+            "marks": "one `<image>`" if images == 1 else f"{images} times `<image>`",
+        }
+
+    def schema(self) -> dict[str, Any]:
+        """The four texts as fields."""
+        return self.answer.model_json_schema()
+
+    def check(self, fields: Any, subject: Subject) -> Fields:
+        """Four texts that differ, with as many `<image>` as there are images."""
+        answer = self.answer.model_validate(fields)
+        images = len(subject.pictures)
+        _check_texts(self.texts(answer, images), images)
+        return answer.model_dump()
+
+    def records(self, subject: Subject, answer: Fields) -> Iterator[Fields]:
+        """A record per text, in the order of the levels."""
+        read = self.answer.model_validate(answer)
+        return text_fields(subject.names, self.texts(read, len(subject.pictures)))
+
+    @abstractmethod
+    def texts(self, answer: Any, images: int) -> tuple[LabelledText, ...]:
+        """The texts of an answer over so many images, in the order of the levels."""
+
+
+def draw_texts(group: Group) -> Drawn:
+    """A group of the rendered teacher as records."""
+    names = image_names(group.key, ["png"] * len(group.images))
+    records = zip(text_fields(names, group.texts), group.texts, strict=True)
+    return Drawn(
+        group.key,
+        group.images,
+        tuple(Record(fields, _sample(group, told)) for fields, told in records),
+    )
+
+
+def _sample(group: Group, told: LabelledText) -> Sample:
+    return replace(group.sample(told), metadata={"level": int(told.label)})
+
+
+def _check_texts(texts: tuple[LabelledText, ...], images: int) -> None:
+    seen: dict[str, float] = {}
+    for told in texts:
+        marks = told.text.count(IMAGE_MARK)
+        if marks != len(told.images):
+            raise AnswerError(f"level {told.label}: {marks} <image> for {images} images")
+        words = " ".join(told.text.replace(IMAGE_MARK, " ").split()).casefold()
+        if not words:
+            raise AnswerError(f"level {told.label}: no text")
+        if words in seen:
+            raise AnswerError(f"levels {seen[words]} and {told.label} have the same text")
+        seen[words] = told.label
+
+
+# Captions at the four levels over single images
+
+_ALIKE = 0.5
+"""Part of the words that a caption's hard negative must share with its positive, in order."""
+
+
+class Changed(BaseModel):
+    """What the hard negative of a caption has wrong."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    property: str
+    right: str
+    wrong: str
+
+
+class CaptionAnswer(BaseModel):
+    """The four captions, in the order of writing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    positive: str
+    changed: Changed
+    hard_negative: str
+    medium_negative: str
+    easy_negative: str
+
+
+class Captions(FourTexts):
+    """A subject is an image."""
+
+    name, unit, tokens = "captions", "images", 500
+    answer = CaptionAnswer
+
+    def subjects(
+        self, source: str, raw: RawSample, max_images: int, keep: bool = False
+    ) -> list[Subject]:
+        """Each image of a sample that can be shown."""
+        return [
+            Subject(subject_id("c", [picture]), source, raw.index, raw.key, (picture,))
+            for picture in usable_pictures(raw.images, keep)
+        ]
+
+    def check(self, fields: Any, subject: Subject) -> Fields:
+        """Four captions, of which the hard negative differs from the positive in one property."""
+        answer = super().check(fields, subject)
+        _check_change(CaptionAnswer.model_validate(answer))
+        return answer
+
+    def texts(self, answer: CaptionAnswer, images: int) -> tuple[LabelledText, ...]:
+        """The captions, with the words that are right in the one and wrong in the other."""
+        texts = {
+            level: CAPTION_HEAD + text.strip()
+            for level, text in (
+                (EASY_NEGATIVE, answer.easy_negative),
+                (MEDIUM_NEGATIVE, answer.medium_negative),
+                (HARD_NEGATIVE, answer.hard_negative),
+                (POSITIVE, answer.positive),
+            )
+        }
+        wrong = {HARD_NEGATIVE: _spans(texts[HARD_NEGATIVE], answer.changed.wrong)}
+        right = {POSITIVE: _spans(texts[POSITIVE], answer.changed.right)}
+        return tuple(
+            LabelledText("caption", text, level, (0,), right.get(level, ()), wrong.get(level, ()))
+            for level, text in texts.items()
+        )
+
+    def draw(self, seed: int, index: int, drawing: Drawing) -> Drawn:
+        """A scene and its four captions."""
+        return draw_texts(caption_group(seed, index, drawing))
+
+
+def _check_change(answer: CaptionAnswer) -> None:
+    """One property differs: the words that are named do, and most of the others are the same."""
+    changed = answer.changed
+    if not changed.right.strip() or changed.right.casefold() not in answer.positive.casefold():
+        raise AnswerError(f"changed.right {changed.right!r} is not in the positive caption")
+    if not changed.wrong.strip() or changed.wrong.casefold() not in answer.hard_negative.casefold():
+        raise AnswerError(f"changed.wrong {changed.wrong!r} is not in the hard negative")
+    pair = (answer.positive.casefold().split(), answer.hard_negative.casefold().split())
+    if SequenceMatcher(None, *pair, autojunk=False).ratio() < _ALIKE:
+        raise AnswerError("the hard negative differs from the positive in more than one property")
+
+
+def _spans(text: str, words: str) -> tuple[Span, ...]:
+    """Where the words stand, if that is in one place only."""
+    whole = rf"(?<!\w){re.escape(words.strip())}(?!\w)"
+    places = [found.span() for found in re.finditer(whole, text, re.IGNORECASE)]
+    return tuple(places) if len(places) == 1 else ()
+
+
+# Whole documents at the four levels around several images
+
+
+class DocumentAnswer(BaseModel):
+    """The four documents, in the order of writing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    positive: str
+    hard_negative: str
+    medium_negative: str
+    easy_negative: str
+
+
+class Documents(FourTexts):
+    """A subject is the images of a document."""
+
+    name, unit, tokens, by_folder = "documents", "documents", 2500, True
+    answer = DocumentAnswer
+
+    def subjects(
+        self, source: str, raw: RawSample, max_images: int, keep: bool = False
+    ) -> list[Subject]:
+        """All images of a sample together; those that can't be shown are left out."""
+        pictures = usable_pictures(raw.images, keep, max_images)
+        return [
+            Subject(subject_id("d", pictures), source, raw.index, raw.key, tuple(pictures)),
+        ]
+
+    def texts(self, answer: DocumentAnswer, images: int) -> tuple[LabelledText, ...]:
+        """The documents, in the released layout."""
+        shown = tuple(range(images))
+        return tuple(
+            LabelledText("document", _layout(text), level, shown)
+            for level, text in (
+                (EASY_NEGATIVE, answer.easy_negative),
+                (MEDIUM_NEGATIVE, answer.medium_negative),
+                (HARD_NEGATIVE, answer.hard_negative),
+                (POSITIVE, answer.positive),
+            )
+        )
+
+    def check_drawing(self, options: GenerateOptions) -> None:
+        """Documents need scenes of objects."""
+        if not WORLDS[options.family].has_things:
+            raise RequestError(
+                f"--family {options.family}: documents are written over core or many"
+            )
+
+    def draw(self, seed: int, index: int, drawing: Drawing) -> Drawn:
+        """Two or three scenes and the four documents around them."""
+        return draw_texts(document_group(seed, index, drawing))
+
+
+def _layout(text: str) -> str:
+    """A document in the released layout: pieces with a blank line between them."""
+    pieces = re.split(f"({IMAGE_MARK})", text)
+    return DOCUMENT_JOINT.join(piece.strip() for piece in pieces if piece.strip())

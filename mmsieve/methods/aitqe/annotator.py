@@ -1,0 +1,269 @@
+"""AITQE (arXiv 2410.16166): judge a caption pair, and rewrite the caption where it is poor.
+
+A Llava-like model answers with a rewrite, an overall score and, asked to explain, five more scores
+and six explanations. The image always stays; a caption of a low score is replaced by the rewrite.
+
+Released checkpoints are asked and answer as in the published code (hanhuang22/AITQE), greedily and
+token for token, with these differences on purpose: a batch pads on the left, so that an answer
+doesn't depend on its neighbours; an answer is parsed, never mended by replacing characters; and
+captions that the published code stops at (those with its pad token) are judged. Checkpoints made
+by mmsieve are given the keys of their answers.
+
+A composition: the enhancer's rows, then the classifier's for the two texts of each rewritten pair.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+from cyclopts import Parameter
+
+from mmsieve.devices import Dtype, share_cores
+from mmsieve.engine.annotator import (
+    Annotator,
+    Preparer,
+    QualityAnnotator,
+    Row,
+    Runner,
+    RunnerOptions,
+)
+from mmsieve.errors import RequestError, SampleError
+from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
+from mmsieve.methods.aitqe.inputs import AitqePreparer
+from mmsieve.methods.aitqe.rows import Refused, RowMaker
+from mmsieve.methods.base import Window
+from mmsieve.methods.files import hash_files
+from mmsieve.methods.tokenizer import FILES, load_tokenizer
+from mmsieve.methods.unifilter.annotator import ScoringOptions, image_fingerprint
+from mmsieve.sample import Image, Part, Sample, Text
+
+# AITQE (arXiv 2410.16166): judge a caption pair, and rewrite the caption where it is poor
+
+CAPTION_TOKENS = 2048
+"""The published code has no limit of its own."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EnhanceOptions:
+    """What is asked of the model, and when its rewrite is used."""
+
+    rewrite_below: float = 7
+    """Captions with an overall score (1-10) below this are replaced by the model's rewrite."""
+    explain: bool = False
+    """Let the model go on to the five detail scores and all explanations: several times slower."""
+    max_new_tokens: int = 384
+    """Longest answer, in ids (published: 384)."""
+    max_edit: float | None = None
+    """Refuse rewrites further than this from the caption, in words (0: the same, 1: all new)."""
+    accept_if_better: str | None = None
+    """Quality classifier that must prefer a rewrite to its caption: any model of `score`."""
+    concurrency: int = 16
+    """Requests at a time, where the model is an endpoint."""
+
+    def check(self) -> None:
+        """Raise RequestError for values that have no meaning."""
+        for name in ("max_new_tokens", "concurrency"):
+            if getattr(self, name) < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise RequestError(f"{option} {getattr(self, name)}: must be at least 1")
+        if self.max_edit is not None and not 0 <= self.max_edit <= 1:
+            raise RequestError(f"--max-edit {self.max_edit}: must be from 0 to 1")
+        if not 0 <= self.rewrite_below <= 11:
+            raise RequestError(
+                f"--rewrite-below {self.rewrite_below}: scores are from 1 to 10; 0 rewrites "
+                "nothing, 11 whatever the model rewrites"
+            )
+
+    @property
+    def rows(self) -> RowMaker:
+        """What turns answers into rows."""
+        return RowMaker(
+            rewrite_below=self.rewrite_below, max_edit=self.max_edit, explain=self.explain
+        )
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Whatever of it changes a row."""
+        return {
+            "rewrite_below": f"{self.rewrite_below:g}",
+            "explain": str(self.explain),
+            "max_new_tokens": str(self.max_new_tokens),
+            "max_edit": str(self.max_edit),
+        }
+
+
+class Aitqe:
+    """An AITQE checkpoint as an annotator: its table's columns, its fingerprint, its halves."""
+
+    kind: Literal["assessment"] = "assessment"
+
+    def __init__(
+        self,
+        checkpoint: EnhancerCheckpoint,
+        enhancing: EnhanceOptions,
+        options: ScoringOptions,
+        device: str,
+        dtype: Dtype,
+    ) -> None:
+        """`device` and `dtype` are those of the options, resolved."""
+        self.checkpoint = checkpoint
+        self.enhancing = enhancing
+        self.options = options
+        self.device = device
+        self.dtype = dtype
+        self.schema = enhancing.rows.schema
+        self._settings = _settings(options, checkpoint.own or {})
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def forced(self) -> bool:
+        """Whether the keys of an answer are given."""
+        return self.checkpoint.own is not None
+
+    def _fingerprint(self) -> dict[str, str]:
+        checkpoint, folder = self.checkpoint, self.checkpoint.folder
+        settings = {folder / "config.json", folder / "generation_config.json"}
+        return {
+            "method": "aitqe 1",
+            "weights": hash_files({*checkpoint.tensors.values(), *settings}),
+            "tokenizer": hash_files(folder / name for name in FILES),
+            "dtype": self.dtype,
+            **image_fingerprint(checkpoint.tower.image, self.options, self._settings["fit"]),
+            "text_tokens": str(self._settings["caption_tokens"]),
+            "plain_text": str(self._settings["plain_text"]),
+            **self.enhancing.fingerprint,
+        }
+
+    def preparer(self) -> AitqePreparer:
+        """The CPU half."""
+        return AitqePreparer(
+            tokenizer=load_tokenizer(self.checkpoint.folder),
+            image=self.checkpoint.tower.image,
+            image_tokens=self.checkpoint.image_tokens,
+            orient=self.options.apply_orientation,
+            fast=self.options.fast_images,
+            limits=self.options.image_limits,
+            keep_sample=self.enhancing.accept_if_better is not None,
+            **self._settings,
+        )
+
+    def runner(self, options: RunnerOptions) -> Runner:
+        """The device half; imports torch and loads the weights."""
+        share_cores()
+        from mmsieve.methods.aitqe.runner import AitqeRunner, Asking
+
+        asking = Asking(
+            explain=self.enhancing.explain,
+            max_new_tokens=self.enhancing.max_new_tokens,
+            forced=self.forced,
+        )
+        tokenizer = load_tokenizer(self.checkpoint.folder)
+        rows = self.enhancing.rows
+        return AitqeRunner(self.checkpoint, tokenizer, self.dtype, asking, rows, options)
+
+
+def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
+    """The options, with what they leave open taken from the checkpoint's own wishes."""
+    plain = options.plain_text
+    return {
+        "fit": options.image_fit or own.get("image_fit"),
+        "caption_tokens": options.max_text_tokens or own.get("max_text_tokens") or CAPTION_TOKENS,
+        "plain_text": bool(own) if plain is None else plain,
+    }
+
+
+# `--accept-if-better`: a quality classifier compares caption and rewrite, and the better stays
+
+COLUMNS = pa.schema([("caption_quality", pa.float32()), ("recaption_quality", pa.float32())])
+"""What the classifier says of the two texts; null where no rewrite was to be used."""
+
+Result: TypeAlias = tuple[int, Row | SampleError]
+
+_WINDOW = Window(items=4096, tokens=4096, nbytes=192 * 2**20)
+"""Samples whose rewrites are judged together, and what they may weigh."""
+
+
+class Judged:
+    """An enhancer whose rewrites are judged by a quality classifier, as an annotator."""
+
+    kind: Literal["assessment"] = "assessment"
+
+    def __init__(self, enhancer: Annotator, judge: QualityAnnotator) -> None:
+        """The enhancer's items must carry their samples."""
+        self._enhancer, self._judge = enhancer, judge
+        self.device = enhancer.device
+        self.schema = pa.schema([*enhancer.schema, *COLUMNS])
+        told = {f"better by: {name}": value for name, value in judge.fingerprint.items()}
+        self.fingerprint = enhancer.fingerprint | told
+
+    def preparer(self) -> Preparer:
+        """The enhancer's own CPU half."""
+        return self._enhancer.preparer()
+
+    def runner(self, options: RunnerOptions) -> Runner:
+        """Both device halves."""
+        judge = self._judge.runner(options)
+        return JudgedRunner(self._enhancer.runner(options), self._judge.preparer(), judge)
+
+
+class JudgedRunner:
+    """Rows of an enhancer, their rewrites taken back where a classifier likes them no better."""
+
+    def __init__(self, enhancer: Runner, preparer: Preparer, judge: Runner) -> None:
+        self._enhancer, self._preparer, self._judge = enhancer, preparer, judge
+        self.notes = enhancer.notes | {f"judge {k}": v for k, v in judge.notes.items()}
+
+    def run(self, items: Iterable[tuple[int, Any]]) -> Iterator[Result]:
+        """Rows for a stream of (index, item), in any order."""
+        for window in _WINDOW.split(items, _size):
+            rows = dict(self._enhancer.run(window))
+            samples = {index: item.sample for index, item in window}
+            rewritten = [
+                (index, row)
+                for index, row in rows.items()
+                if not isinstance(row, SampleError) and row["rewritten"]
+            ]
+            texts = [
+                (index, side, row[used])
+                for index, row in rewritten
+                for side, used in (("caption", "caption"), ("recaption", "final_caption"))
+            ]
+            scores = self._score([_retold(samples[index], text) for index, _, text in texts])
+            for (index, side, _), score in zip(texts, scores, strict=True):
+                rows[index][f"{side}_quality"] = score  # type: ignore[index]
+            for _, row in rewritten:
+                _decide(row)
+            yield from rows.items()
+
+    def _score(self, samples: list[Sample]) -> list[float | None]:
+        """Scores in order; None where a text has none."""
+        ready: list[tuple[int, Any]] = []
+        for place, sample in enumerate(samples):
+            try:
+                ready.append((place, self._preparer.prepare(sample)))
+            except SampleError:
+                continue
+        scores: list[float | None] = [None] * len(samples)
+        for place, row in self._judge.run(ready):
+            scores[place] = None if isinstance(row, SampleError) else row["quality_score"]
+        return scores
+
+
+def _decide(row: Row) -> None:
+    """Take a rewrite back unless it is better: than a caption without a score, any with one is."""
+    before, after = row["caption_quality"], row["recaption_quality"]
+    if after is None or (before is not None and after <= before):
+        refused = str(Refused.NOT_BETTER)
+        row.update(final_caption=row["caption"], rewritten=False, rewrite_refused=refused)
+
+
+def _retold(sample: Sample, text: str) -> Sample:
+    parts: tuple[Part, ...] = tuple(part for part in sample.parts if isinstance(part, Image))
+    return replace(sample, parts=(*parts, Text(text)))
+
+
+def _size(indexed: tuple[int, Any]) -> tuple[int, int]:
+    item = indexed[1]
+    return 1, item.nbytes + sum(len(image.data) for image in item.sample.images)

@@ -1,0 +1,279 @@
+"""AITQE's network: transformers' Llava, from and to the published and the stock layouts.
+
+Measured on the recorded checkpoints: the stock class gives the published code's logits. The
+tower is read before its last layer, all patches; the projector's GELU is the exact one, and its
+second layer has a bias that stays zero, where the published one has none.
+
+The folder is a LlavaForConditionalGeneration with its processor. A chat of one message, an image
+and the text that follows it, becomes the published prompt to the token: the chat template adds
+nothing, and the tokenizer takes two newlines behind the image one by one, as the published code
+does.
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, LlavaConfig, LlavaForConditionalGeneration
+
+from mmsieve.devices import quiet
+from mmsieve.errors import RequestError
+from mmsieve.images import ImageSpec
+from mmsieve.methods.aitqe.checkpoint import TOWER, EnhancerCheckpoint
+from mmsieve.methods.base import build_model
+from mmsieve.methods.tokenizer import FILES, load_tokenizer
+
+# AITQE as transformers' stock Llava: from and to the published layout, and to the stock one
+
+_NAMES = {
+    "model.model.": "model.language_model.",
+    "model.lm_head.": "lm_head.",
+    "mm_projector.0.": "model.multi_modal_projector.linear_1.",
+    "mm_projector.2.": "model.multi_modal_projector.linear_2.",
+}
+"""Prefixes of the published tensors -> those of the stock class; the tower's are apart."""
+
+_BIAS = "model.multi_modal_projector.linear_2.bias"
+_UNUSED = "image_newline"
+"""Published, and used by nobody."""
+
+
+def stock_config(checkpoint: EnhancerCheckpoint) -> LlavaConfig:
+    """The config of the stock class; its image token is the first id beyond the vocabulary."""
+    head = any(name.startswith("head.") for name in checkpoint.tower.tensors)
+    vision = {**checkpoint.tower.config, "vision_use_head": head}
+    text = AutoConfig.for_model(**checkpoint.text_config)
+    return LlavaConfig(
+        vision_config=AutoConfig.for_model(**vision),
+        text_config=text,
+        image_token_index=text.vocab_size,
+        image_seq_length=checkpoint.image_tokens,
+        projector_hidden_act="gelu",
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+
+
+def load_enhancer(
+    checkpoint: EnhancerCheckpoint, dtype: str = "float32"
+) -> LlavaForConditionalGeneration:
+    """The stock model with the checkpoint's weights, on the CPU.
+
+    `multi_modal_projector.linear_2.bias` is zero and is to stay so. Raises RequestError where
+    tensors are missing or of another shape than the config says.
+    """
+    config = stock_config(checkpoint)
+    tower = _tower_prefix(config.vision_config)
+    state: dict[str, Tensor] = {
+        _BIAS: torch.zeros(config.text_config.hidden_size, dtype=getattr(torch, dtype))
+    }
+    for file in sorted(set(checkpoint.tensors.values())):
+        with safe_open(file, "pt") as opened:
+            names = [name for name in opened.keys() if name != _UNUSED]  # noqa: SIM118
+            state |= {_stock_name(name, tower): opened.get_tensor(name) for name in names}
+    folder = checkpoint.folder
+    model, unused = build_model(LlavaForConditionalGeneration, config, state, dtype, folder)
+    if unused:
+        raise RequestError(f"{folder}: weights and config do not fit: {min(unused)}")
+    model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
+    return model
+
+
+def encode_images(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """[images, 3, size, size] normalised -> [images, tokens, hidden].
+
+    What the stock class computes, without the tower's last layer, which isn't looked at.
+    """
+    tower: Any = model.model.vision_tower
+    tower = getattr(tower, "vision_model", tower)  # nested in some versions
+    hidden = tower.embeddings(pixels)
+    for layer in tower.encoder.layers[:-1]:
+        out = layer(hidden, attention_mask=None)
+        hidden = out[0] if isinstance(out, tuple) else out
+    embeddings: Tensor = model.model.multi_modal_projector(hidden)
+    return embeddings
+
+
+def save_enhancer(
+    model: LlavaForConditionalGeneration,
+    folder: Path,
+    like: EnhancerCheckpoint,
+    own: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint folder that the published code and mmsieve both read.
+
+    Config and tokenizer are those of `like`, the checkpoint that the model was built from. `own`
+    (`max_text_tokens`, `plain_text`, `backbone`, ...) is how a model trained by mmsieve wants its
+    inputs; with it the folder stands alone, vision settings included. Raises ValueError where the
+    projector's second bias isn't zero: the layout has no place for it.
+    """
+    if model.get_parameter(_BIAS).any():
+        raise ValueError(f"{_BIAS} must stay zero: the published layout has none")
+    folder.mkdir(parents=True, exist_ok=True)
+    tower = _tower_prefix(model.config.vision_config)
+    tied = model.config.tie_word_embeddings
+    state = {
+        _published_name(name, tower): tensor
+        for name, tensor in model.state_dict().items()
+        if name != _BIAS and not (tied and name == "lm_head.weight")
+    }
+    state[_UNUSED] = torch.zeros(model.config.text_config.hidden_size, dtype=model.dtype)
+    save_torch_state_dict(state, folder)
+    config = dict(like.config)
+    config["torch_dtype"] = str(model.dtype).removeprefix("torch.")
+    if own is not None:
+        config["mmsieve"] = own | {
+            "vision_config": like.tower.config,
+            "image": asdict(like.tower.image),
+        }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name in (*FILES, "generation_config.json"):
+        if (like.folder / name).is_file():
+            shutil.copyfile(like.folder / name, folder / name)
+
+
+def _stock_name(name: str, tower: str) -> str:
+    if name.startswith(TOWER):
+        return tower + name.removeprefix(TOWER)
+    for theirs, ours in _NAMES.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name  # named where it doesn't fit
+
+
+def _published_name(name: str, tower: str) -> str:
+    if name.startswith(tower):
+        return TOWER + name.removeprefix(tower)
+    theirs, ours = next(pair for pair in _NAMES.items() if name.startswith(pair[1]))
+    return theirs + name.removeprefix(ours)
+
+
+def _tower_prefix(vision_config: Any) -> str:
+    """Where the tower's tensors are in this version of the stock class."""
+    with torch.device("meta"):
+        tower: nn.Module = AutoModel.from_config(vision_config)
+    nested = "vision_model." if hasattr(tower, "vision_model") else ""
+    return f"model.vision_tower.{nested}"
+
+
+# AITQE in the stock Hugging Face layout, to be loaded or served by others
+
+IMAGE_MARK = "<|aitqe_image|>"
+"""Stands for an image; an id of its own, as every id like it is counted as one."""
+
+_TWO_NEWLINES = {
+    "type": "Split",
+    "pattern": {"Regex": r"\A\n(?=\n)"},
+    "behavior": "Isolated",
+    "invert": False,
+}
+
+_CHAT = (
+    "{%- for message in messages %}"
+    "{%- if message['content'] is string %}{{- message['content'] }}"
+    "{%- else %}{%- for part in message['content'] %}"
+    "{%- if part['type'] == 'text' %}{{- part['text'] }}"
+    "{%- else %}{{- '" + IMAGE_MARK + "' }}{%- endif %}"
+    "{%- endfor %}{%- endif %}{%- endfor %}"
+)
+
+
+def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
+    """Write the checkpoint in the stock layout; what a user should know of it, a line each.
+
+    Raises RequestError as `load_enhancer` does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = str(checkpoint.config.get("torch_dtype") or "float32")
+    model = load_enhancer(checkpoint, dtype)
+    image = _write_tokenizer(checkpoint, folder)
+    _make_room(model, image, checkpoint)
+    model.generation_config.max_new_tokens = 384  # as published
+    with quiet():
+        model.save_pretrained(folder)
+    spec, tower = checkpoint.tower.image, checkpoint.tower.config
+    _write(folder / "preprocessor_config.json", _image_settings(spec))
+    settings = {
+        "processor_class": "LlavaProcessor",
+        "image_token": IMAGE_MARK,
+        "patch_size": tower["patch_size"],
+        "vision_feature_select_strategy": "full",
+        "num_additional_image_tokens": 0,
+    }
+    _write(folder / "processor_config.json", settings)
+    (folder / "chat_template.jinja").write_text(_CHAT)
+    return [f"{checkpoint.tower.note}; an image is {checkpoint.image_tokens} tokens"]
+
+
+def _make_room(
+    model: LlavaForConditionalGeneration, image: int, checkpoint: EnhancerCheckpoint
+) -> None:
+    """Give the image token a row where it has none; it is scored like the pad token, so that it
+    is never preferred to it."""
+    model.config.image_token_index = image
+    rows = model.config.text_config.vocab_size
+    if image < rows:
+        return
+    like = int(checkpoint.config.get("pad_token_id") or 0)
+    for layer in (model.get_input_embeddings(), model.lm_head):
+        if len(layer.weight) > image:
+            continue  # tied to the one before
+        more = layer.weight[like].expand(image + 1 - rows, -1)
+        layer.weight = nn.Parameter(torch.cat([layer.weight, more]).detach())
+    model.get_input_embeddings().num_embeddings = model.lm_head.out_features = image + 1
+    model.config.text_config.vocab_size = image + 1
+
+
+def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
+    """Write the tokenizer with an image token; the image token's id."""
+    spec = load_tokenizer(checkpoint.folder)
+    backend = spec.build()
+    backend.add_special_tokens([IMAGE_MARK])
+    parts = json.loads(backend.to_str())
+    steps = parts.get("pre_tokenizer")
+    parts["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [_TWO_NEWLINES, *([steps] if steps else [])],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(parts, ensure_ascii=False))
+    names: dict[str, int | None] = {
+        "bos_token": spec.bos,
+        "eos_token": spec.eos,
+        "pad_token": spec.pad,
+    }
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "extra_special_tokens": {"image_token": IMAGE_MARK},
+        **{name: backend.id_to_token(token) for name, token in names.items() if token is not None},
+    }
+    _write(folder / "tokenizer_config.json", settings)
+    return int(backend.token_to_id(IMAGE_MARK) or 0)
+
+
+def _image_settings(spec: ImageSpec) -> dict[str, Any]:
+    return {
+        "image_processor_type": "SiglipImageProcessor",
+        "processor_class": "LlavaProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": spec.size, "width": spec.size},
+        "resample": spec.resample,
+        "do_rescale": True,
+        "rescale_factor": spec.scale,
+        "do_normalize": True,
+        "image_mean": spec.mean,
+        "image_std": spec.std,
+    }
+
+
+def _write(file: Path, settings: dict[str, Any]) -> None:
+    file.write_text(json.dumps(settings, indent=2) + "\n")

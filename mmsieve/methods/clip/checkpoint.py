@@ -1,0 +1,167 @@
+"""CLIP and SigLIP folders in the stock Hugging Face layout, read without importing torch.
+
+CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343; SigLIP 2, arXiv
+2502.14786, whose fixed-size checkpoints are SigLIP models with another tokenizer.
+"""
+
+import warnings
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, normalizers
+
+from mmsieve.devices import quiet
+from mmsieve.errors import RequestError
+from mmsieve.methods.files import read_json, tensor_files
+from mmsieve.methods.tokenizer import FILES
+from mmsieve.methods.tower import Tower, open_tower
+
+TEXT_FILES = (*FILES, "spiece.model")
+"""Every file that decides how text becomes ids."""
+
+_LENGTHS = {"clip": 77, "siglip": 64}
+"""Ids of a text where config.json leaves the stock default unsaid."""
+
+
+@dataclass(frozen=True)
+class ClipFolder:
+    """A CLIP or SigLIP, understood: all that is needed to build, feed and name it."""
+
+    folder: Path
+    tower: Tower
+    """The image side; its kind is that of the whole."""
+    tensors: dict[str, Path] = field(repr=False)
+    """Tensor name -> file."""
+    text_length: int
+    """Most ids of a text."""
+
+
+def open_clip(folder: Path) -> ClipFolder:
+    """Understand a folder; raises RequestError where it holds no CLIP or SigLIP that we can use."""
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
+    if kind == "siglip2":
+        raise RequestError(
+            f"{folder}: a SigLIP 2 for images of any size (NaFlex) is not supported: take one of "
+            "a fixed size, such as siglip2-base-patch16-224"
+        )
+    if kind not in _LENGTHS:
+        raise RequestError(f"{folder}: model_type {kind!r} is not one of clip, siglip")
+    tensors = tensor_files(folder)
+    if not any(name.startswith("text_model.") for name in tensors):
+        raise RequestError(f"{folder}: no text tower in it: a whole {kind} model is needed")
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json", _SPIECE)):
+        wanted = f"tokenizer.json, vocab.json + merges.txt, or {_SPIECE}"
+        raise RequestError(f"no tokenizer in {folder}: it needs {wanted}")
+    text: dict[str, Any] = config.get("text_config") or {}
+    length = int(text.get("max_position_embeddings", _LENGTHS[kind]))
+    return ClipFolder(folder, open_tower(folder), tensors, length)
+
+
+@dataclass(frozen=True)
+class ClipTokenizer:
+    """A text -> ids, ready to travel: a backend's JSON, or where the stock slow tokenizer lies."""
+
+    json: str | None
+    folder: Path
+    length: int
+    """Most ids of a text, the special ones included."""
+    pad: int
+    pad_left: bool
+
+    def build(self, plain: bool = False) -> "Encoder":
+        """The encoder; `plain` reads control strings in a text as ordinary text."""
+        if self.json is None:
+            return _slow_encoder(self, plain)
+        backend = Tokenizer.from_str(self.json)
+        backend.no_padding()
+        backend.enable_truncation(self.length)
+        backend.encode_special_tokens = plain
+        return _FastEncoder(backend)
+
+
+class Encoder(Protocol):
+    """Texts to ids; made by `ClipTokenizer.build`."""
+
+    def encode(self, text: str) -> tuple[npt.NDArray[np.int32], bool]:
+        """Ids with bos and eos as the model wants them, and whether the text was cut."""
+        ...
+
+
+@dataclass(frozen=True)
+class _FastEncoder:
+    backend: Tokenizer
+
+    def encode(self, text: str) -> tuple[npt.NDArray[np.int32], bool]:
+        encoded = self.backend.encode(text)
+        return np.array(encoded.ids, np.int32), bool(encoded.overflowing)
+
+
+@dataclass(frozen=True)
+class _SlowEncoder:
+    tokenizer: Any
+    length: int
+
+    def encode(self, text: str) -> tuple[npt.NDArray[np.int32], bool]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a text has an eos of its own
+            ids = self.tokenizer(text, verbose=False)["input_ids"]
+        cut = len(ids) > self.length
+        return np.array([*ids[: self.length - 1], ids[-1]] if cut else ids, np.int32), cut
+
+
+_SPIECE = "spiece.model"
+
+
+def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipTokenizer:
+    """The tokenizer of a folder, cutting at `limit` ids where that is less than the model's.
+
+    CLIP: the stock class; shorter texts are padded after their eos, where a causal model does not
+    look. SigLIP: `tokenizer.json` as it is, in lower case, as SigLIP 2 was trained (stock
+    Siglip2Tokenizer; the JSON of SigLIP 1 does it itself), else the stock slow class on
+    `spiece.model`; padded to the model's length, as it was trained, on the right unless
+    tokenizer_config.json says otherwise. Raises RequestError.
+    """
+    length = min(limit or clip.text_length, clip.text_length)
+    if clip.tower.kind == "siglip" and not (clip.folder / "tokenizer.json").is_file():
+        if find_spec("sentencepiece") is None or find_spec("google.protobuf") is None:
+            advice = "pip install sentencepiece protobuf"
+            raise RequestError(f"{clip.folder} has only {_SPIECE}, which needs more: {advice}")
+        stock = _load(clip.folder, "SiglipTokenizer")
+        return ClipTokenizer(None, clip.folder, length, *_padding(stock, clip.folder))
+    if clip.tower.kind == "clip":
+        stock = _load(clip.folder, "CLIPTokenizer")
+        return ClipTokenizer(
+            stock.backend_tokenizer.to_str(), clip.folder, length, int(stock.eos_token_id), False
+        )
+    stock = _load(clip.folder, "PreTrainedTokenizerFast")
+    backend = stock.backend_tokenizer
+    before = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+    return ClipTokenizer(backend.to_str(), clip.folder, length, *_padding(stock, clip.folder))
+
+
+def _slow_encoder(tokenizer: ClipTokenizer, plain: bool) -> Encoder:
+    stock = _load(tokenizer.folder, "SiglipTokenizer")
+    stock.split_special_tokens = plain
+    return _SlowEncoder(stock, tokenizer.length)
+
+
+def _load(folder: Path, stock: str) -> Any:
+    import transformers
+
+    try:
+        with quiet():
+            return getattr(transformers, stock).from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise RequestError(f"{folder}: its tokenizer can't be read: {error}") from error
+
+
+def _padding(tokenizer: Any, folder: Path) -> tuple[int, bool]:
+    if tokenizer.pad_token_id is None:
+        raise RequestError(f"{folder}: its tokenizer has no pad token")
+    return int(tokenizer.pad_token_id), tokenizer.padding_side == "left"

@@ -1,0 +1,124 @@
+"""Files of model folders: JSON, safetensors headers, hub cache, fingerprints; without torch.
+
+Small files are hashed whole. Of weights: the size, the safetensors header (names, types, shapes,
+offsets) and blocks spread evenly over the data, which any training step changes.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from mmsieve.errors import RequestError
+
+# Files of model folders: JSON, safetensors headers, the Hugging Face cache. No torch here
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "tokenizer.model"]
+"""What is fetched of a hub repository: never a pickle, never code."""
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises RequestError."""
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"{file.parent}: no {file.name} in it") from None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file}: {error}") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{file}: not a JSON object")
+    return value
+
+
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Tensor name -> safetensors file; one file, or shards with an index.
+
+    Raises RequestError where there are only pickles, which mmsieve never loads, or nothing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = read_json(index).get("weight_map", {})
+        files = {str(name): folder / Path(str(file)).name for name, file in names.items()}
+    else:
+        found = sorted(folder.glob("*.safetensors"))
+        files = {name: file for file in found for name in _names(file)}
+    missing = sorted({file.name for file in files.values() if not file.is_file()})
+    if missing:
+        raise RequestError(f"{folder}: {missing[0]} is missing (named by {index.name})")
+    if files:
+        return files
+    pickles = sorted(file.name for file in folder.glob("*.bin"))
+    if pickles:
+        advice = "which mmsieve never loads: save the model as safetensors"
+        raise RequestError(f"{folder}: only pickled weights ({pickles[0]}), {advice}")
+    raise RequestError(f"{folder}: no *.safetensors in it")
+
+
+def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
+    """The shape of a tensor, from the file's header."""
+    with safe_open(file, "np") as tensors:
+        return tuple(tensors.get_slice(name).get_shape())
+
+
+def hub_folder(name: str) -> Path | None:
+    """The local folder of a hub repository: from the cache, else downloaded; None where neither.
+
+    Only `HUB_FILES` are fetched. `HF_HUB_OFFLINE=1` keeps to the cache.
+    """
+    if not HUB_ID.fullmatch(name):
+        return None
+    from huggingface_hub import snapshot_download
+
+    for cached in (True, False):
+        try:
+            folder = snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=cached)
+        except (OSError, ValueError):  # what every error of the hub is
+            continue
+        if any(Path(folder).glob("*.safetensors")):
+            return Path(folder)
+    return None
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        with safe_open(file, "np") as tensors:
+            return list(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"{file}: {error}") from error
+
+
+# Fingerprints of files: cheap on gigabytes of weights, sure to notice another checkpoint
+
+_BLOCKS = 64
+_BLOCK = 4096
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """One short hash over files, by name and content; a missing file is one that is empty."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda path: path.name):
+        if file.is_file():
+            digest.update(f"{file.name}\0".encode())
+            _update(digest, file)
+    return digest.hexdigest()[:16]
+
+
+def _update(digest: "hashlib._Hash", file: Path) -> None:
+    size = file.stat().st_size
+    digest.update(f"{size}\0".encode())
+    with file.open("rb") as opened:
+        if file.suffix != ".safetensors":
+            digest.update(opened.read())
+            return
+        header = min(int.from_bytes(opened.read(8), "little"), size)
+        digest.update(opened.read(header))
+        start = 8 + header
+        step = max(_BLOCK, (size - start) // _BLOCKS)
+        for offset in [*range(start, size, step), max(start, size - _BLOCK)]:
+            opened.seek(offset)
+            digest.update(opened.read(_BLOCK))

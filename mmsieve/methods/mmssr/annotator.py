@@ -1,0 +1,275 @@
+"""mmSSR (arXiv 2503.13383): 14 capabilities rated from 0 to 5, and the styles of a conversation.
+
+Released checkpoints give the numbers of the published code (github.com/lyumengyao/mmssr), and on
+these points differ on purpose:
+
+- What all questions about a sample share is computed once, and a rating is read from the first
+  answer token: where that is not a digit the row says so, where the published table has NaN.
+- A sample that the published code would quietly change is a row with a reason: one that the
+  assistant begins, one image for two places, an image without a place, one that is too long.
+- A folder's name carries no meaning.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+import pyarrow as pa
+from cyclopts import Parameter
+
+from mmsieve.devices import Dtype, share_cores
+from mmsieve.engine.annotator import Runner, RunnerOptions
+from mmsieve.errors import RequestError
+from mmsieve.images import ImageLimits, image_path
+from mmsieve.labels import CAPABILITIES, STYLES
+from mmsieve.methods.files import hash_files
+from mmsieve.methods.mmssr.checkpoint import OneVision
+from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, Asker, RatingPreparer, capability_question
+from mmsieve.methods.tokenizer import FILES, load_tokenizer
+
+# Styles as text: what an answer may hold, and what one says
+
+_JOINT = ", "
+
+
+def join_styles(styles: Sequence[str]) -> str:
+    """An answer that names these styles."""
+    return _JOINT.join(styles)
+
+
+def parse_styles(answer: str) -> list[str]:
+    """The styles of an answer, in order, without repeats; as published, any text counts as one."""
+    names = (name.strip() for name in answer.split(","))
+    return list(dict.fromkeys(name for name in names if name))
+
+
+class StyleGrammar:
+    """Which tokens may come next, so that an answer names one or more of the nine, none twice.
+
+    Answers are tokenised whole, as in training: a label's last letter and the comma after it may
+    be one token.
+    """
+
+    def __init__(self, encode: Callable[[str], Sequence[int]], end: int) -> None:
+        self._encode = lru_cache(None)(lambda text: tuple(encode(text)))
+        self._end = end
+        self._next = lru_cache(4096)(self._find)
+
+    def allowed(self, ids: Sequence[int]) -> list[int]:
+        """The ids of which the next is one."""
+        return self._next(tuple(ids))
+
+    def _find(self, ids: tuple[int, ...]) -> list[int]:
+        return sorted(set(self._follow(ids, ())))
+
+    def _follow(self, ids: tuple[int, ...], named: tuple[str, ...]) -> list[int]:
+        """What may follow `ids` where an answer begins with the styles in `named`."""
+        found = []
+        for style in STYLES:
+            if style in named:
+                continue
+            longer = (*named, style)
+            whole = (*self._encode(join_styles(longer)), self._end)
+            if whole[: len(ids)] == ids and len(whole) > len(ids):
+                found.append(whole[len(ids)])
+            if len(ids) >= len(whole) - 2 and ids[: len(whole) - 2] == whole[:-2]:
+                found += self._follow(ids, longer)
+        return found
+
+
+# mmSSR (arXiv 2503.13383): 14 capabilities rated from 0 to 5, and the styles of a conversation
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RatingOptions:
+    """How to rate; whatever is None is as the checkpoint asks."""
+
+    styler: str | None = None
+    """Model that names the styles; may be the scorer itself. Those made by mmsieve know whether
+    they do both; others name no styles without it."""
+    capabilities: str | None = None
+    """Comma-separated names (`ocr,stem`); NAME=KEYWORD asks about a new one."""
+    expected: bool = False
+    """Add the mean rating under the probabilities of the digits 0-5, per capability."""
+    clean_format: bool | None = None
+    """Keep questions whole and read control strings as text; the published code doesn't."""
+    styles_decoding: Literal["plain", "constrained"] | None = None
+    """Any text, as published (default), or only the nine styles (default for ours)."""
+    max_tokens: int | None = None
+    """Longest prompt, images included; a longer sample is a row without ratings."""
+    apply_orientation: bool = False
+    """Turn images as their EXIF data says (the published code does not)."""
+    fast_images: bool = False
+    """Decode and resize with simplejpeg and torch: faster, off by a few grey levels."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto is float32 on a CPU and bfloat16 on a GPU."""
+    image_limits: ImageLimits = field(default_factory=ImageLimits)
+    """Beyond these an image is refused."""
+
+
+class MmSSR:
+    """A scorer, with or without a styler, as an annotator."""
+
+    kind: Literal["ratings"] = "ratings"
+
+    def __init__(
+        self,
+        scorer: OneVision,
+        styler: OneVision | None,
+        options: RatingOptions,
+        device: str,
+        dtype: Dtype,
+    ) -> None:
+        """`device` and `dtype` are those of the options, resolved; `styler` may be the scorer.
+
+        Raises RequestError where the two can't be shown the same pixels, or for wrong options.
+        """
+        self.scorer = scorer
+        self.styler = styler
+        self.options = options
+        self.device = device
+        self.dtype = dtype
+        self.capabilities = parse_capabilities(options.capabilities, scorer.own or {})
+        if styler is not None and styler.image != scorer.image:
+            raise RequestError(
+                f"{styler.folder} takes other pixels than {scorer.folder}: run rate once for each"
+            )
+        self.schema = pa.schema(self._columns())
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def models(self) -> tuple[OneVision, ...]:
+        """The scorer, and the styler where it is another one."""
+        other = self.styler is not None and self.styler.folder != self.scorer.folder
+        return (self.scorer, self.styler) if other and self.styler else (self.scorer,)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of how these models are used, a line each."""
+        if self.styler is None:
+            return ["no styles: name who gives them with --styler (it may be the scorer itself)"]
+        return []
+
+    @property
+    def _constrained(self) -> bool:
+        if self.options.styles_decoding is not None:
+            return self.options.styles_decoding == "constrained"
+        return self.styler is not None and self.styler.own is not None
+
+    @property
+    def _max_tokens(self) -> int:
+        longest = min(model.max_sequence for model in self.models)
+        return min(self.options.max_tokens or longest, longest)
+
+    def _is_clean(self, model: OneVision) -> bool:
+        asked = self.options.clean_format
+        return bool((model.own or {}).get("clean_format")) if asked is None else asked
+
+    def _columns(self) -> list[tuple[str, pa.DataType]]:
+        columns = [(name, pa.int8()) for name in self.capabilities]
+        if self.options.expected:
+            columns += [(f"{name}_expected", pa.float32()) for name in self.capabilities]
+        if self.styler is not None:
+            columns.append(("styles", pa.list_(pa.string())))
+        return [*columns, ("image_source", pa.string()), ("num_tokens", pa.int32())]
+
+    def _fingerprint(self) -> dict[str, str]:
+        options, spec = self.options, self.scorer.image
+        found = {
+            "method": "mmssr 1",
+            "capabilities": str(self.capabilities),
+            "expected": str(options.expected),
+            "styles": ("constrained" if self._constrained else "plain") if self.styler else "none",
+            "dtype": self.dtype,
+            "max_tokens": str(self._max_tokens),
+            "image_path": image_path(options.fast_images),
+            "image_values": f"{spec.size} {spec.resample} {spec.mean} {spec.std} {spec.scale:.6g}",
+            "image_limits": str(options.image_limits),
+            "apply_orientation": str(options.apply_orientation),
+        }
+        for name, model in (("scorer", self.scorer), ("styler", self.styler)):
+            if model is not None:
+                found[name] = _hash(model)
+                found[f"{name}_format"] = "clean" if self._is_clean(model) else "published"
+        return found
+
+    def preparer(self) -> RatingPreparer:
+        """The CPU half."""
+        ratings = [capability_question(keyword) for keyword in self.capabilities.values()]
+        styles = [STYLE_QUESTION] if self.styler is not None else []
+        asked = [ratings, styles] if len(self.models) == 2 else [ratings + styles]
+        askers = tuple(
+            make_asker(model, questions, self._is_clean(model))
+            for model, questions in zip(self.models, asked, strict=True)
+        )
+        return RatingPreparer(
+            askers=askers,
+            image=self.scorer.image,
+            max_tokens=self._max_tokens,
+            limits=self.options.image_limits,
+            orient=self.options.apply_orientation,
+            fast=self.options.fast_images,
+        )
+
+    def runner(self, options: RunnerOptions) -> Runner:
+        """The device half; imports torch and loads the weights."""
+        share_cores()
+        from mmsieve.methods.mmssr.runner import Asked, RatingRunner
+
+        asked = Asked(
+            capabilities=tuple(self.capabilities),
+            expected=self.options.expected,
+            styles=self.styler is not None,
+            constrained=self._constrained,
+        )
+        return RatingRunner(self.models, asked, self.dtype, options)
+
+
+def make_asker(model: OneVision, questions: list[str], clean: bool) -> Asker:
+    """What writes these questions for a model."""
+    tokenizer = load_tokenizer(model.folder)
+    return Asker(tokenizer, model.image_tokens, tuple(questions), clean)
+
+
+def parse_capabilities(asked: str | None, own: dict[str, Any]) -> dict[str, str]:
+    """Name -> keyword of `NAME` or `NAME=KEYWORD`, comma-separated; None: all that are known.
+
+    `own` is what a checkpoint made by mmsieve says of itself. Raises RequestError.
+    """
+    known = {**CAPABILITIES, **own.get("capabilities", {})}
+    if asked is None:
+        return dict(own.get("capabilities") or CAPABILITIES)
+    found: dict[str, str] = {}
+    for word in asked.split(","):
+        name, given, keyword = (part.strip() for part in word.partition("="))
+        if name in found:
+            raise RequestError(f"capability {name!r} is named twice")
+        if not given and name not in known:
+            names = ", ".join(known)
+            raise RequestError(f"capability {name!r}: give NAME=KEYWORD, or one of {names}")
+        found[name] = keyword if given else known[name]
+        _check_capability(name, found[name])
+    return found
+
+
+_TAKEN = {"key", "shard", "status", "error", "uid", "metadata", "styles", "idx", "style"}
+
+
+def _check_capability(name: str, keyword: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9]*", name) or name in _TAKEN:
+        advice = "small letters and digits only, and is no other column"
+        raise RequestError(f"capability {name!r}: a name has {advice}")
+    if not keyword or "<" in keyword:
+        raise RequestError(f"capability {name!r}: keyword {keyword!r} can't be asked about")
+
+
+def _hash(model: OneVision) -> str:
+    files = {*model.tensors.values(), *(model.folder / name for name in FILES)}
+    return hash_files(
+        files | {model.folder / "config.json", model.folder / "generation_config.json"}
+    )

@@ -1,0 +1,243 @@
+"""mmSSR's inputs: an instruction sample -> what all questions share, and how each goes on.
+
+The prompts are those of the released code, token for token (github.com/lyumengyao/mmssr:
+config/ss.py, llava/eval/model_ss.py): released checkpoints know no others. Rating and training
+both build their inputs here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
+from mmsieve.labels import STYLES
+from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec
+from mmsieve.sample import Image, Sample, Turn
+
+SYSTEM = "You are a helpful assistant."
+STYLE_QUESTION = f"Interaction style candidates: [{', '.join(STYLES)}]\nStyles: "
+
+_MARK = "<image>"
+START, END = "<|im_start|>", "<|im_end|>"
+_HINTS = ("Hint:", f"{_MARK}\nHint:")
+_STRIPPED = "Question: "
+
+
+def capability_question(keyword: str) -> str:
+    """How the model is asked for a rating."""
+    return (
+        "On a scale of 0 to 5, how do you rate the helpfulness of the VQA instance in training "
+        f"a Multimodal Large Language Model for {keyword}?"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The questions about one sample to one model: a question is `shared` and then its end."""
+
+    shared: npt.NDArray[np.int32]
+    """Token ids, one IMAGE per image."""
+    ends: tuple[tuple[int, ...], ...]
+    """Token ids per question, in the order asked, none of them empty."""
+    length: int
+    """Tokens of `shared` after each IMAGE has become its embeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The inputs of one sample."""
+
+    prompts: tuple[Prompt, ...]
+    """One per model."""
+    images: npt.NDArray[np.uint8]
+    """[images, size, size, 3], in the order of their IMAGE ids."""
+    num_tokens: int
+    """Text and image tokens of the conversation, without system text and question."""
+    image_source: str | None
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Writes a conversation and questions about it as one model's token ids. Picklable."""
+
+    tokenizer: TokenizerSpec
+    image_tokens: int
+    questions: tuple[str, ...]
+    clean: bool
+    """Questions are kept whole, and control strings in a text are ordinary text."""
+    system: str = SYSTEM
+
+    def __getstate__(self) -> dict[str, Any]:
+        cached = ("_backend", "_frame")
+        return {name: value for name, value in self.__dict__.items() if name not in cached}
+
+    @cached_property
+    def _backend(self) -> Any:
+        return self.tokenizer.build(self.clean)
+
+    @cached_property
+    def _frame(self) -> "_Frame":
+        ids = [self._backend.token_to_id(name) for name in (START, END)]
+        if None in ids:
+            raise RequestError(f"the tokenizer has no {START} and {END}: it is not Qwen's")
+        start, end = ids
+        line = self._encode("\n")
+        system = [start, *self._encode("system"), *line, *self._encode(self.system), end, *line]
+        return _Frame(
+            head=[*system, start, *self._encode("user"), *line],
+            line=line,
+            tail=[end, *line, start, *self._encode("assistant"), *line],
+            end=end,
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def ask(self, turns: Sequence[Turn]) -> tuple[Prompt, int]:
+        """All questions about a conversation, and the conversation's own tokens.
+
+        The text before an image, a newline after it, and the text that follows are tokenised
+        separately, as published.
+        """
+        *before, last = format_turns(turns, self.clean).split(_MARK)
+        frame = self._frame
+        middle: list[int] = []
+        for piece in before:
+            middle += [*self._encode(piece), IMAGE, *frame.line]
+        texts = [last, *(f"{last}\n{question}" for question in self.questions)]
+        encoded = self._backend.encode_batch(texts, add_special_tokens=False)
+        bare, *asked = [found.ids for found in encoded]
+        ends = [[*ids, *frame.tail] for ids in asked]
+        common = _common(ends)
+        shared = [*frame.head, *middle, *ends[0][:common]]
+        spliced = len(before) * (self.image_tokens - 1)
+        prompt = Prompt(
+            shared=np.array(shared, np.int32),
+            ends=tuple(tuple(end[common:]) for end in ends),
+            length=len(shared) + spliced,
+        )
+        return prompt, len(middle) + len(bare) + spliced
+
+    def answer(self, text: str) -> list[int]:
+        """The ids of an answer as training teaches it, its end included."""
+        return [*self._encode(text), self._frame.end]
+
+
+def _common(ends: list[list[int]]) -> int:
+    """How many ids all begin with, so that each has one more."""
+    same = min(map(len, ends)) - 1
+    pairs = zip(min(ends), max(ends), strict=False)  # the two that differ first
+    return next((n for n, (a, b) in enumerate(pairs) if n == same or a != b), same)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The ids around a conversation."""
+
+    head: list[int]
+    line: list[int]
+    tail: list[int]
+    end: int
+
+
+@dataclass(frozen=True)
+class RatingPreparer:
+    """The CPU half: conversations to ids, images to pixels. Needs no torch."""
+
+    askers: tuple[Asker, ...]
+    image: ImageSpec
+    max_tokens: int
+    limits: ImageLimits
+    orient: bool = False
+    fast: bool = False
+
+    def prepare(self, sample: Sample) -> Item:
+        """The inputs of a sample; raises SampleError where it can't be rated as it is."""
+        source = sample.metadata.get("image_source")
+        source = None if source is None else str(source)
+        try:
+            return self._prepare(sample, source)
+        except SampleError as error:
+            raise error.knowing({"image_source": source}) from error
+
+    def _prepare(self, sample: Sample, source: str | None) -> Item:
+        check_turns(sample)
+        asked = [asker.ask(sample.turns) for asker in self.askers]
+        prompts = tuple(prompt for prompt, _ in asked)
+        longest = max(prompt.length + max(map(len, prompt.ends)) for prompt in prompts)
+        if longest > self.max_tokens:
+            message = f"{longest} tokens with their images, the limit is {self.max_tokens}"
+            raise SampleError(Status.TEXT_TOO_LONG, message)
+        side = self.image.size
+        pixels = [self._pixels(image) for image in sample.images]
+        return Item(
+            prompts=prompts,
+            images=np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8),
+            num_tokens=asked[0][1],
+            image_source=source,
+        )
+
+    def _pixels(self, image: Image) -> Pixels:
+        pixels = decode(image.data, self.limits, image.frame, self.orient, self.fast)
+        return fit(pixels, self.image, fast=self.fast)
+
+
+def check_turns(sample: Sample) -> None:
+    """Raise SampleError where the published code would rate something else than the sample.
+
+    It drops a conversation that the assistant begins, reads turns by their place and not by their
+    role, shows one image in two places, and leaves out an image without a place.
+    """
+    turns = list(sample.turns)
+    if turns and turns[0].role == "system":
+        turns = turns[1:]
+    if not turns:
+        raise SampleError(Status.TEXT_MISSING, "no conversation to rate")
+    try:
+        "".join(turn.text for turn in sample.turns).encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair, as JSON can hold it
+        raise SampleError(Status.TEXT_UNDECODABLE, f"not Unicode: {error.reason}") from error
+    for number, turn in enumerate(turns):
+        role = ("user", "assistant")[number % 2]
+        if turn.role != role:
+            message = f"turn {number} is the {turn.role}'s, not the {role}'s"
+            raise SampleError(Status.CONVERSATION_INVALID, message)
+    marks = sum(turn.text.count(_MARK) for turn in sample.turns)
+    images = len(sample.images)
+    if marks > images:
+        raise SampleError(Status.IMAGE_MISSING, f"{marks} {_MARK} in the text, {images} images")
+    if marks < images:
+        message = f"{images} images, {marks} {_MARK} in the text to say where they stand"
+        raise SampleError(Status.CONVERSATION_INVALID, message)
+
+
+def format_turns(turns: Sequence[Turn], clean: bool) -> str:
+    """A conversation as the model reads it.
+
+    Unless `clean`, questions lose the letters of "Question: " at both ends, as published.
+    Raises SampleError for a system turn, which released checkpoints have no place for.
+    """
+    lines = []
+    if turns[0].role == "system":
+        if not clean:
+            message = "a system turn, which the published prompt has no place for (--clean-format)"
+            raise SampleError(Status.CONVERSATION_INVALID, message)
+        lines.append(f"System: {turns[0].text}")
+        turns = turns[1:]
+    for number in range(0, len(turns), 2):
+        answer = turns[number + 1].text if number + 1 < len(turns) else ""
+        lines.append(f"{_question(turns[number].text, clean)} Answer: {answer}")
+    return "\n".join(lines)
+
+
+def _question(text: str, clean: bool) -> str:
+    if text.startswith(_HINTS):
+        return text
+    bare = text.removeprefix(_STRIPPED) if clean else text.strip(_STRIPPED)
+    return f"Question: {bare}"

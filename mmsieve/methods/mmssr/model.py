@@ -1,0 +1,307 @@
+"""mmSSR's network: transformers' LLaVA-OneVision, from and to the published and stock layouts.
+
+The stock model is exact on recorded logits where its tower has the whole SigLIP's layers and the
+features are the last layer's input (`vision_feature_layer` -2); that layer is a copy of the one
+before, and never computed here.
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import safe_open
+from tokenizers import AddedToken
+from torch import Tensor
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+from mmsieve.devices import quiet
+from mmsieve.methods.base import build_model
+from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
+from mmsieve.methods.tokenizer import FILES, load_tokenizer, open_tokenizer
+from mmsieve.methods.tower import INSIDE
+
+# Raters: LLaVA-OneVision-style checkpoints as the stock class, and back to their layout
+
+_PARTS = {
+    "model.embed_tokens.": "model.language_model.embed_tokens.",
+    "model.layers.": "model.language_model.layers.",
+    "model.norm.": "model.language_model.norm.",
+    "model.mm_projector.0.": "model.multi_modal_projector.linear_1.",
+    "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
+}
+"""Published prefix -> that of the stock class."""
+_TOWER = "model.vision_tower."
+_SAME = ("model.image_newline", "lm_head.weight")
+BY_TOKEN = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+"""A row per token."""
+
+_NOT_TEXT = {
+    "architectures",
+    "mmsieve",
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "use_cache",
+}
+
+
+def load_rater(
+    checkpoint: OneVision, dtype: str = "float32"
+) -> LlavaOnevisionForConditionalGeneration:
+    """The stock model of a checkpoint folder, on the CPU, its rows cut to the tokenizer's tokens.
+
+    Raises RequestError where tensors are missing or of another shape than the config says.
+    """
+    return build_stock(checkpoint, stock_state(checkpoint), stock_config(checkpoint), dtype)
+
+
+def build_stock(
+    checkpoint: OneVision, state: dict[str, Tensor], config: LlavaOnevisionConfig, dtype: str
+) -> LlavaOnevisionForConditionalGeneration:
+    """The stock model of a state dict; raises RequestError where it and the config do not fit."""
+    kind = LlavaOnevisionForConditionalGeneration
+    return build_model(kind, config, state, dtype, checkpoint.folder)[0]
+
+
+def stock_config(checkpoint: OneVision) -> LlavaOnevisionConfig:
+    """The stock config; `image_token_id` is one beyond the tokens of any text."""
+    config, size = checkpoint.config, vocabulary(checkpoint)
+    text = {k: v for k, v in config.items() if not k.startswith("mm_") and k not in _NOT_TEXT}
+    vision = {**checkpoint.tower.config, "vision_use_head": False}
+    return LlavaOnevisionConfig(
+        text_config={**text, "model_type": "qwen2", "vocab_size": size},
+        vision_config=vision,
+        image_token_index=size,
+        video_token_index=size,
+        projector_hidden_act="gelu",
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-2,
+        multimodal_projector_bias=True,
+        image_grid_pinpoints=config.get("image_grid_pinpoints"),
+        vision_aspect_ratio=str(config.get("image_aspect_ratio", "anyres_max_9")),
+        tie_word_embeddings=checkpoint.ties_embeddings,
+    )
+
+
+def vocabulary(checkpoint: OneVision) -> int:
+    """Tokens of the tokenizer; the published code cuts the embeddings to them."""
+    return int(load_tokenizer(checkpoint.folder).build().get_vocab_size())
+
+
+def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
+    """The tensors under the stock class's names."""
+    wanted: dict[Path, dict[str, str]] = {}
+    for name, file in checkpoint.tensors.items():
+        stock = _stock_name(name)
+        if stock is not None and not (stock == "lm_head.weight" and checkpoint.ties_embeddings):
+            wanted.setdefault(file, {})[name] = stock
+    for stock, (file, name) in checkpoint.tower.tensors.items():
+        wanted.setdefault(file, {})[name] = _TOWER + stock
+    state: dict[str, Tensor] = {}
+    for file, names in wanted.items():
+        with safe_open(file, "pt") as opened:
+            state |= {stock: opened.get_tensor(name) for name, stock in names.items()}
+    size = vocabulary(checkpoint)
+    for name in BY_TOKEN:
+        if name in state:
+            state[name] = state[name][:size].clone()  # the rest can go
+    return state | _unused(checkpoint, state)
+
+
+def _stock_name(name: str) -> str | None:
+    if name in _SAME:
+        return name
+    found = (stock + name[len(ours) :] for ours, stock in _PARTS.items() if name.startswith(ours))
+    return next(found, None)
+
+
+def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the stock tower has and nobody computes: a last layer, a last norm."""
+    last = checkpoint.tower.layers - 1
+    before, after = (f"{_TOWER}encoder.layers.{number}." for number in (last - 1, last))
+    # cloned: what shares memory can't be saved by a trainer
+    copy = {after + n[len(before) :]: t.clone() for n, t in state.items() if n.startswith(before)}
+    width = int(checkpoint.tower.config["hidden_size"])
+    norm = {"weight": torch.ones(width), "bias": torch.zeros(width)}
+    return copy | {f"{_TOWER}post_layernorm.{name}": value for name, value in norm.items()}
+
+
+def save_rater(
+    model: LlavaOnevisionForConditionalGeneration,
+    folder: Path,
+    like: OneVision,
+    own: dict[str, Any] | None = None,
+) -> None:
+    """Write a folder in the published layout, in the model's number format.
+
+    Config and tokenizer are those of `like`, which the model was built from. `own` is how a model
+    trained by mmsieve wants to be asked (`mmsieve.methods.mmssr`): with it the folder stands alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {_published_name(name): value for name, value in model.state_dict().items()}
+    last = f"{INSIDE}vision_model.encoder.layers.{like.tower.layers - 1}."
+    left_out = (last, f"{INSIDE}vision_model.post_layernorm.")
+    kept = {name: value for name, value in state.items() if not name.startswith(left_out)}
+    if like.ties_embeddings:
+        kept.pop("lm_head.weight", None)
+    save_torch_state_dict(kept, folder)
+    config = {name: value for name, value in like.config.items() if name != "dtype"}
+    config["vocab_size"] = len(state["model.embed_tokens.weight"])
+    config["torch_dtype"] = str(model.dtype).removeprefix("torch.")
+    if own is not None:
+        config["mmsieve"] = own | {"vision_config": like.tower.config, "image": asdict(like.image)}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name in (*FILES, "generation_config.json"):
+        if (like.folder / name).is_file():
+            shutil.copyfile(like.folder / name, folder / name)
+
+
+def _published_name(name: str) -> str:
+    if name.startswith(_TOWER):
+        return f"{INSIDE}vision_model.{name.removeprefix(_TOWER).removeprefix('vision_model.')}"
+    found = (ours + name[len(stock) :] for ours, stock in _PARTS.items() if name.startswith(stock))
+    return next(found, name)
+
+
+def encode_images(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """[images, 3, size, size] normalised -> [images, patches + 1, hidden].
+
+    One view of each image and one newline, as in the published scorer. The stock method, made for
+    tiles, can't be asked for that, and computes the last layer too.
+    """
+    tower: Any = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
+    hidden = tower.embeddings(pixels)
+    for layer in tower.encoder.layers[:-1]:
+        out = layer(hidden, attention_mask=None)
+        hidden = out[0] if isinstance(out, tuple) else out
+    patches = model.model.multi_modal_projector(hidden)
+    newline = model.model.image_newline.to(patches.dtype).expand(len(patches), 1, -1)
+    return torch.cat([patches, newline], 1)
+
+
+# A rater's folder -> the stock Hugging Face layout, for servers that know the stock class
+
+_IMAGE, _VIDEO = "<image>", "<video>"
+
+CHAT_TEMPLATE = """\
+{%- if messages[0].role != 'system' -%}
+{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
+{%- endif -%}
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\\n' }}
+{%- if message.content is string -%}
+{{ message.content }}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'text' -%}
+{{ part.text }}
+{%- else -%}
+{{ '<image>\\n' }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '<|im_start|>assistant\\n' }}
+{%- endif -%}
+"""
+"""The published frame around turns; a newline follows an image, as there."""
+
+
+def convert_rater(folder: Path, out: Path) -> list[str]:
+    """Write the stock layout of a rater's folder; what a user should know of it, a line each.
+
+    Raises RequestError where the folder can't be read.
+    """
+    checkpoint = open_onevision(folder)
+    size = vocabulary(checkpoint)
+    config = stock_config(checkpoint)
+    config.image_token_index, config.video_token_index = size, size + 1
+    config.text_config.vocab_size = size + 2
+    state = _with_marks(stock_state(checkpoint), checkpoint, size)
+    dtype = str(checkpoint.config.get("torch_dtype", "bfloat16"))
+    model = build_stock(checkpoint, state, config, dtype)
+    _generate_as(model, checkpoint)
+    with quiet():
+        model.save_pretrained(out)
+        _save_tokenizer(folder, out)
+    for name, values in _processor(checkpoint).items():
+        (out / name).write_text(json.dumps(values, indent=2) + "\n")
+    return [
+        "the stock processor also shows tiles of a single image, as in training; `rate` shows one "
+        "view, as the published scorer does"
+    ]
+
+
+def _save_tokenizer(folder: Path, out: Path) -> None:
+    tokenizer = open_tokenizer(folder)
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in (_IMAGE, _VIDEO)])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(out)
+    file = out / "tokenizer_config.json"
+    # a class that transformers 4 knows too, and none of this machine's settings
+    config = {**json.loads(file.read_text("utf-8")), "tokenizer_class": "Qwen2Tokenizer"}
+    left_out = ("backend", "is_local", "local_files_only")
+    kept = {name: value for name, value in config.items() if name not in left_out}
+    file.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
+
+
+def _with_marks(state: dict[str, Tensor], checkpoint: OneVision, size: int) -> dict[str, Tensor]:
+    """A row more for the mark of images and for that of videos, which no answer has.
+
+    Their logits are those of <|im_start|>, an id before theirs, so that neither is ever the
+    likeliest token.
+    """
+    start = open_tokenizer(checkpoint.folder).convert_tokens_to_ids("<|im_start|>")
+    rows = torch.tensor([*range(size), start, start])
+    return state | {name: state[name][rows] for name in BY_TOKEN if name in state}
+
+
+def _generate_as(model: Any, checkpoint: OneVision) -> None:
+    """Greedy, as the published scripts ask, with the folder's own ends and penalty."""
+    model.generation_config.do_sample = False
+    model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
+    model.generation_config.pad_token_id = checkpoint.generation.get("pad_token_id")
+    model.generation_config.repetition_penalty = checkpoint.repetition_penalty
+
+
+def _processor(checkpoint: OneVision) -> dict[str, dict[str, Any]]:
+    """The files of LlavaOnevisionProcessor, by name."""
+    spec = checkpoint.image
+    image = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_pad": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_grid_pinpoints": checkpoint.config.get("image_grid_pinpoints"),
+        "image_mean": list(spec.mean),
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "image_std": list(spec.std),
+        "processor_class": "LlavaOnevisionProcessor",
+        "resample": spec.resample,
+        "rescale_factor": spec.scale,
+        "size": {"height": spec.size, "width": spec.size},
+    }
+    shown = ("do_convert_rgb", "do_normalize", "do_rescale", "do_resize", "image_mean", "image_std")
+    same = (*shown, "processor_class", "resample", "rescale_factor", "size")
+    video = {name: image[name] for name in same}
+    return {
+        "preprocessor_config.json": image,
+        "video_preprocessor_config.json": video
+        | {"video_processor_type": "LlavaOnevisionVideoProcessor"},
+        "processor_config.json": {
+            "image_token": _IMAGE,
+            "num_image_tokens": checkpoint.tower.patches,
+            "processor_class": "LlavaOnevisionProcessor",
+            "video_token": _VIDEO,
+            "vision_aspect_ratio": checkpoint.config.get("image_aspect_ratio", "anyres_max_9"),
+            "vision_feature_select_strategy": "full",
+        },
+    }

@@ -1,0 +1,297 @@
+"""mmSSR's device half: items -> batches -> ratings and styles -> rows."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mmsieve.devices import Dtype
+from mmsieve.engine.annotator import Row, RunnerOptions
+from mmsieve.errors import RequestError, SampleError, ShardError, Status
+from mmsieve.methods.base import Window, batches, is_out_of_memory, open_device
+from mmsieve.methods.cpu import speed_up
+from mmsieve.methods.decoding import (
+    Begun,
+    Decoding,
+    LanguageModel,
+    ask,
+    begin,
+    decode_greedily,
+    grow,
+)
+from mmsieve.methods.mmssr.annotator import StyleGrammar, parse_styles
+from mmsieve.methods.mmssr.checkpoint import OneVision
+from mmsieve.methods.mmssr.inputs import END, Item, Prompt
+from mmsieve.methods.mmssr.model import encode_images, load_rater
+from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
+
+# A rater on its device: what is shared is computed once, then questions are put to it
+
+_IMAGE_ROWS = {"cpu": 1600, "cuda": 147456}
+"""Patches encoded at a time."""
+_DIGITS = "012345"
+_MAX_ANSWER = 1024
+"""Tokens of an answer, as published."""
+
+
+class Ratings(NamedTuple):
+    """One sample's ratings, a value per question."""
+
+    ratings: list[int | None]
+    """None where the likeliest token is not a digit from 0 to 5."""
+    expected: list[float]
+    """The mean under the probabilities of the six digits."""
+    texts: list[str]
+    """The likeliest token."""
+
+
+class AskedModel:
+    """A rater, loaded."""
+
+    def __init__(self, checkpoint: OneVision, dtype: Dtype, device: torch.device) -> None:
+        self._checkpoint = checkpoint
+        self._device = device
+        self._tokenizer = load_tokenizer(checkpoint.folder).build()
+        self._digits = torch.tensor(_digit_ids(checkpoint, self._encode), device=device)
+        self._model = load_rater(checkpoint, dtype).to(device)
+        self.kernels = f"torch {torch.__version__}"
+        if device.type == "cpu":
+            self.kernels = speed_up(self._model.model, self._model.dtype)
+        self._language = LanguageModel(self._model)
+        self._images_at_once = max(1, _IMAGE_ROWS[device.type] // checkpoint.tower.patches)
+        spec = checkpoint.image
+        self._mean, self._std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (spec.mean, spec.std)
+        )
+        end: Any = self._tokenizer.token_to_id(END)
+        grammar = StyleGrammar(self._encode, end)
+        ends = checkpoint.end_ids | {end}
+        self._constrained = Decoding(
+            max_new_tokens=_MAX_ANSWER, end_ids=ends, allowed=grammar.allowed
+        )
+        self._plain = Decoding(
+            max_new_tokens=_MAX_ANSWER,
+            end_ids=checkpoint.end_ids,
+            repetition_penalty=checkpoint.repetition_penalty,
+        )
+
+    def encode_fewer_at_once(self) -> bool:
+        """Encode half as many images at a time from now on; False where it is one already."""
+        more = self._images_at_once > 1
+        self._images_at_once = max(1, self._images_at_once // 2)
+        return more
+
+    def begin(self, prompts: Sequence[Prompt], images: Sequence[npt.NDArray[np.uint8]]) -> Begun:
+        """Compute what each prompt's questions share; `images` are those of each prompt."""
+        features = iter(self._embed([image for own in images for image in own]))
+        rows = []
+        for prompt in prompts:
+            ids = torch.from_numpy(prompt.shared)
+            text = self._language.embed(ids.clamp(min=0))
+            pieces, start = [], 0
+            for place in (ids == IMAGE).nonzero().flatten().tolist():
+                pieces += [text[start:place], next(features)]
+                start = place + 1
+            rows.append(torch.cat([*pieces, text[start:]]))
+        return begin(self._language, rows)
+
+    def rate(self, begun: Begun, ends: Sequence[tuple[tuple[int, ...], ...]]) -> list[Ratings]:
+        """The ratings of each row, which is asked the questions that end in `ends`."""
+        logits = self.logits(begun, ends)
+        chosen = logits.argmax(1).tolist()
+        odds = logits[:, self._digits].float().softmax(1)
+        means = (odds @ torch.arange(6.0, device=odds.device)).tolist()
+        digits = {token: digit for digit, token in enumerate(self._digits.tolist())}
+        texts = self._tokenizer.decode_batch([[i] for i in chosen], skip_special_tokens=False)
+        found, start = [], 0
+        for own in ends:
+            part = slice(start, start + len(own))
+            ratings = [digits.get(token) for token in chosen[part]]
+            found.append(Ratings(ratings, means[part], texts[part]))
+            start = part.stop
+        return found
+
+    def logits(self, begun: Begun, ends: Sequence[tuple[tuple[int, ...], ...]]) -> Tensor:
+        """[questions of all rows, in order, vocabulary]: of each answer's first token."""
+        hidden = ask(self._language, begun, [grow(own) for own in ends])
+        logits: Tensor = self._language.head(hidden)
+        return logits
+
+    def answer(self, begun: Begun, ends: Sequence[tuple[int, ...]], constrained: bool) -> list[str]:
+        """The answer of each row to the question that ends in `ends`; uses `begun` up."""
+        rules = self._constrained if constrained else self._plain
+        ids = self.generate(begun, ends, rules)
+        return [text.strip() for text in self._tokenizer.decode_batch(ids)]
+
+    def generate(
+        self, begun: Begun, ends: Sequence[tuple[int, ...]], rules: Decoding | None = None
+    ) -> list[list[int]]:
+        """The ids of each answer, by default as published; uses `begun` up."""
+        prompts = [self._language.embed(end) for end in ends]
+        rules = rules or self._plain
+        return decode_greedily(self._language, prompts, rules, begun.cache, begun.mask)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _embed(self, pixels: list[npt.NDArray[np.uint8]]) -> list[Tensor]:
+        """[image tokens, hidden] of each image."""
+        if not pixels:
+            return []
+        pieces = np.array_split(np.stack(pixels), ceil(len(pixels) / self._images_at_once))
+        return [features for piece in pieces for features in self.features(piece)]
+
+    def features(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """[images, size, size, 3] -> [images, image tokens, hidden]."""
+        images = torch.from_numpy(pixels).to(self._device)
+        scaled = images.permute(0, 3, 1, 2).float() * self._checkpoint.image.scale
+        normalised = (scaled - self._mean) / self._std
+        return encode_images(self._model, normalised.to(self._model.dtype))
+
+
+def _digit_ids(checkpoint: OneVision, encode: Callable[[str], list[int]]) -> list[int]:
+    ids = [encode(digit) for digit in _DIGITS]
+    if any(len(own) != 1 for own in ids):
+        raise RequestError(f"{checkpoint.folder}: its tokenizer has no token for each digit")
+    return [own[0] for own in ids]
+
+
+# mmSSR's device half: items -> batches -> ratings and styles -> rows
+
+Indexed: TypeAlias = tuple[int, Item]
+Result: TypeAlias = tuple[int, Row | SampleError]
+
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+_WINDOW = 16
+"""Batches that are sorted together."""
+_WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of the models, and what a row has of the answers."""
+
+    capabilities: tuple[str, ...]
+    """Names; the first model's prompt has their questions, in this order."""
+    expected: bool
+    styles: bool
+    """Whether the last model's prompt ends with the question for styles."""
+    constrained: bool
+    """Whether only the nine styles can be answered."""
+
+
+class RatingRunner:
+    """Rates a stream of items in batches of equal length; out of memory halves the batch."""
+
+    def __init__(
+        self, models: Sequence[OneVision], asked: Asked, dtype: Dtype, options: RunnerOptions
+    ) -> None:
+        """`models` are the scorer, and the styler where it is another one."""
+        self._device = open_device(options.device)
+        self._asked = asked
+        self._budget = options.batch_tokens or _BATCH_TOKENS[self._device.type]
+        self._models = [AskedModel(model, dtype, self._device) for model in models]
+        self.notes = {
+            "device": options.device,
+            "kernels": self._models[0].kernels,
+            "tower": models[0].tower.note,
+        }
+
+    def run(self, items: Iterable[Indexed]) -> Iterator[Result]:
+        """Rows for a stream of (index, item), window by window, longest first in each."""
+        window = Window(4096, _WINDOW * self._budget, _WINDOW_BYTES[self._device.type])
+        for run in window.split(items, _size):
+            costs = [_tokens(item) for _, item in run]
+            for batch in batches(costs, self._budget):
+                yield from self._pieces([run[index] for index in batch])
+
+    def _pieces(self, batch: list[Indexed]) -> Iterator[Result]:
+        """The rows of a batch, in as many pieces as the memory asks for."""
+        pending = [batch]
+        while pending:
+            piece = pending.pop()
+            try:
+                rows = self._rows([item for _, item in piece])
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                pending += self._split(piece)
+                continue
+            for (index, _), row in zip(piece, rows, strict=True):
+                yield index, row
+
+    def _split(self, piece: list[Indexed]) -> list[list[Indexed]]:
+        """What to try instead of a batch that did not fit: its halves, or fewer images at once."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(piece) > 1:
+            half = len(piece) // 2
+            longest = max(_tokens(item) for _, item in piece)
+            self._budget = max(1, min(self._budget, half * longest))
+            return [piece[half:], piece[:half]]
+        if any(model.encode_fewer_at_once() for model in self._models):
+            return [piece]
+        item = piece[0][1]
+        raise ShardError(
+            f"a sample of {_tokens(item)} tokens and {len(item.images)} images does not fit into "
+            f"the memory of {self._device}: use --dtype bfloat16, --max-tokens (longer samples "
+            "become rows without ratings) or a device with more memory"
+        )
+
+    @torch.inference_mode()
+    def _rows(self, items: list[Item]) -> list[Row | SampleError]:
+        rows: list[Row] = [
+            {"image_source": item.image_source, "num_tokens": item.num_tokens} for item in items
+        ]
+        problems: list[str | None] = [None] * len(items)
+        for number, model in enumerate(self._models):
+            prompts = [item.prompts[number] for item in items]
+            begun = model.begin(prompts, [item.images for item in items])
+            if number == 0:
+                questions = len(self._asked.capabilities)
+                ratings = model.rate(begun, [prompt.ends[:questions] for prompt in prompts])
+                problems = [self._fill(row, own) for row, own in zip(rows, ratings, strict=True)]
+            if self._asked.styles and model is self._models[-1]:
+                ends = [prompt.ends[-1] for prompt in prompts]
+                answers = model.answer(begun, ends, self._asked.constrained)
+                for row, answer in zip(rows, answers, strict=True):
+                    row["styles"] = parse_styles(answer)
+        return [_result(row, problem) for row, problem in zip(rows, problems, strict=True)]
+
+    def _fill(self, row: Row, ratings: Ratings) -> str | None:
+        """Set a row's ratings; what is wrong with them, if anything is."""
+        wrong = []
+        for name, rating, expected, text in zip(self._asked.capabilities, *ratings, strict=True):
+            row[name] = rating
+            if rating is None:
+                wrong.append(f"{name} {text!r}")
+            if self._asked.expected:
+                row[f"{name}_expected"] = expected
+        return f"not a rating from 0 to 5: {', '.join(wrong)}" if wrong else None
+
+
+def _result(row: Row, problem: str | None) -> Row | SampleError:
+    values = [value for name, value in row.items() if name.endswith("_expected")]
+    if not np.isfinite(values).all():
+        return SampleError(Status.SCORE_NOT_FINITE, "the probabilities are not finite")
+    return row if problem is None else SampleError(Status.MODEL_OUTPUT_INVALID, problem, row)
+
+
+def _tokens(item: Item) -> int:
+    """Tokens that the item takes in a batch, to one of the models."""
+    return max(_prompt_tokens(prompt) for prompt in item.prompts)
+
+
+def _prompt_tokens(prompt: Prompt) -> int:
+    return prompt.length + sum(map(len, prompt.ends))
+
+
+def _size(indexed: Indexed) -> tuple[int, int]:
+    item: Any = indexed[1]
+    return _tokens(item), item.images.nbytes

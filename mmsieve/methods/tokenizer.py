@@ -1,0 +1,121 @@
+"""Tokenizers of checkpoints, as what worker processes need of them: a string and three ids.
+
+The `tokenizers` library alone rebuilds one from its JSON, so workers import no transformers.
+"""
+
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, normalizers
+
+from mmsieve.devices import quiet
+from mmsieve.errors import RequestError
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+"""Every file that decides how text becomes ids."""
+
+
+IMAGE = -200
+"""The id that stands for an image in a prompt, or for one of its embeddings, as published."""
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """A tokenizer, ready to travel: its backend's JSON and the ids that scoring looks at."""
+
+    json: str
+    bos: int | None
+    eos: int | None
+    pad: int | None
+
+    def build(self, plain: bool = False) -> Tokenizer:
+        """The tokenizer; `plain` reads control strings in a text as ordinary text."""
+        tokenizer = Tokenizer.from_str(self.json)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = plain
+        return tokenizer
+
+
+def load_tokenizer(folder: Path) -> TokenizerSpec:
+    """The tokenizer of a checkpoint folder; raises RequestError where there is none.
+
+    `tokenizer.json` is taken as it is: transformers' AutoTokenizer fails on the model types of
+    released classifiers, and rebuilds another tokenizer for some. Folders with only the slow
+    files (released ones were trained with slow tokenizers) go through the stock classes.
+    """
+    check_tokenizer(folder)
+    tokenizer = open_tokenizer(folder)
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return TokenizerSpec(tokenizer.backend_tokenizer.to_str(), *ids)
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """The stock transformers tokenizer of a folder; raises RequestError where it can't be read."""
+    try:
+        with quiet():
+            return _load(folder)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise RequestError(f"{folder}: its tokenizer can't be read: {error}") from error
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise RequestError where the folder holds no tokenizer."""
+    if not any(_has(folder, *files) for files in _LAYOUTS):
+        wanted = " or ".join(" + ".join(files) for files in _LAYOUTS)
+        raise RequestError(f"no tokenizer in {folder}: it needs {wanted}")
+    slow_only = not any(_has(folder, *files) for files in _LAYOUTS[:2])
+    if slow_only and find_spec("sentencepiece") is None:
+        advice = "pip install sentencepiece protobuf"
+        raise RequestError(
+            f"{folder} has only tokenizer.model, which needs sentencepiece: {advice}"
+        )
+
+
+_LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
+
+
+def _has(folder: Path, *files: str) -> bool:
+    return all((folder / file).is_file() for file in files)
+
+
+def _load(folder: Path) -> Any:
+    import transformers
+
+    if _has(folder, "tokenizer.json"):
+        return transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    if _has(folder, "vocab.json", "merges.txt"):
+        return transformers.Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+    gemma = "gemma" in _config_text(folder, "config.json", "tokenizer_config.json")
+    stock = transformers.GemmaTokenizer if gemma else transformers.LlamaTokenizer
+    tokenizer = stock.from_pretrained(folder, local_files_only=True, add_bos_token=True)
+    if not gemma and not re.search(
+        r'"legacy": *false', _config_text(folder, "tokenizer_config.json")
+    ):
+        _prefix_every_text(tokenizer.backend_tokenizer)
+    return tokenizer
+
+
+def _prefix_every_text(backend: Tokenizer) -> None:
+    """Put a space before each run of text, as sentencepiece does; transformers 5 no longer does."""
+    space = "\u2581"
+    backend.pre_tokenizer = None
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(space), normalizers.Replace(" ", space)]
+    )
+
+
+def _config_text(folder: Path, *names: str) -> str:
+    files = [folder / name for name in names if (folder / name).is_file()]
+    return "".join(file.read_text("utf-8") for file in files).lower()

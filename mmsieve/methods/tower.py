@@ -1,0 +1,280 @@
+"""The vision tower of a checkpoint: where its weights lie, its geometry, what pixels it takes.
+
+The published code loads the tower that `mm_vision_tower` names and ignores the copy inside the
+checkpoint (llava/model/multimodal_encoder). So does mmsieve where that tower can be had; else the
+copy is used, and the tower's `note` says so.
+"""
+
+import re
+from dataclasses import dataclass, field, replace
+from math import isqrt
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from mmsieve.errors import RequestError
+from mmsieve.images import ImageSpec
+from mmsieve.methods.files import hub_folder, read_json, tensor_files, tensor_shape
+
+Kind: TypeAlias = Literal["siglip", "clip"]
+
+INSIDE = "model.vision_tower.vision_tower."
+"""Prefix of the copy's tensors."""
+
+_KINDS: dict[str, Kind] = {
+    "siglip": "siglip",
+    "siglip_vision_model": "siglip",
+    "clip": "clip",
+    "clip_vision_model": "clip",
+}
+_PARTS = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.", "head.")
+
+_HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1536: 16}
+"""Attention heads of the published SigLIP and CLIP towers, by width: weights don't tell."""
+
+_LAYERS = {768: 12, 1024: 24, 1152: 27}
+"""Encoder layers of the published SigLIP towers, by width."""
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision tower, found."""
+
+    kind: Kind
+    config: dict[str, Any] = field(repr=False)
+    """The stock SiglipVisionConfig or CLIPVisionConfig, as a dict."""
+    image: ImageSpec
+    tensors: dict[str, tuple[Path, str]] = field(repr=False)
+    """The stock name without its `vision_model.` -> file, name in that file."""
+    note: str
+    """Where weights and pixel values come from, for people."""
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image; pixels beyond the last whole patch are ignored."""
+        return (int(self.config["image_size"]) // int(self.config["patch_size"])) ** 2
+
+    @property
+    def layers(self) -> int:
+        """Encoder layers."""
+        return int(self.config["num_hidden_layers"])
+
+
+def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -> Tower:
+    """The tower of the checkpoint in `folder`, whose config and tensors are given.
+
+    A relative `mm_vision_tower` is looked up from the working directory, in the checkpoint's
+    folder and beside it; a hub id in the local cache, then on the hub. Checkpoints made by
+    mmsieve carry their tower and say how to build it. Raises RequestError.
+    """
+    source = str(config.get("mm_vision_tower") or "")
+    inside = _inside(tensors)
+    if (carried := _carried(folder, config, inside)) is not None:
+        return carried
+    place = _find_folder(folder, source)
+    if place is not None and any(place.glob("*.safetensors")):
+        return open_tower(place)
+    if not inside:
+        raise RequestError(
+            f"{folder}: the vision tower {source!r} is neither inside it nor found from here or "
+            "beside the checkpoint, nor on the hub: put its folder in one of these places"
+        )
+    return _copy(folder, source, place, inside)
+
+
+def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -> Tower:
+    """The copy of the tower inside a checkpoint, with the geometry of the whole tower.
+
+    For the published code that overwrites the tower it names with the copy, which may have fewer
+    layers. The hub isn't asked: the geometry of published widths is known. Raises RequestError.
+    """
+    inside = _inside(tensors)
+    if not inside:
+        raise RequestError(f"{folder}: no vision tower among its tensors")
+    source = str(config.get("mm_vision_tower") or "")
+    if (carried := _carried(folder, config, inside)) is not None:
+        return carried
+    place = _find_local(folder, source)
+    tower = _copy(folder, source, place, inside)
+    if place is None and tower.kind == "siglip":
+        layers = max(tower.layers, _LAYERS.get(int(tower.config["hidden_size"]), 0))
+        tower = replace(tower, config={**tower.config, "num_hidden_layers": layers})
+    return tower
+
+
+def carried_tower(
+    folder: Path, config: dict[str, Any], source: str, inside: dict[str, tuple[Path, str]]
+) -> Tower:
+    """The tower whose weights, all of them, are `inside` the checkpoint, by their stock names.
+
+    How it is built, and its pixel values, are what the checkpoint says where mmsieve made it, else
+    what is in the folder `source`, looked for as in `find_tower`, else what is known of published
+    widths. Raises RequestError.
+    """
+    carried = _carried(folder, config, inside)
+    return carried or _copy(folder, source, _find_local(folder, source), inside)
+
+
+def _carried(
+    folder: Path, config: dict[str, Any], inside: dict[str, tuple[Path, str]]
+) -> Tower | None:
+    """The tower of a checkpoint made by mmsieve, which says how it is built."""
+    own = config.get("mmsieve")
+    if not (isinstance(own, dict) and "vision_config" in own and inside):
+        return None
+    kind = _kind(own["vision_config"], folder)
+    geometry = _vision_config(own["vision_config"])
+    return Tower(kind, geometry, _own_spec(own, folder), inside, "tower inside the checkpoint")
+
+
+def _find_folder(folder: Path, source: str) -> Path | None:
+    return _find_local(folder, source) or (hub_folder(source) if source else None)
+
+
+def _find_local(folder: Path, source: str) -> Path | None:
+    places = (Path(source), folder / source, folder.parent / source) if source else ()
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
+def open_tower(place: Path) -> Tower:
+    """The tower in a folder of its own, or that of a whole CLIP or SigLIP; raises RequestError."""
+    published = read_json(place / "config.json")
+    kind, geometry = _kind(published, place), _vision_config(published)
+    tensors = {}
+    for name, file in tensor_files(place).items():
+        stock = name.removeprefix("vision_model.")
+        if stock.startswith(_PARTS):
+            tensors[stock] = (file, name)
+    if not tensors:
+        raise RequestError(f"{place}: no vision tensors in it")
+    image, note = _processor(place, kind, geometry, place.name)
+    return Tower(kind, geometry, image, tensors, f"tower from {place}{note}")
+
+
+def _copy(
+    folder: Path, source: str, place: Path | None, inside: dict[str, tuple[Path, str]]
+) -> Tower:
+    if place is not None:
+        published = read_json(place / "config.json")
+        kind, geometry = _kind(published, place), _vision_config(published)
+        image, note = _processor(place, kind, geometry, source)
+    else:
+        kind, geometry = _infer(folder, source, inside)
+        image, note = _default_spec(kind, geometry, source)
+    return Tower(kind, geometry, image, inside, f"tower inside the checkpoint{note}")
+
+
+def _inside(tensors: dict[str, Path]) -> dict[str, tuple[Path, str]]:
+    return {
+        name.removeprefix(INSIDE).removeprefix("vision_model."): (file, name)
+        for name, file in tensors.items()
+        if name.startswith(INSIDE)
+    }
+
+
+def _kind(config: dict[str, Any], place: Path) -> Kind:
+    kind = str(config.get("model_type"))
+    if kind not in _KINDS:
+        allowed = "siglip (fixed size) or clip"
+        raise RequestError(f"{place}: vision tower of type {kind!r} is not {allowed}")
+    return _KINDS[kind]
+
+
+_STOCK_DEFAULTS: dict[Kind, dict[str, Any]] = {
+    "siglip": {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 16},
+    "clip": {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 32},
+}
+
+
+def _vision_config(published: dict[str, Any]) -> dict[str, Any]:
+    """The vision part of a tower's config.json, with what the stock config leaves unsaid."""
+    kind = _KINDS[str(published["model_type"])]
+    vision = published.get("vision_config", published)
+    drop = ("torch_dtype", "dtype", "transformers_version", "architectures")
+    kept = {name: value for name, value in vision.items() if name not in drop}
+    return {**_STOCK_DEFAULTS[kind], **kept, "model_type": f"{kind}_vision_model"}
+
+
+def _infer(
+    folder: Path, source: str, inside: dict[str, tuple[Path, str]]
+) -> tuple[Kind, dict[str, Any]]:
+    """The geometry from the copy's tensors alone, for towers of a published width."""
+    kind: Kind = "clip" if "embeddings.class_embedding" in inside else "siglip"
+    width, _, patch, _ = tensor_shape(*inside["embeddings.patch_embedding.weight"])
+    if width not in _HEADS:
+        raise RequestError(
+            f"{folder}: the vision tower {source!r} can't be had, and the copy inside does not "
+            f"say how it is built: put the tower's config.json into {folder.parent / source}"
+        )
+    positions = tensor_shape(*inside["embeddings.position_embedding.weight"])[0]
+    grid = isqrt(positions)
+    named = re.search(r"-(\d{2,4})$", source)
+    size = int(named[1]) if named and int(named[1]) // patch == grid else grid * patch
+    layers = {name.split(".")[2] for name in inside if name.startswith("encoder.layers.")}
+    return kind, {
+        "model_type": f"{kind}_vision_model",
+        "hidden_size": width,
+        "intermediate_size": tensor_shape(*inside["encoder.layers.0.mlp.fc1.weight"])[0],
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": _HEADS[width],
+        "image_size": size,
+        "patch_size": patch,
+    }
+
+
+def _processor(
+    place: Path, kind: Kind, geometry: dict[str, Any], source: str
+) -> tuple[ImageSpec, str]:
+    own, shared = place / "preprocessor_config.json", place / "processor_config.json"
+    if own.is_file():
+        return _image_spec(read_json(own), geometry, place), ""
+    images = read_json(shared).get("image_processor") if shared.is_file() else None
+    if isinstance(images, dict):  # as transformers 5 saves it
+        return _image_spec(images, geometry, place), ""
+    return _default_spec(kind, geometry, source)
+
+
+def _default_spec(kind: Kind, geometry: dict[str, Any], source: str) -> tuple[ImageSpec, str]:
+    size = int(geometry["image_size"])
+    note = f", pixel values by {kind}'s defaults (no preprocessor_config.json)"
+    if kind == "clip":
+        return ImageSpec(size, 3, _CLIP_MEAN, _CLIP_STD, "crop"), note
+    half = (0.5, 0.5, 0.5)
+    return ImageSpec(size, 2 if "siglip2" in source.lower() else 3, half, half, "stretch"), note
+
+
+def _image_spec(processor: dict[str, Any], geometry: dict[str, Any], place: Path) -> ImageSpec:
+    """The values of a preprocessor_config.json."""
+    side = int(geometry["image_size"])
+    crop = bool(processor.get("do_center_crop", False))
+    sizes = _sizes(processor.get("size", side))
+    if crop:
+        sizes |= _sizes(processor.get("crop_size", side))
+    if sizes != {side}:
+        raise RequestError(f"{place}: images of {sorted(sizes)} pixels for a tower of {side}")
+    normalise = processor.get("do_normalize", True)
+    mean = _triple(processor.get("image_mean", 0.5)) if normalise else (0.0, 0.0, 0.0)
+    std = _triple(processor.get("image_std", 0.5)) if normalise else (1.0, 1.0, 1.0)
+    scale = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1
+    resample = int(processor.get("resample", 3))
+    return ImageSpec(side, resample, mean, std, "crop" if crop else "stretch", float(scale))
+
+
+def _own_spec(own: dict[str, Any], folder: Path) -> ImageSpec:
+    """The values that a checkpoint made by mmsieve carries (`mmsieve.models.storage`)."""
+    try:
+        spec = ImageSpec(**own["image"])
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"{folder}: config.json: mmsieve.image: {error}") from error
+    return replace(spec, mean=_triple(spec.mean), std=_triple(spec.std))
+
+
+def _sizes(size: Any) -> set[int]:
+    return {int(value) for value in size.values()} if isinstance(size, dict) else {int(size)}
+
+
+def _triple(value: Any) -> tuple[float, float, float]:
+    red, green, blue = value if isinstance(value, list | tuple) else [value] * 3
+    return float(red), float(green), float(blue)

@@ -1,0 +1,228 @@
+"""UniFilter (arXiv 2510.15162): one score for a caption pair or an interleaved document.
+
+A regression trained on levels 0 (unrelated or unreadable) to 3 (high quality). Released
+checkpoints give the numbers of the published scorers (Victorwz/UniFilter, data_scoring/*.py) run
+in batches of one, and on these points differ on purpose:
+
+- The class comes from config.json, not from the folder's name: the published scripts load the
+  Qwen2 or Llama class for Qwen3 weights, and drop Gemma 2's soft-capping.
+- A sample is scored as if alone: bos and eos are decided per sample, an image never slides to a
+  neighbour, and an image one or three pixels high is read as the picture that it is.
+- Every sample is a row: any number of images, any length; a broken image of a document is left
+  out with its slot and counted (num_skipped_images), and a text in an image's slot is kept.
+
+`text-only` puts a blank image, of the tower's mean colour, in the place of every image;
+`image-only` shows the images with no text: a caption becomes an empty one, a document the row of
+its images. What such a control still gets right of the levels needs no look at the other side. It
+is the same classifier, untrained for such inputs: one trained on them could do better, so a low
+number does not prove that there is nothing to find.
+
+Images are never opened for `text-only`: a broken one is as blank as the others.
+"""
+
+import io
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import PIL.Image
+import pyarrow as pa
+from cyclopts import Parameter
+
+from mmsieve.devices import Dtype, share_cores
+from mmsieve.engine.annotator import Runner, RunnerOptions
+from mmsieve.images import ImageFit, ImageLimits, ImageSpec, image_path
+from mmsieve.methods.files import hash_files
+from mmsieve.methods.tokenizer import FILES, load_tokenizer
+from mmsieve.methods.unifilter.checkpoint import Checkpoint
+from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
+from mmsieve.sample import Image, Part, Sample, Text
+
+# UniFilter (arXiv 2510.15162): one score for a caption pair or an interleaved document
+
+_CAPTION_TOKENS, _DOCUMENT_TOKENS = 75, 16384
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """How to score; whatever is None is as the checkpoint asks."""
+
+    image_fit: Literal["stretch", "pad"] | None = None
+    """How an image becomes a square: the published scorers stretch, their training padded."""
+    max_text_tokens: int | None = None
+    """Cut a text after this many ids, an image counting one (published: 75, documents 16384)."""
+    plain_text: bool | None = None
+    """Read control strings such as `<|endoftext|>` in a text as ordinary text."""
+    apply_orientation: bool = False
+    """Turn images as their EXIF data says (the published scorers do not)."""
+    fast_images: bool = False
+    """Decode and resize with simplejpeg and torch: faster, off by a few grey levels."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto is float32 on a CPU and bfloat16 on a GPU."""
+    image_limits: ImageLimits = field(default_factory=ImageLimits)
+    """Beyond these an image is refused."""
+
+
+SCHEMA = pa.schema(
+    [
+        ("quality_score", pa.float32()),
+        ("quality_level", pa.int8()),
+        ("num_images", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("num_skipped_images", pa.int32()),
+    ]
+)
+"""Score (unbounded; trained on 0-3), level (0-3), images and tokens that the model saw, whether
+anything was cut, and images that were left out because they could not be used."""
+
+
+class UniFilter:
+    """A quality classifier as an annotator: its table's columns, its fingerprint, its halves."""
+
+    kind: Literal["quality"] = "quality"
+
+    def __init__(
+        self, checkpoint: Checkpoint, options: ScoringOptions, device: str, dtype: Dtype
+    ) -> None:
+        """`device` and `dtype` are those of the options, resolved."""
+        self.checkpoint = checkpoint
+        self.options = options
+        self.device = device
+        self.dtype = dtype
+        self.schema = SCHEMA
+        # Not as in the published scorer, where it is the probability of one of several labels
+        self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None
+        self._settings = _settings(options, checkpoint.own or {})
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of how this checkpoint is used, a line each."""
+        labels = self.checkpoint.num_labels
+        notes = [self.checkpoint.tower.note]
+        if labels > 2 and self.checkpoint.own is None:
+            notes.append(
+                f"the checkpoint has {labels} labels: as in the published scorer, quality_score "
+                "is the probability of label 1, not of the best one"
+            )
+        return notes
+
+    def _fingerprint(self) -> dict[str, str]:
+        checkpoint, options = self.checkpoint, self.options
+        folder, preparer = checkpoint.folder, self._settings
+        tower = {file for file, _ in checkpoint.tower.tensors.values()}
+        return {
+            "method": "unifilter 1",
+            "weights": hash_files({*checkpoint.tensors.values(), folder / "config.json"}),
+            "tower": hash_files(tower),
+            "tokenizer": hash_files(folder / name for name in FILES),
+            "dtype": self.dtype,
+            **image_fingerprint(checkpoint.image, options, preparer["fit"]),
+            "text_tokens": f"{preparer['caption_tokens']} {preparer['document_tokens']}",
+            "plain_text": str(preparer["plain_text"]),
+        }
+
+    def preparer(self) -> UniFilterPreparer:
+        """The CPU half."""
+        return UniFilterPreparer(
+            tokenizer=load_tokenizer(self.checkpoint.folder),
+            image=self.checkpoint.image,
+            image_tokens=self.checkpoint.image_tokens,
+            max_sequence=self.checkpoint.max_sequence,
+            orient=self.options.apply_orientation,
+            fast=self.options.fast_images,
+            limits=self.options.image_limits,
+            **self._settings,
+        )
+
+    def runner(self, options: RunnerOptions) -> Runner:
+        """The device half; imports torch and loads the weights."""
+        share_cores()
+        from mmsieve.methods.unifilter.runner import UniFilterRunner
+
+        return UniFilterRunner(self.checkpoint, self.dtype, options)
+
+
+def image_fingerprint(
+    spec: ImageSpec, options: ScoringOptions, mode: ImageFit | None
+) -> dict[str, str]:
+    """Whatever changes the pixels that a tower is shown; `mode` overrides the fit of `spec`."""
+    return {
+        "image_path": image_path(options.fast_images),
+        "image_fit": mode or spec.fit,
+        "image_values": f"{spec.size} {spec.resample} {spec.mean} {spec.std} {spec.scale:.6g}",
+        "image_limits": str(options.image_limits),
+        "apply_orientation": str(options.apply_orientation),
+    }
+
+
+def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
+    """The options, with what they leave open taken from the checkpoint's own wishes."""
+    limit = options.max_text_tokens or own.get("max_text_tokens")
+    plain = options.plain_text if options.plain_text is not None else own.get("plain_text")
+    return {
+        "fit": options.image_fit or own.get("image_fit"),
+        "caption_tokens": limit or _CAPTION_TOKENS,
+        "document_tokens": limit or _DOCUMENT_TOKENS,
+        "plain_text": bool(plain),
+    }
+
+
+# A quality classifier shown one side only: how much text, or image, gives away by itself
+
+Side: TypeAlias = Literal["text", "image"]
+
+
+@dataclass(frozen=True)
+class OneSidedPreparer:
+    """The classifier's own preparer, given half of each sample."""
+
+    whole: UniFilterPreparer
+    side: Side
+    blank: Image
+
+    def prepare(self, sample: Sample) -> Item:
+        """The inputs of what is shown; raises SampleError as the classifier's preparer does."""
+        return self.whole.prepare(replace(sample, parts=self._shown(sample)))
+
+    def _shown(self, sample: Sample) -> tuple[Part, ...]:
+        if self.side == "text":
+            return tuple(self.blank if isinstance(p, Image) else p for p in sample.parts)
+        if sample.kind == "document":
+            return sample.images
+        return tuple(Text("") if isinstance(p, Text) else p for p in sample.parts)
+
+
+class OneSided:
+    """A quality classifier that is shown texts only, or images only, as an annotator."""
+
+    kind: Literal["quality"] = "quality"
+    schema = SCHEMA
+
+    def __init__(self, classifier: UniFilter, side: Side) -> None:
+        self._classifier = classifier
+        self._side = side
+        self.device = classifier.device
+        self.score_is_level = classifier.score_is_level
+        self.fingerprint = classifier.fingerprint | {"shown": f"{side} only"}
+
+    def preparer(self) -> OneSidedPreparer:
+        """The CPU half."""
+        whole = self._classifier.preparer()
+        if self._side == "text":  # no image of the sample is opened, so no limit has a meaning
+            whole = replace(whole, limits=ImageLimits())
+        return OneSidedPreparer(whole, self._side, _blank(whole.image))
+
+    def runner(self, options: RunnerOptions) -> Runner:
+        """The classifier's own device half."""
+        return self._classifier.runner(options)
+
+
+def _blank(spec: ImageSpec) -> Image:
+    red, green, blue = (min(255, int(channel / spec.scale)) for channel in spec.mean)
+    out = io.BytesIO()
+    PIL.Image.new("RGB", (spec.size, spec.size), (red, green, blue)).save(out, "PNG")
+    return Image(out.getvalue())

@@ -1,0 +1,142 @@
+"""Checkpoint folders in the published (LLaVA-style) layout, read without importing torch.
+
+The layout is that of github.com/Victorwz/UniFilter (LLaVA/llava/model): `config.json` is the
+language model's own plus `mm_*` keys, weights are safetensors, and the vision tower is named by
+`mm_vision_tower` while a copy of it may lie among the weights. mmsieve writes the same layout and
+adds one key, `mmsieve`: how its own checkpoints want their inputs prepared.
+"""
+
+import re
+from dataclasses import dataclass, field
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+from mmsieve.errors import RequestError
+from mmsieve.images import ImageSpec
+from mmsieve.methods.files import read_json, tensor_files
+from mmsieve.methods.tokenizer import check_tokenizer
+from mmsieve.methods.tower import Tower, find_tower
+
+BACKBONES = {
+    "llava_qwen3": "qwen3",
+    "llava_qwen": "qwen2",
+    "llava_llama": "llama",
+    "llava_phi3": "phi3",
+    "llava_gemma": "gemma2",
+}
+"""`model_type` of a published classifier -> that of the stock language model inside."""
+
+ARCHITECTURES = {
+    "llava_qwen3": "LlavaQwen3Classifier",
+    "llava_qwen": "LlavaQwenClassifier",
+    "llava_llama": "LlavaLlamaClassifier",
+    "llava_phi3": "LlavaPhi3Classifier",
+    "llava_gemma": "LlavaGemmaClassifier",
+}
+
+PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp(\d+)x_gelu")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A classifier's folder, understood: all that is needed to build, feed and name it."""
+
+    folder: Path
+    config: dict[str, Any] = field(repr=False)
+    """config.json as it is."""
+    tensors: dict[str, Path] = field(repr=False)
+    """Tensor name -> file."""
+    tower: Tower
+
+    @property
+    def backbone(self) -> str:
+        """`model_type` of the stock language model."""
+        return BACKBONES[self.config["model_type"]]
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the head; the published code leaves the key out where there are two."""
+        labels = self.config.get("id2label")
+        return int(self.config.get("num_labels", 2)) if labels is None else len(labels)
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether the language model's output embedding is its input embedding."""
+        # What the stock configs of these families do where config.json does not say.
+        return bool(self.config.get("tie_word_embeddings", self.backbone == "gemma2"))
+
+    @property
+    def own(self) -> dict[str, Any] | None:
+        """How a checkpoint made by mmsieve wants its inputs; None for a released one."""
+        own = self.config.get("mmsieve")
+        return own if isinstance(own, dict) else None
+
+    @property
+    def image(self) -> ImageSpec:
+        """What the vision tower takes."""
+        return self.tower.image
+
+    @property
+    def image_tokens(self) -> int:
+        """Embeddings that an image takes in the sequence."""
+        if self.projector == "aapool_mlp":
+            return isqrt(int(self.config.get("mm_num_image_tokens", 144))) ** 2
+        return self.tower.patches + (self.select_feature == "cls_patch")
+
+    @property
+    def projector(self) -> str:
+        """`aapool_mlp`, `linear`, `mlpNx_gelu` or `identity`."""
+        return str(self.config.get("mm_projector_type", "linear"))
+
+    @property
+    def select_layer(self) -> int:
+        """Which hidden state of the tower is used; -1 is the last layer's, before its norm."""
+        return int(self.config.get("mm_vision_select_layer", -1))
+
+    @property
+    def select_feature(self) -> str:
+        """`patch`, or `cls_patch` where a CLIP tower's class token is kept."""
+        return str(self.config.get("mm_vision_select_feature", "patch"))
+
+    @property
+    def max_sequence(self) -> int | None:
+        """Longest sequence after images are spliced in; more is cut at the end."""
+        length = self.config.get("tokenizer_model_max_length")
+        return None if length is None else int(length)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Understand a checkpoint folder; raises RequestError where mmsieve can't score with it."""
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
+    if kind not in BACKBONES:
+        allowed = ", ".join(BACKBONES)
+        raise RequestError(f"{folder}: model_type {kind!r} is not one of {allowed}")
+    tensors = tensor_files(folder)
+    if "score.weight" not in tensors:
+        raise RequestError(f"{folder}: no tensor `score.weight`: it is not a quality classifier")
+    check_tokenizer(folder)
+    checkpoint = Checkpoint(folder, config, tensors, find_tower(folder, config, tensors))
+    _check_supported(checkpoint)
+    return checkpoint
+
+
+def _check_supported(checkpoint: Checkpoint) -> None:
+    folder, config, tower = checkpoint.folder, checkpoint.config, checkpoint.tower
+    if not PROJECTORS.fullmatch(checkpoint.projector):
+        allowed = "aapool_mlp, linear, mlpNx_gelu, identity"
+        raise RequestError(f"{folder}: projector {checkpoint.projector!r} is not one of {allowed}")
+    if "unpad" in str(config.get("mm_patch_merge_type", "flat")):
+        raise RequestError(f"{folder}: mm_patch_merge_type with `unpad` is not supported")
+    features = ("patch", "cls_patch") if tower.kind == "clip" else ("patch",)
+    if checkpoint.select_feature not in features:
+        name = checkpoint.select_feature
+        raise RequestError(f"{folder}: select feature {name!r} of a {tower.kind} tower: not usable")
+    if not -tower.layers - 1 <= checkpoint.select_layer <= tower.layers:
+        layer = checkpoint.select_layer
+        raise RequestError(f"{folder}: vision layer {layer} of {tower.layers} does not exist")
+    width = int(tower.config["hidden_size"])
+    if int(config.get("mm_hidden_size", width)) != width:
+        wanted = config["mm_hidden_size"]
+        raise RequestError(f"{folder}: its tower is {wanted} wide, the one found is {width}")

@@ -1,0 +1,164 @@
+"""UniFilter's inputs: a caption pair or a document -> token ids and pixels.
+
+The prompts and the order of cutting are those of the published scorers (data_scoring/*.py and
+llava/mm_utils.py of Victorwz/UniFilter); scoring and training both build their inputs here.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mmsieve.errors import SampleError, Status
+from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, decode, fit
+from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec
+from mmsieve.sample import Image, Sample, Text
+
+Span: TypeAlias = tuple[int, int]
+"""Characters of a prompt: start and end."""
+
+_MARK = "<image>"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The inputs of one sample."""
+
+    ids: npt.NDArray[np.int32]
+    """Token ids, one IMAGE per image."""
+    images: npt.NDArray[np.uint8]
+    """[images, size, size, 3], in the order of their IMAGE ids."""
+    num_tokens: int
+    """Length after each IMAGE has become its embeddings, and after the cut."""
+    truncated: bool
+    skipped: int
+    """Images that could not be used."""
+
+
+@dataclass(frozen=True)
+class UniFilterPreparer:
+    """The CPU half: images to pixels, texts to ids. Needs no torch, unless images are fast."""
+
+    tokenizer: TokenizerSpec
+    image: ImageSpec
+    image_tokens: int
+    fit: ImageFit | None
+    caption_tokens: int
+    document_tokens: int
+    max_sequence: int | None
+    plain_text: bool
+    orient: bool
+    fast: bool
+    limits: ImageLimits
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_backend"}
+
+    @cached_property
+    def _backend(self) -> Any:
+        return self.tokenizer.build(self.plain_text)
+
+    def prepare(self, sample: Sample) -> Item:
+        """The inputs of a sample; raises SampleError where it has no score."""
+        return self._caption(sample) if sample.kind == "caption" else self._document(sample)
+
+    def cost(self, item: Item) -> int:
+        """Tokens that the item takes in a batch."""
+        return item.num_tokens
+
+    def _caption(self, sample: Sample) -> Item:
+        texts = [part.text for part in sample.parts if isinstance(part, Text)]
+        if not sample.images:
+            raise SampleError(Status.IMAGE_MISSING, "a caption without an image")
+        if not texts:
+            raise SampleError(Status.TEXT_MISSING, "an image without a caption")
+        pixels = self._pixels(sample.images[0])
+        prompt = f"{_MARK}\n" + "\n".join(texts).replace(_MARK, "image")
+        return self._item(prompt, [pixels], self.caption_tokens, 0)
+
+    def _document(self, sample: Sample) -> Item:
+        pieces: list[str] = []
+        images: list[Pixels] = []
+        skipped = 0
+        for part in sample.parts:
+            if isinstance(part, Text):
+                pieces.append(part.text.replace(_MARK, "<image-placeholder>"))
+            elif self._full(len(images)):
+                break
+            elif (pixels := self._usable(part)) is None:
+                skipped += 1
+            else:
+                pieces.append(_MARK)
+                images.append(pixels)
+        if not images:
+            raise SampleError(Status.NO_USABLE_IMAGE, f"{skipped} images, none of them usable")
+        return self._item("\n\n".join(pieces), images, self.document_tokens, skipped)
+
+    def _full(self, images: int) -> bool:
+        """Whether that many images fill the sequence: what follows is cut off anyway."""
+        return self.max_sequence is not None and images * self.image_tokens >= self.max_sequence
+
+    def _usable(self, image: Image) -> Pixels | None:
+        """An image of a document, or None: a broken one is left out, and one a pixel wide too."""
+        try:
+            return self._pixels(image, min_side=2)
+        except SampleError:
+            return None
+
+    def _pixels(self, image: Image, min_side: int = 1) -> Pixels:
+        pixels = decode(image.data, self.limits, image.frame, self.orient, self.fast)
+        if min(pixels.shape[:2]) < min_side:
+            raise SampleError(Status.IMAGE_TOO_SMALL, "one pixel wide or high")
+        return fit(pixels, self.image, self.fit, self.fast)
+
+    def _item(self, prompt: str, images: list[Pixels], limit: int, skipped: int) -> Item:
+        ids, _ = self.encode(prompt)
+        truncated = len(ids) > limit
+        kept = [token for token in ids[:limit] if token != self.tokenizer.pad]
+        shown = kept.count(IMAGE)
+        length = len(kept) + shown * (self.image_tokens - 1)
+        if self.max_sequence is not None and length > self.max_sequence:
+            length, truncated = self.max_sequence, True
+            kept, shown = self._cut(kept, length)
+        if not kept:
+            raise SampleError(Status.TEXT_MISSING, "no token is left of the sample")
+        side = self.image.size
+        pixels = np.stack(images[:shown]) if shown else np.empty((0, side, side, 3), np.uint8)
+        return Item(np.array(kept, np.int32), pixels, length, truncated, skipped)
+
+    def encode(self, prompt: str) -> tuple[list[int], list[Span]]:
+        """Ids of a prompt, an IMAGE per `<image>`, and the characters that each stands for.
+
+        As tokenizer_image_token of llava/mm_utils.py; bos and eos stand for no character.
+        """
+        bos, eos = self.tokenizer.bos, self.tokenizer.eos
+        ids: list[int] = []
+        spans: list[Span] = []
+        start, starts = 0, False
+        for index, chunk in enumerate(prompt.split(_MARK)):
+            encoded = self._backend.encode(chunk)
+            skip = 0
+            if index == 0:
+                starts = encoded.ids[:1] == [bos]
+            else:
+                ids.append(IMAGE)
+                spans.append((start - len(_MARK), start))
+                skip = int(starts)
+            ids += encoded.ids[skip:]
+            spans += [(start + a, start + b) for a, b in encoded.offsets[skip:]]
+            start += len(chunk) + len(_MARK)
+        if bos is not None and ids[:1] != [bos]:
+            ids, spans = [bos, *ids], [(0, 0), *spans]
+        if eos is not None and ids[-1:] != [eos]:
+            ids, spans = [*ids, eos], [*spans, (len(prompt), len(prompt))]
+        return ids, spans
+
+    def _cut(self, ids: list[int], length: int) -> tuple[list[int], int]:
+        """The ids, and the number of images, of which anything is within `length`."""
+        room, kept = length, 0
+        while room > 0:
+            room -= self.image_tokens if ids[kept] == IMAGE else 1
+            kept += 1
+        return ids[:kept], ids[:kept].count(IMAGE)

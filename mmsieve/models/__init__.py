@@ -1,1 +1,0 @@
-"""The networks: their published layouts, their tokenizers, their forward pass."""

@@ -1,1 +1,0 @@
-"""Rendered scenes with known truth: drawn, told, and told wrongly."""

@@ -1,0 +1,1 @@
+"""Reporting: one self-contained HTML page about tables, decisions, metrics and their samples."""

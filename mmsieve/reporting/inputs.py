@@ -1,0 +1,159 @@
+"""What a report is made from: tables, decisions and metrics, told apart by what is in them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmsieve import decisions, tables
+from mmsieve.errors import RequestError, SampleError
+from mmsieve.read.captions import parse_object
+from mmsieve.read.instructions import looks_right
+from mmsieve.read.json_items import first_sign, line_items
+from mmsieve.sources import one_line
+from mmsieve.tables import Header
+
+# The numbers of evaluate, told from files of samples that end in .json too
+
+_MOST_BYTES = 1 << 26
+"""No metrics.json is that large."""
+
+
+def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
+    """Name and numbers of each model of a metrics.json; None for a file that may hold samples.
+
+    Raises RequestError for a JSON file that is neither.
+    """
+    try:
+        if path.suffix.lower() != ".json" or not path.is_file() or _may_hold_samples(path):
+            return None
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError("too large")
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        raise _neither(path, one_line(error)) from error
+    name = path.parent.name or path.name
+    models = values.get("models") if isinstance(values, dict) else None
+    named = {name: values}
+    if isinstance(models, dict):
+        named = {f"{name}: {each}": one for each, one in models.items()}
+    for one in named.values():
+        if problem := _problem(one):
+            raise _neither(path, problem)
+    return list(named.items())
+
+
+def _may_hold_samples(path: Path) -> bool:
+    """Whether a file is a JSON list, or its first line an instruction item or a document."""
+    with path.open("rb") as file:
+        if first_sign(file) == "[":
+            return True
+        try:
+            item = parse_object(next(line_items(file), b""))
+        except SampleError:
+            return False
+    return looks_right(item) or "text_list" in item
+
+
+def _problem(values: Any) -> str | None:
+    """Why values can't be shown as a model's numbers, if that is so."""
+    if not isinstance(values, Mapping):
+        return "no numbers of a model"
+    for name in ("accuracy", "f1", "count"):
+        if type(values.get(name)) not in (int, float):
+            return f"no {name} of a model"
+    rows = values.get("confusion")
+    if not isinstance(rows, list) or not all(_are_counts(row) for row in rows):
+        return "no confusion of a model"
+    return None
+
+
+def _are_counts(row: Any) -> bool:
+    return isinstance(row, list) and all(type(n) is int for n in row)
+
+
+def _neither(path: Path, reason: str) -> RequestError:
+    return RequestError(
+        f"{path}: neither a metrics.json with the numbers of a model, nor samples ({reason})"
+    )
+
+
+# What a report is made from: tables, decisions and metrics, told apart by what is in them
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A table or decisions: files with a row per sample."""
+
+    path: Path
+    kind: str
+    """`decisions`, or what the table holds."""
+    files: tuple[Path, ...]
+    headers: tuple[Header, ...]
+
+    @property
+    def name(self) -> str:
+        """What to call it on the page."""
+        return self.path.name
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Shard -> bytes of the file that it was read from, 0 where that isn't known."""
+        if self.kind == decisions.KIND and self.path.is_file():
+            made = decisions.Decisions(self.path)
+            return {shard: made.source_size(shard) or 0 for shard in made.shards}
+        return {header.shard: header.size for header in self.headers}
+
+    def shares_shards(self, other: "Judged") -> bool:
+        """Whether both are about samples of a shard: of the same name, and size where known."""
+        common = self.sizes.keys() & other.sizes.keys()
+        sizes = ({self.sizes[shard], other.sizes[shard]} - {0} for shard in common)
+        return any(len(known) <= 1 for known in sizes)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a report by kind; whatever is none of ours is a source of samples."""
+
+    judged: tuple[Judged, ...]
+    metrics: tuple[tuple[str, dict[str, Any]], ...]
+    """Name and content of each metrics.json."""
+    sources: tuple[str, ...]
+
+
+def sort_inputs(inputs: Sequence[str]) -> Inputs:
+    """Tell tables, decisions and metrics from sources; raises RequestError where none is ours."""
+    judged: list[Judged] = []
+    metrics: list[tuple[str, dict[str, Any]]] = []
+    sources: list[str] = []
+    for given in inputs:
+        path = Path(given)
+        if (numbers := read_metrics(path)) is not None:
+            metrics += numbers
+        elif (found := _judged(path)) is not None:
+            judged.append(found)
+        else:
+            sources.append(given)
+    if not judged and not metrics:
+        raise RequestError(
+            f"nothing to report in {', '.join(inputs) or 'no input'}: give a table made by score, "
+            "rate or enhance, decisions made by filter or select, or a metrics.json, and with "
+            "them the shards or instruction files for pictures"
+        )
+    return Inputs(tuple(judged), tuple(metrics), tuple(sources))
+
+
+def _judged(path: Path) -> Judged | None:
+    """The table or decisions at a path; None where it holds no file made by mmsieve."""
+    files = tuple(decisions.decision_files(path).values()) if path.exists() else ()
+    files = tuple(file for file in files if file.suffix == ".parquet")
+    headers = [tables.read_header(file) for file in files]
+    ours = [header for header in headers if header is not None]
+    if not ours:
+        return None
+    kinds = {header.kind for header in ours}
+    if len(ours) < len(files) or len(kinds) > 1:
+        raise RequestError(f"{path}: holds more than one table: give each by itself")
+    return Judged(path, kinds.pop(), files, tuple(ours))

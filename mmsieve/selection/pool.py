@@ -1,0 +1,227 @@
+"""Pool: all that a selection is made from, columns of small numbers read from a rating table."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from mmsieve.errors import RequestError, Status
+from mmsieve.filtering.joins import Identity
+from mmsieve.labels import CAPABILITIES
+from mmsieve.selection.groups import (
+    Bools,
+    Grouping,
+    Groups,
+    Numbers,
+    Ratings,
+    Texts,
+    label_cleaner,
+    narrowed,
+    rank,
+)
+from mmsieve.selection.options import SelectOptions
+from mmsieve.tables import Table, TableFile, column_names, notes_of_unfinished
+
+# Pool: all that a selection is made from, as columns of small numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Rated samples, row by row; nothing in it depends on how they were cut into files."""
+
+    ratings: dict[str, Ratings]
+    """Capability -> its ratings, in the order in which capabilities choose."""
+    groups: Groups
+    sources: Numbers
+    """The number of each row's image source."""
+    source_names: list[str]
+    statuses: Numbers
+    """The number of each row's status: 0 is ok."""
+    status_names: list[str]
+    order: Numbers | None = None
+    """The order of rows that breaks ties, where it isn't their own."""
+    tokens: npt.NDArray[np.int64] | None = None
+    """Text and image tokens of each row, 0 where that isn't known."""
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return len(self.statuses)
+
+    @cached_property
+    def is_ok(self) -> Bools:
+        """Whether each row is ok, so that it can be chosen."""
+        is_ok: Bools = self.statuses == 0
+        return is_ok
+
+    def means(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
+        """The mean of each row's ratings, NaN where it has none."""
+        count = len(self.statuses[start:stop])
+        total, rated = np.zeros(count), np.zeros(count, np.int32)
+        for ratings in self.ratings.values():
+            ranks = ratings.ranks[start:stop]
+            total += ratings.values[ranks]
+            rated += ranks > 0
+        with np.errstate(invalid="ignore"):
+            return total / rated
+
+    def is_above(self, above: float, start: int = 0, stop: int | None = None) -> Bools:
+        """Whether any of each row's ratings is above the number."""
+        found = np.zeros(len(self.statuses[start:stop]), bool)
+        for ratings in self.ratings.values():
+            found |= ratings.ranks[start:stop] > ratings.rank_of(above)
+        return found
+
+
+# What a selection reads: rated samples from a table or from the published code's result files
+
+Origins: TypeAlias = Sequence[tuple[TableFile, int]]
+"""Files, and how many rows of each."""
+
+
+class Rated(Protocol):
+    """Rated samples: the numbers to choose by, and the names of the chosen."""
+
+    name: str
+    """What the decisions' headers call it."""
+    path: Path
+    notes: list[str]
+    capabilities: list[str]
+
+    @property
+    def files(self) -> Sequence[TableFile]:
+        """The files that the rows are from; decisions are cut like them."""
+        ...
+
+    @property
+    def pool(self) -> Pool:
+        """The numbers to choose by."""
+        ...
+
+    def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
+        """`key` and `shard` of all rows in order, some at a time, and from which files."""
+        ...
+
+
+# A rating table -> Pool: Parquet files of `rate`, or anyone's with the same columns
+
+STYLES, SOURCE, TOKENS, STATUS = "styles", "image_source", "num_tokens", "status"
+
+
+class RatingTable:
+    """The rows of a rating table; the request is checked when this is made, rows are read later."""
+
+    def __init__(self, table: Table, options: SelectOptions) -> None:
+        self.name = table.name
+        self.path = table.path
+        self.files = table.files
+        self.notes = notes_of_unfinished([table])
+        self._table = table
+        self._options = options
+        self._identity = Identity(table, needs_uid=False)
+        self.capabilities = options.names() or [n for n in CAPABILITIES if n in table.types]
+        if not self.capabilities:
+            raise RequestError(
+                f"{table.path}: has no column of a capability ({', '.join(CAPABILITIES)}); name "
+                f"yours with --capabilities; {column_names([table])}"
+            )
+        for name in self.capabilities:
+            if not _is_number(self._type(name)):
+                raise RequestError(
+                    f"--capabilities {name}: holds {table.types[name]}, ratings are integers or "
+                    "floating-point numbers"
+                )
+        styles = self._type(STYLES)
+        if not (pa.types.is_list(styles) or pa.types.is_large_list(styles)) or not _is_text(
+            styles.value_type
+        ):
+            raise RequestError(f"{table.path}: column {STYLES} holds {styles}, not lists of text")
+        if not _is_text(self._type(SOURCE)):
+            raise RequestError(f"{table.path}: column {SOURCE} holds {table.types[SOURCE]}")
+        if options.budget_tokens is not None and not pa.types.is_integer(self._tokens_type()):
+            raise RequestError(f"{table.path}: column {TOKENS} must hold integers")
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The columns as numbers, in one pass over the table."""
+        grouping = Grouping(Texts(label_cleaner(self._options.styles)), Texts())
+        statuses = Texts()
+        statuses.one(Status.OK)
+        parts: dict[str, list[pl.Series]] = {name: [] for name in self.capabilities}
+        status_parts, source_parts, token_parts = [], [], []
+        for _, frame in self._table.batches(self._columns):
+            status_parts.append(self._statuses(frame, statuses))
+            source_parts.append(grouping.sources.number(frame[SOURCE]))
+            lists = frame[STYLES].to_arrow(compat_level=pl.CompatLevel.oldest())
+            counts = pl.Series(lists.value_lengths()).fill_null(0).to_numpy()
+            flat = pl.Series(lists.flatten(), dtype=pl.String)
+            numbers = grouping.styles.number(flat)
+            numbers[flat.is_null().to_numpy()] = -1
+            grouping.add(counts.astype(np.int64), numbers, source_parts[-1])
+            for name, part in parts.items():
+                part.append(frame[name])
+            if self._options.budget_tokens is not None:
+                token_parts.append(frame[TOKENS].cast(pl.Int64).fill_null(0).to_numpy())
+        return Pool(
+            ratings={name: rank(parts.pop(name)) for name in self.capabilities},
+            groups=grouping.finish(),
+            sources=narrowed(np.concatenate(source_parts), len(grouping.sources.names)),
+            source_names=grouping.sources.names,
+            statuses=narrowed(np.concatenate(status_parts), len(statuses.names)),
+            status_names=statuses.names,
+            tokens=np.concatenate(token_parts) if token_parts else None,
+        )
+
+    def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
+        """`key` and `shard` of all rows in order, some at a time, and from which files."""
+        for origins, frame in self._table.batches(self._identity.columns):
+            yield origins, self._identity.of_all(origins, frame)
+
+    @property
+    def _columns(self) -> list[str]:
+        """What is read of the table."""
+        columns = [*self.capabilities, STYLES, SOURCE]
+        columns += [STATUS] if STATUS in self._table.types else []
+        columns += [TOKENS] if self._options.budget_tokens is not None else []
+        return list(dict.fromkeys(columns))
+
+    def _statuses(self, frame: pl.DataFrame, statuses: Texts) -> np.ndarray:
+        if STATUS not in self._table.types:
+            return np.zeros(frame.height, np.int32)
+        return statuses.number(frame[STATUS].cast(pl.String).fill_null(Status.OK.value))
+
+    def _type(self, column: str) -> pa.DataType:
+        """The type of a column; raises RequestError where the table lacks it."""
+        mixed = self._table.mixed.get(column)
+        if mixed is not None:
+            raise RequestError(f"column {column} of {self.name} can't be used: {mixed}")
+        if column not in self._table.types:
+            raise RequestError(
+                f"{self.path}: has no column {column}; {column_names([self._table])}"
+            )
+        return self._table.types[column]
+
+    def _tokens_type(self) -> pa.DataType:
+        if TOKENS not in self._table.types:
+            raise RequestError(
+                f"--budget-tokens: {self.path} has no column {TOKENS} (int: text and image tokens "
+                "of each sample); add it to the table, or say --budget"
+            )
+        return self._type(TOKENS)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    while pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_text(kind) for is_text in (*texts, pa.types.is_null))

@@ -1,0 +1,411 @@
+"""The published code's folder of result files, with its question file -> Pool.
+
+Items are streamed: a file of any size is read through a window of a few megabytes.
+
+Lines whose response is a text, as nearly all are, are read by polars; blocks that hold any other
+line are read one line at a time, so that a number in JSON is told from a number in a text.
+
+One file per capability, named after it, and style.jsonl. Rows are the items of the question file
+in their order; ties are broken by the order in which the files name them: that of the first file
+by name, then what the next ones add.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic_core import from_json
+
+from mmsieve.errors import RequestError, ShardError, Status
+from mmsieve.labels import CAPABILITIES
+from mmsieve.read.instructions import image_source, item_key
+from mmsieve.read.json_items import raw_items
+from mmsieve.selection.groups import (
+    Grouping,
+    Numbers,
+    Ratings,
+    Texts,
+    label_cleaner,
+    narrowed,
+    rank,
+    split_styles,
+)
+from mmsieve.selection.options import SelectOptions
+from mmsieve.selection.pool import Origins, Pool
+from mmsieve.tables import CHUNK, TableFile, write_atomically
+
+# The items of an instruction file (JSON list or JSONL): keys, sources, a part of them
+
+
+def read_items(data: Path) -> Iterator[tuple[str, str | None]]:
+    """Key and image source of each item in order; raises RequestError where one can't be read."""
+    stem = data.stem
+    for number, raw in _raw(data):
+        item = _parsed(data, number, raw)
+        yield item_key(item, stem, number), image_source(item)
+
+
+def key_in(data: Path, number: int, raw: bytes) -> str:
+    """The key of one item."""
+    return item_key(_parsed(data, number, raw), data.stem, number)
+
+
+def write_part(data: Path, out: Path, is_wanted: Callable[[int, bytes], bool]) -> int:
+    """Write the wanted items into a JSON list, as they stand and in their order.
+
+    `is_wanted` is asked with each item's number among the file's, from 0, and its bytes. Returns
+    how many were written.
+    """
+    written = 0
+
+    def write(temporary: Path) -> None:
+        nonlocal written
+        with temporary.open("wb") as file:
+            file.write(b"[")
+            for number, raw in _raw(data):
+                if is_wanted(number, raw):
+                    file.write(b",\n" if written else b"\n")
+                    file.write(raw)
+                    written += 1
+            file.write(b"\n]\n")
+
+    write_atomically(out, write)
+    return written
+
+
+def _raw(data: Path) -> Iterator[tuple[int, bytes]]:
+    """Each item's number in the file, as keys count them, and its bytes; no empty lines."""
+    try:
+        with data.open("rb") as file:
+            for number, raw in enumerate(raw_items(file)):
+                if raw and not raw.isspace():
+                    yield number, raw.strip()
+    except (OSError, ShardError) as error:
+        raise RequestError(f"--data {data}: can't be read: {error}") from error
+
+
+def _parsed(data: Path, number: int, raw: bytes) -> dict[str, Any]:
+    try:
+        item = from_json(raw)
+    except ValueError as error:
+        raise RequestError(f"--data {data}: item {number} is no JSON: {error}") from error
+    if not isinstance(item, dict):
+        raise RequestError(f"--data {data}: item {number} is no object: give a list of objects")
+    return item
+
+
+# A result file of the published code: JSON lines of `idx` and `pred_response`
+
+KEY, RESPONSE = "idx", "pred_response"
+_BLOCK = 1 << 24
+_TEXT = f'"{RESPONSE}": "'.encode()
+_MOST = 1 << 63
+
+
+def read_scores(path: Path) -> tuple[pl.Series, pl.Series]:
+    """Keys (Int64 or String) and scores (Int64; null: can't be read as a number).
+
+    A score is what Python's `int` makes of the response, as in the published code.
+    """
+    return _read(path, _score, pl.Int64())
+
+
+def read_texts(path: Path) -> tuple[pl.Series, pl.Series]:
+    """Keys (Int64 or String) and texts (String; null: not a text)."""
+    return _read(path, lambda value: value if isinstance(value, str) else None, pl.String())
+
+
+def _read(path: Path, convert: Any, dtype: pl.DataType) -> tuple[pl.Series, pl.Series]:
+    keys: list[pl.Series] = [pl.Series(KEY, [], pl.Int64)]
+    values: list[pl.Series] = [pl.Series(RESPONSE, [], dtype)]
+    line = 1
+    for block in _blocks(path):
+        lines = block.count(b"\n")
+        frame = _texts(block) if block.count(_TEXT) == lines else None
+        if frame is not None and frame.height == lines and not frame[KEY].has_nulls():
+            values.append(_converted(frame[RESPONSE], convert, dtype))
+            keys.append(frame[KEY])
+        else:
+            own = list(_parsed_result_file(path, line, block))
+            keys.append(_keys([key for key, _ in own]))
+            values.append(pl.Series(RESPONSE, [convert(v) for _, v in own], dtype))
+        line += lines
+    kind = pl.String if any(part.dtype == pl.String for part in keys) else pl.Int64
+    return pl.concat([part.cast(kind) for part in keys]), pl.concat(values)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The file in pieces of whole lines, each with its end."""
+    rest = b""
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_BLOCK):
+                whole, mark, after = chunk.rpartition(b"\n")
+                if mark:
+                    yield rest + whole + mark
+                    rest = after
+                else:
+                    rest += chunk
+    except OSError as error:
+        raise RequestError(f"{path}: can't be read: {error}") from error
+    if rest.strip():
+        yield rest + b"\n"
+
+
+def _texts(block: bytes) -> pl.DataFrame | None:
+    """The block's lines, or None where they aren't all an integer and a text."""
+    try:
+        return pl.read_ndjson(block, schema={KEY: pl.Int64, RESPONSE: pl.String})
+    except pl.exceptions.ComputeError:
+        return None
+
+
+def _converted(texts: pl.Series, convert: Any, dtype: pl.DataType) -> pl.Series:
+    """What each text is converted to, every distinct text once."""
+    if dtype == pl.String:
+        return texts
+    array = texts.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
+    known = pl.Series([convert(text) for text in array.dictionary.to_pylist()], dtype=dtype)
+    return known.gather(pl.Series(array.indices)).alias(texts.name)
+
+
+def _parsed_result_file(path: Path, first: int, block: bytes) -> Iterator[tuple[int | str, Any]]:
+    """Key and response of each line; raises RequestError for one that has no key."""
+    for number, line in enumerate(block.splitlines(), first):
+        if not line.strip():
+            continue
+        try:
+            item = from_json(line)
+        except ValueError as error:
+            raise RequestError(f"{path} line {number}: no JSON ({error})") from error
+        key = item.get(KEY) if isinstance(item, dict) else None
+        if isinstance(key, bool) or not isinstance(key, int | str):
+            raise RequestError(f"{path} line {number}: has no {KEY} that is a number or a text")
+        yield key, item.get(RESPONSE)
+
+
+def _keys(keys: Iterable[int | str]) -> pl.Series:
+    listed = list(keys)
+    if all(isinstance(key, int) and -_MOST <= key < _MOST for key in listed):
+        return pl.Series(KEY, listed, pl.Int64)
+    return pl.Series(KEY, [str(key) for key in listed], pl.String)
+
+
+def _score(value: Any) -> int | None:
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if -_MOST <= number < _MOST else None
+
+
+# The published code's folder of result files, with its question file -> Pool
+
+STYLE = "style"
+
+
+def is_result_folder(path: Path) -> bool:
+    """Whether a folder holds result files, and no table."""
+    return path.is_dir() and any(path.glob("*.jsonl")) and not any(path.rglob("*.parquet"))
+
+
+class ResultFolder:
+    """Result files and the items that they are about."""
+
+    def __init__(self, path: Path, data: Path | None, options: SelectOptions) -> None:
+        """Raise RequestError where files are missing; none is read yet."""
+        if data is None:
+            raise RequestError(f"{path}: holds result files: say --data FILE, what they are about")
+        if options.budget_tokens is not None:
+            raise RequestError(
+                f"--budget-tokens: {path} has no column num_tokens; give a rating table that has "
+                "it, or say --budget"
+            )
+        self.name = path.resolve().name
+        self.path = path
+        self.notes: list[str] = []
+        self._data = data
+        self._options = options
+        self._scores = {file.stem: file for file in sorted(path.glob("*.jsonl"))}
+        style = self._scores.pop(STYLE, None)
+        if style is None:
+            raise RequestError(f"{path}: has no {STYLE}.jsonl; add the styler's results")
+        self._style = style
+        self.capabilities = options.names() or [n for n in CAPABILITIES if n in self._scores]
+        missing = [name for name in self.capabilities if name not in self._scores]
+        if missing or not self.capabilities:
+            raise RequestError(
+                f"{path}: no {missing[0] if missing else 'capability'}.jsonl; there are "
+                f"{', '.join(self._scores) or 'none'}: name some of them with --capabilities"
+            )
+
+    @cached_property
+    def files(self) -> tuple[TableFile, ...]:
+        """The question file as the one shard that there is."""
+        size = self._data.stat().st_size
+        return (TableFile(self._data.stem, self._data, len(self._keys), size, complete=True),)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The numbers of all files, in the order of the items."""
+        rows, order = len(self._keys), _Order(len(self._keys))
+        join = _Join(self._keys)
+        ratings: dict[str, Ratings] = {}
+        for name, path in self._scores.items():
+            keys, scores = read_scores(path)
+            at = join.rows(path, keys, self.notes)
+            order.add(at[at >= 0])
+            if name in self.capabilities:
+                self._note(path, scores)
+                ratings[name] = rank([_placed(scores, at, rows)])
+        keys, texts = read_texts(self._style)
+        at = join.rows(self._style, keys, self.notes)
+        if texts.null_count():
+            self.notes.append(
+                f"{self._style}: {texts.null_count()} responses aren't text: no style"
+            )
+        grouping = self._grouped(_placed(texts, at, rows))
+        return Pool(
+            ratings={name: ratings[name] for name in self.capabilities},
+            groups=grouping.finish(),
+            sources=self._sources,
+            source_names=self._source_names.names,
+            statuses=np.zeros(rows, np.uint8),
+            status_names=[Status.OK],
+            order=order.finish(),
+        )
+
+    def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
+        """`key` and `shard` of all items in order, some at a time."""
+        (file,) = self.files
+        for start in range(0, len(self._keys), CHUNK):
+            keys = self._keys.slice(start, CHUNK).cast(pl.String).alias("key")
+            yield (
+                [(file, len(keys))],
+                keys.to_frame().with_columns(pl.lit(file.shard).alias("shard")),
+            )
+
+    @cached_property
+    def _items(self) -> tuple[pl.Series, Numbers, Texts]:
+        names = Texts()
+        keys, sources = [pl.Series("key", [], pl.String)], [np.zeros(0, np.int32)]
+        without = 0
+        items = read_items(self._data)
+        while part := list(islice(items, CHUNK)):
+            keys.append(pl.Series("key", [key for key, _ in part], pl.String))
+            without += sum(source is None for _, source in part)
+            sources.append(names.number(pl.Series([source for _, source in part], dtype=pl.String)))
+        if without:
+            self.notes.append(f"{self._data}: {without} items have no image source")
+        joined = pl.concat(keys)
+        if joined.n_unique() < len(joined):
+            twice = joined.filter(joined.is_duplicated())[0]
+            raise RequestError(f"--data {self._data}: the key {twice!r} comes twice")
+        numbers = joined.cast(pl.Int64, strict=False)
+        if not numbers.has_nulls() and numbers.cast(pl.String).equals(joined):
+            joined = numbers
+        return joined, narrowed(np.concatenate(sources), len(names.names)), names
+
+    @property
+    def _keys(self) -> pl.Series:
+        return self._items[0]
+
+    @property
+    def _sources(self) -> Numbers:
+        return self._items[1]
+
+    @property
+    def _source_names(self) -> Texts:
+        return self._items[2]
+
+    def _grouped(self, texts: pl.Series) -> Grouping:
+        """The groups of rows with these texts of styles."""
+        spelling = self._options.styles
+        grouping = Grouping(Texts(label_cleaner(spelling)), self._source_names)
+        distinct = Texts()
+        numbers = distinct.number(texts)
+        labels = [
+            [grouping.styles.one(label) for label in split_styles(text, spelling)]
+            for text in distinct.names
+        ]
+        sizes = np.array([len(each) for each in labels], np.int64)
+        starts = np.cumsum(sizes) - sizes
+        flat = np.array([label for each in labels for label in each], np.int32)
+        counts = np.where(texts.is_null().to_numpy(), 0, sizes[numbers])
+        for start in range(0, len(texts), CHUNK):
+            part = slice(start, start + CHUNK)
+            own = counts[part]
+            at = np.repeat(starts[numbers[part]] - (np.cumsum(own) - own), own)
+            grouping.add(own, flat[at + np.arange(len(at))], self._sources[part])
+        return grouping
+
+    def _note(self, path: Path, scores: pl.Series) -> None:
+        """Say which scores can't be read, and which are outside of the scale."""
+        if scores.null_count():
+            self.notes.append(f"{path}: {scores.null_count()} scores can't be read: no rating")
+        outside = int((~scores.is_between(0, 5)).sum())
+        if outside:
+            self.notes.append(f"{path}: {outside} scores are outside of 0-5: used as they are")
+
+
+class _Join:
+    """Finds the rows of keys; files that name the same keys in the same order cost nothing."""
+
+    def __init__(self, keys: pl.Series) -> None:
+        self._rows = pl.DataFrame({"key": keys, "row": np.arange(len(keys), dtype=np.int32)})
+        self._last: tuple[pl.Series, Numbers] | None = None
+
+    def rows(self, path: Path, keys: pl.Series, notes: list[str]) -> Numbers:
+        """The row of each key, -1 where the pool has none; raises RequestError for a repeat."""
+        kind = self._rows["key"].dtype
+        if keys.dtype != kind:  # "5" and 5 are the same key
+            keys = keys.cast(kind, strict=False) if keys.dtype == pl.Int64 else keys
+            if keys.dtype != kind:
+                self._rows = self._rows.cast({"key": pl.String})
+        if self._last is None or not keys.equals(self._last[0]):
+            if keys.n_unique() < len(keys):
+                twice = keys.filter(keys.is_duplicated())[0]
+                raise RequestError(f"{path}: idx {twice} comes twice: keep one of the lines")
+            found = keys.to_frame("key").join(
+                self._rows, on="key", how="left", maintain_order="left"
+            )
+            self._last = keys, found["row"].fill_null(-1).to_numpy()
+        rows = self._last[1]
+        unknown = int((rows < 0).sum())
+        if unknown:
+            notes.append(f"{path}: {unknown} of its lines are about no item of --data: left out")
+        return rows
+
+
+class _Order:
+    """Rows in the order in which files name them first."""
+
+    def __init__(self, rows: int) -> None:
+        self._seen = np.zeros(rows, bool)
+        self._parts: list[Numbers] = []
+
+    def add(self, rows: Numbers) -> None:
+        """Take in the rows of the next file."""
+        new = rows[~self._seen[rows]]
+        self._seen[new] = True
+        self._parts.append(new)
+
+    def finish(self) -> Numbers | None:
+        """All rows, those that no file names last; None where that is their own order."""
+        order = np.concatenate([*self._parts, np.flatnonzero(~self._seen)]).astype(np.int32)
+        return None if (np.diff(order) == 1).all() else order
+
+
+def _placed(values: pl.Series, at: Numbers, rows: int) -> pl.Series:
+    """The values at their rows, null elsewhere."""
+    inside = at >= 0
+    if len(at) == rows and (at == np.arange(rows)).all():
+        return values
+    source = np.full(rows, -1, np.int64)
+    source[at[inside]] = np.flatnonzero(inside)
+    taken = pl.Series(source)
+    return values.gather(taken.set(taken < 0, None))

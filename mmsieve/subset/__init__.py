@@ -1,1 +1,0 @@
-"""Choosing a subset of rated samples: what `select` does beyond reading words and printing."""

@@ -1,0 +1,1 @@
+"""Recipes of the bundled tiny models, a file each."""

@@ -1,0 +1,245 @@
+"""Scenes with known truth: what is in a picture, before anyone draws or describes it.
+
+Everything the product teaches its tiny models comes from here. A scene is a plain value: it is
+sampled from a seed, drawn by `draw`, told by `captions`, and changed by `edits`. Because the truth
+is a set of `Fact`s, whoever writes over a scene (captions, documents, questions, ratings) can also
+check what was written, word by word.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+GRID = 3
+PLACES = (
+    "top-left", "top", "top-right",
+    "left", "center", "right",
+    "bottom-left", "bottom", "bottom-right",
+)  # fmt: skip
+CROSS = (1, 3, 4, 5, 7)
+EVERYWHERE = tuple(range(GRID * GRID))
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 38, 38),
+    "green": (38, 158, 58),
+    "blue": (42, 78, 214),
+    "yellow": (236, 206, 36),
+    "purple": (140, 48, 172),
+    "orange": (242, 128, 26),
+    "black": (24, 24, 28),
+    "teal": (24, 150, 152),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "ring")
+FILLS = ("solid", "striped", "dotted")
+SIZES = ("small", "large")
+WORDS = ("SUN", "CAT", "BUS", "MAP", "TEA", "FOX")
+SIGN = "sign"
+ROW_NAMES = ("apples", "pears", "plums", "figs")
+COLUMN_NAMES = ("may", "june", "july")
+
+
+class Fact(NamedTuple):
+    """One checkable statement about a scene: of `subject`, the `attribute` is `value`."""
+
+    subject: str
+    attribute: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One object in one cell of the grid. A sign carries a word and has neither fill nor size."""
+
+    cell: int
+    shape: str
+    colour: str
+    fill: str = ""
+    size: str = ""
+    word: str = ""
+
+    @property
+    def place(self) -> str:
+        """The name of its cell, which is how sentences point at it."""
+        return PLACES[self.cell]
+
+    def attributes(self) -> dict[str, str]:
+        """What can be said about it, besides where it is."""
+        named = {
+            "shape": self.shape,
+            "colour": self.colour,
+            "fill": self.fill,
+            "size": self.size,
+            "word": self.word,
+        }
+        return {name: value for name, value in named.items() if value}
+
+    def facts(self) -> list[Fact]:
+        """Its place, and its attributes under that place's name."""
+        here = [Fact(self.place, "place", self.place)]
+        return here + [Fact(self.place, name, value) for name, value in self.attributes().items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A bar chart: colours from left to right and their heights, whole numbers."""
+
+    colours: tuple[str, ...]
+    heights: tuple[int, ...]
+
+    def facts(self) -> list[Fact]:
+        """One fact per bar, and the number of bars."""
+        bars = zip(self.colours, self.heights, strict=True)
+        return [Fact("chart", "count", str(len(self.colours)))] + [
+            fact
+            for colour, height in bars
+            for fact in (Fact(colour, "place", colour), Fact(colour, "height", str(height)))
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of small numbers, addressed by row and column name."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: tuple[int, ...]
+
+    def at(self, row: str, column: str) -> int:
+        """The number in one cell."""
+        return self.cells[self.rows.index(row) * len(self.columns) + self.columns.index(column)]
+
+    def facts(self) -> list[Fact]:
+        """One fact per cell, and one per name so that a missing row can be told."""
+        named = [Fact(name, "place", name) for name in (*self.rows, *self.columns)]
+        return named + [
+            Fact(f"{row} {column}", attribute, value)
+            for row in self.rows
+            for column in self.columns
+            for attribute, value in (
+                ("place", f"{row} {column}"),
+                ("number", str(self.at(row, column))),
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture's truth. `seed` decides only how it is drawn: jitter, shades and noise."""
+
+    family: str
+    seed: int
+    tint: tuple[int, int, int]
+    things: tuple[Thing, ...] = ()
+    chart: Chart | None = None
+    table: Table | None = None
+
+    def facts(self) -> frozenset[Fact]:
+        """All that is true and can be said."""
+        if self.chart is not None:
+            return frozenset(self.chart.facts())
+        if self.table is not None:
+            return frozenset(self.table.facts())
+        found = [fact for thing in self.things for fact in thing.facts()]
+        return frozenset([*found, Fact("scene", "count", str(len(self.things)))])
+
+    def thing_at(self, cell: int) -> Thing | None:
+        """What stands in a cell, if anything does."""
+        return next((thing for thing in self.things if thing.cell == cell), None)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a family of scenes may contain. `core` is what the tiny models must master."""
+
+    name: str
+    counts: tuple[int, ...] = (2, 3)
+    cells: tuple[int, ...] = CROSS
+    shapes: tuple[str, ...] = SHAPES[:5]
+    colours: tuple[str, ...] = tuple(COLOURS)[:6]
+    fills: tuple[str, ...] = FILLS[:2]
+    sizes: tuple[str, ...] = ()
+    words: tuple[str, ...] = WORDS
+    sign_share: float = 0.1
+
+    @property
+    def has_things(self) -> bool:
+        """Whether its scenes are made of objects; documents are only written over those."""
+        return self.name not in ("chart", "table")
+
+    def values(self, attribute: str) -> tuple[str, ...]:
+        """What an attribute of an object may be."""
+        return {
+            "colour": self.colours,
+            "shape": self.shapes,
+            "fill": self.fills,
+            "size": self.sizes,
+            "word": self.words,
+        }[attribute]
+
+
+WORLDS: dict[str, World] = {
+    world.name: world
+    for world in (
+        World("core"),
+        World(
+            "many",
+            counts=(4, 5, 6),
+            cells=EVERYWHERE,
+            shapes=SHAPES,
+            colours=tuple(COLOURS),
+            fills=FILLS,
+            sizes=SIZES,
+        ),
+        World("chart", counts=(3, 4)),
+        World("table", counts=(2, 3)),
+    )
+}
+
+
+def pick_one(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    """One of the options. Faster than `rng.choice`, and it keeps the type."""
+    return options[int(rng.integers(len(options)))]
+
+
+def some(rng: np.random.Generator, options: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Several different options, in random order."""
+    return tuple(options[int(i)] for i in rng.permutation(len(options))[:count])
+
+
+def make_thing(world: World, cell: int, rng: np.random.Generator, *, sign: bool) -> Thing:
+    """Sample one object for a cell."""
+    colour = pick_one(rng, world.colours)
+    if sign:
+        return Thing(cell, SIGN, colour, word=pick_one(rng, world.words))
+    shape, fill = pick_one(rng, world.shapes), pick_one(rng, world.fills)
+    return Thing(cell, shape, colour, fill, pick_one(rng, world.sizes) if world.sizes else "")
+
+
+def _things(world: World, count: int, rng: np.random.Generator) -> tuple[Thing, ...]:
+    """Objects in reading order; at most one of them is a sign."""
+    cells = sorted(world.cells[int(i)] for i in rng.permutation(len(world.cells))[:count])
+    sign = int(rng.integers(count)) if rng.random() < world.sign_share * count else -1
+    made = (make_thing(world, cell, rng, sign=i == sign) for i, cell in enumerate(cells))
+    return tuple(made)
+
+
+def sample_scene(family: str, seed: int) -> Scene:
+    """The scene of a family that belongs to a seed; always the same one."""
+    rng = np.random.default_rng(seed)
+    world = WORLDS[family]
+    red, green, blue = (int(value) for value in rng.integers(214, 256, 3))
+    tint = (red, green, blue)
+    count = world.counts[int(rng.integers(len(world.counts)))]
+    draw_seed = int(rng.integers(2**62))
+    if family == "chart":
+        heights = tuple(int(value) for value in rng.integers(1, 10, count))
+        chart = Chart(some(rng, world.colours, count), heights)
+        return Scene(family, draw_seed, tint, chart=chart)
+    if family == "table":
+        columns = COLUMN_NAMES[: 2 + int(rng.integers(2))]
+        cells = tuple(int(value) for value in rng.integers(0, 10, count * len(columns)))
+        return Scene(
+            family, draw_seed, tint, table=Table(some(rng, ROW_NAMES, count), columns, cells)
+        )
+    return Scene(family, draw_seed, tint, things=_things(world, count, rng))

@@ -1,1 +1,0 @@
-"""Training of models that answer: raters of instruction samples, enhancers of captions."""

@@ -1,0 +1,1 @@
+"""Training: recipes, data, objectives, and the stages that the stock Trainer runs."""

@@ -1,0 +1,218 @@
+"""Initial checkpoints from a pretrained language model and a vision tower, as published.
+
+As LLaVA's initialize_vision_modules does (Victorwz/UniFilter): the projector and the head are new,
+a tokenizer without a bos gets `<s>` on one of the language model's spare rows.
+
+As published (arXiv 2410.16166): Qwen2, SigLIP, and a new two-layer projector between them.
+"""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from mmsieve.devices import quiet
+from mmsieve.errors import RequestError
+from mmsieve.methods.aitqe import model as aitqe_model
+from mmsieve.methods.aitqe.checkpoint import LANGUAGE_MODELS, EnhancerCheckpoint
+from mmsieve.methods.files import HUB_ID, hub_folder, read_json, tensor_files
+from mmsieve.methods.tokenizer import check_tokenizer, open_tokenizer
+from mmsieve.methods.tower import INSIDE, find_tower, open_tower
+from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, BACKBONES, Checkpoint
+from mmsieve.methods.unifilter.model import QualityClassifier, QualityConfig, save_classifier
+from mmsieve.training.recipe import Backbone, Pretrained
+
+# A classifier from a pretrained language model and a vision tower, in the published layout
+
+_BEGIN = "<s>"
+
+
+def backbone_folder(name: str) -> Path:
+    """The folder of a language model or tower, by folder or hub id; raises RequestError."""
+    folder = Path(name).expanduser()
+    found = folder if folder.is_dir() else hub_folder(name) if HUB_ID.fullmatch(name) else None
+    if found is None or not (found / "config.json").is_file():
+        raise RequestError(f"no model {name!r}: give a folder in the stock layout, or a hub id")
+    return found
+
+
+def check_backbone(language_model: str, vision_tower: str) -> None:
+    """Raise RequestError where the parts are not there or not of a supported family."""
+    language = backbone_folder(language_model)
+    _layout(language)
+    check_tokenizer(language)
+    backbone_folder(vision_tower)
+
+
+def write_pretrained(folder: Path, start: Pretrained, own: dict[str, Any]) -> None:
+    """Write the checkpoint folder that training starts from."""
+    language = backbone_folder(start.language_model)
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        config = _config(language, start, find_width(start))
+        tokenizer = open_tokenizer(language)
+        if tokenizer.bos_token is None:
+            tokenizer.add_special_tokens({"bos_token": _BEGIN})
+        if len(tokenizer) > int(config["vocab_size"]):
+            raise RequestError(f"{language}: no spare row for a bos among its embeddings")
+        tokenizer.save_pretrained(place)
+        (place / "config.json").write_text(json.dumps(config))
+        tower = find_tower(place, config, {})
+        like = Checkpoint(place, config, {}, tower)
+        save_classifier(_model(like, language), folder, like, own)
+
+
+def output_embedding(start: Pretrained) -> Tensor:
+    """[vocabulary, hidden]: the output embedding of a language model that does not tie it."""
+    language = backbone_folder(start.language_model)
+    file = tensor_files(language).get("lm_head.weight")
+    if file is None:
+        raise RequestError(f"{language}: no tensor lm_head.weight, which stage 1 needs")
+    with safe_open(file, "pt") as opened:
+        table: Tensor = opened.get_tensor("lm_head.weight")
+    return table
+
+
+def find_width(start: Pretrained) -> int:
+    """Width of the vision tower's hidden states."""
+    config = read_json(backbone_folder(start.vision_tower) / "config.json")
+    return int(config.get("vision_config", config).get("hidden_size", 768))
+
+
+def _layout(language: Path) -> str:
+    """The published `model_type` around a language model; raises RequestError."""
+    kind = read_json(language / "config.json").get("model_type")
+    for layout, backbone in BACKBONES.items():
+        if backbone == kind:
+            return layout
+    allowed = ", ".join(BACKBONES.values())
+    raise RequestError(f"{language}: model_type {kind!r} is not one of {allowed}")
+
+
+def _config(language: Path, start: Pretrained, width: int) -> dict[str, Any]:
+    layout = _layout(language)
+    return read_json(language / "config.json") | {
+        "model_type": layout,
+        "architectures": [ARCHITECTURES[layout]],
+        "num_labels": start.labels,
+        "use_cache": False,
+        "mm_hidden_size": width,
+        "mm_num_image_tokens": start.image_tokens,
+        "mm_projector_type": "aapool_mlp",
+        "mm_vision_select_layer": -1,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_tower": str(_named(start.vision_tower)),
+        "tokenizer_model_max_length": start.max_sequence,
+    }
+
+
+def _named(tower: str) -> Path | str:
+    folder = Path(tower).expanduser()
+    return folder.resolve() if folder.is_dir() else tower
+
+
+def _model(like: Checkpoint, language: Path) -> QualityClassifier:
+    state: dict[str, Tensor] = {}
+    for name, file in tensor_files(language).items():
+        if not name.startswith("lm_head."):
+            with safe_open(file, "pt") as opened:
+                state[f"model.{name.removeprefix('model.')}"] = opened.get_tensor(name)
+    for stock, (file, name) in like.tower.tensors.items():
+        if not stock.startswith("head."):  # the pooling head is never used
+            with safe_open(file, "pt") as opened:
+                state[f"{INSIDE}vision_model.{stock}"] = opened.get_tensor(name)
+    with quiet():
+        model, info = QualityClassifier.from_pretrained(
+            None,
+            config=QualityConfig.of(like),
+            state_dict=state,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    new = ("model.mm_projector.", "score.")
+    missing = [name for name in sorted(info["missing_keys"]) if not name.startswith(new)]
+    if missing:
+        raise RequestError(f"{language} or its tower: no tensor {missing[0]}")
+    return model  # type: ignore[no-any-return]
+
+
+# An enhancer from a pretrained language model and a vision tower, in AITQE's layout
+
+
+def write_backbone(folder: Path, start: Backbone) -> None:
+    """Write the checkpoint folder that training starts from; raises RequestError."""
+    language, vision = backbone_folder(start.language_model), backbone_folder(start.vision_tower)
+    text = read_json(language / "config.json")
+    if text.get("model_type") not in LANGUAGE_MODELS:
+        allowed = ", ".join(LANGUAGE_MODELS)
+        raise RequestError(f"{language}: model_type {text.get('model_type')!r}: not {allowed}")
+    tower = open_tower(vision)
+    if tower.kind != "siglip":
+        raise RequestError(f"{vision}: a {tower.kind} tower: AITQE's is a siglip")
+    config = text | published_config(tower.config, int(text["vocab_size"]))
+    config["language_model_name_or_path"] = start.language_model
+    config["vision_model_name_or_path"] = start.vision_tower
+    own = {"plain_text": True, "max_text_tokens": 1024, "backbone": text["model_type"]}
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        open_tokenizer(language).save_pretrained(place)
+        like = EnhancerCheckpoint(place, config | {"mmsieve": own}, {}, tower)
+        model = LlavaForConditionalGeneration(aitqe_model.stock_config(like))
+        missing, _ = model.load_state_dict(_state(language, model, tower.tensors), strict=False)
+        new = (
+            "model.multi_modal_projector.",
+            "lm_head." if model.config.tie_word_embeddings else "-",
+        )
+        left = [name for name in missing if not name.startswith(new)]
+        if left:
+            raise RequestError(f"{language} or its tower {vision}: no tensor {left[0]}")
+        model.model.multi_modal_projector.linear_2.bias.data.zero_()
+        _write_ends(place, language, text)
+        aitqe_model.save_enhancer(model, folder, like, own)
+
+
+def published_config(vision: dict[str, Any], vocabulary: int) -> dict[str, Any]:
+    """What AITQE's config.json says beside the language model's own."""
+    return {
+        "model_type": "mm",
+        "architectures": ["MMForCausalLM"],
+        "image_aspect_ratio": "square",
+        "image_tile_tokens": (vision["image_size"] // vision["patch_size"]) ** 2,
+        "image_token_index": vocabulary,
+        "mm_projector_type": "mlp",
+        "pesudo_img_size": vision["image_size"],
+        "pesudo_patch_size": vision["patch_size"],
+        "pooling_kernel": 1,
+        "visual_hidden_dim": vision["hidden_size"],
+    }
+
+
+def _state(
+    language: Path, model: LlavaForConditionalGeneration, tower: dict[str, tuple[Path, str]]
+) -> dict[str, Tensor]:
+    """Stock name -> tensor of both parts."""
+    state: dict[str, Tensor] = {}
+    for name, file in tensor_files(language).items():
+        with safe_open(file, "pt") as opened:
+            inner = name.removeprefix("model.")
+            stock = name if name.startswith("lm_head.") else f"model.language_model.{inner}"
+            state[stock] = opened.get_tensor(name)
+    nested = "vision_model." if hasattr(model.model.vision_tower, "vision_model") else ""
+    for name, (file, theirs) in tower.items():
+        with safe_open(file, "pt") as opened:
+            state[f"model.vision_tower.{nested}{name}"] = opened.get_tensor(theirs)
+    return state
+
+
+def _write_ends(place: Path, language: Path, text: dict[str, Any]) -> None:
+    """The ids that end an answer: the language model's own."""
+    file = language / "generation_config.json"
+    found = read_json(file).get("eos_token_id") if file.is_file() else None
+    ends = text.get("eos_token_id") if found is None else found
+    settings = {"do_sample": False, "eos_token_id": ends}
+    (place / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n")

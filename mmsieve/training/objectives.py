@@ -1,0 +1,244 @@
+"""What is minimised: modules that take a batch and give a loss, as the stock Trainer wants them."""
+
+from collections.abc import Callable, Sequence
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmsieve.images import ImageSpec
+from mmsieve.labels import POSITIVE
+from mmsieve.methods.tokenizer import IMAGE
+from mmsieve.methods.unifilter.model import QualityClassifier
+from mmsieve.training.data import IGNORED, RIGHT
+from mmsieve.training.recipe import ClassifierStage
+from mmsieve.training.sft import NOT_LEARNT
+
+# What is minimised: modules that take a batch and give a loss, as the stock Trainer wants them
+
+_PLAIN_WORDS = 0.2
+"""Weight of a word that states nothing, beside one that states a fact: guessing how a sentence
+goes on would drown what the image says."""
+
+
+class Pixels(nn.Module):
+    """uint8 pixels to what the tower takes."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self._scale = spec.scale
+        shape = (1, 3, 1, 1)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(shape), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[images, size, size, 3] uint8 -> [images, 3, size, size] normalised."""
+        return (pixels.permute(0, 3, 1, 2).float() * self._scale - self.mean) / self.std
+
+
+class _Objective(nn.Module):
+    """A classifier with what it takes to train it."""
+
+    accepts_loss_kwargs = False
+    """Each loss is a mean over its batch: the Trainer divides by the batches of an update."""
+
+    def __init__(self, model: QualityClassifier, spec: ImageSpec) -> None:
+        super().__init__()
+        self.classifier = model
+        self.pixels = Pixels(spec)
+
+
+class LessonObjective(_Objective):
+    """Reads from each patch of a rendered scene which cell it is, and what is in it.
+
+    One linear layer per question on the tower's last layer; they are thrown away afterwards. Where
+    patches are finer than cells, each is asked of the cell that it lies in.
+    """
+
+    def __init__(self, model: QualityClassifier, spec: ImageSpec, classes: Sequence[int]) -> None:
+        super().__init__(model, spec)
+        width = model.model.vision_tower.vision_tower["vision_model"].config.hidden_size
+        self.heads = nn.ModuleList(nn.Linear(width, count) for count in classes)
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """`labels` [images, cells, questions]; the loss is the sum over questions."""
+        tower = self.classifier.model.vision_tower
+        patches = tower(self.pixels(pixels), self.classifier.config.select_layer)
+        labels = _per_patch(labels, patches.shape[1])
+        logits = [head(patches) for head in self.heads]
+        losses = [
+            functional.cross_entropy(one.flatten(0, 1).float(), labels[..., index].flatten())
+            for index, one in enumerate(logits)
+        ]
+        guesses = torch.stack([one.argmax(-1) for one in logits], -1)
+        return {"loss": torch.stack(losses).sum(), "logits": guesses}
+
+
+def _per_patch(labels: Tensor, patches: int) -> Tensor:
+    """[images, cells, questions] -> [images, patches, questions], both square grids."""
+    side, cells = isqrt(patches), isqrt(labels.shape[1])
+    finer = side // cells
+    grid = labels.view(len(labels), cells, cells, -1)
+    return grid.repeat_interleave(finer, 1).repeat_interleave(finer, 2).flatten(1, 2)
+
+
+class CaptionObjective(_Objective):
+    """Stage 1: the next token of captions of level 3; only the projector learns.
+
+    `table` [vocabulary, hidden] turns hidden states into logits: the language model's own output
+    embedding. As pretrain.sh of Victorwz/UniFilter, but for the prompt, which is that of scoring.
+    """
+
+    table: Tensor
+
+    def __init__(self, model: QualityClassifier, spec: ImageSpec, table: Tensor) -> None:
+        super().__init__(model, spec)
+        self.register_buffer("table", table.detach(), persistent=False)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("mm_projector" in name)
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """A batch of `mmsieve.train.data.collate`."""
+        hidden = _hidden(self.classifier, self.pixels, batch)
+        cap = getattr(self.classifier.model.config, "final_logit_softcapping", None)
+        return {"loss": _captioning(hidden, batch, self.table, cap)}
+
+
+class QualityObjective(_Objective):
+    """Stage 2: the level, as published, and two losses that teach what to look at from scratch.
+
+    The level: squared error of a single output, or cross-entropy of several. Captioning: the next
+    token of texts of level 3, and of the words of any text that state a right fact, through the
+    tied embeddings. Wrong words: for each word that states a fact, whether the image contradicts
+    it (a linear layer that is thrown away afterwards). From random weights the level alone does not
+    get off the ground.
+    """
+
+    def __init__(self, model: QualityClassifier, spec: ImageSpec, stage: ClassifierStage) -> None:
+        super().__init__(model, spec)
+        self._captioning, self._wrong_words = stage.captioning, stage.wrong_words
+        self.word = nn.Linear(model.score.in_features, 1) if stage.wrong_words else None
+        self.parts: dict[str, float] = {}
+        """Each loss of the last step."""
+        if not stage.tower_rate:
+            model.model.vision_tower.requires_grad_(False)
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """A batch of `mmsieve.train.data.collate`; `logits` [rows] are scores as `score` gives."""
+        hidden = _hidden(self.classifier, self.pixels, batch)
+        rows = torch.arange(len(batch["lengths"]), device=hidden.device)
+        logits = self.classifier.score(hidden[rows, batch["lengths"] - 1]).float()
+        losses = {"level": _level_loss(logits, batch["labels"])}
+        if self.training and self._captioning:
+            table = self.classifier.model.embed_tokens.weight
+            losses["captioning"] = self._captioning * _captioning(hidden, batch, table)
+        if self.training and self.word is not None:
+            losses["wrong_words"] = self._wrong_words * self._words(hidden, batch["facts"])
+        if self.training:
+            self.parts = {name: float(loss.detach()) for name, loss in losses.items()}
+        return {"loss": torch.stack(list(losses.values())).sum(), "logits": _scores(logits)}
+
+    def _words(self, hidden: Tensor, facts: Tensor) -> Tensor:
+        assert self.word is not None
+        told = facts != IGNORED
+        if not told.any():  # a file's texts have no known words
+            return 0.0 * self.word.weight.sum()
+        guesses = self.word(hidden[told])[:, 0].float()
+        return functional.binary_cross_entropy_with_logits(guesses, facts[told].float())
+
+
+def _hidden(model: QualityClassifier, pixels: Pixels, batch: dict[str, Tensor]) -> Tensor:
+    """[rows, longest, hidden] of a batch; each image goes through the tower once."""
+    images = model.encode_images(pixels(batch["pixels"]))
+    return model.hidden_states(batch["input_ids"], images.flatten(0, 1)[batch["shown"]])
+
+
+def _level_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.shape[1] == 1:
+        return functional.mse_loss(logits[:, 0], labels.float())
+    return functional.cross_entropy(logits, labels.long())
+
+
+def _scores(logits: Tensor) -> Tensor:
+    """[rows, labels] -> [rows]: the output itself, or the expected level (`levels.quality`)."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logits.softmax(-1) @ torch.arange(logits.shape[1], device=logits.device).float()
+
+
+def _captioning(
+    hidden: Tensor, batch: dict[str, Tensor], table: Tensor, cap: float | None = None
+) -> Tensor:
+    """Cross-entropy of the next token, words that state facts weighing more than the others."""
+    ids, states = batch["input_ids"][:, 1:], hidden[:, :-1]
+    places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    text = (ids != IMAGE) & (places < batch["lengths"][:, None])
+    positive = (batch["labels"] == POSITIVE)[:, None] & text
+    weights = _PLAIN_WORDS * positive.float() + (batch["facts"][:, 1:] == RIGHT).float()
+    told = weights > 0
+    logits = (states[told] @ table.T).float()
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    losses = functional.cross_entropy(logits, ids[told], reduction="none")
+    return (losses * weights[told]).sum() / weights[told].sum().clamp(min=_PLAIN_WORDS)
+
+
+# What is minimised when a model learns to answer: the next token of its answers, nothing else
+
+Encode = Callable[[Tensor], Tensor]
+"""Pixels [images, 3, size, size], normalised -> embeddings [images, tokens, hidden]."""
+
+
+class AnswerObjective(nn.Module):
+    """Cross-entropy of answers under a stock model of images and text (Llava, LlavaOnevision)."""
+
+    accepts_loss_kwargs = False
+    """The loss is a mean over its batch: the Trainer divides by the batches of an update."""
+
+    def __init__(self, model: Any, encode: Encode, spec: ImageSpec) -> None:
+        super().__init__()
+        self.generator = model
+        self.pixels = Pixels(spec)
+        self._encode = encode
+        self.parts: dict[str, float] = {}
+        """Of the last step: the share of answer tokens that are the likeliest ones."""
+
+    def forward(self, labels: Tensor, **batch: Tensor) -> dict[str, Tensor]:
+        """A batch of `mmsieve.train.answers.examples.collate_examples`."""
+        hidden = self.hidden_states(batch)
+        # A branch's first id is never an answer, so what comes before an answer is in its branch.
+        told = labels[:, 1:] != NOT_LEARNT
+        logits = self.generator.lm_head(hidden[:, :-1][told]).float()
+        targets = labels[:, 1:][told]
+        if self.training:
+            self.parts = {"right": float((logits.argmax(-1) == targets).float().mean())}
+        return {"loss": functional.cross_entropy(logits, targets)}
+
+    def hidden_states(self, batch: dict[str, Tensor]) -> Tensor:
+        """[rows, longest, hidden]: every branch reads the prefix and itself."""
+        ids = batch["input_ids"]
+        language = self.generator.model.language_model
+        inputs = language.embed_tokens(ids.clamp(min=0))
+        if "pixels" in batch:
+            images = self._encode(self.pixels(batch["pixels"])).flatten(0, 1)
+            inputs = inputs.masked_scatter((ids == IMAGE)[..., None], images.to(inputs.dtype))
+        states: Tensor = language(
+            inputs_embeds=inputs,
+            attention_mask=_tree_mask(batch["segments"]),
+            position_ids=batch["positions"],
+            use_cache=False,
+        ).last_hidden_state
+        return states
+
+
+def _tree_mask(segments: Tensor) -> Tensor:
+    """[rows, 1, longest, longest] bool: what each id may look at, padding at itself alone."""
+    here, there = segments[:, :, None], segments[:, None, :]
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    return (causal & ((there == 0) | (there == here)))[:, None]

@@ -1,0 +1,167 @@
+"""Options of a training, what its folder was made for, and the processes it runs on.
+
+They are started by `torchrun` or `accelerate launch`, which also choose between DDP, FSDP and
+DeepSpeed; alone, a training is its own first process.
+"""
+
+import json
+import os
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclopts import Parameter
+
+from mmsieve.errors import RequestError
+from mmsieve.tables import write_atomically
+
+# Options of a training: what it reads, and how it runs
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Training files, their images below one folder."""
+
+    data: Path
+    images: Path
+    val: Path | None = None
+    """Held-out records; without it some images of `data` are held out."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What a training reads, and how it runs."""
+
+    data: Path | None = None
+    """Training file, where the recipe's rendered data is not meant: a JSON list as generate writes
+    it; for projector LLaVA's captions."""
+    images: Path | None = None
+    """Folder that the image paths of --data are relative to; by default the file's own."""
+    val: Path | None = None
+    """Training file to choose the best state by; by default 2% of --data, split by image."""
+    language_model: str | None = None
+    """Another language model than the recipe's: a folder or a hub id."""
+    vision_tower: str | None = None
+    """Another vision tower than the recipe's: a folder or a hub id."""
+    seed: int | None = None
+    """Another seed than the recipe's, for weights, order and scenes."""
+    smoke: bool = False
+    """A trial of seconds: every stage, next to no training, a useless checkpoint."""
+    workers: int = 0
+    """Processes that prepare data; 0: the training process itself."""
+    wandb: bool = False
+    """Log to Weights & Biases too (TensorBoard files are always written)."""
+    overwrite: bool = False
+    """Start again: what is in the folder is removed."""
+    dry_run: bool = False
+    """Check the request, say what would be trained, and stop."""
+    quiet: bool = False
+    """No progress; only the summary."""
+
+    def check(self, is_rendered: bool) -> None:
+        """Raise RequestError where files or packages are missing, or asked for in vain.
+
+        `is_rendered` is whether the recipe draws its data where there is no file.
+        """
+        self._check_installed()
+        if self.data is None:
+            for name in ("images", "val"):
+                if getattr(self, name) is not None:
+                    raise RequestError(f"--{name} goes with --data FILE")
+            if not is_rendered:
+                raise RequestError("this recipe needs --data FILE (and --images DIR)")
+            return
+        for name in ("data", "val"):
+            file = getattr(self, name)
+            if file is not None and not file.is_file():
+                raise RequestError(f"--{name} {file}: no such file")
+        if self.images is not None and not self.images.is_dir():
+            raise RequestError(f"--images {self.images}: no such folder")
+
+    def _check_installed(self) -> None:
+        needed = {"accelerate": True, "tensorboard": True, "peft": True, "wandb": self.wandb}
+        for package, wanted in needed.items():
+            if wanted and find_spec(package) is None:
+                extra = "wandb" if package == "wandb" else "'mmsieve[train]'"
+                raise RequestError(f"training needs {package}: pip install {extra}")
+
+    @property
+    def files(self) -> DataFiles | None:
+        """The files to learn from; None where the recipe draws its data."""
+        if self.data is None:
+            return None
+        return DataFiles(self.data, self.images or self.data.parent, self.val)
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Where the log goes."""
+        return ("tensorboard", "wandb") if self.wandb else ("tensorboard",)
+
+
+# training.json: what a folder was trained for, so that only the same command goes on in it
+
+_NAME = "training.json"
+
+Claim = dict[str, Any]
+"""Recipe, stage, and fingerprints of what else the result depends on."""
+
+
+def check_claim(
+    out: Path, claim: Claim, overwrite: bool = False
+) -> Literal["new", "begun", "done"]:
+    """How far this training got in a folder; raises RequestError where something else is in it.
+
+    With `overwrite` an earlier training is removed, and only that.
+    """
+    if not out.is_dir() or not any(out.iterdir()):
+        return "new"
+    if not (out / _NAME).is_file():
+        raise RequestError(f"--out {out}: not empty, and not made by train; choose another folder")
+    if overwrite:
+        shutil.rmtree(out)
+        return "new"
+    made = json.loads((out / _NAME).read_text("utf-8"))
+    made.pop("logs")
+    if made != claim:
+        raise RequestError(
+            f"--out {out}: made with another recipe or other data; choose another --out, or "
+            "--overwrite to start again"
+        )
+    return "done" if (out / "config.json").is_file() else "begun"
+
+
+def write_claim(out: Path, claim: Claim, logs: dict[str, Any]) -> None:
+    """Note the claim and, at the end, each stage's log."""
+    text = json.dumps({**claim, "logs": logs}, indent=1)
+    write_atomically(out / _NAME, lambda path: path.write_text(text + "\n") and None)
+
+
+# The processes of one training: what only the first does, and where all wait for each other
+
+
+def processes() -> Any:
+    """This process among those of the training: accelerate's PartialState, one per process."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+
+
+_PATIENCE = timedelta(days=1)
+"""The others wait while the first checks a file of any size."""
+
+
+def is_first() -> bool:
+    """Whether this process writes and speaks; known without importing torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def first_goes_first() -> AbstractContextManager[Any]:
+    """Lets the first process do a thing before the others do it."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return nullcontext() if alone else processes().main_process_first()

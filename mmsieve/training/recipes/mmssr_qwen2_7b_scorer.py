@@ -1,0 +1,20 @@
+"""mmssr-qwen2-7b-scorer: a scorer at the published size and settings.
+
+Command:   accelerate launch -m mmsieve train rater mmssr-qwen2-7b-scorer \
+               --data train.json --out scorer
+Hardware:  8 GPUs of 80 GB with FSDP or DeepSpeed (published: 128); not run by us
+Time:      not measured
+Expected:  not published
+"""
+
+from mmsieve.training.recipe import RaterRecipe
+from mmsieve.training.recipes import _published_answers
+
+RECIPE = RaterRecipe(
+    name="mmssr-qwen2-7b-scorer",
+    start=_published_answers.MID_STAGE,
+    answers=("ratings",),
+    rater=_published_answers.STAGE,
+    weights="bfloat16",
+)
+SMOKE = RECIPE.changed(rater=_published_answers.SMOKE)
