@@ -9,18 +9,14 @@ import argparse
 import os
 import platform
 import random
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from teacher_protocols import Provider
-from teacher_server import UNPAID, Fault, Plan, TeacherServer
-from teaching import Generation, answer, overpaid, write_images
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
+from tests.helpers.teacher_protocols import Provider
+from tests.helpers.teacher_server import UNPAID, Fault, Plan, TeacherServer
+from tests.helpers.teaching import Generation, answer, overpaid, write_images
 
 FAULTS = {
     Fault.RATE_LIMIT: 0.06,

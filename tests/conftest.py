@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
-from lessons import PROVIDERS
-from shards import captions, write_tar
-from well_behaved import KEY, serve
 
-RECORDED = Path(__file__).parent / "data" / "unifilter"
+from tests.helpers.lessons import PROVIDERS
+from tests.helpers.paths import RECORDED_DATA
+from tests.helpers.shards import captions, write_tar
+from tests.helpers.well_behaved import KEY, serve
+
+RECORDED = RECORDED_DATA / "unifilter"
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
-from tiny import picture
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageLimits, ImageSpec, decode, fit
+from tests.helpers.tiny import picture
 
 LIMITS = ImageLimits()
 HALF = (0.5, 0.5, 0.5)

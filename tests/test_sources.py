@@ -7,7 +7,6 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from shards import captions, image, read, tar_bytes, write_jsonl, write_parquet, write_tar
 
 from mmsieve import sources
 from mmsieve.errors import RequestError, ShardError
@@ -15,6 +14,15 @@ from mmsieve.read.layouts import open_shard
 from mmsieve.read.ranges import split_files
 from mmsieve.read.records import ReadOptions
 from mmsieve.sources import Shard, find_files, limited, local_path, take_part
+from tests.helpers.shards import (
+    captions,
+    image,
+    read,
+    tar_bytes,
+    write_jsonl,
+    write_parquet,
+    write_tar,
+)
 
 
 @pytest.fixture

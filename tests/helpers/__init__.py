@@ -1,0 +1,1 @@
+"""What several tests share: files to read, checkpoints, servers, oracles."""

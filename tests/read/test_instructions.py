@@ -1,0 +1,354 @@
+"""Instruction items of JSON, JSONL and Parquet files: turns, images, keys, ranges, odd content."""
+
+import base64
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmsieve.errors import SampleError, ShardError
+from mmsieve.read import ranges
+from mmsieve.read.instructions import Parser, image_source, item_key
+from mmsieve.read.layouts import open_shard
+from mmsieve.read.ranges import split_files
+from mmsieve.read.records import ReadOptions, Record
+from mmsieve.sample import Image, Turn
+from mmsieve.sources import find_files
+from tests.helpers.instruction_files import (
+    TALK,
+    TURNS,
+    item,
+    plan,
+    request_error,
+    write_either,
+    write_json,
+)
+from tests.helpers.shards import captions, image, read, write_jsonl, write_parquet, write_tar
+
+JPEG = image()
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "coco").mkdir(parents=True)
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (folder / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    for name in ("a.jpg", "coco/b.jpg"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+@pytest.fixture(params=["qas.json", "qas.jsonl", "lines.json"])
+def qas(request, tmp_path) -> Any:
+    """Writes items as a list, as lines, and as lines under the name of a list."""
+
+    def write(items: list[Any]) -> Path:
+        path = tmp_path / request.param
+        return (write_json if request.param == "qas.json" else write_jsonl)(path, items)
+
+    return write
+
+
+def test_an_item_is_a_sample(qas, images):
+    more = {"idx": 7, "image": ["a.jpg", "coco/b.jpg"], "data_source": "vqa", "lang": {"x": [1]}}
+    found = read(qas([item(1, **more), item(2, image=None), item(3)]), images=images)
+    sample = found.samples[0]
+    assert found.keys == ["7", "i2", "i3"] and found.statuses == ["ok"] * 3
+    assert sample.kind == "instruction" and sample.turns == TURNS
+    assert sample.parts == sample.images == (Image(b"a.jpg"), Image(b"coco/b.jpg"))
+    assert sample.metadata == {
+        "id": "i1",
+        "idx": 7,
+        "data_source": "vqa",
+        "lang": {"x": [1]},
+        "image_source": "vqa",
+    }
+    assert [sample.parts for sample in found.samples[1:]] == [(), ()]
+    assert found.samples[2].metadata["image_source"] is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"image_source": "given", "data_source": "d", "image": "coco/b.jpg"}, "given"),
+        ({"image_source": None, "data_source": "d"}, "d"),
+        ({"image_source": "", "image": "coco/train/b.jpg"}, "coco"),
+        ({"image": "/coco/b.jpg"}, "coco"),
+        ({"image": "./coco/b.jpg"}, "coco"),
+        ({"image": ["vg/b.jpg", "coco/b.jpg"]}, "vg"),
+        ({"image": {"path": "vg/b.jpg", "bytes": b"x"}}, "vg"),
+        ({"images": ["vg/b.jpg"]}, "vg"),
+        ({"image": "b.jpg"}, None),
+        ({"image": b"x"}, None),
+        ({"image": "data:image/png;base64,aa/b"}, None),
+        ({}, None),
+    ],
+)
+def test_where_an_item_comes_from(fields, expected):
+    assert image_source(fields) == expected
+
+
+def test_keys(qas):
+    ids = [{"idx": 0, "id": "a"}, {"idx": None, "id": 5}, {"id": ""}, {"id": True}, {"idx": "x"}]
+    path = qas([{"conversations": TALK} | fields for fields in [*ids, {"id": "x"}]])
+    found = read(path)
+    assert found.keys == ["0", "5", f"{path.stem}-000000002", f"{path.stem}-000000003", "x", "x"]
+    assert found.statuses == ["ok"] * 5 + ["duplicate_key"]
+    assert item_key({}, "s", 3) == "s-000000003"
+
+
+def test_messages(images):
+    parser = Parser(images)
+    address = "data:image/jpeg;base64," + base64.b64encode(JPEG).decode()
+    asked = [
+        {"type": "image", "image": "a.jpg"},
+        {"type": "text", "text": "Which?"},
+        {"type": "image_url", "image_url": {"url": address}},
+    ]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": "The second."},
+    ]
+    sample = parser(Record("k", {"messages": messages}))
+    assert sample.turns == (
+        Turn("system", "Be brief."),
+        Turn("user", "<image>\nWhich?\n<image>"),
+        Turn("assistant", "The second."),
+    )
+    assert sample.images == (Image(b"a.jpg"), Image(JPEG))
+    sample = parser(Record("k", {"messages": messages, "images": ["coco/b.jpg"]}))
+    assert sample.images == (Image(b"coco/b.jpg"),)
+    mixed = [{"role": "user", "content": "Hi"}, {"from": "model", "value": "Yes"}]
+    sample = parser(Record("k", {"conversations": mixed}))
+    assert sample.turns == (Turn("user", "Hi"), Turn("assistant", "Yes"))
+
+
+@pytest.mark.parametrize(
+    ("odd", "status"),
+    [
+        ("text", "json_invalid"),
+        ([TALK], "json_invalid"),
+        (None, "json_invalid"),
+        ({"id": "x"}, "text_missing"),
+        (item(conversations=None), "text_missing"),
+        (item(conversations=[]), "text_missing"),
+        (item(conversations="Hi"), "json_invalid"),
+        (item(conversations=["Hi"]), "json_invalid"),
+        (item(conversations=[{"from": "human"}]), "text_missing"),
+        (item(conversations=[{"from": "human", "value": 5}]), "json_invalid"),
+        (item(conversations=[{"from": "tool", "value": "x"}]), "json_invalid"),
+        (item(conversations=[{"from": ["human"], "value": "x"}]), "json_invalid"),
+        (item(conversations=[{"value": "x"}]), "json_invalid"),
+        (item(conversations=[{"from": "human", "value": [{"type": "video"}]}]), "json_invalid"),
+        (item(image=5), "json_invalid"),
+        (item(image={"url": "x"}), "json_invalid"),
+        (item(image=["a.jpg", None]), "json_invalid"),
+        (item(image="missing.jpg"), "image_missing"),
+        (item(image="../secret.jpg"), "image_missing"),
+        (item(image="coco/../../secret.jpg"), "image_missing"),
+        (item(image="out.jpg"), "image_missing"),
+        (item(image="/etc/hostname"), "image_missing"),
+        (item(image="https://example.org/a.jpg"), "image_missing"),
+        (item(image="file:///etc/hostname"), "image_missing"),
+        (item(image="data:image/png,abc"), "image_undecodable"),
+        (item(image="data:image/png;base64,*"), "image_undecodable"),
+        (item(image=""), "ok"),
+        (item(image=[]), "ok"),
+        (item(image=None, images=["a.jpg"]), "ok"),
+    ],
+)
+def test_an_odd_item_is_a_row(qas, images, odd, status):
+    found = read(qas([item(1), odd, item(2)]), images=images)
+    assert found.statuses == ["ok", status, "ok"] and not found.problems
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.just("a.jpg"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["from", "value", "role", "content", "type", "text", "image", "url"]),
+            inner | st.sampled_from(["human", "assistant", "text", "image", "image_url"]),
+            max_size=4,
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["conversations", "messages", "image", "images", "idx", "id", "x"]), values
+    )
+)
+def test_any_item_gives_a_sample_or_a_reason(fields):
+    try:
+        sample = Parser(Path("/nowhere"))(Record("k", fields))
+    except SampleError as error:
+        assert "\n" not in str(error)
+        return
+    assert sample.turns and "image_source" in sample.metadata
+    assert len(sample.turns) == len(fields.get("conversations") or fields["messages"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 13),
+    st.sampled_from([None, 1]),
+    st.sampled_from(["", "]", ",", " \n]\n", ",]", "] x", "]["]),
+)
+def test_a_list_is_cut_into_ranges(tmp_path_factory, count, indent, end):
+    """Whatever ends the list, well or badly: the items are read, and a bad end is named once."""
+    folder = tmp_path_factory.mktemp("list")
+    items = [item(number, text="\u00e9 \U0001f600") for number in range(count)]
+    whole = json.dumps(items, indent=indent, ensure_ascii=False).rstrip("]\n")
+    (folder / "p.json").write_text(whole + end, "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranges, "ROWS", 4)
+        starts = range(0, max(count, 1), 4)
+        expected = [(f"p-{n:06d}", start, min(start + 4, count)) for n, start in enumerate(starts)]
+        assert plan(folder) == expected
+        found = read(folder)
+    assert found.keys == [f"i{number}" for number in range(count)]
+    assert [sample.metadata["text"] for sample in found.samples] == ["\u00e9 \U0001f600"] * count
+    is_fine = end.strip() == "]" or (end == ",]" and count > 0)
+    assert [("byte" in problem) for problem in found.problems] == ([] if is_fine else [True])
+
+
+def test_a_list_that_breaks_is_read_up_to_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranges, "ROWS", 4)
+    parts = [json.dumps(item(number)) for number in range(10)]
+    parts[8] = parts[8][:-20]
+    (tmp_path / "p.json").write_text(f"[{','.join(parts)}]")
+    found = read(tmp_path / "p.json")
+    assert found.statuses == ["ok"] * 8 and len(found.problems) == 1
+    assert "byte" in found.problems[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b"\xff\xfe[\0", b"[", b"[nothing]"])
+def test_what_is_no_list_is_named_and_the_others_are_read(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    write_json(tmp_path / "b.json", [item()])
+    found = read(tmp_path)
+    assert found.statuses == ["ok"] and "byte" in found.problems[0]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_range_whose_file_has_changed_is_named(tmp_path, suffix):
+    path = write_either(tmp_path / f"p{suffix}", [item(n) for n in range(3)])
+    (shard,) = split_files(find_files([str(path)]).files, ReadOptions())
+    write_either(path, [item()])
+    with pytest.raises(ShardError), open_shard(shard, ReadOptions()) as reader:
+        list(reader.records)
+    write_either(path, [{"a": n} for n in range(100)])
+    with pytest.raises(ShardError, match="changed"), open_shard(shard, ReadOptions()) as reader:
+        list(reader.records)
+
+
+def test_json_beside_other_files_is_left_alone(tmp_path):
+    write_json(tmp_path / "info.json", [item()])
+    assert [shard.name for shard in find_files([str(tmp_path)]).files] == ["info"]
+    write_jsonl(tmp_path / "qas.jsonl", [item()])
+    found = find_files([str(tmp_path)])
+    assert [shard.name for shard in found.files] == ["qas"] and "1 .json" in found.notes[0]
+    both = find_files([str(tmp_path / "info.json"), str(tmp_path / "qas.jsonl")])
+    assert [shard.name for shard in both.files] == ["info", "qas"]
+
+
+def test_what_can_not_be_read_is_a_bad_request(tmp_path, qas, images):
+    assert "--images DIR" in request_error(qas([item(), item(image="a.jpg")]))
+    parts = [{"type": "image", "image": "a.jpg"}]
+    asked = {"messages": [{"role": "user", "content": parts}]}
+    assert "--images DIR" in request_error(qas([asked]))
+    (tmp_path / "stats.json").write_text('{\n "count": 5,\n "failed": 0\n}')
+    assert "not recognised" in request_error(tmp_path / "stats.json")
+    other = write_json(tmp_path / "other.json", [{"a": 1}])
+    assert "not recognised" in request_error(other)
+    assert read(other, layout="instructions").statuses == ["text_missing"]
+    tar = write_tar(tmp_path / "a.tar", captions(1))
+    assert "--layout instructions is for" in request_error(tar, layout="instructions")
+
+
+def test_documents_of_lines_are_still_documents(tmp_path, images):
+    path = write_jsonl(tmp_path / "docs.jsonl", [{"text_list": ["a"], "image_info": []}])
+    assert read(path, images=images).samples[0].kind == "document"
+    assert read(path, layout="instructions").statuses == ["text_missing"]
+
+
+TALKS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
+HUB = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def test_parquet(tmp_path, images):
+    paths = ("a.jpg", None)
+    columns = {
+        "id": ["a", "b", None, "d"],
+        "image": [
+            {"bytes": JPEG, "path": "vg/x.jpg"},
+            *({"bytes": None, "path": path} for path in paths),
+            None,
+        ],
+        "conversations": [TALK, TALK, TALK, None],
+        "data_source": ["d", None, None, None],
+        "score": [float("nan"), 1.0, 2.0, 3.0],
+        "mask": [b"x"] * 4,
+    }
+    path = write_parquet(tmp_path / "p.parquet", columns, {"image": HUB, "conversations": TALKS})
+    found = read(path, images=images)
+    assert found.keys == ["a", "b", "p-000000002", "d"]
+    assert found.statuses == ["ok", "ok", "ok", "text_missing"]
+    assert [sample.images for sample in found.samples] == [
+        (Image(JPEG),),
+        (Image(b"a.jpg"),),
+        (),
+    ]
+    assert found.samples[0].turns == TURNS and found.samples[0].kind == "instruction"
+    assert found.samples[0].metadata == {
+        "id": "a",
+        "data_source": "d",
+        "image_source": "d",
+        "score": None,
+    }
+    assert read(path).statuses == ["ok", "image_missing", "ok", "text_missing"]
+
+
+@pytest.mark.parametrize(
+    ("values", "type_", "count"),
+    [
+        ([[{"bytes": JPEG, "path": None}] * 2], pa.list_(HUB), 2),
+        ([JPEG], pa.binary(), 1),
+        ([[JPEG]], pa.list_(pa.binary()), 1),
+        ([None], pa.null(), 0),
+        ([[]], pa.list_(HUB), 0),
+    ],
+)
+def test_columns_of_images(tmp_path, values, type_, count):
+    columns = {"images": values, "messages": [[{"role": "user", "content": "Hi"}]]}
+    found = read(write_parquet(tmp_path / "p.parquet", columns, {"images": type_}))
+    assert found.samples[0].images == (Image(JPEG),) * count
+    assert found.samples[0].turns == (Turn("user", "Hi"),)
+
+
+def test_columns_that_decide(tmp_path, images):
+    columns = {"image": ["a.jpg"], "conversations": [TALK], "caption": ["c"], "pic": [JPEG]}
+    path = write_parquet(tmp_path / "p.parquet", columns)
+    assert "--images DIR" in request_error(path)
+    assert read(path, images=images).samples[0].kind == "instruction"
+    assert read(path, image_column="pic").samples[0].images == (Image(JPEG),)
+    assert read(path, images=images, text_column="caption").samples[0].kind == "caption"
+    assert read(path, images=images, layout="image-parquet").samples[0].kind == "caption"
+    path = write_parquet(tmp_path / "q.parquet", {"image": [JPEG], "text": ["t"]})
+    assert "no column of turns" in request_error(path, layout="instructions")
+
+
+def test_parsers_travel_to_worker_processes(images):
+    parser = pickle.loads(pickle.dumps(Parser(images)))
+    assert parser(Record("k", item(image="a.jpg"))).images == (Image(b"a.jpg"),)
