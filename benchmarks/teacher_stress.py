@@ -9,6 +9,7 @@ import argparse
 import os
 import platform
 import random
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path

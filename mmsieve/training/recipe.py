@@ -222,13 +222,15 @@ class EnhancerRecipe(BaseRecipe):
 
 # Recipes by name: the bundled ones, and Python files of one's own
 
-_BUNDLED = files("mmsieve.training") / "recipes"
+_BUNDLED = tuple(
+    files(package) / "recipes" for package in ("mmsieve.training", "mmsieve.synthetic")
+)
 
 
 def bundled_recipes() -> dict[str, Path]:
     """Name -> file of the recipes in the package."""
     found = {}
-    for entry in _BUNDLED.iterdir():
+    for entry in (entry for folder in _BUNDLED for entry in folder.iterdir()):
         if entry.name.endswith(".py") and not entry.name.startswith("_"):
             path = Path(str(entry))
             found[_name(path)] = path

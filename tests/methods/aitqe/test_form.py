@@ -3,7 +3,6 @@
 import json
 import random
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
