@@ -1,59 +1,48 @@
 """report: tables, decisions and metrics, with their shards -> one self-contained page."""
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
-from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
+from mmsieve.options import COMMON, NotNegative, OutputOptions
 from mmsieve.read.records import ReadOptions
 from mmsieve.reporting.inputs import sort_inputs
 from mmsieve.reporting.page import Section, count_all, render
 from mmsieve.reporting.samples import Content, Key, Numbers, Shown, fetch
-from mmsieve.tables import check_folder, make_folder, write_atomically
+from mmsieve.reports import Report, timed
+from mmsieve.tables import check_folder, make_folder, write_text
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions:
+class ReportOptions(OutputOptions):
     """How the page is made."""
 
-    gallery: int = 8
+    gallery: NotNegative = 8
     """Samples in each group of the gallery."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, Parameter(group=COMMON)] = False
     """Replace a file that isn't a report."""
-    dry_run: bool = False
-    """Say what would be on the page, and stop."""
-    quiet: bool = False
-    """Only the last line."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageReport:
+class PageReport(Report):
     """How the making of a page went."""
 
-    out: Path
-    seconds: float
     sections: int = 0
     cards: int = 0
     bytes: int = 0
-    notes: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    """Always empty: what can't be shown is said on the page and in the notes."""
 
-    def summary(self) -> str:
-        """What a user should know, the last line with counts, seconds and the output's path."""
-        last = (
-            f"{self.sections} sections, {self.cards} samples, {self.bytes / 1e6:.1f} MB "
-            f"in {self.seconds:.1f} s: {self.out}"
-        )
-        return "\n".join([*self.notes, last])
+    def counts(self) -> str:
+        """Sections, samples and megabytes."""
+        return f"{self.sections} sections, {self.cards} samples, {self.bytes / 1e6:.1f} MB"
 
 
+@timed
 def report(
     *inputs: str,
     out: Path,
@@ -70,7 +59,6 @@ def report(
     out
         The page: a file that ends in .html.
     """
-    started = time.monotonic()
     wanted, out = options or ReportOptions(), Path(out)
     _check(wanted, out)
     given = sort_inputs(inputs)
@@ -78,10 +66,7 @@ def report(
     shown = [list(chain(*numbers.groups.values())) for numbers in counted]
     cards, total = sum(map(len, shown)), len(counted) + len(given.metrics)
     if wanted.dry_run:
-        notes = [f"would show {cards} samples"]
-        return PageReport(
-            out=out, seconds=time.monotonic() - started, sections=total, notes=tuple(notes)
-        )
+        return PageReport(out=out, sections=total, notes=(f"would show {cards} samples",))
     asked = list(zip(given.judged, shown, strict=True))
     contents, notes = fetch(asked, given.sources, read or ReadOptions())
     sections = [
@@ -90,10 +75,9 @@ def report(
     ]
     page = render(sections, list(given.metrics), notes, date.today())
     make_folder(out.absolute().parent)
-    write_atomically(out, partial(_write, page))
+    write_text(out, page)
     return PageReport(
         out=out,
-        seconds=time.monotonic() - started,
         sections=total,
         cards=cards,
         bytes=out.stat().st_size,
@@ -103,8 +87,6 @@ def report(
 
 def _check(options: ReportOptions, out: Path) -> None:
     """Refuse what can't be meant, from the request alone."""
-    if options.gallery < 0:
-        raise RequestError(f"--gallery {options.gallery}: must be 0 or more")
     if out.suffix not in (".html", ".htm") or out.is_dir():
         raise RequestError(f"--out {out}: name a file that ends in .html")
     check_folder(out.absolute().parent)
@@ -122,7 +104,3 @@ def _groups(
         title: [(one, contents.get((one.shard, one.key), Content())) for one in group]
         for title, group in numbers.groups.items()
     }
-
-
-def _write(page: str, path: Path) -> None:
-    path.write_text(page, "utf-8")
