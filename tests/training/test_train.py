@@ -28,6 +28,8 @@ from mmsieve.training.data import RIGHT, WRONG, collate, prepare_group
 from mmsieve.training.objectives import QualityObjective
 from mmsieve.training.recipe import BaseRecipe, Recipe, Rendered, bundled_recipes, load_recipe
 
+pytestmark = pytest.mark.slow
+
 SMOKE = TrainOptions(smoke=True, quiet=True)
 
 
