@@ -17,8 +17,7 @@ from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.progress import show_progress
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
 from mmsieve.sources import Shard, Sources, find_files, limited, take_part
 

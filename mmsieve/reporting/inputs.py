@@ -9,9 +9,8 @@ from typing import Any
 
 from mmsieve import decisions, tables
 from mmsieve.errors import RequestError, SampleError
-from mmsieve.read.captions import parse_object
 from mmsieve.read.instructions import looks_right
-from mmsieve.read.json_items import first_sign, line_items
+from mmsieve.read.json_items import first_sign, line_items, parse_object
 from mmsieve.sources import one_line
 from mmsieve.tables import Header
 

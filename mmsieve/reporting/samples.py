@@ -17,8 +17,7 @@ from PIL import Image as PillowImage
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.filtering.hashing import hash_samples
 from mmsieve.images import ImageLimits, decode
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions, parse_record
 from mmsieve.reporting.inputs import Judged
 from mmsieve.sample import Image, Sample, Text
