@@ -9,18 +9,21 @@ import polars as pl
 
 from mmsieve.errors import Status
 from mmsieve.methods.aitqe.rows import words
-from mmsieve.reporting.charts import Bin, Shares
-from mmsieve.reporting.inputs import Judged
-from mmsieve.reporting.samples import (
+from mmsieve.reporting.inputs import ReportTable
+from mmsieve.reporting.sections import (
     FAILED,
-    Draw,
+    Bin,
+    Gallery,
+    GallerySample,
+    Group,
     Groups,
-    Request,
-    Shown,
+    SectionRequest,
+    Shares,
     Types,
     clipped,
-    frames,
-    most_first,
+    count_rows,
+    read_rows,
+    typed,
 )
 
 _TYPES: Types = {
@@ -41,15 +44,15 @@ _HIGHEST = 10
 _LENGTH_BINS = 12
 _AS_IT_WAS = "left as it was"
 _GROUPS = {
-    "Rewritten": pl.col("what") == "rewritten",
-    "Rewrite refused": pl.col("what").str.starts_with("refused"),
-    "Left as it was": pl.col("what") == _AS_IT_WAS,
-    FAILED: pl.col("status") != Status.OK,
+    "Rewritten": Group(pl.col("what") == "rewritten"),
+    "Rewrite refused": Group(pl.col("what").str.starts_with("refused")),
+    "Left as it was": Group(pl.col("what") == _AS_IT_WAS),
+    FAILED: Group(pl.col("status") != Status.OK),
 }
 
 
 @dataclass
-class Change:
+class MeanChange:
     """The mean of something before and after."""
 
     name: str
@@ -71,19 +74,17 @@ class Change:
 class _Tally:
     """What became of the captions, counted."""
 
-    whats: Counter[str] = field(default_factory=Counter)
     scores: Counter[tuple[int, bool]] = field(default_factory=Counter)
     """Overall score, rounded, and whether the caption was rewritten -> captions."""
     words: tuple[Counter[int], Counter[int]] = field(default_factory=lambda: (Counter(), Counter()))
     """Words of a rewritten caption, before and after -> captions."""
-    overall: Change = field(default_factory=lambda: Change("words, all captions"))
-    rewritten: Change = field(default_factory=lambda: Change("words, rewritten captions"))
-    quality: Change = field(
-        default_factory=lambda: Change("classifier's score, rewritten captions")
+    overall: MeanChange = field(default_factory=lambda: MeanChange("words, all captions"))
+    rewritten: MeanChange = field(default_factory=lambda: MeanChange("words, rewritten captions"))
+    quality: MeanChange = field(
+        default_factory=lambda: MeanChange("classifier's score, rewritten captions")
     )
 
     def add(self, rows: pl.DataFrame) -> None:
-        self.whats.update(rows["what"].to_list())
         for row in rows.filter(pl.col("status") == Status.OK).iter_rows(named=True):
             score = min(max(round(row["overall_score"]), 0), _HIGHEST)
             self.scores[score, row["rewritten"]] += 1
@@ -102,7 +103,7 @@ class _Tally:
 
 
 @dataclass(frozen=True)
-class Assessments:
+class AssessmentNumbers:
     """What is said of an assessment table."""
 
     rows: int
@@ -112,37 +113,32 @@ class Assessments:
     score: float | None
     """The mean overall score."""
     bins: list[Bin]
-    changes: list[Change]
+    changes: list[MeanChange]
     lengths: Shares | None
     """Of the rewritten captions."""
     groups: Groups
     template: str = "assessments.html.j2"
 
 
-def count(judged: Judged, request: Request) -> Assessments:
+def count(table: ReportTable, request: SectionRequest) -> AssessmentNumbers:
     """The numbers of an assessment table."""
-    there = pl.read_parquet_schema(judged.files[0])
+    there = pl.read_parquet_schema(table.files[0])
     types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
-    tally = _Tally()
-    draws = {title: Draw(request.gallery) for title in _GROUPS}
-    for frame in frames(judged, types):
-        rows = frame.with_columns(_what())
-        rows = rows.with_columns(pl.lit(None).alias(n) for n in _QUALITIES if n not in types)
-        tally.add(rows)
-        for title, which in _GROUPS.items():
-            draws[title].add(rows.filter(which))
-    drawn = {title: [_shown(row) for row in draw.rows()] for title, draw in draws.items()}
-    judged_rows = sum(tally.scores.values())
+    missing = [pl.lit(None).alias(name) for name in _QUALITIES if name not in types]
+    rows = (r.with_columns(_what(), *missing) for r in read_rows(table, typed(types)))
+    tally, gallery = _Tally(), Gallery(_GROUPS, request.gallery)
+    counts = count_rows(rows, gallery, tally.add)
+    judged = sum(tally.scores.values())
     total = sum(score * n for (score, _), n in tally.scores.items())
-    return Assessments(
-        rows=sum(tally.whats.values()),
-        rewritten=tally.whats["rewritten"],
-        counts=most_first(tally.whats),
-        score=total / judged_rows if judged_rows else None,
-        bins=list(_bins(tally.scores)) if judged_rows else [],
+    return AssessmentNumbers(
+        rows=sum(counts.values()),
+        rewritten=tally.rewritten.count,
+        counts=counts,
+        score=total / judged if judged else None,
+        bins=list(_bins(tally.scores)) if judged else [],
         changes=[c for c in (tally.overall, tally.rewritten, tally.quality) if c.count],
         lengths=_lengths(tally.words, tally.rewritten.count) if tally.rewritten.count else None,
-        groups={title: shown for title, shown in drawn.items() if shown},
+        groups=gallery.groups(_shown),
     )
 
 
@@ -180,11 +176,11 @@ def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> Shares:
     )
 
 
-def _shown(row: dict[str, Any]) -> Shown:
+def _shown(_: str, row: dict[str, Any]) -> GallerySample:
     proposed = row["final_caption"] if row["rewritten"] else row["recaption"]
     label = {True: "rewrite", False: "rewrite, not used", None: "rewrite, not used"}
     texts = [("caption", row["caption"]), (label[row["rewritten"]], proposed)]
-    return Shown(
+    return GallerySample(
         key=row["key"],
         shard=row["shard"],
         score=row["overall_score"],
