@@ -1,32 +1,27 @@
-"""Assessment tables: overall scores, what was rewritten or refused, and how captions changed."""
+"""Assessment tables: overall scores, what was rewritten or refused, and how captions changed.
 
+Both for a report and for the last lines of `enhance`, which are about the whole table: a resumed
+run tells of what was done before, too.
+"""
+
+from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from mmsieve import tables
 from mmsieve.errors import Status
 from mmsieve.methods.aitqe.rows import words
+from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.reporting.sections import (
-    FAILED,
-    Bin,
-    Gallery,
-    GallerySample,
-    Group,
-    Groups,
-    SectionRequest,
-    Shares,
-    Types,
-    clipped,
-    count_rows,
-    read_rows,
-    typed,
-)
 
-_TYPES: Types = {
+_TYPES: sections.Types = {
     "key": pl.String,
     "shard": pl.String,
     "status": pl.String,
@@ -44,10 +39,10 @@ _HIGHEST = 10
 _LENGTH_BINS = 12
 _AS_IT_WAS = "left as it was"
 _GROUPS = {
-    "Rewritten": Group(pl.col("what") == "rewritten"),
-    "Rewrite refused": Group(pl.col("what").str.starts_with("refused")),
-    "Left as it was": Group(pl.col("what") == _AS_IT_WAS),
-    FAILED: Group(pl.col("status") != Status.OK),
+    "Rewritten": sections.Group(pl.col("what") == "rewritten"),
+    "Rewrite refused": sections.Group(pl.col("what").str.starts_with("refused")),
+    "Left as it was": sections.Group(pl.col("what") == _AS_IT_WAS),
+    sections.FAILED: sections.Group(pl.col("status") != Status.OK),
 }
 
 
@@ -112,22 +107,18 @@ class AssessmentNumbers:
     """What became of a caption, or its status -> captions."""
     score: float | None
     """The mean overall score."""
-    bins: list[Bin]
+    bins: list[sections.Bin]
     changes: list[MeanChange]
-    lengths: Shares | None
+    lengths: sections.Shares | None
     """Of the rewritten captions."""
-    groups: Groups
+    groups: sections.Groups
     template: str = "assessments.html.j2"
 
 
-def count(table: ReportTable, request: SectionRequest) -> AssessmentNumbers:
+def count(table: ReportTable, request: sections.SectionRequest) -> AssessmentNumbers:
     """The numbers of an assessment table."""
-    there = pl.read_parquet_schema(table.files[0])
-    types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
-    missing = [pl.lit(None).alias(name) for name in _QUALITIES if name not in types]
-    rows = (r.with_columns(_what(), *missing) for r in read_rows(table, typed(types)))
-    tally, gallery = _Tally(), Gallery(_GROUPS, request.gallery)
-    counts = count_rows(rows, gallery, tally.add)
+    tally, gallery = _Tally(), sections.Gallery(_GROUPS, request.gallery)
+    counts = sections.count_rows(_rows(table.files), gallery, tally.add)
     judged = sum(tally.scores.values())
     total = sum(score * n for (score, _), n in tally.scores.items())
     return AssessmentNumbers(
@@ -140,6 +131,16 @@ def count(table: ReportTable, request: SectionRequest) -> AssessmentNumbers:
         lengths=_lengths(tally.words, tally.rewritten.count) if tally.rewritten.count else None,
         groups=gallery.groups(_shown),
     )
+
+
+def _rows(files: Sequence[Path]) -> Iterator[pl.DataFrame]:
+    """The rows of a table's files, some at a time, with `what` became of each caption."""
+    for file in files:
+        there = pl.read_parquet_schema(file)
+        types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
+        missing = [pl.lit(None, pl.Float32).alias(n) for n in _QUALITIES if n not in there]
+        for rows in sections.read_rows([file], sections.typed(types)):
+            yield rows.with_columns(_what(), *missing)
 
 
 def _what() -> pl.Expr:
@@ -157,17 +158,17 @@ def _what() -> pl.Expr:
     )
 
 
-def _bins(scores: Counter[tuple[int, bool]]) -> Iterator[Bin]:
+def _bins(scores: Counter[tuple[int, bool]]) -> Iterator[sections.Bin]:
     for score in range(_HIGHEST + 1):
-        yield Bin(score - 0.5, score + 0.5, scores[score, True], scores[score, False])
+        yield sections.Bin(score - 0.5, score + 0.5, scores[score, True], scores[score, False])
 
 
-def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> Shares:
+def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> sections.Shares:
     """How long the rewritten captions were, and are."""
     shortest, longest = min(map(min, found)), max(map(max, found))
     width = (longest - shortest) // _LENGTH_BINS + 1
     starts = range(shortest, longest + 1, width)
-    return Shares(
+    return sections.Shares(
         title="Words of a rewritten caption",
         labels=[str(start) for start in starts],
         names=["before", "after"],
@@ -176,16 +177,135 @@ def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> Shares:
     )
 
 
-def _shown(_: str, row: dict[str, Any]) -> GallerySample:
+def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:
     proposed = row["final_caption"] if row["rewritten"] else row["recaption"]
     label = {True: "rewrite", False: "rewrite, not used", None: "rewrite, not used"}
     texts = [("caption", row["caption"]), (label[row["rewritten"]], proposed)]
-    return GallerySample(
+    return sections.GallerySample(
         key=row["key"],
         shard=row["shard"],
         score=row["overall_score"],
         keep=True if row["rewritten"] else None,
         reason=row["what"],
         error=row["error"],
-        texts=tuple((label, clipped(text)) for label, text in texts if text),
+        texts=tuple((label, sections.clipped(text)) for label, text in texts if text),
     )
+
+
+# What enhance says at its end
+
+
+class Vocabulary:
+    """Counts distinct words in bounded memory: exactly up to `most` of them, then closely.
+
+    Adaptive sampling (Flajolet, On adaptive sampling, 1990): of the words' hashes only those that
+    are multiples of a power of two are kept, and that power grows as they get too many.
+    """
+
+    def __init__(self, most: int = 1 << 18) -> None:
+        self._most = most
+        self._kept: set[int] = set()
+        self._step = 1
+
+    def add(self, found: Iterable[str]) -> None:
+        """Add words."""
+        for word in found:
+            digest = int.from_bytes(blake2b(word.encode("utf-8"), digest_size=8).digest())
+            if digest % self._step == 0:
+                self._kept.add(digest)
+        while len(self._kept) > self._most:
+            self._step *= 2
+            self._kept = {digest for digest in self._kept if digest % self._step == 0}
+
+    @property
+    def size(self) -> int:
+        """How many distinct words were added, about."""
+        return len(self._kept) * self._step
+
+
+@dataclass
+class CaptionTexts:
+    """Length and vocabulary of many captions."""
+
+    captions: int = 0
+    words: int = 0
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+
+    def add(self, text: str) -> None:
+        """Add a caption."""
+        found = words(text.lower())
+        self.captions += 1
+        self.words += len(found)
+        self.vocabulary.add(found)
+
+    @property
+    def mean(self) -> float:
+        """Words of a caption, on average."""
+        return self.words / self.captions if self.captions else 0.0
+
+
+@dataclass
+class RewriteSummary:
+    """What became of all captions of a table."""
+
+    judged: int = 0
+    rewritten: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    scores: Counter[int] = field(default_factory=Counter)
+    """Overall scores, rounded."""
+    before: CaptionTexts = field(default_factory=CaptionTexts)
+    after: CaptionTexts = field(default_factory=CaptionTexts)
+    quality_before: Counter[float] = field(default_factory=Counter)
+    """What a classifier said of captions that were rewritten, rounded to hundredths."""
+    quality_after: Counter[float] = field(default_factory=Counter)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row whose status is `ok`."""
+        self.judged += 1
+        self.scores[round(row["overall_score"])] += 1
+        if row["rewrite_refused"] is not None:
+            self.refused[row["rewrite_refused"]] += 1
+        self.before.add(row["caption"])
+        self.after.add(row["final_caption"])
+        if not row["rewritten"]:
+            return
+        self.rewritten += 1
+        if row["recaption_quality"] is not None:
+            self.quality_after[round(row["recaption_quality"], 2)] += 1
+            if row["caption_quality"] is not None:
+                self.quality_before[round(row["caption_quality"], 2)] += 1
+
+    def lines(self) -> Iterator[str]:
+        """What a user should know."""
+        share = 100 * self.rewritten / max(1, self.judged)
+        yield f"{self.rewritten} of {self.judged} captions rewritten ({share:.1f} %)"
+        if self.refused:
+            counts = sorted(self.refused.items(), key=lambda pair: (-pair[1], pair[0]))
+            reasons = ", ".join(f"{count} {name}" for name, count in counts)
+            yield f"{self.refused.total()} rewrites refused ({reasons})"
+        scores = ", ".join(f"{score}: {self.scores[score]}" for score in sorted(self.scores))
+        yield f"captions by overall score: {scores or 'none'}"
+        if self.quality_after:
+            before, after = map(_quartiles, (self.quality_before, self.quality_after))
+            yield f"quality of the rewritten, quartiles: {before} before, {after} after"
+        yield (
+            f"words of a caption: {self.before.mean:.1f} before, {self.after.mean:.1f} after; "
+            f"distinct words: {self.before.vocabulary.size} before, "
+            f"{self.after.vocabulary.size} after"
+        )
+
+
+def summarise(folder: Path) -> RewriteSummary:
+    """What became of the captions of an assessment table."""
+    found = RewriteSummary()
+    for rows in _rows(list(tables.table_files(folder).values())):
+        for row in rows.filter(pl.col("status") == Status.OK).iter_rows(named=True):
+            found.add(row)
+    return found
+
+
+def _quartiles(counts: Counter[float]) -> str:
+    ordered = sorted(counts)
+    ends = list(accumulate(counts[value] for value in ordered))
+    places = (bisect(ends, share * (counts.total() - 1)) for share in (0.25, 0.5, 0.75))
+    return " ".join(f"{ordered[place]:.2f}" for place in places) if ordered else "none"

@@ -9,28 +9,18 @@ import polars as pl
 
 from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError, Status
+from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.reporting.sections import (
-    FAILED,
-    Gallery,
-    GallerySample,
-    Group,
-    Groups,
-    SectionRequest,
-    Shares,
-    Types,
-    count_rows,
-    counted,
-    most_first,
-    nth_of_key,
-    read_rows,
-    typed,
-)
 
 KIND = "ratings"
 _RATINGS = range(6)
 _MOST_NAMES = 12
-_COMMON: Types = {"key": pl.String, "shard": pl.String, "status": pl.String, "error": pl.String}
+_COMMON: sections.Types = {
+    "key": pl.String,
+    "shard": pl.String,
+    "status": pl.String,
+    "error": pl.String,
+}
 _STYLES, _SOURCE = "styles", "image_source"
 
 
@@ -49,9 +39,9 @@ class RatingTally:
         """Add rows."""
         self.rows += rows.height
         for name in capabilities:
-            self.ratings.setdefault(name, Counter()).update(counted(rows[name]))
-        self.styles.update(counted(rows[_STYLES].explode().drop_nulls()))
-        self.sources.update(counted(rows[_SOURCE].fill_null("(none)")))
+            self.ratings.setdefault(name, Counter()).update(sections.counted(rows[name]))
+        self.styles.update(sections.counted(rows[_STYLES].explode().drop_nulls()))
+        self.sources.update(sections.counted(rows[_SOURCE].fill_null("(none)")))
 
     def mean(self, capability: str) -> float | None:
         """The mean rating of the samples that have one."""
@@ -67,27 +57,27 @@ class RatingNumbers:
     rows: int
     counts: dict[str, int]
     """Status -> samples."""
-    capabilities: list[Shares]
-    styles: Shares
-    sources: Shares
-    groups: Groups
+    capabilities: list[sections.Shares]
+    styles: sections.Shares
+    sources: sections.Shares
+    groups: sections.Groups
     template: str = "ratings.html.j2"
 
 
-def count(table: ReportTable, request: SectionRequest) -> RatingNumbers:
+def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers:
     """The numbers of a rating table, beside those of decisions about the same samples."""
     schema = pl.read_parquet_schema(table.files[0])
     capabilities = [name for name, type_ in schema.items() if type_ == pl.Int8]
     if not capabilities:
         raise RequestError(f"{table.path}: holds no ratings, there is no column of int8")
-    styles: Types = {_STYLES: pl.List(pl.String)} if _STYLES in schema else {}
+    styles: sections.Types = {_STYLES: pl.List(pl.String)} if _STYLES in schema else {}
     ratings = dict.fromkeys(capabilities, pl.Int8)
-    types: Types = {**_COMMON, **ratings, **styles, _SOURCE: pl.String}
+    types: sections.Types = {**_COMMON, **ratings, **styles, _SOURCE: pl.String}
     subsets = request.beside(table, DECISIONS)
     tallies = [RatingTally(name) for name in ("pool", *(subset.name for subset in subsets))]
 
     def rows() -> Iterator[pl.DataFrame]:
-        for frame in read_rows(table, typed(types)):
+        for frame in sections.read_rows(table.files, sections.typed(types)):
             extra = [] if _STYLES in schema else [pl.lit(None, pl.List(pl.String)).alias(_STYLES)]
             found = frame.with_columns(pl.col("status").alias("what"), *extra)
             for number, subset in enumerate(subsets):
@@ -100,8 +90,8 @@ def count(table: ReportTable, request: SectionRequest) -> RatingNumbers:
             tally.add(found.filter(f"keep{number}"), capabilities)
 
     groups, decided = _groups([subset.name for subset in subsets])
-    gallery = Gallery(groups, request.gallery)
-    counts = count_rows(rows(), gallery, add)
+    gallery = sections.Gallery(groups, request.gallery)
+    counts = sections.count_rows(rows(), gallery, add)
     return RatingNumbers(
         rows=tallies[0].rows,
         counts=counts,
@@ -112,24 +102,29 @@ def count(table: ReportTable, request: SectionRequest) -> RatingNumbers:
     )
 
 
-def _groups(subsets: list[str]) -> tuple[dict[str, Group], dict[str, int]]:
+def _groups(subsets: list[str]) -> tuple[dict[str, sections.Group], dict[str, int]]:
     """What each subset keeps and leaves, without a subset all; and title -> the subset's number."""
     is_ok = pl.col("status") == Status.OK
-    groups: dict[str, Group] = {} if subsets else {"Samples": Group(is_ok)}
+    groups: dict[str, sections.Group] = {} if subsets else {"Samples": sections.Group(is_ok)}
     decided: dict[str, int] = {}
     for number, name in enumerate(subsets):
         keep = pl.col(f"keep{number}")
-        parts = {f"Kept in {name}": Group(keep), f"Not kept in {name}": Group(~keep & is_ok)}
+        parts = {
+            f"Kept in {name}": sections.Group(keep),
+            f"Not kept in {name}": sections.Group(~keep & is_ok),
+        }
         groups |= parts
         decided |= dict.fromkeys(parts, number)
-    return groups | {FAILED: Group(~is_ok)}, decided
+    return groups | {sections.FAILED: sections.Group(~is_ok)}, decided
 
 
-def _shown(row: dict[str, Any], subset: int | None, capabilities: list[str]) -> GallerySample:
+def _shown(
+    row: dict[str, Any], subset: int | None, capabilities: list[str]
+) -> sections.GallerySample:
     failed = row["status"] if row["status"] != Status.OK else None
     rated = {name: row[name] for name in capabilities if row[name]}
     order = sorted(rated, key=lambda name: -rated[name])
-    return GallerySample(
+    return sections.GallerySample(
         key=row["key"],
         shard=row["shard"],
         keep=None if subset is None else row[f"keep{subset}"],
@@ -159,18 +154,18 @@ def _with_decisions(rows: pl.DataFrame, subset: ReportTable, number: int) -> pl.
         pl.scan_parquet(files, glob=False)
         .filter(pl.col("shard").is_in(shards))
         .select("key", "shard", pl.col("keep").alias(keep), pl.col("reason").alias(reason))
-        .with_columns(nth_of_key())
+        .with_columns(sections.nth_of_key())
         .collect()
     )
     return rows.join(decided, on=["shard", "key", "nth"], how="left", maintain_order="left")
 
 
-def _capability(name: str, tallies: list[RatingTally]) -> Shares:
+def _capability(name: str, tallies: list[RatingTally]) -> sections.Shares:
     """How the ratings of one capability are spread; None only where there is any."""
     counts = [tally.ratings.get(name, Counter()) for tally in tallies]
     ratings = [*_RATINGS, *([None] if any(found[None] for found in counts) else [])]
     means = (tally.mean(name) for tally in tallies)
-    return Shares(
+    return sections.Shares(
         title=name,
         labels=["null" if rating is None else str(rating) for rating in ratings],
         names=[tally.name for tally in tallies],
@@ -180,11 +175,11 @@ def _capability(name: str, tallies: list[RatingTally]) -> Shares:
     )
 
 
-def _shares(title: str, tallies: list[RatingTally], counts: list[Counter[str]]) -> Shares:
+def _shares(title: str, tallies: list[RatingTally], counts: list[Counter[str]]) -> sections.Shares:
     """The most frequent names of the pool; the number of those left out is said."""
-    labels = list(most_first(counts[0]))[:_MOST_NAMES]
+    labels = list(sections.most_first(counts[0]))[:_MOST_NAMES]
     left = len(counts[0]) - len(labels)
-    return Shares(
+    return sections.Shares(
         title=title,
         labels=labels,
         names=[tally.name for tally in tallies],

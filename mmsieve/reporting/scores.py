@@ -11,22 +11,12 @@ import polars as pl
 
 from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import Status
+from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.reporting.sections import (
-    FAILED,
-    Bin,
-    Gallery,
-    GallerySample,
-    Group,
-    Groups,
-    SectionRequest,
-    count_rows,
-    read_rows,
-)
 
 _BINS = 48
 _SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {
-    "quality": (DECISIONS, (FAILED,)),
+    "quality": (DECISIONS, (sections.FAILED,)),
     DECISIONS: ("ratings", ()),
 }
 """Kind -> the kind that, where it is in the report too, shows the samples but for these groups."""
@@ -56,9 +46,9 @@ _COLUMNS: dict[str, tuple[pl.Expr | str, ...]] = {
 _KEEP, _SCORE, _IS_FINITE = pl.col("keep"), pl.col("score"), pl.col("score").is_finite()
 
 
-def _by_score(which: pl.Expr, best: bool) -> Group:
+def _by_score(which: pl.Expr, best: bool) -> sections.Group:
     """The rows of the highest or lowest scores; ties go by shard and key."""
-    return Group(which, ("score", "shard", "key"), (best, False, False), from_end=False)
+    return sections.Group(which, ("score", "shard", "key"), (best, False, False), from_end=False)
 
 
 _GROUPS = {
@@ -67,7 +57,7 @@ _GROUPS = {
     "Just dropped": _by_score(~_KEEP & _IS_FINITE, best=True),
     "Worst": _by_score(_IS_FINITE, best=False),
     "Kept without a score": _by_score(_KEEP & _SCORE.is_null(), best=True),
-    FAILED: _by_score(
+    sections.FAILED: _by_score(
         (~_IS_FINITE | _SCORE.is_null())
         & (~_KEEP | (_KEEP.is_null() & pl.col("reason").is_not_null())),
         best=True,
@@ -84,18 +74,18 @@ class ScoreNumbers:
     """None in a table."""
     counts: dict[str, int]
     """Status, or `kept` and the reasons -> samples."""
-    bins: list[Bin]
+    bins: list[sections.Bin]
     cut: float | None
     """The lowest kept score, where all kept scores are above all dropped ones."""
-    groups: Groups
+    groups: sections.Groups
     template: str = "scores.html.j2"
 
 
-def count(table: ReportTable, request: SectionRequest) -> ScoreNumbers:
+def count(table: ReportTable, request: sections.SectionRequest) -> ScoreNumbers:
     """The numbers of a quality table or of decisions."""
     columns = _COLUMNS[table.kind]
-    gallery = Gallery(_GROUPS, request.gallery)
-    counts = count_rows(read_rows(table, columns), gallery)
+    gallery = sections.Gallery(_GROUPS, request.gallery)
+    counts = sections.count_rows(sections.read_rows(table.files, columns), gallery)
     groups = gallery.groups(_shown)
     other, left = _SHOWN_BY[table.kind]
     if request.beside(table, other):
@@ -110,18 +100,13 @@ def count(table: ReportTable, request: SectionRequest) -> ScoreNumbers:
     return ScoreNumbers(sum(counts.values()), kept, counts, _bins(scored, sides), cut, groups)
 
 
-def _shown(_: str, row: dict[str, Any]) -> GallerySample:
-    return GallerySample(
-        key=row["key"],
-        shard=row["shard"],
-        score=row["score"],
-        keep=row["keep"],
-        reason=row["reason"],
-        error=row["error"],
-    )
+def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:
+    return sections.GallerySample(**{name: row[name] for name in row if name != "what"})
 
 
-def _bins(scored: pl.LazyFrame, sides: dict[bool | None, tuple[float, float]]) -> list[Bin]:
+def _bins(
+    scored: pl.LazyFrame, sides: dict[bool | None, tuple[float, float]]
+) -> list[sections.Bin]:
     if not sides:
         return []
     low = math.floor(min(side[0] for side in sides.values()) * 4) / 4
@@ -131,7 +116,7 @@ def _bins(scored: pl.LazyFrame, sides: dict[bool | None, tuple[float, float]]) -
     found = scored.group_by(place.cast(pl.Int64).alias("bin"), "keep").len().collect()
     counts = {(index, keep): n for index, keep, n in found.iter_rows()}
     return [
-        Bin(
+        sections.Bin(
             low + index * width,
             low + (index + 1) * width,
             counts.get((index, True), 0) + counts.get((index, None), 0),

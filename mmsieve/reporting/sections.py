@@ -1,8 +1,9 @@
 """What the sections of all kinds of tables share: counting rows, and picking samples to show."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
@@ -163,12 +164,12 @@ def count_rows(
     return most_first(counts)
 
 
-def read_rows(table: ReportTable, columns: Sequence[pl.Expr | str]) -> Iterator[pl.DataFrame]:
-    """Columns of a table, a file or a large part of one at a time.
+def read_rows(files: Iterable[Path], columns: Sequence[pl.Expr | str]) -> Iterator[pl.DataFrame]:
+    """Columns of a table's files, a file or a large part of one at a time.
 
     Raises polars' errors where the table doesn't have them.
     """
-    for file in table.files:
+    for file in files:
         rows = pl.scan_parquet(file, glob=False)
         for start in range(0, rows.select(pl.len()).collect().item() or 1, _ROWS):
             yield rows.select(columns).slice(start, _ROWS).collect()
