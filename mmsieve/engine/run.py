@@ -17,8 +17,7 @@ from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
 from mmsieve.progress import show_progress
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
 from mmsieve.reports import Report, count_words, timed
 from mmsieve.sources import Shard, Sources, find_files, limited, take_part

@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 
 from mmsieve import tables
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.read.captions import parse_object
+from mmsieve.images import extension_of
+from mmsieve.read.json_items import parse_object
 from mmsieve.read.layouts import open_shard
-from mmsieve.read.records import IMAGE_EXTENSIONS, ReadOptions, Record, parse_record
+from mmsieve.read.records import ReadOptions, Record, parse_record
 from mmsieve.read.tar import BLOCK, Group, Member, index_tar
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import TAR, Shard, local_path, one_line
@@ -131,15 +132,6 @@ class Captions:
 
 # Samples -> tar members, for sources that aren't tars: images as their files' bytes
 
-_MAGIC = (
-    (b"\xff\xd8\xff", "jpg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF8", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-)
-
 
 def sample_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each member of a sample, in order."""
@@ -174,7 +166,7 @@ def _escaped(letter: str) -> str:
 def _caption(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
     for part in sample.parts:
         if isinstance(part, Image):
-            yield image_extension(part.data), part.data
+            yield extension_of(part.data), part.data
         else:
             yield "txt", part.text.encode()
     yield "json", _json(sample.metadata)
@@ -190,24 +182,13 @@ def _document(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
         if isinstance(part, Text):
             images.append(None)
         elif part.data:
-            extension = f"{slot}.{image_extension(part.data)}"
+            extension = f"{slot}.{extension_of(part.data)}"
             images.append(f"{key}.{extension}")
             members.append((extension, part.data))
         else:
             images.append(f"{key}.{slot}.missing")
     yield "json", _json(sample.metadata | {"texts": texts, "images": images})
     yield from members
-
-
-def image_extension(data: bytes) -> str:
-    """The extension that an image's first bytes ask for; raises SampleError for an unknown kind."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    for magic, extension in _MAGIC:
-        if data.startswith(magic):
-            return extension
-    kinds = ", ".join(sorted(IMAGE_EXTENSIONS))
-    raise SampleError(Status.IMAGE_UNDECODABLE, f"the image is none of {kinds}")
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 from mmsieve.errors import SampleError, ShardError, Status
-from mmsieve.read.records import IMAGE_EXTENSIONS, MAX_BYTES, Record, duplicate
+from mmsieve.images import IMAGE_EXTENSIONS
+from mmsieve.read.records import MAX_BYTES, Record, duplicate
 from mmsieve.sources import one_line
 
 # Members of a tar -> samples: which member belongs to which key, and which come twice

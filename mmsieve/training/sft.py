@@ -29,7 +29,7 @@ from mmsieve.methods.mmssr.annotator import make_asker
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, RatingPreparer, capability_question
 from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
-from mmsieve.read.instructions import Parser
+from mmsieve.read.instructions import InstructionParser
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Sample
 from mmsieve.synthetic.instructions import instruction
@@ -247,7 +247,7 @@ class RatingExamples:
         ):
             if names:
                 raise ValueError(f"{names[0]!r} {problem}")
-        sample = Parser(images)(Record(str(entry.get("idx", "")), entry))
+        sample = InstructionParser(images)(Record(str(entry.get("idx", "")), entry))
         found = self.examples(sample, rated.ratings, rated.styles)
         if not found:
             raise ValueError(f"no {' or '.join(self.answers)} in it")

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
-from mmsieve.evaluation.rewrites import measure
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
 from mmsieve.methods.load import load_assessor
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read.records import ReadOptions
+from mmsieve.reporting.assessments import summarise
 
 
 def enhance(
@@ -44,4 +44,4 @@ def enhance(
     )
     if running.dry_run:
         return report
-    return replace(report, notes=(*report.notes, *measure(Path(out)).lines()))
+    return replace(report, notes=(*report.notes, *summarise(Path(out)).lines()))

@@ -14,7 +14,7 @@ from mmsieve.exporting.samples import Captions
 from mmsieve.exporting.tars import Journal, write_manifest
 from mmsieve.options import COMMON, OutputOptions, Positive
 from mmsieve.progress import show_progress
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import split_files
 from mmsieve.read.records import ReadOptions
 from mmsieve.reports import Report, timed
 from mmsieve.sources import find_files

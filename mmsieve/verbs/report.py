@@ -12,8 +12,8 @@ from mmsieve.errors import RequestError
 from mmsieve.options import COMMON, NotNegative, OutputOptions
 from mmsieve.read.records import ReadOptions
 from mmsieve.reporting.inputs import sort_inputs
-from mmsieve.reporting.page import Section, count_all, render
-from mmsieve.reporting.samples import Content, Key, Numbers, Shown, fetch
+from mmsieve.reporting.report import SampleContent, SampleKey, Section, count_all, fetch, render
+from mmsieve.reporting.sections import GallerySample, SectionNumbers
 from mmsieve.reports import Report, timed
 from mmsieve.tables import check_folder, make_folder, write_text
 
@@ -62,16 +62,16 @@ def report(
     wanted, out = options or ReportOptions(), Path(out)
     _check(wanted, out)
     given = sort_inputs(inputs)
-    counted = count_all(given.judged, wanted.gallery)
+    counted = count_all(given.tables, wanted.gallery)
     shown = [list(chain(*numbers.groups.values())) for numbers in counted]
     cards, total = sum(map(len, shown)), len(counted) + len(given.metrics)
     if wanted.dry_run:
         return PageReport(out=out, sections=total, notes=(f"would show {cards} samples",))
-    asked = list(zip(given.judged, shown, strict=True))
+    asked = list(zip(given.tables, shown, strict=True))
     contents, notes = fetch(asked, given.sources, read or ReadOptions())
     sections = [
-        Section(judged, numbers, _groups(numbers, found))
-        for judged, numbers, found in zip(given.judged, counted, contents, strict=True)
+        Section(table, numbers, _groups(numbers, found))
+        for table, numbers, found in zip(given.tables, counted, contents, strict=True)
     ]
     page = render(sections, list(given.metrics), notes, date.today())
     make_folder(out.absolute().parent)
@@ -98,9 +98,9 @@ _TITLE = "<title>mmsieve report</title>"
 
 
 def _groups(
-    numbers: Numbers, contents: dict[Key, Content]
-) -> dict[str, list[tuple[Shown, Content]]]:
+    numbers: SectionNumbers, contents: dict[SampleKey, SampleContent]
+) -> dict[str, list[tuple[GallerySample, SampleContent]]]:
     return {
-        title: [(one, contents.get((one.shard, one.key), Content())) for one in group]
+        title: [(one, contents.get((one.shard, one.key), SampleContent())) for one in group]
         for title, group in numbers.groups.items()
     }
