@@ -4,15 +4,12 @@ A decision file is a table file of kind `decisions`: its header's fingerprint sa
 asked for, its notes what was found.
 """
 
-import glob
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Self, TypeAlias
-from uuid import uuid4
+from typing import TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -21,6 +18,7 @@ import pyarrow.parquet as pq
 
 from mmsieve import tables
 from mmsieve.errors import RequestError
+from mmsieve.outputs import check_apart, check_folder, is_same_request, not_ours, staged
 from mmsieve.sources import one_line
 from mmsieve.tables import Header, TableFile
 
@@ -168,18 +166,18 @@ class DecisionFile:
 
 
 class DecisionWriter:
-    """Writes decisions to a new place, which gets its name when all are there."""
+    """Writes decisions to a staging place: a file per shard, or all into one file."""
 
-    def __init__(self, out: Path, header: MakeHeader) -> None:
+    def __init__(self, staging: Path, out: Path, header: MakeHeader) -> None:
         """`header` makes a file's: of its shard (None: of all), name, rows and kept rows."""
+        self._staging = staging
         self._out = out
         self._header = header
-        self._staging = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
         self._current: TableFile | None = None
         self._file: DecisionFile | None = None
         self._threads = ThreadPoolExecutor(_WRITERS, "mmsieve-decisions")
         self._pending: list[Future[None]] = []
-        self.is_one_file = out.suffix == ".parquet"
+        self._is_one_file = out.suffix == ".parquet"
 
     def add(self, source: TableFile, rows: pl.DataFrame) -> None:
         """Add rows of one of the table's files; the rows of a file come one after the other."""
@@ -195,13 +193,22 @@ class DecisionWriter:
         parts: list[_Piece] = []
         start = 0
         for source, count in origins:
-            is_whole = count == source.rows and not self.is_one_file
+            is_whole = count == source.rows and not self._is_one_file
             (whole if is_whole else parts).append((source, added.slice(start, count)))
             start += count
         self._wait()
         self._pending = [self._threads.submit(self._add_parts, parts)]
         for number in range(_WRITERS):
             self._pending.append(self._threads.submit(self._write_whole, whole[number::_WRITERS]))
+
+    def finish(self) -> None:
+        """Write what is left."""
+        self._wait()
+        self._close_file()
+
+    def close(self) -> None:
+        """Wait for the threads, whatever happened."""
+        self._threads.shutdown()
 
     def _wait(self) -> None:
         for pending in self._pending:
@@ -216,43 +223,32 @@ class DecisionWriter:
 
     def _add_parts(self, pieces: Sequence[_Piece]) -> None:
         for source, rows in pieces:
-            self._add(source, rows)
-
-    def _add(self, source: TableFile, rows: pa.Table) -> None:
-        if self._file is None or (source is not self._current and not self.is_one_file):
-            self._close_file()
-            name = f"{source.shard}.parquet"
-            self._file = DecisionFile(self._staging if self.is_one_file else self._staging / name)
-        self._current = source
-        self._file.add(rows)
-
-    def finish(self) -> None:
-        """Give the decisions their name, in place of what has it."""
-        self._wait()
-        self._close_file()
-        old = self._out.with_name(f".{self._out.name}.{uuid4().hex}.tmp")
-        if self._out.is_dir():  # a folder can't be replaced in one step
-            self._out.rename(old)
-        self._staging.rename(self._out)
-        shutil.rmtree(old, ignore_errors=True)
+            if self._file is None or (source is not self._current and not self._is_one_file):
+                self._close_file()
+                name = f"{source.shard}.parquet"
+                place = self._staging if self._is_one_file else self._staging / name
+                self._file = DecisionFile(place)
+            self._current = source
+            self._file.add(rows)
 
     def _close_file(self) -> None:
         if self._file is not None:
-            source = None if self.is_one_file else self._current
+            source = None if self._is_one_file else self._current
             name = self._out.stem if source is None else source.shard
             self._file.close(self._header(source, name, self._file.rows, self._file.kept))
         self._file = None
 
-    def __enter__(self) -> Self:
-        self._out.parent.mkdir(parents=True, exist_ok=True)
-        unique = "[0-9a-f]" * 32
-        for leftover in self._out.parent.glob(f".{glob.escape(self._out.name)}.{unique}.tmp"):
-            _remove(leftover)  # what a killed run left
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._threads.shutdown()
-        _remove(self._staging)
+@contextmanager
+def writing_decisions(out: Path, header: MakeHeader) -> Iterator[DecisionWriter]:
+    """A writer whose decisions take the place of `out` when all are there."""
+    with staged(out) as staging:
+        writer = DecisionWriter(staging, out, header)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            writer.close()
 
 
 def check_place(out: Path, inputs: Sequence[Path]) -> None:
@@ -262,49 +258,24 @@ def check_place(out: Path, inputs: Sequence[Path]) -> None:
         raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
     if not is_file and out.is_file():
         raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
-    tables.check_folder(out.absolute().parent)
+    check_folder(out.absolute().parent)
     check_apart(out, inputs)
 
 
-def check_apart(out: Path, inputs: Sequence[Path]) -> None:
-    """Raise RequestError where an output would be among the files of a table."""
-    place = out.resolve()
-    for path in inputs:
-        given = path.resolve()
-        if place == given or given in place.parents or place in given.parents:
-            raise RequestError(f"--out {out}: is where the table {path} is: choose another")
-
-
 def check_replaceable(out: Path, fingerprint: dict[str, str], overwrite: bool) -> bool:
-    """Whether decisions of the same cut are there; raises RequestError where --out can't be used.
+    """Whether decisions of the same request are there; RequestError where --out can't be used.
 
     Nothing that isn't a decision is ever replaced.
     """
     files = decision_files(out)
-    others = _others(out) if out.is_dir() else []
-    if others:
-        raise RequestError(f"--out {out}: holds {others[0]}, no decisions: choose another folder")
-    same = bool(files)
+    found = (path for path in out.rglob("*") if out.is_dir() and not path.is_dir())
+    other = next((path for path in found if path.suffix != ".parquet"), None)
+    if other is not None:
+        raise not_ours(out, f"holds {other.relative_to(out)}, no decisions")
+    same = []
     for path in files.values():
         header = tables.existing_header(path)
         if header is None or header.kind != KIND:
-            raise RequestError(f"--out {out}: {path} isn't decisions: choose another --out")
-        same = same and header.fingerprint == fingerprint
-    if files and not same and not overwrite:
-        raise RequestError(
-            f"--out {out}: holds decisions of another cut: choose another --out, or --overwrite"
-        )
-    return same
-
-
-def _others(folder: Path) -> list[str]:
-    """Names in the folder that no decision file has."""
-    found = (path for path in folder.rglob("*") if not path.is_dir())
-    return [p.relative_to(folder).as_posix() for p in found if p.suffix != ".parquet"]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            raise not_ours(out, f"{path} isn't decisions")
+        same.append(is_same_request(out, header.fingerprint, fingerprint, overwrite))
+    return bool(same) and all(same)

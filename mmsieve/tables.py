@@ -4,8 +4,7 @@ Parquet metadata carries a Header under `mmsieve`: what made the file, and wheth
 """
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -13,13 +12,13 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmsieve.errors import RequestError
+from mmsieve.outputs import write_atomically
 from mmsieve.sources import one_line
 
 # Table: a folder with one Parquet file per shard, each whole or absent, each saying its origin
@@ -79,27 +78,6 @@ def header_metadata(header: Header) -> dict[bytes, str]:
     return {_HEADER: json.dumps(asdict(header), sort_keys=True)}
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)`, then give the file its name; a hidden name never matches *."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove what a killed run left of a file: only one run at a time writes it."""
-    unique = "[0-9a-f]" * 32  # not *: another shard's name may begin with this one's
-    for leftover in path.parent.glob(f".{_literal(path.name)}.{unique}.tmp"):
-        leftover.unlink(missing_ok=True)
-
-
 def read_header(path: Path) -> Header | None:
     """The header of a table file; None where mmsieve did not write it."""
     try:
@@ -155,29 +133,6 @@ def table_files(folder: Path) -> dict[str, Path]:
 def rows_to_table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """A table of the declared schema: an all-null column keeps its type."""
     return pa.Table.from_pylist(list(rows), schema=schema)
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def check_folder(folder: Path) -> None:
-    """Raise RequestError where a table can't be written to the folder; nothing is made yet."""
-    if "://" in str(folder) or ":/" in str(folder):
-        raise RequestError(f"--out {folder}: tables are written to local or mounted folders")
-    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
-    if existing is None or not existing.is_dir():
-        raise RequestError(f"--out {folder}: {existing} is a file, not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RequestError(f"--out {folder}: {existing} can't be written to")
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of a table; raises RequestError where that can't be done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"--out {folder}: can't be made: {error}") from error
 
 
 def remove_file(path: Path) -> None:

@@ -20,9 +20,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.outputs import write_atomically
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
-from mmsieve.tables import write_atomically
 
 # Images and the labelled texts over them: what teachers write, and training reads
 

@@ -9,12 +9,12 @@ import polars as pl
 
 from mmsieve.errors import RequestError
 from mmsieve.filtering.hashing import mix
+from mmsieve.outputs import check_folder
 from mmsieve.selection.groups import Bools, Numbers
 from mmsieve.selection.options import SelectOptions, read_keys
 from mmsieve.selection.pool import Pool, Rated
 from mmsieve.selection.results import ResultFolder, key_in, write_part
 from mmsieve.selection.rounds import Budget, choose_in_rounds
-from mmsieve.tables import check_folder
 
 # Plain ways to choose, to compare the published selection with
 

@@ -19,8 +19,9 @@ from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.generation.files import TRAIN, read_training_file
 from mmsieve.labels import LEVELS
 from mmsieve.methods.catalog import bundled_folder
+from mmsieve.outputs import check_folder
 from mmsieve.synthetic.instructions import WRONG_CAP
-from mmsieve.tables import check_folder, table_files
+from mmsieve.tables import table_files
 
 # The demo's commands, in order, each with a line on what it is for
 

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,13 +28,8 @@ from mmsieve.generation.files import TrainingRecord, read_training_file
 from mmsieve.labels import LEVELS
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter.annotator import ScoringOptions
-from mmsieve.tables import (
-    check_folder,
-    make_folder,
-    notes_of_unfinished,
-    open_tables,
-    write_atomically,
-)
+from mmsieve.outputs import check_folder, make_folder, write_atomically, write_text
+from mmsieve.tables import notes_of_unfinished, open_tables
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 
@@ -307,10 +301,5 @@ def _values(comparison: Comparison, origins: Mapping[str, dict[str, Any]]) -> di
 
 
 def _write(out: Path, values: dict[str, Any]) -> None:
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     make_folder(out)
-    write_atomically(out / METRICS, partial(_write_text, text))
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, "utf-8")
+    write_text(out / METRICS, json.dumps(values, indent=2, allow_nan=False) + "\n")

@@ -10,11 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from mmsieve.decisions import SCHEMA, DecisionWriter, check_apart, check_place, check_replaceable
+from mmsieve.decisions import SCHEMA, check_place, check_replaceable, writing_decisions
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.filtering.request import Advance, CutOptions, Decided, Plan, UidFile, judge
+from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
 from mmsieve.progress import show_progress
-from mmsieve.tables import check_folder, notes_of_unfinished, open_tables, write_atomically
+from mmsieve.tables import notes_of_unfinished, open_tables
 
 __all__ = ["CutOptions", "FilterReport", "filter_tables"]
 
@@ -132,13 +133,12 @@ def _check_out(out: Path, is_uids: bool) -> None:
     if not is_uids:
         check_place(out, [])
         return
-    if out.is_dir():
-        raise RequestError(f"--out {out}: is a folder; name a file")
-    check_folder(out.absolute().parent)
-    if out.exists():
-        with out.open("rb") as file:
-            if file.read(6) != b"\x93NUMPY":
-                raise RequestError(f"--out {out}: isn't a file of uids: choose another --out")
+    check_file(out, "a file of uids", _is_array)
+
+
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6) == b"\x93NUMPY"
 
 
 def _decide(plan: Plan, write: Callable[[Decided, Path], None], advance: Advance) -> Decided:
@@ -155,10 +155,9 @@ def _count(decided: Decided, folder: Path) -> None:
 
 
 def _write_decisions(out: Path, overwrite: bool, decided: Decided, folder: Path) -> None:
-    with DecisionWriter(out, decided.header) as writer:
+    with writing_decisions(out, decided.header) as writer:
         for file, rows in decided.rows():
             writer.add(file, rows.select(SCHEMA.names))
-        writer.finish()
 
 
 def _write_uids(out: Path, overwrite: bool, decided: Decided, folder: Path) -> None:
@@ -169,5 +168,5 @@ def _write_uids(out: Path, overwrite: bool, decided: Decided, folder: Path) -> N
     made = folder / "uids.npy"
     uids.write(made)
     if out.exists() and not overwrite and not filecmp.cmp(made, out, shallow=False):
-        raise RequestError(f"--out {out}: holds other uids: choose another --out, or --overwrite")
+        raise made_otherwise(out, ["choice of samples"])
     write_atomically(out, lambda temporary: shutil.copyfile(made, temporary))

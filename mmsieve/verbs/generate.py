@@ -1,7 +1,6 @@
 """generate: a teacher's texts of known quality over images -> training data."""
 
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,9 +18,16 @@ from mmsieve.generation.tasks.assessments import Assessments
 from mmsieve.generation.tasks.ratings import Ratings
 from mmsieve.generation.tasks.task import Task
 from mmsieve.generation.tasks.texts import Captions, Documents
+from mmsieve.outputs import (
+    check_folder,
+    is_same_request,
+    make_folder,
+    read_record,
+    remove_own,
+    write_text,
+)
 from mmsieve.read.records import ReadOptions
 from mmsieve.synthetic.drawing import SHARDS, count_drawn, draw
-from mmsieve.tables import check_folder, make_folder, write_atomically
 
 _CLAIM = "generate.json"
 
@@ -264,31 +270,19 @@ def _write_claim(
     out: Path, claim: dict[str, object], written: dict[str, int], complete: bool = True
 ) -> None:
     stored = {"request": claim, "written": written, "complete": complete}
-    text = json.dumps(stored, indent=2) + "\n"
-    write_atomically(out / _CLAIM, lambda path: path.write_text(text, "utf-8") and None)
+    write_text(out / _CLAIM, json.dumps(stored, indent=2) + "\n")
 
 
 def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
     """Remove what an earlier generation left, and only that."""
     make_folder(out)
-    for name in (_CLAIM, TRAIN, VAL, POOL, *others):
-        (out / name).unlink(missing_ok=True)
-    for name in (IMAGES, SHARDS):
-        shutil.rmtree(out / name, ignore_errors=True)
+    remove_own(out, (_CLAIM, TRAIN, VAL, POOL, *others, IMAGES, SHARDS))
 
 
 def _is_done(out: Path, claim: dict[str, object], overwrite: bool) -> bool:
     """Whether the folder holds just this; raises RequestError where it holds something else."""
-    file = out / _CLAIM
-    if not out.is_dir() or not any(out.iterdir()):
+    stored = read_record(out, _CLAIM, "generate", unfinished=(IMAGES,))
+    if stored is None or overwrite:
         return False
-    if not file.is_file() and not (out / IMAGES).is_dir():  # images alone: it was interrupted
-        raise RequestError(f"--out {out}: not empty, and not made by generate; choose another")
-    if overwrite or not file.is_file():
-        return False
-    stored = json.loads(file.read_text("utf-8"))
-    if stored["request"] != claim:
-        raise RequestError(
-            f"--out {out}: holds other training data; choose another, or --overwrite"
-        )
+    is_same_request(out, stored["request"], claim)
     return bool(stored.get("complete", True))

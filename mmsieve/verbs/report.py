@@ -3,18 +3,17 @@
 import time
 from dataclasses import dataclass, field
 from datetime import date
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
+from mmsieve.outputs import check_file, make_folder, write_text
 from mmsieve.read.records import ReadOptions
 from mmsieve.reporting.inputs import sort_inputs
 from mmsieve.reporting.page import Section, count_all, render
 from mmsieve.reporting.samples import Content, Key, Numbers, Shown, fetch
-from mmsieve.tables import check_folder, make_folder, write_atomically
 
 
 @Parameter(name="*")
@@ -90,7 +89,7 @@ def report(
     ]
     page = render(sections, list(given.metrics), notes, date.today())
     make_folder(out.absolute().parent)
-    write_atomically(out, partial(_write, page))
+    write_text(out, page)
     return PageReport(
         out=out,
         seconds=time.monotonic() - started,
@@ -107,12 +106,11 @@ def _check(options: ReportOptions, out: Path) -> None:
         raise RequestError(f"--gallery {options.gallery}: must be 0 or more")
     if out.suffix not in (".html", ".htm") or out.is_dir():
         raise RequestError(f"--out {out}: name a file that ends in .html")
-    check_folder(out.absolute().parent)
-    if out.is_file() and not options.overwrite and _TITLE not in out.read_text("utf-8", "replace"):
-        raise RequestError(f"--out {out}: there, and not a report; choose another, or --overwrite")
+    check_file(out, "a report", _is_report, options.overwrite)
 
 
-_TITLE = "<title>mmsieve report</title>"
+def _is_report(file: Path) -> bool:
+    return "<title>mmsieve report</title>" in file.read_text("utf-8", "replace")
 
 
 def _groups(
@@ -122,7 +120,3 @@ def _groups(
         title: [(one, contents.get((one.shard, one.key), Content())) for one in group]
         for title, group in numbers.groups.items()
     }
-
-
-def _write(page: str, path: Path) -> None:
-    path.write_text(page, "utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mmsieve.decisions import KIND, SCHEMA, DecisionWriter, check_place, check_replaceable
+from mmsieve.decisions import KIND, SCHEMA, check_place, check_replaceable, writing_decisions
 from mmsieve.errors import MmsieveError
 from mmsieve.filtering.request import Advance
 from mmsieve.progress import show_progress
@@ -161,10 +161,9 @@ class _Decided:
 
     def write(self, out: Path) -> None:
         """Write the decisions."""
-        with DecisionWriter(out, self._header) as writer:
+        with writing_decisions(out, self._header) as writer:
             for origins, rows in self._rows():
                 writer.add_all(origins, rows.select(SCHEMA.names))
-            writer.finish()
 
     def _rows(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
         row = 0

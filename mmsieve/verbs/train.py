@@ -7,7 +7,7 @@ from typing import Any
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.files import hash_files, tensor_files
-from mmsieve.tables import check_folder
+from mmsieve.outputs import check_folder
 from mmsieve.training.options import (
     TrainOptions,
     check_claim,
