@@ -15,7 +15,7 @@ import polars as pl
 from PIL import Image as PillowImage
 
 from mmsieve.errors import RequestError, SampleError, ShardError
-from mmsieve.filtering.hashing import hash_samples
+from mmsieve.filtering.ranking import hash_samples
 from mmsieve.images import ImageLimits, decode
 from mmsieve.read.layouts import open_shard
 from mmsieve.read.ranges import split_files

@@ -36,8 +36,8 @@ from mmsieve.selection.groups import (
     split_styles,
 )
 from mmsieve.selection.options import SelectOptions
-from mmsieve.selection.pool import Origins, Pool
-from mmsieve.tables import CHUNK, TableFile
+from mmsieve.selection.pool import Pool
+from mmsieve.tables import CHUNK, Origins, TableFile
 
 # The items of an instruction file (JSON list or JSONL): keys, sources, a part of them
 
