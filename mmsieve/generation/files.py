@@ -19,9 +19,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.outputs import write_text
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
-from mmsieve.tables import write_text
 
 # Images and the labelled texts over them: what teachers write, and training reads
 

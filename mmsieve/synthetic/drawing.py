@@ -13,10 +13,10 @@ from mmsieve.generation.files import TrainingFiles
 from mmsieve.generation.options import GenerateOptions
 from mmsieve.generation.tasks.task import Task
 from mmsieve.labels import LEVELS
+from mmsieve.outputs import write_atomically
 from mmsieve.progress import show_progress
 from mmsieve.sample import Sample
 from mmsieve.synthetic.teacher import Drawing, Drawn
-from mmsieve.tables import write_atomically
 
 # Samples into tars in the layouts that `score` reads, so that a pipeline can be tried on them
 

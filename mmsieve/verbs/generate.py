@@ -1,7 +1,6 @@
 """generate: a teacher's texts of known quality over images -> training data."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,10 +20,17 @@ from mmsieve.generation.tasks.ratings import Ratings
 from mmsieve.generation.tasks.task import Task
 from mmsieve.generation.tasks.texts import Captions, Documents
 from mmsieve.options import Options
+from mmsieve.outputs import (
+    check_folder,
+    is_same_request,
+    make_folder,
+    read_record,
+    remove_own,
+    write_text,
+)
 from mmsieve.read.records import ReadOptions
 from mmsieve.reports import Report, timed
 from mmsieve.synthetic.drawing import SHARDS, count_drawn, draw
-from mmsieve.tables import check_folder, make_folder, write_text
 
 _CLAIM = "generate.json"
 _SWITCHES = {"overwrite": False, "dry_run": False, "quiet": False}
@@ -241,24 +247,13 @@ def _write_claim(
 def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
     """Remove what an earlier generation left, and only that."""
     make_folder(out)
-    for name in (_CLAIM, TRAIN, VAL, POOL, *others):
-        (out / name).unlink(missing_ok=True)
-    for name in (IMAGES, SHARDS):
-        shutil.rmtree(out / name, ignore_errors=True)
+    remove_own(out, (_CLAIM, TRAIN, VAL, POOL, *others, IMAGES, SHARDS))
 
 
 def _is_done(out: Path, claim: dict[str, object], overwrite: bool) -> bool:
     """Whether the folder holds just this; raises RequestError where it holds something else."""
-    file = out / _CLAIM
-    if not out.is_dir() or not any(out.iterdir()):
+    stored = read_record(out, _CLAIM, "generate", unfinished=(IMAGES,))
+    if stored is None or overwrite:
         return False
-    if not file.is_file() and not (out / IMAGES).is_dir():  # images alone: it was interrupted
-        raise RequestError(f"--out {out}: not empty, and not made by generate; choose another")
-    if overwrite or not file.is_file():
-        return False
-    stored = json.loads(file.read_text("utf-8"))
-    if stored["request"] != claim:
-        raise RequestError(
-            f"--out {out}: holds other training data; choose another, or --overwrite"
-        )
+    is_same_request(out, stored["request"], claim)
     return bool(stored.get("complete", True))

@@ -10,12 +10,12 @@ from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
 from mmsieve.options import COMMON, NotNegative, OutputOptions
+from mmsieve.outputs import check_file, make_folder, write_text
 from mmsieve.read.records import ReadOptions
 from mmsieve.reporting.inputs import sort_inputs
 from mmsieve.reporting.report import SampleContent, SampleKey, Section, count_all, fetch, render
 from mmsieve.reporting.sections import GallerySample, SectionNumbers
 from mmsieve.reports import Report, timed
-from mmsieve.tables import check_folder, make_folder, write_text
 
 
 @Parameter(name="*")
@@ -89,12 +89,11 @@ def _check(options: ReportOptions, out: Path) -> None:
     """Refuse what can't be meant, from the request alone."""
     if out.suffix not in (".html", ".htm") or out.is_dir():
         raise RequestError(f"--out {out}: name a file that ends in .html")
-    check_folder(out.absolute().parent)
-    if out.is_file() and not options.overwrite and _TITLE not in out.read_text("utf-8", "replace"):
-        raise RequestError(f"--out {out}: there, and not a report; choose another, or --overwrite")
+    check_file(out, "a report", _is_report, options.overwrite)
 
 
-_TITLE = "<title>mmsieve report</title>"
+def _is_report(file: Path) -> bool:
+    return "<title>mmsieve report</title>" in file.read_text("utf-8", "replace")
 
 
 def _groups(
