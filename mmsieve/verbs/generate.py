@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from mmsieve.errors import RequestError
-from mmsieve.generation.files import IMAGES, POOL, TRAIN, VAL
+from mmsieve.generation.files import IMAGES, POOL, SHARDS, TRAIN, VAL
 from mmsieve.generation.options import (
     AssessmentsOptions,
     GenerateOptions,
@@ -20,7 +20,7 @@ from mmsieve.generation.tasks.ratings import Ratings
 from mmsieve.generation.tasks.task import Task
 from mmsieve.generation.tasks.texts import Captions, Documents
 from mmsieve.read.records import ReadOptions
-from mmsieve.synthetic.drawing import SHARDS, count_drawn, draw
+from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.tables import check_folder, make_folder, write_atomically
 
 _CLAIM = "generate.json"
@@ -154,11 +154,14 @@ def _generate(
     started = time.monotonic()
     asking, read = asking or TeacherOptions(), read or ReadOptions()
     options.check()
-    if options.teacher == "rendered":
+    teacher = find_teacher(options.teacher)
+    if teacher is not None:
         if sources:
-            raise RequestError(f"{sources[0]}: --teacher rendered draws its images: no SOURCE")
+            raise RequestError(
+                f"{sources[0]}: --teacher {options.teacher} draws its images: no SOURCE"
+            )
         _only_defaults(asking, read)
-        report = _draw(task, out, options)
+        report = _draw(teacher, task, out, options)
     else:
         common = GenerateOptions(
             teacher=options.teacher,
@@ -240,9 +243,11 @@ def _ask(
     )
 
 
-def _draw(task: Task, out: Path, options: GenerateOptions) -> GenerateReport:
-    """Have the rendered teacher draw and write."""
-    task.check_drawing(options)
+def _draw(
+    teacher: DrawingTeacher, task: Task, out: Path, options: GenerateOptions
+) -> GenerateReport:
+    """Have a teacher draw and write."""
+    teacher.check(task, options)
     check_folder(out)
     claim = {
         "what": task.name,
@@ -251,11 +256,11 @@ def _draw(task: Task, out: Path, options: GenerateOptions) -> GenerateReport:
     }
     if _is_done(out, claim, options.overwrite) or options.dry_run:
         note = "would write" if options.dry_run else "done before:"
-        scenes = count_drawn(task, options)
+        scenes = teacher.count_drawn(task, options)
         notes = (f"{note} {options.count} {task.name} over the images of {scenes} scenes",)
         return GenerateReport(out=out, seconds=0, notes=notes)
     _clear(out)
-    written, tars = draw(task, out, options)
+    written, tars = teacher.draw(task, out, options)
     _write_claim(out, claim, written)
     return GenerateReport(out=out, seconds=0, noun=task.noun, written=written, tars=tars)
 
