@@ -83,6 +83,9 @@ def kind_of(text: str) -> TextKind:
 IMAGES = "images"
 """Folder of the images, beside the training files."""
 
+SHARDS = "shards"
+"""Folder of tars of the same samples, where a teacher writes them too."""
+
 _FOLDER = 5
 """Letters of a key that name its folder of images: no folder gets too full."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmsieve.errors import RequestError
-from mmsieve.generation.files import IMAGES, POOL, TRAIN, VAL
+from mmsieve.generation.files import IMAGES, POOL, SHARDS, TRAIN, VAL
 from mmsieve.generation.options import (
     AssessmentsOptions,
     GenerateOptions,
@@ -29,8 +29,8 @@ from mmsieve.outputs import (
     write_text,
 )
 from mmsieve.read.records import ReadOptions
+from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
-from mmsieve.synthetic.drawing import SHARDS, count_drawn, draw
 
 _CLAIM = "generate.json"
 _SWITCHES = {"overwrite": False, "dry_run": False, "quiet": False}
@@ -157,12 +157,15 @@ def _generate(
     *others: Options,
 ) -> GenerateReport:
     asking, read = asking or TeacherOptions(), read or ReadOptions()
-    if options.teacher == "rendered":
+    teacher = find_teacher(options.teacher)
+    if teacher is not None:
         if sources:
-            raise RequestError(f"{sources[0]}: --teacher rendered draws its images: no SOURCE")
+            raise RequestError(
+                f"{sources[0]}: --teacher {options.teacher} draws its images: no SOURCE"
+            )
         for group in (*others, asking, read):
             _refuse(group, "is for --teacher anthropic:MODEL and openai:MODEL")
-        return _draw(task, out, options)
+        return _draw(teacher, task, out, options)
     _refuse(options, "is for --teacher rendered", _DRAWN)
     return _ask(task, sources, out, options, asking, read)
 
@@ -220,19 +223,21 @@ def _ask(
     )
 
 
-def _draw(task: Task, out: Path, options: GenerateOptions) -> GenerateReport:
-    """Have the rendered teacher draw and write."""
-    task.check_drawing(options)
+def _draw(
+    teacher: DrawingTeacher, task: Task, out: Path, options: GenerateOptions
+) -> GenerateReport:
+    """Have a teacher draw and write."""
+    teacher.check(task, options)
     check_folder(out)
     wanted = {name: value for name, value in asdict(options).items() if name not in _SWITCHES}
     claim = {"what": task.name, **task.settings(), **wanted, **_SWITCHES}
     if _is_done(out, claim, options.overwrite) or options.dry_run:
         note = "would write" if options.dry_run else "done before:"
-        scenes = count_drawn(task, options)
+        scenes = teacher.count_drawn(task, options)
         notes = (f"{note} {options.count} {task.name} over the images of {scenes} scenes",)
         return GenerateReport(out=out, notes=notes)
     _clear(out)
-    written, tars = draw(task, out, options)
+    written, tars = teacher.draw(task, out, options)
     _write_claim(out, claim, written)
     return GenerateReport(out=out, noun=task.noun, written=written, tars=tars)
 
