@@ -22,6 +22,7 @@ from cyclopts import Parameter
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmsieve.errors import SampleError, Status
+from mmsieve.options import NotNegative, Options, Positive
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """Height x width x 3, RGB, 0-255."""
@@ -66,16 +67,16 @@ MAX_PIXELS = 89_478_485
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ImageLimits:
+class ImageLimits(Options):
     """What an image may be; beyond it the sample is a row that says so."""
 
-    max_bytes: int = 256 * 2**20
+    max_bytes: Positive = 256 * 2**20
     """Largest image file, in bytes."""
-    max_pixels: int = MAX_PIXELS
+    max_pixels: Positive = MAX_PIXELS
     """Largest width times height; twice PIL.Image.MAX_IMAGE_PIXELS is a limit too."""
-    max_frames: int = 1000
+    max_frames: NotNegative = 1000
     """Pages or frames that may be skipped to reach the one that is asked for."""
-    min_side: int = 1
+    min_side: NotNegative = 1
     """Shortest side in pixels: less is `image_too_small`, and left out of a document."""
 
 

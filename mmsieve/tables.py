@@ -93,6 +93,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what a killed run left of a file: only one run at a time writes it."""
     unique = "[0-9a-f]" * 32  # not *: another shard's name may begin with this one's

@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ import polars as pl
 from mmsieve.engine.annotator import QualityAnnotator, Row, RunnerOptions
 from mmsieve.engine.job import Progress as Advance
 from mmsieve.engine.workers import Prepared, PreparePool
-from mmsieve.errors import SampleError, Status
+from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.evaluation.metrics import (
     Bootstrap,
     Draws,
@@ -30,6 +30,7 @@ from mmsieve.evaluation.metrics import (
     predict,
 )
 from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_record
+from mmsieve.labels import LEVELS
 from mmsieve.progress import show_progress
 from mmsieve.read.records import Parse, Record
 
@@ -94,6 +95,27 @@ class Texts:
     def count_units(self, chosen: npt.NDArray[np.bool_]) -> int:
         """How many units the chosen texts [n] are of."""
         return len(np.unique(self.units[chosen]))
+
+    def check_scores(self, annotators: Mapping[str, QualityAnnotator]) -> None:
+        """Raise RequestError for the first annotator whose scores these texts can't tell about."""
+        for name, annotator in annotators.items():
+            if SCORE not in annotator.schema.names:
+                columns = ", ".join(annotator.schema.names)
+                raise RequestError(f"model {name} gives no {SCORE} to evaluate, only {columns}")
+            if not annotator.score_is_level and len(set(self.units.tolist())) < 2:
+                raise RequestError(
+                    f"the scores of {name} aren't levels, and thresholds are fitted on one half of "
+                    "the images: give texts over at least 2 images that they don't share"
+                )
+
+
+def check_labels(records: Sequence[TrainingRecord], data: Path) -> None:
+    """Raise RequestError where there is nothing to evaluate, or a label is no level."""
+    if not records:
+        raise RequestError(f"{data}: no texts in it")
+    for index, record in enumerate(records):
+        if record.label not in LEVELS:
+            raise RequestError(f"{data}: {index}: label {record.label:g} is not a level 0-3")
 
 
 @dataclass(frozen=True)
@@ -234,6 +256,37 @@ class Comparison:
     is_fitted: Mask
     """Texts [n] that thresholds were fitted on."""
     notes: tuple[str, ...]
+
+    def as_dict(self, origins: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """Plain values, with each model's origin: of several models below `models`."""
+        models = {name: one.as_dict() | origins[name] for name, one in self.models.items()}
+        if len(models) == 1:
+            return next(iter(models.values()))
+        first, *others = self.models
+        differences = {
+            name: {key: asdict(one) for key, one in self.models[name].differences.items()}
+            for name in others
+        }
+        return {"models": models, "reference": first, "differences": differences}
+
+    def notes_of_intervals(self, units: int, resamples: int) -> list[str]:
+        """What the intervals mean; `units` are the images, or sets of them, that were drawn."""
+        if not units:
+            return []
+        if units == 1:
+            return ["no intervals: all texts share images"]
+        notes = [
+            f"intervals: 95%, from {resamples:,} draws of {units:,} images or sets of images, "
+            "each with all of its texts"
+        ]
+        measured = {name: one.overall for name, one in self.models.items()}
+        faultless = [name for name, one in measured.items() if one and one.accuracy == 1]
+        if faultless:
+            notes.append(
+                f"{', '.join(faultless)}: no error in {units:,} of them, so the share with one may "
+                f"still be up to {min(1, 3 / units):.1%}"
+            )
+        return notes
 
 
 def compare(texts: Texts, scored: Mapping[str, Scored], bootstrap: Bootstrap) -> Comparison:

@@ -12,7 +12,6 @@ real images also `provenance`.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
-from mmsieve.tables import write_atomically
+from mmsieve.tables import write_text
 
 # Images and the labelled texts over them: what teachers write, and training reads
 
@@ -186,15 +185,11 @@ class TrainingFiles:
         """Write the files; returns how many entries the first two have."""
         for name, lines in self._lines.items():
             text = "[\n" + ",\n".join(lines) + "\n]\n"
-            write_atomically(self._folder / name, partial(_write, text))
+            write_text(self._folder / name, text)
         return {name: len(self._lines[name]) for name in (TRAIN, VAL)}
 
 
 TRAIN, VAL, POOL = "train.json", "val.json", "qas.json"
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, "utf-8")
 
 
 def parse_training_record(folder: Path, record: Record) -> Sample:
