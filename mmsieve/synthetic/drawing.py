@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmsieve.engine.job import Progress as Advance
 from mmsieve.exporting.samples import member_bytes, sample_members
 from mmsieve.generation.files import TrainingFiles
 from mmsieve.generation.options import GenerateOptions
 from mmsieve.generation.tasks.task import Task
 from mmsieve.labels import LEVELS
-from mmsieve.progress import show_progress
+from mmsieve.progress import Advance, show_progress
 from mmsieve.sample import Sample
 from mmsieve.synthetic.teacher import Drawing, Drawn
 from mmsieve.tables import write_atomically
