@@ -13,7 +13,6 @@ import numpy.typing as npt
 import polars as pl
 
 from mmsieve.engine.annotator import QualityAnnotator, Row, RunnerOptions
-from mmsieve.engine.job import Progress as Advance
 from mmsieve.engine.workers import Prepared, PreparePool
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.evaluation.metrics import (
@@ -31,7 +30,7 @@ from mmsieve.evaluation.metrics import (
 )
 from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_record
 from mmsieve.labels import LEVELS
-from mmsieve.progress import show_progress
+from mmsieve.progress import Advance, show_progress
 from mmsieve.read.records import Parse, Record
 
 # Which texts belong together: those that share an image, directly or over other texts
@@ -70,7 +69,7 @@ _CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Texts:
+class LabelledTexts:
     """The entries of a training file, in its order."""
 
     records: Sequence[TrainingRecord]
@@ -148,7 +147,7 @@ class ScoreOptions:
 
 
 def score_texts(
-    name: str, annotator: QualityAnnotator, texts: Texts, options: ScoreOptions
+    name: str, annotator: QualityAnnotator, texts: LabelledTexts, options: ScoreOptions
 ) -> Scored:
     """Score every text with an annotator; a text that can't be scored has its reason."""
     rows: list[Row | SampleError | None] = [None] * len(texts.records)
@@ -289,7 +288,7 @@ class Comparison:
         return notes
 
 
-def compare(texts: Texts, scored: Mapping[str, Scored], bootstrap: Bootstrap) -> Comparison:
+def compare(texts: LabelledTexts, scored: Mapping[str, Scored], bootstrap: Bootstrap) -> Comparison:
     """Measure every model on the texts that all of them could score.
 
     Where a score isn't a level, half of the images go to fitting its thresholds, and all models
@@ -321,7 +320,7 @@ def compare(texts: Texts, scored: Mapping[str, Scored], bootstrap: Bootstrap) ->
 class _Measuring:
     """Measures one model after the other; the first is what the others are compared with."""
 
-    def __init__(self, texts: Texts, is_measured: Mask, bootstrap: Bootstrap) -> None:
+    def __init__(self, texts: LabelledTexts, is_measured: Mask, bootstrap: Bootstrap) -> None:
         self._texts, self._is_measured, self._bootstrap = texts, is_measured, bootstrap
         self._kinds = np.array(texts.kinds)
         self._first: tuple[Metrics, Draws] | None = None
@@ -353,7 +352,7 @@ class _Measuring:
 
 
 def _with_thresholds(
-    texts: Texts, scored: Mapping[str, Scored], is_fitted: Mask
+    texts: LabelledTexts, scored: Mapping[str, Scored], is_fitted: Mask
 ) -> dict[str, Scored]:
     levels = texts.levels[is_fitted]
     return {
@@ -400,7 +399,7 @@ def _note_of_thresholds(
 # predictions.parquet: what each model said of each text, so that errors can be looked at
 
 
-def predictions(texts: Texts, comparison: Comparison) -> pl.DataFrame:
+def predictions(texts: LabelledTexts, comparison: Comparison) -> pl.DataFrame:
     """A row per text, in the file's order.
 
     Columns: key (the entry's id, or its number), kind, image, text, label, measured; and `status`,
@@ -418,11 +417,11 @@ def predictions(texts: Texts, comparison: Comparison) -> pl.DataFrame:
     ]
     for name, one in comparison.scored.items():
         prefix = f"{name}." if len(comparison.scored) > 1 else ""
-        columns += [column.alias(prefix + column.name) for column in _outcome_predictions(one)]
+        columns += [column.alias(prefix + column.name) for column in _model_columns(one)]
     return pl.DataFrame(columns)
 
 
-def _outcome_predictions(one: Scored) -> list[pl.Series]:
+def _model_columns(one: Scored) -> list[pl.Series]:
     score = pl.Series("score", one.scores, pl.Float64).fill_nan(None).cast(pl.Float32)
     level = pl.Series("level", [None] * len(score), pl.Int8)
     if one.is_level or one.thresholds is not None:

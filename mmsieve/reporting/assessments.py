@@ -39,10 +39,10 @@ _HIGHEST = 10
 _LENGTH_BINS = 12
 _AS_IT_WAS = "left as it was"
 _GROUPS = {
-    "Rewritten": sections.Group(pl.col("what") == "rewritten"),
-    "Rewrite refused": sections.Group(pl.col("what").str.starts_with("refused")),
-    "Left as it was": sections.Group(pl.col("what") == _AS_IT_WAS),
-    sections.FAILED: sections.Group(pl.col("status") != Status.OK),
+    "Rewritten": sections.GalleryGroup(pl.col("what") == "rewritten"),
+    "Rewrite refused": sections.GalleryGroup(pl.col("what").str.starts_with("refused")),
+    "Left as it was": sections.GalleryGroup(pl.col("what") == _AS_IT_WAS),
+    sections.FAILED: sections.GalleryGroup(pl.col("status") != Status.OK),
 }
 
 

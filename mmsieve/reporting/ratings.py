@@ -102,20 +102,22 @@ def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers
     )
 
 
-def _groups(subsets: list[str]) -> tuple[dict[str, sections.Group], dict[str, int]]:
+def _groups(subsets: list[str]) -> tuple[dict[str, sections.GalleryGroup], dict[str, int]]:
     """What each subset keeps and leaves, without a subset all; and title -> the subset's number."""
     is_ok = pl.col("status") == Status.OK
-    groups: dict[str, sections.Group] = {} if subsets else {"Samples": sections.Group(is_ok)}
+    groups: dict[str, sections.GalleryGroup] = (
+        {} if subsets else {"Samples": sections.GalleryGroup(is_ok)}
+    )
     decided: dict[str, int] = {}
     for number, name in enumerate(subsets):
         keep = pl.col(f"keep{number}")
         parts = {
-            f"Kept in {name}": sections.Group(keep),
-            f"Not kept in {name}": sections.Group(~keep & is_ok),
+            f"Kept in {name}": sections.GalleryGroup(keep),
+            f"Not kept in {name}": sections.GalleryGroup(~keep & is_ok),
         }
         groups |= parts
         decided |= dict.fromkeys(parts, number)
-    return groups | {sections.FAILED: sections.Group(~is_ok)}, decided
+    return groups | {sections.FAILED: sections.GalleryGroup(~is_ok)}, decided
 
 
 def _shown(

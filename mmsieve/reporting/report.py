@@ -3,9 +3,10 @@
 import base64
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -94,55 +95,89 @@ class SampleContent:
     """What was left out."""
 
 
-SampleKey = tuple[str, str]
-"""Shard and key of a sample."""
+@dataclass(frozen=True)
+class Section:
+    """What the report says of one table or of one set of decisions."""
+
+    table: ReportTable
+    numbers: SectionNumbers
+    contents: dict[tuple[str, str], SampleContent] = field(default_factory=dict)
+    """Shard and key of a sample -> how it reads."""
+
+    @property
+    def groups(self) -> dict[str, list[tuple[GallerySample, SampleContent]]]:
+        """The samples to show, by title, with how they read."""
+        return {
+            title: [(one, self.contents.get((one.shard, one.key), SampleContent())) for one in some]
+            for title, some in self.numbers.groups.items()
+        }
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """How it was made, as name and value; a value that differs between files is left out."""
+        headers = self.table.headers
+        facts: list[tuple[str, str]] = [("made by", f"mmsieve {headers[0].version}")]
+        for part in ("fingerprint", "notes"):
+            first = getattr(headers[0], part)
+            for name, value in first.items():
+                if all(getattr(header, part).get(name) == value for header in headers):
+                    facts.append((name.replace("_", " "), str(value)))
+        return facts
+
+    @property
+    def incomplete(self) -> list[tuple[str, str]]:
+        """Shards of which only a part was read, with the reason."""
+        return [
+            (header.shard, header.problem or f"trial run of {header.limit} samples")
+            for header in self.table.headers
+            if not header.complete and (header.problem or header.limit)
+        ]
 
 
-def fetch(
-    wanted: Sequence[tuple[ReportTable, Sequence[GallerySample]]],
+def make_sections(
+    tables: Sequence[ReportTable],
+    counted: Sequence[SectionNumbers],
     sources: Sequence[str],
     read: ReadOptions,
-) -> tuple[list[dict[SampleKey, SampleContent]], list[str]]:
-    """Of each table the content of its samples, and notes on what was not found."""
-    found: list[dict[SampleKey, SampleContent]] = [{} for _ in wanted]
+) -> tuple[list[Section], list[str]]:
+    """A section of each table with its samples as they read, and notes on what was not found."""
+    sections = [Section(table, numbers) for table, numbers in zip(tables, counted, strict=True)]
     if not sources:
-        if not any(shown for _, shown in wanted):
-            return found, []
-        return found, [
+        note = (
             "no shards were given, so there are no pictures: name them, or instruction files, "
             "after the tables"
-        ]
-    takers, notes = _places(wanted, Places(sources, read))
-    if notes and not takers:
+        )
+        return sections, [note] if any(section.numbers.groups for section in sections) else []
+    wanted, notes = _find(sections, Places(sources, read))
+    if notes and not wanted:
         raise RequestError(f"{notes[0]}: give the same ones as to make it")
-    for shard, keys in takers.items():
+    for shard, samples in wanted.items():
         try:
-            for key, content in _read(shard, set(keys), read):
-                for number, place in keys[key]:
-                    found[number][place] = content
+            for key, content in _read(shard, set(samples), read):
+                for section, one in samples[key]:
+                    section.contents[one.shard, one.key] = content
         except ShardError as error:
             notes.append(f"shard {shard.name} could not be read to its end: {error}")
-    return found, notes
+    return sections, notes
 
 
-def _places(
-    wanted: Sequence[tuple[ReportTable, Sequence[GallerySample]]], places: Places
-) -> tuple[dict[Shard, dict[str, list[tuple[int, SampleKey]]]], list[str]]:
-    """Shard -> key -> the table, by its number, and the name of each sample; and what isn't there.
+def _find(
+    sections: Sequence[Section], places: Places
+) -> tuple[dict[Shard, dict[str, list[tuple[Section, GallerySample]]]], list[str]]:
+    """Shard -> key -> the samples of sections that are there; and what was not found.
 
     A shard is read once, however many tables are about it.
     """
-    takers: dict[Shard, dict[str, list[tuple[int, SampleKey]]]] = {}
+    found: dict[Shard, dict[str, list[tuple[Section, GallerySample]]]] = {}
     problems: dict[str, None] = {}
-    for number, (table, shown) in enumerate(wanted):
-        for one in shown:
-            shard, problem = places.find(one.shard, table.sizes.get(one.shard, 0))
+    for section in sections:
+        for one in chain(*section.numbers.groups.values()):
+            shard, problem = places.find(one.shard, section.table.sizes.get(one.shard, 0))
             if shard is None:
                 problems[problem] = None
                 continue
-            keys = takers.setdefault(shard, {})
-            keys.setdefault(one.key, []).append((number, (one.shard, one.key)))
-    return takers, list(problems)
+            found.setdefault(shard, {}).setdefault(one.key, []).append((section, one))
+    return found, list(problems)
 
 
 def _read(shard: Shard, wanted: set[str], read: ReadOptions) -> Iterator[tuple[str, SampleContent]]:
@@ -202,36 +237,6 @@ _LETTER = 7.0
 """About the width of a digit below the columns."""
 _GAP = 0.24
 """Share of a label's place that is left empty."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the report says of one table or of one set of decisions."""
-
-    table: ReportTable
-    numbers: SectionNumbers
-    groups: dict[str, list[tuple[GallerySample, SampleContent]]]
-
-    @property
-    def facts(self) -> list[tuple[str, str]]:
-        """How it was made, as name and value; a value that differs between files is left out."""
-        headers = self.table.headers
-        facts: list[tuple[str, str]] = [("made by", f"mmsieve {headers[0].version}")]
-        for part in ("fingerprint", "notes"):
-            first = getattr(headers[0], part)
-            for name, value in first.items():
-                if all(getattr(header, part).get(name) == value for header in headers):
-                    facts.append((name.replace("_", " "), str(value)))
-        return facts
-
-    @property
-    def incomplete(self) -> list[tuple[str, str]]:
-        """Shards of which only a part was read, with the reason."""
-        return [
-            (header.shard, header.problem or f"trial run of {header.limit} samples")
-            for header in self.table.headers
-            if not header.complete and (header.problem or header.limit)
-        ]
 
 
 def render(

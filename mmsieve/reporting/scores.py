@@ -46,9 +46,11 @@ _COLUMNS: dict[str, tuple[pl.Expr | str, ...]] = {
 _KEEP, _SCORE, _IS_FINITE = pl.col("keep"), pl.col("score"), pl.col("score").is_finite()
 
 
-def _by_score(which: pl.Expr, best: bool) -> sections.Group:
+def _by_score(which: pl.Expr, best: bool) -> sections.GalleryGroup:
     """The rows of the highest or lowest scores; ties go by shard and key."""
-    return sections.Group(which, ("score", "shard", "key"), (best, False, False), from_end=False)
+    return sections.GalleryGroup(
+        which, ("score", "shard", "key"), (best, False, False), from_end=False
+    )
 
 
 _GROUPS = {

@@ -106,7 +106,7 @@ class SectionRequest:
 
 
 @dataclass(frozen=True)
-class Group:
+class GalleryGroup:
     """Which rows belong to a group of the gallery, and which of them are shown.
 
     By default a draw, the same each time: the rows of the highest hashes of their keys.
@@ -132,7 +132,7 @@ class Group:
 class Gallery:
     """Picks samples to show, up to `most` of each group."""
 
-    def __init__(self, groups: Mapping[str, Group], most: int) -> None:
+    def __init__(self, groups: Mapping[str, GalleryGroup], most: int) -> None:
         self._groups, self._most = groups, most
         self._picked: dict[str, pl.DataFrame] = {}
 

@@ -11,9 +11,9 @@ from cyclopts import Parameter
 from mmsieve.errors import RequestError
 from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_tables
 from mmsieve.evaluation.comparing import (
+    LabelledTexts,
     Measured,
     ScoreOptions,
-    Texts,
     check_labels,
     compare,
     predictions,
@@ -138,7 +138,7 @@ def _evaluate_models(
     check_labels(records, data)
     names = _names(models)
     annotators = {name: load_annotator(given, scoring) for name, given in names.items()}
-    texts = Texts(records, options.images or data.parent)
+    texts = LabelledTexts(records, options.images or data.parent)
     texts.check_scores(annotators)
     if options.dry_run:
         note = f"would evaluate {len(records):,} texts of {data} with {', '.join(names)}"

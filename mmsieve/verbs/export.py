@@ -9,9 +9,9 @@ from cyclopts import Parameter
 
 from mmsieve.decisions import Decisions
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.exporting.plan import REPACKED, Exporter, Kept, Plan, make_plan
-from mmsieve.exporting.samples import Captions
-from mmsieve.exporting.tars import Journal, write_manifest
+from mmsieve.exporting.plan import REPACKED, Exporter, ExportPlan, KeptSamples, make_plan
+from mmsieve.exporting.samples import FinalCaptions
+from mmsieve.exporting.tars import ExportJournal, write_manifest
 from mmsieve.options import COMMON, OutputOptions, Positive
 from mmsieve.outputs import check_folder, make_folder
 from mmsieve.progress import show_progress
@@ -85,12 +85,12 @@ def export(
     _check(sources, out)
     if decisions is None and captions is None:
         raise RequestError("nothing to export by: give --decisions, --captions, or both")
-    final = None if captions is None else Captions(Path(captions))
-    chosen: Kept | None = final if decisions is None else Decisions(Path(decisions))
+    final = None if captions is None else FinalCaptions(Path(captions))
+    chosen: KeptSamples | None = final if decisions is None else Decisions(Path(decisions))
     assert chosen is not None
     found = find_files(sources)
     plan = make_plan(split_files(found.files, reading), chosen, options.limit, final)
-    journal = Journal(out)
+    journal = ExportJournal(out)
     identities = plan.identities(options.shard_size)
     journal.check(identities, options.overwrite)
     done = set() if options.overwrite else set(filter(journal.is_done, identities))
@@ -121,35 +121,35 @@ def _check(sources: Sequence[str], out: Path) -> None:
             raise RequestError(f"--out {out}: is in the SOURCE {source}: choose a folder outside")
 
 
-def _preview(plan: Plan, done: set[str], options: ExportOptions) -> list[str]:
+def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[str]:
     """What would be exported, shard by shard."""
     lines = [
-        f"{'done ' if done & {REPACKED, work.shard.name} else 'to do'} {work.shard.name}: "
-        f"{work.count} samples"
-        for work in plan.works
+        f"{'done ' if done & {REPACKED, part.shard.name} else 'to do'} {part.shard.name}: "
+        f"{part.count} samples"
+        for part in plan.parts
     ]
     into = "" if options.shard_size is None else f" into tars of {options.shard_size}"
     return [*lines, f"dry run: {plan.kept} samples would be exported{into}, nothing was written"]
 
 
 def _write(
-    exporter: Exporter, plan: Plan, done: set[str], options: ExportOptions
+    exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions
 ) -> dict[str, str]:
     """Write the tars that aren't there yet; returns what failed of which shard."""
-    works = [work for work in plan.works if work.shard.name not in done]
-    works = [] if REPACKED in done else works
-    size = sum(work.shard.size for work in works)
+    parts = [part for part in plan.parts if part.shard.name not in done]
+    parts = [] if REPACKED in done else parts
+    size = sum(part.shard.size for part in parts)
     try:
         make_folder(exporter.out)
-        if options.overwrite or (options.shard_size is not None and works):
+        if options.overwrite or (options.shard_size is not None and parts):
             exporter.journal.clear()
         exporter.journal.begin()
         with show_progress("samples", size, options.quiet) as advance:
             if options.shard_size is None:
-                return exporter.mirror(works, options.workers, advance)
-            if works:
+                return exporter.mirror(parts, options.workers, advance)
+            if parts:
                 identity = plan.identities(options.shard_size)[REPACKED]
-                return exporter.repack(works, options.shard_size, identity, advance)
+                return exporter.repack(parts, options.shard_size, identity, advance)
     except OSError as error:
         raise MmsieveError(f"--out {exporter.out}: can't be written: {error}") from error
     return {}

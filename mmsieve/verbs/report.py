@@ -13,8 +13,7 @@ from mmsieve.options import COMMON, NotNegative, OutputOptions
 from mmsieve.outputs import check_file, make_folder, write_text
 from mmsieve.read.records import ReadOptions
 from mmsieve.reporting.inputs import sort_inputs
-from mmsieve.reporting.report import SampleContent, SampleKey, Section, count_all, fetch, render
-from mmsieve.reporting.sections import GallerySample, SectionNumbers
+from mmsieve.reporting.report import count_all, make_sections, render
 from mmsieve.reports import Report, timed
 
 
@@ -67,12 +66,7 @@ def report(
     cards, total = sum(map(len, shown)), len(counted) + len(given.metrics)
     if wanted.dry_run:
         return PageReport(out=out, sections=total, notes=(f"would show {cards} samples",))
-    asked = list(zip(given.tables, shown, strict=True))
-    contents, notes = fetch(asked, given.sources, read or ReadOptions())
-    sections = [
-        Section(table, numbers, _groups(numbers, found))
-        for table, numbers, found in zip(given.tables, counted, contents, strict=True)
-    ]
+    sections, notes = make_sections(given.tables, counted, given.sources, read or ReadOptions())
     page = render(sections, list(given.metrics), notes, date.today())
     make_folder(out.absolute().parent)
     write_text(out, page)
@@ -94,12 +88,3 @@ def _check(options: ReportOptions, out: Path) -> None:
 
 def _is_report(file: Path) -> bool:
     return "<title>mmsieve report</title>" in file.read_text("utf-8", "replace")
-
-
-def _groups(
-    numbers: SectionNumbers, contents: dict[SampleKey, SampleContent]
-) -> dict[str, list[tuple[GallerySample, SampleContent]]]:
-    return {
-        title: [(one, contents.get((one.shard, one.key), SampleContent())) for one in group]
-        for title, group in numbers.groups.items()
-    }
