@@ -12,8 +12,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from mmsieve import tables
 from mmsieve.errors import Status
 from mmsieve.methods.aitqe.rows import words
@@ -141,7 +139,7 @@ def measure(folder: Path) -> Rewritten:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(path) as file:
+    with tables.open_file(path) as file:
         there = [name for name in _COLUMNS if name in file.schema_arrow.names]
         for batch in file.iter_batches(_ROWS, columns=there):
             yield from (row for row in batch.to_pylist() if row["status"] == Status.OK)

@@ -22,6 +22,7 @@ from mmsieve.reporting.samples import (
     frames,
     most_first,
 )
+from mmsieve.tables import scan_files
 
 _TYPES: Types = {
     "key": pl.String,
@@ -121,7 +122,7 @@ class Assessments:
 
 def count(judged: Judged, request: Request) -> Assessments:
     """The numbers of an assessment table."""
-    there = pl.read_parquet_schema(judged.files[0])
+    there = scan_files(judged.files[:1]).collect_schema()
     types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
     tally = _Tally()
     draws = {title: Draw(request.gallery) for title in _GROUPS}

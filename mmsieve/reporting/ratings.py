@@ -22,6 +22,7 @@ from mmsieve.reporting.samples import (
     most_first,
     nth_of_key,
 )
+from mmsieve.tables import scan_files
 
 KIND = "ratings"
 _RATINGS = range(6)
@@ -72,7 +73,7 @@ class Ratings:
 
 def count(judged: Judged, request: Request) -> Ratings:
     """The numbers of a rating table, beside those of decisions about the same samples."""
-    schema = pl.read_parquet_schema(judged.files[0])
+    schema = scan_files(judged.files[:1]).collect_schema()
     capabilities = [name for name, type_ in schema.items() if type_ == pl.Int8]
     if not capabilities:
         raise RequestError(f"{judged.path}: holds no ratings, there is no column of int8")
@@ -160,7 +161,7 @@ def _decided(rows: pl.DataFrame, subset: Judged, number: int) -> pl.DataFrame:
             pl.lit(None, pl.Boolean).alias(keep), pl.lit(None, pl.String).alias(reason)
         )
     decided = (
-        pl.scan_parquet(files, glob=False)
+        scan_files(files)
         .filter(pl.col("shard").is_in(shards))
         .select("key", "shard", pl.col("keep").alias(keep), pl.col("reason").alias(reason))
         .with_columns(nth=nth_of_key())

@@ -23,6 +23,7 @@ from mmsieve.read.records import ReadOptions, parse_record
 from mmsieve.reporting.inputs import Judged
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import Shard, find_files, path_of
+from mmsieve.tables import scan_files
 
 # Where a table's samples are among the SOURCEs of a report
 
@@ -138,12 +139,7 @@ def frames(judged: Judged, types: Types) -> Iterator[pl.DataFrame]:
     """
     columns = [pl.col(name).cast(type_) for name, type_ in types.items()]
     for file in judged.files:
-        yield (
-            pl.scan_parquet(file, glob=False)
-            .select(columns)
-            .with_columns(nth=nth_of_key())
-            .collect()
-        )
+        yield (scan_files([file]).select(columns).with_columns(nth=nth_of_key()).collect())
 
 
 def most_first(counts: Mapping[str, int]) -> dict[str, int]:

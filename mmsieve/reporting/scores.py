@@ -12,6 +12,7 @@ from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.reporting.charts import Bin
 from mmsieve.reporting.inputs import Judged
 from mmsieve.reporting.samples import FAILED, Groups, Request, Shown
+from mmsieve.tables import scan_files
 
 _BINS = 48
 _SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -62,7 +63,7 @@ def count(judged: Judged, request: Request) -> Scores:
 
 def _rows(judged: Judged) -> pl.LazyFrame:
     """key, shard, score, keep, reason, error, and `what` to count by, of every sample."""
-    rows = pl.scan_parquet(list(judged.files), glob=False)
+    rows = scan_files(judged.files)
     if judged.kind == DECISIONS:
         return rows.select(
             "key",
