@@ -20,7 +20,7 @@ from mmsieve.generation.files import (
     Span,
 )
 from mmsieve.sample import Sample
-from mmsieve.synthetic.assessments import Assessed, assessed_pair
+from mmsieve.synthetic.assessments import AssessedCaption, assessed_pair
 from mmsieve.synthetic.draw import draw_scene
 from mmsieve.synthetic.scenes import Scene, sample_scene
 from mmsieve.synthetic.texts import Caption, Document, caption_set, document_set, sample_scenes
@@ -109,7 +109,7 @@ class AssessedGroup:
     image: bytes
     """Encoded."""
     scene: Scene
-    pairs: tuple[Assessed, Assessed]
+    pairs: tuple[AssessedCaption, AssessedCaption]
     """The raw caption, then its partner of the opposite quality."""
 
 

@@ -18,7 +18,7 @@ from mmsieve.generation.items import Prompts, Subject, picture_of, read_prompt_f
 from mmsieve.generation.options import GenerateOptions, RatingsOptions
 from mmsieve.generation.tasks.task import Fields, Task, as_json, not_empty
 from mmsieve.labels import STYLES
-from mmsieve.synthetic.instructions import FAMILIES, RATINGS, InstructionSample, instruction
+from mmsieve.synthetic.instructions import FAMILIES, InstructionSample, instruction
 from mmsieve.synthetic.teacher import Drawing, Drawn, Record
 
 _FILES = tuple(f"ratings/{name}.md" for name in ("task", "ratings", "styles"))
@@ -172,7 +172,7 @@ class Ratings(Task):
 def _reasons(made: InstructionSample, family: str) -> dict[str, str]:
     if made.wrong:
         return dict.fromkeys(made.ratings, "The picture contradicts an answer.")
-    profiles = {turn.task: RATINGS[FAMILIES[family][turn.task].profile] for turn in made.turns}
+    profiles = {turn.template: FAMILIES[family][turn.template].ratings for turn in made.turns}
     return {name: _best(profiles, name) for name in made.ratings}
 
 
