@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from mmsieve import tables
 from mmsieve.errors import Status
-from mmsieve.methods.aitqe.rows import words
+from mmsieve.methods.aitqe.answers import words
 
 _COLUMNS = (
     "status",

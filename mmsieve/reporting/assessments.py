@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from mmsieve.errors import Status
-from mmsieve.methods.aitqe.rows import words
+from mmsieve.methods.aitqe.answers import words
 from mmsieve.reporting.charts import Bin, Shares
 from mmsieve.reporting.inputs import Judged
 from mmsieve.reporting.samples import (

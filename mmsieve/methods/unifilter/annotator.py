@@ -28,16 +28,15 @@ import PIL.Image
 import pyarrow as pa
 from cyclopts import Parameter
 
-from mmsieve.devices import Dtype, share_cores
+from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Runner, RunnerOptions
+from mmsieve.errors import RequestError
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, image_path
 from mmsieve.methods.files import hash_files
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.checkpoint import Checkpoint
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
 from mmsieve.sample import Image, Part, Sample, Text
-
-# UniFilter (arXiv 2510.15162): one score for a caption pair or an interleaved document
 
 _CAPTION_TOKENS, _DOCUMENT_TOKENS = 75, 16384
 
@@ -64,6 +63,13 @@ class ScoringOptions:
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     """Beyond these an image is refused."""
 
+    def check(self) -> None:
+        """Raise RequestError for values that can't be meant."""
+        if self.image_fit not in (None, "stretch", "pad"):
+            raise RequestError(f"image fit {self.image_fit!r} is not one of stretch, pad")
+        if self.max_text_tokens is not None and self.max_text_tokens < 1:
+            raise RequestError(f"max text tokens {self.max_text_tokens}: at least 1 is needed")
+
 
 SCHEMA = pa.schema(
     [
@@ -84,14 +90,13 @@ class UniFilter:
 
     kind: Literal["quality"] = "quality"
 
-    def __init__(
-        self, checkpoint: Checkpoint, options: ScoringOptions, device: str, dtype: Dtype
-    ) -> None:
-        """`device` and `dtype` are those of the options, resolved."""
+    def __init__(self, checkpoint: Checkpoint, options: ScoringOptions) -> None:
+        """Raises RequestError for options that can't be meant, or a device that isn't there."""
+        options.check()
         self.checkpoint = checkpoint
         self.options = options
-        self.device = device
-        self.dtype = dtype
+        self.device = resolve_device(options.device)
+        self.dtype = resolve_dtype(options.dtype, self.device)
         self.schema = SCHEMA
         # Not as in the published scorer, where it is the probability of one of several labels
         self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None

@@ -20,7 +20,7 @@ from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.images import decode
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions
 from mmsieve.methods.aitqe.answers import MARKER, AnswerError, read_answer
-from mmsieve.methods.aitqe.inputs import Item, question
+from mmsieve.methods.aitqe.inputs import AitqeItem, question
 from mmsieve.methods.aitqe.model import encode_images
 from mmsieve.methods.load import load_aitqe
 from tests.helpers.paths import RECORDED_DATA
@@ -63,7 +63,7 @@ class Recording:
         asked = EnhanceOptions(**options)
         return load_aitqe(str(self.checkpoint), asked, ScoringOptions(device="cpu"))
 
-    def item(self, case: dict[str, Any]) -> Item:
+    def item(self, case: dict[str, Any]) -> AitqeItem:
         return self.annotator().preparer().prepare(self.sample(case))
 
 
@@ -76,7 +76,7 @@ def runner(variant: str, **options: Any) -> Any:
 
 
 @torch.inference_mode()
-def first_logits(variant: str, item: Item) -> np.ndarray:
+def first_logits(variant: str, item: AitqeItem) -> np.ndarray:
     ours = runner(variant)
     image = ours._encode(np.stack([item.image]))[0]
     prompt = torch.cat([image, ours._language.embed(item.ids.tolist())])
