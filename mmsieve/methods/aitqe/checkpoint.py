@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.files import tensor_files
+from mmsieve.methods.files import read_json, tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer
-from mmsieve.methods.tower import CheckpointFolder, check_config, inside_tower, read_config
+from mmsieve.methods.tower import CheckpointFolder, check_config, inside_tower
 
 MODEL_TYPE = "mm"
 TOWER = "vision_model.vision_model."
@@ -59,7 +59,10 @@ def is_enhancer(config: dict[str, Any], tensors: dict[str, Path]) -> bool:
 
 def open_enhancer(folder: Path) -> EnhancerCheckpoint:
     """Understand a checkpoint folder; raises RequestError where it isn't AITQE's or not usable."""
-    config = read_config(folder, (MODEL_TYPE,))
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != MODEL_TYPE:
+        found = config.get("model_type")
+        raise RequestError(f"{folder}: model_type {found!r}: AITQE's is {MODEL_TYPE!r}")
     check_config(folder, config, _SUPPORTED)
     tensors = tensor_files(folder)
     inside = {
