@@ -213,6 +213,7 @@ class BatchRunner(ABC, Generic[T, R]):
         self._device = open_device(options.device)
         tokens = options.batch_tokens or self.batch_tokens[self._device.type]
         self._budget = TokenBudget(self._device, tokens, self.remedy)
+        self.notes: dict[str, str] = {}
 
     @abstractmethod
     def tokens(self, item: T) -> int:
@@ -422,7 +423,16 @@ def _load_tower(tower: Tower) -> Any:
     return model.eval().requires_grad_(False)
 
 
-# A stock model with its weights, or one line on why it can't be
+# Stock models: with the weights of a published layout, or one line on why they don't fit
+
+
+def rename(name: str, prefixes: Iterable[tuple[str, str]]) -> str | None:
+    """A tensor's name, the first of the prefixes that it has replaced; None where it has none.
+
+    `prefixes` are pairs of what is looked for and what takes its place.
+    """
+    found = (new + name[len(old) :] for old, new in prefixes if name.startswith(old))
+    return next(found, None)
 
 
 def build_model(

@@ -210,7 +210,7 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     inside = _inside(tensors)
     if (own := _own_tower(folder, config, inside)) is not None:
         return own
-    place = _find_folder(folder, source)
+    place = _find_local(folder, source) or (hub_folder(source) if source else None)
     if place is not None and any(place.glob("*.safetensors")):
         return open_tower(place)
     if not inside:
@@ -231,11 +231,9 @@ def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) 
     if not inside:
         raise RequestError(f"{folder}: no vision tower among its tensors")
     source = str(config.get("mm_vision_tower") or "")
-    if (own := _own_tower(folder, config, inside)) is not None:
-        return own
-    place = _find_local(folder, source)
-    tower = _copy(folder, source, place, inside)
-    if place is None and tower.kind == "siglip":
+    tower = inside_tower(folder, config, source, inside)
+    is_known = _own_tower(folder, config, inside) is not None or _find_local(folder, source)
+    if not is_known and tower.kind == "siglip":
         layers = max(tower.layers, _LAYERS.get(int(tower.config["hidden_size"]), 0))
         tower = replace(tower, config={**tower.config, "num_hidden_layers": layers})
     return tower
@@ -264,10 +262,6 @@ def _own_tower(
     kind = _kind(own["vision_config"], folder)
     geometry = _vision_config(own["vision_config"])
     return Tower(kind, geometry, _own_spec(own, folder), inside, "tower inside the checkpoint")
-
-
-def _find_folder(folder: Path, source: str) -> Path | None:
-    return _find_local(folder, source) or (hub_folder(source) if source else None)
 
 
 def _find_local(folder: Path, source: str) -> Path | None:

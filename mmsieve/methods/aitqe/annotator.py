@@ -133,9 +133,7 @@ class Aitqe:
             tokenizer=load_tokenizer(self.checkpoint.folder),
             image=self.checkpoint.tower.image,
             image_tokens=self.checkpoint.image_tokens,
-            orient=self.options.apply_orientation,
-            fast=self.options.fast_images,
-            limits=self.options.image_limits,
+            **self.options.of_images,
             keep_sample=self.enhancing.accept_if_better is not None,
             **self._settings,
         )

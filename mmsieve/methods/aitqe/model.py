@@ -22,7 +22,7 @@ from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
 from mmsieve.methods.aitqe.checkpoint import TOWER, EnhancerCheckpoint
-from mmsieve.methods.base import build_model, encode_patches
+from mmsieve.methods.base import build_model, encode_patches, rename
 from mmsieve.methods.files import read_tensors
 from mmsieve.methods.tokenizer import load_tokenizer
 
@@ -69,7 +69,7 @@ def load_enhancer(
     config = stock_config(checkpoint)
     tower = _tower_prefix(config.vision_config)
     places = {
-        _stock_name(name, tower): (file, name)
+        rename(name, _prefixes(tower)) or name: (file, name)  # named where it doesn't fit
         for name, file in checkpoint.tensors.items()
         if name != _UNUSED
     }
@@ -112,8 +112,9 @@ def save_enhancer(
         raise ValueError(f"{_BIAS} must stay zero: the published layout has none")
     tower = _tower_prefix(model.config.vision_config)
     tied = model.config.tie_word_embeddings
+    published = [(ours, theirs) for theirs, ours in _prefixes(tower)]
     state = {
-        _published_name(name, tower): tensor
+        rename(name, published) or name: tensor
         for name, tensor in model.state_dict().items()
         if name != _BIAS and not (tied and name == "lm_head.weight")
     }
@@ -122,20 +123,9 @@ def save_enhancer(
     like.write(folder, state, config, own)
 
 
-def _stock_name(name: str, tower: str) -> str:
-    if name.startswith(TOWER):
-        return tower + name.removeprefix(TOWER)
-    for theirs, ours in _NAMES.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name  # named where it doesn't fit
-
-
-def _published_name(name: str, tower: str) -> str:
-    if name.startswith(tower):
-        return TOWER + name.removeprefix(tower)
-    theirs, ours = next(pair for pair in _NAMES.items() if name.startswith(pair[1]))
-    return theirs + name.removeprefix(ours)
+def _prefixes(tower: str) -> list[tuple[str, str]]:
+    """Of the published tensors and of the stock class's."""
+    return [(TOWER, tower), *_NAMES.items()]
 
 
 def _tower_prefix(vision_config: Any) -> str:

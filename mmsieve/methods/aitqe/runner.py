@@ -205,11 +205,7 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
         keys = KEYS if asking.explain else KEYS[:2]
         self._form = Form(self._backend, keys, asking.max_new_tokens) if asking.forced else None
         self._rules = self._decoding(frozenset(ends))
-        self.notes = {
-            "device": options.device,
-            "kernels": kernels,
-            "tower": checkpoint.tower.note,
-        }
+        self.notes = {"device": options.device, "kernels": kernels, "tower": checkpoint.tower.note}
 
     def tokens(self, item: AitqeItem) -> int:
         """Tokens of the prompt, those of the image included."""

@@ -78,9 +78,7 @@ class Clip:
             image=self.clip.tower.image,
             fit=options.image_fit,
             plain_text=bool(options.plain_text),
-            orient=options.apply_orientation,
-            fast=options.fast_images,
-            limits=options.image_limits,
+            **options.of_images,
         )
 
     def runner(self, options: RunnerOptions) -> Runner:

@@ -35,11 +35,8 @@ class ClipRunner:
         tokens = options.batch_tokens or _BATCH_TOKENS[self._device.type]
         self._budget = TokenBudget(self._device, tokens)
         self._towers = ClipTowers(clip, dtype, self._device)
-        self.notes = {
-            "device": options.device,
-            "kernels": self._towers.kernels,
-            "tower": clip.tower.note,
-        }
+        kernels, tower = self._towers.kernels, clip.tower.note
+        self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
 
     def run(self, items: Iterable[Indexed]) -> Iterator[Result]:
         """Rows for a stream of (index, item), in order."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from mmsieve.devices import quiet
-from mmsieve.methods.base import build_model, encode_patches
+from mmsieve.methods.base import build_model, encode_patches, rename
 from mmsieve.methods.files import read_tensors
 from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
 from mmsieve.methods.tokenizer import load_tokenizer, open_tokenizer
@@ -95,10 +95,7 @@ def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
 
 
 def _stock_name(name: str) -> str | None:
-    if name in _SAME:
-        return name
-    found = (stock + name[len(ours) :] for ours, stock in _PARTS.items() if name.startswith(ours))
-    return next(found, None)
+    return name if name in _SAME else rename(name, _PARTS.items())
 
 
 def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -138,8 +135,7 @@ def save_rater(
 def _published_name(name: str) -> str:
     if name.startswith(_TOWER):
         return f"{INSIDE}vision_model.{name.removeprefix(_TOWER).removeprefix('vision_model.')}"
-    found = (ours + name[len(stock) :] for ours, stock in _PARTS.items() if name.startswith(stock))
-    return next(found, name)
+    return rename(name, ((stock, ours) for ours, stock in _PARTS.items())) or name
 
 
 def encode_images(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:

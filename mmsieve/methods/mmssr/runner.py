@@ -163,11 +163,8 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
         self._asked = asked
         self._models = [AskedModel(model, dtype, self._device) for model in models]
         self.encoders = [model.features for model in self._models]
-        self.notes = {
-            "device": options.device,
-            "kernels": self._models[0].kernels,
-            "tower": models[0].tower.note,
-        }
+        kernels, tower = self._models[0].kernels, models[0].tower.note
+        self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
 
     def tokens(self, item: RatingItem) -> int:
         """Tokens that the item takes in a batch, to one of the models."""

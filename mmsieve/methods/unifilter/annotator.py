@@ -63,6 +63,15 @@ class ScoringOptions:
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     """Beyond these an image is refused."""
 
+    @property
+    def of_images(self) -> dict[str, Any]:
+        """How a preparer reads images, by the names of its fields."""
+        return {
+            "orient": self.apply_orientation,
+            "fast": self.fast_images,
+            "limits": self.image_limits,
+        }
+
     def check(self) -> None:
         """Raise RequestError for values that can't be meant."""
         if self.image_fit not in (None, "stretch", "pad"):
@@ -137,9 +146,7 @@ class UniFilter:
             image=self.checkpoint.image,
             image_tokens=self.checkpoint.image_tokens,
             max_sequence=self.checkpoint.max_sequence,
-            orient=self.options.apply_orientation,
-            fast=self.options.fast_images,
-            limits=self.options.image_limits,
+            **self.options.of_images,
             **self._settings,
         )
 

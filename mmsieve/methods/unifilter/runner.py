@@ -37,11 +37,7 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
             lambda pixels: self._model.encode_images(pixels),
         )
         self.encoders = (self._encode,)
-        self.notes = {
-            "device": options.device,
-            "kernels": kernels,
-            "tower": checkpoint.tower.note,
-        }
+        self.notes = {"device": options.device, "kernels": kernels, "tower": checkpoint.tower.note}
 
     def tokens(self, item: Item) -> int:
         """Length of the sequence."""
