@@ -17,7 +17,7 @@ import polars as pl
 
 from mmsieve import tables
 from mmsieve.errors import Status
-from mmsieve.methods.aitqe.rows import words
+from mmsieve.methods.aitqe.answers import words
 from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
 from mmsieve.tables import scan_files
