@@ -12,15 +12,15 @@ from PIL import Image, ImageDraw
 
 from mmsieve.synthetic.scenes import COLOURS, GRID, SIGN, BarChart, NumberTable, Scene, Thing
 
-SUPERSAMPLE = 2
-NOISE = 9
+_SUPERSAMPLE = 2
+_NOISE = 9
 _RADIUS = {"small": 0.27, "large": 0.43, "": 0.4}
 _SIGN_RADIUS = 0.46
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
 
-WIDTH, HEIGHT = 3, 5
+_WIDTH, _HEIGHT = 3, 5
 """Of a letter, in bits."""
 
 _ROWS = {
@@ -35,30 +35,30 @@ _ROWS = {
 """Letter -> its rows from top to bottom, an octal digit for three bits."""
 
 
-def word_mask(word: str) -> np.ndarray:
+def _word_mask(word: str) -> np.ndarray:
     """The word as a 0/1 array, five rows high, one empty column between letters."""
-    columns = np.zeros((HEIGHT, len(word) * (WIDTH + 1) - 1), dtype=np.uint8)
+    columns = np.zeros((_HEIGHT, len(word) * (_WIDTH + 1) - 1), dtype=np.uint8)
     for index, letter in enumerate(word.upper()):
         for row, digit in enumerate(_ROWS[letter]):
-            for bit in range(WIDTH):
-                on = int(digit, 8) >> (WIDTH - 1 - bit) & 1
-                columns[row, index * (WIDTH + 1) + bit] = on
+            for bit in range(_WIDTH):
+                on = int(digit, 8) >> (_WIDTH - 1 - bit) & 1
+                columns[row, index * (_WIDTH + 1) + bit] = on
     return columns
 
 
 def draw_scene(scene: Scene, size: int = 72, aspect: float = 1.0) -> Image.Image:
     """The scene as an RGB picture `size` pixels high and `aspect` times as wide."""
     rng = np.random.default_rng(scene.seed)
-    width = round(size * aspect) * SUPERSAMPLE
-    canvas = Image.new("RGB", (width, size * SUPERSAMPLE), scene.tint)
+    width = round(size * aspect) * _SUPERSAMPLE
+    canvas = Image.new("RGB", (width, size * _SUPERSAMPLE), scene.tint)
     if scene.chart is not None:
         _draw_chart(canvas, scene.chart, rng)
     elif scene.table is not None:
         _draw_table(canvas, scene.table)
     for thing in scene.things:
         _draw_thing(canvas, thing, rng)
-    pixels = np.asarray(canvas.reduce(SUPERSAMPLE), dtype=np.int16)
-    noise = rng.integers(-NOISE, NOISE + 1, pixels.shape, dtype=np.int16)
+    pixels = np.asarray(canvas.reduce(_SUPERSAMPLE), dtype=np.int16)
+    noise = rng.integers(-_NOISE, _NOISE + 1, pixels.shape, dtype=np.int16)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 
 
@@ -155,7 +155,7 @@ def _draw_sign(canvas: Image.Image, word: str, centre: Point, cell: float, colou
 
 def _write(canvas: Image.Image, word: str, centre: Point, dot: float, ink: Colour) -> None:
     """Letters around a centre, `dot` pixels to the bit."""
-    bits = word_mask(word)
+    bits = _word_mask(word)
     stencil = Image.fromarray(bits * np.uint8(255))
     side = max(1, round(dot))
     stencil = stencil.resize((bits.shape[1] * side, bits.shape[0] * side), Image.Resampling.NEAREST)

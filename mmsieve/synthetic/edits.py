@@ -42,7 +42,7 @@ _DENIABLE = ("colour", "shape", "fill")
 def change_one(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene with exactly one property changed."""
     if scene.chart or scene.table:
-        return change_numbers(scene, rng, 1)
+        return _change_numbers(scene, rng, 1)
     world = WORLDS[scene.family]
     kinds = [kind for kind in _WEIGHTS if _possible(scene, world, kind)]
     weights = np.array([_WEIGHTS[kind] for kind in kinds], dtype=float)
@@ -51,14 +51,14 @@ def change_one(scene: Scene, rng: np.random.Generator) -> Scene:
         return _add(scene, world, rng)
     if kind == "drop":
         return _drop(scene, rng)
-    index = pick_one(rng, [i for i, thing in enumerate(scene.things) if kind in editable(thing)])
+    index = pick_one(rng, [i for i, thing in enumerate(scene.things) if kind in _editable(thing)])
     return alter(scene, index, kind, world, rng)
 
 
 def change_several(scene: Scene, rng: np.random.Generator) -> Scene:
     """About half of the properties changed; every object keeps its place and colour or shape."""
     if scene.chart or scene.table:
-        return change_numbers(scene, rng)
+        return _change_numbers(scene, rng)
     world = WORLDS[scene.family]
     changes: list[tuple[int, str]] = []
     for index, thing in enumerate(scene.things):
@@ -102,7 +102,7 @@ def replace_thing(scene: Scene, index: int, *changed: Thing) -> Scene:
     return replace(scene, things=tuple(sorted(things, key=lambda thing: thing.cell)))
 
 
-def editable(thing: Thing) -> tuple[str, ...]:
+def _editable(thing: Thing) -> tuple[str, ...]:
     """What of an object can be changed."""
     if thing.shape == SIGN:
         return ("colour", "word", "place")
@@ -120,7 +120,7 @@ def _possible(scene: Scene, world: World, kind: str) -> bool:
         return len(scene.things) > min(world.counts)
     if kind == "place" and not _free(scene, world):
         return False
-    return any(kind in editable(thing) for thing in scene.things)
+    return any(kind in _editable(thing) for thing in scene.things)
 
 
 def _add(scene: Scene, world: World, rng: np.random.Generator) -> Scene:
@@ -146,7 +146,7 @@ def _with(thing: Thing, kind: str, value: str) -> Thing:
     return replace(thing, **{kind: value})  # type: ignore[arg-type]
 
 
-def change_numbers(scene: Scene, rng: np.random.Generator, count: int | None = None) -> Scene:
+def _change_numbers(scene: Scene, rng: np.random.Generator, count: int | None = None) -> Scene:
     """Other numbers in a chart or table, well off: this many, or half of them and one more."""
     chart, table = scene.chart, scene.table
     numbers = list(chart.heights if chart is not None else table.cells if table is not None else ())
@@ -229,7 +229,7 @@ def _change_subject(scene: Scene, statement: Fact, rng: np.random.Generator) -> 
     subject, attribute, value = statement
     if scene.chart is not None:
         whole = attribute in ("place", "count")
-        return stranger(scene, rng) if whole else change_numbers(scene, rng, 1)
+        return stranger(scene, rng) if whole else _change_numbers(scene, rng, 1)
     world = WORLDS[scene.family]
     if attribute == "count":
         return _recount(scene, world, rng)
@@ -238,7 +238,7 @@ def _change_subject(scene: Scene, statement: Fact, rng: np.random.Generator) -> 
     thing = scene.things[index]
     if kind.startswith(NOT):
         return replace_thing(scene, index, _with(thing, kind.removeprefix(NOT), value))
-    if kind not in editable(thing):
+    if kind not in _editable(thing):
         if subject == "scene":
             return scene
         kind = "place"

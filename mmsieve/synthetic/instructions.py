@@ -31,7 +31,7 @@ from mmsieve.synthetic.scenes import (
     pick_one,
     sample_scene,
 )
-from mmsieve.synthetic.texts import MarkedText, mark_facts
+from mmsieve.synthetic.texts import MarkedText, Word, mark_facts
 
 WRONG_CAP = 1
 WRONG_SHARE = 0.47
@@ -293,18 +293,10 @@ def _turns(
 ) -> Iterator[QuestionTurn]:
     head = IMAGE_MARK * len(facts)
     for name, one in zip(names, answered, strict=True):
-        question, answer = (mark_facts(text, facts) for text in (one.question, one.answer))
-        yield QuestionTurn(name, _behind(head, question), answer)
+        first, *rest = one.question  # the first word of a question states nothing
+        question = [Word(head + first.text), *rest]
+        yield QuestionTurn(name, mark_facts(question, facts), mark_facts(one.answer, facts))
         head = ""
-
-
-def _behind(head: str, marked: MarkedText) -> MarkedText:
-    """The text with something in front of it, its spans where they belong."""
-    right, wrong = (
-        tuple((start + len(head), end + len(head)) for start, end in spans)
-        for spans in (marked.right, marked.wrong)
-    )
-    return MarkedText(head + marked.text, right, wrong)
 
 
 def _rate(

@@ -318,13 +318,10 @@ def whole(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
 def compare(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
     """The colours or fills of two objects."""
     pair, kind = _pair(scenes, rng)
-    named = [[*_the(thing), *_at(thing)] for thing in pair]
-    question = [*words(f"can you compare the {kind} of"), *_join(named, "and")]
-    key_words = [attribute_word(thing, kind) for thing in pair]
-    halves = [
-        [*_at(thing), *_the(thing), Word("is"), word]
-        for thing, word in zip(pair, key_words, strict=True)
-    ]
+    named = _join([[*_the(thing), *_at(thing)] for thing in pair], "and")
+    question = [*words(f"can you compare the {kind} of"), *named]
+    halves = [[*_at(one), *_the(one), Word("is"), attribute_word(one, kind)] for one in pair]
+    key_words = [half[-1] for half in halves]
     alike = "the same" if key_words[0].text == key_words[1].text else "different"
     answer = [*_join(halves, ","), *words(f": {alike}")]
     return _answered(question, sentence(answer), "comparison", key_words=key_words)
@@ -333,17 +330,12 @@ def compare(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
 def same(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
     """Whether two objects share a colour or a fill."""
     pair, kind = _pair(scenes, rng)
-    places = _join([_at(thing) for thing in pair], "and")
-    key_words = [attribute_word(thing, kind) for thing in pair]
-    halves = [[*_at(thing), word] for thing, word in zip(pair, key_words, strict=True)]
+    question = [*words(f"is the {kind} the same"), *_join([_at(thing) for thing in pair], "and")]
+    halves = [[*_at(thing), attribute_word(thing, kind)] for thing in pair]
+    key_words = [half[-1] for half in halves]
     alike = "yes," if key_words[0].text == key_words[1].text else "no,"
-    return _answered(
-        [*words(f"is the {kind} the same"), *places],
-        [Word(alike), *_join(halves, "and")],
-        "yes/no",
-        "comparison",
-        key_words=key_words,
-    )
+    answer = [Word(alike), *_join(halves, "and")]
+    return _answered(question, answer, "yes/no", "comparison", key_words=key_words)
 
 
 def _pair(scenes: Scenes, rng: np.random.Generator) -> tuple[tuple[Thing, ...], str]:
@@ -467,10 +459,10 @@ def why(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
     old, new = _before_and_after(scenes)
     question = words(f"why is the {old.place} empty in the second picture")
     then = _in_second([place_word(new.place)])
-    lead = [*words("because"), *_the(old, "colour"), *words("moved to the")]
+    answer = [*words("because"), *_the(old, "colour"), *words("moved to the"), *then]
     if rng.random() < 0.4:
-        return _answered(question, [*lead, *then], PHRASE, key_words=then)
-    return _answered(question, sentence([*lead, *then]), SHORT, key_words=then)
+        return _answered(question, answer, PHRASE, key_words=then)
+    return _answered(question, sentence(answer), SHORT, key_words=then)
 
 
 def height(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:

@@ -158,7 +158,7 @@ def noun_phrases(thing: Thing) -> list[Words]:
     if thing.shape == SIGN:
         head, word = [said["colour"], said["shape"]], said["word"]
         links = ("reading", "saying", "with the word")
-        return [with_article([*head, *words(link), word]) for link in links]
+        return [_with_article([*head, *words(link), word]) for link in links]
     fill, colour, shape = (said[name] for name in ("fill", "colour", "shape"))
     size = [said["size"]] if "size" in said else []
     orders = (
@@ -168,10 +168,10 @@ def noun_phrases(thing: Thing) -> list[Words]:
         [*size, colour, shape, *words("that is"), fill],
         [*size, fill, shape, Word("in"), colour],
     )
-    return [with_article(order) for order in orders]
+    return [_with_article(order) for order in orders]
 
 
-def with_article(phrase: Words) -> Words:
+def _with_article(phrase: Words) -> Words:
     """A phrase with an article in front."""
     return [Word("an" if phrase[0].text[0] in "aeiou" else "a"), *phrase]
 
@@ -207,9 +207,9 @@ def describe(scene: Scene, rng: np.random.Generator) -> Words:
     """A complete and right description of a scene, in one of many wordings."""
     if scene.chart is not None:
         head, verb = pick_one(rng, _CHARTS), pick_one(rng, ("is", "stands at", "reaches"))
-        return describe_chart(scene.chart, head, verb)
+        return _describe_chart(scene.chart, head, verb)
     if scene.table is not None:
-        return describe_table(scene.table, pick_one(rng, _TABLES))
+        return _describe_table(scene.table, pick_one(rng, _TABLES))
     count = len(scene.things)
     text = sentence(_count_phrase(pick_one(rng, _INTROS), number_word(count, "scene")))
     order = rng.permutation(count) if rng.random() < 0.25 else range(count)
@@ -226,16 +226,16 @@ def describe_canonically(scene: Scene) -> Words:
     Each of its sentences is among those of `describe`.
     """
     if scene.chart is not None:
-        return describe_chart(scene.chart, _CHARTS[0], "is")
+        return _describe_chart(scene.chart, _CHARTS[0], "is")
     if scene.table is not None:
-        return describe_table(scene.table, _TABLES[0])
+        return _describe_table(scene.table, _TABLES[0])
     text = sentence(_count_phrase("{} objects", number_word(len(scene.things), "scene")))
     for thing in scene.things:
         text += sentence([place_word(thing.place), Word(":"), *noun_phrases(thing)[0]])
     return text
 
 
-def describe_chart(chart: BarChart, head: str, verb: str) -> Words:
+def _describe_chart(chart: BarChart, head: str, verb: str) -> Words:
     """A chart: `head`, with the number of bars at its {}, then each bar and its height."""
     text = sentence(_count_phrase(head, number_word(len(chart.colours), "chart")))
     for colour, height in zip(chart.colours, chart.heights, strict=True):
@@ -244,7 +244,7 @@ def describe_chart(chart: BarChart, head: str, verb: str) -> Words:
     return text
 
 
-def describe_table(table: NumberTable, head: str) -> Words:
+def _describe_table(table: NumberTable, head: str) -> Words:
     """A table: `head`, then each row with its numbers and their columns."""
     text = sentence(words(head))
     for row in table.rows:
