@@ -23,7 +23,14 @@ from mmsieve.filtering.ranking import (
     find_thresholds,
     from_ordered,
 )
-from mmsieve.filtering.rows import Condition, KeptRows, RowRules, RowStatuses, break_ties
+from mmsieve.filtering.rows import (
+    Condition,
+    KeptRows,
+    RowRules,
+    RowStatuses,
+    break_ties,
+)
+from mmsieve.options import Finite, Options, Positive, Share
 from mmsieve.progress import Advance
 from mmsieve.tables import CHUNK, Origins, Table, column_names
 
@@ -34,14 +41,14 @@ _SCORE = "quality_score"
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class CutOptions:
+class CutOptions(Options):
     """Which samples are kept: one of the cuts, a condition, or both."""
 
-    min_score: float | None = None
+    min_score: Finite | None = None
     """Keep samples with at least this score."""
-    top_fraction: float | None = None
+    top_fraction: Share | None = None
     """Keep this share (0.3: 30%) of the samples with the highest scores, rounded down."""
-    top_count: int | None = None
+    top_count: Positive | None = None
     """Keep so many samples with the highest scores."""
     where: str | None = None
     """Keep only samples that fulfil this SQL condition over the tables' columns; where tables
@@ -67,14 +74,6 @@ class CutOptions:
                 f"{' and '.join(cuts) or 'no cut'} given: say one of --min-score X, "
                 "--top-fraction F, --top-count N, and --where EXPR with it or alone"
             )
-        if self.top_fraction is not None and not 0 < self.top_fraction <= 1:
-            raise RequestError(
-                f"--top-fraction {self.top_fraction}: must be above 0 and at most 1 (0.3: 30%)"
-            )
-        if self.top_count is not None and self.top_count < 1:
-            raise RequestError(f"--top-count {self.top_count}: must be at least 1")
-        if self.min_score is not None and not math.isfinite(self.min_score):
-            raise RequestError(f"--min-score {self.min_score}: must be a finite number")
         if self.per is not None and not self.is_ranked:
             raise RequestError("--per cuts within groups: say --top-fraction or --top-count too")
 

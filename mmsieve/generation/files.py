@@ -12,7 +12,6 @@ real images also `provenance`.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmsieve.errors import RequestError, SampleError, Status
-from mmsieve.outputs import write_atomically
+from mmsieve.outputs import write_text
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
 
@@ -83,6 +82,9 @@ def kind_of(text: str) -> TextKind:
 
 IMAGES = "images"
 """Folder of the images, beside the training files."""
+
+SHARDS = "shards"
+"""Folder of tars of the same samples, where a teacher writes them too."""
 
 _FOLDER = 5
 """Letters of a key that name its folder of images: no folder gets too full."""
@@ -186,15 +188,11 @@ class TrainingFiles:
         """Write the files; returns how many entries the first two have."""
         for name, lines in self._lines.items():
             text = "[\n" + ",\n".join(lines) + "\n]\n"
-            write_atomically(self._folder / name, partial(_write, text))
+            write_text(self._folder / name, text)
         return {name: len(self._lines[name]) for name in (TRAIN, VAL)}
 
 
 TRAIN, VAL, POOL = "train.json", "val.json", "qas.json"
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, "utf-8")
 
 
 def parse_training_record(folder: Path, record: Record) -> Sample:

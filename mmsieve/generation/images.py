@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from mmsieve.errors import RequestError, SampleError, Status
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.images import IMAGE_EXTENSIONS
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import (
-    IMAGE_EXTENSIONS,
     ImageFolder,
     ReadOptions,
     Record,

@@ -28,12 +28,12 @@ from mmsieve.clients.connection import (
     request_name,
     shorten,
 )
-from mmsieve.engine.job import Progress as Advance
 from mmsieve.generation.items import Picture, Prompts, Subject
 from mmsieve.generation.journal import BatchNote, Entry, Journal
 from mmsieve.generation.request import Budget
 from mmsieve.generation.tasks.task import AnswerError, Fields, Task
 from mmsieve.images import ImageLimits, decode
+from mmsieve.progress import Advance
 
 # Answers of teachers: from the words that came to fields that a task can use
 

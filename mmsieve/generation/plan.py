@@ -21,8 +21,7 @@ from mmsieve.generation.items import Subject, Unusable, subject_id, usable_pictu
 from mmsieve.generation.tasks.task import Task
 from mmsieve.labels import POSITIVE
 from mmsieve.outputs import write_atomically
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import Parse, ReadOptions, Record, parse_record
 from mmsieve.sample import Sample, Text
 from mmsieve.sources import find_files

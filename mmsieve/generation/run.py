@@ -25,7 +25,7 @@ from mmsieve.generation.journal import Journal
 from mmsieve.generation.loop import Asker, Batches, Outcome, Pending, Questions
 from mmsieve.generation.plan import HUMAN, Plan, Positives, read_plan
 from mmsieve.generation.request import Lesson
-from mmsieve.outputs import write_atomically
+from mmsieve.outputs import write_text
 from mmsieve.progress import show_progress
 
 # Collect: from plan and journal to the training files and the list of rejects
@@ -98,7 +98,7 @@ def _reject(subject: Subject, journal: Journal) -> dict[str, Any]:
 
 def _write_rejects(path: Path, rejects: list[dict[str, Any]]) -> None:
     text = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
-    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    write_text(path, text)
 
 
 # Teaching: a whole generation over real images, from the sources to the training files

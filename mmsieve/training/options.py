@@ -16,6 +16,7 @@ from typing import Any, Literal
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
+from mmsieve.options import NotNegative, OutputOptions, Workers
 from mmsieve.outputs import is_same_request, read_record, remove, write_text
 
 # Options of a training: what it reads, and how it runs
@@ -33,7 +34,7 @@ class DataFiles:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(OutputOptions):
     """What a training reads, and how it runs."""
 
     data: Path | None = None
@@ -47,20 +48,13 @@ class TrainOptions:
     """Another language model than the recipe's: a folder or a hub id."""
     vision_tower: str | None = None
     """Another vision tower than the recipe's: a folder or a hub id."""
-    seed: int | None = None
+    seed: NotNegative | None = None
     """Another seed than the recipe's, for weights, order and scenes."""
     smoke: bool = False
     """A trial of seconds: every stage, next to no training, a useless checkpoint."""
-    workers: int = 0
-    """Processes that prepare data; 0: the training process itself."""
+    workers: Workers = 0
     wandb: bool = False
     """Log to Weights & Biases too (TensorBoard files are always written)."""
-    overwrite: bool = False
-    """Start again: what is in the folder is removed."""
-    dry_run: bool = False
-    """Check the request, say what would be trained, and stop."""
-    quiet: bool = False
-    """No progress; only the summary."""
 
     def check(self, is_rendered: bool) -> None:
         """Raise RequestError where files or packages are missing, or asked for in vain.

@@ -1,8 +1,7 @@
 """convert: a released checkpoint -> the stock Hugging Face layout."""
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +12,7 @@ from mmsieve.methods.files import read_json, tensor_files
 from mmsieve.methods.load import find_folder
 from mmsieve.methods.mmssr.checkpoint import is_onevision
 from mmsieve.outputs import check_empty, staged
+from mmsieve.reports import Report, timed
 
 Convert: TypeAlias = Callable[[Path, Path], list[str]]
 
@@ -38,20 +38,15 @@ _KINDS: tuple[tuple[Callable[[dict[str, Any], dict[str, Path]], bool], Convert],
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertReport:
+class ConvertReport(Report):
     """How a conversion went."""
 
-    out: Path
-    seconds: float
-    notes: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    """Always empty."""
-
-    def summary(self) -> str:
-        """What a user should know, the last line with count, seconds and the folder's path."""
-        return "\n".join([*self.notes, f"1 model in {self.seconds:.1f} s: {self.out}"])
+    def counts(self) -> str:
+        """One, always."""
+        return "1 model"
 
 
+@timed
 def convert(model: str, *, out: Path) -> ConvertReport:
     """Write a scorer, styler or rewriter in the stock Hugging Face layout, for servers.
 
@@ -64,7 +59,6 @@ def convert(model: str, *, out: Path) -> ConvertReport:
     out
         Folder to write; it must not be there yet, or be empty.
     """
-    started = time.monotonic()
     out = Path(out)
     folder = bundled_folder(model) or find_folder(model, "a bundled model, a folder or an id")
     check_empty(out)
@@ -73,6 +67,6 @@ def convert(model: str, *, out: Path) -> ConvertReport:
         if is_kind(config, tensors):
             with staged(out) as staging:
                 notes = converter(folder, staging)
-            return ConvertReport(out=out, seconds=time.monotonic() - started, notes=tuple(notes))
+            return ConvertReport(out=out, notes=tuple(notes))
     kind = config.get("model_type")
     raise RequestError(f"{folder}: no stock class for its kind ({kind!r}): nothing to convert to")

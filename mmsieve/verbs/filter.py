@@ -2,7 +2,6 @@
 
 import filecmp
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,9 +11,17 @@ from typing import Literal
 
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.filtering.request import CutOptions, FilterDecisions, FilterPlan, UidFile, judge
+from mmsieve.filtering.request import (
+    CutOptions,
+    FilterDecisions,
+    FilterPlan,
+    UidFile,
+    judge,
+)
+from mmsieve.options import DryRun, Overwrite, Quiet
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
 from mmsieve.progress import Advance, show_progress
+from mmsieve.reports import DecisionReport, timed
 from mmsieve.tables import notes_of_unfinished, open_tables
 
 __all__ = ["CutOptions", "FilterReport", "filter_tables"]
@@ -23,25 +30,16 @@ _SHOWN_GROUPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilterReport:
+class FilterReport(DecisionReport):
     """How a cut went."""
 
-    out: Path
-    seconds: float
-    rows: int
-    kept: int
-    reasons: dict[str, int] = field(default_factory=dict)
-    """Why rows aren't kept, with their number."""
     threshold: float | None = None
     """The lowest score that is kept, where there is one cut by rank."""
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
     """With --per: group -> kept and scored rows."""
-    notes: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    """Always empty: a table that can't be read is a wrong request."""
 
-    def summary(self) -> str:
-        """What a user should know, the last line with counts, seconds and the output's path."""
+    def lines(self) -> list[str]:
+        """Notes, the largest groups, the lowest score that is kept, and why others are not."""
         lines = list(self.notes)
         largest = sorted(self.groups.items(), key=lambda group: (-group[1][1], group[0]))
         lines += [f"{name}: {k} of {n} kept" for name, (k, n) in largest[:_SHOWN_GROUPS]]
@@ -49,21 +47,18 @@ class FilterReport:
             lines.append(f"... and {len(largest) - _SHOWN_GROUPS} more groups")
         if self.threshold is not None:
             lines.append(f"lowest score kept: {self.threshold:g}")
-        if self.reasons:
-            counts = ", ".join(f"{count} {name}" for name, count in sorted(self.reasons.items()))
-            lines.append(f"not kept: {counts}")
-        lines.append(f"{self.kept} of {self.rows} rows kept in {self.seconds:.1f} s: {self.out}")
-        return "\n".join(lines)
+        return [*lines, *self.not_kept()]
 
 
+@timed
 def filter_tables(
     *tables: str,
     out: Path,
     cut: CutOptions | None = None,
     format: Literal["parquet", "datacomp"] = "parquet",
-    overwrite: bool = False,
-    dry_run: bool = False,
-    quiet: bool = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> FilterReport:
     """Decide which samples of one or more tables are kept.
 
@@ -80,14 +75,7 @@ def filter_tables(
         --format datacomp the .npy file of kept uids.
     format
         parquet: key, shard, keep, reason and score of every row. datacomp: DataComp's subset file.
-    overwrite
-        Replace decisions of another cut.
-    dry_run
-        Find the cut and say what would be kept; write nothing.
-    quiet
-        No progress; only the summary.
     """
-    started = time.monotonic()
     out, is_uids = Path(out), format == "datacomp"
     plan = _plan(tables, cut or CutOptions(), out, is_uids)
     was_there = not is_uids and check_replaceable(out, plan.fingerprint, overwrite)
@@ -107,7 +95,6 @@ def filter_tables(
         notes.append("made again: the decisions of the same cut that were there")
     return FilterReport(
         out=out,
-        seconds=time.monotonic() - started,
         rows=plan.first.rows,
         kept=decided.kept,
         reasons=dict(decided.reasons),

@@ -1,12 +1,13 @@
 """select: rating tables -> a subset that is rich in every capability and diverse in style."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError
+from mmsieve.options import DryRun, Overwrite, Quiet
 from mmsieve.progress import show_progress
+from mmsieve.reports import DecisionReport, timed
 from mmsieve.selection.choosing import (
     Held,
     choose,
@@ -23,34 +24,22 @@ __all__ = ["SelectOptions", "SelectReport", "select"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectReport:
+class SelectReport(DecisionReport):
     """How a selection went."""
 
-    out: Path
-    seconds: float
-    rows: int
-    kept: int
     above: float = 0.0
-    reasons: dict[str, int] = field(default_factory=dict)
-    """Why rows aren't kept, with their number."""
     capabilities: dict[str, Held] = field(default_factory=dict)
     """Capability -> ratings above `above`, and their mean, in pool and subset."""
     styles: dict[str, Held] = field(default_factory=dict)
     """Style -> samples that have it."""
-    notes: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    """Always empty: what can't be read is a wrong request."""
 
-    def summary(self) -> str:
-        """What pool and subset hold, the last line with counts, seconds and the output's path."""
-        lines = [*self.notes, *printed(self.capabilities, self.styles, self.above)]
-        if self.reasons:
-            counts = ", ".join(f"{count} {name}" for name, count in sorted(self.reasons.items()))
-            lines.append(f"not kept: {counts}")
-        lines.append(f"{self.kept} of {self.rows} rows kept in {self.seconds:.1f} s: {self.out}")
-        return "\n".join(lines)
+    def lines(self) -> list[str]:
+        """Notes, what pool and subset hold, and why rows are not kept."""
+        held = printed(self.capabilities, self.styles, self.above)
+        return [*self.notes, *held, *self.not_kept()]
 
 
+@timed
 def select(
     table: Path,
     *,
@@ -58,9 +47,9 @@ def select(
     choice: SelectOptions | None = None,
     data: Path | None = None,
     subset: Path | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    quiet: bool = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> SelectReport:
     """Choose a subset of rated samples: rich in every capability, diverse in style and source.
 
@@ -79,14 +68,7 @@ def select(
         The instruction file (JSON list or JSONL) whose items were rated.
     subset
         Write the chosen items of --data into this JSON file, as they stand and in their order.
-    overwrite
-        Replace decisions and a subset of another selection.
-    dry_run
-        Say what would be chosen; write nothing.
-    quiet
-        No progress; only the summary.
     """
-    started = time.monotonic()
     options = choice or SelectOptions()
     rated = _rated(Path(table), Path(out), data, options)
     fingerprint = options.fingerprint() | {
@@ -114,7 +96,6 @@ def select(
     capabilities, styles = held(chosen)
     return SelectReport(
         out=Path(out),
-        seconds=time.monotonic() - started,
         rows=rated.pool.rows,
         kept=int(chosen.chosen.sum()),
         above=options.above,

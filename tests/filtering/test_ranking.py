@@ -40,7 +40,7 @@ def in_blocks(rows: np.ndarray, size: int = 7) -> Callable[[], Iterator[Any]]:
 
 
 @given(ROWS, WANTED, MEMORY)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_thresholds_keep_what_a_sort_would(
     rows: list[tuple[int, int]], wanted: list[int], memory: tuple[int, int]
 ) -> None:
@@ -62,7 +62,7 @@ def test_thresholds_keep_what_a_sort_would(
 
 
 @given(st.lists(VALUES, max_size=30), st.integers(0, 30), st.integers(1, 5))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_ties_keep_the_highest_then_the_first(values: list[int], wanted: int, step: int) -> None:
     wanted, count = min(wanted, len(values)), len(values)
     with TemporaryDirectory() as folder:
