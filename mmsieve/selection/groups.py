@@ -228,17 +228,17 @@ class Grouping:
         self.styles = styles
         self.sources = sources
         self._numbers: dict[tuple[int, int], int] = {}
-        """Numbers of style and source -> a number of its own, in the order in which they come."""
+        """Codes of style and source -> a number of its own, in the order in which they come."""
         self._counts: list[Numbers] = []
         self._groups: list[Numbers] = []
 
     def add(self, counts: Numbers, styles: Numbers, sources: Numbers) -> None:
-        """Add rows: how many styles each has, all their numbers (-1: none), each row's source."""
+        """Add rows: how many styles each has, all their codes (-1: none), each row's source."""
         kept = _first_of_each(counts, styles)
         rows = np.repeat(np.arange(len(counts)), counts)[kept]
         width = len(self.sources.names) or 1
         pairs = styles[kept].astype(np.int64) * width + sources[rows]
-        present, number = _numbered(pairs, width * max(1, len(self.styles.names)))
+        present, number = _distinct(pairs, width * max(1, len(self.styles.names)))
         keys = zip((present // width).tolist(), (present % width).tolist(), strict=True)
         own = [self._numbers.setdefault(key, len(self._numbers)) for key in keys]
         own_counts = np.bincount(rows, minlength=len(counts))
@@ -246,7 +246,7 @@ class Grouping:
         self._groups.append(np.array(own, np.int32)[number])
 
     def finish(self) -> StyleGroups:
-        """The groups, numbered by their names; what has the same name is one group."""
+        """The groups in the order of their names; what has the same name is one group."""
         styles, sources = self.styles.names, self.sources.names
         named: dict[str, str] = {}
         names = []
@@ -275,7 +275,7 @@ def _first_of_each(counts: Numbers, styles: Numbers) -> Numbers:
     return np.flatnonzero(keep)
 
 
-def _numbered(values: Numbers, size: int) -> tuple[Numbers, Numbers]:
+def _distinct(values: Numbers, size: int) -> tuple[Numbers, Numbers]:
     """The distinct values, all below `size`, and of each value its place among them."""
     if size > _MOST_TABLED:
         return np.unique(values, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Pool: all that a selection is made from, columns of small numbers read from a rating table."""
+"""Rated samples as columns of small numbers (ranks, codes): all that a selection chooses by."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,21 +28,19 @@ from mmsieve.selection.groups import (
 from mmsieve.selection.options import SelectOptions
 from mmsieve.tables import Origins, Table, TableFile, column_names, notes_of_unfinished
 
-# Pool: all that a selection is made from, as columns of small numbers
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Rated samples, row by row; nothing in it depends on how they were cut into files."""
+    """Rated samples, row by row; nothing in it depends on how they are split into files."""
 
     ratings: dict[str, RankedRatings]
     """Capability -> its ratings, in the order in which capabilities choose."""
     groups: StyleGroups
     sources: Numbers
-    """The number of each row's image source."""
+    """The code of each row's image source."""
     source_names: list[str]
     statuses: Numbers
-    """The number of each row's status: 0 is ok."""
+    """The code of each row's status: 0 is ok."""
     status_names: list[str]
     order: Numbers | None = None
     """The order of rows that breaks ties, where it isn't their own."""
@@ -79,9 +77,6 @@ class Pool:
         return found
 
 
-# What a selection reads: rated samples from a table or from the published code's result files
-
-
 class RatedSamples(Protocol):
     """Rated samples: the numbers to choose by, and the names of the chosen."""
 
@@ -93,7 +88,7 @@ class RatedSamples(Protocol):
 
     @property
     def files(self) -> Sequence[TableFile]:
-        """The files that the rows are from; decisions are cut like them."""
+        """The files that the rows are from; decisions are split like them."""
         ...
 
     @property
@@ -106,7 +101,7 @@ class RatedSamples(Protocol):
         ...
 
 
-# A rating table -> Pool: Parquet files of `rate`, or anyone's with the same columns
+# A rating table: Parquet files of `rate`, or anyone's with the same columns
 
 STYLES, SOURCE, TOKENS, STATUS = "styles", "image_source", "num_tokens", "status"
 
@@ -129,7 +124,8 @@ class RatingTable:
                 f"yours with --capabilities; {column_names([table])}"
             )
         for name in self.capabilities:
-            if not _is_number(self._type(name)):
+            kind = self._type(name)
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
                 raise RequestError(
                     f"--capabilities {name}: holds {table.types[name]}, ratings are integers or "
                     "floating-point numbers"
@@ -158,9 +154,9 @@ class RatingTable:
             lists = frame[STYLES].to_arrow(compat_level=pl.CompatLevel.oldest())
             counts = pl.Series(lists.value_lengths()).fill_null(0).to_numpy()
             flat = pl.Series(lists.flatten(), dtype=pl.String)
-            numbers = grouping.styles.encode(flat)
-            numbers[flat.is_null().to_numpy()] = -1
-            grouping.add(counts.astype(np.int64), numbers, source_parts[-1])
+            styles = grouping.styles.encode(flat)
+            styles[flat.is_null().to_numpy()] = -1
+            grouping.add(counts.astype(np.int64), styles, source_parts[-1])
             for name, part in parts.items():
                 part.append(frame[name])
             if self._options.budget_tokens is not None:
@@ -211,10 +207,6 @@ class RatingTable:
                 "of each sample); add it to the table, or say --budget"
             )
         return self._type(TOKENS)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -362,7 +362,7 @@ class ResultFolder:
         spelling = self._options.styles
         grouping = Grouping(TextCodes(label_cleaner(spelling)), self._items.source_codes)
         distinct = TextCodes()
-        numbers = distinct.encode(texts)
+        codes = distinct.encode(texts)
         labels = [
             [grouping.styles.one(label) for label in split_styles(text, spelling)]
             for text in distinct.names
@@ -370,11 +370,11 @@ class ResultFolder:
         sizes = np.array([len(each) for each in labels], np.int64)
         starts = np.cumsum(sizes) - sizes
         flat = np.array([label for each in labels for label in each], np.int32)
-        counts = np.where(texts.is_null().to_numpy(), 0, sizes[numbers])
+        counts = np.where(texts.is_null().to_numpy(), 0, sizes[codes])
         for start in range(0, len(texts), CHUNK):
             part = slice(start, start + CHUNK)
             own = counts[part]
-            at = np.repeat(starts[numbers[part]] - (np.cumsum(own) - own), own)
+            at = np.repeat(starts[codes[part]] - (np.cumsum(own) - own), own)
             grouping.add(own, flat[at + np.arange(len(at))], self._items.sources[part])
         return grouping
 
