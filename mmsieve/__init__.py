@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmsieve.engine.annotator import Annotator, Preparer, Runner, RunnerOptions
     from mmsieve.engine.run import RunOptions, RunReport
     from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, Status
     from mmsieve.evaluation.agreement import AgreementOptions
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
         RatingsOptions,
         TeacherOptions,
     )
+    from mmsieve.images import decode as decode_image
     from mmsieve.methods.aitqe.annotator import EnhanceOptions
-    from mmsieve.methods.load import load_enhancer, load_model, load_rater
+    from mmsieve.methods.base import BatchRunner
+    from mmsieve.methods.files import hash_files
+    from mmsieve.methods.load import find_folder, load_enhancer, load_model, load_rater
     from mmsieve.methods.mmssr.annotator import RatingOptions
     from mmsieve.methods.unifilter.annotator import ScoringOptions
     from mmsieve.read.records import ReadOptions
@@ -54,7 +58,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgreementOptions",
+    "Annotator",
     "AssessmentsOptions",
+    "BatchRunner",
     "ConvertReport",
     "CutOptions",
     "DemoReport",
@@ -71,6 +77,7 @@ __all__ = [
     "MmsieveError",
     "ModelsReport",
     "PageReport",
+    "Preparer",
     "RatingOptions",
     "RatingsOptions",
     "ReadOptions",
@@ -78,6 +85,8 @@ __all__ = [
     "RequestError",
     "RunOptions",
     "RunReport",
+    "Runner",
+    "RunnerOptions",
     "Sample",
     "SampleError",
     "ScoringOptions",
@@ -91,15 +100,18 @@ __all__ = [
     "TrainReport",
     "Turn",
     "convert",
+    "decode_image",
     "demo",
     "enhance",
     "evaluate",
     "export",
     "filter",
+    "find_folder",
     "generate_assessments",
     "generate_captions",
     "generate_documents",
     "generate_ratings",
+    "hash_files",
     "list_models",
     "load_enhancer",
     "load_model",
@@ -116,7 +128,9 @@ __all__ = [
 
 _HOMES = {
     "AgreementOptions": "mmsieve.evaluation.agreement",
+    "Annotator": "mmsieve.engine.annotator",
     "AssessmentsOptions": "mmsieve.generation.options",
+    "BatchRunner": "mmsieve.methods.base",
     "ConvertReport": "mmsieve.verbs.convert",
     "CutOptions": "mmsieve.verbs.filter",
     "EnhanceOptions": "mmsieve.methods.aitqe.annotator",
@@ -132,6 +146,7 @@ _HOMES = {
     "MmsieveError": "mmsieve.errors",
     "ModelsReport": "mmsieve.verbs.models",
     "PageReport": "mmsieve.verbs.report",
+    "Preparer": "mmsieve.engine.annotator",
     "RatingOptions": "mmsieve.methods.mmssr.annotator",
     "RatingsOptions": "mmsieve.generation.options",
     "ReadOptions": "mmsieve.read.records",
@@ -139,6 +154,8 @@ _HOMES = {
     "RequestError": "mmsieve.errors",
     "RunOptions": "mmsieve.engine.run",
     "RunReport": "mmsieve.engine.run",
+    "Runner": "mmsieve.engine.annotator",
+    "RunnerOptions": "mmsieve.engine.annotator",
     "Sample": "mmsieve.sample",
     "SampleError": "mmsieve.errors",
     "ScoringOptions": "mmsieve.methods.unifilter.annotator",
@@ -152,14 +169,17 @@ _HOMES = {
     "TrainReport": "mmsieve.verbs.train",
     "Turn": "mmsieve.sample",
     "convert": "mmsieve.verbs.convert",
+    "decode_image": "mmsieve.images:decode",
     "enhance": "mmsieve.verbs.enhance",
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",
-    "filter": "mmsieve.verbs.filter",
+    "filter": "mmsieve.verbs.filter:filter_tables",
+    "find_folder": "mmsieve.methods.load",
     "generate_assessments": "mmsieve.verbs.generate",
     "generate_captions": "mmsieve.verbs.generate",
     "generate_documents": "mmsieve.verbs.generate",
     "generate_ratings": "mmsieve.verbs.generate",
+    "hash_files": "mmsieve.methods.files",
     "list_models": "mmsieve.verbs.models",
     "load_enhancer": "mmsieve.methods.load",
     "load_model": "mmsieve.methods.load",
@@ -173,13 +193,15 @@ _HOMES = {
     "train_projector": "mmsieve.verbs.train",
     "train_rater": "mmsieve.verbs.train",
 }
+"""Name -> module, or module:attribute where it has another name there."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'mmsieve' has no attribute {name!r}")
     if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), "filter_tables" if name == "filter" else name)
+        module, _, attribute = _HOMES[name].partition(":")
+        value = getattr(import_module(module), attribute or name)
     else:
         value = import_module("mmsieve.registry").find("public name", name)
     globals()[name] = value

@@ -26,9 +26,8 @@ _INSTALL = {
     "s3a": "mmsieve[s3]",
     "gs": "mmsieve[gcs]",
     "gcs": "mmsieve[gcs]",
-    "hf": "mmsieve[hf]",
-    "http": "fsspec[http]",
-    "https": "fsspec[http]",
+    "http": "mmsieve[http]",
+    "https": "mmsieve[http]",
 }
 
 

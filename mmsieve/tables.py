@@ -5,7 +5,7 @@ Whoever reads or writes a table file, of a run or anyone's, does it through this
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -38,6 +38,9 @@ COMMON = pa.schema(
 
 METADATA = pa.field("metadata", pa.string())
 """The sample's metadata as JSON, where it was asked for."""
+
+SCORE = "quality_score"
+"""The column with the score, unless a table has another one."""
 
 _HEADER = b"mmsieve"
 
@@ -82,13 +85,18 @@ def header_metadata(header: Header) -> dict[bytes, str]:
 
 def read_header(path: Path) -> Header | None:
     """The header of a table file; None where mmsieve did not write it."""
+    return _read_footer(path)[0]
+
+
+def _read_footer(path: Path) -> tuple[Header | None, pa.Schema]:
     try:
-        metadata = pq.read_metadata(path).metadata
+        with pq.ParquetFile(path) as file:
+            metadata, schema = file.metadata.metadata, file.schema_arrow
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
         raise _other_version(path, error) from error
-    return parse_header(path, metadata)
+    return parse_header(path, metadata), schema
 
 
 def parse_header(path: Path, metadata: dict[bytes, bytes] | None) -> Header | None:
@@ -107,19 +115,42 @@ def _other_version(path: Path, error: Exception) -> RequestError:
     )
 
 
-def existing_header(path: Path) -> Header | None:
-    """The header of a table file if there is one, for a resume.
+def find_score(columns: pa.Schema | Mapping[str, pa.DataType]) -> str | None:
+    """The column with a table's score: `quality_score`, or its only one of floating-point numbers.
+
+    None where there is none or more than one: then the user has to say which.
+    """
+    types = types_of(columns) if isinstance(columns, pa.Schema) else columns
+    if SCORE in types:
+        return SCORE
+    floating = [name for name, kind in types.items() if pa.types.is_floating(kind)]
+    return floating[0] if len(floating) == 1 else None
+
+
+def types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """Column -> type."""
+    return dict(zip(schema.names, schema.types, strict=True))
+
+
+def existing_file(path: Path) -> tuple[Header, pa.Schema] | None:
+    """Header and columns of a table file if there is one, for a resume.
 
     Raises RequestError for a file that isn't ours: it may be what someone else has to keep, such
     as the sidecars that stand beside tars.
     """
     try:
-        header = read_header(path)
+        header, schema = _read_footer(path)
     except FileNotFoundError:
         return None
     if header is None:
         raise not_ours(path, "there, and not made by mmsieve")
-    return header
+    return header, schema
+
+
+def existing_header(path: Path) -> Header | None:
+    """The header of a table file if there is one; raises RequestError as `existing_file` does."""
+    found = existing_file(path)
+    return None if found is None else found[0]
 
 
 def remove_file(path: Path) -> None:
@@ -310,7 +341,7 @@ def _open(path: Path, name: str) -> Table:
                 "give tables of one run, each in its own folder"
             )
         if last is None:
-            types = dict(zip(schema.names, schema.types, strict=True))
+            types = types_of(schema)
         elif not schema.equals(last):
             _merge_types(types, mixed, schema, file)
         last = schema

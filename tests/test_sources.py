@@ -211,7 +211,7 @@ def test_unknown_protocol():
     [
         ("s3://bucket/a.tar", "pip install 'mmsieve[s3]'"),
         ("gs://bucket/{0..3}.tar", "pip install 'mmsieve[gcs]'"),
-        ("https://example.org/a.tar", "pip install 'fsspec[http]'"),
+        ("https://example.org/a.tar", "pip install 'mmsieve[http]'"),
         ("dropbox://a.tar", "install this and that"),
     ],
 )

@@ -5,7 +5,7 @@ model's inputs in CPU worker processes; the runner holds the device or the conne
 those inputs into rows. Items travel between processes, so they are picklable and compact.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -49,19 +49,26 @@ class Runner(Protocol):
 
 
 class Annotator(Protocol):
-    """A method with its model chosen: picklable, cheap to make, loads no weights by itself."""
+    """A method with its model chosen: picklable, cheap to make, loads no weights by itself.
+
+    A subclass has the values below, where there are any, unless it says otherwise.
+    """
 
     schema: pa.Schema
     """The columns it adds to a table, in order."""
     fingerprint: dict[str, str]
     """Whatever changes a number (weights, preprocessing, options), as readable name -> value."""
-    device: Device
+    device: Device = "cpu"
     """Where it computes when it is used on its own; an engine chooses for itself."""
+    notes: Sequence[str] = ()
+    """What a user should know of how this model is used, a line each; every verb prints them."""
+    score_is_level: bool = False
+    """Whether its score is on the scale of the levels 0-3, and not one of its own."""
 
     @property
     def kind(self) -> Literal["quality", "ratings", "assessment"]:
-        """What its table holds."""
-        ...
+        """What its table holds; quality: a score, in the column that `find_score` names."""
+        return "quality"
 
     def preparer(self) -> Preparer:
         """The CPU half."""
@@ -70,10 +77,3 @@ class Annotator(Protocol):
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; loads the weights."""
         ...
-
-
-class QualityAnnotator(Annotator, Protocol):
-    """One whose table has a `quality_score`."""
-
-    score_is_level: bool
-    """Whether that score is on the scale of the levels 0-3, and not one of its own."""

@@ -16,7 +16,7 @@ from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
-from mmsieve.outputs import check_folder, is_same_request, make_folder
+from mmsieve.outputs import check_folder, is_same_request, made_otherwise, make_folder
 from mmsieve.progress import show_progress
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
@@ -96,7 +96,7 @@ def run_annotator(
     )
     shards = _limit(shards, run.limit, read)
     todo = shards if run.overwrite else _not_done(shards, job)
-    notes = [*found.notes, *_resumed(len(shards) - len(todo), run)]
+    notes = [*annotator.notes, *found.notes, *_resumed(len(shards) - len(todo), run)]
     if run.dry_run:
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
         return RunReport(out=out, notes=tuple(notes))
@@ -148,10 +148,15 @@ def _not_done(shards: list[Shard], job: ShardJob) -> list[Shard]:
 
 
 def _is_done(job: ShardJob, shard: Shard) -> bool:
-    header = tables.existing_header(job.path(shard))
-    if header is None:
+    found = tables.existing_file(job.path(shard))
+    if found is None:
         return False
+    header, schema = found
     is_same_request(job.path(shard), header.fingerprint, job.fingerprint)
+    # The columns are part of the fingerprint, but stand in each file once only, as its schema: so
+    # tables from before they were compared are resumed too
+    if not schema.equals(job.schema):
+        raise made_otherwise(job.path(shard), ["schema"])
     is_whole = header.complete or (header.problem is None and header.limit == shard.limit)
     return is_whole and header.size == shard.size
 

@@ -18,7 +18,7 @@ from mmsieve.evaluation.metrics import Floats, Ints, pearson, spearman
 from mmsieve.filtering.ranking import hash_samples
 from mmsieve.labels import LEVELS
 from mmsieve.sources import one_line
-from mmsieve.tables import Table, column_names, scan_files
+from mmsieve.tables import SCORE, Table, column_names, find_score, scan_files
 
 TOP = ("0.1", "0.3", "0.5")
 """The fractions of samples that a cut may keep, for which the overlap is given."""
@@ -31,7 +31,8 @@ class AgreementOptions:
     """What of two tables is compared."""
 
     by: str | None = None
-    """With two TABLEs, the column with the score; quality_score by default."""
+    """With two TABLEs, the column with the score; by default quality_score, or else a table's only
+    column of floating-point numbers."""
     on: Literal["key", "uid"] | None = None
     """With two TABLEs, join them by this column; by default by shard and key."""
 
@@ -67,11 +68,11 @@ class Agreement:
 
 def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Agreement:
     """Join two tables and compare their scores; raises RequestError where that can't be done."""
-    by = options.by or "quality_score"
     tables = (first, second)
-    for table in tables:
-        _check(table, by, tables, options.on)
-    parts = [_join(block) for block in _blocks(first, second, by, options.on)]
+    columns = [options.by or find_score(table.types) or SCORE for table in tables]
+    for table, column in zip(tables, columns, strict=True):
+        _check(table, column, tables, options.on)
+    parts = [_join(block) for block in _blocks(first, second, columns, options.on)]
     if not sum(part.pairs.height for part in parts):
         how = f"by {options.on}" if options.on else "by shard and key"
         raise RequestError(
@@ -83,7 +84,7 @@ def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Ag
     same_level, kappa = _level_agreement(pairs)
     return Agreement(
         count=pairs.height,
-        by=by,
+        by=" and ".join(dict.fromkeys(columns)),
         tables={
             table.name: _rows(table, pairs.height, sum(part.only[i] for part in parts))
             for i, table in enumerate(tables)
@@ -131,27 +132,30 @@ class _JoinedBlock:
     """Rows of each side that the other one lacks."""
 
 
-def _blocks(first: Table, second: Table, by: str, on: str | None) -> Iterator[_JoinBlock]:
+def _blocks(
+    first: Table, second: Table, columns: Sequence[str], on: str | None
+) -> Iterator[_JoinBlock]:
     """Shard by shard for two tables of ours; anyone else's are joined in one piece."""
     tables = (first, second)
     if on is None and first.is_ours and second.is_ours:
         for shard in sorted(first.by_shard.keys() | second.by_shard.keys()):
             paths = [[t.by_shard[shard].path] if shard in t.by_shard else [] for t in tables]
-            yield _JoinBlock(_sides(tables, paths, by, "key"), ["key"])
+            yield _JoinBlock(_sides(tables, paths, columns, "key"), ["key"])
         return
     paths = [[file.path for file in table.files] for table in tables]
     has_shards = on is None and all("shard" in table.types for table in tables)
     yield _JoinBlock(
-        _sides(tables, paths, by, on or "key"), ["shard", "key"] if has_shards else ["key"]
+        _sides(tables, paths, columns, on or "key"), ["shard", "key"] if has_shards else ["key"]
     )
 
 
 def _sides(
-    tables: tuple[Table, Table], paths: list[list[Path]], by: str, on: str
+    tables: tuple[Table, Table], paths: list[list[Path]], columns: Sequence[str], on: str
 ) -> tuple[pl.LazyFrame, pl.LazyFrame]:
-    has_levels = by == "quality_score" and all(_LEVEL in table.types for table in tables)
+    has_levels = set(columns) == {SCORE} and all(_LEVEL in table.types for table in tables)
     one, other = (
-        _side(table, own, by, on, has_levels) for table, own in zip(tables, paths, strict=True)
+        _side(table, own, by, on, has_levels)
+        for table, own, by in zip(tables, paths, columns, strict=True)
     )
     return one, other
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mmsieve.engine.annotator import QualityAnnotator, Row, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
 from mmsieve.engine.workers import Prepared, PreparePool
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.evaluation.metrics import (
@@ -32,6 +32,7 @@ from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_rec
 from mmsieve.labels import LEVELS
 from mmsieve.progress import Advance, show_progress
 from mmsieve.read.records import Parse, Record
+from mmsieve.tables import SCORE, find_score
 
 # Which texts belong together: those that share an image, directly or over other texts
 
@@ -61,9 +62,6 @@ def units_of(images: Iterable[list[str]]) -> Ints:
 
 
 # Labelled texts, and the scores that an annotator gives them
-
-SCORE = "quality_score"
-"""The column of an annotator's rows that is evaluated."""
 
 _CHUNK = 64
 
@@ -95,10 +93,10 @@ class LabelledTexts:
         """How many units the chosen texts [n] are of."""
         return len(np.unique(self.units[chosen]))
 
-    def check_scores(self, annotators: Mapping[str, QualityAnnotator]) -> None:
+    def check_scores(self, annotators: Mapping[str, Annotator]) -> None:
         """Raise RequestError for the first annotator whose scores these texts can't tell about."""
         for name, annotator in annotators.items():
-            if SCORE not in annotator.schema.names:
+            if find_score(annotator.schema) is None:
                 columns = ", ".join(annotator.schema.names)
                 raise RequestError(f"model {name} gives no {SCORE} to evaluate, only {columns}")
             if not annotator.score_is_level and len(set(self.units.tolist())) < 2:
@@ -147,10 +145,11 @@ class ScoreOptions:
 
 
 def score_texts(
-    name: str, annotator: QualityAnnotator, texts: LabelledTexts, options: ScoreOptions
+    name: str, annotator: Annotator, texts: LabelledTexts, options: ScoreOptions
 ) -> Scored:
     """Score every text with an annotator; a text that can't be scored has its reason."""
     rows: list[Row | SampleError | None] = [None] * len(texts.records)
+    column = find_score(annotator.schema) or SCORE
     pool = PreparePool(annotator.preparer(), options.workers, keep_metadata=False)
     parse = partial(parse_training_record, texts.images)
     try:
@@ -162,13 +161,13 @@ def score_texts(
                 advance(1, 1)
     finally:
         pool.close()
-    scores, statuses = zip(*map(_outcome, rows), strict=True)
+    scores, statuses = zip(*(_outcome(row, column) for row in rows), strict=True)
     return Scored(np.array(scores, np.float64), list(statuses), annotator.score_is_level)
 
 
-def _outcome(row: Row | SampleError | None) -> tuple[float, str]:
+def _outcome(row: Row | SampleError | None, column: str) -> tuple[float, str]:
     if isinstance(row, dict):
-        score = row[SCORE]
+        score = row[column]
         if score is not None and np.isfinite(score):
             return float(score), Status.OK.value
         return np.nan, Status.SCORE_NOT_FINITE.value

@@ -32,11 +32,9 @@ from mmsieve.filtering.rows import (
 )
 from mmsieve.options import Finite, Options, Positive, Share
 from mmsieve.progress import Advance
-from mmsieve.tables import CHUNK, Origins, Table, column_names
+from mmsieve.tables import CHUNK, SCORE, Origins, Table, column_names, find_score
 
 # Options, checked, and what they mean for the tables given
-
-_SCORE = "quality_score"
 
 
 @Parameter(name="*")
@@ -54,7 +52,8 @@ class CutOptions(Options):
     """Keep only samples that fulfil this SQL condition over the tables' columns; where tables
     share a column's name, write table.column. A cut is made between those that fulfil it."""
     by: str | None = None
-    """Column with the score; quality_score by default."""
+    """Column with the score; by default quality_score, or else a table's only column of
+    floating-point numbers."""
     per: str | None = None
     """Cut within each group of samples that have the same value in this column."""
     on: On | None = None
@@ -118,18 +117,25 @@ def _score(options: CutOptions, joined: JoinedTables) -> Column | None:
     if options.by is not None:
         column = joined.find(options.by)
     else:
-        having = [i for i, table in enumerate(joined.tables) if _SCORE in table.types]
+        having = [i for i, table in enumerate(joined.tables) if SCORE in table.types]
         if not options.is_ranked and options.min_score is None:
-            return joined.column(having[0], _SCORE) if having else None
-        if not having:
-            raise RequestError(
-                f"which column is the score? Say --by COLUMN; {column_names(joined.tables)}"
-            )
-        column = joined.find(_SCORE)
+            return joined.column(having[0], SCORE) if having else None
+        column = joined.find(SCORE) if having else _only_score(joined)
     dtype = joined.dtype(column)
     if not dtype.is_numeric():
         raise RequestError(f"--by {joined.label(column)}: holds {dtype}, a cut needs numbers")
     return column
+
+
+def _only_score(joined: JoinedTables) -> Column:
+    """The score where no table has a quality_score; raises RequestError that names the columns."""
+    found = [(i, find_score(table.types)) for i, table in enumerate(joined.tables)]
+    named = [(i, name) for i, name in found if name is not None]
+    if len(named) != 1:
+        raise RequestError(
+            f"which column is the score? Say --by COLUMN; {column_names(joined.tables)}"
+        )
+    return joined.column(*named[0])
 
 
 def _group(name: str, joined: JoinedTables) -> Column:

@@ -1,7 +1,8 @@
 """A MODEL's name -> its annotator, or the model for use on its own.
 
 A bundled name, a folder or a Hugging Face id is what its config.json says; METHOD:MODEL says that
-the model is another one, or is used otherwise; `rules` needs none.
+the model is another one, or is used otherwise; `rules` needs none. NAME and NAME:MODEL may also
+be a plug-in that another package installs.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsieve.engine.annotator import Annotator, QualityAnnotator, Row, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions, Judged
 from mmsieve.methods.aitqe.checkpoint import MODEL_TYPE, open_enhancer
@@ -20,6 +21,7 @@ from mmsieve.methods.clip.checkpoint import open_clip
 from mmsieve.methods.files import HUB_ID, hub_folder, read_json, tensor_files
 from mmsieve.methods.mmssr.annotator import MmSSR, RatingOptions
 from mmsieve.methods.mmssr.checkpoint import OneVision, is_onevision, open_onevision
+from mmsieve.methods.plugins import Plugin, find_plugin, list_plugins
 from mmsieve.methods.rules import Rules
 from mmsieve.methods.unifilter.annotator import OneSided, ScoringOptions, UniFilter
 from mmsieve.methods.unifilter.checkpoint import open_checkpoint
@@ -35,8 +37,10 @@ def find_model(model: str, verb: str | None = "score") -> Path:
 
     Raises RequestError, in one line, where there is none.
     """
+    scorers = [*(f"{method}:MODEL" for method in _SCORERS), _RULES]
+    scorers += [f"{plugin.name}:MODEL" for plugin in list_plugins() if not plugin.problem]
     others = {
-        "score": f"; or {', '.join(f'{method}:MODEL' for method in _SCORERS)}, {_RULES}",
+        "score": f"; or {', '.join(scorers)}",
         "enhance": f"; or {SCHEME}URL#NAME",
     }
     bundled = ", ".join(bundled_names(verb)) or "none yet"
@@ -44,8 +48,11 @@ def find_model(model: str, verb: str | None = "score") -> Path:
     return bundled_folder(model) or find_folder(model, allowed)
 
 
-def find_folder(model: str, allowed: str) -> Path:
-    """The folder of a model that is not bundled; raises RequestError that says what is allowed."""
+def find_folder(model: str, allowed: str = _PLACES) -> Path:
+    """The folder of a model that is not bundled: a local one, or that of a Hugging Face id.
+
+    Of a hub only JSON and safetensors are fetched. Raises RequestError that says what is allowed.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -65,8 +72,8 @@ def find_folder(model: str, allowed: str) -> Path:
 # Names -> annotators; none loads weights
 
 
-def load_annotator(model: str, options: ScoringOptions | None = None) -> QualityAnnotator:
-    """The annotator that scores with a model by its name, such as `clip:folder`.
+def load_annotator(model: str, options: ScoringOptions | None = None) -> Annotator:
+    """The annotator that scores with a model by its name, such as `clip:folder` or a plug-in's.
 
     Raises RequestError where there is no such model or mmsieve can't score with it.
     """
@@ -76,6 +83,9 @@ def load_annotator(model: str, options: ScoringOptions | None = None) -> Quality
         if colon:
             raise RequestError(f"model {model!r}: {_RULES} takes no model")
         return Rules(options)
+    plugin = _find_plugin(method)
+    if plugin is not None:
+        return plugin.annotator(name if colon else None, options)
     if not colon or method not in _SCORERS:
         return load_unifilter(str(model), options)
     if not name:
@@ -88,8 +98,14 @@ def load_unifilter(model: str, options: ScoringOptions | None = None) -> UniFilt
     return UniFilter(open_checkpoint(find_model(model)), options or ScoringOptions())
 
 
+def _find_plugin(method: str) -> Plugin | None:
+    """The plug-in of a name that is no method of mmsieve's own, no bundled model and no path."""
+    is_ours = method in _SCORERS or bundled_folder(method) is not None
+    return None if is_ours or "/" in method else find_plugin(method)
+
+
 _RULES = "rules"
-_SCORERS: dict[str, Callable[[str, ScoringOptions], QualityAnnotator]] = {
+_SCORERS: dict[str, Callable[[str, ScoringOptions], Annotator]] = {
     "clip": lambda name, options: Clip(open_clip(find_folder(name, _PLACES)), options),
     "text-only": lambda name, options: OneSided(load_unifilter(name, options), "text"),
     "image-only": lambda name, options: OneSided(load_unifilter(name, options), "image"),
@@ -232,7 +248,7 @@ def _find_verb(model: str) -> str:
     method, colon, _ = model.partition(":")
     if model.startswith(SCHEME):
         return "enhance"
-    if method == _RULES or (colon and method in _SCORERS):
+    if method == _RULES or (colon and method in _SCORERS) or _find_plugin(method) is not None:
         return "score"
     folder = find_model(model)
     config = read_json(folder / "config.json")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from mmsieve.engine.annotator import Row, Runner, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import ImageLimits, read_size
 from mmsieve.methods.base import caption_image
@@ -52,6 +52,7 @@ SCHEMA = pa.schema(
 with the shortest side); longer by shorter side; ISO 639-1, null where it was not looked at."""
 
 _DETECTOR = "py3langid"
+_NO_DETECTOR = f"not looked at: {_DETECTOR} is not installed (pip install 'mmsieve[language]')"
 _UNREAD = ("image_fit", "max_text_tokens", "plain_text", "apply_orientation", "fast_images")
 """Options of scoring that mean nothing here."""
 
@@ -129,7 +130,7 @@ class RulesRunner:
         yield from items
 
 
-class Rules:
+class Rules(Annotator):
     """The rules as an annotator."""
 
     kind: Literal["quality"] = "quality"
@@ -144,6 +145,8 @@ class Rules:
                 raise RequestError(f"--{name.replace('_', '-')} means nothing for --model rules")
         self._limits = options.image_limits
         self._detector = _installed()
+        if self._detector is None:
+            self.notes = (f"language {_NO_DETECTOR}",)
         self.fingerprint = {
             "method": "datacomp basic rules 1",
             "language": self._detector or "not looked at",
@@ -156,8 +159,7 @@ class Rules:
 
     def runner(self, options: RunnerOptions) -> Runner:
         """Nothing to load."""
-        advice = f"not looked at: {_DETECTOR} is not installed (pip install 'mmsieve[language]')"
-        return RulesRunner({"device": "none", "language": self._detector or advice})
+        return RulesRunner({"device": "none", "language": self._detector or _NO_DETECTOR})
 
 
 def _installed() -> str | None:

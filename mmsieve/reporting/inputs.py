@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from mmsieve import decisions, tables
 from mmsieve.errors import RequestError, SampleError
 from mmsieve.read.documents import is_mmc4
@@ -98,6 +100,12 @@ class ReportTable:
     def name(self) -> str:
         """What to call it in the report."""
         return self.path.name
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Columns and types of its first file; raises RequestError where that can't be read."""
+        with tables.open_file(self.files[0]) as file:
+            return file.schema_arrow
 
     @cached_property
     def sizes(self) -> dict[str, int]:

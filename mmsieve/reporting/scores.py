@@ -13,7 +13,7 @@ from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import Status
 from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.tables import scan_files
+from mmsieve.tables import SCORE, find_score, scan_files
 
 _BINS = 48
 _SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -22,27 +22,29 @@ _SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Kind -> the kind that, where it is in the report too, shows the samples but for these groups."""
 
-_COLUMNS: dict[str, tuple[pl.Expr | str, ...]] = {
-    "quality": (
+
+def _columns(table: ReportTable, score: str) -> tuple[pl.Expr | str, ...]:
+    """The columns of a table or of decisions, and `what` to count by."""
+    if table.kind == DECISIONS:
+        return (
+            "key",
+            "shard",
+            pl.lit(None, pl.String).alias("error"),
+            "score",
+            "keep",
+            "reason",
+            pl.when("keep").then(pl.lit("kept")).otherwise("reason").alias("what"),
+        )
+    return (
         "key",
         "shard",
         "error",
-        pl.col("quality_score").alias("score"),
+        pl.col(score).alias("score"),
         pl.lit(None, pl.Boolean).alias("keep"),
         pl.when(pl.col("status") != Status.OK).then("status").alias("reason"),
         pl.col("status").alias("what"),
-    ),
-    DECISIONS: (
-        "key",
-        "shard",
-        pl.lit(None, pl.String).alias("error"),
-        "score",
-        "keep",
-        "reason",
-        pl.when("keep").then(pl.lit("kept")).otherwise("reason").alias("what"),
-    ),
-}
-"""Kind -> its columns, and `what` to count by."""
+    )
+
 
 _KEEP, _SCORE, _IS_FINITE = pl.col("keep"), pl.col("score"), pl.col("score").is_finite()
 
@@ -81,12 +83,15 @@ class ScoreNumbers:
     cut: float | None
     """The lowest kept score, where all kept scores are above all dropped ones."""
     groups: sections.Groups
+    score: str = "score"
+    """What the score is called."""
     template: str = "scores.html.j2"
 
 
 def count(table: ReportTable, request: sections.SectionRequest) -> ScoreNumbers:
     """The numbers of a quality table or of decisions."""
-    columns = _COLUMNS[table.kind]
+    own = None if table.kind == DECISIONS else find_score(table.schema)
+    columns = _columns(table, own or SCORE)
     gallery = sections.Gallery(_GROUPS, request.gallery)
     counts = sections.count_rows(sections.read_rows(table.files, columns), gallery)
     groups = gallery.groups(_shown)
@@ -100,7 +105,15 @@ def count(table: ReportTable, request: sections.SectionRequest) -> ScoreNumbers:
     if True in sides and (False not in sides or sides[False][1] <= sides[True][0]):
         cut = sides[True][0] if False in sides else None
     kept = counts.get("kept", 0) if table.kind == DECISIONS else None
-    return ScoreNumbers(sum(counts.values()), kept, counts, _bins(scored, sides), cut, groups)
+    return ScoreNumbers(
+        rows=sum(counts.values()),
+        kept=kept,
+        counts=counts,
+        bins=_bins(scored, sides),
+        cut=cut,
+        groups=groups,
+        score="score" if own in (None, SCORE) else own,
+    )
 
 
 def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:

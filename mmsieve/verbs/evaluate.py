@@ -140,9 +140,14 @@ def _evaluate_models(
     annotators = {name: load_annotator(given, scoring) for name, given in names.items()}
     texts = LabelledTexts(records, options.images or data.parent)
     texts.check_scores(annotators)
+    used = [
+        f"{name}: {note}" if len(names) > 1 else note
+        for name, annotator in annotators.items()
+        for note in annotator.notes
+    ]
     if options.dry_run:
         note = f"would evaluate {len(records):,} texts of {data} with {', '.join(names)}"
-        return EvaluateReport(out=out, notes=(note,))
+        return EvaluateReport(out=out, notes=(*used, note))
     scored = {}
     for name, annotator in annotators.items():
         how = ScoreOptions(annotator.device, options.workers, options.batch_tokens, options.quiet)
@@ -164,7 +169,7 @@ def _evaluate_models(
     }
     _write(out, comparison.as_dict(origins) | made)
     write_atomically(out / PREDICTIONS, predictions(texts, comparison).write_parquet)
-    notes = (*comparison.notes, *comparison.notes_of_intervals(units, options.resamples))
+    notes = (*used, *comparison.notes, *comparison.notes_of_intervals(units, options.resamples))
     return EvaluateReport(out=out, models=comparison.models, notes=notes)
 
 

@@ -1,8 +1,10 @@
-"""models: the bundled and the known released checkpoints."""
+"""models: the bundled and the known released checkpoints, and installed plug-ins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mmsieve.errors import RequestError
 from mmsieve.methods.catalog import BASELINES, CATALOG, Known
+from mmsieve.methods.plugins import list_plugins
 from mmsieve.reports import Printed
 
 
@@ -11,12 +13,16 @@ class ModelsReport(Printed):
     """The checkpoints that a user can name."""
 
     models: tuple[Known, ...] = CATALOG
+    plugins: dict[str, str] = field(default_factory=dict)
+    """Name of each installed plug-in -> what its package says of it, or why it can't be used."""
 
     def summary(self) -> str:
         """A few lines per model; names stand alone, to be copied."""
         lines = [line for known in self.models for line in _lines(known)]
         baselines = [f"    {name:<18}{what}" for name, what in BASELINES.items()]
-        return "\n".join([*lines, "to compare with:", *baselines])
+        plugins = [f"    {name:<18}{what}" for name, what in self.plugins.items()]
+        lines += ["to compare with:", *baselines]
+        return "\n".join([*lines, *(["plug-ins:", *plugins] if plugins else [])])
 
 
 def _lines(known: Known) -> list[str]:
@@ -32,5 +38,14 @@ def list_models() -> ModelsReport:
     """List the bundled and the known released models, with size and licence.
 
     Any other checkpoint of the same families works too: give its folder or Hugging Face id.
+    Scorers that other packages install come last.
     """
-    return ModelsReport()
+    plugins: dict[str, str] = {}
+    for plugin in list_plugins():
+        try:
+            plugin.load()
+        except RequestError as error:
+            plugins[plugin.name] = str(error)
+        else:
+            plugins[f"{plugin.name}:MODEL"] = f"{plugin.summary} ({plugin.package})"
+    return ModelsReport(plugins=plugins)

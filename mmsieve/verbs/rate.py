@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mmsieve.engine.annotator import Annotator, Device
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.methods.load import load_raters
 from mmsieve.methods.mmssr.annotator import RatingOptions
@@ -30,19 +29,11 @@ def rate(
         Folder of the table: one Parquet file per shard.
     """
     asked = rating or RatingOptions()
-    notes: list[str] = []
-
-    def make(device: Device) -> Annotator:
-        annotator = load_raters(model, replace(asked, device=device))
-        notes[:] = annotator.notes
-        return annotator
-
-    report = run_annotator(
-        make,
+    return run_annotator(
+        lambda device: load_raters(model, replace(asked, device=device)),
         sources,
         Path(out),
         device=asked.device,
         read=replace(read or ReadOptions(), kinds=("instruction",)),
         run=run or RunOptions(),
     )
-    return replace(report, notes=(*notes, *report.notes))

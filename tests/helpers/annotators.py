@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mmsieve.engine.annotator import Runner, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.read.records import ReadOptions
 
@@ -31,14 +31,11 @@ class BytesRunner:
             yield index, {"quality_score": float(size)}
 
 
-class ImageBytes:
+class ImageBytes(Annotator):
     """Scores a sample by the size of its first image."""
 
-    kind = "quality"
     schema = pa.schema([("quality_score", pa.float32())])
     fingerprint = {"method": "image bytes"}  # noqa: RUF012
-    device = "cpu"
-    score_is_level = False
 
     def preparer(self) -> Preparer:
         return Preparer()

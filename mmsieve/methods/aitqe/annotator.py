@@ -19,13 +19,7 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
-from mmsieve.engine.annotator import (
-    Annotator,
-    Preparer,
-    QualityAnnotator,
-    Runner,
-    RunnerOptions,
-)
+from mmsieve.engine.annotator import Annotator, Preparer, Runner, RunnerOptions
 from mmsieve.methods.aitqe.answers import RowMaker
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqePreparer
@@ -33,6 +27,7 @@ from mmsieve.methods.files import hash_files
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.annotator import ScoringOptions, image_fingerprint
 from mmsieve.options import Options, Positive, ZeroToOne, number
+from mmsieve.tables import SCORE, find_score
 
 # AITQE (arXiv 2410.16166): judge a caption pair, and rewrite the caption where it is poor
 
@@ -77,7 +72,7 @@ class EnhanceOptions(Options):
         }
 
 
-class Aitqe:
+class Aitqe(Annotator):
     """An AITQE checkpoint as an annotator: its table's columns, its fingerprint, its halves."""
 
     kind: Literal["assessment"] = "assessment"
@@ -94,6 +89,7 @@ class Aitqe:
         self.schema = enhancing.rows.schema
         self._settings = _settings(options, checkpoint.own or {})
         self.fingerprint = self._fingerprint()
+        self.notes = (checkpoint.tower.note,)
 
     @property
     def forced(self) -> bool:
@@ -154,16 +150,17 @@ COLUMNS = pa.schema([("caption_quality", pa.float32()), ("recaption_quality", pa
 """What the classifier says of the two texts; null where no rewrite was to be used."""
 
 
-class Judged:
+class Judged(Annotator):
     """An enhancer whose rewrites are judged by a quality classifier, as an annotator."""
 
     kind: Literal["assessment"] = "assessment"
 
-    def __init__(self, enhancer: Annotator, judge: QualityAnnotator) -> None:
+    def __init__(self, enhancer: Annotator, judge: Annotator) -> None:
         """The enhancer's items must carry their samples."""
         self._enhancer, self._judge = enhancer, judge
         self.device = enhancer.device
         self.schema = pa.schema([*enhancer.schema, *COLUMNS])
+        self.notes = (*enhancer.notes, *(f"better by: {note}" for note in judge.notes))
         told = {f"better by: {name}": value for name, value in judge.fingerprint.items()}
         self.fingerprint = enhancer.fingerprint | told
 
@@ -176,4 +173,5 @@ class Judged:
         from mmsieve.methods.aitqe.runner import JudgedRunner
 
         judge = self._judge.runner(options)
-        return JudgedRunner(self._enhancer.runner(options), self._judge.preparer(), judge)
+        score = find_score(self._judge.schema) or SCORE
+        return JudgedRunner(self._enhancer.runner(options), self._judge.preparer(), judge, score)

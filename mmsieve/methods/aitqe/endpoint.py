@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from mmsieve.clients.connection import Connection, SdkTeacher, TeacherError
 from mmsieve.devices import resolve_device
-from mmsieve.engine.annotator import Row, Runner, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageLimits, decode
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
@@ -107,7 +107,7 @@ def parse_endpoint(name: str) -> Endpoint:
     return Endpoint(url, model)
 
 
-class AitqeEndpoint:
+class AitqeEndpoint(Annotator):
     """AITQE on a server, as an annotator."""
 
     kind: Literal["assessment"] = "assessment"

@@ -262,8 +262,10 @@ _WINDOW = Window(items=4096, tokens=4096, nbytes=192 * 2**20)
 class JudgedRunner:
     """Rows of an enhancer, their rewrites taken back where a classifier likes them no better."""
 
-    def __init__(self, enhancer: Runner, preparer: Preparer, judge: Runner) -> None:
+    def __init__(self, enhancer: Runner, preparer: Preparer, judge: Runner, score: str) -> None:
+        """`score` is the column of the judge's rows that is compared."""
         self._enhancer, self._preparer, self._judge = enhancer, preparer, judge
+        self._column = score
         self.notes = enhancer.notes | {f"judge {k}": v for k, v in judge.notes.items()}
 
     def run(self, items: Iterable[tuple[int, Any]]) -> Iterator[Result]:
@@ -298,7 +300,7 @@ class JudgedRunner:
                 continue
         scores: list[float | None] = [None] * len(samples)
         for place, row in self._judge.run(ready):
-            scores[place] = None if isinstance(row, SampleError) else row["quality_score"]
+            scores[place] = None if isinstance(row, SampleError) else row[self._column]
         return scores
 
 

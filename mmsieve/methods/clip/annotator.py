@@ -19,7 +19,7 @@ from typing import Literal
 import pyarrow as pa
 
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
-from mmsieve.engine.annotator import Runner, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError
 from mmsieve.methods.clip.checkpoint import TEXT_FILES, ClipFolder, load_clip_tokenizer
 from mmsieve.methods.clip.inputs import ClipPreparer
@@ -42,7 +42,7 @@ _LEAST_TOKENS = 3
 """Beginning, end and something between."""
 
 
-class Clip:
+class Clip(Annotator):
     """A CLIP or SigLIP as an annotator: its table's columns, its fingerprint, its halves."""
 
     kind: Literal["quality"] = "quality"
@@ -58,6 +58,7 @@ class Clip:
         self.options = options
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
+        self.notes = (clip.tower.note,)
         folder = clip.folder
         self.fingerprint = {
             "method": f"{clip.tower.kind} similarity 1",

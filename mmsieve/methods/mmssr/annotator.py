@@ -20,7 +20,7 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
-from mmsieve.engine.annotator import Runner, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError
 from mmsieve.images import image_path
 from mmsieve.labels import CAPABILITIES, STYLES
@@ -101,7 +101,10 @@ class RatingOptions(ModelOptions):
     """Longest prompt, images included; a longer sample is a row without ratings."""
 
 
-class MmSSR:
+_NO_STYLES = "no styles: name who gives them with --styler (it may be the scorer itself)"
+
+
+class MmSSR(Annotator):
     """A scorer, with or without a styler, as an annotator."""
 
     kind: Literal["ratings"] = "ratings"
@@ -124,19 +127,14 @@ class MmSSR:
             )
         self.schema = pa.schema(self._columns())
         self.fingerprint = self._fingerprint()
+        if styler is None:
+            self.notes = (_NO_STYLES,)
 
     @property
     def models(self) -> tuple[OneVision, ...]:
         """The scorer, and the styler where it is another one."""
         other = self.styler is not None and self.styler.folder != self.scorer.folder
         return (self.scorer, self.styler) if other and self.styler else (self.scorer,)
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know of how these models are used, a line each."""
-        if self.styler is None:
-            return ["no styles: name who gives them with --styler (it may be the scorer itself)"]
-        return []
 
     @property
     def _constrained(self) -> bool:

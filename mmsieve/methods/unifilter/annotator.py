@@ -29,7 +29,7 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
-from mmsieve.engine.annotator import Runner, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, image_path
 from mmsieve.methods.files import hash_files
 from mmsieve.methods.options import ModelOptions
@@ -69,7 +69,7 @@ SCHEMA = pa.schema(
 anything was cut, and images that were left out because they could not be used."""
 
 
-class UniFilter:
+class UniFilter(Annotator):
     """A quality classifier as an annotator: its table's columns, its fingerprint, its halves."""
 
     kind: Literal["quality"] = "quality"
@@ -85,18 +85,17 @@ class UniFilter:
         self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None
         self._settings = _settings(options, checkpoint.own or {})
         self.fingerprint = self._fingerprint()
+        self.notes = self._notes()
 
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know of how this checkpoint is used, a line each."""
-        labels = self.checkpoint.num_labels
-        notes = [self.checkpoint.tower.note]
-        if labels > 2 and self.checkpoint.own is None:
-            notes.append(
-                f"the checkpoint has {labels} labels: as in the published scorer, quality_score "
-                "is the probability of label 1, not of the best one"
-            )
-        return notes
+    def _notes(self) -> tuple[str, ...]:
+        labels, tower = self.checkpoint.num_labels, self.checkpoint.tower.note
+        if labels <= 2 or self.checkpoint.own is not None:
+            return (tower,)
+        warning = (
+            f"the checkpoint has {labels} labels: as in the published scorer, quality_score "
+            "is the probability of label 1, not of the best one"
+        )
+        return tower, warning
 
     def _fingerprint(self) -> dict[str, str]:
         checkpoint, options = self.checkpoint, self.options
@@ -182,7 +181,7 @@ class OneSidedPreparer:
         return tuple(Text("") if isinstance(p, Text) else p for p in sample.parts)
 
 
-class OneSided:
+class OneSided(Annotator):
     """A quality classifier that is shown texts only, or images only, as an annotator."""
 
     kind: Literal["quality"] = "quality"
@@ -193,6 +192,7 @@ class OneSided:
         self._side = side
         self.device = classifier.device
         self.score_is_level = classifier.score_is_level
+        self.notes = classifier.notes
         self.fingerprint = classifier.fingerprint | {"shown": f"{side} only"}
 
     def preparer(self) -> OneSidedPreparer:

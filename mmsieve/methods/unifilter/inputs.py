@@ -55,10 +55,6 @@ class UniFilterPreparer(TextImagePreparer):
         """The inputs of a sample; raises SampleError where it has no score."""
         return self._caption(sample) if sample.kind == "caption" else self._document(sample)
 
-    def cost(self, item: Item) -> int:
-        """Tokens that the item takes in a batch."""
-        return item.num_tokens
-
     def _caption(self, sample: Sample) -> Item:
         image, text = caption_image(sample), caption_text(sample)
         prompt = f"{_MARK}\n" + text.replace(_MARK, "image")
