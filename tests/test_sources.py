@@ -1,6 +1,8 @@
 """SOURCE strings: what they name, what is left alone, and one-line errors that say the fix."""
 
 import os
+import re
+import tomllib
 from pathlib import Path
 
 import fsspec
@@ -221,6 +223,16 @@ def test_a_missing_extra_is_named(url, fix, monkeypatch):
 
     monkeypatch.setattr(sources, "url_to_fs", fail)
     assert refused(url).endswith(fix)
+
+
+def test_every_extra_that_is_named_exists():
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    files = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "mmsieve").rglob("*.py")]
+    named = re.findall(r"mmsieve\[([\w,]+)\]", "".join(file.read_text("utf-8") for file in files))
+    assert {name for names in named for name in names.split(",")} <= set(
+        project["optional-dependencies"]
+    )
 
 
 def test_any_error_of_a_filesystem_is_one_line(monkeypatch):

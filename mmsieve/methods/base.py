@@ -196,7 +196,10 @@ class TokenBudget:
 
 
 class BatchRunner(ABC, Generic[T, R]):
-    """Rows for a stream of items, computed in batches of like length."""
+    """Rows for a stream of items, computed in batches of like length.
+
+    Items have `nbytes`, what they take in memory. A batch that doesn't fit the device is halved.
+    """
 
     batch_tokens: ClassVar[dict[str, int]] = {"cpu": 2048, "cuda": 32768}
     """Tokens of a batch by default, by kind of device."""
@@ -210,9 +213,9 @@ class BatchRunner(ABC, Generic[T, R]):
     """May encode fewer images at a time where memory runs out."""
 
     def __init__(self, options: RunnerOptions) -> None:
-        self._device = open_device(options.device)
-        tokens = options.batch_tokens or self.batch_tokens[self._device.type]
-        self._budget = TokenBudget(self._device, tokens, self.remedy)
+        self.device = open_device(options.device)
+        tokens = options.batch_tokens or self.batch_tokens[self.device.type]
+        self._budget = TokenBudget(self.device, tokens, self.remedy)
         self.notes: dict[str, str] = {}
 
     @abstractmethod

@@ -54,9 +54,9 @@ def find_folder(model: str, allowed: str = _PLACES) -> Path:
     Of a hub only JSON and safetensors are fetched. Raises RequestError that says what is allowed.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
         return folder
-    if folder.exists():
+    if model and folder.exists():
         raise RequestError(f"model {model!r} is a file: give {allowed}")
     if not HUB_ID.fullmatch(model):
         raise RequestError(f"no model {model!r}: give {allowed}")

@@ -26,7 +26,8 @@ def score(
     model
         A bundled model (see `models`), a checkpoint's folder, or its Hugging Face id (owner/name);
         or to compare with: `clip:MODEL`, the similarity of a CLIP or SigLIP; `rules`, DataComp's
-        basic filter; `text-only:MODEL` and `image-only:MODEL`, a classifier shown one side.
+        basic filter; `text-only:MODEL` and `image-only:MODEL`, a classifier shown one side; or
+        NAME:MODEL, where NAME is an installed plug-in's (see `models`).
     out
         Folder of the table: one Parquet file per shard.
     """

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import mmsieve
 from mmsieve import ReadOptions, RequestError, RunOptions, ScoringOptions
 from mmsieve.cli import main
+from mmsieve.methods.rules import Rules
 from mmsieve.tables import read_header, table_files
 from tests.helpers.paths import RECORDED_DATA
 
@@ -100,6 +102,22 @@ def test_other_options_are_refused_until_overwrite(tmp_path, checkpoint, sources
         padded()
     assert padded(overwrite=True).shards == 3
     assert padded().shards == 0
+
+
+def test_a_table_with_other_columns_is_refused_in_one_line(tmp_path, sources, capsys, monkeypatch):
+    words = ["score", str(sources), "--model", "rules", "--out", str(tmp_path / "out"), "--quiet"]
+    for code in (0, 0):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == code
+    assert "resumed: 3 shards" in capsys.readouterr().out
+    monkeypatch.setattr(Rules, "schema", pa.schema([*Rules.schema, ("more", pa.int32())]))
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.count("\n") == 1
+    assert "was made with another schema; choose another --out, or --overwrite" in error
 
 
 def test_a_trial_run_is_never_taken_for_a_whole_one(tmp_path, checkpoint, sources) -> None:

@@ -189,12 +189,12 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
     ) -> None:
         super().__init__(options)
         self._image_tokens = checkpoint.image_tokens
-        self._model = load_enhancer(checkpoint, dtype).to(self._device)
+        self._model = load_enhancer(checkpoint, dtype).to(self.device)
         kernels = speed_up(self._model, self._model.dtype)
         self._language = LanguageModel(self._model)
         self._encode = ImageEncoder(
             checkpoint.tower,
-            self._device,
+            self.device,
             self._model.dtype,
             lambda pixels: encode_images(self._model, pixels),
         )

@@ -161,7 +161,7 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
         """`models` are the scorer, and the styler where it is another one."""
         super().__init__(options)
         self._asked = asked
-        self._models = [AskedModel(model, dtype, self._device) for model in models]
+        self._models = [AskedModel(model, dtype, self.device) for model in models]
         self.encoders = [model.features for model in self._models]
         kernels, tower = self._models[0].kernels, models[0].tower.note
         self.notes = {"device": options.device, "kernels": kernels, "tower": tower}

@@ -27,12 +27,12 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
         self._image_tokens = checkpoint.image_tokens
         self._scoring = _scoring(checkpoint)
         self.boundary = _boundary(checkpoint)
-        self._model = load_classifier(checkpoint, dtype).to(self._device)
+        self._model = load_classifier(checkpoint, dtype).to(self.device)
         kernels = speed_up(self._model.model, self._model.dtype)
         self._model.read_last_only()
         self._encode = ImageEncoder(
             checkpoint.tower,
-            self._device,
+            self.device,
             self._model.dtype,
             lambda pixels: self._model.encode_images(pixels),
         )
@@ -62,13 +62,13 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
         for row, item in zip(ids, items, strict=True):
             repeats = np.where(item.ids == IMAGE, self._image_tokens, 1)
             row[: item.num_tokens] = np.repeat(item.ids, repeats)[: item.num_tokens]
-        return send(ids, self._device), send(np.array(lengths), self._device)
+        return send(ids, self.device), send(np.array(lengths), self.device)
 
     def _embed(self, items: list[Item]) -> Tensor:
         """Embeddings [images * tokens, hidden] of all images, in order, less what was cut."""
         pixels = [item.images for item in items if len(item.images)]
         if not pixels:
-            return send(np.empty((0, self._model.score.in_features), np.float32), self._device)
+            return send(np.empty((0, self._model.score.in_features), np.float32), self.device)
         embeddings = self._encode(np.concatenate(pixels)).flatten(0, 1)
         kept = [self._kept(item) for item in items]
         if sum(kept) == len(embeddings):
@@ -76,7 +76,7 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
         ends = np.cumsum([len(item.images) * self._image_tokens for item in items])
         firsts = [0, *ends[:-1]]
         rows = [first + np.arange(n) for first, n in zip(firsts, kept, strict=True)]
-        return embeddings[send(np.concatenate(rows), self._device)]
+        return embeddings[send(np.concatenate(rows), self.device)]
 
     def _kept(self, item: Item) -> int:
         """Embeddings of the item's images that are within its length."""

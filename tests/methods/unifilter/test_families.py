@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mmsieve.cli import main
 from mmsieve.errors import RequestError
 from mmsieve.methods.load import load_annotator, load_model
 from mmsieve.sample import Image, Sample, Text
+from tests.helpers.shards import captions, write_tar
 from tests.helpers.tiny import FAMILIES, TEXTS, Judge, Recipe, edit_json, make_checkpoint, picture
 
 LONG = "Mountains at sunrise, seen from the window of a night train. " * 12
@@ -84,10 +86,19 @@ def test_family(family, tmp_path):
 @pytest.mark.parametrize("labels", [2, 4])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_several_labels(family, labels, tmp_path):
-    folder = make_checkpoint(tmp_path / "model", Recipe(family=family, labels=labels))
-    check(folder)
-    notes = " ".join(load_annotator(str(folder)).notes)
-    assert ("probability of label 1" in notes) == (labels > 2)
+    check(make_checkpoint(tmp_path / "model", Recipe(family=family, labels=labels)))
+
+
+@pytest.mark.parametrize("model", ["{}", "text-only:{}"])
+@pytest.mark.parametrize("labels", [2, 4])
+def test_score_warns_of_three_and_more_labels(labels, model, tmp_path, capsys):
+    folder = make_checkpoint(tmp_path / "model", Recipe(labels=labels))
+    pool = write_tar(tmp_path / "pool.tar", captions(1))
+    words = ["score", str(pool), "--model", model.format(folder), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--dry-run"])
+    assert ended.value.code == 0
+    assert ("is the probability of label 1" in capsys.readouterr().out) == (labels > 2)
 
 
 @pytest.mark.parametrize("feature", ["patch", "cls_patch"])
