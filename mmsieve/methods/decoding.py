@@ -119,7 +119,7 @@ def decode_greedily(
     has in front of it, a row per prompt; it is used up. `past_mask` [rows, cached] is 0 where it
     holds padding.
     """
-    batch = _Batch(model, len(prompts), past, past_mask)
+    batch = _DecodingBatch(model, len(prompts), past, past_mask)
     answers: list[list[int]] = [[] for _ in prompts]
     options = [rules.follow(answer) for answer in answers]
     live = [row for row, answer in enumerate(answers) if not rules.is_done(answer)]
@@ -143,7 +143,7 @@ def decode_greedily(
     return answers
 
 
-class _Batch:
+class _DecodingBatch:
     """The rows under way: their cache, and which of its columns are padding."""
 
     def __init__(
@@ -220,7 +220,7 @@ class Tree:
 
 
 @lru_cache(1024)
-def grow(sequences: tuple[tuple[int, ...], ...]) -> Tree:
+def build_tree(sequences: tuple[tuple[int, ...], ...]) -> Tree:
     """The tree of token sequences, none of them empty."""
     nodes: dict[tuple[int, ...], int] = {}
     paths = []
@@ -240,7 +240,7 @@ def grow(sequences: tuple[tuple[int, ...], ...]) -> Tree:
 
 
 @dataclass(frozen=True)
-class Begun:
+class Prefilled:
     """Rows whose shared beginnings are computed."""
 
     cache: DynamicCache
@@ -254,7 +254,7 @@ class Begun:
         return found
 
 
-def begin(model: LanguageModel, rows: Sequence[Tensor]) -> Begun:
+def prefill(model: LanguageModel, rows: Sequence[Tensor]) -> Prefilled:
     """Compute the beginnings, embeddings [length, hidden] each.
 
     Causal attention never looks at padding on the right, so no mask is made.
@@ -266,29 +266,29 @@ def begin(model: LanguageModel, rows: Sequence[Tensor]) -> Begun:
     mask = torch.zeros(padded.shape[:2], dtype=torch.long)
     for row, own in zip(mask, rows, strict=True):
         row[: len(own)] = 1
-    return Begun(cache, mask)
+    return Prefilled(cache, mask)
 
 
-def ask(model: LanguageModel, begun: Begun, trees: Sequence[Tree]) -> Tensor:
+def forward_tree(model: LanguageModel, prefilled: Prefilled, trees: Sequence[Tree]) -> Tensor:
     """[leaves of all trees, in order, hidden]: after the last norm, at each sequence's last token.
 
     The cache is left as it was.
     """
-    rows, before = begun.mask.shape
+    rows, before = prefilled.mask.shape
     nodes = max(len(tree.ids) for tree in trees)
     ids = torch.zeros(rows, nodes, dtype=torch.long)
     positions = torch.zeros(rows, nodes, dtype=torch.long)
     sees = torch.zeros(rows, nodes, before + nodes, dtype=torch.bool)
-    sees[:, :, :before] = begun.mask[:, None].bool()
-    for row, (tree, length) in enumerate(zip(trees, begun.lengths, strict=True)):
+    sees[:, :, :before] = prefilled.mask[:, None].bool()
+    for row, (tree, length) in enumerate(zip(trees, prefilled.lengths, strict=True)):
         size = len(tree.ids)
         ids[row, :size] = torch.from_numpy(tree.ids)
         positions[row, :size] = length + torch.from_numpy(tree.depths)
         sees[row, :size, before : before + size] = torch.from_numpy(tree.sees)
     embeddings = model.embed(ids)
     device = embeddings.device
-    hidden = model.run(embeddings, sees[:, None].to(device), positions.to(device), begun.cache)
-    begun.cache.crop(-nodes)
+    hidden = model.run(embeddings, sees[:, None].to(device), positions.to(device), prefilled.cache)
+    prefilled.cache.crop(-nodes)
     return torch.cat(
         [
             row[torch.from_numpy(tree.leaves).to(device)]

@@ -23,7 +23,7 @@ from mmsieve.engine.annotator import Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageLimits, decode
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
-from mmsieve.methods.aitqe.answers import MARKER, Answer, AnswerError, kept, read_answer
+from mmsieve.methods.aitqe.answers import MARKER, Answer, AssessmentError, kept, read_answer
 from mmsieve.methods.aitqe.inputs import question, read_caption
 from mmsieve.methods.base import Result
 from mmsieve.methods.unifilter.annotator import ScoringOptions
@@ -244,7 +244,7 @@ def _with_marker(text: str) -> str:
     """The answer with the marker that it stopped at, which servers leave out."""
     try:
         read_answer(text)
-    except AnswerError:
+    except AssessmentError:
         return text + MARKER
     return text
 
@@ -256,8 +256,8 @@ def _results(done: set[Request]) -> Iterator[Result]:
         yield index, row
 
 
-async def _start(asking: Coroutine[Any, Any, Outcome]) -> Request:
-    return asyncio.create_task(asking)
+async def _start(request: Coroutine[Any, Any, Outcome]) -> Request:
+    return asyncio.create_task(request)
 
 
 async def _wait(pending: set[Request]) -> tuple[set[Request], set[Request]]:
