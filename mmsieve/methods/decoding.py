@@ -1,10 +1,10 @@
-"""Greedy decoding of rows of any length together, and questions over one shared beginning.
+"""Greedy decoding of rows of any length together, and many questions over one shared prefix.
 
 Prompts are embeddings, padded on the left, with right positions; keys and values are cached, and
 rows that are done leave the batch. Where only one token is allowed next, the model isn't asked:
 a run of such tokens goes through it in one step, before the next choice.
 
-Each question's tokens see the shared beginning and their own ancestors only, and stand at the
+Each question's tokens see the shared prefix and their own ancestors only, and stand at the
 positions that they have in a prompt of their own, so every answer is the one of a separate pass
 (tree attention: Cai et al., arXiv 2401.10774). What questions have in common is one branch.
 """
@@ -197,12 +197,12 @@ def _choose(logits: Tensor, options: list[Options | None]) -> list[int]:
     return chosen
 
 
-# Many questions about one beginning: the beginning is computed once, the questions as a tree
+# Many questions over one prefix: the prefix is computed once, the questions as a tree
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Token sequences with their common beginnings merged; parents come before children."""
+    """Token sequences with their common prefixes merged; parents come before children."""
 
     ids: npt.NDArray[np.int64]
     """[nodes]."""
@@ -241,7 +241,7 @@ def build_tree(sequences: tuple[tuple[int, ...], ...]) -> Tree:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """Rows whose shared beginnings are computed."""
+    """Rows whose shared prefixes are computed."""
 
     cache: DynamicCache
     mask: Tensor
@@ -255,7 +255,7 @@ class Prefilled:
 
 
 def prefill(model: LanguageModel, rows: Sequence[Tensor]) -> Prefilled:
-    """Compute the beginnings, embeddings [length, hidden] each.
+    """Compute the shared prefixes, embeddings [length, hidden] each.
 
     Causal attention never looks at padding on the right, so no mask is made.
     """

@@ -9,7 +9,7 @@ doesn't depend on its neighbours; an answer is parsed, never mended by replacing
 captions that the published code stops at (those with its pad token) are judged. Checkpoints made
 by mmsieve are given the keys of their answers.
 
-A composition: the enhancer's rows, then the classifier's for the two texts of each rewritten pair.
+With `--accept-if-better` a quality classifier then scores both texts of each rewritten pair.
 """
 
 from dataclasses import dataclass

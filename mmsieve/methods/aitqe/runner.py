@@ -1,9 +1,9 @@
 """AITQE's device half: items -> prompts -> answers -> rows.
 
-For checkpoints that have learnt answers piece by piece (`aitqe_answers.answer_pieces`): the fixed
-pieces are the very ids that they were trained on. A value is a score from 1 to 10, or the inside
-of a JSON string, where only ids are allowed that leave it well-formed; so an answer can always be
-read.
+Checkpoints that have learnt answers piece by piece (`answers.answer_pieces`) fill in a form: the
+fixed pieces are the very ids that they were trained on. A value is a score from 1 to 10, or the
+inside of a JSON string, where only ids are allowed that leave it well-formed; so an answer can
+always be read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -154,8 +154,6 @@ def _scan(text: str, escaped: bool) -> bool | None:
             escaped = char == "\\"
     return escaped
 
-
-# AITQE's device half: items -> prompts -> answers -> rows
 
 _LOOK_BACK = 2 * len(MARKER)
 """Ids at the end of an answer that may hold its marker."""
