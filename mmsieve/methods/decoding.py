@@ -213,11 +213,6 @@ class Tree:
     paths: tuple[npt.NDArray[np.int64], ...]
     """Per sequence the nodes of its tokens."""
 
-    @property
-    def leaves(self) -> npt.NDArray[np.int64]:
-        """Per sequence the node of its last token."""
-        return np.array([path[-1] for path in self.paths])
-
 
 @lru_cache(1024)
 def build_tree(sequences: tuple[tuple[int, ...], ...]) -> Tree:
@@ -247,12 +242,6 @@ class Prefilled:
     mask: Tensor
     """[rows, longest], on the CPU: 0 for padding, which is on the right."""
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        found: list[int] = self.mask.sum(1).tolist()
-        return found
-
 
 def prefill(model: LanguageModel, rows: Sequence[Tensor]) -> Prefilled:
     """Compute the shared prefixes, embeddings [length, hidden] each.
@@ -280,7 +269,8 @@ def forward_tree(model: LanguageModel, prefilled: Prefilled, trees: Sequence[Tre
     positions = torch.zeros(rows, nodes, dtype=torch.long)
     sees = torch.zeros(rows, nodes, before + nodes, dtype=torch.bool)
     sees[:, :, :before] = prefilled.mask[:, None].bool()
-    for row, (tree, length) in enumerate(zip(trees, prefilled.lengths, strict=True)):
+    lengths = prefilled.mask.sum(1).tolist()
+    for row, (tree, length) in enumerate(zip(trees, lengths, strict=True)):
         size = len(tree.ids)
         ids[row, :size] = torch.from_numpy(tree.ids)
         positions[row, :size] = length + torch.from_numpy(tree.depths)
@@ -289,9 +279,5 @@ def forward_tree(model: LanguageModel, prefilled: Prefilled, trees: Sequence[Tre
     device = embeddings.device
     hidden = model.run(embeddings, sees[:, None].to(device), positions.to(device), prefilled.cache)
     prefilled.cache.crop(-nodes)
-    return torch.cat(
-        [
-            row[torch.from_numpy(tree.leaves).to(device)]
-            for row, tree in zip(hidden, trees, strict=True)
-        ]
-    )
+    leaves = [torch.tensor([path[-1] for path in tree.paths], device=device) for tree in trees]
+    return torch.cat([row[own] for row, own in zip(hidden, leaves, strict=True)])

@@ -9,7 +9,7 @@ import base64
 import io
 import os
 import re
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
@@ -192,14 +192,15 @@ class EndpointRunner:
         with asyncio.Runner() as loop:
             client = SdkTeacher(self._connection, openai.AsyncOpenAI, openai.OpenAIError)
             pending: set[Request] = set()
+            first = asyncio.FIRST_COMPLETED
             try:
                 for index, item in items:
-                    pending.add(loop.run(_start(self._ask(client, index, item))))
+                    pending.add(loop.get_loop().create_task(self._ask(client, index, item)))
                     if len(pending) == self._enhancing.concurrency:
-                        done, pending = loop.run(_wait(pending))
+                        done, pending = loop.run(asyncio.wait(pending, return_when=first))
                         yield from _results(done)
                 while pending:
-                    done, pending = loop.run(_wait(pending))
+                    done, pending = loop.run(asyncio.wait(pending, return_when=first))
                     yield from _results(done)
             finally:
                 loop.run(_stop(pending, client))
@@ -254,14 +255,6 @@ def _results(done: set[Request]) -> Iterator[Result]:
         if isinstance(row, ShardError):
             raise row
         yield index, row
-
-
-async def _start(request: Coroutine[Any, Any, Outcome]) -> Request:
-    return asyncio.create_task(request)
-
-
-async def _wait(pending: set[Request]) -> tuple[set[Request], set[Request]]:
-    return await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _stop(pending: set[Request], client: SdkTeacher) -> None:
