@@ -24,7 +24,7 @@ from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.methods.aitqe.answers import DETAILS, DIMENSIONS, Assessment
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqePreparer
-from mmsieve.methods.mmssr.annotator import make_asker
+from mmsieve.methods.mmssr.annotator import prompt_writer
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, RatingPreparer, capability_question
 from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
@@ -207,7 +207,7 @@ class RatingExamples:
     """Makes examples; picklable, so that workers can."""
 
     preparer: RatingPreparer
-    """One asker per kind of answer, in the order of `answers`."""
+    """One writer per kind of answer, in the order of `answers`."""
     image_tokens: int
     capabilities: tuple[str, ...]
     answers: tuple[str, ...]
@@ -220,8 +220,8 @@ class RatingExamples:
             "ratings": [capability_question(keyword) for keyword in asked.values()],
             "styles": [STYLE_QUESTION],
         }
-        askers = tuple(make_asker(checkpoint, questions[kind], True) for kind in recipe.answers)
-        preparer = RatingPreparer(askers, checkpoint.image, checkpoint.max_sequence, ImageLimits())
+        writers = tuple(prompt_writer(checkpoint, questions[kind], True) for kind in recipe.answers)
+        preparer = RatingPreparer(writers, checkpoint.image, checkpoint.max_sequence, ImageLimits())
         return cls(preparer, checkpoint.image_tokens, tuple(asked), recipe.answers)
 
     def draw(self, seed: int, index: int, family: str, scenes: Scenes) -> list[Example]:
@@ -263,13 +263,13 @@ class RatingExamples:
             "styles": [", ".join(styles) or None],
         }
         found = []
-        for kind, prompt, asker in zip(
-            self.answers, item.prompts, self.preparer.askers, strict=True
+        for kind, prompt, writer in zip(
+            self.answers, item.prompts, self.preparer.writers, strict=True
         ):
             branches = []
             for end, known in zip(prompt.ends, told[kind], strict=True):
                 if known is not None:
-                    answer = asker.answer(str(known))
+                    answer = writer.answer(str(known))
                     branches.append(Branch(np.array([*end, *answer], np.int32), len(answer)))
             if branches:
                 repeats = np.where(prompt.shared == IMAGE, self.image_tokens, 1)

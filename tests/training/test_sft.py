@@ -116,8 +116,8 @@ def test_training_asks_what_rating_asks(rater):
     drawn = instruction(3, 5)
     (example,) = found.examples.examples(drawn.sample(DRAWING.draw), drawn.ratings, drawn.styles)
     batch = collate_examples([[example]])
-    asker = found.examples.preparer.askers[0]
-    digits = [asker.answer(str(digit))[0] for digit in range(6)]
+    writer = found.examples.preparer.writers[0]
+    digits = [writer.answer(str(digit))[0] for digit in range(6)]
     tuned = objective(found)
     with torch.inference_mode():
         hidden = tuned.hidden_states({k: v for k, v in batch.items() if k != "labels"})
@@ -251,6 +251,6 @@ def test_styles_are_learnt_in_the_published_words(rater):
     drawn = instruction(3, 4)
     (example,) = found.examples.examples(drawn.sample(DRAWING.draw), drawn.ratings, drawn.styles)
     (branch,) = example.branches
-    backend = found.examples.preparer.askers[0].tokenizer.build(plain=True)
+    backend = found.examples.preparer.writers[0].tokenizer.build(plain=True)
     said = backend.decode(branch.ids[-branch.answer : -1].tolist())
     assert said == ", ".join(drawn.styles) and set(drawn.styles) <= set(STYLES)
