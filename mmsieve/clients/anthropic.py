@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from mmsieve.clients.connection import (
     Connection,
-    Question,
+    ModelRequest,
     Reply,
     SdkTeacher,
     TeacherError,
@@ -73,27 +73,27 @@ class _Result(BaseModel):
 
 
 class AnthropicTeacher(SdkTeacher):
-    """Asks a message for each question."""
+    """Asks a message for each request."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, anthropic.AsyncAnthropic, anthropic.AnthropicError)
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
         create = self._client.messages.with_raw_response.create
-        parameters = self.parameters(question)
+        parameters = self.parameters(request)
         body = await self.body(lambda: create(**parameters))
         return self.reply(body)
 
-    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
+    async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
         """Send a batch; raises TeacherError."""
-        requests: list[Any] = [
-            {"custom_id": name, "params": self.parameters(question)}
-            for name, question in questions.items()
+        params: list[Any] = [
+            {"custom_id": name, "params": self.parameters(request)}
+            for name, request in requests.items()
         ]
         # Sent once: if the answer to this request is lost, another would be paid for twice.
         create = self._client.with_options(max_retries=0).messages.batches.with_raw_response.create
-        batch: _Batch = await self.read(_Batch, lambda: create(requests=requests))
+        batch: _Batch = await self.read(_Batch, lambda: create(requests=params))
         return batch.id
 
     async def candidates(self, token: str, count: int) -> list[str]:
@@ -125,7 +125,7 @@ class AnthropicTeacher(SdkTeacher):
         invalid = "invalid_request_error" in words
         return by_status(400 if invalid else None, words, self._connection)
 
-    def parameters(self, question: Question) -> dict[str, Any]:
+    def parameters(self, request: ModelRequest) -> dict[str, Any]:
         """The parameters of a request."""
         content: list[dict[str, Any]] = [
             {
@@ -136,16 +136,16 @@ class AnthropicTeacher(SdkTeacher):
                     "data": base64.b64encode(image).decode(),
                 },
             }
-            for image in question.images
+            for image in request.images
         ]
-        content.append({"type": "text", "text": question.words})
+        content.append({"type": "text", "text": request.prompt})
         parameters: dict[str, Any] = {
             "model": self._connection.model,
             "max_tokens": self._connection.max_tokens,
             "messages": [{"role": "user", "content": content}],
         }
-        if question.format == "schema":
-            form = {"type": "json_schema", "schema": question.schema}
+        if request.format == "schema":
+            form = {"type": "json_schema", "schema": request.schema}
             parameters["output_config"] = {"format": form}
         return parameters
 

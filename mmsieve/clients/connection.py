@@ -43,10 +43,10 @@ class TeacherError(MmsieveError):
 
 
 @dataclass(frozen=True)
-class Question:
-    """One request: the words, and the images as JPEG files."""
+class ModelRequest:
+    """One request: a prompt, and images as JPEG files."""
 
-    words: str
+    prompt: str
     images: tuple[bytes, ...]
     schema: dict[str, Any]
     format: AnswerFormat
@@ -107,14 +107,14 @@ def shorten(text: str) -> str:
 
 
 class Teacher(Protocol):
-    """Answers questions; holds connections, so `close` it."""
+    """Answers requests; holds connections, so `close` it."""
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
         ...
 
-    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
-        """Send a batch of questions by name; returns its id. Sent once: raises TeacherError."""
+    async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
+        """Send a batch of requests by name; returns its id. Sent once: raises TeacherError."""
         ...
 
     async def candidates(self, token: str, count: int) -> list[str]:
@@ -147,9 +147,9 @@ def by_status(status: int | None, words: str, connection: Connection) -> Teacher
     return TeacherError("stop" if status in _STOP else trouble, connection.scrub(words))
 
 
-def request_name(subject: str, token: str) -> str:
+def request_name(item: str, token: str) -> str:
     """The name of a request in a batch: the token tells whose batch it is."""
-    return f"{subject}-{token}"
+    return f"{item}-{token}"
 
 
 # What both SDKs have in common, from a call to the body of its response

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from mmsieve.clients.connection import (
     Connection,
-    Question,
+    ModelRequest,
     Reply,
     SdkTeacher,
     TeacherError,
@@ -70,23 +70,23 @@ class _Result(BaseModel):
 
 
 class OpenAITeacher(SdkTeacher):
-    """Asks a chat completion for each question."""
+    """Asks a chat completion for each request."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, openai.AsyncOpenAI, openai.OpenAIError)
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
         create = self._client.chat.completions.with_raw_response.create
-        parameters = self.parameters(question)
+        parameters = self.parameters(request)
         body = await self.body(lambda: create(**parameters))
         return self.reply(body)
 
-    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
+    async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
         """Send a batch; raises TeacherError."""
         lines = [
-            {"custom_id": name, "method": "POST", "url": _URL, "body": self.parameters(question)}
-            for name, question in questions.items()
+            {"custom_id": name, "method": "POST", "url": _URL, "body": self.parameters(request)}
+            for name, request in requests.items()
         ]
         data = "\n".join(json.dumps(line) for line in lines).encode()
         upload = self._client.files.with_raw_response.create
@@ -140,20 +140,20 @@ class OpenAITeacher(SdkTeacher):
         found: _Batch = await self.read(_Batch, lambda: retrieve(batch))
         return found
 
-    def parameters(self, question: Question) -> dict[str, Any]:
+    def parameters(self, request: ModelRequest) -> dict[str, Any]:
         """The parameters of a request."""
         content: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_encode(image)}"}}
-            for image in question.images
+            for image in request.images
         ]
-        content.append({"type": "text", "text": question.words})
+        content.append({"type": "text", "text": request.prompt})
         parameters: dict[str, Any] = {
             "model": self._connection.model,
             "max_completion_tokens": self._connection.max_tokens,
             "messages": [{"role": "user", "content": content}],
         }
-        if question.format == "schema":
-            form = {"name": "texts", "strict": True, "schema": question.schema}
+        if request.format == "schema":
+            form = {"name": "texts", "strict": True, "schema": request.schema}
             parameters["response_format"] = {"type": "json_schema", "json_schema": form}
         return parameters
 

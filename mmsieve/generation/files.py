@@ -189,15 +189,13 @@ class TrainingFiles:
         """Write the files; returns how many entries the first two have."""
         for name, lines in self._lines.items():
             text = "[\n" + ",\n".join(lines) + "\n]\n"
-            write_atomically(self._folder / name, partial(_write, text))
+            write_atomically(
+                self._folder / name, partial(Path.write_text, data=text, encoding="utf-8")
+            )
         return {name: len(self._lines[name]) for name in (TRAIN, VAL)}
 
 
 TRAIN, VAL, POOL = "train.json", "val.json", "qas.json"
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, "utf-8")
 
 
 def parse_training_record(folder: Path, record: Record) -> Sample:

@@ -14,11 +14,11 @@ from mmsieve.generation.options import (
     RatingsOptions,
     TeacherOptions,
 )
-from mmsieve.generation.request import Lesson
-from mmsieve.generation.tasks.assessments import Assessments
-from mmsieve.generation.tasks.ratings import Ratings
-from mmsieve.generation.tasks.task import Task
-from mmsieve.generation.tasks.texts import Captions, Documents
+from mmsieve.generation.run import FILES, GenerationRequest, generate
+from mmsieve.generation.tasks.assessments import AssessmentTask
+from mmsieve.generation.tasks.ratings import RatingTask
+from mmsieve.generation.tasks.task import GenerationTask
+from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
 from mmsieve.read.records import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.tables import check_folder, make_folder, write_atomically
@@ -74,7 +74,7 @@ def generate_captions(
     out
         Folder of train.json, val.json and the images.
     """
-    return _generate(Captions(), sources, Path(out), options, asking, read)
+    return _generate(CaptionTask(), sources, Path(out), options, asking, read)
 
 
 def generate_documents(
@@ -94,7 +94,7 @@ def generate_documents(
     out
         Folder of train.json, val.json and the images.
     """
-    return _generate(Documents(), sources, Path(out), options, asking, read)
+    return _generate(DocumentTask(), sources, Path(out), options, asking, read)
 
 
 def generate_assessments(
@@ -117,7 +117,7 @@ def generate_assessments(
     judging = judging or AssessmentsOptions()
     judging.check()
     _only_drawn(options, judging)
-    return _generate(Assessments(judging), sources, Path(out), options, asking, read)
+    return _generate(AssessmentTask(judging), sources, Path(out), options, asking, read)
 
 
 def generate_ratings(
@@ -140,11 +140,11 @@ def generate_ratings(
     """
     rating = rating or RatingsOptions()
     _only_drawn(options, rating)
-    return _generate(Ratings(rating), sources, Path(out), options, asking, read)
+    return _generate(RatingTask(rating), sources, Path(out), options, asking, read)
 
 
 def _generate(
-    task: Task,
+    task: GenerationTask,
     sources: tuple[str, ...],
     out: Path,
     options: GenerateOptions,
@@ -197,7 +197,7 @@ def _same(group: object, allowed: object, reason: str) -> None:
 
 
 def _ask(
-    task: Task,
+    task: GenerationTask,
     sources: tuple[str, ...],
     out: Path,
     options: GenerateOptions,
@@ -205,7 +205,7 @@ def _ask(
     read: ReadOptions,
 ) -> GenerateReport:
     """Have a teacher write over the images of sources."""
-    lesson = Lesson(
+    request = GenerationRequest(
         task=task,
         teacher=options.teacher,
         sources=sources,
@@ -215,36 +215,34 @@ def _ask(
         read=read,
         options=asking,
     )
-    lesson.check()
+    request.check()
     check_folder(out)
-    from mmsieve.generation.run import FILES, estimate, teach
-
     if options.dry_run:
-        return GenerateReport(out=out, seconds=0, notes=estimate(lesson))
-    _ = lesson.connection  # raises where there is no key, which an estimate doesn't need
-    claim = lesson.claim()
+        return GenerateReport(out=out, seconds=0, notes=request.estimate())
+    _ = request.connection  # raises where there is no key, which an estimate doesn't need
+    claim = request.config()
     if _is_done(out, claim, options.overwrite):
         return GenerateReport(out=out, seconds=0, notes=("done before",))
     if options.overwrite or not (out / _CLAIM).is_file():
         _clear(out, FILES)
     _write_claim(out, claim, {}, complete=False)
-    taught = teach(lesson, out, options.quiet)
-    written = taught.collected.written
-    _write_claim(out, claim, written, complete=not taught.failed)
+    result = generate(request, out, options.quiet)
+    written = result.collected.written
+    _write_claim(out, claim, written, complete=not result.failed)
     return GenerateReport(
         out=out,
         seconds=0,
         noun=task.noun,
         written=written,
-        rejects=taught.collected.rejects,
-        spent=taught.spent,
-        notes=taught.notes,
-        failed=taught.failed,
+        rejects=result.collected.rejects,
+        spent=result.spent,
+        notes=result.notes,
+        failed=result.failed,
     )
 
 
 def _draw(
-    teacher: DrawingTeacher, task: Task, out: Path, options: GenerateOptions
+    teacher: DrawingTeacher, task: GenerationTask, out: Path, options: GenerateOptions
 ) -> GenerateReport:
     """Have a teacher draw and write."""
     teacher.check(task, options)

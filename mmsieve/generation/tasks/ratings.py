@@ -12,10 +12,19 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.generation.images import RawSample
-from mmsieve.generation.items import Prompts, Subject, picture_of, read_prompt_files, subject_id
 from mmsieve.generation.options import RatingsOptions
-from mmsieve.generation.tasks.task import Fields, Task, as_json, not_empty
+from mmsieve.generation.tasks.task import (
+    Fields,
+    GenerationTask,
+    Prompts,
+    RawSample,
+    RequestItem,
+    as_json,
+    item_id,
+    not_empty,
+    picture_of,
+    read_prompt_files,
+)
 from mmsieve.labels import STYLES
 
 _FILES = tuple(f"ratings/{name}.md" for name in ("task", "ratings", "styles"))
@@ -61,8 +70,8 @@ def answer_model(capabilities: Mapping[str, str]) -> type[BaseModel]:
     )
 
 
-class Ratings(Task):
-    """A subject is an instruction sample: its images and its conversation."""
+class RatingTask(GenerationTask):
+    """An item is an instruction sample: its images and its conversation."""
 
     name, unit, noun, each, tokens = "ratings", "instruction samples", "rated samples", 1, 700
     kinds = ("instruction",)
@@ -75,9 +84,9 @@ class Ratings(Task):
         """What is rated."""
         return {"capabilities": self._capabilities}
 
-    def subjects(
+    def items(
         self, source: str, raw: RawSample, max_images: int, keep: bool = False
-    ) -> list[Subject]:
+    ) -> list[RequestItem]:
         """The sample, whose images must all be there: the conversation may be about any."""
         sample = raw.sample
         if sample is None or not sample.turns:
@@ -86,14 +95,10 @@ class Ratings(Task):
             message = f"{len(sample.images)} images are more than --max-images {max_images}"
             raise SampleError(Status.NO_USABLE_IMAGE, message)
         pictures = tuple(picture_of(image, keep) for image in sample.images)
-        said = {
-            "conversations": [
-                {"from": _ROLES[turn.role], "value": turn.text} for turn in sample.turns
-            ],
-            "image_source": sample.metadata.get("image_source"),
-        }
-        name = subject_id("r", pictures, f"\n{as_json(said['conversations'])}")
-        return [Subject(name, source, raw.index, raw.key, pictures, said)]
+        turns = [{"from": _ROLES[turn.role], "value": turn.text} for turn in sample.turns]
+        content = {"conversations": turns, "image_source": sample.metadata.get("image_source")}
+        name = item_id("r", pictures, f"\n{as_json(turns)}")
+        return [RequestItem(name, source, raw.index, raw.key, pictures, content)]
 
     def load_prompts(self, folder: Path | None) -> Prompts:
         """The task, and what ratings and styles mean; raises RequestError."""
@@ -107,13 +112,13 @@ class Ratings(Task):
         templates = [Template(text) for text in texts]
         return Prompts(templates[0], {"ratings": templates[1], "styles": templates[2]}, {}, version)
 
-    def values(self, subject: Subject) -> dict[str, str]:
+    def values(self, item: RequestItem) -> dict[str, str]:
         """The conversation, and the names that the answer has."""
-        images = len(subject.pictures)
+        images = len(item.pictures)
         named = [f"- `{name}`: {keyword}" for name, keyword in self._capabilities.items()]
         return {
             "images": {0: "no image", 1: "one image"}.get(images, f"{images} images"),
-            "conversation": as_json(subject.said["conversations"], indent=1),
+            "conversation": as_json(item.content["conversations"], indent=1),
             "capabilities": "\n".join(named),
             "labels": "\n".join(f"- `{style}`" for style in STYLES),
         }
@@ -122,21 +127,20 @@ class Ratings(Task):
         """A rating per capability, and the styles."""
         return self._answer.model_json_schema()
 
-    def check(self, fields: Any, subject: Subject) -> Fields:
+    def check(self, fields: Any, item: RequestItem) -> Fields:
         """Ratings from 0 to 5, each with a reason, and styles of the nine."""
         return self._answer.model_validate(fields).model_dump(by_alias=True)
 
-    def records(self, subject: Subject, answer: Fields) -> Iterator[Fields]:
+    def records(self, item: RequestItem, answer: Fields) -> Iterator[Fields]:
         """The item as LLaVA's files have it, rated."""
-        names = list(subject.names)
+        names = list(item.names)
         image = {} if not names else {"image": names[0] if len(names) == 1 else names}
-        said = subject.said
         yield {
             # A number of its own, whatever the other samples are.
-            "idx": int(subject.id[1:13], 16),
+            "idx": int(item.id[1:13], 16),
             **image,
-            "conversations": said["conversations"],
-            "image_source": said["image_source"],
+            "conversations": item.content["conversations"],
+            "image_source": item.content["image_source"],
             "ratings": {name: one["rating"] for name, one in answer["ratings"].items()},
             "reasons": {name: one["reason"] for name, one in answer["ratings"].items()},
             "styles": answer["styles"],
