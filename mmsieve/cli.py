@@ -2,27 +2,18 @@
 
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, ValidationError
 
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.registry import registered
+from mmsieve.reports import Printed, Report
 
 if TYPE_CHECKING:
     from cyclopts.help.formatters import DefaultFormatter
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
-
-
-class Report(Protocol):
-    """What every verb returns."""
-
-    failed: dict[str, str]
-
-    def summary(self) -> str:
-        """What a user should know, in lines."""
-        ...
 
 
 app = App(
@@ -74,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         result = app(
             [word for word in words if word != "--debug"], exit_on_error=False, print_error=False
         )
-        code = _show(result, debug) if hasattr(result, "summary") else OK
+        code = _show(result, debug) if isinstance(result, Printed) else OK
     except (RequestError, CycloptsError) as error:
         code = _fail(error, debug, WRONG_REQUEST)
     except MmsieveError as error:
@@ -114,19 +105,31 @@ def _teachers_help(words: list[str]) -> "DefaultFormatter":
     return Formatter()
 
 
-def _show(report: Report, debug: bool) -> int:
-    unit = getattr(report, "unit", "shard ")
-    for shard, problem in report.failed.items():
-        sys.stderr.write(f"{unit}{shard}: {problem}\n")
-        if debug and shard in getattr(report, "details", {}):
-            sys.stderr.write(report.details[shard])  # type: ignore[attr-defined]
-    sys.stdout.write(report.summary() + "\n")
+def _show(result: Printed, debug: bool) -> int:
+    code = _name_failed(result, debug) if isinstance(result, Report) else OK
+    sys.stdout.write(result.summary() + "\n")
+    return code
+
+
+def _name_failed(report: Report, debug: bool) -> int:
+    for name, problem in report.failed.items():
+        sys.stderr.write(f"{report.unit}{name}: {problem}\n")
+        if debug:
+            sys.stderr.write(report.details.get(name, ""))
     return FAILED if report.failed else OK
 
 
 def _fail(error: Exception, debug: bool, code: int) -> int:
     if debug:
         traceback.print_exception(error)
-    message = " ".join(str(error).split())
+    message = " ".join(_message(error).split())
     sys.stderr.write(f"mmsieve: {message}\n")
     return code
+
+
+def _message(error: Exception) -> str:
+    """What is wrong; of a refused value as from Python: the flag, the value, what is allowed."""
+    if isinstance(error, ValidationError) and error.argument and error.argument.tokens:
+        token = error.argument.tokens[0]
+        return f"{token.keyword or error.argument.name} {token.value}: {error.exception_message}"
+    return str(error)

@@ -7,6 +7,7 @@ of the annotator's fingerprint.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from cyclopts import Parameter
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmsieve.errors import SampleError, Status
+from mmsieve.options import NotNegative, Options, Positive
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """Height x width x 3, RGB, 0-255."""
@@ -28,21 +30,36 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageFit: TypeAlias = Literal["stretch", "pad", "crop"]
 """How an image becomes a square: each side on its own, padded first, or the middle cut out."""
 
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """A format of image files, under one of its extensions."""
+
+    extension: str
+    """Of files and of a tar's members; empty for what is decoded wherever bytes hold it, only."""
+    decoders: tuple[str, ...] = ()
+    """Pillow's names; none for a second extension."""
+    magic: bytes = rb"(?!)"
+    """Pattern of what its files begin with; by default none does."""
+
+
 FORMATS = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "DIB",
-    "TIFF",
-    "PPM",
-    "JPEG2000",
-    "AVIF",
-    "ICO",
+    ImageFormat("jpg", ("JPEG", "MPO"), rb"\xff\xd8\xff"),
+    ImageFormat("png", ("PNG",), rb"\x89PNG\r\n\x1a\n"),
+    ImageFormat("jpeg"),
+    ImageFormat("webp", ("WEBP",), rb"RIFF.{4}WEBP"),
+    ImageFormat("gif", ("GIF",), rb"GIF8"),
+    ImageFormat("bmp", ("BMP", "DIB"), rb"BM"),
+    ImageFormat("tif", ("TIFF",), rb"II\*\0|MM\0\*"),
+    ImageFormat("tiff"),
+    ImageFormat("", ("PPM", "JPEG2000", "AVIF", "ICO")),
 )
-"""What is decoded, by content; formats whose decoder runs another program (EPS) are not."""
+"""All that is read; of several images of a tar's key the first here is (webdataset's habit).
+
+Formats whose decoder runs another program (EPS) are not among them.
+"""
+
+IMAGE_EXTENSIONS = tuple(known.extension for known in FORMATS if known.extension)
 
 MAX_PIXELS = 89_478_485
 """256 MiB as RGB, where Pillow starts to warn."""
@@ -50,16 +67,16 @@ MAX_PIXELS = 89_478_485
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ImageLimits:
+class ImageLimits(Options):
     """What an image may be; beyond it the sample is a row that says so."""
 
-    max_bytes: int = 256 * 2**20
+    max_bytes: Positive = 256 * 2**20
     """Largest image file, in bytes."""
-    max_pixels: int = MAX_PIXELS
+    max_pixels: Positive = MAX_PIXELS
     """Largest width times height; twice PIL.Image.MAX_IMAGE_PIXELS is a limit too."""
-    max_frames: int = 1000
+    max_frames: NotNegative = 1000
     """Pages or frames that may be skipped to reach the one that is asked for."""
-    min_side: int = 1
+    min_side: NotNegative = 1
     """Shortest side in pixels: less is `image_too_small`, and left out of a document."""
 
 
@@ -76,6 +93,15 @@ class ImageSpec:
     fit: ImageFit
     """What the tower's published processor does; never `pad`, which is training's choice."""
     scale: float = 1 / 255
+
+
+def extension_of(data: bytes) -> str:
+    """The extension that an image's first bytes ask for; raises SampleError for an unknown kind."""
+    for known in FORMATS:
+        if re.match(known.magic, data, re.DOTALL):
+            return known.extension
+    kinds = ", ".join(sorted(IMAGE_EXTENSIONS))
+    raise SampleError(Status.IMAGE_UNDECODABLE, f"the image is none of {kinds}")
 
 
 def image_path(fast: bool) -> str:
@@ -163,9 +189,9 @@ def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Imag
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that the installed Pillow has."""
+    """The decoders of FORMATS that the installed Pillow has."""
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return tuple(name for known in FORMATS for name in known.decoders if name in Image.OPEN)
 
 
 def _seek(image: Image.Image, frame: int, limits: ImageLimits) -> None:

@@ -4,13 +4,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
-
-from mmsieve.engine.job import Progress as Advance
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+Advance: TypeAlias = Callable[[int, float], None]
+"""Called with units done and the part of the total done since the last call."""
 
 _LINE_SECONDS = 10.0
 

@@ -10,7 +10,7 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 254
+MOST_FILES = 257
 """Python files, __init__.py apart."""
 MOST_LINES = 29_785
 TWICE = {

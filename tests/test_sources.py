@@ -10,8 +10,7 @@ import pytest
 
 from mmsieve import sources
 from mmsieve.errors import RequestError, ShardError
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
 from mmsieve.sources import Shard, find_files, limited, local_path, take_part
 from tests.helpers.shards import (

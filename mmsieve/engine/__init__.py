@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
 from mmsieve.engine.annotator import Device
-from mmsieve.engine.job import Progress, ShardJob, ShardReport
+from mmsieve.engine.job import ShardJob, ShardReport
+from mmsieve.progress import Advance
 from mmsieve.sources import Shard
 
 
@@ -19,7 +20,7 @@ class Engine(Protocol):
         ...
 
     def run(
-        self, job: ShardJob, shards: Sequence[Shard], workers: int | None, progress: Progress
+        self, job: ShardJob, shards: Sequence[Shard], workers: int | None, advance: Advance
     ) -> Iterator[ShardReport]:
         """A report per shard, in any order."""
         ...

@@ -2,25 +2,23 @@
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
 
 from mmsieve import tables
 from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
-from mmsieve.engine.workers import Closed, Feed, Opened, Prepared, PreparePool
+from mmsieve.engine.workers import Prepared, PreparePool, ShardClosed, ShardFeed, ShardOpened
 from mmsieve.errors import SampleError, ShardError, Status
+from mmsieve.progress import Advance
 from mmsieve.read.records import ReadOptions
 from mmsieve.sources import Shard
 from mmsieve.tables import Header
-
-Progress: TypeAlias = Callable[[int, float], None]
-"""Called with samples done and bytes of sources done since the last call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +60,9 @@ class ShardReport:
 class ShardWorker:
     """Runs shards one after the other with one runner and one pool of preparing processes."""
 
-    def __init__(self, job: ShardJob, workers: int, progress: Progress | None = None) -> None:
+    def __init__(self, job: ShardJob, workers: int, advance: Advance | None = None) -> None:
         self._job = job
-        self._progress = progress or (lambda samples, size: None)
+        self._advance = advance or (lambda samples, size: None)
         self._pool = PreparePool(job.annotator.preparer(), workers, job.keep_metadata)
         self._runner = job.annotator.runner(job.runner)
         self._writer = ThreadPoolExecutor(1, "mmsieve-writer")
@@ -99,7 +97,7 @@ class ShardWorker:
 
     def _run(self, shards: Sequence[Shard]) -> Iterator[ShardReport]:
         """Reports until all shards are done or a worker process dies."""
-        feed = Feed(self._pool, shards, self._job.read)
+        feed = ShardFeed(self._pool, shards, self._job.read)
         pending: list[Future[ShardReport]] = []
         events = iter(feed)
         try:
@@ -115,10 +113,10 @@ class ShardWorker:
             yield report.result()
 
     def _submit(
-        self, shard: Shard, events: Iterator[Opened | Prepared | Closed]
+        self, shard: Shard, events: Iterator[ShardOpened | Prepared | ShardClosed]
     ) -> "Future[ShardReport]":
         """Compute a shard's rows; its table is written while the next shard is computed."""
-        rows = _Rows(shard, self._progress)
+        rows = _Rows(shard, self._advance)
         stream = rows.items(events)
         try:
             for index, result in self._runner.run(stream):
@@ -137,20 +135,22 @@ class ShardWorker:
 class _Rows:
     """The rows of one shard as they are read and computed."""
 
-    def __init__(self, shard: Shard, progress: Progress) -> None:
+    def __init__(self, shard: Shard, advance: Advance) -> None:
         self.shard = shard
         self.count: int | None = None
         self.error: Exception | None = None
         self.rows: list[dict[str, Any]] = []
         self._missing: set[int] = set()
-        self._progress = progress
+        self._advance = advance
 
-    def items(self, events: Iterator[Opened | Prepared | Closed]) -> Iterator[tuple[int, Any]]:
+    def items(
+        self, events: Iterator[ShardOpened | Prepared | ShardClosed]
+    ) -> Iterator[tuple[int, Any]]:
         """The runner's stream: (index, item) of every sample that could be prepared."""
         for event in events:
-            if isinstance(event, Opened):
+            if isinstance(event, ShardOpened):
                 self.count = event.count
-            elif isinstance(event, Closed):
+            elif isinstance(event, ShardClosed):
                 self.error = self.error or event.error
                 return
             else:
@@ -168,7 +168,7 @@ class _Rows:
             self.rows[index].update(result.known, **problem)
         else:
             self.rows[index].update(result, status=Status.OK.value)
-        self._progress(1, self.shard.size / self.count if self.count else 0.0)
+        self._advance(1, self.shard.size / self.count if self.count else 0.0)
 
     def check(self) -> None:
         """Raise unless the shard has as many rows as its index has samples, each with a result."""

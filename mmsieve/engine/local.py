@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Device
-from mmsieve.engine.job import Progress, ShardJob, ShardReport, ShardWorker
+from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
+from mmsieve.progress import Advance
 from mmsieve.sources import Shard
 
 _MOST_WORKERS = 16
@@ -19,12 +20,12 @@ class LocalEngine:
         return resolve_device(asked)
 
     def run(
-        self, job: ShardJob, shards: Sequence[Shard], workers: int | None, progress: Progress
+        self, job: ShardJob, shards: Sequence[Shard], workers: int | None, advance: Advance
     ) -> Iterator[ShardReport]:
         """A report per shard, in order."""
         if workers is None:
             workers = _default_workers(job.runner.device)
-        worker = ShardWorker(job, workers, progress)
+        worker = ShardWorker(job, workers, advance)
         try:
             yield from worker.run(shards)
         finally:

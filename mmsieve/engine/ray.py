@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmsieve.engine.annotator import Device
-from mmsieve.engine.job import Progress, ShardJob, ShardReport, ShardWorker
+from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.progress import Advance
 from mmsieve.sources import Shard
 
 _CPUS_PER_GPU = 4
@@ -47,7 +48,7 @@ class RayEngine:
         return "cuda" if self._gpus and asked != "cpu" else "cpu"
 
     def run(
-        self, job: ShardJob, shards: Sequence[Shard], workers: int | None, progress: Progress
+        self, job: ShardJob, shards: Sequence[Shard], workers: int | None, advance: Advance
     ) -> Iterator[ShardReport]:
         """A report per shard; a shard whose actor dies is begun again, a few times."""
         on_gpu = job.runner.device != "cpu"
@@ -67,7 +68,7 @@ class RayEngine:
                     waiting.append((shard, attempt + 1))
                     continue
                 report = report or ShardReport(shard=shard.name, problem=_DEADLY)
-                progress(report.rows, shard.size)
+                advance(report.rows, shard.size)
                 yield report
         finally:
             crew.dismiss()

@@ -1,13 +1,12 @@
 """Run an annotator over sources: plan (sources, resume, trial runs), engine, report."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -16,24 +15,24 @@ from mmsieve.engine import open_engine
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
+from mmsieve.outputs import check_folder, is_same_request, make_folder
 from mmsieve.progress import show_progress
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
+from mmsieve.reports import Report, count_words, timed
 from mmsieve.sources import Shard, Sources, find_files, limited, take_part
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(OutputOptions):
     """How a run is carried out; nothing here changes a number in the table."""
 
-    workers: int | None = None
-    """Processes that decode and tokenise (0: in the main one). With Ray: CPUs of an actor."""
-    batch_tokens: int | None = None
-    """Tokens of a batch, those of images included; by default what suits the device."""
-    limit: int | None = None
-    """Trial run of the first so many samples."""
+    workers: Annotated[NotNegative | None, Parameter(group=COMMON)] = None
+    """Processes that prepare data (0: the main one does it). With Ray: CPUs of an actor."""
+    batch_tokens: BatchTokens = None
+    limit: Limit = None
     part: str | None = None
     """I/N: only every N-th shard from the I-th (from 0), for job arrays."""
     engine: Literal["local", "ray"] = "local"
@@ -42,55 +41,32 @@ class RunOptions:
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
     keep_metadata: bool = False
     """Add a column `metadata`: each sample's metadata as JSON."""
-    overwrite: bool = False
-    """Start again: the tables of these shards are made anew."""
-    dry_run: bool = False
-    """Say what would run, shard by shard, and stop."""
-    quiet: bool = False
-    """No progress; only the summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunReport:
+class RunReport(Report):
     """How a run went."""
 
-    out: Path
-    seconds: float
     shards: int = 0
     rows: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    """Shard -> why it failed, or why its table is incomplete."""
-    details: dict[str, str] = field(default_factory=dict)
-    """Shard -> traceback, where the failure was not foreseen."""
-    notes: tuple[str, ...] = ()
 
-    def summary(self) -> str:
-        """What a user should know, the last line with counts, seconds and the output's path."""
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
-        failed = f", {len(self.failed)} shards failed or incomplete" if self.failed else ""
-        last = (
-            f"{self.rows} rows of {self.shards} shards ({counts or 'none'}){failed} "
-            f"in {self.seconds:.1f} s: {self.out}"
-        )
-        return "\n".join([*self.notes, last])
+    def counts(self) -> str:
+        """Rows by status, and shards that failed."""
+        statuses = count_words(self.statuses) or "none"
+        return f"{self.rows} rows of {self.shards} shards ({statuses}){self.failed_shards()}"
 
 
 def check_request(sources: Sequence[str], out: Path, run: RunOptions) -> Sources:
     """Find the sources and refuse what can't work, before anything slow is begun."""
-    for name in ("batch_tokens", "limit"):
-        value = getattr(run, name)
-        if value is not None and value < 1:
-            raise RequestError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    if run.workers is not None and run.workers < 0:
-        raise RequestError(f"--workers {run.workers}: must be 0 or more")
     if run.ray_address is not None and run.engine != "ray":
         raise RequestError("--ray-address is for --engine ray")
     take_part([], run.part)
-    tables.check_folder(out)
+    check_folder(out)
     return find_files(sources)
 
 
+@timed
 def run_annotator(
     make: Callable[[Device], Annotator],
     sources: Sequence[str],
@@ -104,7 +80,6 @@ def run_annotator(
 
     `make` gives the annotator for a device, which only the engine can tell.
     """
-    started = time.monotonic()
     found = check_request(sources, out, run)
     shards = take_part(split_files(found.files, read), run.part)
     engine = open_engine(run.engine, run.ray_address)
@@ -124,8 +99,8 @@ def run_annotator(
     notes = [*found.notes, *_resumed(len(shards) - len(todo), run)]
     if run.dry_run:
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
-        return RunReport(out=out, seconds=time.monotonic() - started, notes=tuple(notes))
-    tables.make_folder(out)
+        return RunReport(out=out, notes=tuple(notes))
+    make_folder(out)
     if run.overwrite:
         for shard in todo:
             tables.remove_file(job.path(shard))
@@ -133,7 +108,7 @@ def run_annotator(
     if todo:
         with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:
             reports += engine.run(job, todo, run.workers, progress)
-    return _report(reports, notes, out, time.monotonic() - started)
+    return _report(reports, notes, out)
 
 
 def _fingerprint(annotator: Annotator, read: ReadOptions, run: RunOptions) -> dict[str, str]:
@@ -176,13 +151,7 @@ def _is_done(job: ShardJob, shard: Shard) -> bool:
     header = tables.existing_header(job.path(shard))
     if header is None:
         return False
-    if header.fingerprint != job.fingerprint:
-        names = header.fingerprint.keys() | job.fingerprint.keys()
-        differ = sorted(n for n in names if header.fingerprint.get(n) != job.fingerprint.get(n))
-        raise RequestError(
-            f"{job.path(shard)} was made with another {', '.join(differ)}; choose another --out, "
-            "or --overwrite to start again"
-        )
+    is_same_request(job.path(shard), header.fingerprint, job.fingerprint)
     is_whole = header.complete or (header.problem is None and header.limit == shard.limit)
     return is_whole and header.size == shard.size
 
@@ -191,13 +160,12 @@ def _resumed(done: int, run: RunOptions) -> list[str]:
     return [f"resumed: {done} shards were done before"] if done and not run.overwrite else []
 
 
-def _report(reports: list[ShardReport], notes: list[str], out: Path, seconds: float) -> RunReport:
+def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunReport:
     statuses: Counter[str] = Counter()
     for report in reports:
         statuses.update(report.statuses)
     return RunReport(
         out=out,
-        seconds=seconds,
         shards=len(reports),
         rows=sum(report.rows for report in reports),
         statuses=dict(statuses),

@@ -33,7 +33,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class ShardOpened:
     """A shard's reading has begun."""
 
     shard: Shard
@@ -41,7 +41,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ShardClosed:
     """A shard's reading has ended, with the reason where it could not be read to its end."""
 
     error: Exception | None
@@ -75,29 +75,31 @@ class PreparePool:
             self._executor = None
 
 
-class Feed:
+class ShardFeed:
     """Reads shards in a thread and prepares them in the pool, a bounded number of chunks ahead.
 
-    Iterating yields, per shard and in order: Opened, its Prepared samples, Closed.
+    Iterating yields, per shard and in order: ShardOpened, its Prepared samples, ShardClosed.
     """
 
     def __init__(self, pool: PreparePool, shards: Sequence[Shard], options: ReadOptions) -> None:
         self._pool = pool
         self._shards = shards
         self._options = options
-        self._queue: Queue[Opened | Future[list[Prepared]] | Closed] = Queue(2 * pool.workers + 2)
+        self._queue: Queue[ShardOpened | Future[list[Prepared]] | ShardClosed] = Queue(
+            2 * pool.workers + 2
+        )
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True, name="mmsieve-reader")
         self._thread.start()
 
-    def __iter__(self) -> Iterator[Opened | Prepared | Closed]:
+    def __iter__(self) -> Iterator[ShardOpened | Prepared | ShardClosed]:
         open_shards = len(self._shards)
         while open_shards:
             event = self._queue.get()
             if isinstance(event, Future):
                 yield from event.result()
                 continue
-            open_shards -= isinstance(event, Closed)
+            open_shards -= isinstance(event, ShardClosed)
             yield event
 
     def close(self) -> None:
@@ -110,7 +112,7 @@ class Feed:
             error: Exception | None = None
             try:
                 with open_shard(shard, self._options) as reader:
-                    self._put(Opened(shard, reader.count))
+                    self._put(ShardOpened(shard, reader.count))
                     for records in _chunks(reader.records):
                         self._put(self._pool.submit(reader.parse, records))
             except _Stopped:
@@ -118,11 +120,11 @@ class Feed:
             except Exception as caught:  # noqa: BLE001 - the consumer decides what each one means
                 error = caught
             try:
-                self._put(Closed(error))
+                self._put(ShardClosed(error))
             except _Stopped:
                 return
 
-    def _put(self, event: "Opened | Future[list[Prepared]] | Closed") -> None:
+    def _put(self, event: "ShardOpened | Future[list[Prepared]] | ShardClosed") -> None:
         while not self._stopped.is_set():
             try:
                 self._queue.put(event, timeout=0.1)

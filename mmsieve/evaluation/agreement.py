@@ -15,10 +15,10 @@ from cyclopts import Parameter
 
 from mmsieve.errors import RequestError, Status
 from mmsieve.evaluation.metrics import Floats, Ints, pearson, spearman
-from mmsieve.filtering.hashing import hash_samples
+from mmsieve.filtering.ranking import hash_samples
 from mmsieve.labels import LEVELS
 from mmsieve.sources import one_line
-from mmsieve.tables import Table, column_names
+from mmsieve.tables import Table, column_names, scan_files
 
 TOP = ("0.1", "0.3", "0.5")
 """The fractions of samples that a cut may keep, for which the overlap is given."""
@@ -114,7 +114,7 @@ def _rows(table: Table, compared: int, only_here: int) -> TableRows:
 
 
 @dataclass(frozen=True)
-class _Block:
+class _JoinBlock:
     """Files of both tables that hold the same samples; memory is bounded by the largest."""
 
     sides: tuple[pl.LazyFrame, pl.LazyFrame]
@@ -122,7 +122,7 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _JoinedBlock:
     """A block, joined."""
 
     pairs: pl.DataFrame
@@ -131,17 +131,17 @@ class _Part:
     """Rows of each side that the other one lacks."""
 
 
-def _blocks(first: Table, second: Table, by: str, on: str | None) -> Iterator[_Block]:
+def _blocks(first: Table, second: Table, by: str, on: str | None) -> Iterator[_JoinBlock]:
     """Shard by shard for two tables of ours; anyone else's are joined in one piece."""
     tables = (first, second)
     if on is None and first.is_ours and second.is_ours:
         for shard in sorted(first.by_shard.keys() | second.by_shard.keys()):
             paths = [[t.by_shard[shard].path] if shard in t.by_shard else [] for t in tables]
-            yield _Block(_sides(tables, paths, by, "key"), ["key"])
+            yield _JoinBlock(_sides(tables, paths, by, "key"), ["key"])
         return
     paths = [[file.path for file in table.files] for table in tables]
     has_shards = on is None and all("shard" in table.types for table in tables)
-    yield _Block(
+    yield _JoinBlock(
         _sides(tables, paths, by, on or "key"), ["shard", "key"] if has_shards else ["key"]
     )
 
@@ -172,7 +172,7 @@ def _side(table: Table, paths: list[Path], by: str, on: str, has_levels: bool) -
     ]
     if not paths:
         return _EMPTY.lazy()
-    return pl.scan_parquet(paths).select(columns)
+    return scan_files(paths).select(columns)
 
 
 _EMPTY = pl.DataFrame(
@@ -186,7 +186,7 @@ _EMPTY = pl.DataFrame(
 )
 
 
-def _join(block: _Block) -> _Part:
+def _join(block: _JoinBlock) -> _JoinedBlock:
     one, other = block.sides
     ok = [side.filter("is_ok").drop("is_ok") for side in block.sides]
     try:
@@ -206,7 +206,9 @@ def _join(block: _Block) -> _Part:
         raise RequestError(f"a table can't be read ({one_line(error)})") from error
     hashes = pl.Series("hash", hash_samples(pairs["key"], pairs["shard"]))
     kept = ["score", "score_right", "level", "level_right"]
-    return _Part(pairs.select(kept).with_columns(hashes), (only_one.item(), only_other.item()))
+    return _JoinedBlock(
+        pairs.select(kept).with_columns(hashes), (only_one.item(), only_other.item())
+    )
 
 
 def _level_agreement(pairs: pl.DataFrame) -> tuple[float | None, float | None]:

@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,9 +13,8 @@ import numpy.typing as npt
 import polars as pl
 
 from mmsieve.engine.annotator import QualityAnnotator, Row, RunnerOptions
-from mmsieve.engine.job import Progress as Advance
 from mmsieve.engine.workers import Prepared, PreparePool
-from mmsieve.errors import SampleError, Status
+from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.evaluation.metrics import (
     Bootstrap,
     Draws,
@@ -30,7 +29,8 @@ from mmsieve.evaluation.metrics import (
     predict,
 )
 from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_record
-from mmsieve.progress import show_progress
+from mmsieve.labels import LEVELS
+from mmsieve.progress import Advance, show_progress
 from mmsieve.read.records import Parse, Record
 
 # Which texts belong together: those that share an image, directly or over other texts
@@ -69,7 +69,7 @@ _CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Texts:
+class LabelledTexts:
     """The entries of a training file, in its order."""
 
     records: Sequence[TrainingRecord]
@@ -94,6 +94,27 @@ class Texts:
     def count_units(self, chosen: npt.NDArray[np.bool_]) -> int:
         """How many units the chosen texts [n] are of."""
         return len(np.unique(self.units[chosen]))
+
+    def check_scores(self, annotators: Mapping[str, QualityAnnotator]) -> None:
+        """Raise RequestError for the first annotator whose scores these texts can't tell about."""
+        for name, annotator in annotators.items():
+            if SCORE not in annotator.schema.names:
+                columns = ", ".join(annotator.schema.names)
+                raise RequestError(f"model {name} gives no {SCORE} to evaluate, only {columns}")
+            if not annotator.score_is_level and len(set(self.units.tolist())) < 2:
+                raise RequestError(
+                    f"the scores of {name} aren't levels, and thresholds are fitted on one half of "
+                    "the images: give texts over at least 2 images that they don't share"
+                )
+
+
+def check_labels(records: Sequence[TrainingRecord], data: Path) -> None:
+    """Raise RequestError where there is nothing to evaluate, or a label is no level."""
+    if not records:
+        raise RequestError(f"{data}: no texts in it")
+    for index, record in enumerate(records):
+        if record.label not in LEVELS:
+            raise RequestError(f"{data}: {index}: label {record.label:g} is not a level 0-3")
 
 
 @dataclass(frozen=True)
@@ -126,7 +147,7 @@ class ScoreOptions:
 
 
 def score_texts(
-    name: str, annotator: QualityAnnotator, texts: Texts, options: ScoreOptions
+    name: str, annotator: QualityAnnotator, texts: LabelledTexts, options: ScoreOptions
 ) -> Scored:
     """Score every text with an annotator; a text that can't be scored has its reason."""
     rows: list[Row | SampleError | None] = [None] * len(texts.records)
@@ -235,8 +256,39 @@ class Comparison:
     """Texts [n] that thresholds were fitted on."""
     notes: tuple[str, ...]
 
+    def as_dict(self, origins: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """Plain values, with each model's origin: of several models below `models`."""
+        models = {name: one.as_dict() | origins[name] for name, one in self.models.items()}
+        if len(models) == 1:
+            return next(iter(models.values()))
+        first, *others = self.models
+        differences = {
+            name: {key: asdict(one) for key, one in self.models[name].differences.items()}
+            for name in others
+        }
+        return {"models": models, "reference": first, "differences": differences}
 
-def compare(texts: Texts, scored: Mapping[str, Scored], bootstrap: Bootstrap) -> Comparison:
+    def notes_of_intervals(self, units: int, resamples: int) -> list[str]:
+        """What the intervals mean; `units` are the images, or sets of them, that were drawn."""
+        if not units:
+            return []
+        if units == 1:
+            return ["no intervals: all texts share images"]
+        notes = [
+            f"intervals: 95%, from {resamples:,} draws of {units:,} images or sets of images, "
+            "each with all of its texts"
+        ]
+        measured = {name: one.overall for name, one in self.models.items()}
+        faultless = [name for name, one in measured.items() if one and one.accuracy == 1]
+        if faultless:
+            notes.append(
+                f"{', '.join(faultless)}: no error in {units:,} of them, so the share with one may "
+                f"still be up to {min(1, 3 / units):.1%}"
+            )
+        return notes
+
+
+def compare(texts: LabelledTexts, scored: Mapping[str, Scored], bootstrap: Bootstrap) -> Comparison:
     """Measure every model on the texts that all of them could score.
 
     Where a score isn't a level, half of the images go to fitting its thresholds, and all models
@@ -268,7 +320,7 @@ def compare(texts: Texts, scored: Mapping[str, Scored], bootstrap: Bootstrap) ->
 class _Measuring:
     """Measures one model after the other; the first is what the others are compared with."""
 
-    def __init__(self, texts: Texts, is_measured: Mask, bootstrap: Bootstrap) -> None:
+    def __init__(self, texts: LabelledTexts, is_measured: Mask, bootstrap: Bootstrap) -> None:
         self._texts, self._is_measured, self._bootstrap = texts, is_measured, bootstrap
         self._kinds = np.array(texts.kinds)
         self._first: tuple[Metrics, Draws] | None = None
@@ -300,7 +352,7 @@ class _Measuring:
 
 
 def _with_thresholds(
-    texts: Texts, scored: Mapping[str, Scored], is_fitted: Mask
+    texts: LabelledTexts, scored: Mapping[str, Scored], is_fitted: Mask
 ) -> dict[str, Scored]:
     levels = texts.levels[is_fitted]
     return {
@@ -347,7 +399,7 @@ def _note_of_thresholds(
 # predictions.parquet: what each model said of each text, so that errors can be looked at
 
 
-def predictions(texts: Texts, comparison: Comparison) -> pl.DataFrame:
+def predictions(texts: LabelledTexts, comparison: Comparison) -> pl.DataFrame:
     """A row per text, in the file's order.
 
     Columns: key (the entry's id, or its number), kind, image, text, label, measured; and `status`,
@@ -365,11 +417,11 @@ def predictions(texts: Texts, comparison: Comparison) -> pl.DataFrame:
     ]
     for name, one in comparison.scored.items():
         prefix = f"{name}." if len(comparison.scored) > 1 else ""
-        columns += [column.alias(prefix + column.name) for column in _outcome_predictions(one)]
+        columns += [column.alias(prefix + column.name) for column in _model_columns(one)]
     return pl.DataFrame(columns)
 
 
-def _outcome_predictions(one: Scored) -> list[pl.Series]:
+def _model_columns(one: Scored) -> list[pl.Series]:
     score = pl.Series("score", one.scores, pl.Float64).fill_nan(None).cast(pl.Float32)
     level = pl.Series("level", [None] * len(score), pl.Int8)
     if one.is_level or one.thresholds is not None:

@@ -207,7 +207,7 @@ class Bootstrap:
         names, units = np.unique(units, return_inverse=True)
         if len(names) == 1:
             return {name: np.full(self.resamples, np.nan) for name in RESAMPLED}
-        texts = _Texts(scores, levels, units, thresholds)
+        texts = _RankedTexts(scores, levels, units, thresholds)
         parts = [texts.metrics(counts) for counts in self.counts(len(texts.squares), len(levels))]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -231,7 +231,7 @@ def interval(values: Floats) -> Interval | None:
     return float(low), float(high)
 
 
-class _Texts:
+class _RankedTexts:
     """Texts in the order of their scores, and what each unit adds to the metrics."""
 
     def __init__(

@@ -30,6 +30,17 @@ def render(parts: Iterable[RenderableType]) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
+def status_counts(models: Mapping[str, Measured]) -> str:
+    """How many texts have which status; said once where all models agree."""
+    lines = {
+        name: ", ".join(f"{count:,} {status}" for status, count in sorted(one.statuses.items()))
+        for name, one in models.items()
+    }
+    if len(set(lines.values())) == 1:
+        return next(iter(lines.values()))
+    return "; ".join(f"{name}: {line}" for name, line in lines.items())
+
+
 def model_tables(models: Mapping[str, Measured]) -> list[RenderableType]:
     """One model in full; several side by side, with their differences to the first."""
     found = {name: one for name, one in models.items() if one.overall is not None}

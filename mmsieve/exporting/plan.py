@@ -1,25 +1,24 @@
 """Exporting: which kept samples each source shard has, and the two ways to write them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from mmsieve.errors import RequestError, ShardError
-from mmsieve.exporting.samples import Captions, Packed, Selection
-from mmsieve.exporting.tars import Entry, Journal, Repacked, Tar, digest, write_tar
+from mmsieve.exporting.samples import FinalCaptions, KeptReader, TarSample
+from mmsieve.exporting.tars import ExportEntry, ExportJournal, SampleRuns, Tar, digest, write_tar
+from mmsieve.progress import Advance
 from mmsieve.read.records import ReadOptions
 from mmsieve.sources import Shard
 
 REPACKED = "all shards"
 """The unit of work of an export that doesn't mirror the source shards."""
 
-Advance: TypeAlias = Callable[[int, float], None]
-
 
 @dataclass(frozen=True)
-class Work:
+class ExportPart:
     """One source shard of an export."""
 
     shard: Shard
@@ -30,27 +29,27 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """What is exported."""
 
-    works: tuple[Work, ...]
+    parts: tuple[ExportPart, ...]
     failed: dict[str, str]
     """Shards with kept samples that can't be exported, and why."""
 
     @property
     def kept(self) -> int:
         """Kept samples of all shards."""
-        return sum(work.count for work in self.works)
+        return sum(part.count for part in self.parts)
 
     def identities(self, shard_size: int | None) -> dict[str, str]:
         """Unit of work -> digest of what its output depends on."""
         if shard_size is None:
-            return {work.shard.name: work.identity for work in self.works}
-        words = [work.identity for work in self.works]
+            return {part.shard.name: part.identity for part in self.parts}
+        words = [part.identity for part in self.parts]
         return {REPACKED: digest([str(shard_size), *words])}
 
 
-class Kept(Protocol):
+class KeptSamples(Protocol):
     """Which samples are exported: decisions, or a table all of whose samples are."""
 
     label: str
@@ -71,17 +70,20 @@ class Kept(Protocol):
 
 
 def make_plan(
-    shards: Sequence[Shard], decisions: Kept, limit: int | None, captions: Captions | None = None
-) -> Plan:
+    shards: Sequence[Shard],
+    decisions: KeptSamples,
+    limit: int | None,
+    captions: FinalCaptions | None = None,
+) -> ExportPlan:
     """Match shards and decisions; raises RequestError where a shard has none."""
-    decided = set(decisions.shards)
-    without = [shard.name for shard in shards if shard.name not in decided]
+    with_decisions = set(decisions.shards)
+    without = [shard.name for shard in shards if shard.name not in with_decisions]
     if without:
         raise RequestError(
             f"{decisions.label}: none for {len(without)} of {len(shards)} shards, the "
             f"first is {without[0]}: export the same SOURCEs that were scored"
         )
-    works, failed = [], {}
+    parts, failed = [], {}
     left = limit
     for shard in shards:
         keys = decisions.kept(shard.name)[:left]
@@ -93,14 +95,15 @@ def make_plan(
             continue
         words = [shard.name, str(shard.size), str(shard.start), str(shard.stop), *keys]
         if captions is not None:
-            words += [f"{key} {change}" for key, change in captions.changes(shard.name).items()]
-        works.append(Work(shard, len(keys), digest(words)))
+            changes = captions.changes(shard.name)
+            words += [f"{key} {change.identity}" for key, change in changes.items()]
+        parts.append(ExportPart(shard, len(keys), digest(words)))
         left = None if left is None else left - len(keys)
-    for name in sorted(decided - {shard.name for shard in shards}):
+    for name in sorted(with_decisions - {shard.name for shard in shards}):
         count = len(decisions.kept(name))
         if count:
             failed[name] = f"{count} samples are kept of it and it isn't among the SOURCEs"
-    return Plan(tuple(works), failed)
+    return ExportPlan(tuple(parts), failed)
 
 
 class Exporter:
@@ -108,11 +111,11 @@ class Exporter:
 
     def __init__(
         self,
-        decisions: Kept,
+        decisions: KeptSamples,
         read: ReadOptions,
         out: Path,
-        journal: Journal,
-        captions: Captions | None = None,
+        journal: ExportJournal,
+        captions: FinalCaptions | None = None,
     ) -> None:
         self.out = out
         self.journal = journal
@@ -120,76 +123,76 @@ class Exporter:
         self._read = read
         self._captions = captions
 
-    def mirror(self, works: Sequence[Work], workers: int, advance: Advance) -> dict[str, str]:
+    def mirror(self, parts: Sequence[ExportPart], workers: int, advance: Advance) -> dict[str, str]:
         """One tar per source shard, with its name; returns what failed of which shard."""
         failed: dict[str, str] = {}
         with ThreadPoolExecutor(workers, "mmsieve-export") as pool:
-            futures = {pool.submit(self._copy, work): work for work in works}
+            futures = {pool.submit(self._copy, part): part for part in parts}
             try:
                 for future in as_completed(futures):
-                    work = futures[future]
-                    failed |= _named(work, future.result())
-                    advance(work.count, work.shard.size)
+                    part = futures[future]
+                    failed |= _named(part, future.result())
+                    advance(part.count, part.shard.size)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
         return failed
 
     def repack(
-        self, works: Sequence[Work], size: int, identity: str, advance: Advance
+        self, parts: Sequence[ExportPart], size: int, identity: str, advance: Advance
     ) -> dict[str, str]:
         """Numbered tars of `size` samples, those of all shards one after the other."""
         failed: dict[str, str] = {}
 
-        def samples() -> Iterator[Packed]:
-            for work in works:
-                selection = self._select(work)
-                yield from selection
-                failed.update(_named(work, selection.problems))
-                advance(work.count, work.shard.size)
+        def all_samples() -> Iterator[TarSample]:
+            for part in parts:
+                samples = self._select(part)
+                yield from samples
+                failed.update(_named(part, samples.problems))
+                advance(part.count, part.shard.size)
 
         tars: list[Tar | None] = []
-        for run in Repacked(samples(), size).runs():
+        for run in SampleRuns(all_samples(), size).runs():
             tars.append(write_tar(self.out, f"{len(tars):08d}.tar", run))
         self._note(REPACKED, identity, tars, not failed)
         return failed
 
-    def _select(self, work: Work) -> Selection:
-        keys = self._decisions.kept(work.shard.name)[: work.count]
-        changes = None if self._captions is None else self._captions.changes(work.shard.name)
-        return Selection(work.shard, keys, self._read, changes)
+    def _select(self, part: ExportPart) -> KeptReader:
+        keys = self._decisions.kept(part.shard.name)[: part.count]
+        changes = None if self._captions is None else self._captions.changes(part.shard.name)
+        return KeptReader(part.shard, keys, self._read, changes)
 
-    def _copy(self, work: Work) -> list[str]:
+    def _copy(self, part: ExportPart) -> list[str]:
         """Write the tar of one shard; returns what could not be exported.
 
         It is noted before it gets its name, after what had that name is gone: so, whenever a run
         is killed, a tar that is there and noted is the one that was noted.
         """
-        selection = self._select(work)
-        name, identity = work.shard.name, work.identity
+        samples = self._select(part)
+        name, identity = part.shard.name, part.identity
 
         def note(tar: Tar | None) -> None:
             (self.out / f"{name}.tar").unlink(missing_ok=True)
-            self._note(name, identity, [tar], not selection.problems)
+            self._note(name, identity, [tar], not samples.problems)
 
         try:
-            if not work.count or write_tar(self.out, f"{name}.tar", selection, note) is None:
+            if not part.count or write_tar(self.out, f"{name}.tar", samples, note) is None:
                 note(None)
         except ShardError as error:
-            selection.problems.append(str(error))
+            samples.problems.append(str(error))
             note(None)
-        return selection.problems
+        return samples.problems
 
     def _note(self, unit: str, identity: str, tars: Sequence[Tar | None], complete: bool) -> None:
         written = tuple(tar for tar in tars if tar is not None)
-        entry = Entry(unit=unit, identity=identity, tars=written, complete=complete)
+        entry = ExportEntry(unit=unit, identity=identity, tars=written, complete=complete)
         for name in self.journal.add(entry):
             (self.out / name).unlink(missing_ok=True)  # of an earlier export that failed
 
 
-def _named(work: Work, problems: Sequence[str]) -> dict[str, str]:
+def _named(part: ExportPart, problems: Sequence[str]) -> dict[str, str]:
     """The problems of a shard as one line, under its name."""
     if not problems:
         return {}
     more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-    return {work.shard.name: problems[0] + more}
+    return {part.shard.name: problems[0] + more}

@@ -18,16 +18,16 @@ from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mmsieve import tables
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.read.captions import parse_object
+from mmsieve.images import extension_of
+from mmsieve.read.json_items import parse_object
 from mmsieve.read.layouts import open_shard
-from mmsieve.read.records import IMAGE_EXTENSIONS, ReadOptions, Record, parse_record
-from mmsieve.read.tar import BLOCK, Group, Member, index_tar
+from mmsieve.read.records import ReadOptions, Record, parse_record
+from mmsieve.read.tar import BLOCK, Member, TarGroup, index_tar
 from mmsieve.sample import Image, Sample, Text
-from mmsieve.sources import TAR, Shard, local_path, one_line
+from mmsieve.sources import TAR, Shard, local_path
 from mmsieve.tables import Header
 
 # Final captions of an assessment table, put in the place of those that a sample has
@@ -36,7 +36,7 @@ _COLUMNS = ("key", "status", "caption", "final_caption", "rewritten", "overall_s
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class CaptionChange:
     """A caption's successor."""
 
     text: str
@@ -44,11 +44,16 @@ class Change:
     score: float
 
     @property
+    def identity(self) -> str:
+        """What digests are made of, in the words that journals have had from the first."""
+        return f"Change(text={self.text!r}, original={self.original!r}, score={self.score!r})"
+
+    @property
     def fields(self) -> dict[str, Any]:
         """What the json member is to say of it."""
         return {"original_caption": self.original, "overall_score": self.score}
 
-    def told(self, metadata: dict[str, Any]) -> dict[str, Any]:
+    def annotate(self, metadata: dict[str, Any]) -> dict[str, Any]:
         """Metadata with these fields; of a caption that was rewritten before, the first stays."""
         kept = {k: metadata[k] for k in ("original_caption",) if k in metadata}
         return metadata | self.fields | kept
@@ -62,13 +67,13 @@ class Change:
             return json.dumps(self.fields).encode()
         metadata = parse_object(data)
         if metadata.keys() & self.fields.keys():
-            return json.dumps(self.told(metadata)).encode()
+            return json.dumps(self.annotate(metadata)).encode()
         head = data.decode("utf-8-sig").rstrip().removesuffix("}").rstrip()
         comma = ", " if metadata else ""
         return (head + comma + json.dumps(self.fields)[1:]).encode()
 
 
-class Captions:
+class FinalCaptions:
     """The captions of a table that `enhance` wrote; as decisions, they keep every sample."""
 
     def __init__(self, path: Path) -> None:
@@ -96,28 +101,26 @@ class Captions:
         keys: list[str] = rows.filter(same)["key"].to_pylist()
         return keys
 
-    def changes(self, shard: str) -> dict[str, Change]:
+    def changes(self, shard: str) -> dict[str, CaptionChange]:
         """Key -> what becomes of its caption, for those that change."""
         if shard not in self._files:
             raise RequestError(f"{self.label}: none for the shard {shard}: enhance all SOURCEs")
         rows = self._read(shard, [*_COLUMNS])
         rows = rows.filter(pc.fill_null(rows["rewritten"], False))
         return {
-            row["key"]: Change(row["final_caption"], row["caption"], row["overall_score"])
+            row["key"]: CaptionChange(row["final_caption"], row["caption"], row["overall_score"])
             for row in rows.to_pylist()
         }
 
     def _read(self, shard: str, columns: list[str]) -> pa.Table:
-        with pq.ParquetFile(self._files[shard]) as file:
+        with tables.open_file(self._files[shard]) as file:
             return file.read(columns)
 
     def _check(self, file: Path) -> None:
         if self._header(file).kind != "assessment":
             raise RequestError(f"{self.label}: {file} is no table of enhance")
-        try:
-            names = pq.read_schema(file).names
-        except (pa.ArrowException, OSError) as error:
-            raise RequestError(f"{file}: can't be read ({one_line(error)})") from error
+        with tables.open_file(file) as parquet:
+            names = parquet.schema_arrow.names
         missing = [name for name in _COLUMNS if name not in names]
         if missing:
             raise RequestError(f"{file}: not of enhance: there is no column {missing[0]}")
@@ -131,21 +134,12 @@ class Captions:
 
 # Samples -> tar members, for sources that aren't tars: images as their files' bytes
 
-_MAGIC = (
-    (b"\xff\xd8\xff", "jpg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF8", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-)
-
 
 def sample_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each member of a sample, in order."""
     key = safe_key(sample.key)
-    pack = _caption if sample.kind == "caption" else _document
-    for extension, data in pack(sample, key):
+    members = _caption if sample.kind == "caption" else _document
+    for extension, data in members(sample, key):
         yield f"{key}.{extension}", data
 
 
@@ -174,7 +168,7 @@ def _escaped(letter: str) -> str:
 def _caption(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
     for part in sample.parts:
         if isinstance(part, Image):
-            yield image_extension(part.data), part.data
+            yield extension_of(part.data), part.data
         else:
             yield "txt", part.text.encode()
     yield "json", _json(sample.metadata)
@@ -190,24 +184,13 @@ def _document(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
         if isinstance(part, Text):
             images.append(None)
         elif part.data:
-            extension = f"{slot}.{image_extension(part.data)}"
+            extension = f"{slot}.{extension_of(part.data)}"
             images.append(f"{key}.{extension}")
             members.append((extension, part.data))
         else:
             images.append(f"{key}.{slot}.missing")
     yield "json", _json(sample.metadata | {"texts": texts, "images": images})
     yield from members
-
-
-def image_extension(data: bytes) -> str:
-    """The extension that an image's first bytes ask for; raises SampleError for an unknown kind."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    for magic, extension in _MAGIC:
-        if data.startswith(magic):
-            return extension
-    kinds = ", ".join(sorted(IMAGE_EXTENSIONS))
-    raise SampleError(Status.IMAGE_UNDECODABLE, f"the image is none of {kinds}")
 
 
 def _json(value: dict[str, Any]) -> bytes:
@@ -227,14 +210,14 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-# Selection: the kept samples of one source shard, as bytes ready for an output tar
+# The kept samples of one source shard, as bytes ready for an output tar
 
 Sizes: TypeAlias = tuple[tuple[str, int], ...]
 """Extension and size of each member."""
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class TarSample:
     """A sample as it stands in a tar."""
 
     key: str
@@ -245,8 +228,8 @@ class Packed:
     """Its members with their headers."""
 
 
-class Selection:
-    """Iterates over the kept samples of a shard, in the order of its samples.
+class KeptReader:
+    """Iterates over the kept samples of a shard, in their order.
 
     A tar's members are copied as they are, header and bytes, but for a caption that `changes`.
     After the iteration `problems` says what could not be had; nothing is raised for it, so that
@@ -258,7 +241,7 @@ class Selection:
         shard: Shard,
         keys: Sequence[str],
         read: ReadOptions,
-        changes: Mapping[str, Change] | None = None,
+        changes: Mapping[str, CaptionChange] | None = None,
     ) -> None:
         self.problems: list[str] = []
         self._shard = shard
@@ -266,7 +249,7 @@ class Selection:
         self._read = read
         self._changes = changes or {}
 
-    def __iter__(self) -> Iterator[Packed]:
+    def __iter__(self) -> Iterator[TarSample]:
         copy = self._from_tar if self._shard.suffix in TAR else self._from_records
         try:
             yield from copy()
@@ -276,7 +259,7 @@ class Selection:
             count, first = len(self._missing), next(iter(self._missing))
             self.problems.append(f"{count} kept samples aren't in it, the first is {first!r}")
 
-    def _from_tar(self) -> Iterator[Packed]:
+    def _from_tar(self) -> Iterator[TarSample]:
         with local_path(self._shard) as path, Path(path).open("rb") as file:
             index = index_tar(file)
             for group in index.groups:
@@ -292,17 +275,17 @@ class Selection:
                         sizes, data = _changed(file, group, change)
                     except SampleError as error:
                         self.problems.append(f"{group.key!r} keeps its caption: {error}")
-                yield Packed(group.key, self._shard.name, sizes, data)
+                yield TarSample(group.key, self._shard.name, sizes, data)
             if index.problem is not None:
                 raise ShardError(index.problem)
 
-    def _from_records(self) -> Iterator[Packed]:
+    def _from_records(self) -> Iterator[TarSample]:
         with open_shard(self._shard, self._read) as reader:
             for record in reader.records:
                 if record.problem is not None or not self._take(record.key):
                     continue
                 try:
-                    sample = _retold(
+                    sample = _with_change(
                         parse_record(reader.parse, record), self._changes.get(record.key)
                     )
                     sample.metadata.update(_more_metadata(record))
@@ -313,7 +296,7 @@ class Selection:
                 key = members[0][0].partition(".")[0]
                 sizes = tuple((n.removeprefix(key + "."), len(data)) for n, data in members)
                 data = b"".join(member_bytes(name, data) for name, data in members)
-                yield Packed(key, self._shard.name, sizes, data)
+                yield TarSample(key, self._shard.name, sizes, data)
 
     def _take(self, key: str) -> bool:
         """Whether a sample is kept; each key once."""
@@ -323,13 +306,13 @@ class Selection:
         return True
 
 
-def _members(file: BinaryIO, group: Group) -> tuple[Sizes, bytes]:
+def _members(file: BinaryIO, group: TarGroup) -> tuple[Sizes, bytes]:
     """The blocks of a sample's members, one after the other, as they stand in the archive."""
     sizes = tuple((name, member.size) for name, member in group.members.items())
     return sizes, b"".join(_blocks(file, group, member) for member in group.members.values())
 
 
-def _blocks(file: BinaryIO, group: Group, member: Member) -> bytes:
+def _blocks(file: BinaryIO, group: TarGroup, member: Member) -> bytes:
     file.seek(member.start)
     data = file.read(member.stop - member.start)
     if len(data) < member.data - member.start + member.size:
@@ -337,11 +320,14 @@ def _blocks(file: BinaryIO, group: Group, member: Member) -> bytes:
     return data + bytes(-len(data) % BLOCK)  # the last one's padding may be cut off
 
 
-def _changed(file: BinaryIO, group: Group, change: Change) -> tuple[Sizes, bytes]:
-    """The members with another caption; the json member that tells of it may be a new, last one."""
+def _changed(file: BinaryIO, group: TarGroup, change: CaptionChange) -> tuple[Sizes, bytes]:
+    """The members with another caption; its json member may be a new, last one."""
     own = group.members.get("json")
-    told = change.json_member(None if own is None else _content(file, own))
-    new = {"txt": change.text.encode(), "json": told}
+    data = None
+    if own is not None:
+        file.seek(own.data)
+        data = file.read(own.size)
+    new = {"txt": change.text.encode(), "json": change.json_member(data)}
     sizes: list[tuple[str, int]] = []
     blocks: list[bytes] = []
     for name in [*group.members, *(new.keys() - group.members.keys())]:
@@ -354,16 +340,11 @@ def _changed(file: BinaryIO, group: Group, change: Change) -> tuple[Sizes, bytes
     return tuple(sizes), b"".join(blocks)
 
 
-def _content(file: BinaryIO, member: Member) -> bytes:
-    file.seek(member.data)
-    return file.read(member.size)
-
-
-def _retold(sample: Sample, change: Change | None) -> Sample:
+def _with_change(sample: Sample, change: CaptionChange | None) -> Sample:
     if change is None:
         return sample
     images = tuple(part for part in sample.parts if isinstance(part, Image))
-    metadata = change.told(sample.metadata)
+    metadata = change.annotate(sample.metadata)
     return replace(sample, parts=(*images, Text(change.text)), metadata=metadata)
 
 

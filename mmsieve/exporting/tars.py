@@ -9,10 +9,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from mmsieve.errors import RequestError, ShardError
-from mmsieve.exporting.samples import Packed
+from mmsieve.errors import ShardError
+from mmsieve.exporting.samples import TarSample
+from mmsieve.outputs import made_otherwise, not_ours, write_atomically, write_text
 from mmsieve.read.tar import index_tar
-from mmsieve.tables import product_version, write_atomically
+from mmsieve.tables import product_version
 
 # Output tars: written under another name, checked by reading them back, then named
 
@@ -32,7 +33,7 @@ class Tar:
 def write_tar(
     folder: Path,
     name: str,
-    samples: Iterable[Packed],
+    samples: Iterable[TarSample],
     whole: Callable[[Tar], object] = lambda tar: None,
 ) -> Tar | None:
     """Write one tar of samples; None, and no file, where there are none.
@@ -52,7 +53,7 @@ class _Writing:
     """Writes the samples to a temporary file, which must read back as what was meant."""
 
     def __init__(
-        self, name: str, first: Packed, rest: Iterator[Packed], whole: Callable[[Tar], object]
+        self, name: str, first: TarSample, rest: Iterator[TarSample], whole: Callable[[Tar], object]
     ) -> None:
         self._name, self._first, self._rest, self._whole = name, first, rest, whole
         self.written: list[tuple[str, tuple[tuple[str, int], ...]]] = []
@@ -90,7 +91,7 @@ class _Writing:
         self._whole(self.tar())
 
     def _blocks(self) -> Iterator[bytes]:
-        sample: Packed | None = self._first
+        sample: TarSample | None = self._first
         while sample is not None:
             self.written.append((sample.key, sample.sizes))
             self.sources[sample.shard] = None
@@ -100,20 +101,20 @@ class _Writing:
         yield bytes(end + -(self.size + end) % tarfile.RECORDSIZE)
 
 
-class Repacked:
+class SampleRuns:
     """Cuts a stream of samples into runs of `size`; no run holds a key twice."""
 
-    def __init__(self, samples: Iterable[Packed], size: int) -> None:
+    def __init__(self, samples: Iterable[TarSample], size: int) -> None:
         self._samples = iter(samples)
         self._size = size
         self._next = next(self._samples, None)
 
-    def runs(self) -> Iterator[Iterator[Packed]]:
+    def runs(self) -> Iterator[Iterator[TarSample]]:
         """The runs one after the other: each must be read to its end before the next."""
         while self._next is not None:
             yield self._run()
 
-    def _run(self) -> Iterator[Packed]:
+    def _run(self) -> Iterator[TarSample]:
         keys: set[str] = set()
         while self._next is not None and len(keys) < self._size and self._next.key not in keys:
             keys.add(self._next.key)
@@ -121,14 +122,14 @@ class Repacked:
             self._next = next(self._samples, None)
 
 
-# Journal: what an export has finished, so that it goes on where it stopped; then the manifest
+# What an export has finished, so that it goes on where it stopped; then the manifest
 
 MANIFEST = "manifest.json"
 _JOURNAL = ".export.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ExportEntry:
     """One finished unit of work: a source shard, or a whole repacked export."""
 
     unit: str
@@ -139,14 +140,14 @@ class Entry:
     """Whether nothing failed, so that it isn't done again."""
 
 
-class Journal:
+class ExportJournal:
     """The finished units of an output folder, a line each, appended as they are finished."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = Lock()
         self._path = folder / _JOURNAL
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ExportEntry] = {}
         if not self._path.exists():
             return
         for line in self._path.read_text().splitlines():
@@ -165,7 +166,7 @@ class Journal:
         path = self._folder / tar.name
         return path.is_file() and path.stat().st_size == tar.bytes
 
-    def add(self, entry: Entry) -> set[str]:
+    def add(self, entry: ExportEntry) -> set[str]:
         """Note a unit as finished; returns the names of tars that it had and has no more."""
         with self._lock:
             before = self.entries.get(entry.unit)
@@ -193,13 +194,12 @@ class Journal:
         if not self._path.exists():
             tar = next(self._folder.rglob("*.tar"), None) if self._folder.is_dir() else None
             if tar is not None:
-                raise RequestError(f"--out {self._folder}: {tar} isn't an export's: choose another")
+                raise not_ours(self._folder, f"{tar} isn't an export's")
         for unit, entry in () if overwrite else self.entries.items():
             same = not entry.complete or identities.get(unit) == entry.identity
             if unit not in identities or not same:
-                raise RequestError(
-                    f"--out {self._folder}: holds an export of other decisions, sources or options "
-                    f"({unit}): choose another --out, or --overwrite"
+                raise made_otherwise(
+                    self._folder, [f"choice of samples, source or option ({unit})"]
                 )
 
 
@@ -224,10 +224,9 @@ def write_manifest(
         "tars": [asdict(tar) for tar in sorted(tars, key=lambda tar: tar.name)],
         "failed": dict(sorted(failed.items())),
     }
-    text = json.dumps(manifest, indent=1) + "\n"
-    write_atomically(folder / MANIFEST, lambda temporary: temporary.write_text(text))
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def _entry(fields: dict[str, Any]) -> Entry:
+def _entry(fields: dict[str, Any]) -> ExportEntry:
     tars = tuple(Tar(**{**tar, "sources": tuple(tar["sources"])}) for tar in fields.pop("tars"))
-    return Entry(**fields, tars=tars)
+    return ExportEntry(**fields, tars=tars)

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
-from mmsieve.engine.job import Progress as Advance
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation.plan import Draw, ImageSource, count_samples
 from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
@@ -26,7 +25,7 @@ from mmsieve.methods.files import read_json
 from mmsieve.methods.load import find_model
 from mmsieve.methods.tower import Tower, open_tower
 from mmsieve.methods.unifilter.checkpoint import BACKBONES, open_checkpoint
-from mmsieve.progress import show_progress
+from mmsieve.progress import Advance, show_progress
 from mmsieve.sample import Image
 
 if TYPE_CHECKING:

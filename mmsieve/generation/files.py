@@ -12,7 +12,6 @@ real images also `provenance`.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,9 +19,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.outputs import write_text
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
-from mmsieve.tables import write_atomically
 
 # Images and the labelled texts over them: what teachers write, and training reads
 
@@ -189,9 +188,7 @@ class TrainingFiles:
         """Write the files; returns how many entries the first two have."""
         for name, lines in self._lines.items():
             text = "[\n" + ",\n".join(lines) + "\n]\n"
-            write_atomically(
-                self._folder / name, partial(Path.write_text, data=text, encoding="utf-8")
-            )
+            write_text(self._folder / name, text)
         return {name: len(self._lines[name]) for name in (TRAIN, VAL)}
 
 

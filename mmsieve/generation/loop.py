@@ -31,7 +31,6 @@ from mmsieve.clients.connection import (
     request_name,
     shorten,
 )
-from mmsieve.engine.job import Progress as Advance
 from mmsieve.generation.journal import AnswerJournal, BatchNote, CostBudget, JournalEntry
 from mmsieve.generation.tasks.task import (
     Fields,
@@ -42,6 +41,7 @@ from mmsieve.generation.tasks.task import (
     TeacherAnswerError,
 )
 from mmsieve.images import ImageLimits, decode
+from mmsieve.progress import Advance
 
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 

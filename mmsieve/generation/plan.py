@@ -29,11 +29,11 @@ from mmsieve.generation.tasks.task import (
     item_id,
     usable_pictures,
 )
+from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.labels import POSITIVE
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.outputs import write_atomically
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import (
-    IMAGE_EXTENSIONS,
     ImageFolder,
     Parse,
     ReadOptions,
@@ -43,7 +43,6 @@ from mmsieve.read.records import (
 )
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_of
-from mmsieve.tables import write_atomically
 
 _IMAGES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 _TEXTUAL = (Status.TEXT_MISSING, Status.TEXT_UNDECODABLE, Status.JSON_INVALID)

@@ -44,9 +44,9 @@ from mmsieve.generation.plan import (
 )
 from mmsieve.generation.tasks.task import GenerationTask, Prompts, RequestItem
 from mmsieve.methods.tower import Tower
+from mmsieve.outputs import write_text
 from mmsieve.progress import show_progress
 from mmsieve.read.records import ReadOptions
-from mmsieve.tables import write_atomically
 
 PLAN, JOURNAL, REJECTS = "plan.json", "journal.jsonl", "rejects.jsonl"
 FILES = (PLAN, JOURNAL, REJECTS)
@@ -378,7 +378,7 @@ def collect(
         else:
             undone += 1
     text = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
-    write_atomically(out / REJECTS, lambda path: path.write_text(text, "utf-8"))
+    write_text(out / REJECTS, text)
     return Collected(files.finish(), len(rejects), undone, human.failed)
 
 

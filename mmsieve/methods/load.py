@@ -74,11 +74,9 @@ def load_annotator(model: str, options: ScoringOptions | None = None) -> Quality
     if method == _RULES:
         if colon:
             raise RequestError(f"model {model!r}: {_RULES} takes no model")
-        check_options(options)
         return Rules(options)
     if not colon or method not in _METHODS:
         return load_unifilter(model, options)
-    check_options(options)
     if not name:
         raise RequestError(f"model {model!r}: name a model after the colon, a folder or an id")
     return _METHODS[method](name, options)
@@ -87,7 +85,6 @@ def load_annotator(model: str, options: ScoringOptions | None = None) -> Quality
 def load_unifilter(model: str, options: ScoringOptions | None = None) -> UniFilter:
     """The annotator of a quality classifier; raises RequestError as `load_annotator` does."""
     options = options or ScoringOptions()
-    check_options(options)
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     return UniFilter(open_checkpoint(find_model(str(model))), options, device, dtype)
@@ -143,14 +140,6 @@ def find_folder(model: str, allowed: str) -> Path:
     return found
 
 
-def check_options(options: ScoringOptions) -> None:
-    """Raise RequestError for values of options that can't be meant."""
-    if options.image_fit not in (None, "stretch", "pad"):
-        raise RequestError(f"image fit {options.image_fit!r} is not one of stretch, pad")
-    if options.max_text_tokens is not None and options.max_text_tokens < 1:
-        raise RequestError(f"max text tokens {options.max_text_tokens}: at least 1 is needed")
-
-
 class ScoringModel(AnnotatedModel):
     """A model on its own: samples in, rows out, all in this process."""
 
@@ -196,7 +185,6 @@ def load_assessor(
     with it.
     """
     enhancing, options = enhancing or EnhanceOptions(), options or ScoringOptions()
-    enhancing.check()
     enhancer: Annotator
     if model.startswith(SCHEME):
         enhancer = AitqeEndpoint(parse_endpoint(model), enhancing, options)
@@ -213,7 +201,6 @@ def load_assessor(
 
 def load_aitqe(model: str, enhancing: EnhanceOptions, options: ScoringOptions) -> Aitqe:
     """The annotator of an AITQE checkpoint; raises RequestError as `load_assessor` does."""
-    check_options(options)
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     return Aitqe(open_enhancer(find_enhancer(model)), enhancing, options, device, dtype)
@@ -270,8 +257,6 @@ def load_raters(model: str, options: RatingOptions | None = None) -> MmSSR:
     Raises RequestError where there is no such model or mmsieve can't rate with it.
     """
     options = options or RatingOptions()
-    if options.max_tokens is not None and options.max_tokens < 1:
-        raise RequestError(f"max tokens {options.max_tokens}: at least 1 is needed")
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     scorer = open_onevision(find_rater(model))

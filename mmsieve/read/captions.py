@@ -1,16 +1,24 @@
-"""Caption tars (webdataset): an image, `txt` and optional `json` members of one key."""
+"""Caption pairs: an image and its text, of a tar's members or of a Parquet file's rows.
 
-import json
-import re
+A tar's are members of one key: an image, `txt`, and optionally `json` (webdataset). A Parquet file,
+as on the Hugging Face hub, has a column of images and one of texts.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
-from mmsieve.errors import SampleError, Status
-from mmsieve.read.records import IMAGE_EXTENSIONS, Record
-from mmsieve.sample import Image, Sample, Text
-from mmsieve.sources import one_line
+import pyarrow as pa
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_MAYBE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+from mmsieve.errors import SampleError, Status
+from mmsieve.images import IMAGE_EXTENSIONS
+from mmsieve.read.json_items import parse_object
+from mmsieve.read.parquet import holds_bytes, is_image, is_key, is_text, json_value, pick
+from mmsieve.read.records import ImageFolder, ReadOptions, Record, decode_text
+from mmsieve.sample import Image, Kind, Sample, Text
+
+_IMAGE_NAMES = ("image", "images", "jpg", "img")
+_TEXT_NAMES = ("caption", "text", "txt", "TEXT", "alt_text", "caption_text")
+_KEY_NAMES = ("__key__", "key", "id", "idx")
 
 
 def parse(record: Record) -> Sample:
@@ -28,42 +36,65 @@ def parse(record: Record) -> Sample:
     )
 
 
-def looks_right(members: dict[str, bytes]) -> bool:
+def looks_right(members: Mapping[str, bytes]) -> bool:
     """Whether a record's members are those of a caption pair."""
     return "txt" in members and not members.keys().isdisjoint(IMAGE_EXTENSIONS)
 
 
-def looks_possible(members: dict[str, bytes]) -> bool:
+def looks_possible(members: Mapping[str, bytes]) -> bool:
     """Whether a record may be half of a caption pair."""
     return "txt" in members or not members.keys().isdisjoint(IMAGE_EXTENSIONS)
 
 
-def decode_text(data: bytes) -> str:
-    """UTF-8 text; raises SampleError where it isn't."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise SampleError(Status.TEXT_UNDECODABLE, f"the text is not UTF-8: {error}") from error
+class ImageTextParser:
+    """Row -> caption pair, or a document where a row has several images."""
 
+    def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
+        types = dict(zip(schema.names, schema.types, strict=True))
+        self.image_column = pick(types, options.image_column, _IMAGE_NAMES, "image", is_image)
+        self.text_column = (
+            None
+            if options.images_only
+            else pick(types, options.text_column, _TEXT_NAMES, "text", is_text)
+        )
+        self.key_column = next((n for n in _KEY_NAMES if n in types and is_key(types[n])), None)
+        other = [name for name, type_ in types.items() if not holds_bytes(type_)]
+        read = [self.image_column, *([self.text_column] if self.text_column else []), *other]
+        self.columns = list(dict.fromkeys(read))
+        """What is read: other columns of bytes are no metadata, and may be large."""
+        self._folder = None if options.images is None else ImageFolder(options.images)
 
-def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object; raises SampleError where it isn't one.
+    def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
+        """The key of a row: that of its column of keys, else the file's stem and the number."""
+        value = row.get(self.key_column) if self.key_column else None
+        if value is None:
+            return f"{stem}-{number:09d}"
+        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
-    Two things that common writers make and others choke on are mended: NaN and Infinity, which
-    are not JSON, are read as null; half a surrogate pair (a cut emoji), which is no text and fits
-    into no table, as U+FFFD.
-    """
-    if not data.strip():
-        raise SampleError(Status.JSON_INVALID, "empty, not a JSON object")
-    try:
-        text = data.decode("utf-8-sig")
-        value = json.loads(text, parse_constant=lambda name: None)
-        if _MAYBE_SURROGATE.search(text):
-            plain = json.dumps(value, ensure_ascii=False)
-            if _SURROGATE.search(plain):
-                value = json.loads(_SURROGATE.sub("\ufffd", plain))
-    except (ValueError, RecursionError) as error:
-        raise SampleError(Status.JSON_INVALID, f"invalid JSON: {one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise SampleError(Status.JSON_INVALID, f"JSON {type(value).__name__}, not an object")
-    return value
+    def __call__(self, record: Record) -> Sample:
+        """The sample of one row; raises SampleError."""
+        value = record.fields[self.image_column]
+        text = record.fields[self.text_column] if self.text_column else ""
+        images = [self._image(item) for item in (value if isinstance(value, list) else [value])]
+        if not images:
+            raise SampleError(Status.IMAGE_MISSING, f"column {self.image_column} is empty")
+        if text is None:
+            raise SampleError(Status.TEXT_MISSING, f"column {self.text_column} is null")
+        text = decode_text(text) if isinstance(text, bytes) else str(text)
+        columns = (self.image_column, self.text_column)
+        metadata = {n: json_value(v) for n, v in record.fields.items() if n not in columns}
+        kind: Kind = "caption" if len(images) == 1 else "document"
+        return Sample(record.key, (*images, Text(text)), kind, metadata)
+
+    def _image(self, value: Any) -> Image:
+        fields = value if isinstance(value, dict) else {}
+        data = value if isinstance(value, bytes) else fields.get("bytes")
+        path = value if isinstance(value, str) else fields.get("path")
+        if isinstance(data, bytes):
+            return Image(data)
+        if not isinstance(path, str) or self._folder is None:
+            fix = "" if path is None else f", only the path {path!r}: say --images DIR"
+            raise SampleError(
+                Status.IMAGE_MISSING, f"column {self.image_column} holds no bytes{fix}"
+            )
+        return Image(self._folder.read(path))

@@ -6,18 +6,20 @@ members of the same key, or the pages of one TIFF in order).
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.read.captions import parse_object
-from mmsieve.read.records import IMAGE_EXTENSIONS, MAX_BYTES, ImageFolder, Record
+from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.images import IMAGE_EXTENSIONS
+from mmsieve.read.json_items import numbered, parse_object
+from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
 
-# Document tars (webdataset): a `json` whose `texts` run parallel to its images
+_TAR_FIELDS = ("texts", "image_info", "images")
+_MMC4_FIELDS = ("text_list", "image_info", "similarity_matrix")
+"""What is no metadata of a document."""
 
-_CONTENT = ("texts", "image_info", "images")
 UNREADABLE = Image(b"")
 """An image that the document has but whose bytes can't be had: counted, and left out later."""
 
@@ -37,11 +39,11 @@ def parse(record: Record) -> Sample:
         images = _members(document["images"], record)
     else:
         raise SampleError(Status.JSON_INVALID, "neither `image_info` nor `images` is a list")
-    metadata = {name: value for name, value in document.items() if name not in _CONTENT}
+    metadata = {name: value for name, value in document.items() if name not in _TAR_FIELDS}
     return Sample(record.key, _interleave(texts, images), "document", metadata)
 
 
-def looks_right(members: dict[str, bytes]) -> bool:
+def looks_right(members: Mapping[str, bytes]) -> bool:
     """Whether a record's members are those of a document."""
     try:
         document = parse_object(members.get("json", b""))
@@ -115,31 +117,33 @@ def _named_member(name: str, record: Record) -> bytes | None:
 
 # MMC4 JSONL: one document a line, its image files in a folder beside it
 
-_CONTENT_MMC4 = ("text_list", "image_info", "similarity_matrix")
+
+def read_lines(lines: Iterable[bytes], start: int, stop: int, stem: str) -> Iterator[Record]:
+    """The documents `start` to `stop` (one past it) of a file, from their bytes."""
+    for number, line, problem in numbered(lines, start, stop):
+        yield Record(f"{stem}-{number:09d}", {"line": line}, problem)
 
 
-def read_records(lines: Iterable[bytes], first: int, last: int, stem: str) -> Iterator[Record]:
-    """The lines `first` to `last` (one past it) of a file."""
-    number = first
-    for line in lines:
-        key = f"{stem}-{number:09d}"
-        problem = None
-        if len(line) > MAX_BYTES:
-            problem = SampleError(Status.JSON_INVALID, f"a line of more than {MAX_BYTES} bytes")
-        yield Record(key, {"line": b"" if problem else line}, problem)
-        number += 1
-    if number != last:
-        raise ShardError(f"line {number} follows where {last} was expected: the file has changed")
+def is_mmc4(item: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is a document of MMC4."""
+    return "text_list" in item
 
 
-class Parser:
+class Mmc4Parser:
     """Line -> document: each image stands before the text that it is matched to.
 
     That is where OpenFlamingo, which trained on MMC4, puts it. An image without a text to stand
     before comes last.
     """
 
-    def __init__(self, images: Path) -> None:
+    def __init__(self, images: Path | None) -> None:
+        """Raises RequestError where there is no folder of images."""
+        if images is None:
+            raise RequestError(
+                "MMC4 documents name image files: say where they are with --images DIR"
+            )
+        if not images.is_dir():
+            raise RequestError(f"--images {images}: no such folder")
         self._folder = ImageFolder(images)
 
     def __call__(self, record: Record) -> Sample:
@@ -158,7 +162,7 @@ class Parser:
         for images, text in zip(before, [*texts, None], strict=True):
             parts += images
             parts += [] if text is None else [Text(text)]
-        metadata = {name: value for name, value in document.items() if name not in _CONTENT_MMC4}
+        metadata = {name: value for name, value in document.items() if name not in _MMC4_FIELDS}
         return Sample(record.key, tuple(parts), "document", metadata)
 
     def _image(self, name: Any) -> Image:
@@ -169,15 +173,6 @@ class Parser:
             return Image(self._folder.read(name))
         except SampleError:
             return UNREADABLE
-
-
-def parser(images: Path | None) -> Parser:
-    """The parser for a folder of images; raises RequestError where there is none."""
-    if images is None:
-        raise RequestError("MMC4 documents name image files: say where they are with --images DIR")
-    if not images.is_dir():
-        raise RequestError(f"--images {images}: no such folder")
-    return Parser(images)
 
 
 def _slot(info: dict[str, Any], texts: int) -> int:

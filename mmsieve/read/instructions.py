@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.read.captions import decode_text, parse_object
+from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.read.json_items import numbered, parse_object
 from mmsieve.read.parquet import holds_bytes, is_image, is_turns, json_value, names_paths, pick
-from mmsieve.read.records import MAX_BYTES, ImageFolder, ReadOptions, Record, duplicate
+from mmsieve.read.records import ImageFolder, ReadOptions, Record, decode_text, duplicate
 from mmsieve.sample import Role, Sample, Turn
 
 # Turns of an instruction item: LLaVA's `conversations`, or the `messages` of chat APIs
@@ -98,9 +98,10 @@ _KEYS = ("idx", "id")
 _SOURCES = ("image_source", "data_source")
 
 
-def looks_right(item: Mapping[str, Any]) -> bool:
-    """Whether an item has turns."""
-    return any(isinstance(item.get(name), list) for name in TURNS)
+def looks_right(fields: Mapping[str, Any]) -> bool:
+    """Whether an item has turns, or a Parquet file a column (name -> type) that can hold them."""
+    found = [fields[name] for name in TURNS if name in fields]
+    return any(is_turns(v) if isinstance(v, pa.DataType) else isinstance(v, list) for v in found)
 
 
 def item_key(item: Mapping[str, Any], stem: str, number: int) -> str:
@@ -135,33 +136,27 @@ def names_image_files(item: Mapping[str, Any]) -> bool:
     return any(_is_file(image) for image in images)
 
 
-def read_records(items: Iterable[bytes], start: int, stop: int, stem: str) -> Iterator[Record]:
+def read_items(items: Iterable[bytes], start: int, stop: int, stem: str) -> Iterator[Record]:
     """The items `start` to `stop` (one past it) of a JSON or JSONL file, from their bytes.
 
     They are parsed here and not in a worker process, as the key stands inside.
     """
     seen: set[str] = set()
-    number = start
-    for data in items:
+    for number, data, problem in numbered(items, start, stop):
         fields: dict[str, Any] = {}
-        problem = None
-        try:
-            if len(data) > MAX_BYTES:
-                raise SampleError(Status.JSON_INVALID, f"an item of more than {MAX_BYTES} bytes")
-            fields = parse_object(data)
-        except SampleError as error:
-            problem = error
+        if problem is None:
+            try:
+                fields = parse_object(data)
+            except SampleError as error:
+                problem = error
         key = item_key(fields, stem, number)
         if problem is None and key in seen:
             problem = duplicate(key)
         yield Record(key, fields, problem)
         seen.add(key)
-        number += 1
-    if number != stop:
-        raise ShardError(f"item {number} follows where {stop} was expected: the file has changed")
 
 
-class Parser:
+class InstructionParser:
     """Item -> instruction sample."""
 
     def __init__(self, images: Path | None, image_names: tuple[str, ...] = IMAGES) -> None:
@@ -196,12 +191,12 @@ class Parser:
         return self._folder.read(path)
 
 
-class RowParser(Parser):
+class InstructionRowParser(InstructionParser):
     """Row of a Parquet file -> instruction sample."""
 
     def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
         types = dict(zip(schema.names, schema.types, strict=True))
-        if not any(is_turns(types[name]) for name in TURNS if name in types):
+        if not looks_right(types):
             raise RequestError(f"no column of turns: {' or '.join(TURNS)}; there are {types}")
         names = tuple(name for name in IMAGES if name in types and is_image(types[name]))
         if options.image_column is not None:

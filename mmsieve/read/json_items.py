@@ -1,4 +1,4 @@
-"""JSON files of items, a list or one a line: where each item stands, whatever the file's size.
+"""JSON as it is found: objects of samples, and files of items, a list or one a line, of any size.
 
 A list is read through a window of a few megabytes that moves over the file. Its bytes are taken as
 latin-1, one character a byte, so positions in it are bytes, and an item whose text is no UTF-8 is
@@ -8,12 +8,16 @@ item is dropped.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from json import JSONDecodeError
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from mmsieve.errors import ShardError
+from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.read.records import MAX_BYTES
+from mmsieve.sources import one_line
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAYBE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _CHUNK = 1 << 22
 _PROBE = 1 << 12
@@ -24,6 +28,35 @@ _TOKEN = len("-Infinity")
 _AFTER = tuple(" \t\r\n,]")
 _scan = json.JSONDecoder(strict=False, parse_int=float).raw_decode
 """`parse_int`: int refuses thousands of digits, and one odd item must not end the file."""
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """A JSON object; raises SampleError where it isn't one.
+
+    Two things that common writers make and others choke on are mended: NaN and Infinity, which
+    are not JSON, are read as null; half a surrogate pair (a cut emoji), which is no text and fits
+    into no table, as U+FFFD.
+    """
+    if not data.strip():
+        raise SampleError(Status.JSON_INVALID, "empty, not a JSON object")
+    try:
+        text = data.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=lambda name: None)
+        if _MAYBE_SURROGATE.search(text):
+            plain = json.dumps(value, ensure_ascii=False)
+            if _SURROGATE.search(plain):
+                value = json.loads(_SURROGATE.sub("\ufffd", plain))
+    except (ValueError, RecursionError) as error:
+        raise SampleError(Status.JSON_INVALID, f"invalid JSON: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise SampleError(Status.JSON_INVALID, f"JSON {type(value).__name__}, not an object")
+    return value
+
+
+def is_list(file: BinaryIO, suffix: str) -> bool:
+    """Whether a JSON or JSONL file's items are in a list, and not one a line."""
+    sign = first_sign(file)
+    return sign == "[" or (suffix == ".json" and sign != "{")
 
 
 def first_sign(file: BinaryIO) -> str:
@@ -91,6 +124,24 @@ def raw_items(file: BinaryIO) -> Iterator[bytes]:
         yield from line_items(file)
         return
     yield from list_items(file, 0)
+
+
+def numbered(
+    items: Iterable[bytes], start: int, stop: int
+) -> Iterator[tuple[int, bytes, SampleError | None]]:
+    """Items with their numbers, from `start` on; one that is too large as nothing, with the reason.
+
+    Raises ShardError at their end where `stop` is not the next number.
+    """
+    number = start
+    for data in items:
+        problem = None
+        if len(data) > MAX_BYTES:
+            problem = SampleError(Status.JSON_INVALID, f"an item of more than {MAX_BYTES} bytes")
+        yield number, b"" if problem else data, problem
+        number += 1
+    if number != stop:
+        raise ShardError(f"item {number} follows where {stop} was expected: the file has changed")
 
 
 class _Window:

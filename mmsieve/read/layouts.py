@@ -1,112 +1,316 @@
-"""Which layout a shard is in, seen from its content, and the reader of each.
+"""Layouts: which one a file is in, the shards that it becomes, and the reader of a shard.
 
 A reader works in two steps, so that parsing runs in worker processes: records (raw bytes, in the
-order of the file) and `parse` (record -> sample, or the reason why there is none).
+order of the file) and `parse` (record -> sample, or the reason why there is none). A tar is a
+shard; a file of rows becomes shards of about 4,096, so that a large one is resumable and parallel.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
 
 from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError
-from mmsieve.read import captions, documents, instructions, parquet
-from mmsieve.read.captions import parse_object
-from mmsieve.read.instructions import TURNS
-from mmsieve.read.json_items import first_sign, line_items, list_items
-from mmsieve.read.parquet import is_turns
-from mmsieve.read.records import Layout, ReadOptions, Record, ShardReader, wrong_kind
-from mmsieve.read.tar import index_tar, read_records
-from mmsieve.sources import Shard, local_path, one_line
+from mmsieve.read import captions, documents, instructions, parquet, tar
+from mmsieve.read.json_items import is_list, item_spans, line_items, list_items, parse_object
+from mmsieve.read.records import Parse, ReadOptions, Record, ShardReader
+from mmsieve.sample import Kind
+from mmsieve.sources import TAR, Shard, check_names, local_path, one_line
 
-# Which layout a file of rows is in, from its columns or its first items
-
+ROWS = 4096
+"""Of a shard."""
 _PROBE = 64
-
-RowParser: TypeAlias = parquet.Parser | instructions.RowParser
-
-
-def parquet_parser(schema: pa.Schema, options: ReadOptions) -> RowParser:
-    """The parser for a Parquet file's rows; raises RequestError where the columns don't fit."""
-    types = dict(zip(schema.names, schema.types, strict=True))
-    has_turns = any(is_turns(types[name]) for name in TURNS if name in types)
-    layout = options.layout
-    if layout is None:
-        layout = "instructions" if has_turns and not options.text_column else "image-parquet"
-    _check_kind(layout, options)
-    if layout == "instructions":
-        return instructions.RowParser(schema, options)
-    return parquet.Parser(schema, options)
+"""Records that are looked at to recognise a layout."""
+_CHUNK = 1 << 24
+_JSON = (".jsonl", ".json")
+_PARQUET = (".parquet",)
 
 
-def is_in_list(file: BinaryIO, suffix: str) -> bool:
-    """Whether a JSON or JSONL file's items are in a list, and not one a line."""
-    sign = first_sign(file)
-    return sign == "[" or (suffix == ".json" and sign != "{")
+@dataclass(frozen=True)
+class ItemReader:
+    """How the items of a layout's JSON files are read."""
+
+    records: Callable[[Iterable[bytes], int, int, str], Iterator[Record]]
+    """Of raw items, the number of the first and one past the last, and the file's stem."""
+    parser: Callable[[Path | None], Parse]
+    """Of the folder of images; raises RequestError where it can't do without one."""
 
 
-def json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> Layout:
-    """The layout of a JSON or JSONL file, from the first of its items that tell.
+@dataclass(frozen=True, kw_only=True)
+class LayoutReader:
+    """What samples a layout holds, and how it is recognised and read in each kind of file."""
 
-    Raises RequestError where that layout is not read, or images are named that nobody can find.
-    """
-    raw = list_items(file, 0) if is_in_list(file, suffix) else line_items(file)
-    items = [_parsed(data) for data in _before_break(islice(raw, _PROBE))]
-    layout = options.layout or _recognised(items, suffix)
-    _check_kind(layout, options)
-    if layout == "mmc4":
-        documents.parser(options.images)  # raises where the folder of images is missing
-    elif options.images is None and any(map(instructions.names_image_files, items)):
-        raise RequestError("its items name image files: say where they are with --images DIR")
-    return layout
+    kinds: tuple[Kind, ...]
+    looks_right: Callable[[Mapping[str, Any]], bool]
+    """Whether a record is in it: a tar's members, a JSON item, a Parquet file's column types."""
+    tar: Parse | None = None
+    items: ItemReader | None = None
+    rows: Callable[[pa.Schema, ReadOptions], parquet.RowParser] | None = None
 
-
-def _recognised(items: list[Mapping[str, Any]], suffix: str) -> Layout:
-    if any(map(instructions.looks_right, items)) or (suffix == ".json" and not items):
-        return "instructions"
-    if suffix == ".jsonl" or any("text_list" in item for item in items):
-        return "mmc4"
-    raise RequestError(
-        f"layout not recognised: none of its first items has {' or '.join(TURNS)}; "
-        "say --layout instructions if others have, or name the files that are meant"
-    )
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The suffixes of its files."""
+        known = ((self.tar, TAR), (self.items, _JSON), (self.rows, _PARQUET))
+        return tuple(suffix for way, suffixes in known if way for suffix in suffixes)
 
 
-def _before_break(items: Iterator[bytes]) -> Iterator[bytes]:
-    """What can be read: where a file breaks off, and why, is said when its rows are read."""
-    with suppress(ShardError):
-        yield from items
-
-
-def _parsed(data: bytes) -> Mapping[str, Any]:
-    try:
-        return parse_object(data)
-    except SampleError:
-        return {}
-
-
-def _check_kind(layout: Layout, options: ReadOptions) -> None:
-    if problem := wrong_kind(layout, options):
-        raise RequestError(problem)
-
-
-# Shards -> samples: one reader per layout, chosen from the content
-
-_PROBE_READ = 64
-_TAR_LAYOUTS: dict[Layout, ModuleType] = {"documents": documents, "captions": captions}
-_LAYOUTS = (
-    "captions are an image and a txt of one key, documents a json with `texts` and `image_info` "
-    "or `images`"
-)
+LAYOUTS: dict[str, LayoutReader] = {
+    "documents": LayoutReader(
+        kinds=("document",), looks_right=documents.looks_right, tar=documents.parse
+    ),
+    "captions": LayoutReader(
+        kinds=("caption",), looks_right=captions.looks_right, tar=captions.parse
+    ),
+    "instructions": LayoutReader(
+        kinds=("instruction",),
+        looks_right=instructions.looks_right,
+        items=ItemReader(instructions.read_items, instructions.InstructionParser),
+        rows=instructions.InstructionRowParser,
+    ),
+    "mmc4": LayoutReader(
+        kinds=("document",),
+        looks_right=documents.is_mmc4,
+        items=ItemReader(documents.read_lines, documents.Mmc4Parser),
+    ),
+    "image-parquet": LayoutReader(
+        kinds=("caption", "document"),
+        looks_right=lambda columns: True,
+        rows=captions.ImageTextParser,
+    ),
+}
+"""A row per layout; the first that looks right is taken."""
 
 
 class LayoutError(ShardError):
     """The shard's content is in no layout that is read, or not in the one that was asked for."""
+
+
+# Which layout a file is in
+
+
+def _wrong_kind(layout: str, options: ReadOptions) -> str | None:
+    """Why the caller can't do with samples of a layout, if that is so."""
+    kinds = LAYOUTS[layout].kinds
+    if options.kinds is None or set(kinds) & set(options.kinds):
+        return None
+    verbs = "rate and select are" if kinds[0] == "instruction" else "score is"
+    wanted = " and ".join(options.kinds)
+    return f"holds {kinds[0]} samples, where {wanted} samples are read; {verbs} for those"
+
+
+def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
+    """A tar's layout, from the first of its records that tells.
+
+    One that was asked for is used as long as the content doesn't say that it is another.
+    """
+    right: list[str] = []
+    may_be_captions = False
+    seen: list[str] = []
+    with suppress(ShardError):  # cut short: the run says so when it has read what there is
+        for record in records:
+            right = [n for n, one in LAYOUTS.items() if one.tar and one.looks_right(record.fields)]
+            if right:
+                break
+            may_be_captions |= captions.looks_possible(record.fields)
+            seen += [f"{record.key}.{extension}" for extension in record.fields]
+    known = (
+        "captions are an image and a txt of one key, documents a json with `texts` and "
+        "`image_info` or `images`"
+    )
+    if asked is not None and (not right or asked in right):
+        return asked
+    if asked is not None:
+        raise LayoutError(f"not {asked}: {known}")
+    if right or may_be_captions or not seen:
+        return right[0] if right else "captions"
+    raise LayoutError(f"layout not recognised from {', '.join(seen[:3])}: {known}")
+
+
+def _json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> str:
+    """The layout of a JSON or JSONL file, from the first of its items that tell.
+
+    Raises RequestError where that layout is not read, or images are named that nobody can find.
+    """
+    items = _first_items(file, suffix)
+    layout = options.layout or _recognised(items, suffix)
+    if problem := _wrong_kind(layout, options):
+        raise RequestError(problem)
+    _item_reader(layout).parser(options.images)  # raises where it can't do without images
+    if options.images is None and any(map(instructions.names_image_files, items)):
+        raise RequestError("its items name image files: say where they are with --images DIR")
+    return layout
+
+
+def _item_reader(layout: str) -> ItemReader:
+    items = LAYOUTS[layout].items
+    assert items is not None  # a layout that was asked for has been checked against the suffix
+    return items
+
+
+def _first_items(file: BinaryIO, suffix: str) -> list[dict[str, Any]]:
+    """The first items that can be read; where a file breaks off is said when its rows are read."""
+    found: list[dict[str, Any]] = []
+    raw = list_items(file, 0) if is_list(file, suffix) else line_items(file)
+    with suppress(ShardError):
+        for data in islice(raw, _PROBE):
+            found.append({})
+            with suppress(SampleError):
+                found[-1] = parse_object(data)
+    return found
+
+
+def _recognised(items: list[dict[str, Any]], suffix: str) -> str:
+    if not items and suffix == ".json":
+        return "instructions"
+    for layout, reader in LAYOUTS.items():
+        if reader.items and any(map(reader.looks_right, items)):
+            return layout
+    if suffix == ".jsonl":
+        return "mmc4"
+    raise RequestError(
+        f"layout not recognised: none of its first items has {' or '.join(instructions.TURNS)}; "
+        "say --layout instructions if others have, or name the files that are meant"
+    )
+
+
+def _row_parser(schema: pa.Schema, options: ReadOptions) -> parquet.RowParser:
+    """The parser for a Parquet file's rows; raises RequestError where the columns don't fit."""
+    types = dict(zip(schema.names, schema.types, strict=True))
+    fitting = (n for n, one in LAYOUTS.items() if one.rows and one.looks_right(types))
+    usual = "image-parquet" if options.text_column else next(fitting)
+    layout = options.layout or usual
+    if problem := _wrong_kind(layout, options):
+        raise RequestError(problem)
+    make = LAYOUTS[layout].rows
+    assert make is not None  # as for JSON
+    return make(schema, options)
+
+
+# Files -> shards
+
+
+def split_files(files: tuple[Shard, ...], options: ReadOptions) -> list[Shard]:
+    """The shards of all files; raises RequestError where the options don't fit the files."""
+    _check(files, options)
+    known = [_with_layout(file, options) for file in files]  # all requests before a long pass
+    shards = [shard for file in known for shard in _split(file, options)]
+    check_names(shards)
+    return shards
+
+
+def _check(files: tuple[Shard, ...], options: ReadOptions) -> None:
+    """What can be known of a request's layout before anything is read in earnest."""
+    if options.images is not None and not Path(options.images).is_dir():
+        raise RequestError(f"--images {options.images}: no such folder")
+    expected = None if options.layout is None else LAYOUTS[options.layout].suffixes
+    for file in files:
+        if expected is not None and file.suffix not in expected:
+            suffixes = ", ".join(expected)
+            raise RequestError(f"{file.url}: --layout {options.layout} is for {suffixes} files")
+    errors = []
+    for file in [file for file in files if file.suffix in TAR and "://" not in file.url][:8]:
+        try:
+            with open_shard(file, options):
+                return
+        except LayoutError as error:
+            errors.append(f"{file.url}: {error}")
+        except ShardError:  # broken: the run names it, and the others may be fine
+            continue
+    if errors:
+        raise RequestError(errors[0])
+
+
+def _with_layout(file: Shard, options: ReadOptions) -> Shard:
+    """The file with its layout where that has to be known before its rows are read."""
+    if file.suffix not in _JSON:
+        return file
+    try:
+        with fsspec.open(file.url, "rb") as handle:
+            return replace(file, layout=_json_layout(handle, file.suffix, options))
+    except RequestError as error:
+        raise RequestError(f"{file.url}: {error}") from error
+    except Exception:  # noqa: BLE001 - broken, or out of reach: the run names it
+        return file
+
+
+def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
+    """The ranges of a file; of one that can't be read one that fails and is named in the run."""
+    if file.suffix in TAR:
+        yield file
+        return
+    try:
+        with fsspec.open(file.url, "rb") as handle:
+            if file.suffix in _PARQUET:
+                ranges = list(_row_ranges(file, handle, options))
+            else:
+                split = _list_ranges if is_list(handle, file.suffix) else _line_ranges
+                ranges = list(split(file, handle))
+    except RequestError as error:
+        raise RequestError(f"{file.url}: {error}") from error
+    except Exception:  # noqa: BLE001 - every fsspec backend has errors of its own
+        ranges = [file]
+    for number, shard in enumerate(ranges):
+        yield replace(shard, name=f"{file.name}-{number:06d}")
+
+
+def _row_ranges(file: Shard, handle: BinaryIO, options: ReadOptions) -> Iterator[Shard]:
+    """Ranges that end where a row group ends, if groups are small enough for that."""
+    opened = parquet.open_parquet(handle)
+    _row_parser(opened.schema_arrow, options)  # raises where a column is missing
+    metadata = opened.metadata
+    start = stop = 0
+    for index in range(metadata.num_row_groups):
+        stop += metadata.row_group(index).num_rows
+        while stop - start >= ROWS:
+            end = stop if stop - start < 2 * ROWS else start + ROWS
+            yield replace(file, start=start, stop=end)
+            start = end
+    if stop > start or stop == 0:  # a file without rows is a shard without rows
+        yield replace(file, start=start, stop=stop)
+
+
+def _list_ranges(file: Shard, handle: BinaryIO) -> Iterator[Shard]:
+    """Ranges of the items of a JSON list, with their bytes, in one pass over the file.
+
+    The first range begins with the file. The last ends with it, so that who reads it finds what
+    comes after the last item, or what is broken there.
+    """
+    first = number = begin = 0
+    with suppress(ShardError):
+        for start, _ in item_spans(handle):
+            if number - first == ROWS:
+                yield replace(file, start=first, stop=number, span=(begin, start))
+                first, begin = number, start
+            number += 1
+    yield replace(file, start=first, stop=number, span=(begin, handle.seek(0, 2)))
+
+
+def _line_ranges(file: Shard, handle: BinaryIO) -> Iterator[Shard]:
+    """Ranges of whole lines, with their bytes, in one pass over the file; an empty line is one."""
+    handle.seek(0)
+    first = number = begin = position = 0
+    last = b"\n"
+    while chunk := handle.read(_CHUNK):
+        at = 0
+        while (at := chunk.find(b"\n", at) + 1) > 0:
+            number += 1
+            if number - first == ROWS:
+                end = position + at
+                yield replace(file, start=first, stop=number, span=(begin, end))
+                first, begin = number, end
+        position += len(chunk)
+        last = chunk[-1:]
+    number += last != b"\n"
+    if number > first or number == 0:
+        yield replace(file, start=first, stop=number, span=(begin, position))
+
+
+# Shards -> records and their parser
 
 
 @contextmanager
@@ -140,11 +344,13 @@ def _read_on(records: Iterator[Record]) -> Iterator[Record]:
 @contextmanager
 def _open_tar(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     with local_path(shard) as path, Path(path).open("rb") as file:
-        index = index_tar(file)
-        layout = _recognise(islice(read_records(file, index), _PROBE_READ), options.layout)
-        if problem := wrong_kind(layout, options):
+        index = tar.index_tar(file)
+        layout = _tar_layout(islice(tar.read_records(file, index), _PROBE), options.layout)
+        if problem := _wrong_kind(layout, options):
             raise LayoutError(problem)
-        yield ShardReader(len(index.groups), read_records(file, index), _TAR_LAYOUTS[layout].parse)
+        parse = LAYOUTS[layout].tar
+        assert parse is not None
+        yield ShardReader(len(index.groups), tar.read_records(file, index), parse)
 
 
 @contextmanager
@@ -152,7 +358,7 @@ def _open_parquet(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     with fsspec.open(shard.url, "rb") as file:
         opened = parquet.open_parquet(file)
         stop = opened.metadata.num_rows if shard.stop is None else shard.stop
-        parser = parquet_parser(opened.schema_arrow, options)
+        parser = _row_parser(opened.schema_arrow, options)
         records = parquet.read_records(opened, shard.start, stop, shard.stem, parser)
         yield ShardReader(stop - shard.start, records, parser)
 
@@ -163,49 +369,14 @@ def _open_json(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         if shard.span is None or shard.stop is None:
             raise ShardError("its items could not be counted when the run was planned")
         begin, end = shard.span
-        if is_in_list(file, shard.suffix):
+        if is_list(file, shard.suffix):
             is_last = end >= file.seek(0, 2)  # in it the list must end
             items = list_items(file, begin, None if is_last else end)
         else:
             items = line_items(file, begin, end)
-        of_range = shard.start, shard.stop, shard.stem
-        count = shard.stop - shard.start
-        if shard.layout == "instructions":
-            records = instructions.read_records(items, *of_range)
-            yield ShardReader(count, records, instructions.Parser(options.images))
-        else:
-            yield ShardReader(
-                count, documents.read_records(items, *of_range), documents.parser(options.images)
-            )
+        reader = _item_reader(shard.layout or "mmc4")
+        records = reader.records(items, shard.start, shard.stop, shard.stem)
+        yield ShardReader(shard.stop - shard.start, records, reader.parser(options.images))
 
 
-_OPENERS = {
-    ".tar": _open_tar,
-    ".parquet": _open_parquet,
-    ".jsonl": _open_json,
-    ".json": _open_json,
-}
-
-
-def _recognise(records: Iterator[Record], asked: Layout | None) -> Layout:
-    """A tar's layout, from the first of its records that tells.
-
-    One that was asked for is used as long as the content doesn't say that it is another.
-    """
-    right: list[Layout] = []
-    may_be_captions = False
-    seen: list[str] = []
-    with suppress(ShardError):  # cut short: the run says so when it has read what there is
-        for record in records:
-            right = [n for n, reader in _TAR_LAYOUTS.items() if reader.looks_right(record.fields)]
-            if right:
-                break
-            may_be_captions |= captions.looks_possible(record.fields)
-            seen += [f"{record.key}.{extension}" for extension in record.fields]
-    if asked is not None and (not right or asked in right):
-        return asked
-    if asked is not None:
-        raise LayoutError(f"not {asked}: {_LAYOUTS}")
-    if right or may_be_captions or not seen:
-        return right[0] if right else "captions"
-    raise LayoutError(f"layout not recognised from {', '.join(seen[:3])}: {_LAYOUTS}")
+_OPENERS = {".tar": _open_tar, ".parquet": _open_parquet, ".jsonl": _open_json, ".json": _open_json}

@@ -1,4 +1,4 @@
-"""Parquet files of image-text pairs: which column is what, and rows as records."""
+"""Parquet files: which column can hold what, by name and type, and rows as records."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -8,13 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.read.captions import decode_text
-from mmsieve.read.records import ImageFolder, ReadOptions, Record, duplicate
-from mmsieve.sample import Image, Kind, Sample, Text
+from mmsieve.errors import RequestError, ShardError
+from mmsieve.read.records import Record, duplicate
+from mmsieve.sample import Sample
 from mmsieve.sources import one_line
-
-# Columns of a Parquet file: which one is the image, the text, the key, by name and type
 
 
 def pick(
@@ -107,11 +104,8 @@ def _plain(type_: pa.DataType) -> pa.DataType:
     return _plain(type_.value_type) if pt.is_dictionary(type_) else type_
 
 
-# Image-text Parquet, as on the Hugging Face hub: an image column and a text column
+# Rows of a range, decoded in bounded pieces
 
-_IMAGE_NAMES = ("image", "images", "jpg", "img")
-_TEXT_NAMES = ("caption", "text", "txt", "TEXT", "alt_text", "caption_text")
-_KEY_NAMES = ("__key__", "key", "id", "idx")
 _BATCH_ROWS = 32
 
 
@@ -123,8 +117,8 @@ def open_parquet(file: Any) -> pq.ParquetFile:
         raise ShardError(f"not a Parquet file: {one_line(error)}") from error
 
 
-class Rows(Protocol):
-    """What a layout takes of a Parquet file."""
+class RowParser(Protocol):
+    """What a layout makes of a Parquet file's rows; picklable, called in worker processes."""
 
     columns: list[str]
     """The columns that are read."""
@@ -133,16 +127,20 @@ class Rows(Protocol):
         """The key of a row, of which it is given the file's stem and the row's number too."""
         ...
 
+    def __call__(self, record: Record) -> Sample:
+        """The sample of one row; raises SampleError."""
+        ...
+
 
 def read_records(
-    file: pq.ParquetFile, start: int, stop: int, stem: str, rows: Rows
+    file: pq.ParquetFile, start: int, stop: int, stem: str, parser: RowParser
 ) -> Iterator[Record]:
     """The rows of a range; raises ShardError where a page can't be read."""
     seen: set[str] = set()
     number = start
     try:
-        for row in _rows(file, start, stop, rows.columns):
-            key = rows.key(row, stem, number)
+        for row in _rows(file, start, stop, parser.columns):
+            key = parser.key(row, stem, number)
             yield Record(key, row, duplicate(key) if key in seen else None)
             seen.add(key)
             number += 1
@@ -150,60 +148,6 @@ def read_records(
         raise ShardError(f"unreadable from row {number}: {one_line(error)}") from error
     if number != stop:
         raise ShardError(f"ends at row {number}, expected {stop}: the file has changed")
-
-
-class Parser:
-    """Row -> caption pair, or a document where a row has several images."""
-
-    def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
-        types = dict(zip(schema.names, schema.types, strict=True))
-        self.image_column = pick(types, options.image_column, _IMAGE_NAMES, "image", is_image)
-        self.text_column = (
-            None
-            if options.images_only
-            else pick(types, options.text_column, _TEXT_NAMES, "text", is_text)
-        )
-        self.key_column = next((n for n in _KEY_NAMES if n in types and is_key(types[n])), None)
-        other = [name for name, type_ in types.items() if not holds_bytes(type_)]
-        read = [self.image_column, *([self.text_column] if self.text_column else []), *other]
-        self.columns = list(dict.fromkeys(read))
-        """What is read: other columns of bytes are no metadata, and may be large."""
-        self._folder = None if options.images is None else ImageFolder(options.images)
-
-    def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
-        """The key of a row: that of its column of keys, else the file's stem and the number."""
-        value = row.get(self.key_column) if self.key_column else None
-        if value is None:
-            return f"{stem}-{number:09d}"
-        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-    def __call__(self, record: Record) -> Sample:
-        """The sample of one row; raises SampleError."""
-        value = record.fields[self.image_column]
-        text = record.fields[self.text_column] if self.text_column else ""
-        images = [self._image(item) for item in (value if isinstance(value, list) else [value])]
-        if not images:
-            raise SampleError(Status.IMAGE_MISSING, f"column {self.image_column} is empty")
-        if text is None:
-            raise SampleError(Status.TEXT_MISSING, f"column {self.text_column} is null")
-        text = decode_text(text) if isinstance(text, bytes) else str(text)
-        columns = (self.image_column, self.text_column)
-        metadata = {n: json_value(v) for n, v in record.fields.items() if n not in columns}
-        kind: Kind = "caption" if len(images) == 1 else "document"
-        return Sample(record.key, (*images, Text(text)), kind, metadata)
-
-    def _image(self, value: Any) -> Image:
-        fields = value if isinstance(value, dict) else {}
-        data = value if isinstance(value, bytes) else fields.get("bytes")
-        path = value if isinstance(value, str) else fields.get("path")
-        if isinstance(data, bytes):
-            return Image(data)
-        if not isinstance(path, str) or self._folder is None:
-            fix = "" if path is None else f", only the path {path!r}: say --images DIR"
-            raise SampleError(
-                Status.IMAGE_MISSING, f"column {self.image_column} holds no bytes{fix}"
-            )
-        return Image(self._folder.read(path))
 
 
 def _rows(

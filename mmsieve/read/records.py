@@ -1,4 +1,4 @@
-"""Record and ShardReader: what every layout's reader gives the engine."""
+"""What every layout's reader gives: records, samples parsed from them, and files that they name."""
 
 import os
 import stat
@@ -13,24 +13,10 @@ from mmsieve.errors import SampleError, Status
 from mmsieve.sample import Kind, Sample
 from mmsieve.sources import one_line
 
-# Record and ShardReader: what every layout's reader gives the engine
-
-IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
-"""Images of a tar, in the order of preference where a key has several (webdataset's habit)."""
-
 MAX_BYTES = 1 << 30
 """Size of a member, line or image file beyond which it isn't read: it has to fit in memory."""
 
 Layout: TypeAlias = Literal["captions", "documents", "image-parquet", "mmc4", "instructions"]
-
-KINDS: dict[Layout, tuple[Kind, ...]] = {
-    "captions": ("caption",),
-    "documents": ("document",),
-    "image-parquet": ("caption", "document"),
-    "mmc4": ("document",),
-    "instructions": ("instruction",),
-}
-"""What samples of a layout may be."""
 
 
 @Parameter(name="*")
@@ -86,22 +72,17 @@ def parse_record(parse: Parse, record: Record) -> Sample:
     return parse(record)
 
 
-def wrong_kind(layout: Layout, options: ReadOptions) -> str | None:
-    """Why the caller can't do with samples of a layout, if that is so."""
-    if options.kinds is None or set(KINDS[layout]) & set(options.kinds):
-        return None
-    found = KINDS[layout][0]
-    verbs = "rate and select are" if found == "instruction" else "score is"
-    wanted = " and ".join(options.kinds)
-    return f"holds {found} samples, where {wanted} samples are read; {verbs} for those"
-
-
 def duplicate(key: str) -> SampleError:
     """The reason of a record whose key came before in its shard."""
     return SampleError(Status.DUPLICATE_KEY, f"key {key!r} came before in this shard")
 
 
-# Image files that rows name by path: read below one folder only, and within bounds
+def decode_text(data: bytes) -> str:
+    """UTF-8 text; raises SampleError where it isn't."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SampleError(Status.TEXT_UNDECODABLE, f"the text is not UTF-8: {error}") from error
 
 
 class ImageFolder:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 from mmsieve.errors import SampleError, ShardError, Status
-from mmsieve.read.records import IMAGE_EXTENSIONS, MAX_BYTES, Record, duplicate
+from mmsieve.images import IMAGE_EXTENSIONS
+from mmsieve.read.records import MAX_BYTES, Record, duplicate
 from mmsieve.sources import one_line
 
 # Members of a tar -> samples: which member belongs to which key, and which come twice
@@ -35,7 +36,7 @@ class Member:
 
 
 @dataclass(slots=True)
-class Group:
+class TarGroup:
     """The members of one sample, in archive order."""
 
     key: str
@@ -43,12 +44,12 @@ class Group:
     members: dict[str, Member] = field(default_factory=dict)
 
 
-class Groups:
+class TarGroups:
     """Collects members into samples: by key wherever they stand, repeated ones into duplicates."""
 
     def __init__(self) -> None:
-        self.ordered: list[Group] = []
-        self._by_key: dict[str, list[Group]] = {}
+        self.ordered: list[TarGroup] = []
+        self._by_key: dict[str, list[TarGroup]] = {}
         self._count: Counter[tuple[str, str]] = Counter()
         self._last = ""
         """Key of the last member."""
@@ -61,7 +62,7 @@ class Groups:
         self._last, extension = key, _ = named
         same = self._by_key.setdefault(key, [])
         if self._count[named] == len(same):
-            same.append(Group(key, is_duplicate=bool(same)))
+            same.append(TarGroup(key, is_duplicate=bool(same)))
             self.ordered.append(same[-1])
         group = same[self._count[named]]
         self._count[named] += 1
@@ -115,7 +116,7 @@ _CHUNK = 1 << 20
 class TarIndex:
     """The samples of an archive in order of their first member, and what cut the archive short."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[TarGroup, ...]
     problem: str | None
 
 
@@ -126,7 +127,7 @@ def index_tar(file: BinaryIO) -> TarIndex:
     if size == 0:
         raise ShardError("empty file (0 bytes)")
     archive = _open(file)
-    groups = Groups()
+    groups = TarGroups()
     problem = None
     position = 0
     try:

@@ -1,29 +1,28 @@
-"""Assessment tables: overall scores, what was rewritten or refused, and how captions changed."""
+"""Assessment tables: overall scores, what was rewritten or refused, and how captions changed.
 
+Both for a report and for the last lines of `enhance`, which are about the whole table: a resumed
+run tells of what was done before, too.
+"""
+
+from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from mmsieve import tables
 from mmsieve.errors import Status
 from mmsieve.methods.aitqe.rows import words
-from mmsieve.reporting.charts import Bin, Shares
-from mmsieve.reporting.inputs import Judged
-from mmsieve.reporting.samples import (
-    FAILED,
-    Draw,
-    Groups,
-    Request,
-    Shown,
-    Types,
-    clipped,
-    frames,
-    most_first,
-)
+from mmsieve.reporting import sections
+from mmsieve.reporting.inputs import ReportTable
+from mmsieve.tables import scan_files
 
-_TYPES: Types = {
+_TYPES: sections.Types = {
     "key": pl.String,
     "shard": pl.String,
     "status": pl.String,
@@ -41,15 +40,15 @@ _HIGHEST = 10
 _LENGTH_BINS = 12
 _AS_IT_WAS = "left as it was"
 _GROUPS = {
-    "Rewritten": pl.col("what") == "rewritten",
-    "Rewrite refused": pl.col("what").str.starts_with("refused"),
-    "Left as it was": pl.col("what") == _AS_IT_WAS,
-    FAILED: pl.col("status") != Status.OK,
+    "Rewritten": sections.GalleryGroup(pl.col("what") == "rewritten"),
+    "Rewrite refused": sections.GalleryGroup(pl.col("what").str.starts_with("refused")),
+    "Left as it was": sections.GalleryGroup(pl.col("what") == _AS_IT_WAS),
+    sections.FAILED: sections.GalleryGroup(pl.col("status") != Status.OK),
 }
 
 
 @dataclass
-class Change:
+class MeanChange:
     """The mean of something before and after."""
 
     name: str
@@ -71,19 +70,17 @@ class Change:
 class _Tally:
     """What became of the captions, counted."""
 
-    whats: Counter[str] = field(default_factory=Counter)
     scores: Counter[tuple[int, bool]] = field(default_factory=Counter)
     """Overall score, rounded, and whether the caption was rewritten -> captions."""
     words: tuple[Counter[int], Counter[int]] = field(default_factory=lambda: (Counter(), Counter()))
     """Words of a rewritten caption, before and after -> captions."""
-    overall: Change = field(default_factory=lambda: Change("words, all captions"))
-    rewritten: Change = field(default_factory=lambda: Change("words, rewritten captions"))
-    quality: Change = field(
-        default_factory=lambda: Change("classifier's score, rewritten captions")
+    overall: MeanChange = field(default_factory=lambda: MeanChange("words, all captions"))
+    rewritten: MeanChange = field(default_factory=lambda: MeanChange("words, rewritten captions"))
+    quality: MeanChange = field(
+        default_factory=lambda: MeanChange("classifier's score, rewritten captions")
     )
 
     def add(self, rows: pl.DataFrame) -> None:
-        self.whats.update(rows["what"].to_list())
         for row in rows.filter(pl.col("status") == Status.OK).iter_rows(named=True):
             score = min(max(round(row["overall_score"]), 0), _HIGHEST)
             self.scores[score, row["rewritten"]] += 1
@@ -102,7 +99,7 @@ class _Tally:
 
 
 @dataclass(frozen=True)
-class Assessments:
+class AssessmentNumbers:
     """What is said of an assessment table."""
 
     rows: int
@@ -111,39 +108,40 @@ class Assessments:
     """What became of a caption, or its status -> captions."""
     score: float | None
     """The mean overall score."""
-    bins: list[Bin]
-    changes: list[Change]
-    lengths: Shares | None
+    bins: list[sections.Bin]
+    changes: list[MeanChange]
+    lengths: sections.Shares | None
     """Of the rewritten captions."""
-    groups: Groups
+    groups: sections.Groups
     template: str = "assessments.html.j2"
 
 
-def count(judged: Judged, request: Request) -> Assessments:
+def count(table: ReportTable, request: sections.SectionRequest) -> AssessmentNumbers:
     """The numbers of an assessment table."""
-    there = pl.read_parquet_schema(judged.files[0])
-    types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
-    tally = _Tally()
-    draws = {title: Draw(request.gallery) for title in _GROUPS}
-    for frame in frames(judged, types):
-        rows = frame.with_columns(_what())
-        rows = rows.with_columns(pl.lit(None).alias(n) for n in _QUALITIES if n not in types)
-        tally.add(rows)
-        for title, which in _GROUPS.items():
-            draws[title].add(rows.filter(which))
-    drawn = {title: [_shown(row) for row in draw.rows()] for title, draw in draws.items()}
-    judged_rows = sum(tally.scores.values())
+    tally, gallery = _Tally(), sections.Gallery(_GROUPS, request.gallery)
+    counts = sections.count_rows(_rows(table.files), gallery, tally.add)
+    judged = sum(tally.scores.values())
     total = sum(score * n for (score, _), n in tally.scores.items())
-    return Assessments(
-        rows=sum(tally.whats.values()),
-        rewritten=tally.whats["rewritten"],
-        counts=most_first(tally.whats),
-        score=total / judged_rows if judged_rows else None,
-        bins=list(_bins(tally.scores)) if judged_rows else [],
+    return AssessmentNumbers(
+        rows=sum(counts.values()),
+        rewritten=tally.rewritten.count,
+        counts=counts,
+        score=total / judged if judged else None,
+        bins=list(_bins(tally.scores)) if judged else [],
         changes=[c for c in (tally.overall, tally.rewritten, tally.quality) if c.count],
         lengths=_lengths(tally.words, tally.rewritten.count) if tally.rewritten.count else None,
-        groups={title: shown for title, shown in drawn.items() if shown},
+        groups=gallery.groups(_shown),
     )
+
+
+def _rows(files: Sequence[Path]) -> Iterator[pl.DataFrame]:
+    """The rows of a table's files, some at a time, with `what` became of each caption."""
+    for file in files:
+        there = scan_files([file]).collect_schema()
+        types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
+        missing = [pl.lit(None, pl.Float32).alias(n) for n in _QUALITIES if n not in there]
+        for rows in sections.read_rows([file], sections.typed(types)):
+            yield rows.with_columns(_what(), *missing)
 
 
 def _what() -> pl.Expr:
@@ -161,17 +159,17 @@ def _what() -> pl.Expr:
     )
 
 
-def _bins(scores: Counter[tuple[int, bool]]) -> Iterator[Bin]:
+def _bins(scores: Counter[tuple[int, bool]]) -> Iterator[sections.Bin]:
     for score in range(_HIGHEST + 1):
-        yield Bin(score - 0.5, score + 0.5, scores[score, True], scores[score, False])
+        yield sections.Bin(score - 0.5, score + 0.5, scores[score, True], scores[score, False])
 
 
-def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> Shares:
+def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> sections.Shares:
     """How long the rewritten captions were, and are."""
     shortest, longest = min(map(min, found)), max(map(max, found))
     width = (longest - shortest) // _LENGTH_BINS + 1
     starts = range(shortest, longest + 1, width)
-    return Shares(
+    return sections.Shares(
         title="Words of a rewritten caption",
         labels=[str(start) for start in starts],
         names=["before", "after"],
@@ -180,16 +178,135 @@ def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> Shares:
     )
 
 
-def _shown(row: dict[str, Any]) -> Shown:
+def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:
     proposed = row["final_caption"] if row["rewritten"] else row["recaption"]
     label = {True: "rewrite", False: "rewrite, not used", None: "rewrite, not used"}
     texts = [("caption", row["caption"]), (label[row["rewritten"]], proposed)]
-    return Shown(
+    return sections.GallerySample(
         key=row["key"],
         shard=row["shard"],
         score=row["overall_score"],
         keep=True if row["rewritten"] else None,
         reason=row["what"],
         error=row["error"],
-        texts=tuple((label, clipped(text)) for label, text in texts if text),
+        texts=tuple((label, sections.clipped(text)) for label, text in texts if text),
     )
+
+
+# What enhance says at its end
+
+
+class Vocabulary:
+    """Counts distinct words in bounded memory: exactly up to `most` of them, then closely.
+
+    Adaptive sampling (Flajolet, On adaptive sampling, 1990): of the words' hashes only those that
+    are multiples of a power of two are kept, and that power grows as they get too many.
+    """
+
+    def __init__(self, most: int = 1 << 18) -> None:
+        self._most = most
+        self._kept: set[int] = set()
+        self._step = 1
+
+    def add(self, found: Iterable[str]) -> None:
+        """Add words."""
+        for word in found:
+            digest = int.from_bytes(blake2b(word.encode("utf-8"), digest_size=8).digest())
+            if digest % self._step == 0:
+                self._kept.add(digest)
+        while len(self._kept) > self._most:
+            self._step *= 2
+            self._kept = {digest for digest in self._kept if digest % self._step == 0}
+
+    @property
+    def size(self) -> int:
+        """How many distinct words were added, about."""
+        return len(self._kept) * self._step
+
+
+@dataclass
+class CaptionTexts:
+    """Length and vocabulary of many captions."""
+
+    captions: int = 0
+    words: int = 0
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+
+    def add(self, text: str) -> None:
+        """Add a caption."""
+        found = words(text.lower())
+        self.captions += 1
+        self.words += len(found)
+        self.vocabulary.add(found)
+
+    @property
+    def mean(self) -> float:
+        """Words of a caption, on average."""
+        return self.words / self.captions if self.captions else 0.0
+
+
+@dataclass
+class RewriteSummary:
+    """What became of all captions of a table."""
+
+    judged: int = 0
+    rewritten: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    scores: Counter[int] = field(default_factory=Counter)
+    """Overall scores, rounded."""
+    before: CaptionTexts = field(default_factory=CaptionTexts)
+    after: CaptionTexts = field(default_factory=CaptionTexts)
+    quality_before: Counter[float] = field(default_factory=Counter)
+    """What a classifier said of captions that were rewritten, rounded to hundredths."""
+    quality_after: Counter[float] = field(default_factory=Counter)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row whose status is `ok`."""
+        self.judged += 1
+        self.scores[round(row["overall_score"])] += 1
+        if row["rewrite_refused"] is not None:
+            self.refused[row["rewrite_refused"]] += 1
+        self.before.add(row["caption"])
+        self.after.add(row["final_caption"])
+        if not row["rewritten"]:
+            return
+        self.rewritten += 1
+        if row["recaption_quality"] is not None:
+            self.quality_after[round(row["recaption_quality"], 2)] += 1
+            if row["caption_quality"] is not None:
+                self.quality_before[round(row["caption_quality"], 2)] += 1
+
+    def lines(self) -> Iterator[str]:
+        """What a user should know."""
+        share = 100 * self.rewritten / max(1, self.judged)
+        yield f"{self.rewritten} of {self.judged} captions rewritten ({share:.1f} %)"
+        if self.refused:
+            counts = sorted(self.refused.items(), key=lambda pair: (-pair[1], pair[0]))
+            reasons = ", ".join(f"{count} {name}" for name, count in counts)
+            yield f"{self.refused.total()} rewrites refused ({reasons})"
+        scores = ", ".join(f"{score}: {self.scores[score]}" for score in sorted(self.scores))
+        yield f"captions by overall score: {scores or 'none'}"
+        if self.quality_after:
+            before, after = map(_quartiles, (self.quality_before, self.quality_after))
+            yield f"quality of the rewritten, quartiles: {before} before, {after} after"
+        yield (
+            f"words of a caption: {self.before.mean:.1f} before, {self.after.mean:.1f} after; "
+            f"distinct words: {self.before.vocabulary.size} before, "
+            f"{self.after.vocabulary.size} after"
+        )
+
+
+def summarise(folder: Path) -> RewriteSummary:
+    """What became of the captions of an assessment table."""
+    found = RewriteSummary()
+    for rows in _rows(list(tables.table_files(folder).values())):
+        for row in rows.filter(pl.col("status") == Status.OK).iter_rows(named=True):
+            found.add(row)
+    return found
+
+
+def _quartiles(counts: Counter[float]) -> str:
+    ordered = sorted(counts)
+    ends = list(accumulate(counts[value] for value in ordered))
+    places = (bisect(ends, share * (counts.total() - 1)) for share in (0.25, 0.5, 0.75))
+    return " ".join(f"{ordered[place]:.2f}" for place in places) if ordered else "none"

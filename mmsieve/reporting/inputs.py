@@ -1,6 +1,10 @@
-"""What a report is made from: tables, decisions and metrics, told apart by what is in them."""
+"""What a report is made from: tables, decisions, metrics, and the sources of their samples.
 
-import json
+A shard is named after its file's path below the common parent of all that a verb was given. A
+report is given sources of several tables at once, so the common parent, and the names, may be
+others: a table's shard is the file whose whole path ends in its name, and which has its size.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +13,13 @@ from typing import Any
 
 from mmsieve import decisions, tables
 from mmsieve.errors import RequestError, SampleError
-from mmsieve.read.captions import parse_object
+from mmsieve.read.documents import is_mmc4
 from mmsieve.read.instructions import looks_right
-from mmsieve.read.json_items import first_sign, line_items
-from mmsieve.sources import one_line
+from mmsieve.read.json_items import first_sign, line_items, parse_object
+from mmsieve.read.layouts import split_files
+from mmsieve.read.records import ReadOptions
+from mmsieve.sources import Shard, find_files, one_line, path_of
 from mmsieve.tables import Header
-
-# The numbers of evaluate, told from files of samples that end in .json too
 
 _MOST_BYTES = 1 << 26
 """No metrics.json is that large."""
@@ -31,11 +35,11 @@ def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
             return None
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("too large")
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
+        values = parse_object(path.read_bytes())
+    except (OSError, SampleError, ValueError) as error:
         raise _neither(path, one_line(error)) from error
     name = path.parent.name or path.name
-    models = values.get("models") if isinstance(values, dict) else None
+    models = values.get("models")
     named = {name: values}
     if isinstance(models, dict):
         named = {f"{name}: {each}": one for each, one in models.items()}
@@ -54,7 +58,7 @@ def _may_hold_samples(path: Path) -> bool:
             item = parse_object(next(line_items(file), b""))
         except SampleError:
             return False
-    return looks_right(item) or "text_list" in item
+    return looks_right(item) or is_mmc4(item)
 
 
 def _problem(values: Any) -> str | None:
@@ -80,11 +84,8 @@ def _neither(path: Path, reason: str) -> RequestError:
     )
 
 
-# What a report is made from: tables, decisions and metrics, told apart by what is in them
-
-
 @dataclass(frozen=True)
-class Judged:
+class ReportTable:
     """A table or decisions: files with a row per sample."""
 
     path: Path
@@ -95,7 +96,7 @@ class Judged:
 
     @property
     def name(self) -> str:
-        """What to call it on the page."""
+        """What to call it in the report."""
         return self.path.name
 
     @cached_property
@@ -106,7 +107,7 @@ class Judged:
             return {shard: made.source_size(shard) or 0 for shard in made.shards}
         return {header.shard: header.size for header in self.headers}
 
-    def shares_shards(self, other: "Judged") -> bool:
+    def shares_shards(self, other: "ReportTable") -> bool:
         """Whether both are about samples of a shard: of the same name, and size where known."""
         common = self.sizes.keys() & other.sizes.keys()
         sizes = ({self.sizes[shard], other.sizes[shard]} - {0} for shard in common)
@@ -117,7 +118,7 @@ class Judged:
 class Inputs:
     """The inputs of a report by kind; whatever is none of ours is a source of samples."""
 
-    judged: tuple[Judged, ...]
+    tables: tuple[ReportTable, ...]
     metrics: tuple[tuple[str, dict[str, Any]], ...]
     """Name and content of each metrics.json."""
     sources: tuple[str, ...]
@@ -125,27 +126,27 @@ class Inputs:
 
 def sort_inputs(inputs: Sequence[str]) -> Inputs:
     """Tell tables, decisions and metrics from sources; raises RequestError where none is ours."""
-    judged: list[Judged] = []
+    found: list[ReportTable] = []
     metrics: list[tuple[str, dict[str, Any]]] = []
     sources: list[str] = []
     for given in inputs:
         path = Path(given)
         if (numbers := read_metrics(path)) is not None:
             metrics += numbers
-        elif (found := _judged(path)) is not None:
-            judged.append(found)
+        elif (table := _table(path)) is not None:
+            found.append(table)
         else:
             sources.append(given)
-    if not judged and not metrics:
+    if not found and not metrics:
         raise RequestError(
             f"nothing to report in {', '.join(inputs) or 'no input'}: give a table made by score, "
             "rate or enhance, decisions made by filter or select, or a metrics.json, and with "
             "them the shards or instruction files for pictures"
         )
-    return Inputs(tuple(judged), tuple(metrics), tuple(sources))
+    return Inputs(tuple(found), tuple(metrics), tuple(sources))
 
 
-def _judged(path: Path) -> Judged | None:
+def _table(path: Path) -> ReportTable | None:
     """The table or decisions at a path; None where it holds no file made by mmsieve."""
     files = tuple(decisions.decision_files(path).values()) if path.exists() else ()
     files = tuple(file for file in files if file.suffix == ".parquet")
@@ -156,4 +157,29 @@ def _judged(path: Path) -> Judged | None:
     kinds = {header.kind for header in ours}
     if len(ours) < len(files) or len(kinds) > 1:
         raise RequestError(f"{path}: holds more than one table: give each by itself")
-    return Judged(path, kinds.pop(), files, tuple(ours))
+    return ReportTable(path, kinds.pop(), files, tuple(ours))
+
+
+class Places:
+    """The shards of sources, to be found by a table's names."""
+
+    def __init__(self, sources: Sequence[str], read: ReadOptions) -> None:
+        """Raises RequestError for sources that aren't there, or not read."""
+        self._shards: dict[str, list[tuple[str, Shard]]] = {}
+        """Last part of the name -> whole path without suffix, and shard."""
+        for shard in split_files(find_files(sources).files, read):
+            last = shard.name.rpartition("/")[2]
+            folder = path_of(shard.url).rpartition("/")[0]
+            self._shards.setdefault(last, []).append((f"/{folder}/{last}", shard))
+
+    def find(self, name: str, size: int) -> tuple[Shard | None, str]:
+        """The shard of a table's name and file size (0: not known), or why there is none."""
+        named = self._shards.get(name.rpartition("/")[2], [])
+        found = [shard for path, shard in named if path.endswith(f"/{name}")]
+        found = [shard for shard in found if shard.size == size] or found
+        found = [shard for shard in found if shard.name == name] or found
+        if not found:
+            return None, f"shard {name!r} of a table is not among the SOURCEs"
+        if len(found) > 1:
+            return None, f"shard {name!r} of a table may be {found[0].url} or {found[1].url}"
+        return found[0], ""

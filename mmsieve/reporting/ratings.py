@@ -1,7 +1,7 @@
 """Rating tables: each capability's ratings, the styles and sources, in the pool and in subsets."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,29 +9,24 @@ import polars as pl
 
 from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError, Status
-from mmsieve.reporting.charts import Shares
-from mmsieve.reporting.inputs import Judged
-from mmsieve.reporting.samples import (
-    FAILED,
-    Draw,
-    Groups,
-    Request,
-    Shown,
-    Types,
-    frames,
-    most_first,
-    nth_of_key,
-)
+from mmsieve.reporting import sections
+from mmsieve.reporting.inputs import ReportTable
+from mmsieve.tables import scan_files
 
 KIND = "ratings"
 _RATINGS = range(6)
 _MOST_NAMES = 12
-_COMMON: Types = {"key": pl.String, "shard": pl.String, "status": pl.String, "error": pl.String}
+_COMMON: sections.Types = {
+    "key": pl.String,
+    "shard": pl.String,
+    "status": pl.String,
+    "error": pl.String,
+}
 _STYLES, _SOURCE = "styles", "image_source"
 
 
 @dataclass
-class Tally:
+class RatingTally:
     """What is in some samples: all of a table, or those that a subset keeps."""
 
     name: str
@@ -45,9 +40,9 @@ class Tally:
         """Add rows."""
         self.rows += rows.height
         for name in capabilities:
-            self.ratings.setdefault(name, Counter()).update(_counted(rows[name]))
-        self.styles.update(_counted(rows[_STYLES].explode().drop_nulls()))
-        self.sources.update(_counted(rows[_SOURCE].fill_null("(none)")))
+            self.ratings.setdefault(name, Counter()).update(sections.counted(rows[name]))
+        self.styles.update(sections.counted(rows[_STYLES].explode().drop_nulls()))
+        self.sources.update(sections.counted(rows[_SOURCE].fill_null("(none)")))
 
     def mean(self, capability: str) -> float | None:
         """The mean rating of the samples that have one."""
@@ -57,93 +52,92 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Ratings:
+class RatingNumbers:
     """What is said of a rating table."""
 
     rows: int
     counts: dict[str, int]
     """Status -> samples."""
-    capabilities: list[Shares]
-    styles: Shares
-    sources: Shares
-    groups: Groups
+    capabilities: list[sections.Shares]
+    styles: sections.Shares
+    sources: sections.Shares
+    groups: sections.Groups
     template: str = "ratings.html.j2"
 
 
-def count(judged: Judged, request: Request) -> Ratings:
+def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers:
     """The numbers of a rating table, beside those of decisions about the same samples."""
-    schema = pl.read_parquet_schema(judged.files[0])
+    schema = scan_files(table.files[:1]).collect_schema()
     capabilities = [name for name, type_ in schema.items() if type_ == pl.Int8]
     if not capabilities:
-        raise RequestError(f"{judged.path}: holds no ratings, there is no column of int8")
-    styles: Types = {_STYLES: pl.List(pl.String)} if _STYLES in schema else {}
+        raise RequestError(f"{table.path}: holds no ratings, there is no column of int8")
+    styles: sections.Types = {_STYLES: pl.List(pl.String)} if _STYLES in schema else {}
     ratings = dict.fromkeys(capabilities, pl.Int8)
-    types: Types = {**_COMMON, **ratings, **styles, _SOURCE: pl.String}
-    subsets = request.beside(judged, DECISIONS)
-    tallies = [Tally("pool"), *(Tally(subset.name) for subset in subsets)]
-    statuses: Counter[str] = Counter()
-    gallery = _Gallery(capabilities, [subset.name for subset in subsets], request.gallery)
-    for frame in frames(judged, types):
-        rows = frame if _STYLES in schema else frame.with_columns(_no_styles())
-        for number, subset in enumerate(subsets):
-            rows = _decided(rows, subset, number)
-        statuses.update(_counted(rows["status"]))
-        tallies[0].add(rows, capabilities)
+    types: sections.Types = {**_COMMON, **ratings, **styles, _SOURCE: pl.String}
+    subsets = request.beside(table, DECISIONS)
+    tallies = [RatingTally(name) for name in ("pool", *(subset.name for subset in subsets))]
+
+    def rows() -> Iterator[pl.DataFrame]:
+        for frame in sections.read_rows(table.files, sections.typed(types)):
+            extra = [] if _STYLES in schema else [pl.lit(None, pl.List(pl.String)).alias(_STYLES)]
+            found = frame.with_columns(pl.col("status").alias("what"), *extra)
+            for number, subset in enumerate(subsets):
+                found = _with_decisions(found, subset, number)
+            yield found
+
+    def add(found: pl.DataFrame) -> None:
+        tallies[0].add(found, capabilities)
         for number, tally in enumerate(tallies[1:]):
-            tally.add(rows.filter(f"keep{number}"), capabilities)
-        gallery.add(rows)
-    return Ratings(
+            tally.add(found.filter(f"keep{number}"), capabilities)
+
+    groups, decided = _groups([subset.name for subset in subsets])
+    gallery = sections.Gallery(groups, request.gallery)
+    counts = sections.count_rows(rows(), gallery, add)
+    return RatingNumbers(
         rows=tallies[0].rows,
-        counts=most_first(statuses),
+        counts=counts,
         capabilities=[_capability(name, tallies) for name in capabilities],
         styles=_shares("Styles", tallies, [tally.styles for tally in tallies]),
         sources=_shares("Image sources", tallies, [tally.sources for tally in tallies]),
-        groups=gallery.groups(),
+        groups=gallery.groups(lambda title, row: _shown(row, decided.get(title), capabilities)),
     )
 
 
-class _Gallery:
-    """Samples of each subset and of what it leaves; without a subset, of the whole table."""
-
-    def __init__(self, capabilities: list[str], subsets: list[str], most: int) -> None:
-        self._capabilities = capabilities
-        self._draws: list[tuple[str, pl.Expr, int | None, Draw]] = []
-        """Title, which rows, number of the subset, and what was drawn."""
-        is_ok = pl.col("status") == Status.OK
-        for number, name in enumerate(subsets):
-            keep = pl.col(f"keep{number}")
-            self._draws.append((f"Kept in {name}", keep, number, Draw(most)))
-            self._draws.append((f"Not kept in {name}", ~keep & is_ok, number, Draw(most)))
-        if not subsets:
-            self._draws.append(("Samples", is_ok, None, Draw(most)))
-        self._draws.append((FAILED, ~is_ok, None, Draw(most)))
-
-    def add(self, rows: pl.DataFrame) -> None:
-        for _, which, _, draw in self._draws:
-            draw.add(rows.filter(which))
-
-    def groups(self) -> Groups:
-        drawn = {
-            title: [self._shown(row, number) for row in draw.rows()]
-            for title, _, number, draw in self._draws
+def _groups(subsets: list[str]) -> tuple[dict[str, sections.GalleryGroup], dict[str, int]]:
+    """What each subset keeps and leaves, without a subset all; and title -> the subset's number."""
+    is_ok = pl.col("status") == Status.OK
+    groups: dict[str, sections.GalleryGroup] = (
+        {} if subsets else {"Samples": sections.GalleryGroup(is_ok)}
+    )
+    decided: dict[str, int] = {}
+    for number, name in enumerate(subsets):
+        keep = pl.col(f"keep{number}")
+        parts = {
+            f"Kept in {name}": sections.GalleryGroup(keep),
+            f"Not kept in {name}": sections.GalleryGroup(~keep & is_ok),
         }
-        return {title: shown for title, shown in drawn.items() if shown}
-
-    def _shown(self, row: dict[str, Any], subset: int | None) -> Shown:
-        failed = row["status"] if row["status"] != Status.OK else None
-        rated = {name: row[name] for name in self._capabilities if row[name]}
-        order = sorted(rated, key=lambda name: -rated[name])
-        return Shown(
-            key=row["key"],
-            shard=row["shard"],
-            keep=None if subset is None else row[f"keep{subset}"],
-            reason=failed if subset is None else row[f"reason{subset}"],
-            error=row["error"],
-            marks=(tuple(f"{name} {rated[name]}" for name in order), tuple(row[_STYLES] or ())),
-        )
+        groups |= parts
+        decided |= dict.fromkeys(parts, number)
+    return groups | {sections.FAILED: sections.GalleryGroup(~is_ok)}, decided
 
 
-def _decided(rows: pl.DataFrame, subset: Judged, number: int) -> pl.DataFrame:
+def _shown(
+    row: dict[str, Any], subset: int | None, capabilities: list[str]
+) -> sections.GallerySample:
+    failed = row["status"] if row["status"] != Status.OK else None
+    rated = {name: row[name] for name in capabilities if row[name]}
+    order = sorted(rated, key=lambda name: -rated[name])
+    return sections.GallerySample(
+        key=row["key"],
+        shard=row["shard"],
+        keep=None if subset is None else row[f"keep{subset}"],
+        reason=failed if subset is None else row[f"reason{subset}"],
+        error=row["error"],
+        marks=(tuple(f"{name} {rated[name]}" for name in order), tuple(row[_STYLES] or ())),
+    )
+
+
+def _with_decisions(rows: pl.DataFrame, subset: ReportTable, number: int) -> pl.DataFrame:
     """The rows with what a subset decided about each: `keep` and `reason`, with its number."""
     shards = rows["shard"].unique().to_list()
     by_name = {
@@ -160,21 +154,21 @@ def _decided(rows: pl.DataFrame, subset: Judged, number: int) -> pl.DataFrame:
             pl.lit(None, pl.Boolean).alias(keep), pl.lit(None, pl.String).alias(reason)
         )
     decided = (
-        pl.scan_parquet(files, glob=False)
+        scan_files(files)
         .filter(pl.col("shard").is_in(shards))
         .select("key", "shard", pl.col("keep").alias(keep), pl.col("reason").alias(reason))
-        .with_columns(nth=nth_of_key())
+        .with_columns(sections.nth_of_key())
         .collect()
     )
     return rows.join(decided, on=["shard", "key", "nth"], how="left", maintain_order="left")
 
 
-def _capability(name: str, tallies: list[Tally]) -> Shares:
+def _capability(name: str, tallies: list[RatingTally]) -> sections.Shares:
     """How the ratings of one capability are spread; None only where there is any."""
     counts = [tally.ratings.get(name, Counter()) for tally in tallies]
     ratings = [*_RATINGS, *([None] if any(found[None] for found in counts) else [])]
     means = (tally.mean(name) for tally in tallies)
-    return Shares(
+    return sections.Shares(
         title=name,
         labels=["null" if rating is None else str(rating) for rating in ratings],
         names=[tally.name for tally in tallies],
@@ -184,11 +178,11 @@ def _capability(name: str, tallies: list[Tally]) -> Shares:
     )
 
 
-def _shares(title: str, tallies: list[Tally], counts: list[Counter[str]]) -> Shares:
+def _shares(title: str, tallies: list[RatingTally], counts: list[Counter[str]]) -> sections.Shares:
     """The most frequent names of the pool; the number of those left out is said."""
-    labels = list(most_first(counts[0]))[:_MOST_NAMES]
+    labels = list(sections.most_first(counts[0]))[:_MOST_NAMES]
     left = len(counts[0]) - len(labels)
-    return Shares(
+    return sections.Shares(
         title=title,
         labels=labels,
         names=[tally.name for tally in tallies],
@@ -196,11 +190,3 @@ def _shares(title: str, tallies: list[Tally], counts: list[Counter[str]]) -> Sha
         totals=[tally.rows for tally in tallies],
         note=f"and {left:,} more" if left else "",
     )
-
-
-def _counted(values: pl.Series) -> dict[Any, int]:
-    return dict(values.value_counts(name="samples").iter_rows())
-
-
-def _no_styles() -> pl.Expr:
-    return pl.lit(None, pl.List(pl.String)).alias(_STYLES)

@@ -11,34 +11,41 @@ from typing import Annotated, Any, Literal, TypeAlias
 from cyclopts import Parameter, Token
 
 from mmsieve.errors import RequestError
+from mmsieve.options import Options, Positive, number, parse_whole, whole
 
 Strategy: TypeAlias = Literal["mmssr", "random", "top-mean", "per-source"]
 Amount: TypeAlias = int | float
 """An int is a count, a float a fraction."""
+_SEEDS = 2**63
 
 
 def parse_amount(text: str) -> Amount:
     """A count, or with a dot a fraction; raises ValueError."""
-    return float(text) if "." in text else int(text)
+    return float(text) if "." in text else parse_whole(text)
 
 
 def _convert(kind: type, tokens: Sequence[Token]) -> Any:
-    return parse_amount(tokens[0].value)
+    try:
+        return parse_amount(tokens[0].value)
+    except ValueError as error:
+        raise ValueError(
+            f"{tokens[0].value}: give a count, or with a dot a fraction (0.3: 30%)"
+        ) from error
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class SelectOptions:
+class SelectOptions(Options):
     """How large a subset, and how it is chosen."""
 
     budget: Annotated[Amount | None, Parameter(converter=_convert)] = None
     """How many samples: a count, or with a dot a fraction of all rows (0.3: 30%), rounded down."""
-    budget_tokens: int | None = None
+    budget_tokens: Positive | None = None
     """How many text and image tokens instead (the table's column num_tokens)."""
     capabilities: str | None = None
     """Columns of ratings, in the order in which they choose (a,b,...); by default those of the 14
     capabilities that there are."""
-    above: float = 0.0
+    above: Annotated[float, number(gte=-math.inf)] = 0.0
     """Only ratings strictly above this number count."""
     weights: str | None = None
     """Shares of the capabilities (ocr=2,stem=1); those not named have 1."""
@@ -52,7 +59,7 @@ class SelectOptions:
     strategy: Strategy = "mmssr"
     """mmssr: the published selection. For comparison: random; top-mean (the highest means of the
     ratings); per-source (from each image source the same number, at random)."""
-    seed: int = 0
+    seed: Annotated[int, whole(gte=0, lt=_SEEDS)] = 0
     """Of random and per-source."""
     styles: Literal["exact", "strict"] = "exact"
     """exact: a style's text as it stands, trimmed. strict: spellings of the nine styles that differ
@@ -69,16 +76,10 @@ class SelectOptions:
                 f"--budget {self.budget}: a fraction must be above 0 and at most 1.0; a number of "
                 "samples has no dot"
             )
-        for name in ("budget", "budget_tokens"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise RequestError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-        if math.isnan(self.above):
-            raise RequestError(f"--above {self.above}: must be a number")
+        if self.budget is not None and self.budget <= 0:
+            raise RequestError(f"--budget {self.budget}: must be at least 1")
         if self.weights is not None and self.strategy != "mmssr":
             raise RequestError(f"--weights are for --strategy mmssr, not {self.strategy}")
-        if not 0 <= self.seed < 1 << 63:
-            raise RequestError(f"--seed {self.seed}: must be between 0 and 2**63 - 1")
         self.quotas(1)
         for path in (self.require, self.exclude):
             if path is not None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +12,21 @@ import polars as pl
 import pyarrow as pa
 
 from mmsieve.errors import RequestError, Status
-from mmsieve.filtering.joins import Identity
+from mmsieve.filtering.joins import RowIds
 from mmsieve.labels import CAPABILITIES
 from mmsieve.selection.groups import (
     Bools,
     Grouping,
-    Groups,
     Numbers,
-    Ratings,
-    Texts,
+    RankedRatings,
+    StyleGroups,
+    TextCodes,
     label_cleaner,
     narrowed,
     rank,
 )
 from mmsieve.selection.options import SelectOptions
-from mmsieve.tables import Table, TableFile, column_names, notes_of_unfinished
+from mmsieve.tables import Origins, Table, TableFile, column_names, notes_of_unfinished
 
 # Pool: all that a selection is made from, as columns of small numbers
 
@@ -35,9 +35,9 @@ from mmsieve.tables import Table, TableFile, column_names, notes_of_unfinished
 class Pool:
     """Rated samples, row by row; nothing in it depends on how they were cut into files."""
 
-    ratings: dict[str, Ratings]
+    ratings: dict[str, RankedRatings]
     """Capability -> its ratings, in the order in which capabilities choose."""
-    groups: Groups
+    groups: StyleGroups
     sources: Numbers
     """The number of each row's image source."""
     source_names: list[str]
@@ -81,11 +81,8 @@ class Pool:
 
 # What a selection reads: rated samples from a table or from the published code's result files
 
-Origins: TypeAlias = Sequence[tuple[TableFile, int]]
-"""Files, and how many rows of each."""
 
-
-class Rated(Protocol):
+class RatedSamples(Protocol):
     """Rated samples: the numbers to choose by, and the names of the chosen."""
 
     name: str
@@ -124,7 +121,7 @@ class RatingTable:
         self.notes = notes_of_unfinished([table])
         self._table = table
         self._options = options
-        self._identity = Identity(table, needs_uid=False)
+        self._ids = RowIds(table, needs_uid=False)
         self.capabilities = options.names() or [n for n in CAPABILITIES if n in table.types]
         if not self.capabilities:
             raise RequestError(
@@ -150,18 +147,18 @@ class RatingTable:
     @cached_property
     def pool(self) -> Pool:
         """The columns as numbers, in one pass over the table."""
-        grouping = Grouping(Texts(label_cleaner(self._options.styles)), Texts())
-        statuses = Texts()
+        grouping = Grouping(TextCodes(label_cleaner(self._options.styles)), TextCodes())
+        statuses = TextCodes()
         statuses.one(Status.OK)
         parts: dict[str, list[pl.Series]] = {name: [] for name in self.capabilities}
         status_parts, source_parts, token_parts = [], [], []
         for _, frame in self._table.batches(self._columns):
             status_parts.append(self._statuses(frame, statuses))
-            source_parts.append(grouping.sources.number(frame[SOURCE]))
+            source_parts.append(grouping.sources.encode(frame[SOURCE]))
             lists = frame[STYLES].to_arrow(compat_level=pl.CompatLevel.oldest())
             counts = pl.Series(lists.value_lengths()).fill_null(0).to_numpy()
             flat = pl.Series(lists.flatten(), dtype=pl.String)
-            numbers = grouping.styles.number(flat)
+            numbers = grouping.styles.encode(flat)
             numbers[flat.is_null().to_numpy()] = -1
             grouping.add(counts.astype(np.int64), numbers, source_parts[-1])
             for name, part in parts.items():
@@ -180,8 +177,8 @@ class RatingTable:
 
     def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """`key` and `shard` of all rows in order, some at a time, and from which files."""
-        for origins, frame in self._table.batches(self._identity.columns):
-            yield origins, self._identity.of_all(origins, frame)
+        for origins, frame in self._table.batches(self._ids.columns):
+            yield origins, self._ids.of(origins, frame)
 
     @property
     def _columns(self) -> list[str]:
@@ -191,10 +188,10 @@ class RatingTable:
         columns += [TOKENS] if self._options.budget_tokens is not None else []
         return list(dict.fromkeys(columns))
 
-    def _statuses(self, frame: pl.DataFrame, statuses: Texts) -> np.ndarray:
+    def _statuses(self, frame: pl.DataFrame, statuses: TextCodes) -> np.ndarray:
         if STATUS not in self._table.types:
             return np.zeros(frame.height, np.int32)
-        return statuses.number(frame[STATUS].cast(pl.String).fill_null(Status.OK.value))
+        return statuses.encode(frame[STATUS].cast(pl.String).fill_null(Status.OK.value))
 
     def _type(self, column: str) -> pa.DataType:
         """The type of a column; raises RequestError where the table lacks it."""

@@ -5,12 +5,12 @@ import random
 import shlex
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import polars as pl
 
@@ -19,8 +19,11 @@ from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.generation.files import TRAIN, read_training_file
 from mmsieve.labels import LEVELS
 from mmsieve.methods.catalog import bundled_folder
+from mmsieve.options import DryRun, Quiet, check_value, whole
+from mmsieve.outputs import check_folder
+from mmsieve.reports import Report, timed
 from mmsieve.synthetic.instructions import WRONG_CAP
-from mmsieve.tables import check_folder, table_files
+from mmsieve.tables import scan_files, table_files
 
 # The demo's commands, in order, each with a line on what it is for
 
@@ -181,7 +184,7 @@ def right_samples(tour: Tour) -> dict[str, bool]:
 def kept_keys(decisions: Path) -> list[str]:
     """The keys that decisions keep."""
     found = list(decision_files(decisions).values())
-    keys = pl.scan_parquet(found).filter("keep").select("key").collect()["key"]
+    keys = scan_files(found).filter("keep").select("key").collect()["key"]
     return [str(key) for key in keys]
 
 
@@ -206,7 +209,7 @@ def rewritten_captions(tour: Tour) -> Rewritten:
 
 
 def _read(folder: Path, *columns: str) -> pl.DataFrame:
-    return pl.scan_parquet(list(table_files(folder).values())).select(columns).collect()
+    return scan_files(table_files(folder).values()).select(columns).collect()
 
 
 def _mean(scores: pl.Series) -> float:
@@ -227,15 +230,16 @@ def read_back(curated: Path) -> int:
 
 # demo: the whole pipeline on rendered data, offline, one shown command after the other
 
+Count: TypeAlias = Annotated[int, whole(gte=12)]
+"""Of captions and documents: a few of each kind and level."""
+
 _NAMES = ("0 unrelated", "1 several errors", "2 one error", "3 right")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoReport:
+class DemoReport(Report):
     """How the demo went."""
 
-    out: Path
-    seconds: float
     pool: dict[int, int] = field(default_factory=dict)
     """Level -> captions and documents before any cut."""
     kept: dict[str, dict[int, int]] = field(default_factory=dict)
@@ -247,9 +251,6 @@ class DemoReport:
     right: dict[str, float] = field(default_factory=dict)
     """`pool`, `random` (30%, drawn blindly), `subset` -> share of instruction samples whose
     answers the pictures confirm."""
-    notes: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    """Always empty: a step that fails ends the demo."""
 
     def summary(self) -> str:
         """What was done to the truth, the last line with counts, seconds and the page."""
@@ -287,7 +288,10 @@ class DemoReport:
         return [*lines, f"{'samples':<18}{totals}"]
 
 
-def demo(*, out: Path, count: int = 3000, dry_run: bool = False, quiet: bool = False) -> DemoReport:
+@timed
+def demo(
+    *, out: Path, count: Count = 3000, dry_run: DryRun = False, quiet: Quiet = False
+) -> DemoReport:
     """Make noisy pools with known truth; score, filter, rewrite, rate, select, export, look.
 
     Parameters
@@ -296,25 +300,20 @@ def demo(*, out: Path, count: int = 3000, dry_run: bool = False, quiet: bool = F
         Folder of everything that is made.
     count
         Captions (two thirds) and documents of the pool; a third as many instruction samples.
-    dry_run
-        Show the commands, and stop.
-    quiet
-        Only the last table: neither the commands nor what they say.
     """
-    started = time.monotonic()
     _check(Path(out), count)
     third = count // 3
     tour = Tour(Path(out), captions=count - third, documents=third, instructions=third)
     steps = tour.steps()
     if dry_run:
         shown = tuple(line for step in steps for line in step.shown())
-        return DemoReport(out=tour.out, seconds=time.monotonic() - started, notes=shown)
+        return DemoReport(out=tour.out, notes=shown)
     for step in steps:
         step.run(quiet)
-    return _report(tour, started)
+    return _report(tour)
 
 
-def _report(tour: Tour, started: float) -> DemoReport:
+def _report(tour: Tour) -> DemoReport:
     """What is known now."""
     levels = levels_of_texts(tour)
     kept = {name: kept_keys(tour.out / "decisions" / name) for name in CUTS}
@@ -324,7 +323,6 @@ def _report(tour: Tour, started: float) -> DemoReport:
     shown = {"pool": list(right), "random": blindly(right, len(chosen)), "subset": chosen}
     return DemoReport(
         out=tour.out,
-        seconds=time.monotonic() - started,
         pool=count_levels(levels, levels),
         kept={name: count_levels(keys, levels) for name, keys in kept.items()},
         read_back=read_back(tour.out / "curated"),
@@ -338,8 +336,7 @@ def _report(tour: Tour, started: float) -> DemoReport:
 
 def _check(out: Path, count: int) -> None:
     check_folder(out)
-    if count < 12:
-        raise RequestError(f"--count {count}: must be at least 12")
+    check_value("count", count, Count)
     if find_spec("webdataset") is None:
         raise RequestError("the demo reads its tars back: pip install 'mmsieve[demo]'")
     for name in (CLASSIFIER, ENHANCER, SCORER, STYLER):

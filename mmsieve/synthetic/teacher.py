@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from mmsieve.engine.job import Progress
 from mmsieve.errors import RequestError
 from mmsieve.exporting.samples import member_bytes, sample_members
 from mmsieve.generation.files import (
@@ -35,6 +34,8 @@ from mmsieve.generation.files import (
 from mmsieve.generation.options import GenerateOptions
 from mmsieve.generation.tasks.task import GenerationTask
 from mmsieve.labels import LEVELS
+from mmsieve.outputs import write_atomically
+from mmsieve.progress import Advance as Progress
 from mmsieve.progress import show_progress
 from mmsieve.sample import Sample
 from mmsieve.synthetic.assessments import Assessed, assessed_pair
@@ -42,7 +43,6 @@ from mmsieve.synthetic.draw import draw_scene
 from mmsieve.synthetic.instructions import FAMILIES, RATINGS, InstructionSample, instruction
 from mmsieve.synthetic.scenes import WORLDS, Scene, sample_scene
 from mmsieve.synthetic.texts import Caption, Document, caption_set, document_set, sample_scenes
-from mmsieve.tables import write_atomically
 
 _CAPTIONS, _DOCUMENTS, _ASSESSMENTS = 0, 1, 2
 """In the seeds of groups, so that no two kinds are drawn alike."""

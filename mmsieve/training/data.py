@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmsieve.engine.job import Progress as Advance
 from mmsieve.errors import RequestError, SampleError
 from mmsieve.generation.files import Group, LabelledText, Span, kind_of
 from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
+from mmsieve.progress import Advance
 from mmsieve.read.records import ImageFolder
 from mmsieve.training.records import LeftOut, Record, note_records, read_records
 

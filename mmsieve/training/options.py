@@ -6,7 +6,6 @@ DeepSpeed; alone, a training is its own first process.
 
 import json
 import os
-import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +16,8 @@ from typing import Any, Literal
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
-from mmsieve.tables import write_atomically
+from mmsieve.options import NotNegative, OutputOptions, Workers
+from mmsieve.outputs import is_same_request, read_record, remove, write_text
 
 # Options of a training: what it reads, and how it runs
 
@@ -34,7 +34,7 @@ class DataFiles:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(OutputOptions):
     """What a training reads, and how it runs."""
 
     data: Path | None = None
@@ -48,20 +48,13 @@ class TrainOptions:
     """Another language model than the recipe's: a folder or a hub id."""
     vision_tower: str | None = None
     """Another vision tower than the recipe's: a folder or a hub id."""
-    seed: int | None = None
+    seed: NotNegative | None = None
     """Another seed than the recipe's, for weights, order and scenes."""
     smoke: bool = False
     """A trial of seconds: every stage, next to no training, a useless checkpoint."""
-    workers: int = 0
-    """Processes that prepare data; 0: the training process itself."""
+    workers: Workers = 0
     wandb: bool = False
     """Log to Weights & Biases too (TensorBoard files are always written)."""
-    overwrite: bool = False
-    """Start again: what is in the folder is removed."""
-    dry_run: bool = False
-    """Check the request, say what would be trained, and stop."""
-    quiet: bool = False
-    """No progress; only the summary."""
 
     def check(self, is_rendered: bool) -> None:
         """Raise RequestError where files or packages are missing, or asked for in vain.
@@ -118,27 +111,20 @@ def check_claim(
 
     With `overwrite` an earlier training is removed, and only that.
     """
-    if not out.is_dir() or not any(out.iterdir()):
+    made = read_record(out, _NAME, "train")
+    if made is None:
         return "new"
-    if not (out / _NAME).is_file():
-        raise RequestError(f"--out {out}: not empty, and not made by train; choose another folder")
     if overwrite:
-        shutil.rmtree(out)
+        remove(out)
         return "new"
-    made = json.loads((out / _NAME).read_text("utf-8"))
-    made.pop("logs")
-    if made != claim:
-        raise RequestError(
-            f"--out {out}: made with another recipe or other data; choose another --out, or "
-            "--overwrite to start again"
-        )
+    made.pop("logs", None)
+    is_same_request(out, made, claim)
     return "done" if (out / "config.json").is_file() else "begun"
 
 
 def write_claim(out: Path, claim: Claim, logs: dict[str, Any]) -> None:
     """Note the claim and, at the end, each stage's log."""
-    text = json.dumps({**claim, "logs": logs}, indent=1)
-    write_atomically(out / _NAME, lambda path: path.write_text(text + "\n") and None)
+    write_text(out / _NAME, json.dumps({**claim, "logs": logs}, indent=1) + "\n")
 
 
 # The processes of one training: what only the first does, and where all wait for each other

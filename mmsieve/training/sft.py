@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmsieve.engine.job import Progress as Advance
 from mmsieve.errors import RequestError, SampleError
 from mmsieve.images import ImageLimits
 from mmsieve.labels import CAPABILITIES, STYLES
@@ -29,7 +28,8 @@ from mmsieve.methods.mmssr.annotator import make_asker
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, RatingPreparer, capability_question
 from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
-from mmsieve.read.instructions import Parser
+from mmsieve.progress import Advance
+from mmsieve.read.instructions import InstructionParser
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Sample
 from mmsieve.synthetic.instructions import instruction
@@ -247,7 +247,7 @@ class RatingExamples:
         ):
             if names:
                 raise ValueError(f"{names[0]!r} {problem}")
-        sample = Parser(images)(Record(str(entry.get("idx", "")), entry))
+        sample = InstructionParser(images)(Record(str(entry.get("idx", "")), entry))
         found = self.examples(sample, rated.ratings, rated.styles)
         if not found:
             raise ValueError(f"no {' or '.join(self.answers)} in it")

@@ -16,10 +16,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from mmsieve.devices import quiet as quiet_loading
-from mmsieve.engine.job import Progress as Advance
 from mmsieve.errors import RequestError
 from mmsieve.evaluation.metrics import measure
-from mmsieve.progress import show_progress
+from mmsieve.progress import Advance, show_progress
 from mmsieve.training.options import processes
 from mmsieve.training.recipe import Lora, Steps
 

@@ -3,13 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mmsieve.engine.annotator import Annotator, Device
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
-from mmsieve.evaluation.rewrites import measure
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
 from mmsieve.methods.load import load_assessor
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read.records import ReadOptions
+from mmsieve.reporting.assessments import summarise
 
 
 def enhance(
@@ -34,14 +33,9 @@ def enhance(
     out
         Folder of the table: one Parquet file per shard.
     """
-    asked = scoring or ScoringOptions()
-    running = run or RunOptions()
-
-    def make(device: Device) -> Annotator:
-        return load_assessor(model, enhancing, replace(asked, device=device))
-
+    asked, running = scoring or ScoringOptions(), run or RunOptions()
     report = run_annotator(
-        make,
+        lambda device: load_assessor(model, enhancing, replace(asked, device=device)),
         sources,
         Path(out),
         device=asked.device,
@@ -50,4 +44,4 @@ def enhance(
     )
     if running.dry_run:
         return report
-    return replace(report, notes=(*report.notes, *measure(Path(out)).lines()))
+    return replace(report, notes=(*report.notes, *summarise(Path(out)).lines()))

@@ -1,69 +1,57 @@
 """export: shards + decisions -> curated tars. Bytes are copied, nothing is decoded."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from mmsieve.decisions import Decisions
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.exporting.plan import REPACKED, Exporter, Kept, Plan, make_plan
-from mmsieve.exporting.samples import Captions
-from mmsieve.exporting.tars import Journal, write_manifest
+from mmsieve.exporting.plan import REPACKED, Exporter, ExportPlan, KeptSamples, make_plan
+from mmsieve.exporting.samples import FinalCaptions
+from mmsieve.exporting.tars import ExportJournal, write_manifest
+from mmsieve.options import COMMON, OutputOptions, Positive
+from mmsieve.outputs import check_folder, make_folder
 from mmsieve.progress import show_progress
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import split_files
 from mmsieve.read.records import ReadOptions
+from mmsieve.reports import Report, timed
 from mmsieve.sources import find_files
-from mmsieve.tables import check_folder, make_folder
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(OutputOptions):
     """How tars are written."""
 
-    shard_size: int | None = None
+    shard_size: Positive | None = None
     """Samples of an output tar (00000000.tar, ...); by default there is one per source shard, with
     its name. Repacking isn't resumed: where it was interrupted, it starts again."""
-    workers: int = 2
+    workers: Annotated[Positive, Parameter(group=COMMON)] = 2
     """Shards that are copied at the same time."""
-    limit: int | None = None
+    limit: Annotated[Positive | None, Parameter(group=COMMON)] = None
     """Trial run: export the first so many kept samples."""
-    overwrite: bool = False
-    """Start again: tars of an earlier export are removed first."""
-    dry_run: bool = False
-    """Say what would be exported, shard by shard, and stop."""
-    quiet: bool = False
-    """No progress; only the summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportReport:
+class ExportReport(Report):
     """How an export went."""
 
-    out: Path
-    seconds: float
     samples: int = 0
     tars: int = 0
     bytes: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    """Shard -> what of it could not be exported, and why."""
-    notes: tuple[str, ...] = ()
 
-    def summary(self) -> str:
-        """What a user should know, the last line with counts, seconds and the output's path."""
-        failed = f", {len(self.failed)} shards failed or incomplete" if self.failed else ""
-        last = (
-            f"{self.samples} samples in {self.tars} tars ({self.bytes / 1e6:.1f} MB){failed} "
-            f"in {self.seconds:.1f} s: {self.out}"
-        )
-        return "\n".join([*self.notes, last])
+    def counts(self) -> str:
+        """Samples, tars and megabytes, and shards that failed."""
+        size = f"{self.bytes / 1e6:.1f} MB"
+        return f"{self.samples} samples in {self.tars} tars ({size}){self.failed_shards()}"
 
 
+@timed
 def export(
     *sources: str,
     decisions: Path | None = None,
@@ -92,36 +80,30 @@ def export(
     out
         Folder of the tars.
     """
-    started = time.monotonic()
     out, options = Path(out), run or ExportOptions()
     reading = replace(read or ReadOptions(), kinds=("caption", "document"))
-    _check(options, sources, out)
+    _check(sources, out)
     if decisions is None and captions is None:
         raise RequestError("nothing to export by: give --decisions, --captions, or both")
-    final = None if captions is None else Captions(Path(captions))
-    chosen: Kept | None = final if decisions is None else Decisions(Path(decisions))
+    final = None if captions is None else FinalCaptions(Path(captions))
+    chosen: KeptSamples | None = final if decisions is None else Decisions(Path(decisions))
     assert chosen is not None
     found = find_files(sources)
     plan = make_plan(split_files(found.files, reading), chosen, options.limit, final)
-    journal = Journal(out)
+    journal = ExportJournal(out)
     identities = plan.identities(options.shard_size)
     journal.check(identities, options.overwrite)
     done = set() if options.overwrite else set(filter(journal.is_done, identities))
     notes = [*found.notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
     if options.dry_run:
-        return ExportReport(
-            out=out,
-            seconds=time.monotonic() - started,
-            failed=plan.failed,
-            notes=(*notes, *_preview(plan, done, options)),
-        )
+        notes += _preview(plan, done, options)
+        return ExportReport(out=out, failed=plan.failed, notes=tuple(notes))
     exporter = Exporter(chosen, reading, out, journal, final)
     failed = plan.failed | _write(exporter, plan, done, options)
     tars = [tar for unit in identities for tar in journal.entries[unit].tars]
     write_manifest(out, tars, failed, options.limit)
     return ExportReport(
         out=out,
-        seconds=time.monotonic() - started,
         samples=sum(tar.samples for tar in tars),
         tars=len(tars),
         bytes=sum(tar.bytes for tar in tars),
@@ -130,12 +112,8 @@ def export(
     )
 
 
-def _check(options: ExportOptions, sources: Sequence[str], out: Path) -> None:
+def _check(sources: Sequence[str], out: Path) -> None:
     """Refuse what can't be meant, from the request alone."""
-    for name in ("shard_size", "limit", "workers"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise RequestError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     check_folder(out)
     place = out.resolve()
     for source in sources:
@@ -143,35 +121,35 @@ def _check(options: ExportOptions, sources: Sequence[str], out: Path) -> None:
             raise RequestError(f"--out {out}: is in the SOURCE {source}: choose a folder outside")
 
 
-def _preview(plan: Plan, done: set[str], options: ExportOptions) -> list[str]:
+def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[str]:
     """What would be exported, shard by shard."""
     lines = [
-        f"{'done ' if done & {REPACKED, work.shard.name} else 'to do'} {work.shard.name}: "
-        f"{work.count} samples"
-        for work in plan.works
+        f"{'done ' if done & {REPACKED, part.shard.name} else 'to do'} {part.shard.name}: "
+        f"{part.count} samples"
+        for part in plan.parts
     ]
     into = "" if options.shard_size is None else f" into tars of {options.shard_size}"
     return [*lines, f"dry run: {plan.kept} samples would be exported{into}, nothing was written"]
 
 
 def _write(
-    exporter: Exporter, plan: Plan, done: set[str], options: ExportOptions
+    exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions
 ) -> dict[str, str]:
     """Write the tars that aren't there yet; returns what failed of which shard."""
-    works = [work for work in plan.works if work.shard.name not in done]
-    works = [] if REPACKED in done else works
-    size = sum(work.shard.size for work in works)
+    parts = [part for part in plan.parts if part.shard.name not in done]
+    parts = [] if REPACKED in done else parts
+    size = sum(part.shard.size for part in parts)
     try:
         make_folder(exporter.out)
-        if options.overwrite or (options.shard_size is not None and works):
+        if options.overwrite or (options.shard_size is not None and parts):
             exporter.journal.clear()
         exporter.journal.begin()
         with show_progress("samples", size, options.quiet) as advance:
             if options.shard_size is None:
-                return exporter.mirror(works, options.workers, advance)
-            if works:
+                return exporter.mirror(parts, options.workers, advance)
+            if parts:
                 identity = plan.identities(options.shard_size)[REPACKED]
-                return exporter.repack(works, options.shard_size, identity, advance)
+                return exporter.repack(parts, options.shard_size, identity, advance)
     except OSError as error:
         raise MmsieveError(f"--out {exporter.out}: can't be written: {error}") from error
     return {}

@@ -2,7 +2,6 @@
 
 import filecmp
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,11 +9,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from mmsieve.decisions import SCHEMA, DecisionWriter, check_apart, check_place, check_replaceable
+from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.filtering.request import Advance, CutOptions, Decided, Plan, UidFile, judge
-from mmsieve.progress import show_progress
-from mmsieve.tables import check_folder, notes_of_unfinished, open_tables, write_atomically
+from mmsieve.filtering.request import (
+    CutOptions,
+    FilterDecisions,
+    FilterPlan,
+    UidFile,
+    judge,
+)
+from mmsieve.options import DryRun, Overwrite, Quiet
+from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
+from mmsieve.progress import Advance, show_progress
+from mmsieve.reports import DecisionReport, timed
+from mmsieve.tables import notes_of_unfinished, open_tables
 
 __all__ = ["CutOptions", "FilterReport", "filter_tables"]
 
@@ -22,25 +30,16 @@ _SHOWN_GROUPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilterReport:
+class FilterReport(DecisionReport):
     """How a cut went."""
 
-    out: Path
-    seconds: float
-    rows: int
-    kept: int
-    reasons: dict[str, int] = field(default_factory=dict)
-    """Why rows aren't kept, with their number."""
     threshold: float | None = None
     """The lowest score that is kept, where there is one cut by rank."""
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
     """With --per: group -> kept and scored rows."""
-    notes: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    """Always empty: a table that can't be read is a wrong request."""
 
-    def summary(self) -> str:
-        """What a user should know, the last line with counts, seconds and the output's path."""
+    def lines(self) -> list[str]:
+        """Notes, the largest groups, the lowest score that is kept, and why others are not."""
         lines = list(self.notes)
         largest = sorted(self.groups.items(), key=lambda group: (-group[1][1], group[0]))
         lines += [f"{name}: {k} of {n} kept" for name, (k, n) in largest[:_SHOWN_GROUPS]]
@@ -48,21 +47,18 @@ class FilterReport:
             lines.append(f"... and {len(largest) - _SHOWN_GROUPS} more groups")
         if self.threshold is not None:
             lines.append(f"lowest score kept: {self.threshold:g}")
-        if self.reasons:
-            counts = ", ".join(f"{count} {name}" for name, count in sorted(self.reasons.items()))
-            lines.append(f"not kept: {counts}")
-        lines.append(f"{self.kept} of {self.rows} rows kept in {self.seconds:.1f} s: {self.out}")
-        return "\n".join(lines)
+        return [*lines, *self.not_kept()]
 
 
+@timed
 def filter_tables(
     *tables: str,
     out: Path,
     cut: CutOptions | None = None,
     format: Literal["parquet", "datacomp"] = "parquet",
-    overwrite: bool = False,
-    dry_run: bool = False,
-    quiet: bool = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> FilterReport:
     """Decide which samples of one or more tables are kept.
 
@@ -79,14 +75,7 @@ def filter_tables(
         --format datacomp the .npy file of kept uids.
     format
         parquet: key, shard, keep, reason and score of every row. datacomp: DataComp's subset file.
-    overwrite
-        Replace decisions of another cut.
-    dry_run
-        Find the cut and say what would be kept; write nothing.
-    quiet
-        No progress; only the summary.
     """
-    started = time.monotonic()
     out, is_uids = Path(out), format == "datacomp"
     plan = _plan(tables, cut or CutOptions(), out, is_uids)
     was_there = not is_uids and check_replaceable(out, plan.fingerprint, overwrite)
@@ -106,7 +95,6 @@ def filter_tables(
         notes.append("made again: the decisions of the same cut that were there")
     return FilterReport(
         out=out,
-        seconds=time.monotonic() - started,
         rows=plan.first.rows,
         kept=decided.kept,
         reasons=dict(decided.reasons),
@@ -116,13 +104,13 @@ def filter_tables(
     )
 
 
-def _plan(tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool) -> Plan:
+def _plan(tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool) -> FilterPlan:
     """Check the request; what needs no table first."""
     options.check()
     _check_out(out, is_uids)
     opened = open_tables(tables)
     check_apart(out, [each.path for each in opened])
-    return Plan(options, opened, needs_uid=is_uids)
+    return FilterPlan(options, opened, needs_uid=is_uids)
 
 
 def _check_out(out: Path, is_uids: bool) -> None:
@@ -132,42 +120,39 @@ def _check_out(out: Path, is_uids: bool) -> None:
     if not is_uids:
         check_place(out, [])
         return
-    if out.is_dir():
-        raise RequestError(f"--out {out}: is a folder; name a file")
-    check_folder(out.absolute().parent)
-    if out.exists():
-        with out.open("rb") as file:
-            if file.read(6) != b"\x93NUMPY":
-                raise RequestError(f"--out {out}: isn't a file of uids: choose another --out")
+    check_file(out, "a file of uids", _is_array)
 
 
-def _decide(plan: Plan, write: Callable[[Decided, Path], None], advance: Advance) -> Decided:
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6) == b"\x93NUMPY"
+
+
+def _decide(
+    plan: FilterPlan, write: Callable[[FilterDecisions, Path], None], advance: Advance
+) -> FilterDecisions:
     with TemporaryDirectory(prefix="mmsieve-filter-") as temporary:
         folder = Path(temporary)
-        decided = Decided(plan, judge(plan, folder, advance), folder, advance)
+        decided = FilterDecisions(plan, judge(plan, folder, advance), folder, advance)
         write(decided, folder)
     return decided
 
 
-def _count(decided: Decided, folder: Path) -> None:
-    for _ in decided.rows():
-        pass
+def _count(decided: FilterDecisions, folder: Path) -> None:
+    decided.count()
 
 
-def _write_decisions(out: Path, overwrite: bool, decided: Decided, folder: Path) -> None:
-    with DecisionWriter(out, decided.header) as writer:
-        for file, rows in decided.rows():
-            writer.add(file, rows.select(SCHEMA.names))
-        writer.finish()
+def _write_decisions(out: Path, overwrite: bool, decided: FilterDecisions, folder: Path) -> None:
+    decided.write(out)
 
 
-def _write_uids(out: Path, overwrite: bool, decided: Decided, folder: Path) -> None:
+def _write_uids(out: Path, overwrite: bool, decided: FilterDecisions, folder: Path) -> None:
     uids = UidFile(folder)
-    for _, rows in decided.rows():
+    for _, rows in decided:
         kept = rows.filter("keep")
         uids.add(kept["uid"], kept["key"])
     made = folder / "uids.npy"
     uids.write(made)
     if out.exists() and not overwrite and not filecmp.cmp(made, out, shallow=False):
-        raise RequestError(f"--out {out}: holds other uids: choose another --out, or --overwrite")
+        raise made_otherwise(out, ["choice of samples"])
     write_atomically(out, lambda temporary: shutil.copyfile(made, temporary))

@@ -1,10 +1,10 @@
 """generate: a teacher's texts of known quality over images -> training data."""
 
 import json
-import shutil
-import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any, ClassVar
 
 from mmsieve.errors import RequestError
 from mmsieve.generation.files import IMAGES, POOL, SHARDS, TRAIN, VAL
@@ -19,21 +19,31 @@ from mmsieve.generation.tasks.assessments import AssessmentTask
 from mmsieve.generation.tasks.ratings import RatingTask
 from mmsieve.generation.tasks.task import GenerationTask
 from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
+from mmsieve.options import Options
+from mmsieve.outputs import (
+    check_folder,
+    is_same_request,
+    make_folder,
+    read_record,
+    remove_own,
+    write_text,
+)
 from mmsieve.read.records import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
-from mmsieve.tables import check_folder, make_folder, write_atomically
+from mmsieve.reports import Report, timed
 
-_CLAIM = "generate.json"
+_RECORD = "generate.json"
+_SWITCHES = {"overwrite": False, "dry_run": False, "quiet": False}
+"""They change nothing that is made; they stand in the config since its first version."""
+_DRAWN = ("texts_per_image", "family", "blank_images", "shards", "shard_size")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateReport:
+class GenerateReport(Report):
     """How a generation went."""
 
-    unit = ""
+    unit: ClassVar[str] = ""
 
-    out: Path
-    seconds: float
     written: dict[str, int] = field(default_factory=dict)
     """File -> its records."""
     noun: str = "texts"
@@ -43,18 +53,14 @@ class GenerateReport:
     """Images without texts, in rejects.jsonl with the reason."""
     spent: str | None = None
     """Tokens, and dollars where the price is known, of this run and those before it."""
-    notes: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    """What isn't done -> why; the rendered teacher never fails at a text."""
 
-    def summary(self) -> str:
-        """What a user should know, the last line with counts, seconds and the output's path."""
+    def counts(self) -> str:
+        """Records by file, tars, rejects and what they cost."""
         counts = [f"{count} {self.noun} in {name}" for name, count in self.written.items()]
         counts += [f"{self.tars} tars"] if self.tars else []
         counts += [f"{self.rejects} rejects"] if self.rejects else []
         counts += [self.spent] if self.spent else []
-        last = f"{', '.join(counts) or 'nothing written'} in {self.seconds:.1f} s: {self.out}"
-        return "\n".join([*self.notes, last])
+        return ", ".join(counts) or "nothing written"
 
 
 def generate_captions(
@@ -115,9 +121,7 @@ def generate_assessments(
         Folder of train.json, val.json and the images.
     """
     judging = judging or AssessmentsOptions()
-    judging.check()
-    _only_drawn(options, judging)
-    return _generate(AssessmentTask(judging), sources, Path(out), options, asking, read)
+    return _generate(AssessmentTask(judging), sources, Path(out), options, asking, read, judging)
 
 
 def generate_ratings(
@@ -139,10 +143,10 @@ def generate_ratings(
         nobody has rated, where they are drawn.
     """
     rating = rating or RatingsOptions()
-    _only_drawn(options, rating)
-    return _generate(RatingTask(rating), sources, Path(out), options, asking, read)
+    return _generate(RatingTask(rating), sources, Path(out), options, asking, read, rating)
 
 
+@timed
 def _generate(
     task: GenerationTask,
     sources: tuple[str, ...],
@@ -150,49 +154,26 @@ def _generate(
     options: GenerateOptions,
     asking: TeacherOptions | None,
     read: ReadOptions | None,
+    *others: Options,
 ) -> GenerateReport:
-    started = time.monotonic()
     asking, read = asking or TeacherOptions(), read or ReadOptions()
-    options.check()
     teacher = find_teacher(options.teacher)
     if teacher is not None:
         if sources:
             raise RequestError(
                 f"{sources[0]}: --teacher {options.teacher} draws its images: no SOURCE"
             )
-        _only_defaults(asking, read)
-        report = _draw(teacher, task, out, options)
-    else:
-        common = GenerateOptions(
-            teacher=options.teacher,
-            count=options.count,
-            seed=options.seed,
-            val_fraction=options.val_fraction,
-            overwrite=options.overwrite,
-            dry_run=options.dry_run,
-            quiet=options.quiet,
-        )
-        _same(options, common, "is for --teacher rendered")
-        report = _ask(task, sources, out, options, asking, read)
-    return replace(report, seconds=time.monotonic() - started)
+        for group in (*others, asking, read):
+            _refuse(group, "is for --teacher anthropic:MODEL and openai:MODEL")
+        return _draw(teacher, task, out, options)
+    _refuse(options, "is for --teacher rendered", _DRAWN)
+    return _ask(task, sources, out, options, asking, read)
 
 
-def _only_drawn(options: GenerateOptions, group: AssessmentsOptions | RatingsOptions) -> None:
-    if options.teacher == "rendered":
-        _only_defaults(group)
-
-
-def _only_defaults(
-    *groups: TeacherOptions | ReadOptions | AssessmentsOptions | RatingsOptions,
-) -> None:
-    for group in groups:
-        _same(group, type(group)(), "is for --teacher anthropic:MODEL and openai:MODEL")
-
-
-def _same(group: object, allowed: object, reason: str) -> None:
-    """Raise RequestError for the first option that isn't as it has to be."""
-    for known in fields(group):  # type: ignore[arg-type]
-        if getattr(group, known.name) != getattr(allowed, known.name):
+def _refuse(group: Any, reason: str, names: Sequence[str] = ()) -> None:
+    """Raise RequestError for the first option (by default of all) that isn't its default."""
+    for known in fields(group):
+        if (known.name in names or not names) and getattr(group, known.name) != known.default:
             raise RequestError(f"--{known.name.replace('_', '-')} {reason}")
 
 
@@ -218,20 +199,19 @@ def _ask(
     request.check()
     check_folder(out)
     if options.dry_run:
-        return GenerateReport(out=out, seconds=0, notes=request.estimate())
+        return GenerateReport(out=out, notes=request.estimate())
     _ = request.connection  # raises where there is no key, which an estimate doesn't need
-    claim = request.config()
-    if _is_done(out, claim, options.overwrite):
-        return GenerateReport(out=out, seconds=0, notes=("done before",))
-    if options.overwrite or not (out / _CLAIM).is_file():
+    config = request.config()
+    if _is_done(out, config, options.overwrite):
+        return GenerateReport(out=out, notes=("done before",))
+    if options.overwrite or not (out / _RECORD).is_file():
         _clear(out, FILES)
-    _write_claim(out, claim, {}, complete=False)
+    _write_record(out, config, {}, complete=False)
     result = generate(request, out, options.quiet)
     written = result.collected.written
-    _write_claim(out, claim, written, complete=not result.failed)
+    _write_record(out, config, written, complete=not result.failed)
     return GenerateReport(
         out=out,
-        seconds=0,
         noun=task.noun,
         written=written,
         rejects=result.collected.rejects,
@@ -247,51 +227,36 @@ def _draw(
     """Have a teacher draw and write."""
     teacher.check(task, options)
     check_folder(out)
-    claim = {
-        "what": task.name,
-        **task.settings(),
-        **asdict(replace(options, overwrite=False, dry_run=False, quiet=False)),
-    }
-    if _is_done(out, claim, options.overwrite) or options.dry_run:
+    wanted = {name: value for name, value in asdict(options).items() if name not in _SWITCHES}
+    config = {"what": task.name, **task.settings(), **wanted, **_SWITCHES}
+    if _is_done(out, config, options.overwrite) or options.dry_run:
         note = "would write" if options.dry_run else "done before:"
         scenes = teacher.count_drawn(task, options)
         notes = (f"{note} {options.count} {task.name} over the images of {scenes} scenes",)
-        return GenerateReport(out=out, seconds=0, notes=notes)
+        return GenerateReport(out=out, notes=notes)
     _clear(out)
     written, tars = teacher.draw(task, out, options)
-    _write_claim(out, claim, written)
-    return GenerateReport(out=out, seconds=0, noun=task.noun, written=written, tars=tars)
+    _write_record(out, config, written)
+    return GenerateReport(out=out, noun=task.noun, written=written, tars=tars)
 
 
-def _write_claim(
-    out: Path, claim: dict[str, object], written: dict[str, int], complete: bool = True
+def _write_record(
+    out: Path, config: dict[str, object], written: dict[str, int], complete: bool = True
 ) -> None:
-    stored = {"request": claim, "written": written, "complete": complete}
-    text = json.dumps(stored, indent=2) + "\n"
-    write_atomically(out / _CLAIM, lambda path: path.write_text(text, "utf-8") and None)
+    stored = {"request": config, "written": written, "complete": complete}
+    write_text(out / _RECORD, json.dumps(stored, indent=2) + "\n")
 
 
 def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
     """Remove what an earlier generation left, and only that."""
     make_folder(out)
-    for name in (_CLAIM, TRAIN, VAL, POOL, *others):
-        (out / name).unlink(missing_ok=True)
-    for name in (IMAGES, SHARDS):
-        shutil.rmtree(out / name, ignore_errors=True)
+    remove_own(out, (_RECORD, TRAIN, VAL, POOL, *others, IMAGES, SHARDS))
 
 
-def _is_done(out: Path, claim: dict[str, object], overwrite: bool) -> bool:
+def _is_done(out: Path, config: dict[str, object], overwrite: bool) -> bool:
     """Whether the folder holds just this; raises RequestError where it holds something else."""
-    file = out / _CLAIM
-    if not out.is_dir() or not any(out.iterdir()):
+    stored = read_record(out, _RECORD, "generate", unfinished=(IMAGES,))
+    if stored is None or overwrite:
         return False
-    if not file.is_file() and not (out / IMAGES).is_dir():  # images alone: it was interrupted
-        raise RequestError(f"--out {out}: not empty, and not made by generate; choose another")
-    if overwrite or not file.is_file():
-        return False
-    stored = json.loads(file.read_text("utf-8"))
-    if stored["request"] != claim:
-        raise RequestError(
-            f"--out {out}: holds other training data; choose another, or --overwrite"
-        )
+    is_same_request(out, stored["request"], config)
     return bool(stored.get("complete", True))

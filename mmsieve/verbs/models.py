@@ -1,17 +1,16 @@
 """models: the bundled and the known released checkpoints."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mmsieve.methods.catalog import BASELINES, CATALOG, Known
+from mmsieve.reports import Printed
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsReport:
+class ModelsReport(Printed):
     """The checkpoints that a user can name."""
 
     models: tuple[Known, ...] = CATALOG
-    failed: dict[str, str] = field(default_factory=dict)
-    """Always empty."""
 
     def summary(self) -> str:
         """A few lines per model; names stand alone, to be copied."""

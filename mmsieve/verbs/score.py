@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mmsieve.engine.annotator import Annotator, Device
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter.annotator import ScoringOptions
@@ -32,12 +31,8 @@ def score(
         Folder of the table: one Parquet file per shard.
     """
     asked = scoring or ScoringOptions()
-
-    def make(device: Device) -> Annotator:
-        return load_annotator(model, replace(asked, device=device))
-
     return run_annotator(
-        make,
+        lambda device: load_annotator(model, replace(asked, device=device)),
         sources,
         Path(out),
         device=asked.device,

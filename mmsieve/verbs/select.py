@@ -1,63 +1,45 @@
 """select: rating tables -> a subset that is rich in every capability and diverse in style."""
 
-import time
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import polars as pl
-
-from mmsieve.decisions import KIND, SCHEMA, DecisionWriter, check_place, check_replaceable
+from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError
-from mmsieve.filtering.request import Advance
+from mmsieve.options import DryRun, Overwrite, Quiet
 from mmsieve.progress import show_progress
+from mmsieve.reports import DecisionReport, timed
 from mmsieve.selection.choosing import (
-    Choice,
     Held,
-    check_subset,
     choose,
+    decide,
     held,
     printed,
-    write_subset,
 )
 from mmsieve.selection.options import SelectOptions
-from mmsieve.selection.pool import Origins, Rated, RatingTable
-from mmsieve.selection.results import ResultFolder, is_result_folder
-from mmsieve.tables import Header, TableFile, open_tables, product_version
+from mmsieve.selection.pool import RatedSamples, RatingTable
+from mmsieve.selection.results import ResultFolder, check_subset, is_result_folder, write_subset
+from mmsieve.tables import open_tables
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectReport:
+class SelectReport(DecisionReport):
     """How a selection went."""
 
-    out: Path
-    seconds: float
-    rows: int
-    kept: int
     above: float = 0.0
-    reasons: dict[str, int] = field(default_factory=dict)
-    """Why rows aren't kept, with their number."""
     capabilities: dict[str, Held] = field(default_factory=dict)
     """Capability -> ratings above `above`, and their mean, in pool and subset."""
     styles: dict[str, Held] = field(default_factory=dict)
     """Style -> samples that have it."""
-    notes: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    """Always empty: what can't be read is a wrong request."""
 
-    def summary(self) -> str:
-        """What pool and subset hold, the last line with counts, seconds and the output's path."""
-        lines = [*self.notes, *printed(self.capabilities, self.styles, self.above)]
-        if self.reasons:
-            counts = ", ".join(f"{count} {name}" for name, count in sorted(self.reasons.items()))
-            lines.append(f"not kept: {counts}")
-        lines.append(f"{self.kept} of {self.rows} rows kept in {self.seconds:.1f} s: {self.out}")
-        return "\n".join(lines)
+    def lines(self) -> list[str]:
+        """Notes, what pool and subset hold, and why rows are not kept."""
+        held = printed(self.capabilities, self.styles, self.above)
+        return [*self.notes, *held, *self.not_kept()]
 
 
+@timed
 def select(
     table: Path,
     *,
@@ -65,9 +47,9 @@ def select(
     choice: SelectOptions | None = None,
     data: Path | None = None,
     subset: Path | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    quiet: bool = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> SelectReport:
     """Choose a subset of rated samples: rich in every capability, diverse in style and source.
 
@@ -86,14 +68,7 @@ def select(
         The instruction file (JSON list or JSONL) whose items were rated.
     subset
         Write the chosen items of --data into this JSON file, as they stand and in their order.
-    overwrite
-        Replace decisions and a subset of another selection.
-    dry_run
-        Say what would be chosen; write nothing.
-    quiet
-        No progress; only the summary.
     """
-    started = time.monotonic()
     options = choice or SelectOptions()
     rated = _rated(Path(table), Path(out), data, options)
     fingerprint = options.fingerprint() | {
@@ -105,14 +80,14 @@ def select(
     try:
         with show_progress("rows", sum(f.rows for f in rated.files), quiet, "rows") as advance:
             chosen = choose(rated, options)
-            decided = _Decided(rated, chosen, fingerprint, advance)
+            decided = decide(rated, chosen, fingerprint, advance)
             notes = [*rated.notes, *chosen.notes]
             if dry_run:
                 decided.count()
                 notes.append("dry run: nothing was written")
             else:
                 if subset is not None and data is not None:
-                    notes += write_subset(rated, chosen, data, subset)
+                    notes += write_subset(rated, chosen.chosen, data, subset)
                 decided.write(Path(out))
     except OSError as error:
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
@@ -121,7 +96,6 @@ def select(
     capabilities, styles = held(chosen)
     return SelectReport(
         out=Path(out),
-        seconds=time.monotonic() - started,
         rows=rated.pool.rows,
         kept=int(chosen.chosen.sum()),
         above=options.above,
@@ -132,7 +106,7 @@ def select(
     )
 
 
-def _rated(table: Path, out: Path, data: Path | None, options: SelectOptions) -> Rated:
+def _rated(table: Path, out: Path, data: Path | None, options: SelectOptions) -> RatedSamples:
     """Check the request and open what it names; rows are read later."""
     options.check()
     check_place(out, [table])
@@ -140,51 +114,3 @@ def _rated(table: Path, out: Path, data: Path | None, options: SelectOptions) ->
         return ResultFolder(table, data, options)
     (opened,) = open_tables([table])
     return RatingTable(opened, options)
-
-
-class _Decided:
-    """Each row's decision, and what is counted on the way."""
-
-    def __init__(
-        self, rated: Rated, choice: Choice, fingerprint: dict[str, str], advance: Advance
-    ) -> None:
-        self._rated = rated
-        self._choice = choice
-        self._fingerprint = fingerprint
-        self._advance = advance
-        self.reasons: Counter[str] = Counter()
-
-    def count(self) -> None:
-        """Count without writing."""
-        for _ in self._rows():
-            pass
-
-    def write(self, out: Path) -> None:
-        """Write the decisions."""
-        with DecisionWriter(out, self._header) as writer:
-            for origins, rows in self._rows():
-                writer.add_all(origins, rows.select(SCHEMA.names))
-            writer.finish()
-
-    def _rows(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
-        row = 0
-        for origins, named in self._rated.named():
-            decided = self._choice.decisions(row, row + named.height)
-            row += named.height
-            self.reasons.update(dict(decided["reason"].drop_nulls().value_counts().iter_rows()))
-            self._advance(named.height, named.height)
-            yield origins, named.hstack(decided)
-
-    def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
-        """The header of a decision file: that of one shard, or of all (None)."""
-        files = self._rated.files if source is None else [source]
-        return Header(
-            kind=KIND,
-            version=product_version(),
-            shard=name,
-            size=0 if source is None else source.size,
-            rows=rows,
-            complete=all(file.complete for file in files),
-            fingerprint=self._fingerprint,
-            notes={"kept": str(kept), "budget": str(self._choice.budget)},
-        )

@@ -1,13 +1,13 @@
 """train: training data -> a checkpoint folder."""
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.files import hash_files, tensor_files
-from mmsieve.tables import check_folder
+from mmsieve.outputs import check_folder
+from mmsieve.reports import Report, timed
 from mmsieve.training.options import (
     TrainOptions,
     check_claim,
@@ -16,8 +16,11 @@ from mmsieve.training.options import (
     write_claim,
 )
 from mmsieve.training.recipe import (
+    AnswerStage,
     BaseRecipe,
     EnhancerRecipe,
+    Optimisation,
+    R,
     RaterRecipe,
     Recipe,
     check_start,
@@ -28,23 +31,16 @@ from mmsieve.training.recipe import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainReport:
+class TrainReport(Report):
     """How a training went."""
 
-    out: Path
-    seconds: float
-    notes: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    """Always empty: a training fails as a whole."""
+    def counts(self) -> str:
+        """A training has none."""
+        return "trained"
 
     def summary(self) -> str:
-        """What a user should know, the last line with seconds and the output's path.
-
-        Nothing from the other processes of a training on several.
-        """
-        if not is_first():
-            return ""
-        return "\n".join([*self.notes, f"trained in {self.seconds:.1f} s: {self.out}"])
+        """As of any verb; nothing from the other processes of a training on several."""
+        return super().summary() if is_first() else ""
 
 
 def train_projector(
@@ -62,7 +58,7 @@ def train_projector(
         Folder of the checkpoint, for train classifier --start-from.
     """
     found = _changed(load_recipe(recipe, Recipe, options.smoke), options)
-    return _train("projector", found, Path(out), None, options)
+    return _train("projector", found, found.projector, Path(out), None, options)
 
 
 def train_classifier(
@@ -86,7 +82,7 @@ def train_classifier(
         A checkpoint to go on from: what train projector made, or any classifier.
     """
     found = _changed(load_recipe(recipe, Recipe, options.smoke), options)
-    return _train("classifier", found, Path(out), start_from, options)
+    return _train("classifier", found, found.classifier, Path(out), start_from, options)
 
 
 def train_rater(
@@ -111,7 +107,7 @@ def train_rater(
         or a hub id.
     """
     found = _changed(load_recipe(recipe, RaterRecipe, options.smoke), options)
-    return _train("rater", found, Path(out), start_from, options)
+    return _train("rater", found, found.rater, Path(out), start_from, options)
 
 
 def train_enhancer(
@@ -145,24 +141,24 @@ def train_enhancer(
         found = found.changed(
             negatives=found.negatives and negatives, rewriting=found.rewriting and rewriting
         )
-    return _train("enhancer", found, Path(out), start_from, options)
+    return _train("enhancer", found, found.enhancer, Path(out), start_from, options)
 
 
-def _changed(recipe: Any, options: TrainOptions) -> Any:
+def _changed(recipe: R, options: TrainOptions) -> R:
     """The recipe with what the options ask for instead."""
     recipe = with_backbone(recipe, options.language_model, options.vision_tower)
     return recipe if options.seed is None else recipe.changed(seed=options.seed)
 
 
+@timed
 def _train(
     goal: str,
     recipe: BaseRecipe,
+    stage: Optimisation | AnswerStage | None,
     out: Path,
     start_from: Path | str | None,
     options: TrainOptions,
 ) -> TrainReport:
-    started = time.monotonic()
-    stage: Any = getattr(recipe, goal)
     if stage is None:
         raise RequestError(f"recipe {recipe.name} has no stage {goal}")
     check_folder(out)
@@ -177,11 +173,10 @@ def _train(
             out.mkdir(parents=True, exist_ok=True)
             write_claim(out, claim, {})
     if state == "done" or options.dry_run:
-        plan = _plan(goal, recipe, start, options)
-        notes = [f"{recipe.name}: done before" if state == "done" else f"would train: {plan}"]
-    else:
-        notes = _run(goal, recipe, out, claim, start, options)
-    return TrainReport(out=out, seconds=time.monotonic() - started, notes=tuple(notes))
+        plan = _plan(goal, recipe, stage, start, options)
+        note = f"{recipe.name}: done before" if state == "done" else f"would train: {plan}"
+        return TrainReport(out=out, notes=(note,))
+    return TrainReport(out=out, notes=tuple(_run(goal, recipe, out, claim, start, options)))
 
 
 def _run(
@@ -221,20 +216,26 @@ def _claim(
     if start_from is not None:
         files = {*tensor_files(start_from).values(), start_from / "config.json"}
         claim["start_from"] = hash_files(files)
-    for name in ("data", "val"):
-        if (file := getattr(options, name)) is not None:
+    for name, file in (("data", options.data), ("val", options.val)):
+        if file is not None:
             claim[name] = hash_files([file])
     return claim
 
 
-def _plan(goal: str, recipe: Any, start_from: Path | None, options: TrainOptions) -> str:
+def _plan(
+    goal: str,
+    recipe: BaseRecipe,
+    stage: Optimisation | AnswerStage,
+    start_from: Path | None,
+    options: TrainOptions,
+) -> str:
     """What would be trained, in words."""
     told = []
-    lesson = getattr(recipe, "lesson", None)
+    lesson = recipe.lesson if isinstance(recipe, Recipe) else None
     if start_from is None and lesson is not None and lesson.rendered is not None:
         told.append(f"the tower on {lesson.rendered.groups:,} scenes")
     if options.data is not None:
         told.append(f"the {goal} on {options.data}")
-    elif (rendered := getattr(recipe, goal).rendered) is not None:
-        told.append(f"the {goal} on texts over {rendered.groups:,} groups of scenes")
+    elif stage.rendered is not None:
+        told.append(f"the {goal} on texts over {stage.rendered.groups:,} groups of scenes")
     return ", then ".join(told)

@@ -9,6 +9,7 @@ import pytest
 
 from mmsieve import ExportOptions, RequestError, export
 from mmsieve.cli import main
+from mmsieve.exporting.samples import CaptionChange
 from mmsieve.tables import read_header
 from tests.helpers.exports import decide, key_of, members, raw_members, read_wds
 from tests.helpers.shards import caption, captions, image, write_parquet, write_tar
@@ -181,3 +182,8 @@ def test_a_source_that_has_changed_is_named(tmp_path, source):
     report = run(source, tmp_path / "out", captions=table)
     assert report.failed.keys() <= {"a"}
     assert pl.read_parquet(table / "a.parquet").height == 7
+
+
+def test_an_export_of_before_is_known_by_the_same_words():
+    change = CaptionChange("a dog", "IMG 1", 3.5)
+    assert change.identity == "Change(text='a dog', original='IMG 1', score=3.5)"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mmsieve.errors import RequestError
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import split_files
 from mmsieve.read.records import ReadOptions
 from mmsieve.sample import Turn
 from mmsieve.sources import find_files

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mmsieve.errors import SampleError, ShardError
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions, parse_record
 from mmsieve.sample import Sample
 from mmsieve.sources import find_files

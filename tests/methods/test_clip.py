@@ -20,8 +20,7 @@ from mmsieve.methods.clip.checkpoint import load_clip_tokenizer, open_clip
 from mmsieve.methods.clip.model import ClipTowers
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.tower import open_tower
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions, parse_record
 from mmsieve.sources import find_files
 from mmsieve.tables import table_files

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mmsieve.errors import SampleError
 from mmsieve.read import captions, documents
 from mmsieve.read.documents import UNREADABLE
+from mmsieve.read.json_items import parse_object
 from mmsieve.read.records import Record, parse_record
 from mmsieve.sample import Image, Part, Text
 from tests.helpers.shards import image, read, write_tar
@@ -105,7 +106,7 @@ def test_a_missing_json_is_a_row(tmp_path):
 
 
 def test_metadata_always_fits_into_json_and_a_table():
-    found = captions.parse_object(
+    found = parse_object(
         b'\xef\xbb\xbf{"similarity": NaN, "x": [Infinity, -Infinity], "alt": "cut \\ud83d",'
         b' "whole": "\\ud83d\\ude00", "slash": "\\\\ud83d"}'
     )
@@ -166,7 +167,7 @@ json_values = st.recursive(
 slots = json_values | st.fixed_dictionaries({"image_base64": json_values | st.just(BASE64)})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.fixed_dictionaries(
         {},
@@ -193,7 +194,7 @@ def test_any_json_gives_a_sample_or_a_reason(document, members):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(st.sampled_from(["json", "txt", "jpg", "tiff", "x"]), st.binary(max_size=60))
 )

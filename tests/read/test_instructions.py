@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import SampleError, ShardError
-from mmsieve.read import ranges
-from mmsieve.read.instructions import Parser, image_source, item_key
-from mmsieve.read.layouts import open_shard
-from mmsieve.read.ranges import split_files
+from mmsieve.read import layouts
+from mmsieve.read.instructions import InstructionParser, image_source, item_key
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions, Record
 from mmsieve.sample import Image, Turn
 from mmsieve.sources import find_files
@@ -104,7 +103,7 @@ def test_keys(qas):
 
 
 def test_messages(images):
-    parser = Parser(images)
+    parser = InstructionParser(images)
     address = "data:image/jpeg;base64," + base64.b64encode(JPEG).decode()
     asked = [
         {"type": "image", "image": "a.jpg"},
@@ -183,7 +182,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["conversations", "messages", "image", "images", "idx", "id", "x"]), values
@@ -191,7 +189,7 @@ values = st.recursive(
 )
 def test_any_item_gives_a_sample_or_a_reason(fields):
     try:
-        sample = Parser(Path("/nowhere"))(Record("k", fields))
+        sample = InstructionParser(Path("/nowhere"))(Record("k", fields))
     except SampleError as error:
         assert "\n" not in str(error)
         return
@@ -199,7 +197,7 @@ def test_any_item_gives_a_sample_or_a_reason(fields):
     assert len(sample.turns) == len(fields.get("conversations") or fields["messages"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(0, 13),
     st.sampled_from([None, 1]),
@@ -212,7 +210,7 @@ def test_a_list_is_cut_into_ranges(tmp_path_factory, count, indent, end):
     whole = json.dumps(items, indent=indent, ensure_ascii=False).rstrip("]\n")
     (folder / "p.json").write_text(whole + end, "utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranges, "ROWS", 4)
+        patch.setattr(layouts, "ROWS", 4)
         starts = range(0, max(count, 1), 4)
         expected = [(f"p-{n:06d}", start, min(start + 4, count)) for n, start in enumerate(starts)]
         assert plan(folder) == expected
@@ -224,7 +222,7 @@ def test_a_list_is_cut_into_ranges(tmp_path_factory, count, indent, end):
 
 
 def test_a_list_that_breaks_is_read_up_to_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranges, "ROWS", 4)
+    monkeypatch.setattr(layouts, "ROWS", 4)
     parts = [json.dumps(item(number)) for number in range(10)]
     parts[8] = parts[8][:-20]
     (tmp_path / "p.json").write_text(f"[{','.join(parts)}]")
@@ -350,5 +348,5 @@ def test_columns_that_decide(tmp_path, images):
 
 
 def test_parsers_travel_to_worker_processes(images):
-    parser = pickle.loads(pickle.dumps(Parser(images)))
+    parser = pickle.loads(pickle.dumps(InstructionParser(images)))
     assert parser(Record("k", item(image="a.jpg"))).images == (Image(b"a.jpg"),)

@@ -14,18 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import RequestError
+from mmsieve.selection.choosing import Rounds, SampleBudget
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatingTable
-from mmsieve.selection.rounds import Budget, Rounds
 from mmsieve.tables import open_tables
 from tests.helpers.select_oracle import expected
 from tests.helpers.selections import choose, ratings_of, write_ratings
 from tests.helpers.tables import read_decisions
 
 NAMES = ("ocr", "data", "scene")
-files = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+files = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 WIDE = {
     "int8": (pa.int8(), st.integers(-2, 6)),
     "int64": (pa.int64(), st.sampled_from([-(2**62), 0, 1, 2**53, 2**53 + 1, 2**62])),
@@ -192,7 +190,7 @@ def test_no_capability_and_no_group_takes_more_than_its_share(
         assert sum(budget.spent[: number + 1]) <= share * (number + 1), "no group beyond its share"
 
 
-class _Watched(Budget):
+class _Watched(SampleBudget):
     def __init__(self, total: int, usable: Any) -> None:
         super().__init__(total, usable)
         self.spent: list[int] = []

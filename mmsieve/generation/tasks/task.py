@@ -25,8 +25,8 @@ from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.generation.files import image_names
 from mmsieve.images import ImageLimits, decode
 from mmsieve.methods.files import hash_files
+from mmsieve.outputs import write_atomically
 from mmsieve.sample import Image, Kind, Sample
-from mmsieve.tables import write_atomically
 
 Fields: TypeAlias = dict[str, Any]
 """Of an answer, or of a record: what JSON can hold."""

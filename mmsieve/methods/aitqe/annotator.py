@@ -14,7 +14,7 @@ A composition: the enhancer's rows, then the classifier's for the two texts of e
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import pyarrow as pa
 from cyclopts import Parameter
@@ -28,7 +28,7 @@ from mmsieve.engine.annotator import (
     Runner,
     RunnerOptions,
 )
-from mmsieve.errors import RequestError, SampleError
+from mmsieve.errors import SampleError
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqePreparer
 from mmsieve.methods.aitqe.rows import Refused, RowMaker
@@ -36,6 +36,7 @@ from mmsieve.methods.base import Window
 from mmsieve.methods.files import hash_files
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.annotator import ScoringOptions, image_fingerprint
+from mmsieve.options import Options, Positive, ZeroToOne, number
 from mmsieve.sample import Image, Part, Sample, Text
 
 # AITQE (arXiv 2410.16166): judge a caption pair, and rewrite the caption where it is poor
@@ -46,35 +47,22 @@ CAPTION_TOKENS = 2048
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class EnhanceOptions:
+class EnhanceOptions(Options):
     """What is asked of the model, and when its rewrite is used."""
 
-    rewrite_below: float = 7
-    """Captions with an overall score (1-10) below this are replaced by the model's rewrite."""
+    rewrite_below: Annotated[float, number(gte=0, lte=11)] = 7
+    """Captions with an overall score (1-10) below this are replaced by the model's rewrite
+    (0: none, 11: whatever the model rewrites)."""
     explain: bool = False
     """Let the model go on to the five detail scores and all explanations: several times slower."""
-    max_new_tokens: int = 384
+    max_new_tokens: Positive = 384
     """Longest answer, in ids (published: 384)."""
-    max_edit: float | None = None
+    max_edit: ZeroToOne | None = None
     """Refuse rewrites further than this from the caption, in words (0: the same, 1: all new)."""
     accept_if_better: str | None = None
     """Quality classifier that must prefer a rewrite to its caption: any model of `score`."""
-    concurrency: int = 16
+    concurrency: Positive = 16
     """Requests at a time, where the model is an endpoint."""
-
-    def check(self) -> None:
-        """Raise RequestError for values that have no meaning."""
-        for name in ("max_new_tokens", "concurrency"):
-            if getattr(self, name) < 1:
-                option = f"--{name.replace('_', '-')}"
-                raise RequestError(f"{option} {getattr(self, name)}: must be at least 1")
-        if self.max_edit is not None and not 0 <= self.max_edit <= 1:
-            raise RequestError(f"--max-edit {self.max_edit}: must be from 0 to 1")
-        if not 0 <= self.rewrite_below <= 11:
-            raise RequestError(
-                f"--rewrite-below {self.rewrite_below}: scores are from 1 to 10; 0 rewrites "
-                "nothing, 11 whatever the model rewrites"
-            )
 
     @property
     def rows(self) -> RowMaker:

@@ -12,7 +12,7 @@ these points differ on purpose:
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -22,12 +22,14 @@ from cyclopts import Parameter
 from mmsieve.devices import Dtype, share_cores
 from mmsieve.engine.annotator import Runner, RunnerOptions
 from mmsieve.errors import RequestError
-from mmsieve.images import ImageLimits, image_path
+from mmsieve.images import image_path
 from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.methods.files import hash_files
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, Asker, RatingPreparer, capability_question
+from mmsieve.methods.options import ModelOptions
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
+from mmsieve.options import Positive
 
 # Styles as text: what an answer may hold, and what one says
 
@@ -84,7 +86,7 @@ class StyleGrammar:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class RatingOptions:
+class RatingOptions(ModelOptions):
     """How to rate; whatever is None is as the checkpoint asks."""
 
     styler: str | None = None
@@ -98,18 +100,8 @@ class RatingOptions:
     """Keep questions whole and read control strings as text; the published code doesn't."""
     styles_decoding: Literal["plain", "constrained"] | None = None
     """Any text, as published (default), or only the nine styles (default for ours)."""
-    max_tokens: int | None = None
+    max_tokens: Positive | None = None
     """Longest prompt, images included; a longer sample is a row without ratings."""
-    apply_orientation: bool = False
-    """Turn images as their EXIF data says (the published code does not)."""
-    fast_images: bool = False
-    """Decode and resize with simplejpeg and torch: faster, off by a few grey levels."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto is float32 on a CPU and bfloat16 on a GPU."""
-    image_limits: ImageLimits = field(default_factory=ImageLimits)
-    """Beyond these an image is refused."""
 
 
 class MmSSR:

@@ -21,7 +21,7 @@ Images are never opened for `text-only`: a broken one is as blank as the others.
 """
 
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import PIL.Image
@@ -32,9 +32,11 @@ from mmsieve.devices import Dtype, share_cores
 from mmsieve.engine.annotator import Runner, RunnerOptions
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, image_path
 from mmsieve.methods.files import hash_files
+from mmsieve.methods.options import ModelOptions
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.checkpoint import Checkpoint
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
+from mmsieve.options import Positive
 from mmsieve.sample import Image, Part, Sample, Text
 
 # UniFilter (arXiv 2510.15162): one score for a caption pair or an interleaved document
@@ -44,25 +46,15 @@ _CAPTION_TOKENS, _DOCUMENT_TOKENS = 75, 16384
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ScoringOptions:
+class ScoringOptions(ModelOptions):
     """How to score; whatever is None is as the checkpoint asks."""
 
     image_fit: Literal["stretch", "pad"] | None = None
     """How an image becomes a square: the published scorers stretch, their training padded."""
-    max_text_tokens: int | None = None
+    max_text_tokens: Positive | None = None
     """Cut a text after this many ids, an image counting one (published: 75, documents 16384)."""
     plain_text: bool | None = None
     """Read control strings such as `<|endoftext|>` in a text as ordinary text."""
-    apply_orientation: bool = False
-    """Turn images as their EXIF data says (the published scorers do not)."""
-    fast_images: bool = False
-    """Decode and resize with simplejpeg and torch: faster, off by a few grey levels."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto is float32 on a CPU and bfloat16 on a GPU."""
-    image_limits: ImageLimits = field(default_factory=ImageLimits)
-    """Beyond these an image is refused."""
 
 
 SCHEMA = pa.schema(

@@ -1,1 +1,0 @@
-"""Training data: texts of known quality over images, and the teachers that write them."""

@@ -1,0 +1,170 @@
+"""Options that several verbs share, and the ranges of numbers: each declared once.
+
+A range is an annotation (`limit: Positive | None`). The command line checks it when it reads a
+word, and `Options` when an object is made from Python: both by the same validator.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from numbers import Integral, Real
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+from cyclopts import Group, Parameter, Token
+from cyclopts.validators import Number
+
+from mmsieve.errors import RequestError
+
+COMMON = Group("Common options", sort_key=10)
+"""Of --help: what most verbs have, shown last."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """A validator of cyclopts that says in words what a number may be."""
+
+    limits: Number
+    is_whole: bool = False
+
+    def __call__(self, kind: Any, value: Any) -> None:
+        """Raise ValueError for a value outside; None is an option that was not given."""
+        if value is None:
+            return
+        if not isinstance(value, Integral if self.is_whole else Real):
+            raise ValueError(f"must be a {'whole ' if self.is_whole else ''}number, {self.words}")
+        try:
+            self.limits(kind, value)
+        except ValueError:
+            raise ValueError(f"must be {self.words}") from None
+
+    @property
+    def words(self) -> str:
+        """What is allowed."""
+        limits, words = self.limits, ("above", "at least", "below", "at most")
+        if limits.lt == math.inf:
+            return "finite"
+        bounds = zip(words, (limits.gt, limits.gte, limits.lt, limits.lte), strict=True)
+        said = [f"{word} {bound}" for word, bound in bounds if bound not in (None, -math.inf)]
+        return " and ".join(said) or "a number"
+
+
+def number(**limits: float) -> Parameter:
+    """The annotation of a number in a range: `gt`, `gte`, `lt`, `lte` as of cyclopts' Number."""
+    return Parameter(validator=Range(Number(**limits)))
+
+
+def whole(**limits: int) -> Parameter:
+    """The annotation of a whole number in a range, which may be written 2000, 2_000 or 2e3."""
+    return Parameter(converter=_convert, validator=Range(Number(**limits), is_whole=True))
+
+
+def parse_whole(text: str) -> int | float:
+    """A number, an int where it is whole; raises ValueError."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        value = float(text)
+        return int(value) if value.is_integer() else value
+
+
+def _convert(kind: Any, tokens: Sequence[Token]) -> int | float | str:
+    """What a word stands for; a word that is no number is left to the range, which refuses it."""
+    try:
+        return parse_whole(tokens[0].value)
+    except ValueError:
+        return tokens[0].value
+
+
+Positive: TypeAlias = Annotated[int, whole(gte=1)]
+NotNegative: TypeAlias = Annotated[int, whole(gte=0)]
+Share: TypeAlias = Annotated[float, number(gt=0, lte=1)]
+"""A part of a whole, and not nothing."""
+ZeroToOne: TypeAlias = Annotated[float, number(gte=0, lte=1)]
+"""A part of a whole, 0 to 1."""
+AboveZero: TypeAlias = Annotated[float, number(gt=0)]
+Finite: TypeAlias = Annotated[float, number(gt=-math.inf, lt=math.inf)]
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Raise RequestError where a value is none that its annotation allows."""
+    flag = f"--{name.replace('_', '-')} {value}"
+    for check in _checks(hint):
+        try:
+            check(hint, value)
+        except ValueError as error:
+            raise RequestError(f"{flag}: {error}") from None
+
+
+def _checks(hint: Any) -> list[Callable[[Any, Any], Any]]:
+    """The validators in an annotation, also in one of its alternatives (`Positive | None`)."""
+    if get_origin(hint) is Literal:
+        return [_Choice(get_args(hint))]
+    found: list[Callable[[Any, Any], Any]] = []
+    for extra in getattr(hint, "__metadata__", ()):
+        validators: Any = extra.validator if isinstance(extra, Parameter) else ()
+        found += validators
+    if get_origin(hint) in (Annotated, Union, UnionType):
+        found += [check for part in get_args(hint) for check in _checks(part)]
+    return found
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Refuses what is not among the choices; the command line has a message of its own."""
+
+    choices: tuple[Any, ...]
+
+    def __call__(self, kind: Any, value: Any) -> None:
+        if value is not None and value not in self.choices:
+            raise ValueError(f"is not one of {', '.join(map(str, self.choices))}")
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: hint for name, hint in hints.items() if _checks(hint)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of the options of verbs: making one raises RequestError for what can't be meant."""
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        for name, hint in _hints(kind).items():
+            check_value(name, getattr(self, name), hint)
+
+
+def _common(text: str) -> Parameter:
+    return Parameter(group=COMMON, help=text)
+
+
+_OVERWRITE = "Start again: what is there is replaced, also where another request made it."
+_BATCH = "Tokens of a batch, those of images included; by default what suits the device."
+Overwrite: TypeAlias = Annotated[bool, _common(_OVERWRITE)]
+DryRun: TypeAlias = Annotated[
+    bool, _common("Say what would be done, and stop: nothing is written.")
+]
+Quiet: TypeAlias = Annotated[bool, _common("No progress; only the summary at the end.")]
+Limit: TypeAlias = Annotated[Positive | None, _common("Trial run: only the first so many samples.")]
+Workers: TypeAlias = Annotated[
+    NotNegative, _common("Processes that prepare data (0: the main one does it).")
+]
+BatchTokens: TypeAlias = Annotated[Positive | None, Parameter(help=_BATCH)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions(Options):
+    """What every verb that does work can be told."""
+
+    dry_run: DryRun = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions(CommonOptions):
+    """Those of verbs whose output can be made anew."""
+
+    overwrite: Overwrite = False

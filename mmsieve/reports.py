@@ -1,0 +1,90 @@
+"""Report: what every verb returns, and what is printed of it when the verb ends."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from pathlib import Path
+from typing import ClassVar, ParamSpec, TypeVar
+
+
+class Printed:
+    """What a verb returns, as lines."""
+
+    def summary(self) -> str:
+        """What a user should know."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Printed):
+    """How a verb went that made something. A verb's own report adds its counts."""
+
+    unit: ClassVar[str] = "shard "
+    """What failed, before its name."""
+
+    out: Path
+    """What was made."""
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    """Lines for the user."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Shard -> why it failed, or why what was made of it is incomplete."""
+    details: dict[str, str] = field(default_factory=dict)
+    """Shard -> traceback, where the failure was not foreseen."""
+
+    def counts(self) -> str:
+        """What was made, in numbers."""
+        raise NotImplementedError
+
+    def lines(self) -> list[str]:
+        """What comes before the last line."""
+        return list(self.notes)
+
+    def summary(self) -> str:
+        """What a user should know, the last line with counts, seconds and the output's path."""
+        last = f"{self.counts()} in {self.seconds:.1f} s: {self.out}"
+        return "\n".join([*self.lines(), last])
+
+    def failed_shards(self) -> str:
+        """How many shards failed, to be said among the counts."""
+        return f", {len(self.failed)} shards failed or incomplete" if self.failed else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionReport(Report):
+    """How it was decided which rows of tables are kept."""
+
+    rows: int
+    kept: int
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why rows aren't kept, with their number."""
+
+    def counts(self) -> str:
+        """Kept rows and all rows."""
+        return f"{self.kept} of {self.rows} rows kept"
+
+    def not_kept(self) -> list[str]:
+        """A line on the reasons, where there are any."""
+        return [f"not kept: {count_words(self.reasons)}"] if self.reasons else []
+
+
+def count_words(counts: dict[str, int]) -> str:
+    """Counts in words: `3 image_missing, 2 ok`."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+P = ParamSpec("P")
+R = TypeVar("R", bound=Report)
+
+
+def timed(verb: Callable[P, R]) -> Callable[P, R]:
+    """The verb, its report with the seconds that it took."""
+
+    @wraps(verb)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        started = time.monotonic()
+        report = verb(*args, **kwargs)
+        return replace(report, seconds=time.monotonic() - started)
+
+    return run
