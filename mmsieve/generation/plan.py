@@ -56,11 +56,9 @@ class ImageSource(Protocol):
 
     def count(self) -> int:
         """Its samples; raises ShardError."""
-        ...
 
     def read(self, wanted: set[int]) -> Iterator[RawSample]:
         """The samples at these places, in order; raises ShardError."""
-        ...
 
 
 def find_images(

@@ -9,7 +9,7 @@ the next run asks for it.
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,13 +19,7 @@ from filelock import FileLock, Timeout
 
 from mmsieve.clients.connection import Connection, Usage, api_key, open_teacher, split_name
 from mmsieve.errors import RequestError, SampleError, ShardError
-from mmsieve.generation.diversity import (
-    check_installed,
-    cluster_sources,
-    describe,
-    even_draw,
-    open_features,
-)
+from mmsieve.generation import diversity
 from mmsieve.generation.files import TrainingFiles, choose_val, text_fields
 from mmsieve.generation.journal import AnswerJournal, CostBudget, Price, expected_usage, find_price
 from mmsieve.generation.loop import BatchLoop, LoopOutcome, Pending, RequestBuilder, RequestLoop
@@ -111,8 +105,8 @@ class GenerationRequest:
         """What tells kinds of images apart, if that is asked for; raises RequestError."""
         if self.options.diversify is None:
             return None
-        check_installed()
-        return open_features(self.options.diversify_model)
+        diversity.check_installed()
+        return diversity.open_features(self.options.diversify_model)
 
     @cached_property
     def images(self) -> list[ImageSource]:
@@ -137,7 +131,7 @@ class GenerationRequest:
     def config(self) -> dict[str, object]:
         """Whatever changes what is generated; a resume with another one is refused."""
         read = {name: str(value) for name, value in asdict(self.read).items() if value}
-        diversify = self.options.diversify
+        clusters = self.options.diversify
         return {
             "what": self.task.name,
             **self.task.settings(),
@@ -149,7 +143,7 @@ class GenerationRequest:
             "seed": self.seed,
             "val_fraction": self.val_fraction,
             "positives": self.options.positives,
-            "diversify": diversify and [diversify, self.options.diversify_model],
+            "diversify": clusters and [clusters, self.options.diversify_model],
             "max_images": self.options.max_images,
             "image_side": self.options.image_side,
             "answer_format": self.options.answer_format,
@@ -159,8 +153,10 @@ class GenerationRequest:
         """The images that are taken; raises RequestError where there is none."""
         if self.tower is None or self.options.diversify is None:
             return self.draft()
-        labels = cluster_sources(self.images, self.tower, self.options.diversify, self.seed, quiet)
-        return replace(self._plan(even_draw(labels, self.seed)), note=describe(labels))
+        clusters, seed = self.options.diversify, self.seed
+        labels = diversity.cluster_sources(self.images, self.tower, clusters, seed, quiet)
+        plan = self._plan(diversity.even_draw(labels, seed))
+        return replace(plan, note=diversity.describe(labels))
 
     def draft(self) -> GenerationPlan:
         """A plan that looks at no image for more than its size: as large as the other one."""
@@ -237,27 +233,18 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True)
-class Collected:
-    """What is in the output folder."""
-
-    written: dict[str, int] = field(default_factory=dict)
-    """File -> its records."""
-    rejects: int = 0
-    undone: int = 0
-    """Items without an answer, though they may get one."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Shards of human captions -> why they can't be read."""
-
-
-@dataclass(frozen=True)
 class GenerationResult:
-    """How far a generation has come."""
+    """What is in the output folder, and how far a generation has come."""
 
-    collected: Collected
-    spent: str
-    notes: tuple[str, ...]
+    written: dict[str, int]
+    """File -> its records."""
+    rejects: int
+    undone: int
+    """Items without an answer, though they may get one."""
     failed: dict[str, str]
-    """What isn't done -> why."""
+    """What isn't done, or a shard that can't be read -> why."""
+    spent: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
@@ -275,15 +262,15 @@ def _generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationR
     outcome = LoopOutcome()
     if journal.batches or _left(request, plan, journal):
         outcome = _ask(request, plan, journal, out, quiet)
-    collected = collect(request, plan, journal, out)
-    failed = plan.failed | collected.failed
-    if collected.undone:
+    result = collect(request, plan, journal, out)
+    failed = plan.failed | result.failed
+    if result.undone:
         reason = outcome.stopped or next(iter(outcome.failed.values()), "no answer")
-        name = f"{collected.undone} of {len(plan.items)} {request.task.unit}"
+        name = f"{result.undone} of {len(plan.items)} {request.task.unit}"
         failed[name] = f"not done: {reason}; the same command goes on"
     spent = request.budget(plan, journal).describe()
     notes = (*([plan.note] if plan.note else ()), *request.shortfall(plan))
-    return GenerationResult(collected, spent, notes, failed)
+    return replace(result, failed=failed, spent=spent, notes=notes)
 
 
 def _kept_plan(request: GenerationRequest, path: Path, quiet: bool) -> GenerationPlan:
@@ -354,7 +341,7 @@ def _ask(
 
 def collect(
     request: GenerationRequest, plan: GenerationPlan, journal: AnswerJournal, out: Path
-) -> Collected:
+) -> GenerationResult:
     """Write train.json, val.json and rejects.jsonl from what has been answered so far."""
     task, source = request.task, request.human_captions
     human = HumanCaptions() if source is None else source.take(out)
@@ -379,7 +366,7 @@ def collect(
             undone += 1
     text = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
     write_text(out / REJECTS, text)
-    return Collected(files.finish(), len(rejects), undone, human.failed)
+    return GenerationResult(files.finish(), len(rejects), undone, human.failed)
 
 
 def _provenance(item: RequestItem, author: dict[str, str]) -> dict[str, Any]:

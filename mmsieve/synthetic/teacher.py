@@ -35,8 +35,7 @@ from mmsieve.generation.options import GenerateOptions
 from mmsieve.generation.tasks.task import GenerationTask
 from mmsieve.labels import LEVELS
 from mmsieve.outputs import write_atomically
-from mmsieve.progress import Advance as Progress
-from mmsieve.progress import show_progress
+from mmsieve.progress import Advance, show_progress
 from mmsieve.sample import Sample
 from mmsieve.synthetic.assessments import Assessed, assessed_pair
 from mmsieve.synthetic.draw import draw_scene
@@ -269,7 +268,7 @@ def _drawn(task: GenerationTask, options: GenerateOptions) -> Iterator[tuple[Dra
 
 
 def _samples(
-    drawn: Iterable[tuple[Drawn, bool]], files: TrainingFiles, advance: Progress
+    drawn: Iterable[tuple[Drawn, bool]], files: TrainingFiles, advance: Advance
 ) -> Iterator[Sample]:
     """Write what is drawn to the training files, and give each record as a sample."""
     for group, is_val in drawn:

@@ -208,13 +208,13 @@ def _ask(
         _clear(out, FILES)
     _write_record(out, config, {}, complete=False)
     result = generate(request, out, options.quiet)
-    written = result.collected.written
+    written = result.written
     _write_record(out, config, written, complete=not result.failed)
     return GenerateReport(
         out=out,
         noun=task.noun,
         written=written,
-        rejects=result.collected.rejects,
+        rejects=result.rejects,
         spent=result.spent,
         notes=result.notes,
         failed=result.failed,

@@ -8,11 +8,12 @@ second phase sees the first word for word, and the first is written before there
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.generation.options import AssessmentsOptions
@@ -22,8 +23,10 @@ from mmsieve.generation.tasks.task import (
     Prompts,
     RawSample,
     RequestItem,
+    StrictModel,
     TeacherAnswerError,
     as_json,
+    check_scale,
     item_id,
     not_empty,
     read_prompt_files,
@@ -37,21 +40,13 @@ _TASK, _SCALES = "assessments/task.md", "assessments/scales.md"
 Phase: TypeAlias = Literal["raw", "partner"]
 
 
-def _on_scale(score: int) -> int:
-    # Not in the schema: structured outputs don't take bounds.
-    if not LOWEST <= score <= HIGHEST:
-        raise ValueError(f"{score} is not from {LOWEST} to {HIGHEST}")
-    return score
-
-
+_on_scale = partial(check_scale, lowest=LOWEST, highest=HIGHEST)
 _Score = Annotated[int, Field(strict=True), AfterValidator(_on_scale)]
 _Reason = Annotated[str, AfterValidator(not_empty)]
 
 
-class Judgement(BaseModel):
+class Judgement(StrictModel):
     """A caption on the six scales, in the order of writing: reasons first, the whole last."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     text_quality_explanation: _Reason
     text_quality_score: _Score
@@ -67,10 +62,8 @@ class Judgement(BaseModel):
     overall_score: _Score
 
 
-class AssessmentAnswer(BaseModel):
+class AssessmentAnswer(StrictModel):
     """Both phases, in the order of writing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     raw: Judgement
     recaption: str | None

@@ -5,11 +5,12 @@ or more of nine styles, all in one request.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.generation.options import RatingsOptions
@@ -19,7 +20,9 @@ from mmsieve.generation.tasks.task import (
     Prompts,
     RawSample,
     RequestItem,
+    StrictModel,
     as_json,
+    check_scale,
     item_id,
     not_empty,
     picture_of,
@@ -33,40 +36,32 @@ _ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
 _HIGHEST = 5
 
 
-def _on_scale(rating: int) -> int:
-    # Not in the schema: structured outputs don't take bounds.
-    if not 0 <= rating <= _HIGHEST:
-        raise ValueError(f"{rating} is not from 0 to {_HIGHEST}")
-    return rating
-
-
 def _some_styles(styles: list[str]) -> list[str]:
     if not styles or len(set(styles)) < len(styles):
         raise ValueError("name at least one style, and each once")
     return [style for style in STYLES if style in styles]
 
 
-class Rating(BaseModel):
+class Rating(StrictModel):
     """Why, and how useful."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     reason: Annotated[str, AfterValidator(not_empty)]
-    rating: Annotated[int, Field(strict=True), AfterValidator(_on_scale)]
+    rating: Annotated[
+        int, Field(strict=True), AfterValidator(partial(check_scale, lowest=0, highest=_HIGHEST))
+    ]
 
 
 def answer_model(capabilities: Mapping[str, str]) -> type[BaseModel]:
     """The answer about these capabilities, in the order of writing."""
-    forbid = ConfigDict(extra="forbid", frozen=True)
     # Numbered, as a capability may have the name of one of pydantic's methods.
     fields: dict[str, Any] = {
         f"capability_{n}": (Rating, Field(alias=name)) for n, name in enumerate(capabilities)
     }
-    ratings = create_model("Ratings", __config__=forbid, **fields)
+    ratings = create_model("Ratings", __base__=StrictModel, **fields)
     labels: Any = Literal[STYLES]
     styles = Annotated[list[labels], AfterValidator(_some_styles)]
     return create_model(
-        "RatingAnswer", __config__=forbid, ratings=(ratings, ...), styles=(styles, ...)
+        "RatingAnswer", __base__=StrictModel, ratings=(ratings, ...), styles=(styles, ...)
     )
 
 

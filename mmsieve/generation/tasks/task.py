@@ -18,7 +18,7 @@ from string import Template
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 from PIL import Image as PillowImage
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from mmsieve.clients.connection import AnswerFormat
 from mmsieve.errors import RequestError, SampleError, Status
@@ -215,6 +215,19 @@ def not_empty(text: str) -> str:
 def as_json(value: object, indent: int | None = None) -> str:
     """What stands in a prompt as data: nothing in it can pass for the prompt's own words."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+class StrictModel(BaseModel):
+    """Fields of an answer, in the order of writing; others make it unusable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def check_scale(number: int, lowest: int, highest: int) -> int:
+    """The number, if it is on a scale, else ValueError: structured outputs don't take bounds."""
+    if not lowest <= number <= highest:
+        raise ValueError(f"{number} is not from {lowest} to {highest}")
+    return number
 
 
 class TeacherAnswerError(Exception):

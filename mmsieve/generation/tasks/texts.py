@@ -17,8 +17,6 @@ from pathlib import Path
 from string import Template
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
 from mmsieve.generation.files import (
     CAPTION_HEAD,
     DOCUMENT_JOINT,
@@ -33,6 +31,7 @@ from mmsieve.generation.tasks.task import (
     Prompts,
     RawSample,
     RequestItem,
+    StrictModel,
     TeacherAnswerError,
     item_id,
     read_prompt_files,
@@ -50,7 +49,7 @@ class LevelTask(GenerationTask):
 
     noun = "texts"
     each = len(LEVELS)
-    answer: ClassVar[type[BaseModel]]
+    answer: ClassVar[type[StrictModel]]
 
     def load_prompts(self, folder: Path | None) -> Prompts:
         """One skeleton, the task, and a block of requirements per level; raises RequestError.
@@ -111,20 +110,16 @@ _ALIKE = 0.5
 """Part of the words that a caption's hard negative must share with its positive, in order."""
 
 
-class Changed(BaseModel):
+class Changed(StrictModel):
     """What the hard negative of a caption has wrong."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     property: str
     right: str
     wrong: str
 
 
-class CaptionAnswer(BaseModel):
+class CaptionAnswer(StrictModel):
     """The four captions, in the order of writing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     positive: str
     changed: Changed
@@ -156,15 +151,7 @@ class CaptionTask(LevelTask):
 
     def texts(self, answer: CaptionAnswer, images: int) -> tuple[LabelledText, ...]:
         """The captions, with the words that are right in the one and wrong in the other."""
-        texts = {
-            level: CAPTION_HEAD + text.strip()
-            for level, text in (
-                (EASY_NEGATIVE, answer.easy_negative),
-                (MEDIUM_NEGATIVE, answer.medium_negative),
-                (HARD_NEGATIVE, answer.hard_negative),
-                (POSITIVE, answer.positive),
-            )
-        }
+        texts = {level: CAPTION_HEAD + text.strip() for level, text in _by_level(answer)}
         wrong = {HARD_NEGATIVE: _spans(texts[HARD_NEGATIVE], answer.changed.wrong)}
         right = {POSITIVE: _spans(texts[POSITIVE], answer.changed.right)}
         return tuple(
@@ -194,13 +181,8 @@ def _spans(text: str, words: str) -> tuple[Span, ...]:
     return tuple(places) if len(places) == 1 else ()
 
 
-# Whole documents at the four levels around several images
-
-
-class DocumentAnswer(BaseModel):
+class DocumentAnswer(StrictModel):
     """The four documents, in the order of writing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     positive: str
     hard_negative: str
@@ -219,22 +201,25 @@ class DocumentTask(LevelTask):
     ) -> list[RequestItem]:
         """All images of a sample together; those that can't be shown are left out."""
         pictures = usable_pictures(raw.images, keep, max_images)
-        return [
-            RequestItem(item_id("d", pictures), source, raw.index, raw.key, tuple(pictures)),
-        ]
+        return [RequestItem(item_id("d", pictures), source, raw.index, raw.key, tuple(pictures))]
 
     def texts(self, answer: DocumentAnswer, images: int) -> tuple[LabelledText, ...]:
         """The documents, in the released layout."""
         shown = tuple(range(images))
         return tuple(
             LabelledText("document", _layout(text), level, shown)
-            for level, text in (
-                (EASY_NEGATIVE, answer.easy_negative),
-                (MEDIUM_NEGATIVE, answer.medium_negative),
-                (HARD_NEGATIVE, answer.hard_negative),
-                (POSITIVE, answer.positive),
-            )
+            for level, text in _by_level(answer)
         )
+
+
+def _by_level(answer: CaptionAnswer | DocumentAnswer) -> tuple[tuple[int, str], ...]:
+    """The levels from the lowest on, each with its text."""
+    return (
+        (EASY_NEGATIVE, answer.easy_negative),
+        (MEDIUM_NEGATIVE, answer.medium_negative),
+        (HARD_NEGATIVE, answer.hard_negative),
+        (POSITIVE, answer.positive),
+    )
 
 
 def _layout(text: str) -> str:
