@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from mmsieve.generation.options import GenerateOptions
-    from mmsieve.generation.tasks.task import Task
+    from mmsieve.generation.tasks.task import GenerationTask
 
 Kind: TypeAlias = Literal["teacher", "recipes", "verb", "public name", "training data"]
 """teacher: see `DrawingTeacher`. recipes: a folder of recipe files. verb: of the command line.
@@ -27,14 +27,14 @@ _PLACES: dict[Kind, dict[str, str]] = {}
 class DrawingTeacher(Protocol):
     """A teacher that needs neither sources nor a provider: it draws its images itself."""
 
-    def check(self, task: "Task", options: "GenerateOptions") -> None:
+    def check(self, task: "GenerationTask", options: "GenerateOptions") -> None:
         """Raise RequestError for what it can't draw."""
 
-    def count_drawn(self, task: "Task", options: "GenerateOptions") -> int:
+    def count_drawn(self, task: "GenerationTask", options: "GenerateOptions") -> int:
         """How many scenes it draws for what is wanted."""
 
     def draw(
-        self, task: "Task", out: Path, options: "GenerateOptions"
+        self, task: "GenerationTask", out: Path, options: "GenerateOptions"
     ) -> tuple[dict[str, int], int]:
         """Write training files into a folder; returns the records of each, and how many tars."""
 
