@@ -360,7 +360,7 @@ def test_lines_are_split_as_written(tmp_path_factory, lines, ends):
     options = ReadOptions(images=folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layouts, "ROWS", 4)
-        patch.setattr(layouts, "_CHUNK", 7)
+        patch.setattr(json_items, "_CHUNK", 7)
         patch.setattr(json_items, "_CHUNK", 5)
         found = []
         for shard in split_files(find_files([str(folder)]).files, options):
