@@ -104,7 +104,7 @@ def _wrong_kind(layout: str, options: ReadOptions) -> str | None:
 
 
 def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
-    """A tar's layout, from the first of its records that tells.
+    """A tar's layout, from the first of its records that shows it.
 
     One that was asked for is used as long as the content doesn't say that it is another.
     """
@@ -132,7 +132,7 @@ def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
 
 
 def _json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> str:
-    """The layout of a JSON or JSONL file, from the first of its items that tell.
+    """The layout of a JSON or JSONL file, from the first of its items that show it.
 
     Raises RequestError where that layout is not read, or images are named that nobody can find.
     """
