@@ -1,7 +1,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test lint format bench clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+.PHONY: setup demo test check lint format bench clean
 
 setup: .venv/.ready
 
@@ -15,7 +17,10 @@ demo: setup
 	$(BIN)/mmsieve demo --out mmsieve-demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST)
+
+check: setup
+	$(PYTEST) -m 'not slow'
 
 lint: setup
 	$(BIN)/ruff format --check .

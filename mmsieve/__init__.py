@@ -119,7 +119,6 @@ _HOMES = {
     "AssessmentsOptions": "mmsieve.generation.options",
     "ConvertReport": "mmsieve.verbs.convert",
     "CutOptions": "mmsieve.verbs.filter",
-    "DemoReport": "mmsieve.synthetic.demo",
     "EnhanceOptions": "mmsieve.methods.aitqe.annotator",
     "EvaluateOptions": "mmsieve.verbs.evaluate",
     "EvaluateReport": "mmsieve.verbs.evaluate",
@@ -153,7 +152,6 @@ _HOMES = {
     "TrainReport": "mmsieve.verbs.train",
     "Turn": "mmsieve.sample",
     "convert": "mmsieve.verbs.convert",
-    "demo": "mmsieve.synthetic.demo",
     "enhance": "mmsieve.verbs.enhance",
     "evaluate": "mmsieve.verbs.evaluate",
     "export": "mmsieve.verbs.export",
@@ -178,8 +176,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'mmsieve' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), "filter_tables" if name == "filter" else name)
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), "filter_tables" if name == "filter" else name)
+    else:
+        value = import_module("mmsieve.registry").find("public name", name)
     globals()[name] = value
     return value

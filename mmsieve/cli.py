@@ -2,11 +2,16 @@
 
 import sys
 import traceback
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, CycloptsError, ValidationError
 
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
+
+if TYPE_CHECKING:
+    from cyclopts.help.formatters import DefaultFormatter
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -35,7 +40,8 @@ app.command(_verb("evaluate"))
 app.command(_verb("report"))
 app.command(_verb("convert"))
 app.command(_verb("models", "list_models"), name="models")
-app.command("mmsieve.synthetic.demo:demo")
+for verb, place in registered("verb").items():
+    app.command(place, name=verb)
 
 generation = App(name="generate", help="Write training data: texts, judgements, ratings.")
 for what in ("captions", "documents", "assessments", "ratings"):
@@ -54,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in words
     if _asks_for_help(words):
         _import_all(app)
+        generation.help_formatter = _teachers_help(words)
     try:
         result = app(
             [word for word in words if word != "--debug"], exit_on_error=False, print_error=False
@@ -79,6 +86,23 @@ def _import_all(parent: App) -> None:
         child = parent[name]
         if child is not parent and not name.startswith("-"):
             _import_all(child)
+
+
+def _teachers_help(words: list[str]) -> "DefaultFormatter":
+    """Prints help, without the options of teachers that the command line doesn't name."""
+    from cyclopts.help.formatters import DefaultFormatter
+
+    from mmsieve.generation.options import OPTIONS_OF
+
+    named = {word.removeprefix("--teacher=") for word in words}
+
+    class Formatter(DefaultFormatter):
+        def __call__(self, console: Any, options: Any, panel: Any) -> None:
+            teacher = panel.title.removeprefix(OPTIONS_OF)
+            if teacher == panel.title or teacher in named:
+                super().__call__(console, options, panel)
+
+    return Formatter()
 
 
 def _show(result: Printed, debug: bool) -> int:

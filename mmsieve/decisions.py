@@ -1,18 +1,16 @@
-"""Decisions: which samples stay, and why the others don't: a folder, or one file.
+"""Decisions: for each row of a table whether it is kept, and why not: a folder, or one file.
 
-A decision file is a table file of kind `decisions`: its header's fingerprint says how the cut was
-asked for, its notes what was found.
+A decision file is a table file of kind `decisions`: its header's fingerprint says what was asked
+for, its notes what was found.
 """
 
-import glob
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Self, TypeAlias
-from uuid import uuid4
+from typing import TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -21,16 +19,16 @@ import pyarrow.parquet as pq
 
 from mmsieve import tables
 from mmsieve.errors import RequestError
-from mmsieve.sources import one_line
-from mmsieve.tables import Header, TableFile
-
-MakeHeader: TypeAlias = Callable[[TableFile | None, str, int, int], Header]
+from mmsieve.outputs import check_apart, check_folder, is_same_request, not_ours, staged
+from mmsieve.progress import Advance
+from mmsieve.tables import Header, Origins, TableFile
 
 KIND = "decisions"
+_REMAKE = "make the decisions again"
 _WRITERS = 2
 """Files of a folder that are written at a time."""
-_Piece: TypeAlias = tuple[TableFile, pa.Table]
-"""Rows of one of the table's files."""
+MakeHeader: TypeAlias = Callable[[TableFile | None, str, int, int], Header]
+"""Header of a decision file: of its shard (None: of all), name, rows and kept rows."""
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -59,8 +57,8 @@ class Decisions:
         if not files:
             raise RequestError(f"--decisions {path}: no decisions there; make them with filter")
         for name, file in files.items():
-            with _reading(file):
-                self._add(name, file)
+            with tables.open_file(file, _REMAKE) as parquet:
+                self._add(name, file, parquet)
 
     @property
     def shards(self) -> Sequence[str]:
@@ -71,7 +69,7 @@ class Decisions:
         """The keys of a shard's kept samples, in the order of the rows."""
         keys: list[str] = []
         for path, groups in groupby(self._groups[shard], key=lambda place: place[0]):
-            with _reading(path), pq.ParquetFile(path) as parquet:
+            with tables.open_file(path, _REMAKE) as parquet:
                 names = [n for n in ("key", "shard", "keep") if n in parquet.schema_arrow.names]
                 rows = parquet.read_row_groups([number for _, number in groups], names)
                 if "shard" in names:
@@ -83,27 +81,26 @@ class Decisions:
         """Bytes of the shard's source when it was scored, where that is known."""
         return self._sizes.get(shard)
 
-    def _add(self, name: str, path: Path) -> None:
-        with pq.ParquetFile(path) as parquet:
-            header = tables.read_header(path)
-            is_ours = header is not None and header.kind == KIND
-            if header is not None and is_ours and header.shard == name and header.size:
-                self._sizes[name] = header.size
-            types = dict(zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True))
-            by_name = path != self.path  # a file of a folder is named after its shard
-            for column in ("key", "keep") if by_name else ("key", "keep", "shard"):
-                if column not in types:
-                    raise RequestError(f"{path}: not decisions, there is no column {column}")
-            if not pa.types.is_boolean(types["keep"]):
-                raise RequestError(f"{path}: not decisions, keep is {types['keep']}, not a bool")
-            if by_name:
-                self._groups.setdefault(name, [])
-            for number in range(parquet.num_row_groups):
-                shards = [name]
-                if "shard" in types:
-                    shards = _shards(parquet, number, trust_statistics=is_ours)
-                for shard in shards:
-                    self._groups.setdefault(shard, []).append((path, number))
+    def _add(self, name: str, path: Path, parquet: pq.ParquetFile) -> None:
+        header = tables.parse_header(path, parquet.metadata.metadata)
+        is_ours = header is not None and header.kind == KIND
+        if header is not None and is_ours and header.shard == name and header.size:
+            self._sizes[name] = header.size
+        types = dict(zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True))
+        by_name = path != self.path  # a file of a folder is named after its shard
+        for column in ("key", "keep") if by_name else ("key", "keep", "shard"):
+            if column not in types:
+                raise RequestError(f"{path}: not decisions, there is no column {column}")
+        if not pa.types.is_boolean(types["keep"]):
+            raise RequestError(f"{path}: not decisions, keep is {types['keep']}, not a bool")
+        if by_name:
+            self._groups.setdefault(name, [])
+        for number in range(parquet.num_row_groups):
+            shards = [name]
+            if "shard" in types:
+                shards = _shards(parquet, number, trust_statistics=is_ours)
+            for shard in shards:
+                self._groups.setdefault(shard, []).append((path, number))
 
 
 def decision_files(path: Path) -> dict[str, Path]:
@@ -124,41 +121,156 @@ def _shards(parquet: pq.ParquetFile, group: int, trust_statistics: bool) -> list
     return [str(shard) for shard in pc.unique(shards).to_pylist()]
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        raise RequestError(
-            f"{path}: can't be read ({one_line(error)}): make the decisions again"
-        ) from error
+# Writing
 
 
-class DecisionFile:
-    """Writes one decision file, some rows at a time."""
+class DecisionRows:
+    """All rows of a table with their decisions: once to be read, and counted on the way."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        rows: Iterable[tuple[Origins, pl.DataFrame]],
+        files: Sequence[TableFile],
+        fingerprint: dict[str, str],
+        notes: dict[str, str],
+        advance: Advance,
+    ) -> None:
+        """`rows` have at least the columns of SCHEMA; `files` are those of the table.
+
+        `fingerprint` says what was asked for, `notes` what the headers hold beside it.
+        """
+        self.kept = 0
+        self.reasons: Counter[str] = Counter()
+        self.fingerprint = fingerprint
+        self._rows = rows
+        self._files = files
+        self._notes = notes
+        self._advance = advance
+
+    def __iter__(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
+        for origins, rows in self._rows:
+            self.reasons.update(dict(rows["reason"].drop_nulls().value_counts().iter_rows()))
+            self.kept += int(rows["keep"].sum())
+            self._advance(rows.height, rows.height)
+            yield origins, rows
+
+    def count(self) -> None:
+        """Count the rows and write nothing."""
+        for _ in self:
+            pass
+
+    def write(self, out: Path) -> None:
+        """Write a folder with a file per shard, or one file, in place of what is there."""
+        threads = ThreadPoolExecutor(_WRITERS, "mmsieve-decisions")
+        with staged(out) as staging, threads:
+            writer = _Writer(staging, out, self._header, threads)
+            for origins, rows in self:
+                writer.add(origins, rows.select(SCHEMA.names))
+            writer.finish()
+
+    def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
+        """The header of a decision file: that of one shard, or of all (None)."""
+        files = self._files if source is None else [source]
+        return Header(
+            kind=KIND,
+            version=tables.product_version(),
+            shard=name,
+            size=0 if source is None else source.size,
+            rows=rows,
+            complete=all(file.complete for file in files),
+            fingerprint=self.fingerprint,
+            notes=self._notes | {"kept": str(kept)},
+        )
+
+
+class _Writer:
+    """Writes decisions while the next ones are made; a shard's rows come one after the other."""
+
+    def __init__(
+        self, staging: Path, out: Path, header: MakeHeader, threads: ThreadPoolExecutor
+    ) -> None:
+        self._staging = staging
+        self._one_file = out.stem if out.suffix == ".parquet" else None
+        self._header = header
+        self._threads = threads
+        self._pending: list[Future[None]] = []
+        self._current: TableFile | None = None
+        self._file: _DecisionFile | None = None
+
+    def add(self, origins: Origins, rows: pl.DataFrame) -> None:
+        """Add rows of several files: so many of each, one after the other."""
+        added = rows.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(SCHEMA)
+        self._wait()
+        parts = []
+        start = 0
+        for source, count in origins:
+            piece = source, added.slice(start, count)
+            start += count
+            if count == source.rows and self._one_file is None:
+                self._pending.append(self._threads.submit(self._write_whole, *piece))
+            else:
+                parts.append(piece)
+        self._pending.append(self._threads.submit(self._add_parts, parts))
+
+    def finish(self) -> None:
+        """Write what is left."""
+        self._wait()
+        if self._file is not None:
+            self._file.close()
+
+    def _wait(self) -> None:
+        for pending in self._pending:
+            pending.result()
+        self._pending = []
+
+    def _open(self, source: TableFile) -> "_DecisionFile":
+        if self._one_file is not None:
+            return _DecisionFile(self._staging, partial(self._header, None, self._one_file))
+        path = self._staging / f"{source.shard}.parquet"
+        return _DecisionFile(path, partial(self._header, source, source.shard))
+
+    def _write_whole(self, source: TableFile, rows: pa.Table) -> None:
+        file = self._open(source)
+        file.add(rows)
+        file.close()
+
+    def _add_parts(self, parts: Sequence[tuple[TableFile, pa.Table]]) -> None:
+        for source, rows in parts:
+            if self._file is None or (source is not self._current and self._one_file is None):
+                if self._file is not None:
+                    self._file.close()
+                self._file = self._open(source)
+            self._current = source
+            self._file.add(rows)
+
+
+class _DecisionFile:
+    """One decision file, written some rows at a time."""
+
+    def __init__(self, path: Path, header: Callable[[int, int], Header]) -> None:
+        """`header` makes the file's of its rows and kept rows."""
         path.parent.mkdir(parents=True, exist_ok=True)
         # keys don't repeat: to look for a dictionary takes most of the time
         self._writer = pq.ParquetWriter(
             path, SCHEMA, use_dictionary=["shard", "reason"], write_statistics=["shard"]
         )
+        self._header = header
         self._waiting: list[pa.Table] = []
-        self.rows = 0
-        self.kept = 0
+        self._rows = self._kept = 0
 
     def add(self, rows: pa.Table) -> None:
         """Add rows of SCHEMA."""
         self._waiting.append(rows)
-        self.rows += rows.num_rows
-        self.kept += pc.sum(rows["keep"]).as_py() or 0
+        self._rows += rows.num_rows
+        self._kept += pc.sum(rows["keep"]).as_py() or 0
         if sum(waiting.num_rows for waiting in self._waiting) >= _GROUP_ROWS:
             self._flush()
 
-    def close(self, header: Header) -> None:
+    def close(self) -> None:
         """Write the header and finish."""
         self._flush()
-        self._writer.add_key_value_metadata(tables.header_metadata(header))
+        header = tables.header_metadata(self._header(self._rows, self._kept))
+        self._writer.add_key_value_metadata(header)
         self._writer.close()
 
     def _flush(self) -> None:
@@ -167,92 +279,7 @@ class DecisionFile:
         self._waiting = []
 
 
-class DecisionWriter:
-    """Writes decisions to a new place, which gets its name when all are there."""
-
-    def __init__(self, out: Path, header: MakeHeader) -> None:
-        """`header` makes a file's: of its shard (None: of all), name, rows and kept rows."""
-        self._out = out
-        self._header = header
-        self._staging = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
-        self._current: TableFile | None = None
-        self._file: DecisionFile | None = None
-        self._threads = ThreadPoolExecutor(_WRITERS, "mmsieve-decisions")
-        self._pending: list[Future[None]] = []
-        self.is_one_file = out.suffix == ".parquet"
-
-    def add(self, source: TableFile, rows: pl.DataFrame) -> None:
-        """Add rows of one of the table's files; the rows of a file come one after the other."""
-        self.add_all([(source, rows.height)], rows)
-
-    def add_all(self, origins: Sequence[tuple[TableFile, int]], rows: pl.DataFrame) -> None:
-        """Add rows of several files: so many of each, one after the other.
-
-        They are written while the caller goes on to the next ones.
-        """
-        added = rows.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(SCHEMA)
-        whole: list[_Piece] = []
-        parts: list[_Piece] = []
-        start = 0
-        for source, count in origins:
-            is_whole = count == source.rows and not self.is_one_file
-            (whole if is_whole else parts).append((source, added.slice(start, count)))
-            start += count
-        self._wait()
-        self._pending = [self._threads.submit(self._add_parts, parts)]
-        for number in range(_WRITERS):
-            self._pending.append(self._threads.submit(self._write_whole, whole[number::_WRITERS]))
-
-    def _wait(self) -> None:
-        for pending in self._pending:
-            pending.result()
-        self._pending = []
-
-    def _write_whole(self, pieces: Sequence[_Piece]) -> None:
-        for source, rows in pieces:
-            file = DecisionFile(self._staging / f"{source.shard}.parquet")
-            file.add(rows)
-            file.close(self._header(source, source.shard, file.rows, file.kept))
-
-    def _add_parts(self, pieces: Sequence[_Piece]) -> None:
-        for source, rows in pieces:
-            self._add(source, rows)
-
-    def _add(self, source: TableFile, rows: pa.Table) -> None:
-        if self._file is None or (source is not self._current and not self.is_one_file):
-            self._close_file()
-            name = f"{source.shard}.parquet"
-            self._file = DecisionFile(self._staging if self.is_one_file else self._staging / name)
-        self._current = source
-        self._file.add(rows)
-
-    def finish(self) -> None:
-        """Give the decisions their name, in place of what has it."""
-        self._wait()
-        self._close_file()
-        old = self._out.with_name(f".{self._out.name}.{uuid4().hex}.tmp")
-        if self._out.is_dir():  # a folder can't be replaced in one step
-            self._out.rename(old)
-        self._staging.rename(self._out)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def _close_file(self) -> None:
-        if self._file is not None:
-            source = None if self.is_one_file else self._current
-            name = self._out.stem if source is None else source.shard
-            self._file.close(self._header(source, name, self._file.rows, self._file.kept))
-        self._file = None
-
-    def __enter__(self) -> Self:
-        self._out.parent.mkdir(parents=True, exist_ok=True)
-        unique = "[0-9a-f]" * 32
-        for leftover in self._out.parent.glob(f".{glob.escape(self._out.name)}.{unique}.tmp"):
-            _remove(leftover)  # what a killed run left
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._threads.shutdown()
-        _remove(self._staging)
+# The place of decisions: free, or held by decisions of the same request
 
 
 def check_place(out: Path, inputs: Sequence[Path]) -> None:
@@ -262,49 +289,24 @@ def check_place(out: Path, inputs: Sequence[Path]) -> None:
         raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
     if not is_file and out.is_file():
         raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
-    tables.check_folder(out.absolute().parent)
+    check_folder(out.absolute().parent)
     check_apart(out, inputs)
 
 
-def check_apart(out: Path, inputs: Sequence[Path]) -> None:
-    """Raise RequestError where an output would be among the files of a table."""
-    place = out.resolve()
-    for path in inputs:
-        given = path.resolve()
-        if place == given or given in place.parents or place in given.parents:
-            raise RequestError(f"--out {out}: is where the table {path} is: choose another")
-
-
 def check_replaceable(out: Path, fingerprint: dict[str, str], overwrite: bool) -> bool:
-    """Whether decisions of the same cut are there; raises RequestError where --out can't be used.
+    """Whether decisions of the same request are there; RequestError where --out can't be used.
 
     Nothing that isn't a decision is ever replaced.
     """
     files = decision_files(out)
-    others = _others(out) if out.is_dir() else []
-    if others:
-        raise RequestError(f"--out {out}: holds {others[0]}, no decisions: choose another folder")
-    same = bool(files)
+    found = (path for path in out.rglob("*") if out.is_dir() and not path.is_dir())
+    other = next((path for path in found if path.suffix != ".parquet"), None)
+    if other is not None:
+        raise not_ours(out, f"holds {other.relative_to(out)}, no decisions")
+    same = []
     for path in files.values():
         header = tables.existing_header(path)
         if header is None or header.kind != KIND:
-            raise RequestError(f"--out {out}: {path} isn't decisions: choose another --out")
-        same = same and header.fingerprint == fingerprint
-    if files and not same and not overwrite:
-        raise RequestError(
-            f"--out {out}: holds decisions of another cut: choose another --out, or --overwrite"
-        )
-    return same
-
-
-def _others(folder: Path) -> list[str]:
-    """Names in the folder that no decision file has."""
-    found = (path for path in folder.rglob("*") if not path.is_dir())
-    return [p.relative_to(folder).as_posix() for p in found if p.suffix != ".parquet"]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            raise not_ours(out, f"{path} isn't decisions")
+        same.append(is_same_request(out, header.fingerprint, fingerprint, overwrite))
+    return bool(same) and all(same)

@@ -1,28 +1,29 @@
-"""Tables: a folder with one Parquet file per shard; its schema, header, writing and reading.
+"""Tables: a folder with one Parquet file per shard; schema, header, writing and reading.
 
 Parquet metadata carries a Header under `mmsieve`: what made the file, and whether it is complete.
+Whoever reads or writes a table file, of a run or anyone's, does it through this module.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
-from typing import Any, TypeVar
-from uuid import uuid4
+from typing import Any, TypeAlias, TypeVar
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmsieve.errors import RequestError
+from mmsieve.outputs import not_ours, write_atomically
 from mmsieve.sources import one_line
 
-# Table: a folder with one Parquet file per shard, each whole or absent, each saying its origin
+# Table files: columns, header, writing
 
 COMMON = pa.schema(
     [
@@ -79,32 +80,6 @@ def header_metadata(header: Header) -> dict[bytes, str]:
     return {_HEADER: json.dumps(asdict(header), sort_keys=True)}
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)`, then give the file its name; a hidden name never matches *."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove what a killed run left of a file: only one run at a time writes it."""
-    unique = "[0-9a-f]" * 32  # not *: another shard's name may begin with this one's
-    for leftover in path.parent.glob(f".{_literal(path.name)}.{unique}.tmp"):
-        leftover.unlink(missing_ok=True)
-
-
 def read_header(path: Path) -> Header | None:
     """The header of a table file; None where mmsieve did not write it."""
     try:
@@ -143,8 +118,14 @@ def existing_header(path: Path) -> Header | None:
     except FileNotFoundError:
         return None
     if header is None:
-        raise RequestError(f"{path}: there, and not made by mmsieve; choose another --out")
+        raise not_ours(path, "there, and not made by mmsieve")
     return header
+
+
+def remove_file(path: Path) -> None:
+    """Remove a table file that is made anew; raises RequestError for one that isn't a table's."""
+    if existing_header(path) is not None:
+        path.unlink()
 
 
 def table_files(folder: Path) -> dict[str, Path]:
@@ -162,44 +143,34 @@ def rows_to_table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table
     return pa.Table.from_pylist(list(rows), schema=schema)
 
 
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def check_folder(folder: Path) -> None:
-    """Raise RequestError where a table can't be written to the folder; nothing is made yet."""
-    if "://" in str(folder) or ":/" in str(folder):
-        raise RequestError(f"--out {folder}: tables are written to local or mounted folders")
-    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
-    if existing is None or not existing.is_dir():
-        raise RequestError(f"--out {folder}: {existing} is a file, not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RequestError(f"--out {folder}: {existing} can't be written to")
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of a table; raises RequestError where that can't be done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"--out {folder}: can't be made: {error}") from error
-
-
-def remove_file(path: Path) -> None:
-    """Remove a table file that is made anew; raises RequestError for one that isn't a table's."""
-    with suppress(FileNotFoundError):
-        if read_header(path) is None:
-            raise RequestError(f"{path}: not made by mmsieve, so not replaced; use another --out")
-        path.unlink()
-
-
-# Tables given to a verb: folders of a run, or anyone's Parquet files; their columns and rows
+# Reading: files one by one, and the tables given to a verb, of a run or anyone's
 
 T = TypeVar("T")
 
 CHUNK = 1 << 18
 """Rows of a large file that are read at a time."""
 _SHOWN = 40
+REMAKE = "make that file of the table again"
+
+
+@contextmanager
+def open_file(path: Path, fix: str = REMAKE) -> Iterator[pq.ParquetFile]:
+    """A table file to read from; a file that can't be read is a RequestError that says the fix."""
+    try:
+        # pre_buffer would hold all of a large file's columns in memory
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            yield file
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise RequestError(f"{path}: can't be read ({one_line(error)}): {fix}") from error
+
+
+def scan_files(files: Iterable[Path]) -> pl.LazyFrame:
+    """The rows of table files that have the same columns, to be read when they are collected."""
+    return pl.scan_parquet(list(files), glob=False)
+
+
+Origins: TypeAlias = Sequence[tuple["TableFile", int]]
+"""Files that rows are from, one after the other, and how many rows of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,24 +218,20 @@ class Table:
     def read(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pl.DataFrame]:
         """A file's columns, in one frame if it must be whole, else some rows at a time.
 
-        Raises RequestError where they can't be read: a cut over what is left would be another one.
+        Raises RequestError where they can't be read: a choice among the others would be wrong.
         """
         for piece in self._pieces(file, columns, whole):
             yield pl.DataFrame(piece)
 
-    def batches(
-        self, columns: Sequence[str], rows: int = CHUNK
-    ) -> Iterator[tuple[list[tuple[TableFile, int]], pl.DataFrame]]:
-        """The columns of all files, about `rows` at a time: how many of each file, and they.
+    def batches(self, columns: Sequence[str]) -> Iterator[tuple[Origins, pl.DataFrame]]:
+        """The columns of all files, about CHUNK rows at a time, and which files they are from.
 
         Small files come together: what is done once per batch isn't done thousands of times. The
         next batch is read while one is used.
         """
-        yield from _ahead(self._batches(columns, rows))
+        yield from _ahead(self._batches(columns))
 
-    def _batches(
-        self, columns: Sequence[str], rows: int
-    ) -> Iterator[tuple[list[tuple[TableFile, int]], pl.DataFrame]]:
+    def _batches(self, columns: Sequence[str]) -> Iterator[tuple[Origins, pl.DataFrame]]:
         origins: list[tuple[TableFile, int]] = []
         waiting: list[pa.Table] = []
         height = 0
@@ -273,33 +240,26 @@ class Table:
                 origins.append((file, piece.num_rows))
                 waiting.append(piece)
                 height += piece.num_rows
-                if height >= rows:
+                if height >= CHUNK:
                     yield origins, pl.DataFrame(pa.concat_tables(waiting).combine_chunks())
                     origins, waiting, height = [], [], 0
         if waiting:
             yield origins, pl.DataFrame(pa.concat_tables(waiting).combine_chunks())
 
     def _pieces(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pa.Table]:
-        rows = 0
-        try:
-            for piece in self._read(file, columns, whole):
+        names, rows = list(columns), 0
+        schema = pa.schema([(name, self.types[name]) for name in names])
+        with open_file(file.path) as parquet:
+            pieces: Iterable[pa.Table] = (
+                [parquet.read(names, use_threads=False)]
+                if whole or file.rows <= CHUNK
+                else map(pa.table, parquet.iter_batches(CHUNK, columns=names))
+            )
+            for piece in pieces:
                 rows += piece.num_rows
-                yield piece
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(file.path, error) from error
+                yield piece.select(names).cast(schema)
         if rows != file.rows:
             raise RequestError(f"{file.path}: has changed while it was read: filter again")
-
-    def _read(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pa.Table]:
-        schema = pa.schema([(name, self.types[name]) for name in columns])
-        # pre_buffer would hold all of a large file's columns in memory
-        with pq.ParquetFile(file.path, pre_buffer=False) as parquet:
-            if whole or file.rows <= CHUNK:
-                read = parquet.read(list(columns), use_threads=False)
-                yield read.select(columns).cast(schema)
-                return
-            for batch in parquet.iter_batches(CHUNK, columns=list(columns)):
-                yield pa.table(batch).select(columns).cast(schema)
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
@@ -317,13 +277,10 @@ def open_tables(paths: Sequence[str | Path]) -> list[Table]:
         raise RequestError("no TABLE given: name a folder of scores, or a Parquet file")
     opened: list[Table] = []
     for path in map(Path, paths):
-        name = number = path.resolve().stem if path.is_file() else path.resolve().name
-        names = {table.name for table in opened}
-        count = 1
-        while number in names:
-            count += 1
-            number = f"{name}{count}"
-        opened.append(_open(path, number))
+        own = path.resolve().stem if path.is_file() else path.resolve().name
+        taken = {table.name for table in opened}
+        names = chain([own], (f"{own}{number}" for number in count(2)))
+        opened.append(_open(path, next(name for name in names if name not in taken)))
     return opened
 
 
@@ -338,35 +295,22 @@ def _open(path: Path, name: str) -> Table:
         raise RequestError(f"{path}: holds no Parquet file, so it is no table")
     files: list[TableFile] = []
     columns = _Columns()
-    first_header: Header | None = None
+    made_by = []
     for shard, file in found.items():
-        schema, rows, header = _read_footer(file)
-        first_header = header if not files else first_header
-        _check_origin(file, first_header, header)
+        with open_file(file) as parquet:
+            rows, schema = parquet.metadata.num_rows, parquet.schema_arrow.remove_metadata()
+            header = parse_header(file, parquet.metadata.metadata)
+        made_by.append(None if header is None else (header.kind, header.fingerprint))
+        if made_by[-1] != made_by[0]:
+            raise RequestError(
+                f"{file}: not made by the model and options of the table's first file: "
+                "give tables of one run, each in its own folder"
+            )
         columns.add(schema, file)
         size, complete = (0, True) if header is None else (header.size, header.complete)
         files.append(TableFile(shard, file, rows, size, complete))
-    is_ours = first_header is not None
+    is_ours = made_by[0] is not None
     return Table(name, path, tuple(files), columns.types, columns.mixed, is_ours)
-
-
-def _read_footer(path: Path) -> tuple[pa.Schema, int, Header | None]:
-    try:
-        with pq.ParquetFile(path) as parquet:
-            schema, metadata = parquet.schema_arrow, parquet.metadata
-            header = parse_header(path, metadata.metadata)
-        return schema.remove_metadata(), metadata.num_rows, header
-    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _check_origin(path: Path, first: Header | None, header: Header | None) -> None:
-    made, first_made = (None if h is None else (h.kind, h.fingerprint) for h in (header, first))
-    if made != first_made:
-        raise RequestError(
-            f"{path}: not made by the model and options of the table's first file: "
-            "give tables of one run, each in its own folder"
-        )
 
 
 class _Columns:
@@ -416,9 +360,3 @@ def notes_of_unfinished(tables: Sequence[Table]) -> list[str]:
         for each in tables
         if each.unfinished
     ]
-
-
-def _unreadable(path: Path, error: Exception) -> RequestError:
-    return RequestError(
-        f"{path}: can't be read ({one_line(error)}): make that file of the table again"
-    )

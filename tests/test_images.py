@@ -148,7 +148,7 @@ def test_no_image(data):
     assert status(data) == Status.IMAGE_UNDECODABLE
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     start=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", ""]),
     noise=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=12),
@@ -170,7 +170,7 @@ def test_bytes_never_raise_anything_but_a_sample_error(start, noise, tail, optio
     assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     height=st.integers(1, 90),
     width=st.integers(1, 90),

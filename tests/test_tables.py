@@ -1,9 +1,5 @@
 """Tables: a file is there whole or not at all, says what made it, and is ours or refused."""
 
-import multiprocessing
-import os
-import signal
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,51 +47,6 @@ def test_columns_keep_their_types(tmp_path):
 def test_the_same_rows_are_the_same_bytes(tmp_path):
     first, second = write(tmp_path / "a.parquet"), write(tmp_path / "b.parquet")
     assert first.read_bytes() == second.read_bytes()
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path):
-    path = write(tmp_path / "a.parquet")
-
-    def fail(temporary: Path) -> None:
-        temporary.write_bytes(b"half")
-        assert temporary not in tmp_path.glob("*.parquet") and temporary.name.startswith(".")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        tables.write_atomically(path, fail)
-    assert tables.read_header(path) == HEADER
-    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
-
-
-def _write_slowly(path: Path) -> None:
-    def write_half(temporary: Path) -> None:
-        temporary.write_bytes(b"half")
-        time.sleep(60)
-
-    tables.write_atomically(path, write_half)
-
-
-def test_what_a_killed_run_left_is_removed(tmp_path):
-    path = tmp_path / "a[1].parquet"
-    process = multiprocessing.get_context("spawn").Process(target=_write_slowly, args=[path])
-    process.start()
-    deadline = time.monotonic() + 20
-    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert len(list(tmp_path.iterdir())) == 1 and tables.table_files(tmp_path) == {}
-    write(path)
-    assert [p.name for p in tmp_path.iterdir()] == ["a[1].parquet"]
-
-
-def test_leftovers_of_other_files_stay(tmp_path):
-    others = [".a.parquet.b.parquet.%s.tmp" % ("0" * 32), ".b.parquet.%s.tmp" % ("0" * 32)]
-    for name in (*others, ".a.parquet.%s.tmp" % ("0" * 32)):
-        (tmp_path / name).write_bytes(b"")
-    tables.remove_leftovers(tmp_path / "a.parquet")
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
 
 
 def test_nothing_there_is_no_header(tmp_path):
@@ -148,14 +99,3 @@ def test_files_in_the_order_of_their_names(tmp_path):
         path.write_bytes(b"")
     assert list(tables.table_files(tmp_path)) == ["a", "b/0", "b/1.x"]
     assert tables.table_files(tmp_path)["b/1.x"] == tmp_path / "b" / "1.x.parquet"
-
-
-def test_folders_that_can_not_hold_a_table(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    tables.check_folder(tmp_path / "new" / "deep")
-    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
-    for folder in ("file", "file/below", "s3://bucket/a"):
-        with pytest.raises(RequestError, match="--out"):
-            tables.check_folder(Path(folder) if ":" in folder else tmp_path / folder)
-    with pytest.raises(RequestError, match="can't be made"):
-        tables.make_folder(tmp_path / "file" / "below")

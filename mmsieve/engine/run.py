@@ -16,6 +16,7 @@ from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
+from mmsieve.outputs import check_folder, is_same_request, make_folder
 from mmsieve.progress import show_progress
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
@@ -61,7 +62,7 @@ def check_request(sources: Sequence[str], out: Path, run: RunOptions) -> Sources
     if run.ray_address is not None and run.engine != "ray":
         raise RequestError("--ray-address is for --engine ray")
     take_part([], run.part)
-    tables.check_folder(out)
+    check_folder(out)
     return find_files(sources)
 
 
@@ -99,7 +100,7 @@ def run_annotator(
     if run.dry_run:
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
         return RunReport(out=out, notes=tuple(notes))
-    tables.make_folder(out)
+    make_folder(out)
     if run.overwrite:
         for shard in todo:
             tables.remove_file(job.path(shard))
@@ -150,13 +151,7 @@ def _is_done(job: ShardJob, shard: Shard) -> bool:
     header = tables.existing_header(job.path(shard))
     if header is None:
         return False
-    if header.fingerprint != job.fingerprint:
-        names = header.fingerprint.keys() | job.fingerprint.keys()
-        differ = sorted(n for n in names if header.fingerprint.get(n) != job.fingerprint.get(n))
-        raise RequestError(
-            f"{job.path(shard)} was made with another {', '.join(differ)}; choose another --out, "
-            "or --overwrite to start again"
-        )
+    is_same_request(job.path(shard), header.fingerprint, job.fingerprint)
     is_whole = header.complete or (header.problem is None and header.limit == shard.limit)
     return is_whole and header.size == shard.size
 

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from mmsieve.errors import RequestError, Status
 from mmsieve.evaluation.metrics import Floats, Ints, pearson, spearman
-from mmsieve.filtering.hashing import hash_samples
+from mmsieve.filtering.ranking import hash_samples
 from mmsieve.labels import LEVELS
 from mmsieve.sources import one_line
 from mmsieve.tables import Table, column_names

@@ -9,10 +9,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from mmsieve.errors import RequestError, ShardError
+from mmsieve.errors import ShardError
 from mmsieve.exporting.samples import TarSample
+from mmsieve.outputs import made_otherwise, not_ours, write_atomically, write_text
 from mmsieve.read.tar import index_tar
-from mmsieve.tables import product_version, write_atomically
+from mmsieve.tables import product_version
 
 # Output tars: written under another name, checked by reading them back, then named
 
@@ -193,13 +194,12 @@ class ExportJournal:
         if not self._path.exists():
             tar = next(self._folder.rglob("*.tar"), None) if self._folder.is_dir() else None
             if tar is not None:
-                raise RequestError(f"--out {self._folder}: {tar} isn't an export's: choose another")
+                raise not_ours(self._folder, f"{tar} isn't an export's")
         for unit, entry in () if overwrite else self.entries.items():
             same = not entry.complete or identities.get(unit) == entry.identity
             if unit not in identities or not same:
-                raise RequestError(
-                    f"--out {self._folder}: holds an export of other decisions, sources or options "
-                    f"({unit}): choose another --out, or --overwrite"
+                raise made_otherwise(
+                    self._folder, [f"choice of samples, source or option ({unit})"]
                 )
 
 
@@ -224,8 +224,7 @@ def write_manifest(
         "tars": [asdict(tar) for tar in sorted(tars, key=lambda tar: tar.name)],
         "failed": dict(sorted(failed.items())),
     }
-    text = json.dumps(manifest, indent=1) + "\n"
-    write_atomically(folder / MANIFEST, lambda temporary: temporary.write_text(text))
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def _entry(fields: dict[str, Any]) -> ExportEntry:

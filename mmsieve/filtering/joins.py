@@ -1,7 +1,8 @@
 """Several tables as one: the rows of the first, and the columns of all, in bounded memory.
 
-Both sides are cut into parts by the hash of the join column. Each part is joined by itself and
-kept on disk in the order of the rows that asked, so that they can be read back row after row.
+Tables of one run are joined shard by shard. Others are hash joined: both sides are split into
+parts by the hash of the join column; each part is joined by itself and kept on disk in the order of
+the first table's rows, so that the values can be read back row after row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,19 +17,19 @@ import polars as pl
 import pyarrow as pa
 
 from mmsieve.errors import RequestError, Status
-from mmsieve.filtering.hashing import hash_strings
-from mmsieve.tables import COMMON, METADATA, Table, TableFile, column_names
+from mmsieve.filtering.ranking import hash_strings
+from mmsieve.tables import COMMON, METADATA, Origins, Table, column_names
 
 # What a decision calls a row: its key, its shard, its uid
 
 
-class Identity:
+class RowIds:
     """The columns of a table that say which sample a row is."""
 
     def __init__(self, table: Table, needs_uid: bool) -> None:
         """Raise RequestError where the table lacks them; a uid serves as key where that is all."""
-        shard = table.types.get("shard")
-        has_shard = shard is not None and (_is_text(shard) or table.is_ours)
+        is_text = table.types.get("shard") in (pa.string(), pa.large_string())
+        has_shard = is_text or (table.is_ours and "shard" in table.types)
         self._shard = "shard" if has_shard else None
         self._uid = "uid" if needs_uid else None
         self._key = "key" if "key" in table.types or not needs_uid else "uid"
@@ -40,12 +41,8 @@ class Identity:
                     f"table that has it first; {column_names([table])}"
                 )
 
-    def of(self, file: TableFile, frame: pl.DataFrame) -> pl.DataFrame:
-        """`key`, `shard` and, where asked for, `uid` of a file's rows, as text."""
-        return self.of_all([(file, frame.height)], frame)
-
-    def of_all(self, origins: Sequence[tuple[TableFile, int]], frame: pl.DataFrame) -> pl.DataFrame:
-        """The same for the rows of several files: so many of each, one after the other."""
+    def of(self, origins: Origins, frame: pl.DataFrame) -> pl.DataFrame:
+        """`key`, `shard` and, where asked for, `uid` of rows of some files, as text."""
         key = frame[self._key].cast(pl.String)
         if self._key == "uid":
             key = key.fill_null("")  # checked where the row is kept
@@ -64,11 +61,7 @@ class Identity:
         return pl.DataFrame(columns)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-# Lookup: another table's values for rows in order, joined by a column, in bounded memory
+# Hash join: another table's values for rows in order
 
 PART_ROWS = 1 << 19
 """Rows of the other table that one part holds in memory."""
@@ -81,7 +74,7 @@ ROW = "row"
 _PART, _FOUND = "part", "found"
 
 
-class Lookup:
+class HashJoin:
     """The joined values, read in the order of the rows."""
 
     def __init__(self, runs: list[Path], matched: int) -> None:
@@ -98,16 +91,16 @@ class Lookup:
         return frame.drop(ROW)
 
 
-def look_up(
+def hash_join(
     rows: Iterable[pl.Series],
     other: Iterable[pl.DataFrame],
     empty: pl.DataFrame,
     size: int,
     folder: Path,
-) -> Lookup:
+) -> HashJoin:
     """Join `rows` (values of the join column) with `other`, which has about `size` rows.
 
-    `other`, and `empty` which shows its types, have the join column as ON, and what to look up.
+    `other`, and `empty` which shows its types, have the join column as ON, and others to take.
     Raises DuplicateError where one of its values comes twice: which row is meant isn't known.
     """
     parts = min(MOST_PARTS, 1 + size // PART_ROWS)
@@ -116,7 +109,7 @@ def look_up(
     left = _partition(_rebatch(_numbered(rows), _BUFFER), none, parts, folder / "left")
     runs = [folder / f"run-{part}" for part in range(parts)]
     matched = sum(_join(*files) for files in zip(left, right, runs, strict=True))
-    return Lookup(runs, matched)
+    return HashJoin(runs, matched)
 
 
 class DuplicateError(Exception):
@@ -133,16 +126,13 @@ class _Run:
     def take_below(self, row: int) -> pl.DataFrame:
         """The rows not yet taken whose number is below `row`."""
         taken = []
-        while True:
-            count = int(self._frame[ROW].search_sorted(row, side="left"))
-            taken.append(self._frame.head(count))
-            self._frame = self._frame.slice(count)
-            if self._frame.height:
-                return pl.concat(taken)
-            following = next(self._frames, None)
-            if following is None:
-                return pl.concat(taken)
-            self._frame = following
+        following: pl.DataFrame | None = self._frame
+        while following is not None:
+            count = int(following[ROW].search_sorted(row, side="left"))
+            taken.append(following.head(count))
+            self._frame = following.slice(count)
+            following = None if self._frame.height else next(self._frames, None)
+        return pl.concat(taken)
 
 
 def _numbered(rows: Iterable[pl.Series]) -> Iterator[pl.DataFrame]:
@@ -215,7 +205,7 @@ def _frames(path: Path) -> Iterator[pl.DataFrame]:
             yield pl.DataFrame(batch)
 
 
-# Several tables as one: the rows of the first, and the columns of all
+# Joined tables: by shard, or by the values of a column
 
 On: TypeAlias = Literal["key", "uid"]
 
@@ -237,7 +227,7 @@ class Column:
         return f"{self.table}:{self.name}"
 
 
-class Joined:
+class JoinedTables:
     """The tables of a request, joined shard by shard, or by the values of a column."""
 
     def __init__(self, tables: Sequence[Table], on: On | None) -> None:
@@ -245,7 +235,7 @@ class Joined:
         self.on = on
         self.notes: list[str] = []
         if on is None:
-            _check_cuts(tables)
+            _check_shards(tables)
         for table in tables if len(tables) > 1 else []:
             if (on or "key") not in table.types:
                 raise RequestError(
@@ -296,29 +286,26 @@ class Joined:
         schema = pa.schema([(column.inner, kind) for column, kind in types.items()])
         return pl.DataFrame(schema.empty_table())
 
-    def scan(self, columns: set[Column], folder: Path) -> Iterator[tuple[TableFile, pl.DataFrame]]:
-        """All rows in order, each frame with the file of the first table that it is from.
+    def scan(self, columns: set[Column], folder: Path) -> Iterator[pl.DataFrame]:
+        """All rows of the first table in order, some at a time, with the columns of all.
 
-        A file may come in several frames. `folder` takes what a join by values keeps on disk.
+        `folder` takes what a join by values keeps on disk.
         """
+        first, others = self.tables[0], range(1, len(self.tables))
         wanted = [sorted(c.name for c in columns if c.table == i) for i in range(len(self.tables))]
-        wanted[0] = wanted[0] or list(self.tables[0].types)[:1]  # a frame needs a column for rows
-        lookups: dict[int, Lookup] = {}
+        wanted[0] = wanted[0] or list(first.types)[:1]  # a frame needs a column for rows
+        joins: list[HashJoin] = []
         if self.on is not None:
-            used = [i for i in range(1, len(self.tables)) if wanted[i]]
-            lookups = {i: self._look_up(i, self.on, wanted[i], folder) for i in used}
-        whole = self.on is None and len(self.tables) > 1
-        for file in self.tables[0].files:
-            names = list({*wanted[0], "key"} if whole else wanted[0])
-            for frame in self.tables[0].read(file, names, whole):
-                parts = [_inner(frame, 0)]
-                if whole:
-                    parts += [
-                        self._aligned(i, file.shard, wanted[i], frame["key"].cast(pl.String))
-                        for i in range(1, len(self.tables))
-                    ]
-                parts += [lookup.take(frame.height) for lookup in lookups.values()]
-                yield file, pl.concat(parts, how="horizontal")
+            joins += [self._hash_join(i, self.on, wanted[i], folder) for i in others if wanted[i]]
+        by_shard = self.on is None and len(self.tables) > 1
+        names = list({*wanted[0], "key"} if by_shard else wanted[0])
+        for file in first.files:
+            for frame in first.read(file, names, whole=by_shard):
+                parts = [_inner(frame, 0), *(join.take(frame.height) for join in joins)]
+                if by_shard:
+                    keys = frame["key"].cast(pl.String)
+                    parts += [self._aligned(i, file.shard, wanted[i], keys) for i in others]
+                yield pl.concat(parts, how="horizontal")
 
     def _aligned(self, number: int, shard: str, names: list[str], keys: pl.Series) -> pl.DataFrame:
         """Another table's rows of the same shard, in the order of the first table's keys."""
@@ -335,7 +322,7 @@ class Joined:
             frame = aligned
         return _inner(frame.select(names), number)
 
-    def _look_up(self, number: int, on: On, names: list[str], parent: Path) -> Lookup:
+    def _hash_join(self, number: int, on: On, names: list[str], parent: Path) -> HashJoin:
         """Another table's columns by the values of the join column."""
         first, table = self.tables[0], self.tables[number]
         ours = table.is_ours and "status" in table.types
@@ -352,7 +339,7 @@ class Joined:
         empty = self.empty(self.column(number, name) for name in names)
         rows = (frame[on] for file in first.files for frame in first.read(file, [on], whole=False))
         try:
-            lookup = look_up(
+            join = hash_join(
                 rows,
                 others(),
                 empty.with_columns(pl.Series(ON, [], pl.String)),
@@ -364,13 +351,13 @@ class Joined:
                 f"{table.name} has {on} {error} more than once, so it isn't known which row is "
                 "meant: make its values unique, or join --on the other of key and uid"
             ) from error
-        if not lookup.matched:
+        if not join.matched:
             raise RequestError(
                 f"no row of {first.name} is in {table.name} by its {on}: join --on the other of "
                 "key and uid, or give tables of the same samples"
             )
-        self.notes.append(f"{lookup.matched} of {first.rows} rows found in {table.name} by {on}")
-        return lookup
+        self.notes.append(f"{join.matched} of {first.rows} rows found in {table.name} by {on}")
+        return join
 
 
 def _inner(frame: pl.DataFrame, table: int) -> pl.DataFrame:
@@ -391,7 +378,7 @@ def _reordered(frame: pl.DataFrame, keys: pl.Series) -> pl.DataFrame | None:
     return joined.drop(_KEY, _NTH)
 
 
-def _check_cuts(tables: Sequence[Table]) -> None:
+def _check_shards(tables: Sequence[Table]) -> None:
     """Raise unless the other tables have a file for each file of the first."""
     first = tables[0]
     for table in tables[1:]:

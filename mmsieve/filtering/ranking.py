@@ -1,12 +1,12 @@
-"""Exact top-k cuts, per group, over more rows than memory holds.
+"""Exact top-k per group over more rows than memory holds, with ties broken by a stable hash.
 
-Values are mapped to integers of the same order. Each pass over the spooled values counts them in
-bins between the lowest and highest value that the cut can still have, and keeps the bin where the
-cut falls; once few enough rows are left between them, those are sorted.
+Values are mapped to integers of the same order and kept in temporary files. Each pass over them
+counts the values in bins between the lowest and highest that a group's threshold can still have,
+and keeps the bin that it falls into; once few enough rows are left between them, those are sorted.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -14,27 +14,31 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-
-# Spool: numbers kept on disk while a cut is found, so that memory doesn't grow with the data
+import pyarrow as pa
 
 Records: TypeAlias = npt.NDArray[np.void]
 Numbers: TypeAlias = npt.NDArray[np.uint64]
+Counts: TypeAlias = npt.NDArray[np.int64]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Blocks: TypeAlias = Callable[[], Iterable[npt.NDArray[Any]]]
+
+# Numbers of all rows on disk, so that memory doesn't grow with the data
 
 BLOCK = 1 << 20
 """Records read at a time."""
 
 
-class Spool:
-    """Records of one dtype, appended in order and then read in blocks or by range."""
+class ColumnFile:
+    """A temporary file of records of one dtype, appended in order, read in blocks or by range."""
 
     def __init__(self, folder: Path, dtype: npt.DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
         self.rows = 0
-        self._path = folder / f"{uuid4().hex}.spool"
+        self._path = folder / f"{uuid4().hex}.column"
         self._path.touch()
 
     def append(self, records: npt.NDArray[Any]) -> None:
-        """Add records of the spool's dtype at the end."""
+        """Add records of the file's dtype at the end."""
         with self._path.open("ab") as file:
             records.tofile(file)
         self.rows += len(records)
@@ -51,28 +55,7 @@ class Spool:
             yield self.read(start, start + rows)
 
 
-def records(dtype: npt.DTypeLike, **fields: npt.ArrayLike) -> Records:
-    """Records from one array per field."""
-    size = len(np.asarray(next(iter(fields.values()))))
-    made = np.empty(size, dtype)
-    for name, values in fields.items():
-        made[name] = values
-    return made
-
-
-# Exact top-k cuts, per group, over more rows than memory holds
-
-Counts: TypeAlias = npt.NDArray[np.int64]
-Mask: TypeAlias = npt.NDArray[np.bool_]
-Blocks: TypeAlias = Callable[[], Iterable[npt.NDArray[Any]]]
-
-RANKED = np.dtype([("value", "<u8"), ("group", "<u4")])
-"""What is spooled of a row: its value as an ordered integer, and the number of its group."""
-
-CELLS = 1 << 21
-"""Bins of one pass, over all groups."""
-COLLECT = 1 << 21
-"""So many rows are sorted in memory."""
+# Numbers as integers of the same order
 
 _SIGN = np.uint64(1 << 63)
 _HIGHEST = np.uint64((1 << 64) - 1)
@@ -89,7 +72,7 @@ def ordered(values: pl.Series) -> Numbers:
     return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 
 
-def numbers(values: Numbers, dtype: pl.DataType) -> pl.Series:
+def from_ordered(values: Numbers, dtype: pl.DataType) -> pl.Series:
     """The numbers that `ordered` made these integers of."""
     if dtype.is_unsigned_integer():
         return pl.Series(values).cast(dtype)
@@ -99,9 +82,20 @@ def numbers(values: Numbers, dtype: pl.DataType) -> pl.Series:
     return pl.Series(bits.view(np.float64)).cast(dtype)
 
 
+# Thresholds: which rows are the highest of their group
+
+RANKED = np.dtype([("value", "<u8"), ("group", "<u4")])
+"""What is kept of a ranked row: its value as an ordered integer, and its group's code."""
+
+CELLS = 1 << 21
+"""Bins of one pass, over all groups."""
+COLLECT = 1 << 21
+"""So many rows are sorted in memory."""
+
+
 @dataclass(frozen=True)
-class Cut:
-    """Where the cut of each group falls."""
+class Thresholds:
+    """The threshold of each group, above which its highest rows are."""
 
     at: Numbers
     """The lowest value that is kept; the highest integer where nothing is."""
@@ -113,24 +107,23 @@ class Cut:
     def above(self, ranked: npt.NDArray[Any]) -> Mask:
         """Rows that are kept whatever happens to ties."""
         at = self.at[ranked["group"]]
-        whole = self.ties == self.equal
-        equal: Mask = (ranked["value"] == at) & whole[ranked["group"]]
-        above: Mask = (ranked["value"] > at) | equal
+        whole = (self.ties == self.equal)[ranked["group"]]
+        above: Mask = (ranked["value"] > at) | (ranked["value"] == at) & whole
         return above
 
     def tied(self, ranked: npt.NDArray[Any]) -> Mask:
-        """Rows at a cut that keeps some of its equals and not others."""
+        """Rows at a threshold that keeps some of its equals and not others."""
         tied: Mask = ranked["value"] == self.at[ranked["group"]]
         tied &= self.is_open()[ranked["group"]]
         return tied
 
     def is_open(self) -> Mask:
-        """Groups whose cut keeps some of the rows that are equal to it, and not others."""
+        """Groups whose threshold keeps some of the rows that are equal to it, and not others."""
         return (self.ties > 0) & (self.ties < self.equal)
 
 
-def find_cut(blocks: Blocks, wanted: Counts) -> Cut:
-    """The cut that keeps the `wanted[g]` highest rows of each group g, or all if there are fewer.
+def find_thresholds(blocks: Blocks, wanted: Counts) -> Thresholds:
+    """The thresholds that keep the `wanted[g]` highest rows of each group g, or all of fewer.
 
     `blocks` is called for every pass, and gives RANKED records.
     """
@@ -140,18 +133,12 @@ def find_cut(blocks: Blocks, wanted: Counts) -> Cut:
             state.collect()
         else:
             state.narrow()
-    return Cut(
-        _lowest(blocks, Cut(state.low, state.wanted, state.equal)), state.wanted, state.equal
-    )
-
-
-def _lowest(blocks: Blocks, cut: Cut) -> Numbers:
-    """The lowest value that is kept: a cut may lie anywhere between that and the next one."""
-    lowest = np.where(cut.is_open(), cut.at, _HIGHEST)
+    found = Thresholds(state.low, state.wanted, state.equal)
+    # what was found may lie anywhere between the lowest value that is kept and the next one
+    lowest = np.where(found.is_open(), found.at, _HIGHEST)
     for block in blocks():
-        above = block[cut.above(block)]
-        _extreme(np.minimum, lowest, above)
-    return lowest
+        _extreme(np.minimum, lowest, block[found.above(block)])
+    return replace(found, at=lowest)
 
 
 def _extreme(least_or_most: np.ufunc, found: Numbers, ranked: npt.NDArray[Any]) -> None:
@@ -163,7 +150,7 @@ def _extreme(least_or_most: np.ufunc, found: Numbers, ranked: npt.NDArray[Any]) 
 
 
 class _Narrowing:
-    """The range that each group's cut can still be in, and how many rows of it are wanted."""
+    """Each group's range that its threshold can be in, and how many of its rows are wanted."""
 
     def __init__(self, blocks: Blocks, wanted: Counts) -> None:
         groups = len(wanted)
@@ -171,7 +158,7 @@ class _Narrowing:
         self.low = np.full(groups, _HIGHEST)
         self.high = np.zeros(groups, np.uint64)
         self.equal = np.zeros(groups, np.int64)
-        """Rows inside the range: equal to the cut once the range is a single value."""
+        """Rows inside the range: equal to the threshold once the range is a single value."""
         for block in blocks():
             _extreme(np.minimum, self.low, block)
             _extreme(np.maximum, self.high, block)
@@ -216,7 +203,7 @@ class _Narrowing:
         self.active = self.active[:0]
 
     def narrow(self) -> None:
-        """One pass: each range becomes the one of its bins in which the cut falls."""
+        """One pass: each range becomes the one of its bins that the threshold falls into."""
         active = self.active
         bins = max(2, CELLS // len(active))
         slot = np.zeros(len(self.low), np.int64)
@@ -234,41 +221,93 @@ class _Narrowing:
         every = np.arange(len(active))
         self.equal[active] = by_bin[every, chosen]
         self.wanted[active] -= reached[every, chosen] - by_bin[every, chosen]
-        step = width[active] - np.uint64(1)
         self.low[active] += (bins - 1 - chosen).astype(np.uint64) * width[active]
-        self.high[active] = self.low[active] + np.minimum(
-            step, self.high[active] - self.low[active]
-        )
+        low, step = self.low[active], width[active] - np.uint64(1)
+        self.high[active] = low + np.minimum(step, self.high[active] - low)
         self._settle()
 
 
 class KeptTies:
-    """Which rows at the cut are kept: those whose tie value is highest, then the first to come."""
+    """Which rows at a threshold are kept: the highest by another value, then the first to come."""
 
-    def __init__(self, folder: Path, groups: int) -> None:
-        self._spool = Spool(folder, RANKED)
-        self._groups = groups
+    def __init__(self, folder: Path) -> None:
+        self._file = ColumnFile(folder, RANKED)
         self._read = 0
-        self._cut: Cut | None = None
-        self._left: Counts = np.zeros(groups, np.int64)
+        self._thresholds: Thresholds | None = None
+        self._left: Counts = np.zeros(0, np.int64)
 
     def add(self, values: Numbers, groups: npt.NDArray[np.uint32]) -> None:
         """Add tied rows, in the order in which they will be asked for."""
-        self._spool.append(records(RANKED, value=values, group=groups))
+        self._file.append(np.rec.fromarrays([values, groups], dtype=RANKED))
 
     def settle(self, wanted: Counts) -> None:
         """Keep `wanted` of each group's tied rows."""
-        self._cut = find_cut(self._spool.blocks, wanted)
-        self._left = self._cut.ties.copy()
+        self._thresholds = find_thresholds(self._file.blocks, wanted)
+        self._left = self._thresholds.ties.copy()
 
     def take(self, count: int) -> Mask:
         """Whether each of the next `count` tied rows is kept."""
-        assert self._cut is not None, "settle first"
-        ranked = self._spool.read(self._read, self._read + count)
+        assert self._thresholds is not None, "settle first"
+        ranked = self._file.read(self._read, self._read + count)
         self._read += count
-        kept = self._cut.above(ranked)
-        for row in np.flatnonzero(self._cut.tied(ranked)):  # equal in key and shard too: rare
+        kept = self._thresholds.above(ranked)
+        for row in np.flatnonzero(self._thresholds.tied(ranked)):  # of one key and shard: rare
             group = ranked["group"][row]
             kept[row] = self._left[group] > 0
             self._left[group] -= 1
         return kept
+
+
+# A hash of strings that is the same on every machine and in every version
+
+_WORD = 8
+_SHARD_BITS = np.uint64(24)
+_SEED = np.uint64(0x9E3779B97F4A7C15)
+
+
+def hash_strings(strings: pl.Series) -> Numbers:
+    """One hash per string; a null hashes like an empty string.
+
+    Decisions depend on it, so it never changes: neither Python's nor polars' own hash promises
+    that. Over a string's UTF-8 bytes as little-endian 8-byte words, the last filled up with zeros:
+    `h = mix(bytes + 0x9E3779B97F4A7C15)`, then `h = mix(h ^ word)` for each word, modulo 2**64.
+    """
+    data, starts, sizes = _buffers(strings)
+    hashes = mix(sizes.astype(np.uint64) + _SEED)
+    words = np.ndarray((len(data) - _WORD + 1,), "<u8", buffer=data, strides=(1,))
+    rows = np.flatnonzero(sizes > 0)
+    done = 0
+    while len(rows):
+        word = words[starts[rows] + done]
+        left = sizes[rows] - done
+        unused = np.clip(_WORD - left, 0, _WORD - 1).astype(np.uint64) * np.uint64(8)
+        hashes[rows] = mix(hashes[rows] ^ (word & (~np.uint64(0) >> unused)))
+        rows = rows[left > _WORD]
+        done += _WORD
+    return hashes
+
+
+def hash_samples(keys: pl.Series, shards: pl.Series) -> Numbers:
+    """One hash per sample, by which ties at a threshold are broken: the highest are kept.
+
+    The same key in several shards is told apart by a hash of the shard's name in the last bits.
+    """
+    last = hash_strings(shards) >> (np.uint64(64) - _SHARD_BITS)
+    return hash_strings(keys) >> _SHARD_BITS << _SHARD_BITS | last
+
+
+def _buffers(strings: pl.Series) -> tuple[bytes, np.ndarray, np.ndarray]:
+    """The bytes of all strings and a word of zeros, and each string's start and size in them."""
+    array = strings.cast(pl.String).fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest())
+    array = array.cast(pa.large_string())
+    _, offsets, data = array.buffers()
+    begin = np.frombuffer(offsets, "<i8", count=len(array) + 1, offset=array.offset * 8)
+    padded = (b"" if data is None else data.to_pybytes()) + bytes(_WORD)
+    return padded, begin[:-1], np.diff(begin)
+
+
+def mix(values: Numbers) -> Numbers:
+    """The finaliser of SplitMix64: spreads numbers over all of the 64 bits, one to one."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

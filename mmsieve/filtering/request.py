@@ -1,27 +1,40 @@
 """A filter request: its options, what they mean for the tables given, and every row's decision."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import polars as pl
 from cyclopts import Parameter
 
-from mmsieve.decisions import KIND
+from mmsieve.decisions import DecisionRows
 from mmsieve.errors import RequestError
-from mmsieve.filtering.joins import Column, Identity, Joined, On
-from mmsieve.filtering.ranking import BLOCK, Counts, Cut, Records, Spool, find_cut, numbers, records
-from mmsieve.filtering.rows import Condition, Picks, Rules, Verdicts, break_ties
+from mmsieve.filtering.joins import Column, JoinedTables, On, RowIds
+from mmsieve.filtering.ranking import (
+    BLOCK,
+    ColumnFile,
+    Counts,
+    Records,
+    Thresholds,
+    find_thresholds,
+    from_ordered,
+)
+from mmsieve.filtering.rows import (
+    Condition,
+    KeptRows,
+    RowRules,
+    RowStatuses,
+    break_ties,
+)
 from mmsieve.options import Finite, Options, Positive, Share
-from mmsieve.tables import CHUNK, Header, Table, TableFile, column_names, product_version
+from mmsieve.progress import Advance
+from mmsieve.tables import CHUNK, Origins, Table, column_names
 
-# A filter request: the options of a cut, checked, and what they mean for the tables given
+# Options, checked, and what they mean for the tables given
 
 _SCORE = "quality_score"
 
@@ -49,7 +62,7 @@ class CutOptions(Options):
 
     @property
     def is_ranked(self) -> bool:
-        """Whether rows are cut by their rank."""
+        """Whether the highest rows are kept."""
         return self.top_fraction is not None or self.top_count is not None
 
     def check(self) -> None:
@@ -72,17 +85,17 @@ class CutOptions(Options):
         return np.array([math.floor(share * count) for count in counts.tolist()], np.int64)
 
 
-class Plan:
+class FilterPlan:
     """A request that fits its tables; raises RequestError where it doesn't."""
 
     def __init__(self, options: CutOptions, tables: Sequence[Table], needs_uid: bool) -> None:
         self.options = options
-        self.joined = Joined(tables, options.on)
+        self.joined = JoinedTables(tables, options.on)
         self.first = tables[0]
         """The table whose rows are decided."""
-        self.identity = Identity(self.first, needs_uid)
+        self.ids = RowIds(self.first, needs_uid)
         where = options.where
-        self.rules = Rules(
+        self.rules = RowRules(
             statuses=self.joined.statuses(),
             condition=None if where is None else Condition(where, self.joined),
             score=_score(options, self.joined),
@@ -93,21 +106,20 @@ class Plan:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """The cut as it was asked for: decisions of another one aren't replaced by accident."""
+        """What was asked for: decisions of another request aren't replaced by accident."""
         asked = {name: str(v) for name, v in asdict(self.options).items() if v is not None}
         score = self.rules.score
         by = {} if score is None else {"by": self.joined.label(score)}
         return asked | by | {"tables": ", ".join(table.name for table in self.joined.tables)}
 
 
-def _score(options: CutOptions, joined: Joined) -> Column | None:
+def _score(options: CutOptions, joined: JoinedTables) -> Column | None:
     """The column of the score; None where a condition alone decides and there is none."""
-    is_cut = options.is_ranked or options.min_score is not None
     if options.by is not None:
         column = joined.find(options.by)
     else:
         having = [i for i, table in enumerate(joined.tables) if _SCORE in table.types]
-        if not is_cut:
+        if not options.is_ranked and options.min_score is None:
             return joined.column(having[0], _SCORE) if having else None
         if not having:
             raise RequestError(
@@ -120,7 +132,7 @@ def _score(options: CutOptions, joined: Joined) -> Column | None:
     return column
 
 
-def _group(name: str, joined: Joined) -> Column:
+def _group(name: str, joined: JoinedTables) -> Column:
     column = joined.find(name)
     dtype = joined.dtype(column)
     if dtype.is_nested():
@@ -138,7 +150,7 @@ class UidFile:
     """Collects uids in any order, and writes them sorted, with a part of them in memory."""
 
     def __init__(self, folder: Path) -> None:
-        self._parts = [Spool(folder, UID) for _ in range(_PARTS)]
+        self._parts = [ColumnFile(folder, UID) for _ in range(_PARTS)]
         self._waiting: list[Records] = []
 
     def add(self, uids: pl.Series, keys: pl.Series) -> None:
@@ -156,7 +168,7 @@ class UidFile:
             text.str.slice(at, 16).str.to_integer(base=16, dtype=pl.UInt64).to_numpy()
             for at in (0, 16)
         )
-        self._waiting.append(records(UID, f0=f0, f1=f1))
+        self._waiting.append(np.rec.fromarrays([f0, f1], dtype=UID))
         if sum(map(len, self._waiting)) >= BLOCK:
             self._flush()
 
@@ -180,101 +192,73 @@ class UidFile:
         self._waiting = []
 
 
-# The decisions of a request, row after row, and what is counted on the way
-
-Advance: TypeAlias = Callable[[int, float], None]
+# Decisions of all rows
 
 
-def judge(plan: Plan, folder: Path, advance: Advance) -> Verdicts:
-    """The verdicts of all rows, in one pass over the joined tables."""
-    verdicts = Verdicts(plan.rules, folder)
-    for _, frame in plan.joined.scan(plan.rules.columns, folder):
-        verdicts.judge(frame)
+def judge(plan: FilterPlan, folder: Path, advance: Advance) -> RowStatuses:
+    """The status of every row, in one pass over the joined tables."""
+    statuses = RowStatuses(plan.rules, folder)
+    for frame in plan.joined.scan(plan.rules.columns, folder):
+        statuses.add(frame)
         advance(0, frame.height)
-    return verdicts
+    return statuses
 
 
-class Decided:
-    """The cut between judged rows, and each row's decision."""
+class FilterDecisions(DecisionRows):
+    """The decisions of a request, and what there is to say of its thresholds."""
 
-    def __init__(self, plan: Plan, verdicts: Verdicts, folder: Path, advance: Advance) -> None:
+    def __init__(
+        self, plan: FilterPlan, statuses: RowStatuses, folder: Path, advance: Advance
+    ) -> None:
         self._plan = plan
-        self._advance = advance
-        self.kept = 0
-        self.reasons: Counter[str] = Counter()
         self.threshold: float | None = None
+        """The lowest value that is kept, where there is one group."""
         self.groups: dict[str, tuple[int, int]] = {}
         """With --per: group -> kept and scored rows."""
         self.notes: list[str] = []
-        self._found: dict[str, str] = {}
-        cut = ties = None
+        found: dict[str, str] = {}
+        thresholds = ties = None
         if plan.rules.ranked:
-            cut = self._find(verdicts)
-            ties = break_ties(verdicts, cut, self._pieces(), folder)
-        self._picks = Picks(verdicts, cut, ties)
+            thresholds = self._find(statuses, found)
+            ties = break_ties(statuses, thresholds, self._pieces(), folder)
+        rows = self._decided(KeptRows(statuses, thresholds, ties))
+        super().__init__(rows, plan.first.files, plan.fingerprint, found, advance)
 
-    def rows(self) -> Iterator[tuple[TableFile, pl.DataFrame]]:
-        """Once: each row's name and decision, with the file of the first table it is from."""
-        for file in self._plan.first.files:
-            for named in self._named(file):
-                decided = self._picks.take(named.height)
-                self.reasons.update(dict(decided["reason"].drop_nulls().value_counts().iter_rows()))
-                self.kept += int(decided["keep"].sum())
-                self._advance(named.height, named.height)
-                yield file, named.hstack(decided)
+    def _decided(self, kept: KeptRows) -> Iterator[tuple[Origins, pl.DataFrame]]:
+        ids = self._plan.ids
+        for origins, frame in self._plan.first.batches(ids.columns):
+            yield origins, ids.of(origins, frame).hstack(kept.take(frame.height))
 
-    def header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
-        """The header of a decision file: that of one shard, or of all (None)."""
-        files = self._plan.first.files if source is None else [source]
-        return Header(
-            kind=KIND,
-            version=product_version(),
-            shard=name,
-            size=0 if source is None else source.size,
-            rows=rows,
-            complete=all(file.complete for file in files),
-            fingerprint=self._plan.fingerprint,
-            notes=self._found | {"kept": str(kept)},
-        )
-
-    def _find(self, verdicts: Verdicts) -> Cut:
-        """Find the cut between the ranked rows."""
+    def _find(self, statuses: RowStatuses, found: dict[str, str]) -> Thresholds:
+        """Find the thresholds between the ranked rows."""
         options, rules = self._plan.options, self._plan.rules
         assert rules.score is not None, "ranked rows have a score"
-        counts = verdicts.counts()
+        counts = statuses.counts()
         wanted = options.wanted(counts)
-        cut = find_cut(verdicts.ranked.blocks, wanted)
-        self._found = {"scored": str(counts.sum()), "wanted": str(wanted.sum())}
-        if rules.per is None and wanted.sum():
-            lowest = numbers(cut.at, self._plan.joined.dtype(rules.score)).to_numpy()[0]
-            self.threshold, self._found["lowest"] = float(lowest), str(lowest)
+        thresholds = find_thresholds(statuses.ranked.blocks, wanted)
+        found |= {"scored": str(counts.sum()), "wanted": str(wanted.sum())}
         if rules.per is not None:
             pairs = zip(wanted.tolist(), counts.tolist(), strict=True)
-            self.groups = dict(zip(verdicts.groups.names, pairs, strict=True))
-        self._say_if_few(counts)
-        return cut
-
-    def _say_if_few(self, counts: Counts) -> None:
-        count = self._plan.options.top_count
-        few = 0 if count is None else int((counts < count).sum())
+            self.groups = dict(zip(statuses.groups.names, pairs, strict=True))
+        elif wanted.sum():
+            dtype = self._plan.joined.dtype(rules.score)
+            lowest = from_ordered(thresholds.at, dtype).to_numpy()[0]
+            self.threshold, found["lowest"] = float(lowest), str(lowest)
+        few = 0 if options.top_count is None else int((counts < options.top_count).sum())
         if few:
-            who = "there are" if self._plan.rules.per is None else f"{few} groups have"
-            self.notes.append(f"{who} fewer than {count} scored rows: all of them are kept")
+            who = "there are" if rules.per is None else f"{few} groups have"
+            fewer = f"{who} fewer than {options.top_count} scored rows"
+            self.notes.append(f"{fewer}: all of them are kept")
+        return thresholds
 
     def _pieces(self) -> Iterator[tuple[int, Callable[[], pl.DataFrame]]]:
-        """The rows' names, of most files read only where they are asked for."""
+        """The names of all rows in order, of most files read only where they are asked for."""
+        ids = self._plan.ids
         for file in self._plan.first.files:
+            frames = self._plan.first.read(file, ids.columns, whole=False)
+            named = (ids.of([(file, frame.height)], frame) for frame in frames)
             if file.rows <= CHUNK:
-                yield file.rows, partial(next, self._named(file))
+                yield file.rows, partial(next, named)
             else:
-                for named in self._named(file):
-                    yield named.height, partial(_same, named)
-
-    def _named(self, file: TableFile) -> Iterator[pl.DataFrame]:
-        identity = self._plan.identity
-        for frame in self._plan.first.read(file, identity.columns, whole=False):
-            yield identity.of(file, frame)
-
-
-def _same(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame
+                for frame in named:
+                    yield frame.height, partial(next, iter([frame]))

@@ -1,7 +1,7 @@
-"""Row status: for each row why it isn't kept, by a condition or its status, or how it ranks.
+"""Row status: for each row why it isn't kept, or the value that it is ranked by.
 
-All of a table's rows are judged in one pass and kept as a few bytes each on disk. What follows
-(finding the cut, breaking ties, writing) reads those, and of the table only keys.
+One pass over the joined tables leaves a few bytes for each row on disk. What follows (thresholds,
+ties, writing) reads those, and of the tables only the columns that name a row.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,9 +15,16 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from mmsieve.errors import RequestError, Status
-from mmsieve.filtering.hashing import hash_samples
-from mmsieve.filtering.joins import Column, Joined
-from mmsieve.filtering.ranking import RANKED, Counts, Cut, KeptTies, Spool, ordered, records
+from mmsieve.filtering.joins import Column, JoinedTables
+from mmsieve.filtering.ranking import (
+    RANKED,
+    ColumnFile,
+    Counts,
+    KeptTies,
+    Thresholds,
+    hash_samples,
+    ordered,
+)
 from mmsieve.tables import column_names
 
 # Conditions: polars SQL expressions over the columns of all tables
@@ -31,7 +38,7 @@ class Condition:
     doesn't fulfil it.
     """
 
-    def __init__(self, text: str, joined: Joined) -> None:
+    def __init__(self, text: str, joined: JoinedTables) -> None:
         self._text = text
         self._joined = joined
         try:
@@ -56,9 +63,9 @@ class Condition:
 
     def _add(self, root: str) -> None:
         """Make a name of the expression available: a column, or a table as `table.column`."""
-        tables = [table.name for table in self._joined.tables]
-        is_column = any(root in table.types for table in self._joined.tables)
-        if root not in tables or is_column:
+        tables = self._joined.tables
+        names = [table.name for table in tables]
+        if root not in names or any(root in table.types for table in tables):
             try:
                 column = self._joined.find(root)
             except RequestError as error:
@@ -66,8 +73,8 @@ class Condition:
             self.columns.add(column)
             self._inputs.append(self._input(column).alias(root))
             return
-        number = tables.index(root)
-        named = [name for name in self._joined.tables[number].types if name in self._text]
+        number = names.index(root)
+        named = [name for name in tables[number].types if name in self._text]
         if not named:
             raise self._wrong(f"no column of {root} is named as {root}.column")
         columns = [self._joined.column(number, name) for name in named]
@@ -107,16 +114,16 @@ def _row_by_row(expression: pl.Expr) -> bool:
     return alone and all(_row_by_row(part) for part in meta.pop())
 
 
-# Verdicts: for each row why it isn't kept, or how it ranks; then the cut between those that
-# rank
+# Rows: judged in one pass, then read back in their order
 
 MOST_GROUPS = 1_000_000
 _ROW = np.dtype([("reason", "<u2"), ("score", "<f4")])
+_REASONS = [None, "below_cut", "tie_at_cut", "where", "no_score"]
 _BELOW, _TIE, _WHERE, _NO_SCORE = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class RowRules:
     """What a row must fulfil, as columns of the joined tables."""
 
     statuses: Sequence[Column]
@@ -124,7 +131,7 @@ class Rules:
     score: Column | None
     min_score: float | None
     ranked: bool
-    """Whether there is a cut between the rows, so that each needs a score."""
+    """Whether the highest rows are kept, so that each needs a score."""
     per: Column | None
 
     @property
@@ -134,49 +141,50 @@ class Rules:
         return found | {column for column in (self.score, self.per) if column is not None}
 
 
-class Groups:
-    """The values of the column of --per, numbered in the order in which they come."""
+class GroupCodes:
+    """Categorical codes of the values of --per: 0, 1, ... in the order in which they come."""
 
     def __init__(self, column: str | None) -> None:
         self._column = column
-        self._numbers: dict[str | None, int] = {} if column else {None: 0}
+        self._codes: dict[str | None, int] = {} if column else {None: 0}
 
     @property
     def names(self) -> list[str]:
         """The groups; rows without a value are a group too."""
-        return ["null" if name is None else name for name in self._numbers]
+        return ["null" if name is None else name for name in self._codes]
 
-    def number(self, values: pl.Series) -> npt.NDArray[np.uint32]:
-        """The number of each value's group; raises RequestError where there are too many."""
+    def encode(self, values: pl.Series) -> npt.NDArray[np.uint32]:
+        """The code of each value; raises RequestError where there are too many groups."""
         text = values.cast(pl.String)
         unique = text.unique(maintain_order=True)
-        own = [self._numbers.setdefault(name, len(self._numbers)) for name in unique]
-        if len(self._numbers) > MOST_GROUPS:
+        own = [self._codes.setdefault(name, len(self._codes)) for name in unique]
+        if len(self._codes) > MOST_GROUPS:
             raise RequestError(
                 f"--per {self._column}: more than {MOST_GROUPS} different values; choose a column "
                 "with fewer"
             )
-        local = pl.DataFrame({"name": unique, "number": pl.Series(own, dtype=pl.UInt32)})
+        local = pl.DataFrame({"name": unique, "code": pl.Series(own, dtype=pl.UInt32)})
         joined = text.to_frame("name").join(
             local, on="name", how="left", nulls_equal=True, maintain_order="left"
         )
-        return joined["number"].to_numpy()
+        return joined["code"].to_numpy()
 
 
-class Verdicts:
-    """What is known of each row, in the order of the rows."""
+class RowStatuses:
+    """Why each row isn't kept, or its value and group, in the order of the rows."""
 
-    def __init__(self, rules: Rules, folder: Path) -> None:
+    def __init__(self, rules: RowRules, folder: Path) -> None:
         self._rules = rules
-        self.rows = Spool(folder, _ROW)
-        self.ranked = Spool(folder, RANKED)
-        self.reasons: list[str | None] = [None, "below_cut", "tie_at_cut", "where", "no_score"]
-        self.groups = Groups(rules.per.name if rules.per else None)
+        self.rows = ColumnFile(folder, _ROW)
+        self.ranked = ColumnFile(folder, RANKED)
+        """Of the rows that nothing speaks against, where the highest are kept."""
+        self.reasons: list[str | None] = [*_REASONS]
+        self.groups = GroupCodes(rules.per.name if rules.per else None)
 
-    def judge(self, frame: pl.DataFrame) -> None:
-        """Judge the next rows."""
+    def add(self, frame: pl.DataFrame) -> None:
+        """Judge the next rows of the joined tables."""
         rules = self._rules
-        reason = self._statuses(frame)
+        reason = self._bad_statuses(frame)
         if rules.condition is not None:
             reason[(reason == 0) & ~rules.condition.holds(frame).to_numpy()] = _WHERE
         if rules.score is None:
@@ -184,8 +192,8 @@ class Verdicts:
         else:
             values = frame[rules.score.inner]
             score = values.cast(pl.Float32).fill_null(float("nan")).to_numpy()
-            self._score(values, reason, frame)
-        self.rows.append(records(_ROW, reason=reason, score=score))
+            self._judge_scores(values, reason, frame)
+        self.rows.append(np.rec.fromarrays([reason, score], dtype=_ROW))
 
     def counts(self) -> Counts:
         """The number of ranked rows of each group."""
@@ -195,7 +203,7 @@ class Verdicts:
             counts += np.bincount(block["group"], minlength=groups)
         return counts
 
-    def _statuses(self, frame: pl.DataFrame) -> npt.NDArray[np.uint16]:
+    def _bad_statuses(self, frame: pl.DataFrame) -> npt.NDArray[np.uint16]:
         """The first status that isn't ok, of any table, as the number of a reason."""
         reason = np.zeros(frame.height, np.uint16)
         for column in reversed(self._rules.statuses):
@@ -208,10 +216,10 @@ class Verdicts:
                 reason[is_it] = self.reasons.index(status)
         return reason
 
-    def _score(
+    def _judge_scores(
         self, values: pl.Series, reason: npt.NDArray[np.uint16], frame: pl.DataFrame
     ) -> None:
-        """Judge the scores of the rows that are ok so far."""
+        """Judge the scores of the rows that nothing speaks against so far."""
         rules = self._rules
         if not rules.ranked and rules.min_score is None:
             return
@@ -225,24 +233,24 @@ class Verdicts:
             reason[(reason == 0) & ~enough.to_numpy()] = _BELOW
         if rules.ranked:
             left = pl.Series(reason == 0)
-            chosen = values.filter(left)
-            group = np.zeros(len(chosen), np.uint32)
+            value = ordered(values.filter(left))
+            group = np.zeros(len(value), np.uint32)
             if rules.per is not None:
-                group = self.groups.number(frame[rules.per.inner].filter(left))
-            self.ranked.append(records(RANKED, value=ordered(chosen), group=group))
+                group = self.groups.encode(frame[rules.per.inner].filter(left))
+            self.ranked.append(np.rec.fromarrays([value, group], dtype=RANKED))
 
 
-class Cursor:
-    """Verdicts read back in the order of the rows."""
+class _Cursor:
+    """Row statuses read back in the order of the rows."""
 
-    def __init__(self, verdicts: Verdicts) -> None:
-        self._verdicts = verdicts
+    def __init__(self, statuses: RowStatuses) -> None:
+        self._statuses = statuses
         self._row = self._rank = 0
 
     def take(self, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """The next `count` rows, and those of them that rank."""
-        rows = self._verdicts.rows.read(self._row, self._row + count)
-        ranked = self._verdicts.ranked
+        """The next `count` rows, and those of them that are ranked."""
+        rows = self._statuses.rows.read(self._row, self._row + count)
+        ranked = self._statuses.ranked
         number = int((rows["reason"] == 0).sum()) if ranked.rows else 0
         found = ranked.read(self._rank, self._rank + number)
         self._row += count
@@ -250,21 +258,23 @@ class Cursor:
         return rows, found
 
 
-class Picks:
-    """Verdicts after the cut: why each row isn't kept, ties broken."""
+class KeptRows:
+    """Which rows are kept, and why the others aren't, by status, threshold and tie."""
 
-    def __init__(self, verdicts: Verdicts, cut: Cut | None, ties: KeptTies | None) -> None:
-        self._cursor = Cursor(verdicts)
-        self._cut = cut
+    def __init__(
+        self, statuses: RowStatuses, thresholds: Thresholds | None, ties: KeptTies | None
+    ) -> None:
+        self._cursor = _Cursor(statuses)
+        self._thresholds = thresholds
         self._ties = ties
-        self._reasons = pl.Series(verdicts.reasons, dtype=pl.String)
+        self._reasons = pl.Series(statuses.reasons, dtype=pl.String)
 
     def take(self, count: int) -> pl.DataFrame:
         """`keep`, `reason` and `score` of the next `count` rows."""
         rows, ranked = self._cursor.take(count)
         reason = rows["reason"].copy()
-        if self._cut is not None and self._ties is not None:
-            above, tied = self._cut.above(ranked), self._cut.tied(ranked)
+        if self._thresholds is not None and self._ties is not None:
+            above, tied = self._thresholds.above(ranked), self._thresholds.tied(ranked)
             outcome = np.where(above, 0, _BELOW).astype(np.uint16)
             outcome[tied] = np.where(self._ties.take(int(tied.sum())), 0, _TIE)
             reason[reason == 0] = outcome
@@ -275,23 +285,23 @@ class Picks:
 
 
 def break_ties(
-    verdicts: Verdicts,
-    cut: Cut,
+    statuses: RowStatuses,
+    thresholds: Thresholds,
     pieces: Iterable[tuple[int, Callable[[], pl.DataFrame]]],
     folder: Path,
 ) -> KeptTies:
-    """Which rows at the cut are kept where not all can be: by a stable hash of their keys.
+    """Which rows at a threshold are kept where not all are: by a stable hash of their keys.
 
     `pieces` are the rows in order: how many, and their `key` and `shard`, read only where needed.
     """
-    ties = KeptTies(folder, len(cut.at))
-    cursor = Cursor(verdicts)
-    for count, read in pieces if cut.is_open().any() else ():
+    ties = KeptTies(folder)
+    cursor = _Cursor(statuses)
+    is_open = thresholds.is_open()
+    for count, read in pieces if is_open.any() else ():
         rows, ranked = cursor.take(count)
-        tied = cut.tied(ranked)
+        tied = thresholds.tied(ranked)
         if tied.any():
-            rank = np.flatnonzero(rows["reason"] == 0)[tied]
-            frame = read()[rank]
-            ties.add(hash_samples(frame["key"], frame["shard"]), ranked["group"][tied])
-    ties.settle(np.where(cut.is_open(), cut.ties, 0))
+            names = read()[np.flatnonzero(rows["reason"] == 0)[tied]]
+            ties.add(hash_samples(names["key"], names["shard"]), ranked["group"][tied])
+    ties.settle(np.where(is_open, thresholds.ties, 0))
     return ties

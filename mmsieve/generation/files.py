@@ -19,9 +19,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.outputs import write_text
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
-from mmsieve.tables import write_text
 
 # Images and the labelled texts over them: what teachers write, and training reads
 
@@ -82,6 +82,9 @@ def kind_of(text: str) -> TextKind:
 
 IMAGES = "images"
 """Folder of the images, beside the training files."""
+
+SHARDS = "shards"
+"""Folder of tars of the same samples, where a teacher writes them too."""
 
 _FOLDER = 5
 """Letters of a key that name its folder of images: no folder gets too full."""

@@ -21,8 +21,8 @@ from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.generation.files import image_names
 from mmsieve.images import ImageLimits, decode
 from mmsieve.methods.files import hash_files
+from mmsieve.outputs import write_atomically
 from mmsieve.sample import Image
-from mmsieve.tables import write_atomically
 
 # Prompts: what a request says, made of files that can be replaced
 

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from mmsieve.clients.connection import AnswerFormat
 from mmsieve.errors import RequestError
@@ -24,6 +24,12 @@ from mmsieve.options import (
 _NAME = re.compile(r"[a-z][a-z0-9]*")
 """Of a capability: published files join names with underscores, and split them there."""
 
+OPTIONS_OF = "Options of --teacher "
+"""Titles of groups of options start so: --help shows them where that teacher is named."""
+_Rendered = Parameter(group=Group(f"{OPTIONS_OF}rendered", sort_key=5))
+
+Family: TypeAlias = Literal["core", "many", "chart", "table"]
+
 _TOWER = "google/siglip-base-patch16-224"
 """Small enough for a CPU, and trained on web images."""
 
@@ -34,26 +40,25 @@ class GenerateOptions(OutputOptions):
     """What to generate, and where it goes."""
 
     teacher: str
-    """Who writes the texts. rendered: draws scenes and writes over them, truth known.
-    anthropic:MODEL or openai:MODEL: over the images of SOURCE."""
+    """Who writes the texts. anthropic:MODEL or openai:MODEL: over the images of SOURCE. rendered:
+    draws scenes and writes over them, truth known; --teacher rendered --help shows how."""
     count: Positive
     """Records to write, train and val together: four texts or two assessments over every image,
     or one rating of every sample."""
-    texts_per_image: Literal[1, 4] = 4
+    texts_per_image: Annotated[Literal[1, 4], _Rendered] = 4
     """4: one of each level over every image (or every document's images), as training wants it.
-    1: one of a random level, as in a pool to filter; rendered only."""
+    1: one of a random level, as in a pool to filter."""
     seed: NotNegative = 0
     """The same seed gives the same images and texts."""
     val_fraction: ZeroToOne = 0.0
     """Part of the images whose texts go to val.json."""
-    family: Literal["core", "many", "chart", "table"] = "core"
-    """Kind of rendered scenes; the bundled models know the core ones."""
-    blank_images: bool = False
-    """Draw nothing: a control of what the texts alone give away; rendered only."""
-    shards: bool = False
-    """Also write the texts as samples in tars, in `shards`, with their level as metadata; rendered
-    only."""
-    shard_size: Positive = 1000
+    family: Annotated[Family, _Rendered] = "core"
+    """Kind of scenes; the bundled models know the core ones."""
+    blank_images: Annotated[bool, _Rendered] = False
+    """Draw nothing: a control of what the texts alone give away."""
+    shards: Annotated[bool, _Rendered] = False
+    """Also write the texts as samples in tars, in `shards`, with their level as metadata."""
+    shard_size: Annotated[Positive, _Rendered] = 1000
     """Samples of a tar."""
 
 

@@ -20,11 +20,11 @@ from mmsieve.generation.images import ImageSource, RawSample
 from mmsieve.generation.items import Subject, Unusable, subject_id, usable_pictures
 from mmsieve.generation.tasks.task import Task
 from mmsieve.labels import POSITIVE
+from mmsieve.outputs import write_atomically
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import Parse, ReadOptions, Record, parse_record
 from mmsieve.sample import Sample, Text
 from mmsieve.sources import find_files
-from mmsieve.tables import write_atomically
 
 # Plan: which images are taken, before anything is sent; kept in a file, so that a rerun has it
 

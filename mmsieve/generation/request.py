@@ -25,7 +25,6 @@ from mmsieve.generation.plan import Draw, Plan, PositiveSource, make_plan, rando
 from mmsieve.generation.tasks.task import Task
 from mmsieve.methods.tower import Tower
 from mmsieve.read.records import ReadOptions
-from mmsieve.synthetic.texts import NUMBERS
 
 # Costs: what tokens cost, and how many a request will take
 
@@ -37,6 +36,7 @@ _DATE = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2})$")
 _PIXELS_A_TOKEN = 750
 """Anthropic's rule of thumb; OpenAI's tiles and patches come to 0.5 to 1.2 times as many tokens."""
 _LETTERS_A_TOKEN = 4
+_NUMBERS = {1: "one", 2: "two", 4: "four"}
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ class Lesson:
         twice = f", {plan.twice} more came twice" if plan.twice else ""
         return (
             f"{self.count} {task.noun} are asked for, and the sources have {len(plan.subjects)} "
-            f"{task.unit} for {NUMBERS[task.each]} each{twice}",
+            f"{task.unit} for {_NUMBERS[task.each]} each{twice}",
         )
 
     def expect(self, plan: Plan) -> Usage:

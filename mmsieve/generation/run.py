@@ -25,8 +25,8 @@ from mmsieve.generation.journal import Journal
 from mmsieve.generation.loop import Asker, Batches, Outcome, Pending, Questions
 from mmsieve.generation.plan import HUMAN, Plan, Positives, read_plan
 from mmsieve.generation.request import Lesson
+from mmsieve.outputs import write_text
 from mmsieve.progress import show_progress
-from mmsieve.tables import write_text
 
 # Collect: from plan and journal to the training files and the list of rejects
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from mmsieve.filtering.hashing import hash_samples
+from mmsieve.filtering.ranking import hash_samples
 from mmsieve.reporting.inputs import ReportTable
 
 Types = Mapping[str, pl.DataType | type[pl.DataType]]

@@ -1,20 +1,24 @@
 """A request carried out on a pool: which rows are chosen, and why the others aren't."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from mmsieve.decisions import DecisionRows
 from mmsieve.errors import RequestError
-from mmsieve.filtering.hashing import mix
+from mmsieve.filtering.ranking import mix
+from mmsieve.outputs import check_folder
+from mmsieve.progress import Advance
 from mmsieve.selection.groups import Bools, Numbers
 from mmsieve.selection.options import SelectOptions, read_keys
 from mmsieve.selection.pool import Pool, Rated
 from mmsieve.selection.results import ResultFolder, key_in, write_part
 from mmsieve.selection.rounds import Budget, choose_in_rounds
-from mmsieve.tables import check_folder
+from mmsieve.tables import Origins
 
 # Plain ways to choose, to compare the published selection with
 
@@ -119,6 +123,21 @@ def choose(rated: Rated, options: SelectOptions) -> Choice:
         notes.append(_unmet(budget, options))
     spent = budget.total - budget.left
     return Choice(options, pool, budget.chosen, excluded, wanted, spent, notes)
+
+
+def decide(
+    rated: Rated, choice: Choice, fingerprint: dict[str, str], advance: Advance
+) -> DecisionRows:
+    """Every row's name and decision, read and counted as they are asked for."""
+
+    def rows() -> Iterator[tuple[Origins, pl.DataFrame]]:
+        row = 0
+        for origins, named in rated.named():
+            yield origins, named.hstack(choice.decisions(row, row + named.height))
+            row += named.height
+
+    notes = {"budget": str(choice.budget)}
+    return DecisionRows(rows(), rated.files, fingerprint, notes, advance)
 
 
 def _unmet(budget: Budget, options: SelectOptions) -> str:

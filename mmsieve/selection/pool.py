@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from mmsieve.errors import RequestError, Status
-from mmsieve.filtering.joins import Identity
+from mmsieve.filtering.joins import RowIds
 from mmsieve.labels import CAPABILITIES
 from mmsieve.selection.groups import (
     Bools,
@@ -26,7 +26,7 @@ from mmsieve.selection.groups import (
     rank,
 )
 from mmsieve.selection.options import SelectOptions
-from mmsieve.tables import Table, TableFile, column_names, notes_of_unfinished
+from mmsieve.tables import Origins, Table, TableFile, column_names, notes_of_unfinished
 
 # Pool: all that a selection is made from, as columns of small numbers
 
@@ -81,9 +81,6 @@ class Pool:
 
 # What a selection reads: rated samples from a table or from the published code's result files
 
-Origins: TypeAlias = Sequence[tuple[TableFile, int]]
-"""Files, and how many rows of each."""
-
 
 class Rated(Protocol):
     """Rated samples: the numbers to choose by, and the names of the chosen."""
@@ -124,7 +121,7 @@ class RatingTable:
         self.notes = notes_of_unfinished([table])
         self._table = table
         self._options = options
-        self._identity = Identity(table, needs_uid=False)
+        self._ids = RowIds(table, needs_uid=False)
         self.capabilities = options.names() or [n for n in CAPABILITIES if n in table.types]
         if not self.capabilities:
             raise RequestError(
@@ -180,8 +177,8 @@ class RatingTable:
 
     def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """`key` and `shard` of all rows in order, some at a time, and from which files."""
-        for origins, frame in self._table.batches(self._identity.columns):
-            yield origins, self._identity.of_all(origins, frame)
+        for origins, frame in self._table.batches(self._ids.columns):
+            yield origins, self._ids.of(origins, frame)
 
     @property
     def _columns(self) -> list[str]:

@@ -22,6 +22,7 @@ from pydantic_core import from_json
 
 from mmsieve.errors import RequestError, ShardError, Status
 from mmsieve.labels import CAPABILITIES
+from mmsieve.outputs import write_atomically
 from mmsieve.read.instructions import image_source, item_key
 from mmsieve.read.json_items import raw_items
 from mmsieve.selection.groups import (
@@ -35,8 +36,8 @@ from mmsieve.selection.groups import (
     split_styles,
 )
 from mmsieve.selection.options import SelectOptions
-from mmsieve.selection.pool import Origins, Pool
-from mmsieve.tables import CHUNK, TableFile, write_atomically
+from mmsieve.selection.pool import Pool
+from mmsieve.tables import CHUNK, Origins, TableFile
 
 # The items of an instruction file (JSON list or JSONL): keys, sources, a part of them
 

@@ -20,9 +20,10 @@ from mmsieve.generation.files import TRAIN, read_training_file
 from mmsieve.labels import LEVELS
 from mmsieve.methods.catalog import bundled_folder
 from mmsieve.options import DryRun, Quiet, check_value, whole
+from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
 from mmsieve.synthetic.instructions import WRONG_CAP
-from mmsieve.tables import check_folder, table_files
+from mmsieve.tables import table_files
 
 # The demo's commands, in order, each with a line on what it is for
 

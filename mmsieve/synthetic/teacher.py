@@ -1,58 +1,51 @@
 """The rendered teacher: draws scenes and writes over them, truth known, into training files.
 
 Everything follows from a seed and an index, so any group can be made again alone, in any order,
-in any process.
+in any process. As a teacher of `generate` (`check`, `count_drawn`, `draw`) it is found by its name
+in `mmsieve.registry`.
 """
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image as PillowImage
 
+from mmsieve.engine.job import Progress
+from mmsieve.errors import RequestError
+from mmsieve.exporting.samples import member_bytes, sample_members
 from mmsieve.generation.files import (
     CAPTION_HEAD,
     DOCUMENT_JOINT,
     IMAGE_MARK,
+    SHARDS,
     Group,
     LabelledText,
     Span,
+    TrainingFiles,
+    image_names,
+    text_fields,
 )
+from mmsieve.generation.options import GenerateOptions
+from mmsieve.generation.tasks.task import Task
+from mmsieve.labels import LEVELS
+from mmsieve.outputs import write_atomically
+from mmsieve.progress import show_progress
 from mmsieve.sample import Sample
 from mmsieve.synthetic.assessments import Assessed, assessed_pair
 from mmsieve.synthetic.draw import draw_scene
-from mmsieve.synthetic.scenes import Scene, sample_scene
+from mmsieve.synthetic.instructions import FAMILIES, RATINGS, InstructionSample, instruction
+from mmsieve.synthetic.scenes import WORLDS, Scene, sample_scene
 from mmsieve.synthetic.texts import Caption, Document, caption_set, document_set, sample_scenes
 
-# What the rendered teacher draws: images, and the records of a training file over them
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record of a training file, and the same as a sample of a source, for shards."""
-
-    fields: dict[str, Any]
-    """Without its id."""
-    sample: Sample
-    """Without its key."""
-    item: dict[str, Any] | None = None
-    """The same as an item of a pool of instructions, with nothing known about it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Images and all the records over them."""
-
-    key: str
-    images: tuple[bytes, ...]
-    """PNG files."""
-    records: tuple[Record, ...]
-
-
-# The rendered teacher: draws scenes and writes over them at the four levels, truth known
-
 _CAPTIONS, _DOCUMENTS, _ASSESSMENTS = 0, 1, 2
+"""In the seeds of groups, so that no two kinds are drawn alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,3 +137,168 @@ def _document(document: Document) -> LabelledText:
 
 def _shift(spans: tuple[Span, ...], offset: int) -> tuple[Span, ...]:
     return tuple((start + offset, end + offset) for start, end in spans)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnRecord:
+    """A record of a training file, and the same as a sample of a source, for shards."""
+
+    fields: dict[str, Any]
+    """Without its id."""
+    sample: Sample
+    """Without its key."""
+    item: dict[str, Any] | None = None
+    """The same as an item of a pool of instructions, with nothing known about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Images and all the records over them."""
+
+    key: str
+    images: tuple[bytes, ...]
+    """PNG files."""
+    records: tuple[DrawnRecord, ...]
+
+
+def _texts(
+    make: Callable[[int, int, Drawing], Group], seed: int, index: int, drawing: Drawing
+) -> Drawn:
+    """A group's texts at the four levels, of captions or of documents."""
+    group = make(seed, index, drawing)
+    fields = text_fields(image_names(group.key, ["png"] * len(group.images)), group.texts)
+    records = tuple(
+        DrawnRecord(own, replace(group.sample(text), metadata={"level": int(text.label)}))
+        for own, text in zip(fields, group.texts, strict=True)
+    )
+    return Drawn(group.key, group.images, records)
+
+
+def _assessments(seed: int, index: int, drawing: Drawing) -> Drawn:
+    """A raw caption and its partner of the opposite quality, both judged."""
+    group = assessment_group(seed, index, drawing)
+    (image,) = image_names(group.key, ["png"])
+    records = []
+    for one in group.pairs:
+        judged = {"caption": one.text, "assessment": one.assessment, "phase": one.phase}
+        known = {"level": one.level, "phase": one.phase}
+        sample = replace(Sample.caption(group.image, one.text), metadata=known)
+        records.append(DrawnRecord({"image": image, **judged}, sample))
+    return Drawn(group.key, (group.image,), tuple(records))
+
+
+def _ratings(seed: int, index: int, drawing: Drawing) -> Drawn:
+    """A conversation about one or two scenes, rated."""
+    made = instruction(seed, index, drawing.family)
+    images = tuple(drawing.draw(scene) for scene in made.scenes)
+    item = made.item(image_names(made.key, ["png"] * len(images)), index)
+    rated = {
+        "ratings": dict(made.ratings),
+        "reasons": _reasons(made, drawing.family),
+        "styles": list(made.styles),
+    }
+    shown = iter(images)
+    sample = made.sample(lambda _: next(shown), index)
+    return Drawn(made.key, images, (DrawnRecord(item | rated, sample, item),))
+
+
+def _reasons(made: InstructionSample, family: str) -> dict[str, str]:
+    """Capability -> why it is rated so: by the question that is best for it."""
+    if made.wrong:
+        return dict.fromkeys(made.ratings, "The picture contradicts an answer.")
+    profiles = {turn.task: RATINGS[FAMILIES[family][turn.task].profile] for turn in made.turns}
+    best = {name: max(profiles, key=lambda task: profiles[task][name]) for name in made.ratings}
+    return {
+        name: f"Its best question for this is of the kind `{task}`." for name, task in best.items()
+    }
+
+
+_DRAW: dict[str, Callable[[int, int, Drawing], Drawn]] = {
+    "captions": partial(_texts, caption_group),
+    "documents": partial(_texts, document_group),
+    "assessments": _assessments,
+    "ratings": _ratings,
+}
+"""Name of a task -> draws what is at an index of a seed."""
+
+
+def check(task: Task, options: GenerateOptions) -> None:
+    """Raise RequestError for what can't be drawn for a task."""
+    family = options.family
+    if options.texts_per_image != len(LEVELS) and task.each != len(LEVELS):
+        raise RequestError(f"--texts-per-image: is for texts at levels, not for {task.name}")
+    if task.name == "documents" and not WORLDS[family].has_things:
+        raise RequestError(f"--family {family}: documents are written over core or many")
+    if task.name == "ratings" and family not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise RequestError(f"--family {family}: questions are asked over {known}")
+    if task.name == "ratings" and options.shards:
+        raise RequestError("--shards: is for texts; the samples of ratings are in qas.json")
+
+
+def count_drawn(task: Task, options: GenerateOptions) -> int:
+    """How many times something is drawn for so many records."""
+    return -(-options.count // (1 if options.texts_per_image == 1 else task.each))
+
+
+def draw(task: Task, out: Path, options: GenerateOptions) -> tuple[dict[str, int], int]:
+    """Draw and write into a folder; returns the records of each file, and how many tars."""
+    files, tars = TrainingFiles(out), 0
+    with show_progress(task.name, options.count, options.quiet, task.noun) as advance:
+        samples = _samples(_drawn(task, options), files, advance)
+        if options.shards:
+            tars = write_shards(samples, out / SHARDS, options.shard_size)
+        else:
+            deque(samples, maxlen=0)
+    return files.finish(), tars
+
+
+def _drawn(task: Task, options: GenerateOptions) -> Iterator[tuple[Drawn, bool]]:
+    """Images with the records that are wanted, and whether they are for validation."""
+    times = count_drawn(task, options)
+    rng = np.random.default_rng((options.seed, 7))
+    val = set(rng.permutation(times)[: round(times * options.val_fraction)].tolist())
+    levels = rng.integers(len(LEVELS), size=times)
+    drawing = Drawing(family=options.family, blank=options.blank_images)
+    for index in range(times):
+        drawn = _DRAW[task.name](options.seed, index, drawing)
+        records = drawn.records[: options.count - index * task.each]
+        if options.texts_per_image == 1:
+            records = drawn.records[levels[index] :][:1]
+        yield replace(drawn, records=records), index in val
+
+
+def _samples(
+    drawn: Iterable[tuple[Drawn, bool]], files: TrainingFiles, advance: Progress
+) -> Iterator[Sample]:
+    """Write what is drawn to the training files, and give each record as a sample."""
+    for group, is_val in drawn:
+        files.add_images(group.key, group.images)
+        files.add(group.key, (record.fields for record in group.records), is_val)
+        files.add_to_pool(record.item for record in group.records if record.item is not None)
+        for index, record in enumerate(group.records):
+            key = f"{group.key}-{index}"
+            yield replace(record.sample, key=key, metadata={"uid": key} | record.sample.metadata)
+        advance(len(group.records), len(group.records))
+
+
+_END = bytes(1024)
+"""Two empty blocks end a tar."""
+
+
+def write_shards(samples: Iterable[Sample], folder: Path, size: int) -> int:
+    """Write 00000000.tar, 00000001.tar, ... of `size` samples each, in the layouts that `score`
+    reads; returns how many tars.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tars, waiting = 0, iter(samples)
+    while chunk := list(islice(waiting, size)):
+        members = (member for sample in chunk for member in sample_members(sample))
+        data = b"".join([*(member_bytes(*member) for member in members), _END])
+        write_atomically(folder / f"{tars:08d}.tar", partial(_write, data))
+        tars += 1
+    return tars
+
+
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)

@@ -6,7 +6,6 @@ DeepSpeed; alone, a training is its own first process.
 
 import json
 import os
-import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +17,7 @@ from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
 from mmsieve.options import NotNegative, OutputOptions, Workers
-from mmsieve.tables import write_atomically
+from mmsieve.outputs import is_same_request, read_record, remove, write_text
 
 # Options of a training: what it reads, and how it runs
 
@@ -112,27 +111,20 @@ def check_claim(
 
     With `overwrite` an earlier training is removed, and only that.
     """
-    if not out.is_dir() or not any(out.iterdir()):
+    made = read_record(out, _NAME, "train")
+    if made is None:
         return "new"
-    if not (out / _NAME).is_file():
-        raise RequestError(f"--out {out}: not empty, and not made by train; choose another folder")
     if overwrite:
-        shutil.rmtree(out)
+        remove(out)
         return "new"
-    made = json.loads((out / _NAME).read_text("utf-8"))
-    made.pop("logs")
-    if made != claim:
-        raise RequestError(
-            f"--out {out}: made with another recipe or other data; choose another --out, or "
-            "--overwrite to start again"
-        )
+    made.pop("logs", None)
+    is_same_request(out, made, claim)
     return "done" if (out / "config.json").is_file() else "begun"
 
 
 def write_claim(out: Path, claim: Claim, logs: dict[str, Any]) -> None:
     """Note the claim and, at the end, each stage's log."""
-    text = json.dumps({**claim, "logs": logs}, indent=1)
-    write_atomically(out / _NAME, lambda path: path.write_text(text + "\n") and None)
+    write_text(out / _NAME, json.dumps({**claim, "logs": logs}, indent=1) + "\n")
 
 
 # The processes of one training: what only the first does, and where all wait for each other

@@ -1,11 +1,9 @@
 """convert: a released checkpoint -> the stock Hugging Face layout."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.aitqe.checkpoint import is_enhancer, open_enhancer
@@ -13,6 +11,7 @@ from mmsieve.methods.catalog import bundled_folder
 from mmsieve.methods.files import read_json, tensor_files
 from mmsieve.methods.load import find_folder
 from mmsieve.methods.mmssr.checkpoint import is_onevision
+from mmsieve.outputs import check_empty, staged
 from mmsieve.reports import Report, timed
 
 Convert: TypeAlias = Callable[[Path, Path], list[str]]
@@ -62,25 +61,12 @@ def convert(model: str, *, out: Path) -> ConvertReport:
     """
     out = Path(out)
     folder = bundled_folder(model) or find_folder(model, "a bundled model, a folder or an id")
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"{out} is a file: --out is a folder")
-    if out.exists() and any(out.iterdir()):
-        raise RequestError(f"{out} is not empty: choose another --out")
+    check_empty(out)
     config, tensors = read_json(folder / "config.json"), tensor_files(folder)
     for is_kind, converter in _KINDS:
         if is_kind(config, tensors):
-            return ConvertReport(out=out, notes=tuple(_write(converter, folder, out)))
+            with staged(out) as staging:
+                notes = converter(folder, staging)
+            return ConvertReport(out=out, notes=tuple(notes))
     kind = config.get("model_type")
     raise RequestError(f"{folder}: no stock class for its kind ({kind!r}): nothing to convert to")
-
-
-def _write(convert: Convert, folder: Path, out: Path) -> list[str]:
-    """Convert to another name, which becomes `out` when all is there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
-    try:
-        notes = convert(folder, staging)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return notes

@@ -25,15 +25,9 @@ from mmsieve.generation.files import read_training_file
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.options import BatchTokens, CommonOptions, Limit, NotNegative, Positive, Workers
+from mmsieve.outputs import check_folder, make_folder, write_atomically, write_text
 from mmsieve.reports import Report, timed
-from mmsieve.tables import (
-    check_folder,
-    make_folder,
-    notes_of_unfinished,
-    open_tables,
-    write_atomically,
-    write_text,
-)
+from mmsieve.tables import notes_of_unfinished, open_tables
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 

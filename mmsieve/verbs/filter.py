@@ -9,13 +9,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from mmsieve.decisions import SCHEMA, DecisionWriter, check_apart, check_place, check_replaceable
+from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.filtering.request import Advance, CutOptions, Decided, Plan, UidFile, judge
+from mmsieve.filtering.request import (
+    CutOptions,
+    FilterDecisions,
+    FilterPlan,
+    UidFile,
+    judge,
+)
 from mmsieve.options import DryRun, Overwrite, Quiet
-from mmsieve.progress import show_progress
+from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
+from mmsieve.progress import Advance, show_progress
 from mmsieve.reports import DecisionReport, timed
-from mmsieve.tables import check_folder, notes_of_unfinished, open_tables, write_atomically
+from mmsieve.tables import notes_of_unfinished, open_tables
 
 __all__ = ["CutOptions", "FilterReport", "filter_tables"]
 
@@ -97,13 +104,13 @@ def filter_tables(
     )
 
 
-def _plan(tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool) -> Plan:
+def _plan(tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool) -> FilterPlan:
     """Check the request; what needs no table first."""
     options.check()
     _check_out(out, is_uids)
     opened = open_tables(tables)
     check_apart(out, [each.path for each in opened])
-    return Plan(options, opened, needs_uid=is_uids)
+    return FilterPlan(options, opened, needs_uid=is_uids)
 
 
 def _check_out(out: Path, is_uids: bool) -> None:
@@ -113,42 +120,39 @@ def _check_out(out: Path, is_uids: bool) -> None:
     if not is_uids:
         check_place(out, [])
         return
-    if out.is_dir():
-        raise RequestError(f"--out {out}: is a folder; name a file")
-    check_folder(out.absolute().parent)
-    if out.exists():
-        with out.open("rb") as file:
-            if file.read(6) != b"\x93NUMPY":
-                raise RequestError(f"--out {out}: isn't a file of uids: choose another --out")
+    check_file(out, "a file of uids", _is_array)
 
 
-def _decide(plan: Plan, write: Callable[[Decided, Path], None], advance: Advance) -> Decided:
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6) == b"\x93NUMPY"
+
+
+def _decide(
+    plan: FilterPlan, write: Callable[[FilterDecisions, Path], None], advance: Advance
+) -> FilterDecisions:
     with TemporaryDirectory(prefix="mmsieve-filter-") as temporary:
         folder = Path(temporary)
-        decided = Decided(plan, judge(plan, folder, advance), folder, advance)
+        decided = FilterDecisions(plan, judge(plan, folder, advance), folder, advance)
         write(decided, folder)
     return decided
 
 
-def _count(decided: Decided, folder: Path) -> None:
-    for _ in decided.rows():
-        pass
+def _count(decided: FilterDecisions, folder: Path) -> None:
+    decided.count()
 
 
-def _write_decisions(out: Path, overwrite: bool, decided: Decided, folder: Path) -> None:
-    with DecisionWriter(out, decided.header) as writer:
-        for file, rows in decided.rows():
-            writer.add(file, rows.select(SCHEMA.names))
-        writer.finish()
+def _write_decisions(out: Path, overwrite: bool, decided: FilterDecisions, folder: Path) -> None:
+    decided.write(out)
 
 
-def _write_uids(out: Path, overwrite: bool, decided: Decided, folder: Path) -> None:
+def _write_uids(out: Path, overwrite: bool, decided: FilterDecisions, folder: Path) -> None:
     uids = UidFile(folder)
-    for _, rows in decided.rows():
+    for _, rows in decided:
         kept = rows.filter("keep")
         uids.add(kept["uid"], kept["key"])
     made = folder / "uids.npy"
     uids.write(made)
     if out.exists() and not overwrite and not filecmp.cmp(made, out, shallow=False):
-        raise RequestError(f"--out {out}: holds other uids: choose another --out, or --overwrite")
+        raise made_otherwise(out, ["choice of samples"])
     write_atomically(out, lambda temporary: shutil.copyfile(made, temporary))

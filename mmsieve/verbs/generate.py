@@ -1,14 +1,13 @@
 """generate: a teacher's texts of known quality over images -> training data."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mmsieve.errors import RequestError
-from mmsieve.generation.files import IMAGES, POOL, TRAIN, VAL
+from mmsieve.generation.files import IMAGES, POOL, SHARDS, TRAIN, VAL
 from mmsieve.generation.options import (
     AssessmentsOptions,
     GenerateOptions,
@@ -21,10 +20,17 @@ from mmsieve.generation.tasks.ratings import Ratings
 from mmsieve.generation.tasks.task import Task
 from mmsieve.generation.tasks.texts import Captions, Documents
 from mmsieve.options import Options
+from mmsieve.outputs import (
+    check_folder,
+    is_same_request,
+    make_folder,
+    read_record,
+    remove_own,
+    write_text,
+)
 from mmsieve.read.records import ReadOptions
+from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
-from mmsieve.synthetic.drawing import SHARDS, count_drawn, draw
-from mmsieve.tables import check_folder, make_folder, write_text
 
 _CLAIM = "generate.json"
 _SWITCHES = {"overwrite": False, "dry_run": False, "quiet": False}
@@ -151,12 +157,15 @@ def _generate(
     *others: Options,
 ) -> GenerateReport:
     asking, read = asking or TeacherOptions(), read or ReadOptions()
-    if options.teacher == "rendered":
+    teacher = find_teacher(options.teacher)
+    if teacher is not None:
         if sources:
-            raise RequestError(f"{sources[0]}: --teacher rendered draws its images: no SOURCE")
+            raise RequestError(
+                f"{sources[0]}: --teacher {options.teacher} draws its images: no SOURCE"
+            )
         for group in (*others, asking, read):
             _refuse(group, "is for --teacher anthropic:MODEL and openai:MODEL")
-        return _draw(task, out, options)
+        return _draw(teacher, task, out, options)
     _refuse(options, "is for --teacher rendered", _DRAWN)
     return _ask(task, sources, out, options, asking, read)
 
@@ -214,19 +223,21 @@ def _ask(
     )
 
 
-def _draw(task: Task, out: Path, options: GenerateOptions) -> GenerateReport:
-    """Have the rendered teacher draw and write."""
-    task.check_drawing(options)
+def _draw(
+    teacher: DrawingTeacher, task: Task, out: Path, options: GenerateOptions
+) -> GenerateReport:
+    """Have a teacher draw and write."""
+    teacher.check(task, options)
     check_folder(out)
     wanted = {name: value for name, value in asdict(options).items() if name not in _SWITCHES}
     claim = {"what": task.name, **task.settings(), **wanted, **_SWITCHES}
     if _is_done(out, claim, options.overwrite) or options.dry_run:
         note = "would write" if options.dry_run else "done before:"
-        scenes = count_drawn(task, options)
+        scenes = teacher.count_drawn(task, options)
         notes = (f"{note} {options.count} {task.name} over the images of {scenes} scenes",)
         return GenerateReport(out=out, notes=notes)
     _clear(out)
-    written, tars = draw(task, out, options)
+    written, tars = teacher.draw(task, out, options)
     _write_claim(out, claim, written)
     return GenerateReport(out=out, noun=task.noun, written=written, tars=tars)
 
@@ -241,24 +252,13 @@ def _write_claim(
 def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
     """Remove what an earlier generation left, and only that."""
     make_folder(out)
-    for name in (_CLAIM, TRAIN, VAL, POOL, *others):
-        (out / name).unlink(missing_ok=True)
-    for name in (IMAGES, SHARDS):
-        shutil.rmtree(out / name, ignore_errors=True)
+    remove_own(out, (_CLAIM, TRAIN, VAL, POOL, *others, IMAGES, SHARDS))
 
 
 def _is_done(out: Path, claim: dict[str, object], overwrite: bool) -> bool:
     """Whether the folder holds just this; raises RequestError where it holds something else."""
-    file = out / _CLAIM
-    if not out.is_dir() or not any(out.iterdir()):
+    stored = read_record(out, _CLAIM, "generate", unfinished=(IMAGES,))
+    if stored is None or overwrite:
         return False
-    if not file.is_file() and not (out / IMAGES).is_dir():  # images alone: it was interrupted
-        raise RequestError(f"--out {out}: not empty, and not made by generate; choose another")
-    if overwrite or not file.is_file():
-        return False
-    stored = json.loads(file.read_text("utf-8"))
-    if stored["request"] != claim:
-        raise RequestError(
-            f"--out {out}: holds other training data; choose another, or --overwrite"
-        )
+    is_same_request(out, stored["request"], claim)
     return bool(stored.get("complete", True))

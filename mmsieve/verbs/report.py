@@ -10,11 +10,11 @@ from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
 from mmsieve.options import COMMON, NotNegative, OutputOptions
+from mmsieve.outputs import check_file, make_folder, write_text
 from mmsieve.read.records import ReadOptions
 from mmsieve.reporting.inputs import sort_inputs
 from mmsieve.reporting.report import count_all, make_sections, render
 from mmsieve.reports import Report, timed
-from mmsieve.tables import check_folder, make_folder, write_text
 
 
 @Parameter(name="*")
@@ -83,9 +83,8 @@ def _check(options: ReportOptions, out: Path) -> None:
     """Refuse what can't be meant, from the request alone."""
     if out.suffix not in (".html", ".htm") or out.is_dir():
         raise RequestError(f"--out {out}: name a file that ends in .html")
-    check_folder(out.absolute().parent)
-    if out.is_file() and not options.overwrite and _TITLE not in out.read_text("utf-8", "replace"):
-        raise RequestError(f"--out {out}: there, and not a report; choose another, or --overwrite")
+    check_file(out, "a report", _is_report, options.overwrite)
 
 
-_TITLE = "<title>mmsieve report</title>"
+def _is_report(file: Path) -> bool:
+    return "<title>mmsieve report</title>" in file.read_text("utf-8", "replace")

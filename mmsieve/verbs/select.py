@@ -1,31 +1,26 @@
 """select: rating tables -> a subset that is rich in every capability and diverse in style."""
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import polars as pl
-
-from mmsieve.decisions import KIND, SCHEMA, DecisionWriter, check_place, check_replaceable
+from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError
-from mmsieve.filtering.request import Advance
 from mmsieve.options import DryRun, Overwrite, Quiet
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
 from mmsieve.selection.choosing import (
-    Choice,
     Held,
     check_subset,
     choose,
+    decide,
     held,
     printed,
     write_subset,
 )
 from mmsieve.selection.options import SelectOptions
-from mmsieve.selection.pool import Origins, Rated, RatingTable
+from mmsieve.selection.pool import Rated, RatingTable
 from mmsieve.selection.results import ResultFolder, is_result_folder
-from mmsieve.tables import Header, TableFile, open_tables, product_version
+from mmsieve.tables import open_tables
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
 
@@ -87,7 +82,7 @@ def select(
     try:
         with show_progress("rows", sum(f.rows for f in rated.files), quiet, "rows") as advance:
             chosen = choose(rated, options)
-            decided = _Decided(rated, chosen, fingerprint, advance)
+            decided = decide(rated, chosen, fingerprint, advance)
             notes = [*rated.notes, *chosen.notes]
             if dry_run:
                 decided.count()
@@ -121,51 +116,3 @@ def _rated(table: Path, out: Path, data: Path | None, options: SelectOptions) ->
         return ResultFolder(table, data, options)
     (opened,) = open_tables([table])
     return RatingTable(opened, options)
-
-
-class _Decided:
-    """Each row's decision, and what is counted on the way."""
-
-    def __init__(
-        self, rated: Rated, choice: Choice, fingerprint: dict[str, str], advance: Advance
-    ) -> None:
-        self._rated = rated
-        self._choice = choice
-        self._fingerprint = fingerprint
-        self._advance = advance
-        self.reasons: Counter[str] = Counter()
-
-    def count(self) -> None:
-        """Count without writing."""
-        for _ in self._rows():
-            pass
-
-    def write(self, out: Path) -> None:
-        """Write the decisions."""
-        with DecisionWriter(out, self._header) as writer:
-            for origins, rows in self._rows():
-                writer.add_all(origins, rows.select(SCHEMA.names))
-            writer.finish()
-
-    def _rows(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
-        row = 0
-        for origins, named in self._rated.named():
-            decided = self._choice.decisions(row, row + named.height)
-            row += named.height
-            self.reasons.update(dict(decided["reason"].drop_nulls().value_counts().iter_rows()))
-            self._advance(named.height, named.height)
-            yield origins, named.hstack(decided)
-
-    def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
-        """The header of a decision file: that of one shard, or of all (None)."""
-        files = self._rated.files if source is None else [source]
-        return Header(
-            kind=KIND,
-            version=product_version(),
-            shard=name,
-            size=0 if source is None else source.size,
-            rows=rows,
-            complete=all(file.complete for file in files),
-            fingerprint=self._fingerprint,
-            notes={"kept": str(kept), "budget": str(self._choice.budget)},
-        )

@@ -6,8 +6,8 @@ from typing import Any
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.files import hash_files, tensor_files
+from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
-from mmsieve.tables import check_folder
 from mmsieve.training.options import (
     TrainOptions,
     check_claim,

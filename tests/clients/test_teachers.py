@@ -303,7 +303,7 @@ def test_prompts_can_be_replaced_and_are_part_of_what_was_asked(tmp_path, server
     out = tmp_path / "out"
     generate(server, source, out=out, count=4, prompts=mine)
     assert "a haiku" in words(server.requests[0])
-    with pytest.raises(RequestError, match="other training data"):
+    with pytest.raises(RequestError, match="was made with another"):
         generate(server, source, out=out, count=4)
     (mine / "captions" / "task.md").unlink()
     with pytest.raises(RequestError, match=r"captions/task\.md"):

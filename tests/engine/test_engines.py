@@ -14,6 +14,8 @@ import pytest
 from mmsieve.tables import table_files
 from tests.helpers.annotators import DEADLY, annotate
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SHARDS, SAMPLES = 4, 40
 

@@ -1,5 +1,3 @@
-"""None"""
-
 import hashlib
 import io
 import json
@@ -144,7 +142,7 @@ CONTENTS = st.tuples(
     st.integers(0, 3),
     st.none() | st.integers(1, 4),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_members_in_any_order_stay_the_same(
     found: list[tuple[str, str, tuple[str, bytes]]], format: int, kept_from: int, size: int | None
 ) -> None:

@@ -1,5 +1,3 @@
-"""None"""
-
 import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -115,7 +113,7 @@ SCORES = st.lists(
 
 
 @given(SCORES, st.integers(1, 20), st.booleans(), st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_decisions_do_not_depend_on_files_or_order(
     scores: list[float | None], count: int, per: bool, order: random.Random
 ) -> None:

@@ -130,7 +130,7 @@ def test_datacomp_file(tmp_path: Path) -> None:
     assert out.read_bytes() == (tmp_path / "y.npy").read_bytes()
     assert report.kept == 4
     cut(scores, out=out, top_fraction=0.5, format="datacomp")  # the same again
-    with pytest.raises(RequestError, match="other uids"):
+    with pytest.raises(RequestError, match="another choice of samples"):
         cut(scores, out=out, top_fraction=0.25, format="datacomp")
     cut(scores, out=out, top_fraction=0.25, format="datacomp", overwrite=True)
     assert len(np.load(out)) == 2

@@ -1,4 +1,4 @@
-"""None"""
+"""Ranking: thresholds, ties, temporary files and hashes equal what is defined in plain words."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.filtering import ranking
-from mmsieve.filtering.hashing import hash_strings
-from mmsieve.filtering.ranking import RANKED, KeptTies, Spool, find_cut, numbers, ordered, records
+from mmsieve.filtering.ranking import (
+    RANKED,
+    ColumnFile,
+    KeptTies,
+    find_thresholds,
+    from_ordered,
+    hash_strings,
+    ordered,
+)
 
 HIGHEST = 2**64 - 1
 VALUES = st.one_of(st.integers(0, HIGHEST), st.integers(0, 5), st.just(HIGHEST))
@@ -25,8 +32,7 @@ MEMORY = st.sampled_from([(1 << 21, 1 << 21), (8, 1), (64, 5)])
 
 
 def ranked(rows: list[tuple[int, int]]) -> np.ndarray:
-    value, group = [v for v, _ in rows], [g for _, g in rows]
-    return records(RANKED, value=np.array(value, np.uint64), group=np.array(group, np.uint32))
+    return np.array(rows, RANKED)
 
 
 def in_blocks(rows: np.ndarray, size: int = 7) -> Callable[[], Iterator[Any]]:
@@ -34,33 +40,33 @@ def in_blocks(rows: np.ndarray, size: int = 7) -> Callable[[], Iterator[Any]]:
 
 
 @given(ROWS, WANTED, MEMORY)
-@settings(max_examples=300, deadline=None)
-def test_a_cut_keeps_what_a_sort_would(
+@settings(max_examples=300)
+def test_thresholds_keep_what_a_sort_would(
     rows: list[tuple[int, int]], wanted: list[int], memory: tuple[int, int]
 ) -> None:
     all_rows = ranked(rows)
     with patch.multiple(ranking, CELLS=memory[0], COLLECT=memory[1]):
-        cut = find_cut(in_blocks(all_rows), np.array(wanted))
-    above, tied = cut.above(all_rows), cut.tied(all_rows)
+        found = find_thresholds(in_blocks(all_rows), np.array(wanted))
+    above, tied = found.above(all_rows), found.tied(all_rows)
     for group in range(4):
         mine = all_rows["group"] == group
         expected = sorted(all_rows["value"][mine].tolist(), reverse=True)[: wanted[group]]
         sure = all_rows["value"][mine & above].tolist()
-        at_cut = all_rows["value"][mine & tied].tolist()
-        missing = int(cut.ties[group]) if at_cut else 0
-        assert len(set(at_cut)) <= 1
-        assert missing < len(at_cut) or not at_cut
-        assert sorted(sure + at_cut[:missing], reverse=True) == expected
+        at_threshold = all_rows["value"][mine & tied].tolist()
+        missing = int(found.ties[group]) if at_threshold else 0
+        assert len(set(at_threshold)) <= 1
+        assert missing < len(at_threshold) or not at_threshold
+        assert sorted(sure + at_threshold[:missing], reverse=True) == expected
         if expected:
-            assert cut.at[group] == expected[-1]
+            assert found.at[group] == expected[-1]
 
 
 @given(st.lists(VALUES, max_size=30), st.integers(0, 30), st.integers(1, 5))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_ties_keep_the_highest_then_the_first(values: list[int], wanted: int, step: int) -> None:
     wanted, count = min(wanted, len(values)), len(values)
     with TemporaryDirectory() as folder:
-        ties = KeptTies(Path(folder), 1)
+        ties = KeptTies(Path(folder))
         ties.add(np.array(values, np.uint64), np.zeros(count, np.uint32))
         ties.settle(np.array([wanted]))
         kept = [x for at in range(0, count, step) for x in ties.take(min(step, count - at))]
@@ -86,7 +92,7 @@ def test_integers_have_the_order_of_the_numbers(dtype: Any, elements: Any) -> No
         for a, key_a in zip(values, keys, strict=True):
             for b, key_b in zip(values, keys, strict=True):
                 assert (a < b) == (key_a < key_b)
-        assert numbers(keys, series.dtype).to_list() == series.to_list()
+        assert from_ordered(keys, series.dtype).to_list() == series.to_list()
 
     check()
 
@@ -111,7 +117,7 @@ def test_hashes_are_those_of_the_definition(words: list[str], cut: int) -> None:
 
 
 def defined_hash(word: str) -> int:
-    """The hash as `mmsieve.cut.hashing` defines it, a word at a time."""
+    """The hash as `hash_strings` defines it, a word at a time."""
     data = word.encode()
     mixed = mix(len(data) + 0x9E3779B97F4A7C15)
     for at in range(0, len(data), 8):
@@ -125,12 +131,12 @@ def mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def test_a_spool_gives_back_what_it_took(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, RANKED)
+def test_a_column_file_gives_back_what_it_took(tmp_path: Path) -> None:
+    file = ColumnFile(tmp_path, RANKED)
     rows = ranked([(n * 7, n % 3) for n in range(100)])
     for at in range(0, 100, 9):
-        spool.append(rows[at : at + 9])
-    assert spool.rows == 100
-    assert np.concatenate(list(spool.blocks(13))).tolist() == rows.tolist()
-    assert spool.read(95, 200).tolist() == rows[95:].tolist()
-    assert len(spool.read(100, 110)) == 0
+        file.append(rows[at : at + 9])
+    assert file.rows == 100
+    assert np.concatenate(list(file.blocks(13))).tolist() == rows.tolist()
+    assert file.read(95, 200).tolist() == rows[95:].tolist()
+    assert len(file.read(100, 110)) == 0

@@ -113,7 +113,7 @@ def test_good_begins_where_it_is_asked_to(tmp_path, server, source):
     assert "is below 9" in words(server.requests[0])
     raw, partner = entries(out)
     assert raw["assessment"]["recaption"] == partner["caption"] == "A better one."
-    with pytest.raises(RequestError, match="other training data"):
+    with pytest.raises(RequestError, match="was made with another"):
         generate(server, source, out=out, **asked)
     report = generate(server, source, out=tmp_path / "other", attempts=1, **asked)
     assert report.rejects == 1  # 8 is good by default, so nothing is rewritten

@@ -87,7 +87,7 @@ def test_a_batch_is_collected_once_and_within_the_cap(tmp_path, server, source):
 
 
 def test_a_cap_holds_for_a_server_that_counts_no_tokens(tmp_path, server, source, monkeypatch):
-    monkeypatch.setattr("well_behaved.TOKENS", (0, 0))
+    monkeypatch.setattr("tests.helpers.well_behaved.TOKENS", (0, 0))
     report = generate(server, source, out=tmp_path / "out", max_cost=0.01, concurrency=1)
     assert "--max-cost" in str(report.failed)
     assert 0 < len(server.requests) < 8

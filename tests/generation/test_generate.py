@@ -108,7 +108,7 @@ def test_the_same_command_again_does_nothing_and_another_one_is_refused(tmp_path
     again = generate("captions", tmp_path, count=8, seed=1)
     assert "done before" in again.summary()
     assert tree(tmp_path) == before
-    with pytest.raises(RequestError, match="other training data"):
+    with pytest.raises(RequestError, match="another count"):
         generate("captions", tmp_path, count=12, seed=1)
     generate("captions", tmp_path, count=12, seed=1, overwrite=True)
     assert len(entries(tmp_path / "train.json")) == 12

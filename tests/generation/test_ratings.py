@@ -110,7 +110,7 @@ def test_capabilities_can_be_chosen_and_new_ones_named(tmp_path, server, pool):
     assert named(server.requests[0]) == ["ocr", "json", "stem"]
     assert "`json`: reading JSON files" in words(server.requests[0])
     assert entries(tmp_path / "out")[0]["ratings"] == {"ocr": 0, "json": 1, "stem": 2}
-    with pytest.raises(RequestError, match="other training data"):
+    with pytest.raises(RequestError, match="was made with another"):
         rate(server, pool, tmp_path / "out")
 
 

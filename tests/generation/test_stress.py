@@ -10,6 +10,8 @@ from tests.helpers.teacher_protocols import Tokens
 from tests.helpers.teacher_server import Fault, Plan, TeacherServer
 from tests.helpers.teaching import KEY, Generation, answer, overpaid, write_documents, write_images
 
+pytestmark = pytest.mark.slow
+
 FAULTS = {
     Fault.RATE_LIMIT: 0.04,
     Fault.SERVER_ERROR: 0.02,

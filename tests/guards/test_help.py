@@ -21,6 +21,7 @@ VERBS = [
     "demo",
     "generate",
     "generate captions",
+    "generate captions --teacher rendered",
     "generate documents",
     "generate assessments",
     "generate ratings",

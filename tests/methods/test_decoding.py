@@ -39,7 +39,7 @@ def pieces(ids: list[int]) -> list[int] | None:
     return [60 + place] if place < 2 else [20, 21, 22] if place == 2 else None
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(PROMPTS, PENALTIES, st.sampled_from([None, pieces]))
 def test_a_batch_is_its_rows_alone(model, prompts, penalty, allowed):
     language = LanguageModel(model)
@@ -61,7 +61,7 @@ def test_a_batch_is_its_rows_alone(model, prompts, penalty, allowed):
             assert options is None or ids[place] in options
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(PROMPTS, PENALTIES)
 @pytest.mark.filterwarnings("ignore:Passing `repetition_penalty`")
 def test_it_is_what_transformers_generates(model, prompts, penalty):

@@ -167,7 +167,7 @@ json_values = st.recursive(
 slots = json_values | st.fixed_dictionaries({"image_base64": json_values | st.just(BASE64)})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.fixed_dictionaries(
         {},
@@ -194,7 +194,7 @@ def test_any_json_gives_a_sample_or_a_reason(document, members):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(st.sampled_from(["json", "txt", "jpg", "tiff", "x"]), st.binary(max_size=60))
 )

@@ -182,7 +182,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["conversations", "messages", "image", "images", "idx", "id", "x"]), values
@@ -198,7 +197,7 @@ def test_any_item_gives_a_sample_or_a_reason(fields):
     assert len(sample.turns) == len(fields.get("conversations") or fields["messages"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(0, 13),
     st.sampled_from([None, 1]),

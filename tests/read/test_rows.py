@@ -349,7 +349,7 @@ def test_a_line_too_long_to_read_is_a_row(tmp_path, images, monkeypatch):
     assert found.statuses == ["ok", "json_invalid", "ok", "json_invalid"] and not found.problems
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from([b"", b"\r", b"x", b"yy", b"z" * 30]), max_size=30), st.booleans())
 def test_lines_are_split_as_written(tmp_path_factory, lines, ends):
     folder = tmp_path_factory.mktemp("lines")
@@ -375,7 +375,7 @@ values = st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.ju
 infos = st.dictionaries(st.sampled_from(["image_name", "matched_text_index"]), values)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.text(max_size=3), max_size=4) | values,
     st.lists(infos | values, max_size=4) | values,

@@ -76,7 +76,7 @@ def test_cut_at_every_byte(count):
     assert len(read_bytes(data[: marker - 512])[0]) == (count if count > 1 else 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_cut_anywhere_leaves_whole_samples(data):
     names = data.draw(st.lists(st.text("ab/é", min_size=1, max_size=120), unique=True, max_size=4))
@@ -93,7 +93,7 @@ def test_cut_anywhere_leaves_whole_samples(data):
     assert problem is not None or found == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=2000), st.integers(0, 3000), st.sampled_from([b"", tar_bytes(captions(1))])
 )
@@ -101,7 +101,7 @@ def test_no_bytes_raise_anything_else(noise, at, whole):
     read_bytes(whole[:at] + noise + whole[at + len(noise) :])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.randoms(use_true_random=False), st.integers(1, 12))
 def test_no_flipped_bytes_raise_anything_else(rng, flips):
     data = bytearray(tar_bytes([("a" * 120 + ".txt", b"long"), *caption("b")], tarfile.PAX_FORMAT))
@@ -338,7 +338,7 @@ def test_what_webdataset_writes_is_read(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text("ab./é-_ A", min_size=1, max_size=20), unique=True, max_size=6))
 def test_keys_are_those_of_webdataset(names):
     tariterators = pytest.importorskip("webdataset.tariterators")

@@ -22,6 +22,8 @@ from tests.helpers.paths import RECORDED_DATA
 from tests.helpers.selections import choose, unpack, write_ratings
 from tests.helpers.tables import read_decisions
 
+pytestmark = pytest.mark.slow
+
 DATA = RECORDED_DATA / "mmssr" / "select"
 REFERENCE = os.environ.get("MMSIEVE_REFERENCE")
 LARGE = Path(REFERENCE or "") / "reference" / "mmssr"

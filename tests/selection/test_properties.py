@@ -23,9 +23,7 @@ from tests.helpers.selections import choose, ratings_of, write_ratings
 from tests.helpers.tables import read_decisions
 
 NAMES = ("ocr", "data", "scene")
-files = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+files = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 WIDE = {
     "int8": (pa.int8(), st.integers(-2, 6)),
     "int64": (pa.int64(), st.sampled_from([-(2**62), 0, 1, 2**53, 2**53 + 1, 2**62])),

@@ -37,7 +37,7 @@ def test_scores_are_what_int_makes_of_them(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(-5, 10**6), st.text(max_size=6)), max_size=20))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_both_ways_of_reading_lines_agree(tmp_path: Path, lines: list[tuple[int, str]]) -> None:
     """A line without the usual spaces, or with more fields, is parsed by itself."""
     usual = [{"idx": key, "pred_response": text} for key, text in lines]

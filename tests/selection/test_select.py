@@ -200,7 +200,7 @@ def test_a_dry_run_writes_nothing(ten: Path, tmp_path: Path) -> None:
 def test_decisions_are_replaced_only_when_asked(ten: Path, tmp_path: Path) -> None:
     choose(ten, tmp_path / "keep", budget=3)
     assert "made again" in choose(ten, tmp_path / "keep", budget=3).summary()
-    with pytest.raises(RequestError, match="another cut: choose another --out, or --overwrite"):
+    with pytest.raises(RequestError, match="another budget; choose another --out, or --overwrite"):
         choose(ten, tmp_path / "keep", budget=4)
     assert choose(ten, tmp_path / "keep", budget=4, overwrite=True).kept == 4
 

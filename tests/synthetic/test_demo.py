@@ -21,6 +21,8 @@ from mmsieve import (
 from mmsieve.cli import main
 from mmsieve.methods.catalog import CATALOG, bundled_names
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = os.environ.get("MMSIEVE_REFERENCE")
 
 

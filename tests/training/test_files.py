@@ -21,6 +21,8 @@ from mmsieve.synthetic.teacher import caption_group, document_group
 from mmsieve.training.data import split_by_image
 from mmsieve.training.records import LeftOut, Record, read_records
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)  # sums in another order are other sums
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 

@@ -26,6 +26,8 @@ from tests.helpers.tiny import (
 )
 from tests.helpers.tiny import _text_model as text_model
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """from mmsieve.train.recipes import unifilter_qwen3_0_6b
 SMOKE = unifilter_qwen3_0_6b.SMOKE.changed(
     weights="float32", start={{"image_tokens": 4, "labels": {labels}}},

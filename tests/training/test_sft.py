@@ -20,6 +20,8 @@ from mmsieve.training.objectives import AnswerObjective
 from mmsieve.training.recipe import EnhancerRecipe, RaterRecipe, load_recipe
 from mmsieve.training.sft import Example, collate_examples
 
+pytestmark = pytest.mark.slow
+
 SMOKE = TrainOptions(smoke=True, quiet=True)
 DRAWING = Drawing()
 

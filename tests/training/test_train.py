@@ -28,6 +28,8 @@ from mmsieve.training.data import RIGHT, WRONG, collate, prepare_group
 from mmsieve.training.objectives import QualityObjective
 from mmsieve.training.recipe import BaseRecipe, Recipe, Rendered, bundled_recipes, load_recipe
 
+pytestmark = pytest.mark.slow
+
 SMOKE = TrainOptions(smoke=True, quiet=True)
 
 
@@ -121,7 +123,7 @@ def test_a_seed_gives_the_same_weights_to_the_bit(trained, tmp_path):
     assert all(torch.equal(tensor, again[name]) for name, tensor in tensors(trained).items())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.sampled_from([caption_group, document_group]))
 def test_training_inputs_give_the_scores_of_scoring(bundled, index, make):
     """One pass over a batch of training data, levels sharing images, as if each was scored."""
@@ -136,7 +138,7 @@ def test_training_inputs_give_the_scores_of_scoring(bundled, index, make):
     assert torch.allclose(logits, scores, atol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.sampled_from([caption_group, document_group]))
 def test_targets_stand_at_the_words_they_judge(bundled, index, make):
     annotator, _, _ = bundled

@@ -8,7 +8,6 @@ second phase sees the first word for word, and the first is written before there
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal, TypeAlias
@@ -16,7 +15,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.generation.files import image_names
 from mmsieve.generation.images import RawSample
 from mmsieve.generation.items import (
     Prompts,
@@ -28,8 +26,7 @@ from mmsieve.generation.items import (
 from mmsieve.generation.options import AssessmentsOptions
 from mmsieve.generation.tasks.task import AnswerError, Fields, Task, as_json, not_empty
 from mmsieve.methods.aitqe.answers import DIMENSIONS, HIGHEST, LOWEST
-from mmsieve.sample import Sample, Text
-from mmsieve.synthetic.teacher import Drawing, Drawn, Record, assessment_group
+from mmsieve.sample import Text
 
 _TASK, _SCALES = "assessments/task.md", "assessments/scales.md"
 
@@ -147,23 +144,6 @@ class Assessments(Task):
             yield _record("partner", image, read.recaption.strip(), None, read.partner)
         else:
             yield _record("partner", image, _strip(read.bad_caption), caption, read.partner)
-
-    def draw(self, seed: int, index: int, drawing: Drawing) -> Drawn:
-        """A scene, a raw caption and its partner."""
-        group = assessment_group(seed, index, drawing)
-        (image,) = image_names(group.key, ["png"])
-        records = []
-        for one in group.pairs:
-            fields = {
-                "image": image,
-                "caption": one.text,
-                "assessment": one.assessment,
-                "phase": one.phase,
-            }
-            pair = Sample.caption(group.image, one.text)
-            known = {"level": one.level, "phase": one.phase}
-            records.append(Record(fields, replace(pair, metadata=known)))
-        return Drawn(group.key, (group.image,), tuple(records))
 
 
 def _record(

@@ -11,15 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
-from mmsieve.errors import RequestError, SampleError, Status
-from mmsieve.generation.files import image_names
+from mmsieve.errors import SampleError, Status
 from mmsieve.generation.images import RawSample
 from mmsieve.generation.items import Prompts, Subject, picture_of, read_prompt_files, subject_id
-from mmsieve.generation.options import GenerateOptions, RatingsOptions
+from mmsieve.generation.options import RatingsOptions
 from mmsieve.generation.tasks.task import Fields, Task, as_json, not_empty
 from mmsieve.labels import STYLES
-from mmsieve.synthetic.instructions import FAMILIES, RATINGS, InstructionSample, instruction
-from mmsieve.synthetic.teacher import Drawing, Drawn, Record
 
 _FILES = tuple(f"ratings/{name}.md" for name in ("task", "ratings", "styles"))
 _ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
@@ -144,38 +141,3 @@ class Ratings(Task):
             "reasons": {name: one["reason"] for name, one in answer["ratings"].items()},
             "styles": answer["styles"],
         }
-
-    def check_drawing(self, options: GenerateOptions) -> None:
-        """Not every family has questions, and a rated sample is no sample of a tar."""
-        super().check_drawing(options)
-        if options.family not in FAMILIES:
-            known = ", ".join(FAMILIES)
-            raise RequestError(f"--family {options.family}: questions are asked over {known}")
-        if options.shards:
-            raise RequestError("--shards: is for texts; the samples of ratings are in qas.json")
-
-    def draw(self, seed: int, index: int, drawing: Drawing) -> Drawn:
-        """One or two scenes and a conversation about them."""
-        made = instruction(seed, index, drawing.family)
-        images = tuple(drawing.draw(scene) for scene in made.scenes)
-        item = made.item(image_names(made.key, ["png"] * len(images)), index)
-        rated = {
-            "ratings": dict(made.ratings),
-            "reasons": _reasons(made, drawing.family),
-            "styles": list(made.styles),
-        }
-        shown = iter(images)
-        sample = made.sample(lambda _: next(shown), index)
-        return Drawn(made.key, images, (Record(item | rated, sample, item),))
-
-
-def _reasons(made: InstructionSample, family: str) -> dict[str, str]:
-    if made.wrong:
-        return dict.fromkeys(made.ratings, "The picture contradicts an answer.")
-    profiles = {turn.task: RATINGS[FAMILIES[family][turn.task].profile] for turn in made.turns}
-    return {name: _best(profiles, name) for name in made.ratings}
-
-
-def _best(profiles: Mapping[str, Mapping[str, int]], capability: str) -> str:
-    task = max(profiles, key=lambda name: profiles[name][capability])
-    return f"Its best question for this is of the kind `{task}`."

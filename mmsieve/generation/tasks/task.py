@@ -1,8 +1,7 @@
 """Task: what a teacher is asked to write; all that the rest of `generate` knows of it.
 
 A task says what one request is about (a subject), what the request says, what an answer has to
-hold, and which records of a training file become of it; and how the rendered teacher draws such
-records itself, truth known.
+hold, and which records of a training file become of it.
 """
 
 import json
@@ -11,13 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from mmsieve.errors import RequestError
 from mmsieve.generation.images import RawSample
 from mmsieve.generation.items import Prompts, Subject
-from mmsieve.generation.options import GenerateOptions
-from mmsieve.labels import LEVELS
 from mmsieve.sample import Kind
-from mmsieve.synthetic.teacher import Drawing, Drawn
 
 Fields: TypeAlias = dict[str, Any]
 """Of an answer, or of a record: what JSON can hold."""
@@ -89,12 +84,3 @@ class Task(ABC):
     @abstractmethod
     def records(self, subject: Subject, answer: Fields) -> Iterator[Fields]:
         """The records, without their ids, that become of a checked answer."""
-
-    def check_drawing(self, options: GenerateOptions) -> None:
-        """Raise RequestError for what the rendered teacher can't draw."""
-        if options.texts_per_image != len(LEVELS) and self.each != len(LEVELS):
-            raise RequestError(f"--texts-per-image: is for texts at levels, not for {self.name}")
-
-    @abstractmethod
-    def draw(self, seed: int, index: int, drawing: Drawing) -> Drawn:
-        """The images of an index, and the records over them, by the rendered teacher."""

@@ -12,7 +12,6 @@ The hard negative is checked against the positive: it is that, but for the words
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from string import Template
@@ -20,15 +19,12 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from mmsieve.errors import RequestError
 from mmsieve.generation.files import (
     CAPTION_HEAD,
     DOCUMENT_JOINT,
     IMAGE_MARK,
-    Group,
     LabelledText,
     Span,
-    image_names,
     text_fields,
 )
 from mmsieve.generation.images import RawSample
@@ -39,12 +35,8 @@ from mmsieve.generation.items import (
     subject_id,
     usable_pictures,
 )
-from mmsieve.generation.options import GenerateOptions
 from mmsieve.generation.tasks.task import AnswerError, Fields, Task
 from mmsieve.labels import EASY_NEGATIVE, HARD_NEGATIVE, LEVELS, MEDIUM_NEGATIVE, POSITIVE
-from mmsieve.sample import Sample
-from mmsieve.synthetic.scenes import WORLDS
-from mmsieve.synthetic.teacher import Drawing, Drawn, Record, caption_group, document_group
 
 # Four texts: what captions and documents have in common, one text at each level of quality
 
@@ -99,21 +91,6 @@ class FourTexts(Task):
     @abstractmethod
     def texts(self, answer: Any, images: int) -> tuple[LabelledText, ...]:
         """The texts of an answer over so many images, in the order of the levels."""
-
-
-def draw_texts(group: Group) -> Drawn:
-    """A group of the rendered teacher as records."""
-    names = image_names(group.key, ["png"] * len(group.images))
-    records = zip(text_fields(names, group.texts), group.texts, strict=True)
-    return Drawn(
-        group.key,
-        group.images,
-        tuple(Record(fields, _sample(group, told)) for fields, told in records),
-    )
-
-
-def _sample(group: Group, told: LabelledText) -> Sample:
-    return replace(group.sample(told), metadata={"level": int(told.label)})
 
 
 def _check_texts(texts: tuple[LabelledText, ...], images: int) -> None:
@@ -197,10 +174,6 @@ class Captions(FourTexts):
             for level, text in texts.items()
         )
 
-    def draw(self, seed: int, index: int, drawing: Drawing) -> Drawn:
-        """A scene and its four captions."""
-        return draw_texts(caption_group(seed, index, drawing))
-
 
 def _check_change(answer: CaptionAnswer) -> None:
     """One property differs: the words that are named do, and most of the others are the same."""
@@ -262,17 +235,6 @@ class Documents(FourTexts):
                 (POSITIVE, answer.positive),
             )
         )
-
-    def check_drawing(self, options: GenerateOptions) -> None:
-        """Documents need scenes of objects."""
-        if not WORLDS[options.family].has_things:
-            raise RequestError(
-                f"--family {options.family}: documents are written over core or many"
-            )
-
-    def draw(self, seed: int, index: int, drawing: Drawing) -> Drawn:
-        """Two or three scenes and the four documents around them."""
-        return draw_texts(document_group(seed, index, drawing))
 
 
 def _layout(text: str) -> str:

@@ -1,10 +1,8 @@
-"""None"""
-
 import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsieve.methods.aitqe.answers import (
@@ -28,13 +26,11 @@ ASSESSMENTS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(ASSESSMENTS)
 def test_what_is_written_is_read_back(assessment):
     assert read_answer(write_answer(assessment)) == assessment
 
 
-@settings(deadline=None)
 @given(ASSESSMENTS, st.data())
 def test_an_answer_cut_anywhere_after_its_score_still_gives_rewrite_and_score(assessment, data):
     answer = write_answer(assessment)
@@ -48,7 +44,6 @@ def test_an_answer_cut_anywhere_after_its_score_still_gives_rewrite_and_score(as
     assert read.explanations.items() <= assessment.explanations.items()
 
 
-@settings(deadline=None)
 @given(TEXT)
 def test_any_text_is_read_or_refused(text):
     for answer in (text, f'{{"Recaption": "{text}', f'{{"Overall Score": {text}'):

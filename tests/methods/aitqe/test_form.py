@@ -48,7 +48,7 @@ def fill(form: Form, choose: random.Random) -> list[int]:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.randoms(use_true_random=False))
 def test_any_choices_make_a_whole_answer(name, choose):
     ids = fill(form(name), choose)
@@ -61,7 +61,7 @@ def test_any_choices_make_a_whole_answer(name, choose):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.randoms(use_true_random=False))
 def test_the_default_stops_behind_the_marker(name, choose):
     answer = backend(name).decode(fill(form(name, keys=2), choose))
@@ -74,7 +74,7 @@ SCORES = st.integers(1, 10)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.data())
 def test_what_training_teaches_fits_the_form(name, data):
     """Every id of an answer as it is taught is one of those allowed there."""

@@ -1,7 +1,7 @@
 """Guard rails: which rewrites are used, and why the others are not."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsieve.methods.aitqe.rows import Refused, choose, edit_distance, is_loop, words
@@ -68,7 +68,6 @@ def by_the_book(one: list[str], other: list[str]) -> int:
 TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=12)
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_the_distance_is_levenshteins_over_the_longer_text(one, other):
     distance = edit_distance(" ".join(one), " ".join(other))
@@ -77,7 +76,6 @@ def test_the_distance_is_levenshteins_over_the_longer_text(one, other):
     assert distance == edit_distance(" ".join(other), " ".join(one))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 9).map(str), max_size=8), st.integers(1, 12))
 def test_loops_are_found_wherever_they_are(before, length):
     piece = [f"w{number}" for number in range(length)]

@@ -103,6 +103,7 @@ def test_first_logits_are_those_recorded(variant):
     assert np.abs(logits.numpy() - wanted).max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_greedy_answers_are_those_recorded(variant):
     """Up to where the published code's own choice is by less than 2e-3."""

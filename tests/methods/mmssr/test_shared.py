@@ -52,6 +52,7 @@ def ask_alone(item: Item, question: int) -> torch.Tensor:
     return stock()(input_ids=ids[None], logits_to_keep=1, **images).logits[0, -1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "questions"),
     [(20, 3), pytest.param(200, 14, marks=needs_reference)],
@@ -75,6 +76,7 @@ def test_a_shared_beginning_gives_the_logits_of_separate_passes(count, questions
                 assert own[question].argmax() == alone.argmax()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_rows_do_not_depend_on_company(variant):
     folder = str(checkpoint(variant))
