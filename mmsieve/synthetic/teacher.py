@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from mmsieve.engine.job import Progress
 from mmsieve.errors import RequestError
 from mmsieve.exporting.samples import member_bytes, sample_members
 from mmsieve.generation.files import (
@@ -36,7 +35,7 @@ from mmsieve.generation.options import GenerateOptions
 from mmsieve.generation.tasks.task import Task
 from mmsieve.labels import LEVELS
 from mmsieve.outputs import write_atomically
-from mmsieve.progress import show_progress
+from mmsieve.progress import Advance, show_progress
 from mmsieve.sample import Sample
 from mmsieve.synthetic.assessments import Assessed, assessed_pair
 from mmsieve.synthetic.draw import draw_scene
@@ -269,7 +268,7 @@ def _drawn(task: Task, options: GenerateOptions) -> Iterator[tuple[Drawn, bool]]
 
 
 def _samples(
-    drawn: Iterable[tuple[Drawn, bool]], files: TrainingFiles, advance: Progress
+    drawn: Iterable[tuple[Drawn, bool]], files: TrainingFiles, advance: Advance
 ) -> Iterator[Sample]:
     """Write what is drawn to the training files, and give each record as a sample."""
     for group, is_val in drawn:
