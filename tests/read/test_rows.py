@@ -6,7 +6,7 @@ import os
 import pickle
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -396,3 +396,9 @@ def test_parsers_travel_to_worker_processes(images):
     assert parser(Record("k", {"image": "a.jpg", "text": "t"})).images == (Image(b"a.jpg"),)
     parser = pickle.loads(pickle.dumps(documents.Mmc4Parser(images)))
     assert parser(Record("k", {"line": b'{"text_list": ["t"]}'})).parts == (Text("t"),)
+
+
+def test_every_layout_that_may_be_asked_for_has_its_row():
+    assert layouts.LAYOUTS.keys() == set(get_args(records.Layout))
+    suffixes = {suffix for layout in layouts.LAYOUTS.values() for suffix in layout.suffixes}
+    assert suffixes == {".tar", ".parquet", ".jsonl", ".json"}
