@@ -28,7 +28,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from benchmarks.contestants.rate_loop import PublishedLoop
 from mmsieve import RatingOptions, Sample, Turn
 from mmsieve.labels import CAPABILITIES
-from mmsieve.methods.load import RatingModel, load_raters
+from mmsieve.methods.load import LoadedModel, load_raters
 from mmsieve.methods.mmssr import runner as mmssr_runner
 from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
 from mmsieve.methods.mmssr.model import save_rater, stock_config
@@ -80,10 +80,10 @@ def make_samples(count: int) -> list[Sample]:
     return samples
 
 
-def load(scorer: OneVision, styler: OneVision | None) -> RatingModel:
+def load(scorer: OneVision, styler: OneVision | None) -> LoadedModel:
     """A scorer, which names the styles too unless there is a styler."""
     name = str((styler or scorer).folder)
-    return RatingModel(load_raters(str(scorer.folder), RatingOptions(device="cpu", styler=name)))
+    return LoadedModel(load_raters(str(scorer.folder), RatingOptions(device="cpu", styler=name)))
 
 
 def count_operations(run: Callable[[], Any]) -> float:

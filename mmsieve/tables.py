@@ -150,11 +150,12 @@ T = TypeVar("T")
 CHUNK = 1 << 18
 """Rows of a large file that are read at a time."""
 _SHOWN = 40
-REMAKE = "make that file of the table again"
 
 
 @contextmanager
-def open_file(path: Path, fix: str = REMAKE) -> Iterator[pq.ParquetFile]:
+def open_file(
+    path: Path, fix: str = "make that file of the table again"
+) -> Iterator[pq.ParquetFile]:
     """A table file to read from; a file that can't be read is a RequestError that says the fix."""
     try:
         # pre_buffer would hold all of a large file's columns in memory
@@ -169,10 +170,6 @@ def scan_files(files: Iterable[Path]) -> pl.LazyFrame:
     return pl.scan_parquet(list(files), glob=False)
 
 
-Origins: TypeAlias = Sequence[tuple["TableFile", int]]
-"""Files that rows are from, one after the other, and how many rows of each."""
-
-
 @dataclass(frozen=True, slots=True)
 class TableFile:
     """One file of a table."""
@@ -184,6 +181,10 @@ class TableFile:
     """Bytes of the file that the shard was read from; 0 where that isn't known."""
     complete: bool
     """Whether it holds all samples of its shard."""
+
+
+Origins: TypeAlias = Sequence[tuple[TableFile, int]]
+"""Files that rows are from, one after the other, and how many rows of each."""
 
 
 @dataclass(frozen=True)
@@ -294,8 +295,10 @@ def _open(path: Path, name: str) -> Table:
     if not found:
         raise RequestError(f"{path}: holds no Parquet file, so it is no table")
     files: list[TableFile] = []
-    columns = _Columns()
+    types: dict[str, pa.DataType] = {}
+    mixed: dict[str, str] = {}
     made_by = []
+    last: pa.Schema | None = None
     for shard, file in found.items():
         with open_file(file) as parquet:
             rows, schema = parquet.metadata.num_rows, parquet.schema_arrow.remove_metadata()
@@ -306,40 +309,30 @@ def _open(path: Path, name: str) -> Table:
                 f"{file}: not made by the model and options of the table's first file: "
                 "give tables of one run, each in its own folder"
             )
-        columns.add(schema, file)
+        if last is None:
+            types = dict(zip(schema.names, schema.types, strict=True))
+        elif not schema.equals(last):
+            _merge_types(types, mixed, schema, file)
+        last = schema
         size, complete = (0, True) if header is None else (header.size, header.complete)
         files.append(TableFile(shard, file, rows, size, complete))
     is_ours = made_by[0] is not None
-    return Table(name, path, tuple(files), columns.types, columns.mixed, is_ours)
+    return Table(name, path, tuple(files), types, mixed, is_ours)
 
 
-class _Columns:
-    """The types of a table's columns, over all its files."""
-
-    def __init__(self) -> None:
-        self.types: dict[str, pa.DataType] = {}
-        self.mixed: dict[str, str] = {}
-        self._last: pa.Schema | None = None
-
-    def add(self, schema: pa.Schema, path: Path) -> None:
-        """Take in one file's columns."""
-        if self._last is None:
-            self.types = dict(zip(schema.names, schema.types, strict=True))
-        elif not schema.equals(self._last):
-            for name in dict.fromkeys([*self.types, *schema.names]):
-                new = schema.field(name).type if name in schema.names else None
-                self._merge(name, new, path)
-        self._last = schema
-
-    def _merge(self, name: str, new: pa.DataType | None, path: Path) -> None:
-        old = self.types.get(name)
+def _merge_types(
+    types: dict[str, pa.DataType], mixed: dict[str, str], schema: pa.Schema, path: Path
+) -> None:
+    """Take in the columns of another file of a table, and note those that it has otherwise."""
+    for name in dict.fromkeys([*types, *schema.names]):
+        old, new = types.get(name), schema.field(name).type if name in schema.names else None
         if old is None or new is None:
-            self.mixed[name] = f"not all files of the table have it, see {path}"
-            self.types[name] = new if old is None else old
+            mixed[name] = f"not all files of the table have it, see {path}"
+            types[name] = new if old is None else old
         elif pa.types.is_null(old):  # a file without any value may have lost the type
-            self.types[name] = new
+            types[name] = new
         elif old != new and not pa.types.is_null(new):
-            self.mixed[name] = f"it is {new} in {path} and {old} in the table's other files"
+            mixed[name] = f"it is {new} in {path} and {old} in the table's other files"
 
 
 def column_names(tables: Sequence[Table]) -> str:

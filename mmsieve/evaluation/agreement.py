@@ -18,7 +18,7 @@ from mmsieve.evaluation.metrics import Floats, Ints, pearson, spearman
 from mmsieve.filtering.ranking import hash_samples
 from mmsieve.labels import LEVELS
 from mmsieve.sources import one_line
-from mmsieve.tables import Table, column_names
+from mmsieve.tables import Table, column_names, scan_files
 
 TOP = ("0.1", "0.3", "0.5")
 """The fractions of samples that may be kept, for which the overlap is given."""
@@ -172,7 +172,7 @@ def _side(table: Table, paths: list[Path], by: str, on: str, has_levels: bool) -
     ]
     if not paths:
         return _EMPTY.lazy()
-    return pl.scan_parquet(paths).select(columns)
+    return scan_files(paths).select(columns)
 
 
 _EMPTY = pl.DataFrame(

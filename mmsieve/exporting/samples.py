@@ -18,7 +18,6 @@ from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mmsieve import tables
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
@@ -28,7 +27,7 @@ from mmsieve.read.layouts import open_shard
 from mmsieve.read.records import ReadOptions, Record, parse_record
 from mmsieve.read.tar import BLOCK, Member, TarGroup, index_tar
 from mmsieve.sample import Image, Sample, Text
-from mmsieve.sources import TAR, Shard, local_path, one_line
+from mmsieve.sources import TAR, Shard, local_path
 from mmsieve.tables import Header
 
 # Final captions of an assessment table, put in the place of those that a sample has
@@ -114,16 +113,14 @@ class FinalCaptions:
         }
 
     def _read(self, shard: str, columns: list[str]) -> pa.Table:
-        with pq.ParquetFile(self._files[shard]) as file:
+        with tables.open_file(self._files[shard]) as file:
             return file.read(columns)
 
     def _check(self, file: Path) -> None:
         if self._header(file).kind != "assessment":
             raise RequestError(f"{self.label}: {file} is no table of enhance")
-        try:
-            names = pq.read_schema(file).names
-        except (pa.ArrowException, OSError) as error:
-            raise RequestError(f"{file}: can't be read ({one_line(error)})") from error
+        with tables.open_file(file) as parquet:
+            names = parquet.schema_arrow.names
         missing = [name for name in _COLUMNS if name not in names]
         if missing:
             raise RequestError(f"{file}: not of enhance: there is no column {missing[0]}")

@@ -1,1 +1,1 @@
-"""Filtering: tables -> decisions, by conditions and exact cuts, in bounded memory."""
+"""Filtering: tables -> decisions, by conditions, thresholds and exact top-k, in bounded memory."""

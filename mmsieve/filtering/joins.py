@@ -386,5 +386,5 @@ def _check_shards(tables: Sequence[Table]) -> None:
             if file.shard not in table.by_shard:
                 raise RequestError(
                     f"{table.name} has no file {file.shard}.parquet as {first.name} has: it isn't "
-                    "finished, or is cut in another way; say --on key or --on uid to join it"
+                    "finished, or is split in another way; say --on key or --on uid to join it"
                 )

@@ -103,7 +103,7 @@ class Condition:
 
 
 def _row_by_row(expression: pl.Expr) -> bool:
-    """Whether each row's value depends on that row alone, however the rows are cut into pieces."""
+    """Whether each row's value depends on that row alone, however the rows are split."""
     meta = expression.meta
     if meta.is_literal():
         return True

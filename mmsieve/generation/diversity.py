@@ -30,7 +30,7 @@ from mmsieve.progress import Advance, show_progress
 from mmsieve.sample import Image
 
 if TYPE_CHECKING:
-    from mmsieve.methods.features import ImageFeatures
+    from mmsieve.methods.base import ImageFeatures
 
 
 Labels: TypeAlias = npt.NDArray[np.int32]
@@ -106,7 +106,7 @@ def cluster_sources(
     What can't be read is in no cluster. Raises RequestError where the tower's weights don't fit.
     """
     share_cores()
-    from mmsieve.methods.features import ImageFeatures
+    from mmsieve.methods.base import ImageFeatures
 
     device = resolve_device()
     features = ImageFeatures(tower, device, resolve_dtype("auto", device))

@@ -1,20 +1,92 @@
-"""What all runners share: batches by token budget, the device, image features."""
+"""What all methods share: how samples are read, and how inputs go through a device in batches.
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+The CPU half: a caption's text, images as the squares that a vision tower takes. The device half:
+windows of a stream, batches by token budget, what to do where memory runs out, pixels to values,
+a tower up to the layer that is used, one vector per image. Torch is imported only by what computes,
+since the processes that prepare samples import this module too.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from math import ceil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from mmsieve.devices import quiet
-from mmsieve.engine.annotator import Device
-from mmsieve.errors import RequestError
+from mmsieve.devices import Dtype, quiet
+from mmsieve.engine.annotator import Device, Row, RunnerOptions
+from mmsieve.errors import RequestError, SampleError, ShardError, Status
+from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, decode, fit
+from mmsieve.methods.files import read_tensors
+from mmsieve.methods.tower import Tower
+from mmsieve.sample import Image, Sample, Text
 
-# Batches by token budget: sorted by length inside a window, so that little is padding
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 T = TypeVar("T")
+R = TypeVar("R")
+Array: TypeAlias = npt.NDArray[Any]
+Result: TypeAlias = tuple[int, Row | SampleError]
+"""The number of an item in its stream, and its row."""
+
+# The CPU half
+
+
+class Portable:
+    """A dataclass that is sent to other processes: what it has cached stays behind."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {part.name: getattr(self, part.name) for part in fields(self)}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextImagePreparer(Portable):
+    """Turns texts into ids and images into squares; needs no torch, unless images are fast."""
+
+    tokenizer: Any
+    """What a tokenizer is built from: a TokenizerSpec, or a ClipTokenizer."""
+    image: ImageSpec
+    fit: ImageFit | None
+    """How an image becomes a square where it isn't as the tower's processor does."""
+    plain_text: bool
+    orient: bool
+    fast: bool
+    limits: ImageLimits
+
+    @cached_property
+    def _backend(self) -> Any:
+        return self.tokenizer.build(self.plain_text)
+
+    def pixels(self, image: Image, min_side: int = 1) -> Pixels:
+        """The square of an image; raises SampleError where it can't be used."""
+        pixels = decode(image.data, self.limits, image.frame, self.orient, self.fast)
+        if min(pixels.shape[:2]) < min_side:
+            raise SampleError(Status.IMAGE_TOO_SMALL, "one pixel wide or high")
+        return fit(pixels, self.image, self.fit, self.fast)
+
+
+def caption_text(sample: Sample) -> str:
+    """The text of a caption pair as it is; raises SampleError where there is none."""
+    texts = [part.text for part in sample.parts if isinstance(part, Text)]
+    if not texts:
+        raise SampleError(Status.TEXT_MISSING, "an image without a caption")
+    return "\n".join(texts)
+
+
+def caption_image(sample: Sample) -> Image:
+    """The image of a caption pair; raises SampleError where there is none."""
+    if not sample.images:
+        raise SampleError(Status.IMAGE_MISSING, "a caption without an image")
+    return sample.images[0]
+
+
+# The device half: batches by token budget, sorted by length so that little is padding
 
 
 @dataclass(frozen=True)
@@ -40,18 +112,18 @@ class Window:
             yield run
 
 
-def batches(costs: list[int], budget: int, fence: int | None = None) -> list[list[int]]:
+def batches(costs: list[int], budget: int, boundary: int | None = None) -> list[list[int]]:
     """Indices of `costs` (tokens per item) in batches, longest first.
 
     A batch of n items padded to its longest stays within `budget` tokens; an item longer than
     that is a batch of its own. Equal costs keep their order: same costs, same batches. Items
-    longer than `fence` never share a batch with others.
+    longer than `boundary` never share a batch with others.
     """
     order = sorted(range(len(costs)), key=lambda index: (-costs[index], index))
     made: list[list[int]] = []
     room, beyond = 0, False
     for index in order:
-        was_beyond, beyond = beyond, fence is not None and costs[index] > fence
+        was_beyond, beyond = beyond, boundary is not None and costs[index] > boundary
         if room <= 0 or beyond != was_beyond:
             made.append([])
             room = max(1, budget // max(1, costs[index]))
@@ -60,11 +132,140 @@ def batches(costs: list[int], budget: int, fence: int | None = None) -> list[lis
     return made
 
 
-# The device as torch knows it: whether it is there, and how running out of memory shows
+_MOST_ITEMS = 4096
+_WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 
 
-def open_device(device: Device) -> torch.device:
+class TokenBudget:
+    """Tokens that a device computes at a time: fewer from then on, once its memory ran out."""
+
+    def __init__(self, device: "torch.device", tokens: int, remedy: str = "") -> None:
+        """`remedy` is the option that makes an input smaller, for the message of one too large."""
+        self._device, self._tokens, self._remedy = device, tokens, remedy
+
+    def window(self, batch_count: int) -> Window:
+        """What is sorted together: about so many batches."""
+        return Window(_MOST_ITEMS, batch_count * self._tokens, _WINDOW_BYTES[self._device.type])
+
+    def run(
+        self,
+        items: Sequence[T],
+        costs: list[int],
+        compute: Callable[[list[T]], R],
+        encode_fewer: Callable[[], bool] = lambda: False,
+        boundary: int | None = None,
+    ) -> Iterator[tuple[list[T], R]]:
+        """The items in batches, each with what is computed of it.
+
+        Out of memory halves a batch; one item alone is tried again where `encode_fewer` says that
+        it takes less memory now. Raises ShardError where nothing helps.
+        """
+        for batch in batches(costs, self._tokens, boundary):
+            pending = [batch]
+            while pending:
+                places = pending.pop()
+                piece = [items[place] for place in places]
+                try:
+                    computed = compute(piece)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    longest = max(costs[place] for place in places)
+                    pending += self._split(places, longest, encode_fewer)
+                else:
+                    yield piece, computed
+
+    def _split(
+        self, places: list[int], longest: int, encode_fewer: Callable[[], bool]
+    ) -> list[list[int]]:
+        """What to try instead of a batch that did not fit, the last one first."""
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+        if len(places) > 1:
+            half = len(places) // 2
+            self._tokens = max(1, min(self._tokens, half * longest))
+            return [places[half:], places[:half]]
+        if encode_fewer():
+            return [places]
+        raise ShardError(
+            f"a sample of {longest} tokens, images among them, does not fit into the memory of "
+            f"{self._device}: use --dtype bfloat16{self._remedy} or a device with more memory"
+        )
+
+
+class BatchRunner(ABC, Generic[T, R]):
+    """Rows for a stream of items, computed in batches of like length."""
+
+    batch_tokens: ClassVar[dict[str, int]] = {"cpu": 2048, "cuda": 32768}
+    """Tokens of a batch by default, by kind of device."""
+    batches_sorted: ClassVar[int] = 16
+    """Batches of a window."""
+    remedy: ClassVar[str] = ", --max-text-tokens"
+    """What else to use where a sample doesn't fit into memory."""
+    boundary: int | None = None
+    """Items longer than this never share a batch with shorter ones."""
+    encoders: Sequence["ImageEncoder"] = ()
+    """May encode fewer images at a time where memory runs out."""
+
+    def __init__(self, options: RunnerOptions) -> None:
+        self._device = open_device(options.device)
+        tokens = options.batch_tokens or self.batch_tokens[self._device.type]
+        self._budget = TokenBudget(self._device, tokens, self.remedy)
+        self.notes: dict[str, str] = {}
+
+    @abstractmethod
+    def tokens(self, item: T) -> int:
+        """What an item takes of a batch."""
+
+    @abstractmethod
+    def compute(self, items: list[T]) -> R:
+        """What the model says of a batch; may be on the device still."""
+
+    @abstractmethod
+    def rows(self, items: list[T], computed: R) -> Iterable[Row | SampleError]:
+        """A row per item of the batch."""
+
+    def run(self, items: Iterable[tuple[int, T]]) -> Iterator[Result]:
+        """Rows for a stream of (index, item), window by window, longest first in each.
+
+        A batch's numbers are fetched once the next one is under way, so a GPU need not wait.
+        """
+        before: tuple[list[tuple[int, T]], R] | None = None
+        for launched in self._launch(items):
+            if before is not None:
+                yield from self._fetch(*before)
+            before = launched
+        if before is not None:
+            yield from self._fetch(*before)
+
+    def _launch(self, items: Iterable[tuple[int, T]]) -> Iterator[tuple[list[tuple[int, T]], R]]:
+        window = self._budget.window(self.batches_sorted)
+        for run in window.split(items, self._size):
+            costs = [self.tokens(item) for _, item in run]
+            yield from self._budget.run(
+                run, costs, self._compute, self._encode_fewer, self.boundary
+            )
+
+    def _compute(self, batch: list[tuple[int, T]]) -> R:
+        return self.compute([item for _, item in batch])
+
+    def _fetch(self, batch: list[tuple[int, T]], computed: R) -> Iterator[Result]:
+        rows = self.rows([item for _, item in batch], computed)
+        yield from zip((index for index, _ in batch), rows, strict=True)
+
+    def _size(self, indexed: tuple[int, Any]) -> tuple[int, int]:
+        return self.tokens(indexed[1]), indexed[1].nbytes
+
+    def _encode_fewer(self) -> bool:
+        return any(encoder.halve() for encoder in self.encoders)
+
+
+def open_device(device: Device) -> "torch.device":
     """The torch device of a resolved name; raises RequestError where torch finds no GPU."""
+    import torch
+
     if device != "cpu" and not torch.cuda.is_available():
         raise RequestError(f"device {device!r}: torch finds no GPU; use --device cpu")
     return torch.device(device)
@@ -72,34 +273,185 @@ def open_device(device: Device) -> torch.device:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error means that a smaller batch may do."""
+    import torch
+
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or any(
         sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory")
     )
 
 
-# A stock model from a state dict, or one line on why it can't be
+# The device half: images
+
+
+def send(array: Array, device: "torch.device") -> "Tensor":
+    """An array as a tensor on a device; a GPU's copy goes on beside what it computes."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class PixelNormaliser:
+    """Squares of 0-255 -> the values that a vision tower takes."""
+
+    def __init__(self, spec: ImageSpec, device: "torch.device", dtype: "torch.dtype") -> None:
+        import torch
+
+        self._device, self._dtype, self._scale = device, dtype, spec.scale
+        self._mean, self._std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (spec.mean, spec.std)
+        )
+
+    def __call__(self, pixels: npt.NDArray[np.uint8]) -> "Tensor":
+        """[images, size, size, 3] -> [images, 3, size, size], on the device."""
+        values = send(pixels, self._device).permute(0, 3, 1, 2).float() * self._scale
+        return ((values - self._mean) / self._std).to(self._dtype)
+
+
+def stock_tower(config: Any) -> Any:
+    """A new SigLIP or CLIP vision model of transformers, without the pooling head."""
+    from transformers import AutoModel
+
+    if config.model_type.startswith("siglip"):
+        config.vision_use_head = False
+    model = AutoModel.from_config(config)
+    return getattr(model, "vision_model", model)  # nested in some versions
+
+
+def encode_patches(tower: Any, pixels: "Tensor", select_layer: int) -> "Tensor":
+    """[images, 3, size, size] normalised -> [images, patches (+ 1 for CLIP), width].
+
+    `tower` is a vision model of transformers. `select_layer` counts hidden states as the published
+    code does: 0 the embeddings, N what layer N puts out, -1 the last layer's output. What comes
+    after that layer, the last norm too, is not computed.
+    """
+    stock = getattr(tower, "vision_model", tower)  # nested in some versions
+    hidden = stock.embeddings(pixels)
+    if hasattr(stock, "pre_layrnorm"):
+        hidden = stock.pre_layrnorm(hidden)
+    layers = stock.encoder.layers
+    count = select_layer if select_layer >= 0 else len(layers) + 1 + select_layer
+    for layer in layers[:count]:
+        out = layer(hidden, attention_mask=None)
+        hidden = out[0] if isinstance(out, tuple) else out
+    return hidden  # type: ignore[no-any-return]
+
+
+_PATCHES = {"cpu": 1600, "cuda": 147456}
+"""Encoded at a time."""
+
+
+class ImageEncoder:
+    """Squares -> embeddings on a device, a bounded number of images at a time."""
+
+    def __init__(
+        self,
+        tower: Tower,
+        device: "torch.device",
+        dtype: "torch.dtype",
+        network: Callable[["Tensor"], "Tensor"],
+    ) -> None:
+        """`network` takes normalised pixels."""
+        self._normalise = PixelNormaliser(tower.image, device, dtype)
+        self._network = network
+        self._at_once = max(1, _PATCHES[device.type] // tower.patches)
+
+    def __call__(self, pixels: npt.NDArray[np.uint8]) -> "Tensor":
+        """What the network makes of [images, size, size, 3], at least one: [images, ...]."""
+        import torch
+
+        pieces = np.array_split(pixels, ceil(len(pixels) / self._at_once))
+        made = [self._network(self._normalise(piece)) for piece in pieces]
+        return made[0] if len(made) == 1 else torch.cat(made)
+
+    def halve(self) -> bool:
+        """Encode half as many images at a time from now on; False where it is one already."""
+        more = self._at_once > 1
+        self._at_once = max(1, self._at_once // 2)
+        return more
+
+
+_UNUSED = ("head.", "post_layernorm.")
+"""Parts of a tower after its last layer, whose output is what is averaged."""
+
+
+class ImageFeatures:
+    """One vector per image: a vision tower's patch features, averaged; nothing else is loaded."""
+
+    def __init__(self, tower: Tower, device: Device, dtype: Dtype) -> None:
+        """Raises RequestError where the tower's weights and config do not fit."""
+        import torch
+
+        self.image = tower.image
+        self.width = int(tower.config["hidden_size"])
+        place, number = torch.device(device), getattr(torch, dtype)
+        model = _load_tower(tower).to(place, number)
+        first = int(tower.kind == "clip")  # after its class token
+        self._encode = ImageEncoder(
+            tower,
+            place,
+            number,
+            lambda pixels: encode_patches(model, pixels, -1)[:, first:].mean(1),
+        )
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """[images, size, size, 3] -> [images, width]."""
+        import torch
+
+        with torch.inference_mode():
+            vectors: npt.NDArray[np.float32] = self._encode(pixels).float().cpu().numpy()
+        return vectors
+
+
+def _load_tower(tower: Tower) -> Any:
+    from transformers import AutoConfig
+
+    used = {name: at for name, at in tower.tensors.items() if not name.startswith(_UNUSED)}
+    with quiet():
+        model = stock_tower(AutoConfig.for_model(**tower.config))
+    try:
+        missing, unknown = model.load_state_dict(read_tensors(used), strict=False)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise RequestError(f"{tower.note}: weights and config do not fit: {first}") from error
+    wanted = [name for name in missing if not name.startswith(_UNUSED)]
+    if wanted or unknown:
+        raise RequestError(f"{tower.note}: weights and config do not fit: {[*wanted, *unknown][0]}")
+    return model.eval().requires_grad_(False)
+
+
+# Stock models: with the weights of a published layout, or one line on why they don't fit
+
+
+def rename(name: str, prefixes: Iterable[tuple[str, str]]) -> str | None:
+    """A tensor's name, the first of the prefixes that it has replaced; None where it has none.
+
+    `prefixes` are pairs of what is looked for and what takes its place.
+    """
+    found = (new + name[len(old) :] for old, new in prefixes if name.startswith(old))
+    return next(found, None)
 
 
 def build_model(
-    kind: Any, config: Any, state: dict[str, Tensor], dtype: str, folder: Path
+    kind: Any, dtype: str, folder: Path, source: Path | None = None, **given: Any
 ) -> tuple[Any, set[str]]:
-    """The model of a transformers class, on the CPU, and the tensors of `state` that it has no use
-    for.
+    """The model of a transformers class, on the CPU, and the tensors that it has no use for.
 
+    `source` and `given` are what its `from_pretrained` takes: a folder, or config and state_dict.
     Raises RequestError, naming `folder`, where tensors are missing or of another shape than the
     config says.
     """
+    import torch
+
     try:
         with quiet():
             model, info = kind.from_pretrained(
-                None,
-                config=config,
-                state_dict=state,
-                dtype=getattr(torch, dtype),
-                output_loading_info=True,
+                source, dtype=getattr(torch, dtype), output_loading_info=True, **given
             )
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise RequestError(f"{folder}: weights and config do not fit: {first}") from error
     if info["missing_keys"]:

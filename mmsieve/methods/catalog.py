@@ -6,7 +6,7 @@ from pathlib import Path
 _BUNDLED = Path(__file__).parent.parent / "bundled"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Known:
     """A checkpoint that a user can name."""
 
@@ -27,70 +27,37 @@ class Known:
 
 
 _RENDERED = "rendered scenes only: for trying things, not for photographs"
+_CLAUDE = "texts that Claude 3 or 3.5 wrote: mind its terms"
 
 CATALOG = (
+    Known("unifilter-tiny", "score", "1.9 M weights, 3.8 MB", "Apache-2.0", _RENDERED),
+    Known("aitqe-tiny", "enhance", "2.1 M weights, 4.2 MB", "Apache-2.0", _RENDERED),
+    Known("mmssr-tiny-scorer", "rate", "2.0 M weights, 4.0 MB", "Apache-2.0", _RENDERED),
+    Known("mmssr-tiny-styler", "rate", "2.0 M weights, 4.0 MB", "Apache-2.0", _RENDERED),
     Known(
-        name="unifilter-tiny",
-        verb="score",
-        size="1.9 M weights, 3.8 MB",
-        licence="Apache-2.0",
-        trained_on=_RENDERED,
+        "weizhiwang/UniFilter-Qwen2.5-1.5B", "score", "2.0 B weights, about 4 GB", "MIT", _CLAUDE
+    ),
+    Known("weizhiwang/UniFilter-Qwen3-0.6B", "score", "1.0 B weights, about 2 GB", "MIT", _CLAUDE),
+    Known(
+        "HymanH/AITQE",
+        "enhance",
+        "8.0 B weights, about 16 GB",
+        "Apache-2.0",
+        "judgements and rewrites by GPT-4o: mind its terms",
     ),
     Known(
-        name="aitqe-tiny",
-        verb="enhance",
-        size="2.1 M weights, 4.2 MB",
-        licence="Apache-2.0",
-        trained_on=_RENDERED,
+        "mengyaolyu/mmssr-7b-scorer",
+        "rate",
+        "8.0 B weights, about 16 GB",
+        "see its card",
+        "ratings by GPT-4o: mind its terms",
     ),
     Known(
-        name="mmssr-tiny-scorer",
-        verb="rate",
-        size="2.0 M weights, 4.0 MB",
-        licence="Apache-2.0",
-        trained_on=_RENDERED,
-    ),
-    Known(
-        name="mmssr-tiny-styler",
-        verb="rate",
-        size="2.0 M weights, 4.0 MB",
-        licence="Apache-2.0",
-        trained_on=_RENDERED,
-    ),
-    Known(
-        name="weizhiwang/UniFilter-Qwen2.5-1.5B",
-        verb="score",
-        size="2.0 B weights, about 4 GB",
-        licence="MIT",
-        trained_on="texts that Claude 3 or 3.5 wrote: mind its terms",
-    ),
-    Known(
-        name="weizhiwang/UniFilter-Qwen3-0.6B",
-        verb="score",
-        size="1.0 B weights, about 2 GB",
-        licence="MIT",
-        trained_on="texts that Claude 3 or 3.5 wrote: mind its terms",
-    ),
-    Known(
-        name="HymanH/AITQE",
-        verb="enhance",
-        size="8.0 B weights, about 16 GB",
-        licence="Apache-2.0",
-        trained_on="judgements and rewrites by GPT-4o: mind its terms",
-    ),
-    Known(
-        name="mengyaolyu/mmssr-7b-scorer",
-        verb="rate",
-        size="8.0 B weights, about 16 GB",
-        licence="see its card",
-        trained_on="ratings by GPT-4o: mind its terms",
-    ),
-    Known(
-        name="mengyaolyu/mmssr-7b-styler",
-        verb="rate",
-        size="8.0 B weights, about 16 GB",
-        licence="see its card",
-        trained_on="styles named by GPT-4o: mind its terms",
+        "mengyaolyu/mmssr-7b-styler",
+        "rate",
+        "8.0 B weights, about 16 GB",
+        "see its card",
+        "styles named by GPT-4o: mind its terms",
     ),
 )
 """Licences and sources as on the checkpoints' cards and in their repositories: Victorwz/UniFilter,

@@ -52,9 +52,13 @@ class FusedNorm(nn.Module):
 
 
 def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
-    """Swap a CPU model's layers for faster ones, in place; what was done, for the record."""
-    if not _can_pack(dtype):
-        return f"torch {torch.__version__}, stock layers"
+    """Swap a CPU model's layers for faster ones, in place; what was done, for the record.
+
+    A model on a GPU stays as it is.
+    """
+    on_cpu = all(part.device.type == "cpu" for part in model.parameters())
+    if not (on_cpu and _can_pack(dtype)):
+        return f"torch {torch.__version__}" + (", stock layers" if on_cpu else "")
     for parent in list(model.modules()):
         if dtype == torch.bfloat16 and _uses_sdpa(parent):
             _attend_by_products(parent)

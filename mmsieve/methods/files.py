@@ -1,21 +1,23 @@
-"""Files of model folders: JSON, safetensors headers, hub cache, fingerprints; without torch.
+"""Files of model folders: JSON, safetensors, the Hugging Face cache, fingerprints.
 
-Small files are hashed whole. Of weights: the size, the safetensors header (names, types, shapes,
-offsets) and blocks spread evenly over the data, which any training step changes.
+Fingerprints are cheap on gigabytes of weights, and sure to notice another checkpoint: small files
+are hashed whole; of weights the size, the safetensors header (names, types, shapes, offsets) and
+blocks spread evenly over the data, which any training step changes.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from mmsieve.errors import RequestError
 
-# Files of model folders: JSON, safetensors headers, the Hugging Face cache. No torch here
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "tokenizer.model"]
@@ -65,6 +67,18 @@ def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
         return tuple(tensors.get_slice(name).get_shape())
 
 
+def read_tensors(places: Mapping[str, tuple[Path, str]]) -> dict[str, "Tensor"]:
+    """Tensors by a name of one's own; `places` says in which file, and by which name there."""
+    files: dict[Path, list[tuple[str, str]]] = {}
+    for ours, (file, theirs) in places.items():
+        files.setdefault(file, []).append((ours, theirs))
+    found: dict[str, Tensor] = {}
+    for file, names in files.items():
+        with safe_open(file, "pt") as opened:
+            found |= {ours: opened.get_tensor(theirs) for ours, theirs in names}
+    return found
+
+
 def hub_folder(name: str) -> Path | None:
     """The local folder of a hub repository: from the cache, else downloaded; None where neither.
 
@@ -91,8 +105,6 @@ def _names(file: Path) -> list[str]:
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{file}: {error}") from error
 
-
-# Fingerprints of files: cheap on gigabytes of weights, sure to notice another checkpoint
 
 _BLOCKS = 64
 _BLOCK = 4096

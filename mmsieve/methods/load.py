@@ -1,125 +1,47 @@
 """A MODEL's name -> its annotator, or the model for use on its own.
 
-A bundled name, a folder or a Hugging Face id is a quality classifier; METHOD:MODEL says that the
-model is another one, or is used otherwise; `rules` needs none.
+A bundled name, a folder or a Hugging Face id is what its config.json says; METHOD:MODEL says that
+the model is another one, or is used otherwise; `rules` needs none.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from mmsieve.devices import resolve_device, resolve_dtype
 from mmsieve.engine.annotator import Annotator, QualityAnnotator, Row, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions, Judged
-from mmsieve.methods.aitqe.checkpoint import open_enhancer
+from mmsieve.methods.aitqe.checkpoint import MODEL_TYPE, open_enhancer
 from mmsieve.methods.aitqe.endpoint import SCHEME, AitqeEndpoint, parse_endpoint
 from mmsieve.methods.catalog import bundled_folder, bundled_names
 from mmsieve.methods.clip.annotator import Clip
 from mmsieve.methods.clip.checkpoint import open_clip
-from mmsieve.methods.files import HUB_ID, hub_folder
+from mmsieve.methods.files import HUB_ID, hub_folder, read_json, tensor_files
 from mmsieve.methods.mmssr.annotator import MmSSR, RatingOptions
-from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
+from mmsieve.methods.mmssr.checkpoint import OneVision, is_onevision, open_onevision
 from mmsieve.methods.rules import Rules
 from mmsieve.methods.unifilter.annotator import OneSided, ScoringOptions, UniFilter
 from mmsieve.methods.unifilter.checkpoint import open_checkpoint
 from mmsieve.sample import Sample
 
-# A model on its own: samples in, rows out, all in this process
+# Names -> folders
+
+_PLACES = "a folder with config.json and *.safetensors, or a Hugging Face id (owner/name)"
 
 
-class AnnotatedModel:
-    """An annotator with its weights loaded."""
+def find_model(model: str, verb: str | None = "score") -> Path:
+    """The folder of a bundled model, a folder or a hub id, for a verb or any (None).
 
-    def __init__(self, annotator: Annotator, batch_tokens: int | None = None) -> None:
-        self._annotator = annotator
-        self._preparer = annotator.preparer()
-        self._runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
-
-    def annotate(self, samples: Iterable[Sample]) -> list[Row]:
-        """A row per sample, in order: `key`, `status`, `error`, and the columns of the schema.
-
-        A sample that can't be used has its reason as status, and None in the other columns but
-        for what is known of it all the same.
-        """
-        rows: list[Row] = []
-        ready: list[tuple[int, Any]] = []
-        for sample in samples:
-            rows.append({"key": sample.key, "status": str(Status.OK), "error": None})
-            rows[-1] |= dict.fromkeys(self._annotator.schema.names)
-            try:
-                ready.append((len(rows) - 1, self._preparer.prepare(sample)))
-            except SampleError as error:
-                rows[-1] |= _failed(error)
-        for index, row in self._runner.run(ready):
-            rows[index] |= _failed(row) if isinstance(row, SampleError) else row
-        return rows
-
-
-def _failed(error: SampleError) -> Row:
-    return {**error.known, "status": str(error.status), "error": str(error)}
-
-
-# Models by name -> the annotator that scores with it
-
-
-def load_annotator(model: str, options: ScoringOptions | None = None) -> QualityAnnotator:
-    """The annotator of a model by its name, such as `clip:folder`. Loads no weights.
-
-    Raises RequestError where there is no such model or mmsieve can't score with it.
+    Raises RequestError, in one line, where there is none.
     """
-    options = options or ScoringOptions()
-    method, colon, name = str(model).partition(":")
-    if method == _RULES:
-        if colon:
-            raise RequestError(f"model {model!r}: {_RULES} takes no model")
-        return Rules(options)
-    if not colon or method not in _METHODS:
-        return load_unifilter(model, options)
-    if not name:
-        raise RequestError(f"model {model!r}: name a model after the colon, a folder or an id")
-    return _METHODS[method](name, options)
-
-
-def load_unifilter(model: str, options: ScoringOptions | None = None) -> UniFilter:
-    """The annotator of a quality classifier; raises RequestError as `load_annotator` does."""
-    options = options or ScoringOptions()
-    device = resolve_device(options.device)
-    dtype = resolve_dtype(options.dtype, device)
-    return UniFilter(open_checkpoint(find_model(str(model))), options, device, dtype)
-
-
-def _load_clip(model: str, options: ScoringOptions) -> Clip:
-    device = resolve_device(options.device)
-    dtype = resolve_dtype(options.dtype, device)
-    return Clip(open_clip(find_folder(model, _ANY)), options, device, dtype)
-
-
-def _load_text_only(model: str, options: ScoringOptions) -> OneSided:
-    return OneSided(load_unifilter(model, options), "text")
-
-
-def _load_image_only(model: str, options: ScoringOptions) -> OneSided:
-    return OneSided(load_unifilter(model, options), "image")
-
-
-_METHODS: dict[str, Callable[[str, ScoringOptions], QualityAnnotator]] = {
-    "clip": _load_clip,
-    "text-only": _load_text_only,
-    "image-only": _load_image_only,
-}
-_RULES = "rules"
-
-
-def find_model(model: str) -> Path:
-    """The folder of a quality classifier; raises RequestError, in one line, where there is none."""
-    others = ", ".join([*(f"{method}:MODEL" for method in _METHODS), _RULES])
-    allowed = f"a bundled model ({', '.join(bundled_names('score'))}), {_ANY}; or {others}"
+    others = {
+        "score": f"; or {', '.join(f'{method}:MODEL' for method in _SCORERS)}, {_RULES}",
+        "enhance": f"; or {SCHEME}URL#NAME",
+    }
+    bundled = ", ".join(bundled_names(verb)) or "none yet"
+    allowed = f"a bundled model ({bundled}), {_PLACES}{others.get(verb or '', '')}"
     return bundled_folder(model) or find_folder(model, allowed)
-
-
-_ANY = "a folder with config.json and *.safetensors, or a Hugging Face id (owner/name)"
 
 
 def find_folder(model: str, allowed: str) -> Path:
@@ -140,40 +62,39 @@ def find_folder(model: str, allowed: str) -> Path:
     return found
 
 
-class ScoringModel(AnnotatedModel):
-    """A model on its own: samples in, rows out, all in this process."""
-
-    def __init__(self, annotator: QualityAnnotator, batch_tokens: int | None = None) -> None:
-        super().__init__(annotator, batch_tokens)
-        self.annotator = annotator
-
-    def score(self, samples: Iterable[Sample]) -> list[Row]:
-        """A row per sample, in order: `key`, `status`, `error`, and the columns of the schema.
-
-        A sample that can't be scored has its reason as status and None in the other columns.
-        """
-        return self.annotate(samples)
+# Names -> annotators; none loads weights
 
 
-def load_model(
-    model: str,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_tokens: int | None = None,
-    **options: Any,
-) -> ScoringModel:
-    """A model ready to score: `load_model("folder").score([Sample.caption("a.jpg", "A dog.")])`.
+def load_annotator(model: str, options: ScoringOptions | None = None) -> QualityAnnotator:
+    """The annotator that scores with a model by its name, such as `clip:folder`.
 
-    `options` are those of ScoringOptions. Raises RequestError.
+    Raises RequestError where there is no such model or mmsieve can't score with it.
     """
-    try:
-        scoring = ScoringOptions(device=device, dtype=dtype, **options)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise RequestError(f"load_model: {error}") from error
-    return ScoringModel(load_annotator(model, scoring), batch_tokens)
+    options = options or ScoringOptions()
+    method, colon, name = str(model).partition(":")
+    if method == _RULES:
+        if colon:
+            raise RequestError(f"model {model!r}: {_RULES} takes no model")
+        return Rules(options)
+    if not colon or method not in _SCORERS:
+        return load_unifilter(str(model), options)
+    if not name:
+        raise RequestError(f"model {model!r}: name a model after the colon, a folder or an id")
+    return _SCORERS[method](name, options)
 
 
-# Models by name -> the annotator that enhances captions with them
+def load_unifilter(model: str, options: ScoringOptions | None = None) -> UniFilter:
+    """The annotator of a quality classifier; raises RequestError as `load_annotator` does."""
+    return UniFilter(open_checkpoint(find_model(model)), options or ScoringOptions())
+
+
+_RULES = "rules"
+_SCORERS: dict[str, Callable[[str, ScoringOptions], QualityAnnotator]] = {
+    "clip": lambda name, options: Clip(open_clip(find_folder(name, _PLACES)), options),
+    "text-only": lambda name, options: OneSided(load_unifilter(name, options), "text"),
+    "image-only": lambda name, options: OneSided(load_unifilter(name, options), "image"),
+}
+"""METHOD of METHOD:MODEL -> its annotator."""
 
 
 def load_assessor(
@@ -181,8 +102,7 @@ def load_assessor(
 ) -> Annotator:
     """The annotator of an AITQE checkpoint or endpoint, and of the judge that the options name.
 
-    Loads no weights. Raises RequestError where there is no such model or mmsieve can't enhance
-    with it.
+    Raises RequestError where there is no such model or mmsieve can't enhance with it.
     """
     enhancing, options = enhancing or EnhanceOptions(), options or ScoringOptions()
     enhancer: Annotator
@@ -201,30 +121,124 @@ def load_assessor(
 
 def load_aitqe(model: str, enhancing: EnhanceOptions, options: ScoringOptions) -> Aitqe:
     """The annotator of an AITQE checkpoint; raises RequestError as `load_assessor` does."""
-    device = resolve_device(options.device)
-    dtype = resolve_dtype(options.dtype, device)
-    return Aitqe(open_enhancer(find_enhancer(model)), enhancing, options, device, dtype)
+    return Aitqe(open_enhancer(find_model(model, "enhance")), enhancing, options)
 
 
-def find_enhancer(name: str) -> Path:
-    """The folder of an AITQE checkpoint; raises RequestError, in one line, where there is none."""
-    bundled = ", ".join(bundled_names("enhance")) or "none yet"
-    places = "a folder with config.json and *.safetensors, a Hugging Face id (owner/name)"
-    endpoint = f"or {SCHEME}URL#NAME"
-    return bundled_folder(name) or find_folder(
-        name, f"a bundled model ({bundled}), {places}, {endpoint}"
-    )
+def load_raters(model: str, options: RatingOptions | None = None) -> MmSSR:
+    """The annotator of a scorer, and of the styler that the options name.
+
+    Raises RequestError where there is no such model or mmsieve can't rate with it.
+    """
+    options = options or RatingOptions()
+    scorer = open_onevision(find_model(model, "rate"))
+    if (scorer.own or {}).get("capabilities") == {}:
+        raise RequestError(f"model {model!r} names styles only: give it as --styler")
+    return MmSSR(scorer, _open_styler(scorer, options.styler), options)
 
 
-class EnhancingModel(AnnotatedModel):
-    """An enhancer on its own: samples in, rows out, all in this process."""
+def _open_styler(scorer: OneVision, name: str | None) -> OneVision | None:
+    if name is None:
+        return scorer if (scorer.own or {}).get("styles") else None
+    folder = find_model(name, "rate")
+    styler = scorer if folder.samefile(scorer.folder) else open_onevision(folder)
+    if styler.own is not None and not styler.own.get("styles"):
+        raise RequestError(f"styler {name!r} was not trained to name styles")
+    return styler
+
+
+# A model on its own: samples in, rows out, all in this process
+
+_VERBS = {"quality": "score", "assessment": "enhance", "ratings": "rate"}
+"""What an annotator's table holds -> the verb that makes it."""
+
+
+class LoadedModel:
+    """A model with its weights loaded, for the one verb that it can do."""
+
+    def __init__(self, annotator: Annotator, batch_tokens: int | None = None) -> None:
+        self.annotator = annotator
+        self._preparer = annotator.preparer()
+        self._runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
+
+    def score(self, samples: Iterable[Sample]) -> list[Row]:
+        """A row per caption or document, in order, with its quality; see `annotate`."""
+        return self._do("score", samples)
 
     def enhance(self, samples: Iterable[Sample]) -> list[Row]:
+        """A row per caption pair, in order, with its scores and the caption to use; see `annotate`.
+
+        A sample that can't be judged keeps its caption.
+        """
+        return self._do("enhance", samples)
+
+    def rate(self, samples: Iterable[Sample]) -> list[Row]:
+        """A row per instruction sample, in order, with its ratings and styles; see `annotate`."""
+        return self._do("rate", samples)
+
+    def _do(self, verb: str, samples: Iterable[Sample]) -> list[Row]:
+        able = _VERBS[self.annotator.kind]
+        if verb != able:
+            raise RequestError(f"this model can't {verb}: call its method {able}")
+        return self.annotate(samples)
+
+    def annotate(self, samples: Iterable[Sample]) -> list[Row]:
         """A row per sample, in order: `key`, `status`, `error`, and the columns of the schema.
 
-        A sample that can't be judged has its reason as status, and keeps its caption.
+        A sample that can't be used has its reason as status, and None in the other columns but
+        for what is known of it all the same.
         """
-        return self.annotate(samples)
+        rows: list[Row] = []
+        ready: list[tuple[int, Any]] = []
+        for sample in samples:
+            rows.append({"key": sample.key, "status": str(Status.OK), "error": None})
+            rows[-1] |= dict.fromkeys(self.annotator.schema.names)
+            try:
+                ready.append((len(rows) - 1, self._preparer.prepare(sample)))
+            except SampleError as error:
+                rows[-1] |= _failed(error)
+        for index, row in self._runner.run(ready):
+            rows[index] |= _failed(row) if isinstance(row, SampleError) else row
+        return rows
+
+
+def _failed(error: SampleError) -> Row:
+    return {**error.known, "status": str(error.status), "error": str(error)}
+
+
+def load_model(
+    model: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_tokens: int | None = None,
+    **options: Any,
+) -> LoadedModel:
+    """A model ready for use: `load_model("folder").score([Sample.caption("a.jpg", "A dog.")])`.
+
+    What it can do, `score`, `enhance` or `rate`, is what the model was trained for. `options` are
+    those of ScoringOptions; of an enhancer and a rater those of `load_enhancer` and `load_rater`.
+    Raises RequestError.
+    """
+    verb = _find_verb(str(model))
+    if verb == "enhance":
+        return load_enhancer(model, device, dtype, batch_tokens, **options)
+    if verb == "rate":
+        return load_rater(model, device, dtype, batch_tokens, **options)
+    scoring = _make("load_model", ScoringOptions, device=device, dtype=dtype, **options)
+    return LoadedModel(load_annotator(model, scoring), batch_tokens)
+
+
+def _find_verb(model: str) -> str:
+    """What a model was trained for, by its name or else its config."""
+    method, colon, _ = model.partition(":")
+    if model.startswith(SCHEME):
+        return "enhance"
+    if method == _RULES or (colon and method in _SCORERS):
+        return "score"
+    folder = find_model(model)
+    config = read_json(folder / "config.json")
+    if config.get("model_type") == MODEL_TYPE:
+        return "enhance"
+    return "rate" if is_onevision(config, tensor_files(folder)) else "score"
 
 
 def load_enhancer(
@@ -234,63 +248,15 @@ def load_enhancer(
     batch_tokens: int | None = None,
     scoring: ScoringOptions | None = None,
     **options: Any,
-) -> EnhancingModel:
+) -> LoadedModel:
     """A model ready to enhance: `load_enhancer("folder").enhance([Sample.caption("a.jpg", "A")])`.
 
     `options` are those of EnhanceOptions; `scoring` says how images and texts are prepared.
     Raises RequestError.
     """
-    try:
-        enhancing = EnhanceOptions(**options)
-    except TypeError as error:
-        raise RequestError(f"load_enhancer: {error}") from error
+    enhancing = _make("load_enhancer", EnhanceOptions, **options)
     inputs = replace(scoring or ScoringOptions(), device=device, dtype=dtype)  # type: ignore[arg-type]
-    return EnhancingModel(load_assessor(model, enhancing, inputs), batch_tokens)
-
-
-# Models by name -> the annotator that rates with them
-
-
-def load_raters(model: str, options: RatingOptions | None = None) -> MmSSR:
-    """The annotator of a scorer, and of the styler that the options name. Loads no weights.
-
-    Raises RequestError where there is no such model or mmsieve can't rate with it.
-    """
-    options = options or RatingOptions()
-    device = resolve_device(options.device)
-    dtype = resolve_dtype(options.dtype, device)
-    scorer = open_onevision(find_rater(model))
-    if (scorer.own or {}).get("capabilities") == {}:
-        raise RequestError(f"model {model!r} names styles only: give it as --styler")
-    return MmSSR(scorer, _styler(scorer, options.styler), options, device, dtype)
-
-
-def _styler(scorer: OneVision, name: str | None) -> OneVision | None:
-    if name is None:
-        return scorer if (scorer.own or {}).get("styles") else None
-    folder = find_rater(name)
-    styler = scorer if folder.samefile(scorer.folder) else open_onevision(folder)
-    if styler.own is not None and not styler.own.get("styles"):
-        raise RequestError(f"styler {name!r} was not trained to name styles")
-    return styler
-
-
-def find_rater(name: str) -> Path:
-    """The folder of a scorer or styler; raises RequestError, in one line, where there is none."""
-    bundled = ", ".join(bundled_names("rate")) or "none yet"
-    places = "a folder with config.json and *.safetensors, or a Hugging Face id (owner/name)"
-    return bundled_folder(name) or find_folder(name, f"a bundled model ({bundled}), {places}")
-
-
-class RatingModel(AnnotatedModel):
-    """A scorer and its styler on their own: samples in, rows out, all in this process."""
-
-    def rate(self, samples: Iterable[Sample]) -> list[Row]:
-        """A row per sample, in order: `key`, `status`, `error`, and the columns of the schema.
-
-        A sample that can't be rated has its reason as status and None in the other columns.
-        """
-        return self.annotate(samples)
+    return LoadedModel(load_assessor(model, enhancing, inputs), batch_tokens)
 
 
 def load_rater(
@@ -299,13 +265,21 @@ def load_rater(
     dtype: str = "auto",
     batch_tokens: int | None = None,
     **options: Any,
-) -> RatingModel:
+) -> LoadedModel:
     """A model ready to rate: `load_rater("folder").rate([Sample.instruction(images, turns)])`.
 
     `options` are those of RatingOptions. Raises RequestError.
     """
+    rating = _make("load_rater", RatingOptions, device=device, dtype=dtype, **options)
+    return LoadedModel(load_raters(model, rating), batch_tokens)
+
+
+Options = TypeVar("Options")
+
+
+def _make(function: str, kind: type[Options], **options: Any) -> Options:
+    """Options of a kind; raises RequestError for a name that it doesn't have."""
     try:
-        rating = RatingOptions(device=device, dtype=dtype, **options)  # type: ignore[arg-type]
+        return kind(**options)
     except TypeError as error:
-        raise RequestError(f"load_rater: {error}") from error
-    return RatingModel(load_raters(model, rating), batch_tokens)
+        raise RequestError(f"{function}: {error}") from error

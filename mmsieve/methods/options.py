@@ -1,7 +1,7 @@
 """Options that all methods with a model have: how images are decoded, and where it computes."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -26,3 +26,12 @@ class ModelOptions(Options):
     """auto is float32 on a CPU and bfloat16 on a GPU."""
     image_limits: Annotated[ImageLimits, _MODEL] = field(default_factory=ImageLimits)
     """Beyond these an image is refused."""
+
+    @property
+    def of_images(self) -> dict[str, Any]:
+        """How a preparer reads images, by the names of its fields."""
+        return {
+            "orient": self.apply_orientation,
+            "fast": self.fast_images,
+            "limits": self.image_limits,
+        }

@@ -23,6 +23,7 @@ import pyarrow as pa
 from mmsieve.engine.annotator import Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import ImageLimits, read_size
+from mmsieve.methods.base import caption_image
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.sample import Image, Sample, Text
 
@@ -101,9 +102,7 @@ class RulesPreparer:
     def _sizes(self, sample: Sample) -> tuple[list[tuple[int, int]], int]:
         """Sizes of the images that count, and how many of a document's can't be read."""
         if sample.kind == "caption":
-            if not sample.images:
-                raise SampleError(Status.IMAGE_MISSING, "a caption without an image")
-            return [self._size(sample.images[0])], 0
+            return [self._size(caption_image(sample))], 0
         sizes = []
         for image in sample.images:
             try:

@@ -61,11 +61,18 @@ def load_tokenizer(folder: Path) -> TokenizerSpec:
     return TokenizerSpec(tokenizer.backend_tokenizer.to_str(), *ids)
 
 
-def open_tokenizer(folder: Path) -> Any:
-    """The stock transformers tokenizer of a folder; raises RequestError where it can't be read."""
+def open_tokenizer(folder: Path, stock: str | None = None) -> Any:
+    """The transformers tokenizer of a folder, of the class named `stock` or else by its files.
+
+    Raises RequestError where it can't be read.
+    """
+    import transformers
+
     try:
         with quiet():
-            return _load(folder)
+            if stock is None:
+                return _load(folder)
+            return getattr(transformers, stock).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise RequestError(f"{folder}: its tokenizer can't be read: {error}") from error
 

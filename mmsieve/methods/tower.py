@@ -1,19 +1,31 @@
-"""The vision tower of a checkpoint: where its weights lie, its geometry, what pixels it takes.
+"""Checkpoint folders in the published layouts, and their vision tower; read without torch.
+
+What the layouts of UniFilter, AITQE and mmSSR share: `config.json` is the language model's own with
+a few keys of the whole, weights are safetensors, a vision tower is named or lies among them, and
+mmsieve's own checkpoints add one key, `mmsieve`: how their tower is built and how they want their
+inputs. A tower is where its weights lie, its geometry, and what pixels it takes.
 
 The published code loads the tower that `mm_vision_tower` names and ignores the copy inside the
 checkpoint (llava/model/multimodal_encoder). So does mmsieve where that tower can be had; else the
 copy is used, and the tower's `note` says so.
 """
 
+import json
 import re
-from dataclasses import dataclass, field, replace
+import shutil
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from math import isqrt
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
 from mmsieve.methods.files import hub_folder, read_json, tensor_files, tensor_shape
+from mmsieve.methods.tokenizer import FILES
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind: TypeAlias = Literal["siglip", "clip"]
 
@@ -62,6 +74,131 @@ class Tower:
         return int(self.config["num_hidden_layers"])
 
 
+GENERATION = "generation_config.json"
+
+_NOT_TEXT = {
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "mmsieve",
+    "model_type",
+    "num_labels",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+"""Keys of config.json that are not the language model's, beside `mm_*`."""
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A checkpoint's folder, understood: all that is needed to build, feed and name its model."""
+
+    folder: Path
+    config: dict[str, Any] = field(repr=False)
+    """config.json as it is."""
+    tensors: dict[str, Path] = field(repr=False)
+    """Tensor name -> file."""
+    tower: Tower
+
+    not_text: ClassVar[Iterable[str]] = ()
+    """More keys of this layout's config.json that are not the language model's."""
+
+    @property
+    def backbone(self) -> str:
+        """`model_type` of the stock language model inside."""
+        return "qwen2"
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The config of the stock language model."""
+        left_out = {*_NOT_TEXT, *self.not_text}
+        kept = {
+            name: value
+            for name, value in self.config.items()
+            if not name.startswith("mm_") and name not in left_out
+        }
+        return {**kept, "model_type": self.backbone}
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether the language model's output embedding is its input embedding."""
+        # What the stock configs of these families do where config.json does not say.
+        return bool(self.config.get("tie_word_embeddings", self.backbone == "gemma2"))
+
+    @property
+    def own(self) -> dict[str, Any] | None:
+        """How a checkpoint made by mmsieve wants its inputs; None for a released one."""
+        own = self.config.get("mmsieve")
+        return own if isinstance(own, dict) else None
+
+    @property
+    def image(self) -> ImageSpec:
+        """What the vision tower takes."""
+        return self.tower.image
+
+    @property
+    def image_tokens(self) -> int:
+        """Embeddings that an image takes in the sequence: all its patches."""
+        return self.tower.patches
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """generation_config.json as it is; empty where there is none."""
+        file = self.folder / GENERATION
+        return read_json(file) if file.is_file() else {}
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The ids that end an answer."""
+        ids = self.generation.get("eos_token_id")
+        ids = self.config.get("eos_token_id") if ids is None else ids
+        return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
+
+    def write(
+        self,
+        folder: Path,
+        state: dict[str, "Tensor"],
+        config: dict[str, Any],
+        own: dict[str, Any] | None,
+        generates: bool = True,
+    ) -> None:
+        """Write a folder in this layout, with the tokenizer of this one.
+
+        `state` are the published tensors, `config` is config.json without `mmsieve`. `own` is how a
+        model trained by mmsieve wants its inputs: with it the folder stands alone, vision settings
+        included. The generation settings are copied where the model `generates`.
+        """
+        from huggingface_hub import save_torch_state_dict
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_torch_state_dict(state, folder)
+        if own is not None:
+            stands_alone = {"vision_config": self.tower.config, "image": asdict(self.image)}
+            config = config | {"mmsieve": own | stands_alone}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for name in (*FILES, GENERATION) if generates else FILES:
+            if (self.folder / name).is_file():
+                shutil.copyfile(self.folder / name, folder / name)
+
+
+def read_config(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
+    """The config.json of a folder of one of these model types; raises RequestError."""
+    config = read_json(folder / "config.json")
+    if config.get("model_type") not in kinds:
+        found = config.get("model_type")
+        raise RequestError(f"{folder}: model_type {found!r} is not one of {', '.join(kinds)}")
+    return config
+
+
+def check_config(folder: Path, config: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise RequestError where a key that has only one value that is supported has another."""
+    for name, value in wanted.items():
+        if config.get(name, value) != value:
+            raise RequestError(f"{folder}: {name} {config[name]!r}: only {value!r} is supported")
+
+
 def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -> Tower:
     """The tower of the checkpoint in `folder`, whose config and tensors are given.
 
@@ -71,9 +208,9 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     """
     source = str(config.get("mm_vision_tower") or "")
     inside = _inside(tensors)
-    if (carried := _carried(folder, config, inside)) is not None:
-        return carried
-    place = _find_folder(folder, source)
+    if (own := _own_tower(folder, config, inside)) is not None:
+        return own
+    place = _find_local(folder, source) or (hub_folder(source) if source else None)
     if place is not None and any(place.glob("*.safetensors")):
         return open_tower(place)
     if not inside:
@@ -94,17 +231,15 @@ def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) 
     if not inside:
         raise RequestError(f"{folder}: no vision tower among its tensors")
     source = str(config.get("mm_vision_tower") or "")
-    if (carried := _carried(folder, config, inside)) is not None:
-        return carried
-    place = _find_local(folder, source)
-    tower = _copy(folder, source, place, inside)
-    if place is None and tower.kind == "siglip":
+    tower = inside_tower(folder, config, source, inside)
+    is_known = _own_tower(folder, config, inside) is not None or _find_local(folder, source)
+    if not is_known and tower.kind == "siglip":
         layers = max(tower.layers, _LAYERS.get(int(tower.config["hidden_size"]), 0))
         tower = replace(tower, config={**tower.config, "num_hidden_layers": layers})
     return tower
 
 
-def carried_tower(
+def inside_tower(
     folder: Path, config: dict[str, Any], source: str, inside: dict[str, tuple[Path, str]]
 ) -> Tower:
     """The tower whose weights, all of them, are `inside` the checkpoint, by their stock names.
@@ -113,11 +248,11 @@ def carried_tower(
     what is in the folder `source`, looked for as in `find_tower`, else what is known of published
     widths. Raises RequestError.
     """
-    carried = _carried(folder, config, inside)
-    return carried or _copy(folder, source, _find_local(folder, source), inside)
+    own = _own_tower(folder, config, inside)
+    return own or _copy(folder, source, _find_local(folder, source), inside)
 
 
-def _carried(
+def _own_tower(
     folder: Path, config: dict[str, Any], inside: dict[str, tuple[Path, str]]
 ) -> Tower | None:
     """The tower of a checkpoint made by mmsieve, which says how it is built."""
@@ -127,10 +262,6 @@ def _carried(
     kind = _kind(own["vision_config"], folder)
     geometry = _vision_config(own["vision_config"])
     return Tower(kind, geometry, _own_spec(own, folder), inside, "tower inside the checkpoint")
-
-
-def _find_folder(folder: Path, source: str) -> Path | None:
-    return _find_local(folder, source) or (hub_folder(source) if source else None)
 
 
 def _find_local(folder: Path, source: str) -> Path | None:
@@ -263,7 +394,7 @@ def _image_spec(processor: dict[str, Any], geometry: dict[str, Any], place: Path
 
 
 def _own_spec(own: dict[str, Any], folder: Path) -> ImageSpec:
-    """The values that a checkpoint made by mmsieve carries (`mmsieve.models.storage`)."""
+    """The values that a checkpoint made by mmsieve carries."""
     try:
         spec = ImageSpec(**own["image"])
     except (KeyError, TypeError) as error:

@@ -17,9 +17,10 @@ import polars as pl
 
 from mmsieve import tables
 from mmsieve.errors import Status
-from mmsieve.methods.aitqe.rows import words
+from mmsieve.methods.aitqe.answers import words
 from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
+from mmsieve.tables import scan_files
 
 _TYPES: sections.Types = {
     "key": pl.String,
@@ -136,7 +137,7 @@ def count(table: ReportTable, request: sections.SectionRequest) -> AssessmentNum
 def _rows(files: Sequence[Path]) -> Iterator[pl.DataFrame]:
     """The rows of a table's files, some at a time, with `what` became of each caption."""
     for file in files:
-        there = pl.read_parquet_schema(file)
+        there = scan_files([file]).collect_schema()
         types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
         missing = [pl.lit(None, pl.Float32).alias(n) for n in _QUALITIES if n not in there]
         for rows in sections.read_rows([file], sections.typed(types)):

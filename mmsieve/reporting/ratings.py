@@ -11,6 +11,7 @@ from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError, Status
 from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
+from mmsieve.tables import scan_files
 
 KIND = "ratings"
 _RATINGS = range(6)
@@ -66,7 +67,7 @@ class RatingNumbers:
 
 def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers:
     """The numbers of a rating table, beside those of decisions about the same samples."""
-    schema = pl.read_parquet_schema(table.files[0])
+    schema = scan_files(table.files[:1]).collect_schema()
     capabilities = [name for name, type_ in schema.items() if type_ == pl.Int8]
     if not capabilities:
         raise RequestError(f"{table.path}: holds no ratings, there is no column of int8")
@@ -153,7 +154,7 @@ def _with_decisions(rows: pl.DataFrame, subset: ReportTable, number: int) -> pl.
             pl.lit(None, pl.Boolean).alias(keep), pl.lit(None, pl.String).alias(reason)
         )
     decisions = (
-        pl.scan_parquet(files, glob=False)
+        scan_files(files)
         .filter(pl.col("shard").is_in(shards))
         .select("key", "shard", pl.col("keep").alias(keep), pl.col("reason").alias(reason))
         .with_columns(sections.nth_of_key())

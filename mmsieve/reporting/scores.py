@@ -13,6 +13,7 @@ from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import Status
 from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
+from mmsieve.tables import scan_files
 
 _BINS = 48
 _SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -92,7 +93,7 @@ def count(table: ReportTable, request: sections.SectionRequest) -> ScoreNumbers:
     other, left = _SHOWN_BY[table.kind]
     if request.beside(table, other):
         groups = {title: groups[title] for title in left if title in groups}
-    scored = pl.scan_parquet(list(table.files), glob=False).select(columns).filter(_IS_FINITE)
+    scored = scan_files(table.files).select(columns).filter(_IS_FINITE)
     edges = scored.group_by("keep").agg(_SCORE.min().alias("low"), _SCORE.max().alias("high"))
     sides = {keep: (low, high) for keep, low, high in edges.collect().iter_rows()}
     threshold = None

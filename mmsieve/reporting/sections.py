@@ -10,6 +10,7 @@ import polars as pl
 
 from mmsieve.filtering.ranking import hash_samples
 from mmsieve.reporting.inputs import ReportTable
+from mmsieve.tables import scan_files
 
 Types = Mapping[str, pl.DataType | type[pl.DataType]]
 """Column -> what it is read as."""
@@ -170,7 +171,7 @@ def read_rows(files: Iterable[Path], columns: Sequence[pl.Expr | str]) -> Iterat
     Raises polars' errors where the table doesn't have them.
     """
     for file in files:
-        rows = pl.scan_parquet(file, glob=False)
+        rows = scan_files([file])
         for start in range(0, rows.select(pl.len()).collect().item() or 1, _ROWS):
             yield rows.select(columns).slice(start, _ROWS).collect()
 

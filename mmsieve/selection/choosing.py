@@ -1,34 +1,213 @@
-"""A request carried out on a pool: which rows are chosen, and why the others aren't."""
+"""The mmSSR selection (arXiv 2503.13383, released code), and simpler ones to compare it with.
 
-from collections import Counter
-from collections.abc import Iterator
+In a round each capability in turn chooses its share of what is missing: the highest ratings,
+spread over groups of style and source. It asks the groups from the smallest to the largest for
+the same number of samples; what a group can't give, the next ones owe. The published code leaves
+to chance which of equal ratings, of equally large groups, and from the second round on which
+capability comes first: here those are the rows' order, the groups' names in code-point order, and
+the order of the capabilities. A capability that finds nothing is left out (the published code
+fails), and what would exceed the budget isn't chosen (there one sample may).
+
+Ratings are ranks of a byte or so, so that choosing is counting: the sizes of all groups are kept
+up to date for each capability, and only the groups that are asked are looked at.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from mmsieve.decisions import DecisionRows
 from mmsieve.errors import RequestError
 from mmsieve.filtering.ranking import mix
-from mmsieve.outputs import check_folder
 from mmsieve.progress import Advance
-from mmsieve.selection.groups import Bools, Numbers
+from mmsieve.selection.groups import Bools, Members, Numbers, StyleGroups
 from mmsieve.selection.options import SelectOptions, read_keys
-from mmsieve.selection.pool import Pool, Rated
-from mmsieve.selection.results import ResultFolder, key_in, write_part
-from mmsieve.selection.rounds import Budget, choose_in_rounds
+from mmsieve.selection.pool import Pool, RatedSamples
 from mmsieve.tables import Origins
 
-# Plain ways to choose, to compare the published selection with
+# Budget: how much may be chosen, in samples or tokens, and how much of each image source
 
 
-def choose_at_random(usable: Bools, budget: Budget, seed: int) -> None:
+class SampleBudget:
+    """What is left to spend; a sample costs 1, or its tokens."""
+
+    def __init__(
+        self,
+        total: int,
+        usable: Bools,
+        tokens: npt.NDArray[np.int64] | None = None,
+        sources: Numbers | None = None,
+        quotas: Mapping[int, int] | None = None,
+    ) -> None:
+        """`quotas`: the number of a source -> how many of its samples may be chosen at most."""
+        self.left = self.total = total
+        self.chosen = np.zeros(len(usable), bool)
+        self._tokens = tokens
+        self._sources = sources
+        self._quotas = None
+        if sources is not None and quotas:
+            self._quotas = np.full(int(sources.max(initial=0)) + 1, len(usable), np.int64)
+            for source, quota in quotas.items():
+                self._quotas[source] = quota
+        costs = np.ones(1, np.int64) if tokens is None else tokens[usable & (tokens > 0)]
+        self.dearest = int(costs.max(initial=1))
+        """What one sample can cost: a capability's least share, so that it can choose at all."""
+        self.usual = int(np.ceil(costs.mean())) if len(costs) else 1
+        """What one sample costs on average: a group's least share."""
+
+    def fit(self, rows: Numbers, allowance: int) -> Numbers:
+        """As many of the rows, in order, as the allowance pays for and the sources' quotas allow.
+
+        A sample that is dearer than all of the allowance is passed over.
+        """
+        if self._tokens is not None:
+            rows = rows[self._tokens[rows] <= allowance]
+        if self._quotas is not None:
+            rows = self._within_quotas(rows)
+        if self._tokens is None:
+            return rows[:allowance]
+        spent = np.cumsum(self._tokens[rows])
+        return rows[: int(np.searchsorted(spent, allowance, side="right"))]
+
+    def cost(self, rows: Numbers) -> int:
+        """What the rows cost."""
+        return len(rows) if self._tokens is None else int(self._tokens[rows].sum())
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether any sample may be chosen at the same cost."""
+        return self._tokens is None and self._quotas is None
+
+    def spend(self, rows: Numbers) -> int:
+        """Choose the rows; returns what they cost."""
+        cost = self.cost(rows)
+        self.chosen[rows] = True
+        self.left -= cost
+        if self._quotas is not None and self._sources is not None:
+            self._quotas -= np.bincount(self._sources[rows], minlength=len(self._quotas))
+        return cost
+
+    def used_up(self) -> Bools | None:
+        """Whether nothing more of each row's source may be chosen; None where none has a quota."""
+        if self._quotas is None or self._sources is None:
+            return None
+        return (self._quotas <= 0)[self._sources]
+
+    def _within_quotas(self, rows: Numbers) -> Numbers:
+        """The rows without those that come when enough of their source came before."""
+        assert self._quotas is not None and self._sources is not None, "there are quotas"
+        sources = self._sources[rows]
+        by_source = np.argsort(sources, kind="stable")
+        inside = sources[by_source]
+        nth = np.arange(len(rows)) - np.searchsorted(inside, inside, side="left")
+        return rows[np.sort(by_source[nth < self._quotas[inside]])]
+
+
+# The published selection: rounds of rich, diverse choices
+
+
+def choose_in_rounds(
+    pool: Pool, usable: Bools, budget: SampleBudget, above: float, shares: Sequence[Fraction]
+) -> None:
+    """Spend the budget on usable rows with ratings above a number, as far as there are any.
+
+    `shares` are the capabilities' parts of what is missing, in their order.
+    """
+    rounds = Rounds(pool, usable, budget, above)
+    live = list(range(len(pool.ratings)))
+    while live and budget.left > 0:
+        together = sum(shares[number] for number in live)
+        quotas = [max(int(budget.left * shares[n] / together), budget.dearest) for n in live]
+        live = [
+            number
+            for number, quota in zip(live, quotas, strict=True)
+            if rounds.choose(number, min(quota, budget.left))
+        ]
+
+
+class Rounds:
+    """What is left to choose from, and how much of it each group has for each capability."""
+
+    def __init__(self, pool: Pool, usable: Bools, budget: SampleBudget, above: float) -> None:
+        self._budget = budget
+        self._groups: StyleGroups = pool.groups
+        self._members: Members = pool.groups.ordered(usable, pool.order)
+        self._ranks = [ratings.ranks for ratings in pool.ratings.values()]
+        self._least = [ratings.rank_of(above) for ratings in pool.ratings.values()]
+        used_up = budget.used_up()
+        self._left = usable if used_up is None else usable & ~used_up
+        self._left = self._left.astype(np.uint8)  # as numbers: to multiply by
+        self._sizes = [
+            self._members.counts((ranks > least) & (self._left > 0))
+            for ranks, least in zip(self._ranks, self._least, strict=True)
+        ]
+
+    def choose(self, capability: int, quota: int) -> int:
+        """One capability's choice in a round: returns how many rows it chose."""
+        sizes = self._sizes[capability]
+        groups = np.flatnonzero(sizes)
+        if quota <= 0 or not len(groups):
+            return 0
+        left = self._ranks[capability] * self._left  # 0: nothing to choose
+        share = max(quota // len(groups), self._budget.usual)
+        before, debt = self._budget.left, 0
+        chosen = []
+        for group in groups[np.argsort(sizes[groups], kind="stable")].tolist():
+            if before - self._budget.left >= quota:
+                break
+            allowance = min(share + debt, self._budget.left)
+            best = self._best(group, left, self._least[capability], allowance)
+            rows = self._budget.fit(best, allowance)
+            debt += share - self._budget.spend(rows)
+            left[rows] = 0
+            chosen.append(rows)
+        every = np.concatenate(chosen)
+        self._leave_out(every)
+        self._leave_out_sources()
+        return len(every)
+
+    def _best(self, group: int, left: Numbers, least: int, allowance: int) -> Numbers:
+        """A group's rows that are left, best first; as many as the allowance may pay for."""
+        found: list[Numbers] = []
+        for rows in self._members.of(group):
+            ranks = left[rows]
+            counted = (ranks > least).nonzero()[0]
+            highest_first = (~ranks[counted]).argsort(kind="stable")  # ranks are unsigned
+            found.append(rows[counted[highest_first]])
+            allowance -= len(counted)
+            if allowance <= 0 and self._budget.is_plain:
+                break
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _leave_out(self, rows: Numbers) -> None:
+        """Count rows no more."""
+        self._left[rows] = 0
+        owners, groups = self._groups.of(rows)
+        for ranks, least, sizes in zip(self._ranks, self._least, self._sizes, strict=True):
+            counted = groups[(ranks[rows] > least)[owners]]
+            sizes -= np.bincount(counted, minlength=len(sizes))
+
+    def _leave_out_sources(self) -> None:
+        """Count the rows no more whose source has no quota left."""
+        used_up = self._budget.used_up()
+        if used_up is not None:
+            self._leave_out(np.flatnonzero(used_up & (self._left > 0)))
+
+
+# Simpler ways to choose
+
+
+def choose_at_random(usable: Bools, budget: SampleBudget, seed: int) -> None:
     """Any usable rows. What comes first is a fixed hash of a row's number: the same everywhere."""
     _spend(np.flatnonzero(usable), budget, seed, budget.left)
 
 
-def choose_top_means(pool: Pool, usable: Bools, budget: Budget, above: float) -> None:
+def choose_top_means(pool: Pool, usable: Bools, budget: SampleBudget, above: float) -> None:
     """The rows with the highest means of their ratings, those above a number; ties by order."""
     means = pool.means()
     usable = usable & (means > above)
@@ -36,7 +215,7 @@ def choose_top_means(pool: Pool, usable: Bools, budget: Budget, above: float) ->
     budget.spend(budget.fit(rows[np.argsort(-means[rows], kind="stable")], budget.left))
 
 
-def choose_per_source(pool: Pool, usable: Bools, budget: Budget, seed: int) -> None:
+def choose_per_source(pool: Pool, usable: Bools, budget: SampleBudget, seed: int) -> None:
     """From each source the same number, at random; what small ones lack the others give."""
     rows = np.flatnonzero(usable)
     by_source = rows[np.argsort(pool.sources[rows], kind="stable")]
@@ -48,12 +227,12 @@ def choose_per_source(pool: Pool, usable: Bools, budget: Budget, seed: int) -> N
         _spend(own, budget, seed, budget.left // (len(sizes) - done))
 
 
-def _spend(rows: Numbers, budget: Budget, seed: int, allowance: int) -> None:
+def _spend(rows: Numbers, budget: SampleBudget, seed: int, allowance: int) -> None:
     numbers = mix(rows.astype(np.uint64) + mix(np.array([seed], np.uint64) + np.uint64(1)))
     budget.spend(budget.fit(rows[np.argsort(numbers, kind="stable")], allowance))
 
 
-# A request carried out on a pool: which rows are chosen, and why the others aren't
+# A request carried out: which rows are chosen, and why the others aren't
 
 EXCLUDED, NO_STYLE, NO_RATING, NOT_SELECTED = "excluded", "no_style", "no_rating", "not_selected"
 
@@ -93,17 +272,25 @@ class Choice:
         )
 
 
-def choose(rated: Rated, options: SelectOptions) -> Choice:
+def choose(rated: RatedSamples, options: SelectOptions) -> Choice:
     """Carry out a request; raises RequestError where it doesn't fit what was rated."""
     pool = rated.pool
     shares = options.shares(list(pool.ratings))
     wanted = options.wanted(pool.rows)
     notes: list[str] = []
-    required, excluded = _listed(rated, options, notes)
+    required, missing = _listed(rated, options.require)
+    if missing:
+        raise RequestError(
+            f"--require {options.require}: {len(missing)} of its keys aren't there "
+            f"({min(missing)!r}): take them out of the file"
+        )
+    excluded, missing = _listed(rated, options.exclude)
+    if missing:
+        notes.append(f"--exclude {options.exclude}: {len(missing)} of its keys aren't there")
     usable = pool.is_ok & ~excluded
     if pool.tokens is not None:
         usable &= _with_tokens(pool, usable, notes)
-    budget = Budget(wanted, usable, pool.tokens, pool.sources, _quotas(pool, options, wanted))
+    budget = SampleBudget(wanted, usable, pool.tokens, pool.sources, _quotas(pool, options, wanted))
     _require(required, usable, budget, options)
     usable = usable & ~required
     if options.strategy == "mmssr":
@@ -126,7 +313,7 @@ def choose(rated: Rated, options: SelectOptions) -> Choice:
 
 
 def decide(
-    rated: Rated, choice: Choice, fingerprint: dict[str, str], advance: Advance
+    rated: RatedSamples, choice: Choice, fingerprint: dict[str, str], advance: Advance
 ) -> DecisionRows:
     """Every row's name and decision, read and counted as they are asked for."""
 
@@ -140,7 +327,7 @@ def decide(
     return DecisionRows(rows(), rated.files, fingerprint, notes, advance)
 
 
-def _unmet(budget: Budget, options: SelectOptions) -> str:
+def _unmet(budget: SampleBudget, options: SelectOptions) -> str:
     if options.budget_tokens is not None:
         spent = budget.total - budget.left
         return f"{spent} of {budget.total} tokens: no sample that may be chosen fits into the rest"
@@ -169,7 +356,7 @@ def _with_tokens(pool: Pool, usable: Bools, notes: list[str]) -> Bools:
     return pool.tokens > 0
 
 
-def _require(required: Bools, usable: Bools, budget: Budget, options: SelectOptions) -> None:
+def _require(required: Bools, usable: Bools, budget: SampleBudget, options: SelectOptions) -> None:
     """Choose the rows that were required; raises RequestError where that can't be."""
     rows = np.flatnonzero(required)
     if not len(rows):
@@ -187,34 +374,18 @@ def _require(required: Bools, usable: Bools, budget: Budget, options: SelectOpti
     budget.spend(rows)
 
 
-def _listed(rated: Rated, options: SelectOptions, notes: list[str]) -> tuple[Bools, Bools]:
-    """The rows whose keys were required and excluded."""
-    required = np.zeros(rated.pool.rows, bool)
-    excluded = np.zeros(rated.pool.rows, bool)
-    if options.require is None and options.exclude is None:
-        return required, excluded
-    asked = [
-        (pl.Series(read_keys(path), dtype=pl.String), path, found)
-        for path, found in ((options.require, required), (options.exclude, excluded))
-        if path is not None
-    ]
-    missing = [set(keys.to_list()) for keys, _, _ in asked]
+def _listed(rated: RatedSamples, path: Path | None) -> tuple[Bools, set[str]]:
+    """The rows whose keys are in a file of keys, and those of its keys that no row has."""
+    found = np.zeros(rated.pool.rows, bool)
+    keys = [] if path is None else read_keys(path)
+    listed, missing = pl.Series(keys, dtype=pl.String).implode(), set(keys)
     start = 0
-    for _, named in rated.named():
-        for (keys, _, found), left in zip(asked, missing, strict=True):
-            is_listed = named["key"].is_in(keys.implode())
-            found[start : start + named.height] = is_listed.to_numpy()
-            left.difference_update(named["key"].filter(is_listed))
+    for _, named in rated.named() if keys else ():
+        is_listed = named["key"].is_in(listed)
+        found[start : start + named.height] = is_listed.to_numpy()
+        missing.difference_update(named["key"].filter(is_listed))
         start += named.height
-    for (_, path, found), left in zip(asked, missing, strict=True):
-        if left and found is required:
-            raise RequestError(
-                f"--require {path}: {len(left)} of its keys aren't there ({min(left)!r}): "
-                "take them out of the file"
-            )
-        if left:
-            notes.append(f"--exclude {path}: {len(left)} of its keys aren't there")
-    return required, excluded
+    return found, missing
 
 
 # What pool and subset hold, in numbers to compare
@@ -240,21 +411,15 @@ def held(choice: Choice) -> tuple[dict[str, Held], dict[str, Held]]:
     ok: np.ndarray | slice = slice(None) if pool.is_ok.all() else np.flatnonzero(pool.is_ok)
     capabilities = {}
     for name, ratings in pool.ratings.items():
-        least, numbers = ratings.rank_of(choice.options.above), ratings.values
-        counts = [np.bincount(ratings.ranks[rows], minlength=len(numbers)) for rows in (ok, chosen)]
-        (all_above, above), (all_mean, mean) = (
-            [int(count[least + 1 :].sum()) for count in counts],
-            [_mean(count[1:], numbers[1:]) for count in counts],
-        )
-        capabilities[name] = Held(all_above, above, all_mean, mean)
-    styles: list[Counter[str]] = []
-    for rows in (np.flatnonzero(pool.is_ok), chosen):
-        own: Counter[str] = Counter()
-        counts = pool.groups.counts(rows).tolist()
-        for style, count in zip(pool.groups.styles, counts, strict=True):
-            own[style] += count
-        styles.append(own)
-    return capabilities, {s: Held(styles[0][s], styles[1][s]) for s in sorted(styles[0])}
+        above, values = ratings.rank_of(choice.options.above) + 1, ratings.values
+        every, own = (np.bincount(ratings.ranks[r], minlength=len(values)) for r in (ok, chosen))
+        means = _mean(every[1:], values[1:]), _mean(own[1:], values[1:])
+        capabilities[name] = Held(int(every[above:].sum()), int(own[above:].sum()), *means)
+    styles: dict[str, npt.NDArray[np.int64]] = {}
+    groups = [pool.groups.counts(rows) for rows in (np.flatnonzero(pool.is_ok), chosen)]
+    for style, counts in zip(pool.groups.styles, np.stack(groups, axis=1), strict=True):
+        styles[style] = styles.get(style, np.zeros(2, np.int64)) + counts
+    return capabilities, {s: Held(*counts.tolist()) for s, counts in sorted(styles.items())}
 
 
 def printed(capabilities: dict[str, Held], styles: dict[str, Held], above: float) -> list[str]:
@@ -283,61 +448,3 @@ def _mean(counts: np.ndarray, values: np.ndarray) -> float | None:
 
 def _shown(mean: float | None) -> str:
     return "-" if mean is None else f"{mean:.3f}"
-
-
-# The chosen items of an instruction file as a JSON list of their own
-
-
-def check_subset(data: Path | None, subset: Path | None, overwrite: bool) -> None:
-    """Raise RequestError where the chosen items can't be written as asked."""
-    if data is not None and not data.is_file():
-        raise RequestError(f"--data {data}: no such file; give a JSON list, or JSONL")
-    if subset is None:
-        return
-    if data is None:
-        raise RequestError("--subset: say --data FILE too, the items that are chosen from")
-    if subset.is_dir() or subset.suffix != ".json":
-        raise RequestError(f"--subset {subset}: name a file that ends in .json")
-    if subset.resolve() == data.resolve():
-        raise RequestError(f"--subset {subset}: is the file of --data: choose another name")
-    if subset.exists() and not overwrite:
-        raise RequestError(f"--subset {subset}: exists: choose another name, or --overwrite")
-    check_folder(subset.absolute().parent)
-
-
-def write_subset(rated: Rated, choice: Choice, data: Path, subset: Path) -> list[str]:
-    """Write the chosen items, in the file's order and to the byte; returns what to say of it."""
-    if isinstance(rated, ResultFolder):
-        chosen_in_order = iter(choice.chosen)
-        write_part(data, subset, lambda number, raw: bool(next(chosen_in_order)))
-        return []
-    left = _chosen_keys(rated, choice)
-    chosen = len(left)
-
-    def is_chosen(number: int, raw: bytes) -> bool:
-        key = key_in(data, number, raw)
-        if key not in left:
-            return False
-        left.remove(key)
-        return True
-
-    write_part(data, subset, is_chosen)
-    if left:
-        return [f"--subset: {len(left)} of {chosen} chosen samples aren't in {data}"]
-    return []
-
-
-def _chosen_keys(rated: Rated, choice: Choice) -> set[str]:
-    keys: set[str] = set()
-    start = count = 0
-    for _, named in rated.named():
-        kept = named["key"].filter(pl.Series(choice.chosen[start : start + named.height]))
-        keys.update(kept)
-        count += len(kept)
-        start += named.height
-    if len(keys) < count:
-        raise RequestError(
-            "--subset: the table has chosen samples of the same key: select from one file's "
-            "ratings at a time"
-        )
-    return keys

@@ -16,7 +16,7 @@ import polars as pl
 
 from mmsieve.labels import STYLES
 
-# Values as small numbers: ratings as ranks among their distinct values, texts as they come
+# Small numbers for values: ranks for ratings, categorical codes for texts
 
 Numbers: TypeAlias = npt.NDArray[np.integer[Any]]
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -26,7 +26,7 @@ _MOST_COUNTED = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Ratings:
+class RankedRatings:
     """One capability's ratings: of each row its rank, and the value that each rank stands for."""
 
     ranks: Numbers
@@ -42,7 +42,7 @@ class Ratings:
         return int(np.searchsorted(self.values[1:], number, side="right"))
 
 
-def rank(parts: Sequence[pl.Series]) -> Ratings:
+def rank(parts: Sequence[pl.Series]) -> RankedRatings:
     """The ratings of a numeric column, given in parts; null and NaN are no rating."""
     values = pl.concat(parts, rechunk=True) if parts else pl.Series(dtype=pl.Int8)
     is_integer = values.dtype.is_integer()
@@ -59,7 +59,7 @@ def rank(parts: Sequence[pl.Series]) -> Ratings:
     ranks = number.astype(_smallest(len(distinct)), copy=False)
     if rated is not None:
         ranks[~rated] = 0
-    return Ratings(ranks, np.concatenate([np.zeros(1, distinct.dtype), distinct]))
+    return RankedRatings(ranks, np.concatenate([np.zeros(1, distinct.dtype), distinct]))
 
 
 def _counted(some: npt.NDArray[Any], array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Numbers]:
@@ -83,35 +83,35 @@ def narrowed(numbers: Numbers, most: int) -> Numbers:
     return numbers.astype(_smallest(most), copy=False)
 
 
-class Texts:
-    """Texts numbered in the order in which they come; null is an empty text."""
+class TextCodes:
+    """Categorical codes of texts: 0, 1, ... as they come; null is an empty text."""
 
     def __init__(self, clean: Callable[[str], str | None] = lambda text: text) -> None:
-        """`clean` gives what a text counts as; None: as nothing, with the number -1."""
+        """`clean` gives what a text counts as; None: as nothing, with the code -1."""
         self._clean = clean
-        self._numbers: dict[str, int] = {}
+        self._codes: dict[str, int] = {}
         self._seen: dict[str, int] = {}
 
     @property
     def names(self) -> list[str]:
-        """The texts by their numbers."""
-        return list(self._numbers)
+        """The texts by their codes."""
+        return list(self._codes)
 
-    def number(self, values: pl.Series) -> npt.NDArray[np.int32]:
-        """The number of each text, int32."""
+    def encode(self, values: pl.Series) -> npt.NDArray[np.int32]:
+        """The code of each text, int32."""
         array = values.cast(pl.String).fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest())
         encoded = array.dictionary_encode()
         own = np.array([self.one(text) for text in encoded.dictionary.to_pylist()], np.int32)
         # pyarrow's own way to numpy imports pandas where that is installed
-        numbers: npt.NDArray[np.int32] = own[pl.Series(encoded.indices).to_numpy()]
-        return numbers
+        codes: npt.NDArray[np.int32] = own[pl.Series(encoded.indices).to_numpy()]
+        return codes
 
     def one(self, text: str) -> int:
-        """The number of one text."""
+        """The code of one text."""
         if text not in self._seen:
             cleaned = self._clean(text)
-            known = len(self._numbers)
-            self._seen[text] = -1 if cleaned is None else self._numbers.setdefault(cleaned, known)
+            known = len(self._codes)
+            self._seen[text] = -1 if cleaned is None else self._codes.setdefault(cleaned, known)
         return self._seen[text]
 
 
@@ -145,7 +145,7 @@ def _plain(text: str) -> str:
 _MOST_TABLED = 1 << 24
 
 
-class Groups:
+class StyleGroups:
     """Which groups each row is in, and each group's rows in order."""
 
     def __init__(self, names: Sequence[str], counts: Numbers, groups: Numbers) -> None:
@@ -222,31 +222,31 @@ class Members:
 
 
 class Grouping:
-    """Makes Groups from styles and sources that come in parts."""
+    """Makes StyleGroups from styles and sources that come in parts."""
 
-    def __init__(self, styles: Texts, sources: Texts) -> None:
+    def __init__(self, styles: TextCodes, sources: TextCodes) -> None:
         self.styles = styles
         self.sources = sources
         self._numbers: dict[tuple[int, int], int] = {}
-        """Numbers of style and source -> a number of its own, in the order in which they come."""
+        """Codes of style and source -> a number of its own, in the order in which they come."""
         self._counts: list[Numbers] = []
         self._groups: list[Numbers] = []
 
     def add(self, counts: Numbers, styles: Numbers, sources: Numbers) -> None:
-        """Add rows: how many styles each has, all their numbers (-1: none), each row's source."""
+        """Add rows: how many styles each has, all their codes (-1: none), each row's source."""
         kept = _first_of_each(counts, styles)
         rows = np.repeat(np.arange(len(counts)), counts)[kept]
         width = len(self.sources.names) or 1
         pairs = styles[kept].astype(np.int64) * width + sources[rows]
-        present, number = _numbered(pairs, width * max(1, len(self.styles.names)))
+        present, number = _distinct(pairs, width * max(1, len(self.styles.names)))
         keys = zip((present // width).tolist(), (present % width).tolist(), strict=True)
         own = [self._numbers.setdefault(key, len(self._numbers)) for key in keys]
         own_counts = np.bincount(rows, minlength=len(counts))
         self._counts.append(narrowed(own_counts, int(own_counts.max(initial=0))))
         self._groups.append(np.array(own, np.int32)[number])
 
-    def finish(self) -> Groups:
-        """The groups, numbered by their names; what has the same name is one group."""
+    def finish(self) -> StyleGroups:
+        """The groups in the order of their names; what has the same name is one group."""
         styles, sources = self.styles.names, self.sources.names
         named: dict[str, str] = {}
         names = []
@@ -258,7 +258,7 @@ class Grouping:
         last = narrowed(np.array([place[name] for name in names], np.int64), len(ordered))
         for number, part in enumerate(self._groups):
             self._groups[number] = last[part]
-        made = Groups(ordered, _joined(self._counts), _joined(self._groups))
+        made = StyleGroups(ordered, _joined(self._counts), _joined(self._groups))
         made.styles = [named[name] for name in ordered]
         return made
 
@@ -275,7 +275,7 @@ def _first_of_each(counts: Numbers, styles: Numbers) -> Numbers:
     return np.flatnonzero(keep)
 
 
-def _numbered(values: Numbers, size: int) -> tuple[Numbers, Numbers]:
+def _distinct(values: Numbers, size: int) -> tuple[Numbers, Numbers]:
     """The distinct values, all below `size`, and of each value its place among them."""
     if size > _MOST_TABLED:
         return np.unique(values, return_inverse=True)

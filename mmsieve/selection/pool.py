@@ -1,4 +1,4 @@
-"""Pool: all that a selection is made from, columns of small numbers read from a rating table."""
+"""Rated samples as columns of small numbers (ranks, codes): all that a selection chooses by."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from mmsieve.labels import CAPABILITIES
 from mmsieve.selection.groups import (
     Bools,
     Grouping,
-    Groups,
     Numbers,
-    Ratings,
-    Texts,
+    RankedRatings,
+    StyleGroups,
+    TextCodes,
     label_cleaner,
     narrowed,
     rank,
@@ -28,21 +28,19 @@ from mmsieve.selection.groups import (
 from mmsieve.selection.options import SelectOptions
 from mmsieve.tables import Origins, Table, TableFile, column_names, notes_of_unfinished
 
-# Pool: all that a selection is made from, as columns of small numbers
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Rated samples, row by row; nothing in it depends on how they were cut into files."""
+    """Rated samples, row by row; nothing in it depends on how they are split into files."""
 
-    ratings: dict[str, Ratings]
+    ratings: dict[str, RankedRatings]
     """Capability -> its ratings, in the order in which capabilities choose."""
-    groups: Groups
+    groups: StyleGroups
     sources: Numbers
-    """The number of each row's image source."""
+    """The code of each row's image source."""
     source_names: list[str]
     statuses: Numbers
-    """The number of each row's status: 0 is ok."""
+    """The code of each row's status: 0 is ok."""
     status_names: list[str]
     order: Numbers | None = None
     """The order of rows that breaks ties, where it isn't their own."""
@@ -79,10 +77,7 @@ class Pool:
         return found
 
 
-# What a selection reads: rated samples from a table or from the published code's result files
-
-
-class Rated(Protocol):
+class RatedSamples(Protocol):
     """Rated samples: the numbers to choose by, and the names of the chosen."""
 
     name: str
@@ -93,7 +88,7 @@ class Rated(Protocol):
 
     @property
     def files(self) -> Sequence[TableFile]:
-        """The files that the rows are from; decisions are cut like them."""
+        """The files that the rows are from; decisions are split like them."""
         ...
 
     @property
@@ -106,7 +101,7 @@ class Rated(Protocol):
         ...
 
 
-# A rating table -> Pool: Parquet files of `rate`, or anyone's with the same columns
+# A rating table: Parquet files of `rate`, or anyone's with the same columns
 
 STYLES, SOURCE, TOKENS, STATUS = "styles", "image_source", "num_tokens", "status"
 
@@ -129,7 +124,8 @@ class RatingTable:
                 f"yours with --capabilities; {column_names([table])}"
             )
         for name in self.capabilities:
-            if not _is_number(self._type(name)):
+            kind = self._type(name)
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
                 raise RequestError(
                     f"--capabilities {name}: holds {table.types[name]}, ratings are integers or "
                     "floating-point numbers"
@@ -147,20 +143,20 @@ class RatingTable:
     @cached_property
     def pool(self) -> Pool:
         """The columns as numbers, in one pass over the table."""
-        grouping = Grouping(Texts(label_cleaner(self._options.styles)), Texts())
-        statuses = Texts()
+        grouping = Grouping(TextCodes(label_cleaner(self._options.styles)), TextCodes())
+        statuses = TextCodes()
         statuses.one(Status.OK)
         parts: dict[str, list[pl.Series]] = {name: [] for name in self.capabilities}
         status_parts, source_parts, token_parts = [], [], []
         for _, frame in self._table.batches(self._columns):
             status_parts.append(self._statuses(frame, statuses))
-            source_parts.append(grouping.sources.number(frame[SOURCE]))
+            source_parts.append(grouping.sources.encode(frame[SOURCE]))
             lists = frame[STYLES].to_arrow(compat_level=pl.CompatLevel.oldest())
             counts = pl.Series(lists.value_lengths()).fill_null(0).to_numpy()
             flat = pl.Series(lists.flatten(), dtype=pl.String)
-            numbers = grouping.styles.number(flat)
-            numbers[flat.is_null().to_numpy()] = -1
-            grouping.add(counts.astype(np.int64), numbers, source_parts[-1])
+            styles = grouping.styles.encode(flat)
+            styles[flat.is_null().to_numpy()] = -1
+            grouping.add(counts.astype(np.int64), styles, source_parts[-1])
             for name, part in parts.items():
                 part.append(frame[name])
             if self._options.budget_tokens is not None:
@@ -188,10 +184,10 @@ class RatingTable:
         columns += [TOKENS] if self._options.budget_tokens is not None else []
         return list(dict.fromkeys(columns))
 
-    def _statuses(self, frame: pl.DataFrame, statuses: Texts) -> np.ndarray:
+    def _statuses(self, frame: pl.DataFrame, statuses: TextCodes) -> np.ndarray:
         if STATUS not in self._table.types:
             return np.zeros(frame.height, np.int32)
-        return statuses.number(frame[STATUS].cast(pl.String).fill_null(Status.OK.value))
+        return statuses.encode(frame[STATUS].cast(pl.String).fill_null(Status.OK.value))
 
     def _type(self, column: str) -> pa.DataType:
         """The type of a column; raises RequestError where the table lacks it."""
@@ -211,10 +207,6 @@ class RatingTable:
                 "of each sample); add it to the table, or say --budget"
             )
         return self._type(TOKENS)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

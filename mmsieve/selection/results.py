@@ -1,20 +1,19 @@
-"""The published code's folder of result files, with its question file -> Pool.
+"""The published code's result files as a pool, and instruction files in and out.
 
-Items are streamed: a file of any size is read through a window of a few megabytes.
+A folder has one result file per capability, named after it, and style.jsonl. Rows are the items of
+the question file in their order; ties are broken by the order in which the result files name them:
+that of the first file by name, then what the next ones add.
 
-Lines whose response is a text, as nearly all are, are read by polars; blocks that hold any other
-line are read one line at a time, so that a number in JSON is told from a number in a text.
-
-One file per capability, named after it, and style.jsonl. Rows are the items of the question file
-in their order; ties are broken by the order in which the files name them: that of the first file
-by name, then what the next ones add.
+Files of any size are read through a window of a few megabytes. Lines whose response is a text, as
+nearly all are, are read by polars; blocks that hold any other line are read one line at a time, so
+that a number in JSON is told from a number in a text.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,63 +21,100 @@ from pydantic_core import from_json
 
 from mmsieve.errors import RequestError, ShardError, Status
 from mmsieve.labels import CAPABILITIES
-from mmsieve.outputs import write_atomically
+from mmsieve.outputs import check_folder, write_atomically
 from mmsieve.read.instructions import image_source, item_key
 from mmsieve.read.json_items import raw_items
 from mmsieve.selection.groups import (
+    Bools,
     Grouping,
     Numbers,
-    Ratings,
-    Texts,
+    RankedRatings,
+    TextCodes,
     label_cleaner,
     narrowed,
     rank,
     split_styles,
 )
 from mmsieve.selection.options import SelectOptions
-from mmsieve.selection.pool import Pool
+from mmsieve.selection.pool import Pool, RatedSamples
 from mmsieve.tables import CHUNK, Origins, TableFile
 
-# The items of an instruction file (JSON list or JSONL): keys, sources, a part of them
+# The items of an instruction file (JSON list or JSONL), and a part of them as a file of their own
 
 
 def read_items(data: Path) -> Iterator[tuple[str, str | None]]:
     """Key and image source of each item in order; raises RequestError where one can't be read."""
-    stem = data.stem
-    for number, raw in _raw(data):
+    for number, raw in _raw_items(data):
         item = _parsed(data, number, raw)
-        yield item_key(item, stem, number), image_source(item)
+        yield item_key(item, data.stem, number), image_source(item)
 
 
-def key_in(data: Path, number: int, raw: bytes) -> str:
-    """The key of one item."""
-    return item_key(_parsed(data, number, raw), data.stem, number)
+def check_subset(data: Path | None, subset: Path | None, overwrite: bool) -> None:
+    """Raise RequestError where the chosen items can't be written as asked."""
+    if data is not None and not data.is_file():
+        raise RequestError(f"--data {data}: no such file; give a JSON list, or JSONL")
+    if subset is None:
+        return
+    if data is None:
+        raise RequestError("--subset: say --data FILE too, the items that are chosen from")
+    if subset.is_dir() or subset.suffix != ".json":
+        raise RequestError(f"--subset {subset}: name a file that ends in .json")
+    if subset.resolve() == data.resolve():
+        raise RequestError(f"--subset {subset}: is the file of --data: choose another name")
+    if subset.exists() and not overwrite:
+        raise RequestError(f"--subset {subset}: exists: choose another name, or --overwrite")
+    check_folder(subset.absolute().parent)
 
 
-def write_part(data: Path, out: Path, is_wanted: Callable[[int, bytes], bool]) -> int:
-    """Write the wanted items into a JSON list, as they stand and in their order.
+def write_subset(rated: RatedSamples, chosen: Bools, data: Path, subset: Path) -> list[str]:
+    """Write the chosen items, in the file's order and to the byte; returns what to say of it."""
+    if isinstance(rated, ResultFolder):  # its rows are the items
+        items = zip(_raw_items(data), chosen, strict=True)
+        _write_items(subset, (raw for (_, raw), is_chosen in items if is_chosen))
+        return []
+    left = _chosen_keys(rated, chosen)
+    count = len(left)
 
-    `is_wanted` is asked with each item's number among the file's, from 0, and its bytes. Returns
-    how many were written.
-    """
-    written = 0
+    def found() -> Iterator[bytes]:
+        for number, raw in _raw_items(data):
+            key = item_key(_parsed(data, number, raw), data.stem, number)
+            if key in left:
+                left.remove(key)
+                yield raw
+
+    _write_items(subset, found())
+    return [f"--subset: {len(left)} of {count} chosen samples aren't in {data}"] if left else []
+
+
+def _chosen_keys(rated: RatedSamples, chosen: Bools) -> set[str]:
+    keys: set[str] = set()
+    start = 0
+    for _, named in rated.named():
+        keys.update(named["key"].filter(pl.Series(chosen[start : start + named.height])))
+        start += named.height
+    if len(keys) < chosen.sum():
+        raise RequestError(
+            "--subset: the table has chosen samples of the same key: select from one file's "
+            "ratings at a time"
+        )
+    return keys
+
+
+def _write_items(out: Path, items: Iterable[bytes]) -> None:
+    """Write items into a JSON list, as they stand."""
 
     def write(temporary: Path) -> None:
-        nonlocal written
         with temporary.open("wb") as file:
             file.write(b"[")
-            for number, raw in _raw(data):
-                if is_wanted(number, raw):
-                    file.write(b",\n" if written else b"\n")
-                    file.write(raw)
-                    written += 1
+            for number, raw in enumerate(items):
+                file.write(b",\n" if number else b"\n")
+                file.write(raw)
             file.write(b"\n]\n")
 
     write_atomically(out, write)
-    return written
 
 
-def _raw(data: Path) -> Iterator[tuple[int, bytes]]:
+def _raw_items(data: Path) -> Iterator[tuple[int, bytes]]:
     """Each item's number in the file, as keys count them, and its bytes; no empty lines."""
     try:
         with data.open("rb") as file:
@@ -204,7 +240,7 @@ def _score(value: Any) -> int | None:
     return number if -_MOST <= number < _MOST else None
 
 
-# The published code's folder of result files, with its question file -> Pool
+# A folder of result files, with its question file
 
 STYLE = "style"
 
@@ -212,6 +248,14 @@ STYLE = "style"
 def is_result_folder(path: Path) -> bool:
     """Whether a folder holds result files, and no table."""
     return path.is_dir() and any(path.glob("*.jsonl")) and not any(path.rglob("*.parquet"))
+
+
+class _Items(NamedTuple):
+    """Keys (Int64 or String) and image sources of the question file's items."""
+
+    keys: pl.Series
+    sources: Numbers
+    source_codes: TextCodes
 
 
 class ResultFolder:
@@ -247,19 +291,22 @@ class ResultFolder:
     @cached_property
     def files(self) -> tuple[TableFile, ...]:
         """The question file as the one shard that there is."""
-        size = self._data.stat().st_size
-        return (TableFile(self._data.stem, self._data, len(self._keys), size, complete=True),)
+        rows, size = len(self._items.keys), self._data.stat().st_size
+        return (TableFile(self._data.stem, self._data, rows, size, complete=True),)
 
     @cached_property
     def pool(self) -> Pool:
-        """The numbers of all files, in the order of the items."""
-        rows, order = len(self._keys), _Order(len(self._keys))
-        join = _Join(self._keys)
-        ratings: dict[str, Ratings] = {}
+        """The ratings of all files, in the order of the items."""
+        items, join = self._items, _KeyJoin(self._items.keys)
+        rows = len(items.keys)
+        seen, order = np.zeros(rows, bool), []
+        ratings: dict[str, RankedRatings] = {}
         for name, path in self._scores.items():
             keys, scores = read_scores(path)
             at = join.rows(path, keys, self.notes)
-            order.add(at[at >= 0])
+            named = at[at >= 0]
+            order.append(named[~seen[named]])
+            seen[named] = True
             if name in self.capabilities:
                 self._note(path, scores)
                 ratings[name] = rank([_placed(scores, at, rows)])
@@ -270,36 +317,35 @@ class ResultFolder:
                 f"{self._style}: {texts.null_count()} responses aren't text: no style"
             )
         grouping = self._grouped(_placed(texts, at, rows))
+        ties = np.concatenate([*order, np.flatnonzero(~seen)]).astype(np.int32)
         return Pool(
             ratings={name: ratings[name] for name in self.capabilities},
             groups=grouping.finish(),
-            sources=self._sources,
-            source_names=self._source_names.names,
+            sources=items.sources,
+            source_names=items.source_codes.names,
             statuses=np.zeros(rows, np.uint8),
             status_names=[Status.OK],
-            order=order.finish(),
+            order=None if (np.diff(ties) == 1).all() else ties,
         )
 
     def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """`key` and `shard` of all items in order, some at a time."""
         (file,) = self.files
-        for start in range(0, len(self._keys), CHUNK):
-            keys = self._keys.slice(start, CHUNK).cast(pl.String).alias("key")
-            yield (
-                [(file, len(keys))],
-                keys.to_frame().with_columns(pl.lit(file.shard).alias("shard")),
-            )
+        for start in range(0, file.rows, CHUNK):
+            keys = self._items.keys.slice(start, CHUNK).cast(pl.String).alias("key")
+            named = keys.to_frame().with_columns(pl.lit(file.shard).alias("shard"))
+            yield [(file, len(keys))], named
 
     @cached_property
-    def _items(self) -> tuple[pl.Series, Numbers, Texts]:
-        names = Texts()
+    def _items(self) -> _Items:
+        codes = TextCodes()
         keys, sources = [pl.Series("key", [], pl.String)], [np.zeros(0, np.int32)]
         without = 0
         items = read_items(self._data)
         while part := list(islice(items, CHUNK)):
             keys.append(pl.Series("key", [key for key, _ in part], pl.String))
             without += sum(source is None for _, source in part)
-            sources.append(names.number(pl.Series([source for _, source in part], dtype=pl.String)))
+            sources.append(codes.encode(pl.Series([source for _, source in part], dtype=pl.String)))
         if without:
             self.notes.append(f"{self._data}: {without} items have no image source")
         joined = pl.concat(keys)
@@ -309,26 +355,14 @@ class ResultFolder:
         numbers = joined.cast(pl.Int64, strict=False)
         if not numbers.has_nulls() and numbers.cast(pl.String).equals(joined):
             joined = numbers
-        return joined, narrowed(np.concatenate(sources), len(names.names)), names
-
-    @property
-    def _keys(self) -> pl.Series:
-        return self._items[0]
-
-    @property
-    def _sources(self) -> Numbers:
-        return self._items[1]
-
-    @property
-    def _source_names(self) -> Texts:
-        return self._items[2]
+        return _Items(joined, narrowed(np.concatenate(sources), len(codes.names)), codes)
 
     def _grouped(self, texts: pl.Series) -> Grouping:
         """The groups of rows with these texts of styles."""
         spelling = self._options.styles
-        grouping = Grouping(Texts(label_cleaner(spelling)), self._source_names)
-        distinct = Texts()
-        numbers = distinct.number(texts)
+        grouping = Grouping(TextCodes(label_cleaner(spelling)), self._items.source_codes)
+        distinct = TextCodes()
+        codes = distinct.encode(texts)
         labels = [
             [grouping.styles.one(label) for label in split_styles(text, spelling)]
             for text in distinct.names
@@ -336,12 +370,12 @@ class ResultFolder:
         sizes = np.array([len(each) for each in labels], np.int64)
         starts = np.cumsum(sizes) - sizes
         flat = np.array([label for each in labels for label in each], np.int32)
-        counts = np.where(texts.is_null().to_numpy(), 0, sizes[numbers])
+        counts = np.where(texts.is_null().to_numpy(), 0, sizes[codes])
         for start in range(0, len(texts), CHUNK):
             part = slice(start, start + CHUNK)
             own = counts[part]
-            at = np.repeat(starts[numbers[part]] - (np.cumsum(own) - own), own)
-            grouping.add(own, flat[at + np.arange(len(at))], self._sources[part])
+            at = np.repeat(starts[codes[part]] - (np.cumsum(own) - own), own)
+            grouping.add(own, flat[at + np.arange(len(at))], self._items.sources[part])
         return grouping
 
     def _note(self, path: Path, scores: pl.Series) -> None:
@@ -353,7 +387,7 @@ class ResultFolder:
             self.notes.append(f"{path}: {outside} scores are outside of 0-5: used as they are")
 
 
-class _Join:
+class _KeyJoin:
     """Finds the rows of keys; files that name the same keys in the same order cost nothing."""
 
     def __init__(self, keys: pl.Series) -> None:
@@ -380,25 +414,6 @@ class _Join:
         if unknown:
             notes.append(f"{path}: {unknown} of its lines are about no item of --data: left out")
         return rows
-
-
-class _Order:
-    """Rows in the order in which files name them first."""
-
-    def __init__(self, rows: int) -> None:
-        self._seen = np.zeros(rows, bool)
-        self._parts: list[Numbers] = []
-
-    def add(self, rows: Numbers) -> None:
-        """Take in the rows of the next file."""
-        new = rows[~self._seen[rows]]
-        self._seen[new] = True
-        self._parts.append(new)
-
-    def finish(self) -> Numbers | None:
-        """All rows, those that no file names last; None where that is their own order."""
-        order = np.concatenate([*self._parts, np.flatnonzero(~self._seen)]).astype(np.int32)
-        return None if (np.diff(order) == 1).all() else order
 
 
 def _placed(values: pl.Series, at: Numbers, rows: int) -> pl.Series:

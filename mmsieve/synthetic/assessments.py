@@ -1,14 +1,10 @@
-"""Captions of a scene as a judge would mark them, and the canonical caption that a rewrite has.
+"""Captions of a scene as AITQE's teacher would assess them: six scores, the reasons, a rewrite.
 
-A scene has exactly one plain telling: its count, then each object, place first, in reading order,
-always in the same words. Every form of it is among those of `words.tell`, so who knows these knows
-it too. A model that has to write needs one answer to a picture, not one of thousands; and what is
-always said in one way can be read back without guessing.
-
-As AITQE's teacher does (arXiv 2410.16166): the overall mark goes by the caption's level, the five
-others by what the caption says of the picture, word by word. A poor caption is rewritten, always
-in the one plain wording of its picture. Every picture has a good and a poor caption: a raw one and
-its partner of the opposite quality.
+As in AITQE (arXiv 2410.16166), the overall score goes by the caption's level and the five others by
+what the caption says of the picture. Every picture has a good and a poor caption, and a poor one is
+rewritten as the canonical caption of its picture. A scene has exactly one canonical caption: a
+model that has to write needs one answer to a picture, not one of thousands, and what is always said
+in one way can be read back into facts without guessing.
 """
 
 import re
@@ -29,59 +25,43 @@ from mmsieve.synthetic.scenes import (
     SIGN,
     SIZES,
     WORDS,
-    Chart,
     Fact,
     Scene,
-    Table,
-    Thing,
 )
 from mmsieve.synthetic.texts import (
     NUMBERS,
     Caption,
-    Piece,
     caption,
+    describe_canonically,
+    described_scene,
     mark,
-    plain,
-    sentence,
-    tell_bars,
-    tell_rows,
-    told_scene,
-    with_article,
 )
 
-# One fixed wording of a scene, and its way back: what a rewrite is taught to say, and checked
-# by
+Phase: TypeAlias = Literal["raw", "partner"]
+Assessment: TypeAlias = dict[str, int | str | None]
+"""The fields of AITQE's answer, in the order of writing."""
+
+OVERALL = {EASY_NEGATIVE: 2, MEDIUM_NEGATIVE: 4, HARD_NEGATIVE: 6, POSITIVE: 9}
+"""Level -> overall score."""
+
+_BEST, _WORST, _NOTHING = 9, 1, 5
+_OVERALL_REASONS = {
+    EASY_NEGATIVE: "It tells another picture.",
+    MEDIUM_NEGATIVE: "It has several things wrong.",
+    HARD_NEGATIVE: "It has one thing wrong.",
+    POSITIVE: "It is right and complete.",
+}
+_Score: TypeAlias = tuple[int, str]
+"""A score from 1 to 10, and why."""
 
 
-def tell_plainly(scene: Scene) -> list[Piece]:
-    """The plain telling of a scene: complete and right."""
-    if scene.chart is not None:
-        return tell_bars(scene.chart, "a chart of {} bars", "is")
-    if scene.table is not None:
-        return tell_rows(scene.table, "a table of fruit")
-    count = len(scene.things)
-    number = Piece(NUMBERS[count], Fact("scene", "count", str(count)))
-    pieces = sentence([number, Piece("object" if count == 1 else "objects")])
-    for thing in scene.things:
-        pieces += sentence(_clause(thing))
-    return pieces
+def canonical_caption(scene: Scene) -> str:
+    """The text that a poor caption of a picture should be replaced by."""
+    return mark(describe_canonically(scene), None).text
 
 
-def _clause(thing: Thing) -> list[Piece]:
-    said = {
-        name: Piece(value, Fact(thing.place, name, value))
-        for name, value in thing.attributes().items()
-    }
-    order = ("size", "colour", "fill", "shape") if thing.shape != SIGN else ("colour", "shape")
-    words = [said[name] for name in order if name in said]
-    if thing.shape == SIGN:
-        words += [*plain("reading"), said["word"]]
-    place = Piece(thing.place, Fact(thing.place, "place", thing.place))
-    return [place, Piece(":"), *with_article(words)]
-
-
-def told_facts(text: str) -> frozenset[Fact] | None:
-    """The facts that a text in the plain wording states; None where it isn't in that wording.
+def stated_facts(text: str) -> frozenset[Fact] | None:
+    """The facts that a canonical caption states; None where a text isn't in that wording.
 
     Case and spaces don't matter; an unknown word, an unfinished sentence or an empty text does.
     """
@@ -98,114 +78,77 @@ def told_facts(text: str) -> frozenset[Fact] | None:
 
 
 def states_only_true_facts(text: str, scene: Scene) -> bool:
-    """Whether a text is in the plain wording and says nothing that is not so."""
-    told = told_facts(text)
-    return told is not None and told <= scene.facts()
+    """Whether a text is in the canonical wording and says nothing that is not so."""
+    stated = stated_facts(text)
+    return stated is not None and stated <= scene.facts()
 
 
 def is_complete(text: str, scene: Scene) -> bool:
-    """Whether a text is in the plain wording and says all of a scene; the count goes by itself."""
-    told = told_facts(text)
-    return told is not None and {f for f in scene.facts() if f.attribute != "count"} <= told
+    """Whether a text is in the canonical wording and says all of a scene, but for the count."""
+    stated = stated_facts(text)
+    return stated is not None and {f for f in scene.facts() if f.attribute != "count"} <= stated
 
 
-def _one_of(*words: str) -> str:
-    return f"({'|'.join(re.escape(word.lower()) for word in words)})"
-
-
-_NUMBER = _one_of(*NUMBERS)
-_COUNT = re.compile(rf"{_NUMBER} objects?")
-_THING = re.compile(
-    rf"{_one_of(*PLACES)} ?: an? (?:{_one_of(*SIZES)} )?{_one_of(*COLOURS)} {_one_of(*FILLS)} "
-    rf"{_one_of(*SHAPES)}"
-)
-_SIGN = re.compile(rf"{_one_of(*PLACES)} ?: an? {_one_of(*COLOURS)} sign reading {_one_of(*WORDS)}")
-_BARS = re.compile(rf"a chart of {_NUMBER} bars?")
-_BAR = re.compile(rf"the {_one_of(*COLOURS)} bar is {_NUMBER}")
-_FRUIT = "a table of fruit"
-_CELL = rf"{_NUMBER} in {_one_of(*COLUMN_NAMES)}"
-_ROW = re.compile(rf"{_one_of(*ROW_NAMES)} ?: ({_CELL}(?: ?, {_CELL})*)")
+def _either(group: str, *words: str) -> str:
+    """A pattern of any of these words, under the name of an attribute or a subject."""
+    return f"(?P<{group}>{'|'.join(re.escape(word.lower()) for word in words)})"
 
 
 def _read(words: str) -> list[Fact] | None:
-    """The facts of a sentence, without its full stop; None where it is none of ours."""
-    if words == _FRUIT:
-        return []
-    for pattern, facts in (
-        (_COUNT, _count_of_things),
-        (_BARS, _count_of_bars),
-        (_THING, _thing),
-        (_SIGN, _sign),
-        (_BAR, _bar),
-        (_ROW, _row),
-    ):
+    """The facts of a sentence, without its full stop; None where it is none of the wording."""
+    for pattern, facts in _SENTENCES:
         if found := pattern.fullmatch(words):
             return list(facts(found))
     return None
 
 
-def _count_of_things(found: re.Match[str]) -> Iterator[Fact]:
-    yield Fact("scene", "count", str(NUMBERS.index(found[1])))
-
-
-def _count_of_bars(found: re.Match[str]) -> Iterator[Fact]:
-    yield Fact("chart", "count", str(NUMBERS.index(found[1])))
+def _count(found: re.Match[str]) -> Iterator[Fact]:
+    """Of what the sentence counts, if anything."""
+    for subject, number in found.groupdict().items():
+        yield Fact(subject, "count", str(NUMBERS.index(number)))
 
 
 def _thing(found: re.Match[str]) -> Iterator[Fact]:
-    place, size, colour, fill, shape = found.groups()
-    yield Fact(place, "place", place)
-    said = {"size": size, "colour": colour, "fill": fill, "shape": shape}
-    yield from (Fact(place, name, value) for name, value in said.items() if value)
-
-
-def _sign(found: re.Match[str]) -> Iterator[Fact]:
-    place, colour, word = found.groups()
-    yield Fact(place, "place", place)
-    yield Fact(place, "shape", SIGN)
-    yield Fact(place, "colour", colour)
-    yield Fact(place, "word", word.upper())
+    for attribute, value in found.groupdict().items():
+        if value:
+            said = value.upper() if attribute == "word" else value
+            yield Fact(found["place"], attribute, said)
 
 
 def _bar(found: re.Match[str]) -> Iterator[Fact]:
-    yield Fact(found[1], "place", found[1])
-    yield Fact(found[1], "height", str(NUMBERS.index(found[2])))
+    yield Fact(found["colour"], "place", found["colour"])
+    yield Fact(found["colour"], "height", str(NUMBERS.index(found["height"])))
 
 
 def _row(found: re.Match[str]) -> Iterator[Fact]:
-    row = found[1]
+    row = found["row"]
     yield Fact(row, "place", row)
-    for number, column in re.findall(_CELL, found[2]):
+    for number, column in (cell.strip().split(" in ") for cell in found["cells"].split(",")):
         cell = f"{row} {column}"
         yield Fact(column, "place", column)
         yield Fact(cell, "place", cell)
         yield Fact(cell, "number", str(NUMBERS.index(number)))
 
 
-# Captions of a scene as a judge would mark them: six scales from 1 to 10, the reasons, a
-# rewrite
-
-Phase: TypeAlias = Literal["raw", "partner"]
-Assessment: TypeAlias = dict[str, int | str | None]
-"""The fields of `mmsieve.methods.aitqe_answers.Assessment`, in the order of writing."""
-
-OVERALL = {EASY_NEGATIVE: 2, MEDIUM_NEGATIVE: 4, HARD_NEGATIVE: 6, POSITIVE: 9}
-"""Level -> overall score."""
-
-_BEST, _WORST, _NOTHING = 9, 1, 5
-_VERDICTS = {
-    EASY_NEGATIVE: "It tells another picture.",
-    MEDIUM_NEGATIVE: "It has several things wrong.",
-    HARD_NEGATIVE: "It has one thing wrong.",
-    POSITIVE: "It is right and complete.",
-}
-_Mark: TypeAlias = tuple[int, str]
-"""A score from 1 to 10, and why."""
+_AT, _COLOUR = rf"{_either('place', *PLACES)} ?: an?", _either("colour", *COLOURS)
+_LOOK = rf"{_COLOUR} {_either('fill', *FILLS)} {_either('shape', *SHAPES)}"
+_SIGN = rf"{_COLOUR} {_either('shape', SIGN)} reading {_either('word', *WORDS)}"
+_CELL = rf"(?:{'|'.join(NUMBERS)}) in (?:{'|'.join(COLUMN_NAMES)})"
+_SENTENCES = [
+    (re.compile("a table of fruit"), _count),
+    (re.compile(rf"{_either('scene', *NUMBERS)} objects?"), _count),
+    (re.compile(rf"a chart of {_either('chart', *NUMBERS)} bars?"), _count),
+    (re.compile(rf"{_AT} (?:{_either('size', *SIZES)} )?{_LOOK}"), _thing),
+    (re.compile(rf"{_AT} {_SIGN}"), _thing),
+    (re.compile(rf"the {_COLOUR} bar is {_either('height', *NUMBERS)}"), _bar),
+    (re.compile(rf"{_either('row', *ROW_NAMES)} ?: (?P<cells>{_CELL}(?: ?, {_CELL})*)"), _row),
+]
+"""The sentences of the canonical wording, and what each states."""
 
 
 @dataclass(frozen=True, slots=True)
-class Assessed:
-    """A caption of a picture, and what a judge says of it."""
+class AssessedCaption:
+    """A caption of a picture, and its assessment by a judge who knows the truth."""
 
     phase: Phase
     level: int
@@ -213,110 +156,99 @@ class Assessed:
     assessment: Assessment
 
 
-def assessed_pair(scene: Scene, rng: np.random.Generator) -> tuple[Assessed, Assessed]:
+def assessed_pair(
+    scene: Scene, rng: np.random.Generator
+) -> tuple[AssessedCaption, AssessedCaption]:
     """A raw caption of a picture and its partner of the opposite quality, each assessed.
 
     The raw caption is good half of the time. A poor one's partner is its rewrite; a good one's
-    partner is a poor caption, told as plainly as a rewrite would be: so that neither wording nor
+    partner is a poor caption in the canonical wording of a rewrite, so that neither wording nor
     phase says how good a caption is.
     """
     if rng.random() < 0.5:
         raw = caption(scene, POSITIVE, rng)
         level = int(rng.integers(POSITIVE))
-        partner = plain_caption(scene, told_scene(scene, level, rng), level)
+        described = described_scene(scene, level, rng)
     else:
         raw = caption(scene, int(rng.integers(POSITIVE)), rng)
-        partner = plain_caption(scene, scene, POSITIVE)
+        level, described = POSITIVE, scene
+    partner = Caption(level, mark(describe_canonically(described), scene), described)
     return _assessed("raw", scene, raw), _assessed("partner", scene, partner)
 
 
-def plain_caption(scene: Scene, told: Scene, level: int) -> Caption:
-    """The plain telling of a scene as a caption of this picture."""
-    return Caption(level, mark(tell_plainly(told), scene), told)
-
-
-def rewrite(scene: Scene) -> str:
-    """The text that a poor caption of a picture should be replaced by."""
-    return mark(tell_plainly(scene), None).text
+def _assessed(phase: Phase, scene: Scene, caption: Caption) -> AssessedCaption:
+    return AssessedCaption(phase, caption.level, caption.text.text, assess(scene, caption))
 
 
 def assess(scene: Scene, caption: Caption) -> Assessment:
-    """What a judge who knows the truth says of a caption of this picture."""
-    marks: dict[str, _Mark] = {
-        "overall": (OVERALL[caption.level], _VERDICTS[caption.level]),
+    """The assessment of a caption of this picture."""
+    scores: dict[str, _Score] = {
+        "overall": (OVERALL[caption.level], _OVERALL_REASONS[caption.level]),
         "text_quality": (_BEST, "It is written well."),
         "image_text_matching": _matching(caption),
-        "object_detail": _objects(scene, caption.told),
+        "object_detail": _objects(scene, caption.described),
         "semantic_understanding": _meaning(scene, caption),
-        "text_chart_description": _signs(scene, caption.told),
+        "text_chart_description": _legible_text(scene, caption.described),
     }
-    said: Assessment = {"recaption": None if caption.level == POSITIVE else rewrite(scene)}
-    for scale, (score, why) in marks.items():
-        said |= {f"{scale}_score": score, f"{scale}_explanation": why}
-    return said
+    good = caption.level == POSITIVE
+    assessment: Assessment = {"recaption": None if good else canonical_caption(scene)}
+    for scale, (score, reason) in scores.items():
+        assessment |= {f"{scale}_score": score, f"{scale}_explanation": reason}
+    return assessment
 
 
-def _assessed(phase: Phase, scene: Scene, caption: Caption) -> Assessed:
-    return Assessed(phase, caption.level, caption.text.text, assess(scene, caption))
-
-
-def _share(part: int, whole: int) -> int:
+def _partial(part: int, whole: int) -> int:
     """A score for what is right in part only: from 1 for nothing, below the best."""
     return _WORST + round(5 * part / whole)
 
 
-def _matching(caption: Caption) -> _Mark:
+def _matching(caption: Caption) -> _Score:
     """By the words that state facts: how many of them are so."""
     marked = caption.text
     if not marked.wrong:
         return _BEST, "All that it says is true."
     words = [marked.text[start:end].lower() for start, end in marked.wrong]
-    score = _share(len(marked.right), len(marked.right) + len(words))
+    score = _partial(len(marked.right), len(marked.right) + len(words))
     return score, f"Wrong: {', '.join(words)}."
 
 
-def _objects(scene: Scene, told: Scene) -> _Mark:
-    """By the objects, bars or cells that are told, whether or not all about them is right."""
-    names = [fact.subject for fact in _told_in_order(scene) if fact.attribute == "place"]
-    missing = [name for name in names if not _is_recognised(name, scene, told)]
+def _objects(scene: Scene, described: Scene) -> _Score:
+    """By the objects, bars or cells that are mentioned, whether or not all about them is right."""
+    names = [fact.subject for fact in scene.facts_in_order() if fact.attribute == "place"]
+    missing = [name for name in names if not _is_recognised(name, scene, described)]
     if not missing:
         return _BEST, "It tells all objects."
-    score = _share(len(names) - len(missing), len(names))
+    score = _partial(len(names) - len(missing), len(names))
     return score, f"It does not tell: {', '.join(missing)}."
 
 
-def _told_in_order(scene: Scene) -> list[Fact]:
-    parts: tuple[Thing | Chart | Table | None, ...] = (*scene.things, scene.chart, scene.table)
-    return [fact for part in parts if part is not None for fact in part.facts()]
-
-
-def _is_recognised(name: str, scene: Scene, told: Scene) -> bool:
-    """Whether what stands there is told, in its place and with its colour or its shape."""
-    if Fact(name, "place", name) not in told.facts():
+def _is_recognised(name: str, scene: Scene, described: Scene) -> bool:
+    """Whether what stands there is mentioned, in its place and with its colour or its shape."""
+    if Fact(name, "place", name) not in described.facts():
         return False
     ours, theirs = (
         {f for f in one.facts() if f.subject == name and f.attribute in ("colour", "shape")}
-        for one in (scene, told)
+        for one in (scene, described)
     )
     return not ours or bool(ours & theirs)
 
 
-def _meaning(scene: Scene, caption: Caption) -> _Mark:
+def _meaning(scene: Scene, caption: Caption) -> _Score:
     """By the picture as a whole: what is in it, and how much of it."""
-    told = caption.told
+    described = caption.described
     if caption.level == EASY_NEGATIVE:
         return _WORST, "It is about another picture."
-    if told.facts() == scene.facts():
+    if described.facts() == scene.facts():
         return _BEST, "It tells the picture as a whole."
-    ours, theirs = len(scene.things), len(told.things)
+    ours, theirs = len(scene.things), len(described.things)
     if ours != theirs:
         return 4, f"It counts {NUMBERS[theirs]}, and there are {NUMBERS[ours]}."
     return 7, "It tells what is there, with mistakes."
 
 
-def _signs(scene: Scene, told: Scene) -> _Mark:
+def _legible_text(scene: Scene, described: Scene) -> _Score:
     """By what can be read in the picture: words on signs, numbers of a chart or a table."""
-    ours, theirs = _legible(scene), _legible(told)
+    ours, theirs = _legible(scene), _legible(described)
     if not ours and not theirs:
         return _NOTHING, "There is no text or chart to describe."
     if not ours:
@@ -325,11 +257,11 @@ def _signs(scene: Scene, told: Scene) -> _Mark:
         return _BEST, "It reads all text and numbers."
     right = sum(theirs.get(name) == value for name, value in ours.items())
     wrong = [name for name, value in ours.items() if theirs.get(name) != value]
-    return _share(right, len(ours)), f"It does not read: {', '.join(wrong)}."
+    return _partial(right, len(ours)), f"It does not read: {', '.join(wrong)}."
 
 
 def _legible(scene: Scene) -> dict[str, str]:
     """Words of signs, and the numbers of bars and cells by their names."""
-    facts = _told_in_order(scene)
+    facts = scene.facts_in_order()
     words = {fact.value: fact.value for fact in facts if fact.attribute == "word"}
     return words | {f.subject: f.value for f in facts if f.attribute in ("height", "number")}

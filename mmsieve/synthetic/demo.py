@@ -23,7 +23,7 @@ from mmsieve.options import DryRun, Quiet, check_value, whole
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
 from mmsieve.synthetic.instructions import WRONG_CAP
-from mmsieve.tables import table_files
+from mmsieve.tables import scan_files, table_files
 
 # The demo's commands, in order, each with a line on what it is for
 
@@ -184,7 +184,7 @@ def right_samples(tour: Tour) -> dict[str, bool]:
 def kept_keys(decisions: Path) -> list[str]:
     """The keys that decisions keep."""
     found = list(decision_files(decisions).values())
-    keys = pl.scan_parquet(found).filter("keep").select("key").collect()["key"]
+    keys = scan_files(found).filter("keep").select("key").collect()["key"]
     return [str(key) for key in keys]
 
 
@@ -209,7 +209,7 @@ def rewritten_captions(tour: Tour) -> Rewritten:
 
 
 def _read(folder: Path, *columns: str) -> pl.DataFrame:
-    return pl.scan_parquet(list(table_files(folder).values())).select(columns).collect()
+    return scan_files(table_files(folder).values()).select(columns).collect()
 
 
 def _mean(scores: pl.Series) -> float:

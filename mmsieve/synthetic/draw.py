@@ -1,10 +1,8 @@
-"""Scenes to pixels, with Pillow, reproducible to the last one from the scene's own seed.
-
-Fonts differ between Pillow builds (FreeType or not, and its version); fifteen bits per letter do
-not. Each glyph is five rows of three, written as octal digits from top to bottom.
+"""Draws scenes with Pillow: the same scene gives the same pixels on every machine.
 
 Shapes are drawn at twice the size and reduced, then shaded by noise: enough variation that pixels
-cannot be memorised, little enough that a tower of a million weights reads every attribute.
+cannot be memorised, little enough that a tower of a million weights reads every attribute. Letters
+are bitmaps of our own, as fonts differ between builds of Pillow.
 """
 
 import math
@@ -12,11 +10,18 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmsieve.synthetic.scenes import COLOURS, GRID, SIGN, Chart, Scene, Table, Thing
+from mmsieve.synthetic.scenes import COLOURS, GRID, SIGN, BarChart, NumberTable, Scene, Thing
 
-# A 3x5 pixel alphabet, so that the same seed draws the same letters on every machine
+_SUPERSAMPLE = 2
+_NOISE = 9
+_RADIUS = {"small": 0.27, "large": 0.43, "": 0.4}
+_SIGN_RADIUS = 0.46
 
-WIDTH, HEIGHT = 3, 5
+Point = tuple[float, float]
+Colour = tuple[int, int, int]
+
+_WIDTH, _HEIGHT = 3, 5
+"""Of a letter, in bits."""
 
 _ROWS = {
     "A": "25755", "B": "65656", "C": "34443", "D": "65556", "E": "74647", "F": "74644",
@@ -27,43 +32,33 @@ _ROWS = {
     "4": "55711", "5": "74616", "6": "34757", "7": "71122", "8": "75757", "9": "75716",
     " ": "00000",
 }  # fmt: skip
+"""Letter -> its rows from top to bottom, an octal digit for three bits."""
 
 
-def word_mask(word: str) -> np.ndarray:
+def _word_mask(word: str) -> np.ndarray:
     """The word as a 0/1 array, five rows high, one empty column between letters."""
-    columns = np.zeros((HEIGHT, len(word) * (WIDTH + 1) - 1), dtype=np.uint8)
+    columns = np.zeros((_HEIGHT, len(word) * (_WIDTH + 1) - 1), dtype=np.uint8)
     for index, letter in enumerate(word.upper()):
         for row, digit in enumerate(_ROWS[letter]):
-            for bit in range(WIDTH):
-                on = int(digit, 8) >> (WIDTH - 1 - bit) & 1
-                columns[row, index * (WIDTH + 1) + bit] = on
+            for bit in range(_WIDTH):
+                on = int(digit, 8) >> (_WIDTH - 1 - bit) & 1
+                columns[row, index * (_WIDTH + 1) + bit] = on
     return columns
-
-
-# Scenes to pixels, with Pillow, reproducible to the last one from the scene's own seed
-
-SUPERSAMPLE = 2
-NOISE = 9
-_RADIUS = {"small": 0.27, "large": 0.43, "": 0.4}
-_SIGN_RADIUS = 0.46
-
-Point = tuple[float, float]
-Colour = tuple[int, int, int]
 
 
 def draw_scene(scene: Scene, size: int = 72, aspect: float = 1.0) -> Image.Image:
     """The scene as an RGB picture `size` pixels high and `aspect` times as wide."""
     rng = np.random.default_rng(scene.seed)
-    width = round(size * aspect) * SUPERSAMPLE
-    canvas = Image.new("RGB", (width, size * SUPERSAMPLE), scene.tint)
+    width = round(size * aspect) * _SUPERSAMPLE
+    canvas = Image.new("RGB", (width, size * _SUPERSAMPLE), scene.tint)
     if scene.chart is not None:
         _draw_chart(canvas, scene.chart, rng)
     elif scene.table is not None:
         _draw_table(canvas, scene.table)
     for thing in scene.things:
         _draw_thing(canvas, thing, rng)
-    pixels = np.asarray(canvas.reduce(SUPERSAMPLE), dtype=np.int16)
-    noise = rng.integers(-NOISE, NOISE + 1, pixels.shape, dtype=np.int16)
+    pixels = np.asarray(canvas.reduce(_SUPERSAMPLE), dtype=np.int16)
+    noise = rng.integers(-_NOISE, _NOISE + 1, pixels.shape, dtype=np.int16)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 
 
@@ -114,28 +109,24 @@ def _paint(size: tuple[int, int], fill: str, colour: Colour, cell: float) -> Ima
     return sheet
 
 
-def _polygon(centre: Point, radii: list[float], turn: float) -> list[Point]:
-    """Corners around a centre, radii in order, starting at `turn`."""
-    around = 2 * math.pi / len(radii)
+def _polygon(centre: Point, radii: list[float]) -> list[Point]:
+    """Corners around a centre, radii in order, starting at the top."""
+    (x, y), around = centre, 2 * math.pi / len(radii)
+    turns = [-math.pi / 2 + i * around for i in range(len(radii))]
     return [
-        (
-            centre[0] + radius * math.cos(turn + i * around),
-            centre[1] + radius * math.sin(turn + i * around),
-        )
-        for i, radius in enumerate(radii)
+        (x + radius * math.cos(turn), y + radius * math.sin(turn))
+        for radius, turn in zip(radii, turns, strict=True)
     ]
 
 
 def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, centre: Point, radius: float) -> None:
-    """The object's outline, filled with ones."""
+    """The object's outline, filled."""
     x, y = centre
-    box = (x - radius, y - radius, x + radius, y + radius)
-    if shape == "circle":
-        pen.ellipse(box, fill=255)
-    elif shape == "ring":
-        pen.ellipse(box, fill=255)
-        inner = radius * 0.5
-        pen.ellipse((x - inner, y - inner, x + inner, y + inner), fill=0)
+    if shape in ("circle", "ring"):
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+        if shape == "ring":
+            inner = radius * 0.5
+            pen.ellipse((x - inner, y - inner, x + inner, y + inner), fill=0)
     elif shape == "square":
         half = radius * 0.9
         pen.rectangle((x - half, y - half, x + half, y + half), fill=255)
@@ -144,12 +135,12 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, centre: Point, radius: flo
         pen.rectangle((x - radius, y - arm, x + radius, y + arm), fill=255)
         pen.rectangle((x - arm, y - radius, x + arm, y + radius), fill=255)
     else:
-        radii, turn = {
-            "triangle": ([radius * 1.1] * 3, -math.pi / 2),
-            "diamond": ([radius, radius * 0.7] * 2, -math.pi / 2),
-            "star": ([radius * 1.1, radius * 0.45] * 5, -math.pi / 2),
+        radii = {
+            "triangle": [radius * 1.1] * 3,
+            "diamond": [radius, radius * 0.7] * 2,
+            "star": [radius * 1.1, radius * 0.45] * 5,
         }[shape]
-        pen.polygon(_polygon(centre, radii, turn), fill=255)
+        pen.polygon(_polygon(centre, radii), fill=255)
 
 
 def _draw_sign(canvas: Image.Image, word: str, centre: Point, cell: float, colour: Colour) -> None:
@@ -164,7 +155,7 @@ def _draw_sign(canvas: Image.Image, word: str, centre: Point, cell: float, colou
 
 def _write(canvas: Image.Image, word: str, centre: Point, dot: float, ink: Colour) -> None:
     """Letters around a centre, `dot` pixels to the bit."""
-    bits = word_mask(word)
+    bits = _word_mask(word)
     stencil = Image.fromarray(bits * np.uint8(255))
     side = max(1, round(dot))
     stencil = stencil.resize((bits.shape[1] * side, bits.shape[0] * side), Image.Resampling.NEAREST)
@@ -172,11 +163,10 @@ def _write(canvas: Image.Image, word: str, centre: Point, dot: float, ink: Colou
     canvas.paste(Image.new("RGB", stencil.size, ink), corner, stencil)
 
 
-def _draw_chart(canvas: Image.Image, chart: Chart, rng: np.random.Generator) -> None:
+def _draw_chart(canvas: Image.Image, chart: BarChart, rng: np.random.Generator) -> None:
     """Bars on a base line, ten units high."""
     pen, (width, side) = ImageDraw.Draw(canvas), canvas.size
-    slot = width / len(chart.colours)
-    base = side * 0.94
+    slot, base = width / len(chart.colours), side * 0.94
     for index, (name, height) in enumerate(zip(chart.colours, chart.heights, strict=True)):
         left = (index + 0.15) * slot
         top = base - side * 0.088 * height
@@ -184,7 +174,7 @@ def _draw_chart(canvas: Image.Image, chart: Chart, rng: np.random.Generator) -> 
     pen.rectangle((0, base, width, base + side * 0.02), fill=(30, 30, 30))
 
 
-def _draw_table(canvas: Image.Image, table: Table) -> None:
+def _draw_table(canvas: Image.Image, table: NumberTable) -> None:
     """Names cut to three letters (there is no room for more), numbers in ruled cells."""
     pen = ImageDraw.Draw(canvas)
     height = canvas.height / (len(table.rows) + 1)

@@ -1,13 +1,12 @@
-"""Changes to a scene that make a true text false, and what answers state beyond plain facts.
+"""Changes to a scene that make a true text about it false.
 
-A negative is the positive of a changed scene. So its wording follows the same rules as a positive's
-and nothing but the picture tells them apart. Three distances, with room between them:
-one property (`change_one`), several while every object stays recognisable (`change_several`), and a
-stranger that shares no object's colour or shape with what stands in the same place (`stranger`).
+A text is written first, as a true one about its own scene; what is false is the picture beside it.
+So right and wrong texts follow the same rules, and nothing but the picture tells them apart.
 
-A text is written first, over its own scene. Whether it is right is decided afterwards, by the
-picture that is shown with it: that scene, or one in which a claim of the text is false. So the
-words of right and wrong samples have the same distribution, whatever is asked.
+Captions and documents describe a scene at one of three distances from the picture: one property
+(`change_one`), several while every object stays recognisable (`change_several`), or a stranger that
+shares no object's colour or shape with what stands in the same place (`stranger`). Answers to
+questions are shown with a picture in which a statement of theirs is false (`contradict`).
 """
 
 from dataclasses import replace
@@ -15,55 +14,62 @@ from dataclasses import replace
 import numpy as np
 
 from mmsieve.synthetic.scenes import (
+    CORNERS,
     FILLS,
     SIGN,
     WORLDS,
+    BarChart,
     Fact,
     Scene,
+    Scenes,
     Thing,
     World,
-    make_thing,
     pick_one,
     sample_scene,
+    sample_thing,
 )
 
-# Changes to a scene that make a true text false, by a known amount
-
-_KINDS = {"colour": 4, "shape": 4, "fill": 3, "size": 3, "word": 4, "place": 3, "add": 1, "drop": 1}
+_WEIGHTS = {
+    "colour": 4, "shape": 4, "fill": 3, "size": 3, "word": 4, "place": 3, "add": 1, "drop": 1
+}  # fmt: skip
+"""How often one change is of each kind, of those that a scene allows."""
+NOT = "not "
+"""Before an attribute: of `subject`, the attribute is anything but `value`."""
+_DENIABLE = ("colour", "shape", "fill")
+"""Attributes that an answer may deny or count."""
 
 
 def change_one(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene with exactly one property changed."""
-    if scene.chart is not None or scene.table is not None:
-        return change_numbers(scene, rng, 1)
+    if scene.chart or scene.table:
+        return _change_numbers(scene, rng, 1)
     world = WORLDS[scene.family]
-    kinds = [kind for kind in _KINDS if _possible(scene, world, kind)]
-    weights = np.array([_KINDS[kind] for kind in kinds], dtype=float)
+    kinds = [kind for kind in _WEIGHTS if _possible(scene, world, kind)]
+    weights = np.array([_WEIGHTS[kind] for kind in kinds], dtype=float)
     kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
     if kind == "add":
-        return with_things(scene, (*scene.things, newcomer(scene, world, rng)))
-    candidates = [i for i, thing in enumerate(scene.things) if kind in (*editable(thing), "drop")]
-    index = candidates[int(rng.integers(len(candidates)))]
+        return _add(scene, world, rng)
     if kind == "drop":
-        return with_things(scene, scene.things[:index] + scene.things[index + 1 :])
+        return _drop(scene, rng)
+    index = pick_one(rng, [i for i, thing in enumerate(scene.things) if kind in _editable(thing)])
     return alter(scene, index, kind, world, rng)
 
 
 def change_several(scene: Scene, rng: np.random.Generator) -> Scene:
     """About half of the properties changed; every object keeps its place and colour or shape."""
-    if scene.chart is not None or scene.table is not None:
-        return change_numbers(scene, rng, 0)
+    if scene.chart or scene.table:
+        return _change_numbers(scene, rng)
     world = WORLDS[scene.family]
-    plan: list[tuple[int, str]] = []
+    changes: list[tuple[int, str]] = []
     for index, thing in enumerate(scene.things):
         if thing.shape == SIGN:
-            plan.append((index, pick_one(rng, ("colour", "word"))))
+            changes.append((index, pick_one(rng, ("colour", "word"))))
             continue
-        plan += [(index, pick_one(rng, ("colour", "shape"))), (index, "fill")]
-        plan += [(index, "size")] if thing.size else []
-    count = int(rng.integers(min(3, len(plan)), len(plan) + 1))
-    for choice in rng.permutation(len(plan))[:count]:
-        index, kind = plan[int(choice)]
+        changes += [(index, pick_one(rng, ("colour", "shape"))), (index, "fill")]
+        changes += [(index, "size")] if thing.size else []
+    count = int(rng.integers(min(3, len(changes)), len(changes) + 1))
+    for choice in rng.permutation(len(changes))[:count]:
+        index, kind = changes[int(choice)]
         scene = alter(scene, index, kind, world, rng)
     return scene
 
@@ -73,7 +79,7 @@ def stranger(scene: Scene, rng: np.random.Generator) -> Scene:
     return stranger_to((scene,), rng)
 
 
-def stranger_to(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Scene:
+def stranger_to(scenes: Scenes, rng: np.random.Generator) -> Scene:
     """Another scene that is a stranger to each of these."""
     while True:
         other = sample_scene(scenes[0].family, int(rng.integers(2**62)))
@@ -82,25 +88,21 @@ def stranger_to(scenes: tuple[Scene, ...], rng: np.random.Generator) -> Scene:
 
 
 def _strange(other: Scene, scene: Scene) -> bool:
-    if scene.chart is not None or scene.table is not None:
+    if scene.chart or scene.table:
         shared = [fact for fact in other.facts() & scene.facts() if fact.attribute != "place"]
         return len(shared) <= 1
-    lonely = 0
-    for thing in other.things:
-        here = scene.thing_at(thing.cell)
-        if here is None:
-            lonely += 1
-        elif here.colour == thing.colour or here.shape == thing.shape:
-            return False
-    return lonely > 0
+    pairs = [(thing, scene.thing_at(thing.cell)) for thing in other.things]
+    alike = any(old and (old.colour == new.colour or old.shape == new.shape) for new, old in pairs)
+    return not alike and any(old is None for _, old in pairs)
 
 
-def with_things(scene: Scene, things: tuple[Thing, ...]) -> Scene:
-    """The scene with these objects, told in reading order like any sampled one."""
+def replace_thing(scene: Scene, index: int, *changed: Thing) -> Scene:
+    """The scene with another object, or none or several, for one; in reading order again."""
+    things = (*scene.things[:index], *changed, *scene.things[index + 1 :])
     return replace(scene, things=tuple(sorted(things, key=lambda thing: thing.cell)))
 
 
-def editable(thing: Thing) -> tuple[str, ...]:
+def _editable(thing: Thing) -> tuple[str, ...]:
     """What of an object can be changed."""
     if thing.shape == SIGN:
         return ("colour", "word", "place")
@@ -118,63 +120,65 @@ def _possible(scene: Scene, world: World, kind: str) -> bool:
         return len(scene.things) > min(world.counts)
     if kind == "place" and not _free(scene, world):
         return False
-    return any(kind in editable(thing) for thing in scene.things)
+    return any(kind in _editable(thing) for thing in scene.things)
 
 
-def newcomer(scene: Scene, world: World, rng: np.random.Generator) -> Thing:
-    """One more object, in a free cell."""
-    free = _free(scene, world)
-    return make_thing(world, free[int(rng.integers(len(free)))], rng, sign=False)
+def _add(scene: Scene, world: World, rng: np.random.Generator) -> Scene:
+    """One object more, in a free cell."""
+    newcomer = sample_thing(world, pick_one(rng, _free(scene, world)), rng, sign=False)
+    return replace_thing(scene, len(scene.things), newcomer)
+
+
+def _drop(scene: Scene, rng: np.random.Generator) -> Scene:
+    return replace_thing(scene, int(rng.integers(len(scene.things))))
 
 
 def alter(scene: Scene, index: int, kind: str, world: World, rng: np.random.Generator) -> Scene:
     """Give one object another value of one attribute."""
     thing = scene.things[index]
     if kind == "place":
-        free = _free(scene, world)
-        changed = replace(thing, cell=free[int(rng.integers(len(free)))])
-    else:
-        old = getattr(thing, kind)
-        value = pick_one(rng, tuple(option for option in world.values(kind) if option != old))
-        changed = replace(thing, **{kind: value})  # type: ignore[arg-type]
-    return with_things(scene, (*scene.things[:index], changed, *scene.things[index + 1 :]))
+        return replace_thing(scene, index, replace(thing, cell=pick_one(rng, _free(scene, world))))
+    others = [value for value in world.values(kind) if value != getattr(thing, kind)]
+    return replace_thing(scene, index, _with(thing, kind, pick_one(rng, others)))
 
 
-def change_numbers(scene: Scene, rng: np.random.Generator, count: int) -> Scene:
-    """Other numbers in a chart or table, well off; `count` 0 means half of them and one more."""
+def _with(thing: Thing, kind: str, value: str) -> Thing:
+    return replace(thing, **{kind: value})  # type: ignore[arg-type]
+
+
+def _change_numbers(scene: Scene, rng: np.random.Generator, count: int | None = None) -> Scene:
+    """Other numbers in a chart or table, well off: this many, or half of them and one more."""
     chart, table = scene.chart, scene.table
     numbers = list(chart.heights if chart is not None else table.cells if table is not None else ())
     lowest = 1 if chart is not None else 0
     count = count or min(len(numbers), len(numbers) // 2 + 1)
-    for index in rng.permutation(len(numbers))[:count]:
-        far = [v for v in range(lowest, 10) if abs(v - numbers[int(index)]) >= 3]
-        numbers[int(index)] = far[int(rng.integers(len(far)))]
+    for index in map(int, rng.permutation(len(numbers))[:count]):
+        far = [value for value in range(lowest, 10) if abs(value - numbers[index]) >= 3]
+        numbers[index] = pick_one(rng, far)
     if chart is not None:
         return replace(scene, chart=replace(chart, heights=tuple(numbers)))
     assert table is not None
     return replace(scene, table=replace(table, cells=tuple(numbers)))
 
 
-# What answers claim beyond the plain facts of a scene, and pictures that contradict a claim
-
-CORNERS = {"circle": 0, "ring": 0, "square": 4, "triangle": 3, "star": 5, "cross": 12, "diamond": 4}
-NOT = "not "
-"""Before an attribute: of `subject`, the attribute is anything but `value`."""
-_KINDS_CLAIMS = ("colour", "shape", "fill")
-
-
-def truths(scene: Scene) -> frozenset[Fact]:
-    """All facts of a scene (objects or a chart) and what follows from them."""
+def entailed_facts(scene: Scene) -> frozenset[Fact]:
+    """All facts of a scene (objects or a chart) and what follows from them, denials included."""
     if scene.chart is not None:
-        return scene.facts() | _chart_truths(scene)
+        return scene.facts() | _entailed_by_chart(scene.chart)
     world = WORLDS[scene.family]
     found: list[Fact] = []
-    for kind in _KINDS_CLAIMS:
+    for kind in _DENIABLE:
         values = [getattr(thing, kind) for thing in scene.things]
         found += [Fact("scene", value, str(values.count(value))) for value in world.values(kind)]
     found.append(Fact("scene", "fills", common_fill(scene)))
     for thing in scene.things:
-        found += _denials(thing, world)
+        found += [
+            Fact(thing.place, NOT + kind, value)
+            for kind, truth in thing.attributes().items()
+            if kind in _DENIABLE
+            for value in world.values(kind)
+            if value != truth
+        ]
         if thing.word:
             found.append(Fact("scene", "word", thing.word))
         if thing.shape != SIGN:
@@ -188,88 +192,74 @@ def common_fill(scene: Scene) -> str:
     return fills.pop() if len(fills) == 1 else "mixed"
 
 
-def _denials(thing: Thing, world: World) -> list[Fact]:
-    said = thing.attributes()
-    return [
-        Fact(thing.place, NOT + kind, value)
-        for kind in _KINDS_CLAIMS
-        if kind in said
-        for value in world.values(kind)
-        if value != said[kind]
-    ]
-
-
-def _chart_truths(scene: Scene) -> frozenset[Fact]:
-    chart = scene.chart
-    assert chart is not None
+def _entailed_by_chart(chart: BarChart) -> frozenset[Fact]:
     bars = list(zip(chart.colours, chart.heights, strict=True))
     found: list[Fact] = []
-    for pick, word in ((max, "highest"), (min, "lowest")):
-        best = pick(chart.heights)
+    for best, word in ((max(chart.heights), "highest"), (min(chart.heights), "lowest")):
         found += [Fact("chart", word, colour) for colour, height in bars if height == best]
     for colour, height in bars:
-        found += [Fact(colour, "above", other) for other, low in bars if height > low]
-        found += [Fact(colour, NOT + "above", other) for other, low in bars if height <= low]
+        found += [
+            Fact(colour, "above" if height > low else NOT + "above", other) for other, low in bars
+        ]
     return frozenset(found)
 
 
 def contradict(
-    scene: Scene, claims: tuple[Fact, ...], stranger_share: float, rng: np.random.Generator
+    scene: Scene, statements: tuple[Fact, ...], stranger_share: float, rng: np.random.Generator
 ) -> Scene:
-    """A picture in which claims that hold for this scene are false, but for some of many."""
-    denial = any(claim.attribute.startswith(NOT) for claim in claims)
+    """A picture in which about half or more of these statements, true of the scene, are false."""
+    denial = any(statement.attribute.startswith(NOT) for statement in statements)
     if rng.random() < stranger_share and not denial:
         scene = stranger(scene, rng)
-    wanted = max(1, (len(claims) + 1) // 2)
-    for choice in rng.permutation(len(claims))[:wanted]:
-        scene = falsify(scene, claims[int(choice)], rng)
+    wanted = max(1, (len(statements) + 1) // 2)
+    for choice in rng.permutation(len(statements))[:wanted]:
+        scene = falsify(scene, statements[int(choice)], rng)
     return scene
 
 
-def falsify(scene: Scene, claim: Fact, rng: np.random.Generator) -> Scene:
-    """Change what the claim is about until the claim is false."""
-    while claim in truths(scene):
-        scene = _step(scene, claim, rng)
+def falsify(scene: Scene, statement: Fact, rng: np.random.Generator) -> Scene:
+    """Change what the statement is about until it is false."""
+    while statement in entailed_facts(scene):
+        scene = _change_subject(scene, statement, rng)
     return scene
 
 
-def _step(scene: Scene, claim: Fact, rng: np.random.Generator) -> Scene:
+def _change_subject(scene: Scene, statement: Fact, rng: np.random.Generator) -> Scene:
+    """One change to what the statement is about, which may leave it true."""
+    subject, attribute, value = statement
     if scene.chart is not None:
-        whole = claim.attribute in ("place", "count")
-        return stranger(scene, rng) if whole else change_numbers(scene, rng, 1)
+        whole = attribute in ("place", "count")
+        return stranger(scene, rng) if whole else _change_numbers(scene, rng, 1)
     world = WORLDS[scene.family]
-    if claim.attribute == "count":
+    if attribute == "count":
         return _recount(scene, world, rng)
-    kind = _kind(claim)
-    indices = [i for i, thing in enumerate(scene.things) if claim.subject in ("scene", thing.place)]
-    index = indices[int(rng.integers(len(indices)))]
+    kind = _deciding_attribute(statement)
+    index = pick_one(rng, [i for i, t in enumerate(scene.things) if subject in ("scene", t.place)])
     thing = scene.things[index]
     if kind.startswith(NOT):
-        changed = replace(thing, **{kind.removeprefix(NOT): claim.value})  # type: ignore[arg-type]
-        things = (*scene.things[:index], changed, *scene.things[index + 1 :])
-        return with_things(scene, things)
-    if kind not in editable(thing):
-        if claim.subject == "scene":
+        return replace_thing(scene, index, _with(thing, kind.removeprefix(NOT), value))
+    if kind not in _editable(thing):
+        if subject == "scene":
             return scene
         kind = "place"
     return alter(scene, index, kind, world, rng)
 
 
-def _kind(claim: Fact) -> str:
-    """The attribute of an object that decides about the claim."""
-    if claim.attribute == "corners":
+def _deciding_attribute(statement: Fact) -> str:
+    """The attribute of an object that decides about the statement."""
+    subject, attribute, _ = statement
+    if attribute == "corners":
         return "shape"
-    if claim.attribute == "fills" or claim.attribute in FILLS:
+    if attribute == "fills" or attribute in FILLS:
         return "fill"
-    if claim.subject == "scene" and claim.attribute != "word":
-        return "colour" if claim.attribute in WORLDS["many"].colours else "shape"
-    return claim.attribute
+    if subject == "scene" and attribute != "word":
+        return "colour" if attribute in WORLDS["many"].colours else "shape"
+    return attribute
 
 
 def _recount(scene: Scene, world: World, rng: np.random.Generator) -> Scene:
     """One object more or one less."""
     more = len(scene.things) < max(world.counts)
     if more and (len(scene.things) <= min(world.counts) or rng.random() < 0.5):
-        return with_things(scene, (*scene.things, newcomer(scene, world, rng)))
-    index = int(rng.integers(len(scene.things)))
-    return with_things(scene, scene.things[:index] + scene.things[index + 1 :])
+        return _add(scene, world, rng)
+    return _drop(scene, rng)

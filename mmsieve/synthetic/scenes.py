@@ -1,15 +1,17 @@
-"""Scenes with known truth: what is in a picture, before anyone draws or describes it.
+"""Scenes with known truth: the objects, the chart or the table that a synthetic picture shows.
 
-Everything the product teaches its tiny models comes from here. A scene is a plain value: it is
-sampled from a seed, drawn by `draw`, told by `captions`, and changed by `edits`. Because the truth
-is a set of `Fact`s, whoever writes over a scene (captions, documents, questions, ratings) can also
-check what was written, word by word.
+A scene is a plain value, sampled from a seed. `draw` turns it into pixels, `texts`, `assessments`
+and `instructions` write about it, `edits` changes it. Its truth is a set of `Fact`s, so whatever is
+written about a scene can be checked against it word by word.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+
+_T = TypeVar("_T")
 
 GRID = 3
 PLACES = (
@@ -33,8 +35,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "ring")
 FILLS = ("solid", "striped", "dotted")
 SIZES = ("small", "large")
+CORNERS = {"circle": 0, "ring": 0, "square": 4, "triangle": 3, "star": 5, "cross": 12, "diamond": 4}
 WORDS = ("SUN", "CAT", "BUS", "MAP", "TEA", "FOX")
 SIGN = "sign"
+"""The shape of an object that carries a word."""
 ROW_NAMES = ("apples", "pears", "plums", "figs")
 COLUMN_NAMES = ("may", "june", "july")
 
@@ -49,7 +53,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One object in one cell of the grid. A sign carries a word and has neither fill nor size."""
+    """One object in one cell of the grid. A sign has a word, and neither fill nor size."""
 
     cell: int
     shape: str
@@ -64,24 +68,18 @@ class Thing:
         return PLACES[self.cell]
 
     def attributes(self) -> dict[str, str]:
-        """What can be said about it, besides where it is."""
-        named = {
-            "shape": self.shape,
-            "colour": self.colour,
-            "fill": self.fill,
-            "size": self.size,
-            "word": self.word,
-        }
-        return {name: value for name, value in named.items() if value}
+        """The attributes that it has, besides its place."""
+        names = ("shape", "colour", "fill", "size", "word")
+        return {name: value for name in names if (value := getattr(self, name))}
 
     def facts(self) -> list[Fact]:
         """Its place, and its attributes under that place's name."""
-        here = [Fact(self.place, "place", self.place)]
-        return here + [Fact(self.place, name, value) for name, value in self.attributes().items()]
+        said = {"place": self.place} | self.attributes()
+        return [Fact(self.place, name, value) for name, value in said.items()]
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
+class BarChart:
     """A bar chart: colours from left to right and their heights, whole numbers."""
 
     colours: tuple[str, ...]
@@ -98,7 +96,7 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class NumberTable:
     """A table of small numbers, addressed by row and column name."""
 
     rows: tuple[str, ...]
@@ -110,7 +108,7 @@ class Table:
         return self.cells[self.rows.index(row) * len(self.columns) + self.columns.index(column)]
 
     def facts(self) -> list[Fact]:
-        """One fact per cell, and one per name so that a missing row can be told."""
+        """One fact per cell, and one per name, for what can be missing."""
         named = [Fact(name, "place", name) for name in (*self.rows, *self.columns)]
         return named + [
             Fact(f"{row} {column}", attribute, value)
@@ -131,26 +129,31 @@ class Scene:
     seed: int
     tint: tuple[int, int, int]
     things: tuple[Thing, ...] = ()
-    chart: Chart | None = None
-    table: Table | None = None
+    chart: BarChart | None = None
+    table: NumberTable | None = None
+
+    def facts_in_order(self) -> list[Fact]:
+        """What is true of its objects, bars or cells, in reading order."""
+        parts = (*self.things, self.chart, self.table)
+        return [fact for part in parts if part for fact in part.facts()]
 
     def facts(self) -> frozenset[Fact]:
         """All that is true and can be said."""
-        if self.chart is not None:
-            return frozenset(self.chart.facts())
-        if self.table is not None:
-            return frozenset(self.table.facts())
-        found = [fact for thing in self.things for fact in thing.facts()]
-        return frozenset([*found, Fact("scene", "count", str(len(self.things)))])
+        count = [Fact("scene", "count", str(len(self.things)))] if self.things else []
+        return frozenset(self.facts_in_order() + count)
 
     def thing_at(self, cell: int) -> Thing | None:
         """What stands in a cell, if anything does."""
         return next((thing for thing in self.things if thing.cell == cell), None)
 
 
+Scenes = tuple[Scene, ...]
+"""The pictures of a document or a conversation."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a family of scenes may contain. `core` is what the tiny models must master."""
+    """What the scenes of a family may contain. `core` is what the tiny models must master."""
 
     name: str
     counts: tuple[int, ...] = (2, 3)
@@ -169,13 +172,8 @@ class World:
 
     def values(self, attribute: str) -> tuple[str, ...]:
         """What an attribute of an object may be."""
-        return {
-            "colour": self.colours,
-            "shape": self.shapes,
-            "fill": self.fills,
-            "size": self.sizes,
-            "word": self.words,
-        }[attribute]
+        options: tuple[str, ...] = getattr(self, f"{attribute}s")
+        return options
 
 
 WORLDS: dict[str, World] = {
@@ -197,18 +195,18 @@ WORLDS: dict[str, World] = {
 }
 
 
-def pick_one(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+def pick_one(rng: np.random.Generator, options: Sequence[_T]) -> _T:
     """One of the options. Faster than `rng.choice`, and it keeps the type."""
     return options[int(rng.integers(len(options)))]
 
 
-def some(rng: np.random.Generator, options: tuple[str, ...], count: int) -> tuple[str, ...]:
+def pick_several(rng: np.random.Generator, options: Sequence[_T], count: int) -> tuple[_T, ...]:
     """Several different options, in random order."""
     return tuple(options[int(i)] for i in rng.permutation(len(options))[:count])
 
 
-def make_thing(world: World, cell: int, rng: np.random.Generator, *, sign: bool) -> Thing:
-    """Sample one object for a cell."""
+def sample_thing(world: World, cell: int, rng: np.random.Generator, *, sign: bool) -> Thing:
+    """One object for a cell."""
     colour = pick_one(rng, world.colours)
     if sign:
         return Thing(cell, SIGN, colour, word=pick_one(rng, world.words))
@@ -216,12 +214,11 @@ def make_thing(world: World, cell: int, rng: np.random.Generator, *, sign: bool)
     return Thing(cell, shape, colour, fill, pick_one(rng, world.sizes) if world.sizes else "")
 
 
-def _things(world: World, count: int, rng: np.random.Generator) -> tuple[Thing, ...]:
+def _sample_things(world: World, count: int, rng: np.random.Generator) -> tuple[Thing, ...]:
     """Objects in reading order; at most one of them is a sign."""
-    cells = sorted(world.cells[int(i)] for i in rng.permutation(len(world.cells))[:count])
+    cells = sorted(pick_several(rng, world.cells, count))
     sign = int(rng.integers(count)) if rng.random() < world.sign_share * count else -1
-    made = (make_thing(world, cell, rng, sign=i == sign) for i, cell in enumerate(cells))
-    return tuple(made)
+    return tuple(sample_thing(world, cell, rng, sign=i == sign) for i, cell in enumerate(cells))
 
 
 def sample_scene(family: str, seed: int) -> Scene:
@@ -230,16 +227,15 @@ def sample_scene(family: str, seed: int) -> Scene:
     world = WORLDS[family]
     red, green, blue = (int(value) for value in rng.integers(214, 256, 3))
     tint = (red, green, blue)
-    count = world.counts[int(rng.integers(len(world.counts)))]
+    count = pick_one(rng, world.counts)
     draw_seed = int(rng.integers(2**62))
     if family == "chart":
         heights = tuple(int(value) for value in rng.integers(1, 10, count))
-        chart = Chart(some(rng, world.colours, count), heights)
+        chart = BarChart(pick_several(rng, world.colours, count), heights)
         return Scene(family, draw_seed, tint, chart=chart)
     if family == "table":
         columns = COLUMN_NAMES[: 2 + int(rng.integers(2))]
         cells = tuple(int(value) for value in rng.integers(0, 10, count * len(columns)))
-        return Scene(
-            family, draw_seed, tint, table=Table(some(rng, ROW_NAMES, count), columns, cells)
-        )
-    return Scene(family, draw_seed, tint, things=_things(world, count, rng))
+        table = NumberTable(pick_several(rng, ROW_NAMES, count), columns, cells)
+        return Scene(family, draw_seed, tint, table=table)
+    return Scene(family, draw_seed, tint, things=_sample_things(world, count, rng))

@@ -37,9 +37,9 @@ from mmsieve.labels import LEVELS
 from mmsieve.outputs import write_atomically
 from mmsieve.progress import Advance, show_progress
 from mmsieve.sample import Sample
-from mmsieve.synthetic.assessments import Assessed, assessed_pair
+from mmsieve.synthetic.assessments import AssessedCaption, assessed_pair
 from mmsieve.synthetic.draw import draw_scene
-from mmsieve.synthetic.instructions import FAMILIES, RATINGS, InstructionSample, instruction
+from mmsieve.synthetic.instructions import FAMILIES, InstructionSample, instruction
 from mmsieve.synthetic.scenes import WORLDS, Scene, sample_scene
 from mmsieve.synthetic.texts import Caption, Document, caption_set, document_set, sample_scenes
 
@@ -101,7 +101,7 @@ class AssessedGroup:
     image: bytes
     """Encoded."""
     scene: Scene
-    pairs: tuple[Assessed, Assessed]
+    pairs: tuple[AssessedCaption, AssessedCaption]
     """The raw caption, then its partner of the opposite quality."""
 
 
@@ -205,7 +205,7 @@ def _reasons(made: InstructionSample, family: str) -> dict[str, str]:
     """Capability -> why it is rated so: by the question that is best for it."""
     if made.wrong:
         return dict.fromkeys(made.ratings, "The picture contradicts an answer.")
-    profiles = {turn.task: RATINGS[FAMILIES[family][turn.task].profile] for turn in made.turns}
+    profiles = {turn.template: FAMILIES[family][turn.template].ratings for turn in made.turns}
     best = {name: max(profiles, key=lambda task: profiles[task][name]) for name in made.ratings}
     return {
         name: f"Its best question for this is of the kind `{task}`." for name, task in best.items()

@@ -1,17 +1,18 @@
-"""Texts over scenes whose words remember the facts they state, at four levels of quality.
+"""Captions and documents about scenes at four levels of quality, checked word by word.
 
-A telling is a list of pieces; only at the end it becomes a string. So every word can be checked
-against any picture: that gives the wrong-word labels, whatever was edited and however it was said.
+A text is a list of words, some of which state a `Fact`; only at the end it becomes a string. So it
+can be checked against any picture, which gives the spans of its right and wrong words.
 
-0 tells another picture, 1 is about this one with several conspicuous errors, 2 has exactly one
-property wrong, 3 is complete and right. Each level is the right telling of a scene at a chosen
-distance from the picture, so the wording alone says nothing about the level.
+Captions: level 3 is complete and right, 2 has exactly one property wrong, 1 several, and 0 is about
+another picture. Each is a right description of a scene at a chosen distance from the picture, so
+the wording alone says nothing about the level.
 
-The levels mix what the method's own rubric mixes (UniFilter, table 1): writing errors, how text
-and pictures relate, where the pictures stand, whether the text teaches anything. Level 3: each
-picture, then a right and complete explanation. 2: the same layout with several factual errors and
-some slips. 1: readable, on the same topic, but each paragraph belongs to another of the pictures
-or says hardly anything. 0: full of slips, about other pictures, which stand anywhere.
+Documents mix what the rubric of UniFilter (arXiv 2510.15162, table 1) mixes: writing errors, how
+texts and pictures relate, where the pictures stand, whether the text teaches anything. Level 3:
+each picture, then a right and complete explanation. 2: the same layout with several factual errors
+and some misspellings. 1: readable and on the same topic, but each paragraph belongs to another of
+the pictures or says hardly anything. 0: full of misspellings, about other pictures, which stand
+anywhere.
 """
 
 from collections.abc import Sequence
@@ -22,18 +23,18 @@ import numpy as np
 from mmsieve.labels import HARD_NEGATIVE, LEVELS, MEDIUM_NEGATIVE, POSITIVE
 from mmsieve.synthetic.edits import change_one, change_several, stranger, stranger_to
 from mmsieve.synthetic.scenes import (
+    CORNERS,
     GRID,
     SIGN,
-    Chart,
+    BarChart,
     Fact,
+    NumberTable,
     Scene,
-    Table,
+    Scenes,
     Thing,
     pick_one,
     sample_scene,
 )
-
-# Sentences over scenes, kept as pieces that remember which fact each word states
 
 NUMBERS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
@@ -48,34 +49,43 @@ _INTROS = (
     "{} objects",
     "{} things in one picture",
 )
-WHOLE = ("scene", "chart")
-"""Subjects of facts about a picture as a whole."""
 _CHARTS = ("a chart of {} bars", "a bar chart with {} bars", "{} bars in a chart")
 _TABLES = ("a table of fruit", "a small table", "fruit by month")
-_ENDS = frozenset(".,:;?")
+_VAGUE = (
+    "this picture has some shapes in it",
+    "there are a few things to see here",
+    "many pictures look like this",
+    "it is a picture with colours",
+)
+_OPENINGS = (
+    "let us look at some pictures",
+    "this page explains some pictures",
+    "what can we learn from these pictures",
+)
+_WHOLE = ("scene", "chart")
+"""Subjects of facts about a picture as a whole."""
+_PUNCTUATION = frozenset(".,:;?")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A word and the fact it states, if any; a loose one is not to be judged.
-
-    `picture` says of which picture, where there are several.
-    """
+class Word:
+    """A word or a punctuation mark, and the fact that it states, if any."""
 
     text: str
     fact: Fact | None = None
-    loose: bool = False
     picture: int = 0
+    """The picture that the fact is about, where there are several."""
 
 
+Words = list[Word]
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
+class MarkedText:
     """A text, and the character spans of the facts in it that are right and that are wrong.
 
-    What can't be judged (relations, attributes of an object that is not there) is in neither.
+    What can't be judged (attributes of an object that is not there) is in neither.
     """
 
     text: str
@@ -83,168 +93,179 @@ class Marked:
     wrong: tuple[Span, ...] = ()
 
 
-def plain(text: str) -> list[Piece]:
+def words(text: str) -> Words:
     """Words that state nothing about the picture."""
-    return [Piece(word) for word in text.split()]
+    return [Word(word) for word in text.split()]
 
 
-def sentence(pieces: Sequence[Piece], end: str = ".") -> list[Piece]:
+def place_word(name: str) -> Word:
+    """The name of a place, bar, row or column, which states that it is there."""
+    return Word(name, Fact(name, "place", name))
+
+
+def attribute_word(thing: Thing, attribute: str) -> Word:
+    """The word for an attribute of an object."""
+    value: str = getattr(thing, attribute)
+    return Word(value, Fact(thing.place, attribute, value))
+
+
+def number_word(number: int, subject: str, attribute: str = "count") -> Word:
+    """A number in letters, and of what it is."""
+    return Word(NUMBERS[number], Fact(subject, attribute, str(number)))
+
+
+def sentence(phrase: Words, end: str = ".") -> Words:
     """A capital in front and a full stop behind."""
-    first = pieces[0]
+    first = phrase[0]
     capital = replace(first, text=first.text[:1].upper() + first.text[1:])
-    return [capital, *pieces[1:], Piece(end)]
+    return [capital, *phrase[1:], Word(end)]
 
 
-def mark(pieces: Sequence[Piece], truth: Scene | None) -> Marked:
-    """Join the pieces and check each against a picture (or none: then nothing is judged)."""
-    return mark_facts(pieces, None if truth is None else (truth.facts(),))
+def mark(text: Words, scene: Scene | None) -> MarkedText:
+    """Join the words and check each against a picture (or none: then nothing is judged)."""
+    return mark_facts(text, None if scene is None else (scene.facts(),))
 
 
-def mark_facts(pieces: Sequence[Piece], truths: Sequence[frozenset[Fact]] | None) -> Marked:
-    """Join the pieces and check each against the facts of the picture it is about."""
-    text = ""
+def mark_facts(text: Words, truths: Sequence[frozenset[Fact]] | None) -> MarkedText:
+    """Join the words and check each against the facts of the picture it is about."""
+    joined = ""
     right: list[Span] = []
     wrong: list[Span] = []
-    for piece in pieces:
-        if text and piece.text not in _ENDS:
-            text += " "
-        span = (len(text), len(text) + len(piece.text))
-        text += piece.text
-        if truths is None or piece.loose or piece.fact is None:
+    for word in text:
+        if joined and word.text not in _PUNCTUATION:
+            joined += " "
+        span = (len(joined), len(joined) + len(word.text))
+        joined += word.text
+        if truths is None or word.fact is None:
             continue
-        facts = truths[piece.picture]
-        if piece.fact in facts:
+        facts = truths[word.picture]
+        if word.fact in facts:
             right.append(span)
-        elif not _groundless(piece.fact, facts):
+        elif not _groundless(word.fact, facts):
             wrong.append(span)
-    return Marked(text, tuple(right), tuple(wrong))
+    return MarkedText(joined, tuple(right), tuple(wrong))
 
 
 def _groundless(fact: Fact, facts: frozenset[Fact]) -> bool:
     """An attribute of something that is not there: the place is the error, not the attribute."""
     where = Fact(fact.subject, "place", fact.subject)
-    return fact.subject not in WHOLE and fact.attribute != "place" and where not in facts
+    return fact.subject not in _WHOLE and fact.attribute != "place" and where not in facts
 
 
-def noun_phrase(thing: Thing, rng: np.random.Generator) -> list[Piece]:
-    """An object with all its attributes, in one of several orders."""
-    said = {
-        name: Piece(value, Fact(thing.place, name, value))
-        for name, value in thing.attributes().items()
-    }
+def noun_phrases(thing: Thing) -> list[Words]:
+    """An object with all its attributes, in each of several wordings; the first is canonical."""
+    said = {name: attribute_word(thing, name) for name in thing.attributes()}
     if thing.shape == SIGN:
-        tail = plain(pick_one(rng, ("reading", "saying", "with the word")))
-        return with_article([said["colour"], said["shape"], *tail, said["word"]])
+        head, word = [said["colour"], said["shape"]], said["word"]
+        links = ("reading", "saying", "with the word")
+        return [_with_article([*head, *words(link), word]) for link in links]
     fill, colour, shape = (said[name] for name in ("fill", "colour", "shape"))
     size = [said["size"]] if "size" in said else []
-    forms: tuple[list[Piece], ...] = (
+    orders = (
         [*size, colour, fill, shape],
         [*size, fill, colour, shape],
         [fill, colour, *size, shape],
-        [*size, colour, shape, *plain("that is"), fill],
-        [*size, fill, shape, Piece("in"), colour],
+        [*size, colour, shape, *words("that is"), fill],
+        [*size, fill, shape, Word("in"), colour],
     )
-    return with_article(forms[int(rng.integers(len(forms)))])
+    return [_with_article(order) for order in orders]
 
 
-def with_article(pieces: list[Piece]) -> list[Piece]:
-    """Words with an article in front."""
-    return [Piece("an" if pieces[0].text[0] in "aeiou" else "a"), *pieces]
+def _with_article(phrase: Words) -> Words:
+    """A phrase with an article in front."""
+    return [Word("an" if phrase[0].text[0] in "aeiou" else "a"), *phrase]
 
 
-def clause(thing: Thing, rng: np.random.Generator) -> list[Piece]:
+def clause(thing: Thing, rng: np.random.Generator) -> Words:
     """Place first, then the object: whoever reads on knows where to look."""
-    place = Fact(thing.place, "place", thing.place)
     before, after = pick_one(rng, _LEADS).split("{}")
-    head = [*plain(before), Piece(thing.place, place)]
-    head += [Piece(":")] if after == ":" else plain(after)
-    return head + noun_phrase(thing, rng)
+    tail = [Word(":")] if after == ":" else words(after)
+    return [*words(before), place_word(thing.place), *tail, *pick_one(rng, noun_phrases(thing))]
 
 
-def intro(scene: Scene, rng: np.random.Generator) -> list[Piece]:
-    """How many objects there are."""
-    before, after = pick_one(rng, _INTROS).split("{}")
-    count = len(scene.things)
-    number = Piece(NUMBERS[count], Fact("scene", "count", str(count)))
-    if count == 1:
+def _count_phrase(pattern: str, number: Word) -> Words:
+    """A phrase with a number at its {}."""
+    before, after = pattern.split("{}")
+    if number.text == NUMBERS[1]:
         after = after.replace("objects", "object").replace("things", "thing")
-    return [*plain(before), number, *plain(after)]
+    return [*words(before), number, *words(after)]
 
 
-def relation(scene: Scene, rng: np.random.Generator) -> list[Piece]:
+def _relation(scene: Scene, rng: np.random.Generator) -> Words:
     """How two objects stand to each other; it follows from their places, so it is left unjudged."""
-    order = [int(i) for i in rng.permutation(len(scene.things))[:2]]
-    one, other = (scene.things[i] for i in order)
+    one, other = (scene.things[int(i)] for i in rng.permutation(len(scene.things))[:2])
     (row, column), (far_row, far_column) = divmod(one.cell, GRID), divmod(other.cell, GRID)
     ways = []
     if row != far_row:
         ways.append("above" if row < far_row else "below")
     if column != far_column:
         ways.append("left of" if column < far_column else "right of")
-    words = f"the {one.shape} is {pick_one(rng, tuple(ways))} the {other.shape}"
-    return [Piece(word, loose=True) for word in words.split()]
+    return words(f"the {one.shape} is {pick_one(rng, ways)} the {other.shape}")
 
 
-def tell(scene: Scene, rng: np.random.Generator) -> list[Piece]:
-    """A complete and right telling of a scene."""
+def describe(scene: Scene, rng: np.random.Generator) -> Words:
+    """A complete and right description of a scene, in one of many wordings."""
     if scene.chart is not None:
         head, verb = pick_one(rng, _CHARTS), pick_one(rng, ("is", "stands at", "reaches"))
-        return tell_bars(scene.chart, head, verb)
+        return _describe_chart(scene.chart, head, verb)
     if scene.table is not None:
-        return tell_rows(scene.table, pick_one(rng, _TABLES))
-    pieces = sentence(intro(scene, rng))
-    order = list(range(len(scene.things)))
-    if rng.random() < 0.25:
-        order = [int(i) for i in rng.permutation(len(scene.things))]
+        return _describe_table(scene.table, pick_one(rng, _TABLES))
+    count = len(scene.things)
+    text = sentence(_count_phrase(pick_one(rng, _INTROS), number_word(count, "scene")))
+    order = rng.permutation(count) if rng.random() < 0.25 else range(count)
     for index in order:
-        pieces += sentence(clause(scene.things[index], rng))
-    if len(scene.things) > 1 and rng.random() < 0.2:
-        pieces += sentence(relation(scene, rng))
-    return pieces
+        text += sentence(clause(scene.things[int(index)], rng))
+    if count > 1 and rng.random() < 0.2:
+        text += sentence(_relation(scene, rng))
+    return text
 
 
-def tell_bars(chart: Chart, head: str, verb: str) -> list[Piece]:
+def describe_canonically(scene: Scene) -> Words:
+    """The canonical caption: its count, then each object in reading order, always the same words.
+
+    Each of its sentences is among those of `describe`.
+    """
+    if scene.chart is not None:
+        return _describe_chart(scene.chart, _CHARTS[0], "is")
+    if scene.table is not None:
+        return _describe_table(scene.table, _TABLES[0])
+    text = sentence(_count_phrase("{} objects", number_word(len(scene.things), "scene")))
+    for thing in scene.things:
+        text += sentence([place_word(thing.place), Word(":"), *noun_phrases(thing)[0]])
+    return text
+
+
+def _describe_chart(chart: BarChart, head: str, verb: str) -> Words:
     """A chart: `head`, with the number of bars at its {}, then each bar and its height."""
-    count = len(chart.colours)
-    before, after = head.split("{}")
-    number = Piece(NUMBERS[count], Fact("chart", "count", str(count)))
-    pieces = sentence([*plain(before), number, *plain(after)])
+    text = sentence(_count_phrase(head, number_word(len(chart.colours), "chart")))
     for colour, height in zip(chart.colours, chart.heights, strict=True):
-        named = Piece(colour, Fact(colour, "place", colour))
-        value = Piece(NUMBERS[height], Fact(colour, "height", str(height)))
-        pieces += sentence([Piece("the"), named, Piece("bar"), *plain(verb), value])
-    return pieces
+        value = number_word(height, colour, "height")
+        text += sentence([Word("the"), place_word(colour), Word("bar"), *words(verb), value])
+    return text
 
 
-def tell_rows(table: Table, head: str) -> list[Piece]:
+def _describe_table(table: NumberTable, head: str) -> Words:
     """A table: `head`, then each row with its numbers and their columns."""
-    pieces = sentence(plain(head))
+    text = sentence(words(head))
     for row in table.rows:
-        told = [Piece(row, Fact(row, "place", row)), Piece(":")]
-        for index, column in enumerate(table.columns):
-            name = f"{row} {column}"
-            value = Piece(
-                NUMBERS[table.at(row, column)], Fact(name, "number", str(table.at(row, column)))
-            )
-            told += [*([Piece(",")] if index else []), value, Piece("in")]
-            told += [Piece(column, Fact(column, "place", column))]
-        pieces += sentence(told)
-    return pieces
-
-
-# Captions of a scene at the four quality levels, with their errors known word by word
+        line = [place_word(row), Word(":")]
+        for column in table.columns:
+            value = number_word(table.at(row, column), f"{row} {column}", "number")
+            line += [value, Word("in"), place_word(column), Word(",")]
+        text += sentence(line[:-1])
+    return text
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption of a picture, its level, and the scene that it really tells."""
+    """A caption of a picture, its level, and the scene that it describes."""
 
     level: int
-    text: Marked
-    told: Scene
+    text: MarkedText
+    described: Scene
 
 
-def told_scene(scene: Scene, level: int, rng: np.random.Generator) -> Scene:
+def described_scene(scene: Scene, level: int, rng: np.random.Generator) -> Scene:
     """The scene that a caption of this level describes."""
     if level == POSITIVE:
         return scene
@@ -257,8 +278,8 @@ def told_scene(scene: Scene, level: int, rng: np.random.Generator) -> Scene:
 
 def caption(scene: Scene, level: int, rng: np.random.Generator) -> Caption:
     """Write one caption of a picture."""
-    told = told_scene(scene, level, rng)
-    return Caption(level, mark(tell(told, rng), scene), told)
+    described = described_scene(scene, level, rng)
+    return Caption(level, mark(describe(described, rng), scene), described)
 
 
 def caption_set(scene: Scene, rng: np.random.Generator) -> tuple[Caption, ...]:
@@ -266,9 +287,7 @@ def caption_set(scene: Scene, rng: np.random.Generator) -> tuple[Caption, ...]:
     return tuple(caption(scene, level, rng) for level in LEVELS)
 
 
-# Documents of two or three pictures at the four quality levels
-
-Part = Marked | int
+Part = MarkedText | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,26 +295,11 @@ class Document:
     """Paragraphs and pictures in reading order; an int is the index of a picture."""
 
     level: int
-    scenes: tuple[Scene, ...]
+    scenes: Scenes
     parts: tuple[Part, ...]
 
 
-CORNERS = {"circle": "no", "ring": "no", "square": "four", "triangle": "three", "star": "five",
-            "cross": "twelve", "diamond": "four"}  # fmt: skip
-_VAGUE = (
-    "this picture has some shapes in it",
-    "there are a few things to see here",
-    "many pictures look like this",
-    "it is a picture with colours",
-)
-_OPENINGS = (
-    "let us look at some pictures",
-    "this page explains some pictures",
-    "what can we learn from these pictures",
-)
-
-
-def sample_scenes(family: str, rng: np.random.Generator) -> tuple[Scene, ...]:
+def sample_scenes(family: str, rng: np.random.Generator) -> Scenes:
     """Two or three pictures for a document, each a stranger to the others."""
     scenes = [sample_scene(family, int(rng.integers(2**62)))]
     for _ in range(1 + int(rng.random() < 0.25)):
@@ -303,106 +307,104 @@ def sample_scenes(family: str, rng: np.random.Generator) -> tuple[Scene, ...]:
     return tuple(scenes)
 
 
-def document(scenes: tuple[Scene, ...], level: int, rng: np.random.Generator) -> Document:
-    """Write one document around these pictures."""
-    writer = (_level_0, _level_1, _level_2, _level_3)[level]
-    return Document(level, scenes, writer(scenes, rng))
+def document_set(scenes: Scenes, rng: np.random.Generator) -> tuple[Document, ...]:
+    """One document around these pictures per level, in the order of the levels."""
+    writers = (_level_0, _level_1, _level_2, _level_3)
+    return tuple(Document(level, scenes, writers[level](scenes, rng)) for level in LEVELS)
 
 
-def document_set(scenes: tuple[Scene, ...], rng: np.random.Generator) -> tuple[Document, ...]:
-    """One document per level, in the order of the levels."""
-    return tuple(document(scenes, level, rng) for level in LEVELS)
-
-
-def _lesson(scene: Scene, rng: np.random.Generator, *, right: bool) -> list[Piece]:
+def _general_knowledge(scene: Scene, rng: np.random.Generator, *, right: bool) -> Words:
     """A sentence of general knowledge about a shape in the picture, true or false."""
-    shapes = tuple(thing.shape for thing in scene.things if thing.shape != SIGN)
+    shapes = [thing.shape for thing in scene.things if thing.shape != SIGN]
     shape = pick_one(rng, shapes) if shapes else "square"
-    said = CORNERS[shape]
+    corners = CORNERS[shape]
     if not right:
-        said = pick_one(
-            rng, tuple(n for n in ("no", "three", "four", "five", "twelve") if n != said)
-        )
+        corners = pick_one(rng, [number for number in (0, 3, 4, 5, 12) if number != corners])
     article = "every" if rng.random() < 0.5 else "a"
-    return sentence(plain(f"{article} {shape} has {said} corners"))
+    return sentence(words(f"{article} {shape} has {NUMBERS[corners]} corners"))
 
 
-def _opening(rng: np.random.Generator) -> list[list[Piece]]:
-    return [sentence(plain(pick_one(rng, _OPENINGS)))] if rng.random() < 0.3 else []
-
-
-def _in_turn(
-    opening: list[list[Piece]], paragraphs: list[list[Piece]], scenes: tuple[Scene, ...]
+def _lay_out(
+    paragraphs: list[Words],
+    scenes: Scenes,
+    rng: np.random.Generator,
+    misspelt: tuple[int, int] | None = None,
 ) -> tuple[Part, ...]:
-    """The opening, then each picture followed by its paragraph, checked against it."""
-    parts: list[Part] = [mark(pieces, None) for pieces in opening]
-    for index, pieces in enumerate(paragraphs):
-        parts += [index, mark(pieces, scenes[index])]
+    """Perhaps an opening, then each picture and its paragraph, words misspelt from .. below .."""
+    parts: list[Part] = []
+    if rng.random() < 0.3:
+        parts.append(mark(sentence(words(pick_one(rng, _OPENINGS))), None))
+    if misspelt is not None:
+        paragraphs = _misspell_some(paragraphs, int(rng.integers(*misspelt)), rng)
+    for index, paragraph in enumerate(paragraphs):
+        parts += [index, mark(paragraph, scenes[index])]
     return tuple(parts)
 
 
-def _level_3(scenes: tuple[Scene, ...], rng: np.random.Generator) -> tuple[Part, ...]:
-    paragraphs = [tell(scene, rng) + _lesson(scene, rng, right=True) for scene in scenes]
-    return _in_turn(_opening(rng), paragraphs, scenes)
+def _explain(scene: Scene, rng: np.random.Generator, *, sound: bool = False) -> Words:
+    """A description, then general knowledge: true if it is to be `sound`, else half of the time."""
+    text = describe(scene, rng)
+    return text + _general_knowledge(scene, rng, right=sound or rng.random() < 0.5)
 
 
-def _level_2(scenes: tuple[Scene, ...], rng: np.random.Generator) -> tuple[Part, ...]:
-    """Several factual errors: one in each picture and more in one of them, or a false lesson."""
+def _level_3(scenes: Scenes, rng: np.random.Generator) -> tuple[Part, ...]:
+    return _lay_out([_explain(scene, rng, sound=True) for scene in scenes], scenes, rng)
+
+
+def _level_2(scenes: Scenes, rng: np.random.Generator) -> tuple[Part, ...]:
+    """Several factual errors: one in each picture and more in one of them, or false knowledge."""
     worst = int(rng.integers(len(scenes)))
-    paragraphs = []
-    for index, scene in enumerate(scenes):
-        told = (change_several if index == worst else change_one)(scene, rng)
-        paragraphs.append(tell(told, rng) + _lesson(told, rng, right=rng.random() < 0.5))
-    return _in_turn(_opening(rng), _slips(paragraphs, int(rng.integers(3)), rng), scenes)
+    changes = [change_several if index == worst else change_one for index in range(len(scenes))]
+    paragraphs = [
+        _explain(change(scene, rng), rng) for change, scene in zip(changes, scenes, strict=True)
+    ]
+    return _lay_out(paragraphs, scenes, rng, misspelt=(0, 3))
 
 
-def _level_1(scenes: tuple[Scene, ...], rng: np.random.Generator) -> tuple[Part, ...]:
+def _level_1(scenes: Scenes, rng: np.random.Generator) -> tuple[Part, ...]:
     """Each paragraph is written for the next picture, fully or with hardly a word about it."""
     thin = rng.random() < 0.6
     paragraphs = []
-    for index in range(len(scenes)):
-        other = scenes[(index + 1) % len(scenes)]
+    for other in (*scenes[1:], scenes[0]):
         if thin:
-            one = other.things[int(rng.integers(len(other.things)))]
-            paragraphs.append(sentence(plain(pick_one(rng, _VAGUE))) + sentence(clause(one, rng)))
+            one = pick_one(rng, other.things)
+            vague = sentence(words(pick_one(rng, _VAGUE)))
+            paragraphs.append(vague + sentence(clause(one, rng)))
         else:
-            paragraphs.append(tell(other, rng) + _lesson(other, rng, right=rng.random() < 0.5))
-    return _in_turn(_opening(rng), _slips(paragraphs, int(rng.integers(2, 5)), rng), scenes)
+            paragraphs.append(_explain(other, rng))
+    return _lay_out(paragraphs, scenes, rng, misspelt=(2, 5))
 
 
-def _level_0(scenes: tuple[Scene, ...], rng: np.random.Generator) -> tuple[Part, ...]:
-    """Spoilt paragraphs about pictures that are not here; the pictures stand anywhere."""
-    paragraphs = [tell(stranger_to(scenes, rng), rng) for _ in scenes]
-    words = sum(len(_spoilable(pieces)) for pieces in paragraphs)
-    paragraphs = _slips(paragraphs, round(words * rng.uniform(0.4, 0.6)), rng)
-    slots: list[int | list[Piece]] = [*range(len(scenes)), *paragraphs]
-    order = [slots[int(i)] for i in rng.permutation(len(slots))]
+def _level_0(scenes: Scenes, rng: np.random.Generator) -> tuple[Part, ...]:
+    """Misspelt paragraphs about pictures that are not here; the pictures stand anywhere."""
+    paragraphs = [describe(stranger_to(scenes, rng), rng) for _ in scenes]
+    total = sum(len(_long_words(paragraph)) for paragraph in paragraphs)
+    paragraphs = _misspell_some(paragraphs, round(total * rng.uniform(0.4, 0.6)), rng)
+    slots: list[int | Words] = [*range(len(scenes)), *paragraphs]
     parts: list[Part] = []
-    seen: Scene | None = None
-    for slot in order:
+    above: Scene | None = None
+    for index in rng.permutation(len(slots)):
+        slot = slots[int(index)]
         if isinstance(slot, int):
-            seen = scenes[slot]
+            above = scenes[slot]
             parts.append(slot)
         else:
-            parts.append(mark(slot, seen))
+            parts.append(mark(slot, above))
     return tuple(parts)
 
 
-def _spoilable(pieces: list[Piece]) -> list[int]:
-    """Words long enough that a slip makes them no other word."""
-    return [i for i, piece in enumerate(pieces) if len(piece.text) > 3 and piece.text.isalpha()]
+def _long_words(text: Words) -> list[int]:
+    """Words long enough that a misspelling makes them no other word."""
+    return [i for i, word in enumerate(text) if len(word.text) > 3 and word.text.isalpha()]
 
 
-def _slips(
-    paragraphs: list[list[Piece]], count: int, rng: np.random.Generator
-) -> list[list[Piece]]:
-    """Misspell this many words, anywhere."""
-    places = [(i, j) for i, pieces in enumerate(paragraphs) for j in _spoilable(pieces)]
-    spoilt = [list(pieces) for pieces in paragraphs]
+def _misspell_some(paragraphs: list[Words], count: int, rng: np.random.Generator) -> list[Words]:
+    """Misspell this many words, anywhere; those state nothing any more."""
+    places = [(i, j) for i, paragraph in enumerate(paragraphs) for j in _long_words(paragraph)]
+    spoilt = [list(paragraph) for paragraph in paragraphs]
     for choice in rng.permutation(len(places))[:count]:
         i, j = places[int(choice)]
-        piece = spoilt[i][j]
-        spoilt[i][j] = replace(piece, text=_misspell(piece.text, rng), loose=True)
+        spoilt[i][j] = Word(_misspell(spoilt[i][j].text, rng))
     return spoilt
 
 

@@ -196,7 +196,7 @@ def write_rater_start(folder: Path, recipe: RaterRecipe) -> None:
             "tokenizer_model_max_length": carried.language_config["max_position_embeddings"],
         }
         _write_configs(place, config, [_END, _END_OF_TEXT])
-        like = OneVision(place, config, {}, {}, carried.tower_with_unused_layer)
+        like = OneVision(place, config, {}, carried.tower_with_unused_layer)
         model = LlavaOnevisionForConditionalGeneration(mmssr_model.stock_config(like))
         _fill(model, carried)
         torch.nn.init.zeros_(model.model.image_newline)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.load import find_enhancer, find_rater
+from mmsieve.methods.load import find_model
 
 # Recipes of classifiers: what to start from, and what each stage of a training sees, for how
 # long
@@ -293,7 +293,7 @@ def find_start(goal: str, recipe: BaseRecipe, start_from: Path | str | None) -> 
     name = start_from if start_from is not None else start if isinstance(start, str) else None
     if name is None or goal in ("projector", "classifier"):
         return None if name is None else Path(name)
-    return find_rater(str(name)) if goal == "rater" else find_enhancer(str(name))
+    return find_model(str(name), "rate" if goal == "rater" else "enhance")
 
 
 def check_start(recipe: BaseRecipe) -> None:

@@ -10,16 +10,14 @@ from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
 from mmsieve.selection.choosing import (
     Held,
-    check_subset,
     choose,
     decide,
     held,
     printed,
-    write_subset,
 )
 from mmsieve.selection.options import SelectOptions
-from mmsieve.selection.pool import Rated, RatingTable
-from mmsieve.selection.results import ResultFolder, is_result_folder
+from mmsieve.selection.pool import RatedSamples, RatingTable
+from mmsieve.selection.results import ResultFolder, check_subset, is_result_folder, write_subset
 from mmsieve.tables import open_tables
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
@@ -89,7 +87,7 @@ def select(
                 notes.append("dry run: nothing was written")
             else:
                 if subset is not None and data is not None:
-                    notes += write_subset(rated, chosen, data, subset)
+                    notes += write_subset(rated, chosen.chosen, data, subset)
                 decided.write(Path(out))
     except OSError as error:
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
@@ -108,7 +106,7 @@ def select(
     )
 
 
-def _rated(table: Path, out: Path, data: Path | None, options: SelectOptions) -> Rated:
+def _rated(table: Path, out: Path, data: Path | None, options: SelectOptions) -> RatedSamples:
     """Check the request and open what it names; rows are read later."""
     options.check()
     check_place(out, [table])

@@ -19,7 +19,7 @@ from mmsieve.generation import diversity
 from mmsieve.generation.diversity import NONE, cluster_images, draw_evenly, embed, open_features
 from mmsieve.generation.options import TeacherOptions
 from mmsieve.images import ImageLimits, decode, fit
-from mmsieve.methods.features import ImageFeatures
+from mmsieve.methods.base import ImageFeatures
 from mmsieve.methods.load import find_model
 from mmsieve.methods.unifilter.checkpoint import open_checkpoint
 from mmsieve.methods.unifilter.model import load_classifier

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import RequestError
+from mmsieve.selection.choosing import Rounds, SampleBudget
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatingTable
-from mmsieve.selection.rounds import Budget, Rounds
 from mmsieve.tables import open_tables
 from tests.helpers.select_oracle import expected
 from tests.helpers.selections import choose, ratings_of, write_ratings
@@ -190,7 +190,7 @@ def test_no_capability_and_no_group_takes_more_than_its_share(
         assert sum(budget.spent[: number + 1]) <= share * (number + 1), "no group beyond its share"
 
 
-class _Watched(Budget):
+class _Watched(SampleBudget):
     def __init__(self, total: int, usable: Any) -> None:
         super().__init__(total, usable)
         self.spent: list[int] = []

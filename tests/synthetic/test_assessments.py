@@ -1,4 +1,4 @@
-"""Rendered assessments: marks that follow from the truth, and the wording that can be read back."""
+"""Assessments of captions: scores that follow from the truth, rewrites that can be read back."""
 
 import itertools
 from collections import Counter
@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from mmsieve.synthetic.assessments import (
     OVERALL,
     assessed_pair,
+    canonical_caption,
     is_complete,
-    rewrite,
+    stated_facts,
     states_only_true_facts,
-    told_facts,
 )
 from mmsieve.synthetic.edits import change_one, change_several, stranger
 from mmsieve.synthetic.scenes import WORLDS, Fact, sample_scene
 from mmsieve.synthetic.teacher import Drawing, assessment_group
-from mmsieve.synthetic.texts import mark, tell
+from mmsieve.synthetic.texts import describe, mark
 
 SEEDS = st.integers(0, 2**40)
 FAMILIES = st.sampled_from(sorted(WORLDS))
@@ -34,48 +34,48 @@ SCALES = (
 
 
 @given(SEEDS, FAMILIES)
-def test_a_plain_telling_is_read_back_fact_by_fact(seed, family):
+def test_a_canonical_caption_is_read_back_fact_by_fact(seed, family):
     scene = sample_scene(family, seed)
-    text = rewrite(scene)
-    assert told_facts(text) == scene.facts()
-    assert told_facts(f"  {text.upper()} ") == scene.facts()
+    text = canonical_caption(scene)
+    assert stated_facts(text) == scene.facts()
+    assert stated_facts(f"  {text.upper()} ") == scene.facts()
     assert states_only_true_facts(text, scene) and is_complete(text, scene)
 
 
 @given(SEEDS, FAMILIES, st.sampled_from([change_one, change_several, stranger]))
-def test_the_plain_telling_of_a_changed_scene_is_found_out(seed, family, change):
+def test_the_canonical_caption_of_a_changed_scene_is_found_out(seed, family, change):
     scene = sample_scene(family, seed)
     other = change(scene, np.random.default_rng(seed))
-    assert not states_only_true_facts(rewrite(other), scene)
-    assert not states_only_true_facts(rewrite(scene), other)
+    assert not states_only_true_facts(canonical_caption(other), scene)
+    assert not states_only_true_facts(canonical_caption(scene), other)
 
 
 @given(SEEDS, FAMILIES, st.data())
-def test_a_text_that_is_cut_tells_less_or_is_not_read(seed, family, data):
+def test_a_text_that_is_cut_states_less_or_is_not_read(seed, family, data):
     scene = sample_scene(family, seed)
-    text = rewrite(scene)
+    text = canonical_caption(scene)
     cut = text[: data.draw(st.integers(0, len(text) - 1))]
-    told = told_facts(cut)
-    assert (told is None) == (not cut.rstrip().endswith("."))
+    stated = stated_facts(cut)
+    assert (stated is None) == (not cut.rstrip().endswith("."))
     assert not is_complete(cut, scene)
-    assert told is None or states_only_true_facts(cut, scene)
+    assert stated is None or states_only_true_facts(cut, scene)
 
 
 @given(SEEDS, st.data())
 def test_a_word_that_is_not_of_the_wording_is_not_read(seed, data):
-    words = rewrite(sample_scene("core", seed)).split()
+    words = canonical_caption(sample_scene("core", seed)).split()
     at = data.draw(st.integers(0, len(words) - 1))
     words[at] = data.draw(st.sampled_from(["pink", "ball", "", "12", "<image>"]))
-    assert told_facts(" ".join(words)) is None
+    assert stated_facts(" ".join(words)) is None
 
 
 @given(st.text())
 def test_any_text_is_read_or_not(text):
-    assert told_facts(text) is None or all(isinstance(fact, Fact) for fact in told_facts(text))
+    assert stated_facts(text) is None or all(isinstance(fact, Fact) for fact in stated_facts(text))
 
 
-def test_one_object_is_told_without_the_others():
-    assert told_facts("Left : an orange solid ring .") == {
+def test_one_object_is_read_without_the_others():
+    assert stated_facts("Left : an orange solid ring .") == {
         Fact("left", "place", "left"),
         Fact("left", "colour", "orange"),
         Fact("left", "fill", "solid"),
@@ -92,7 +92,7 @@ def test_every_picture_has_a_good_and_a_poor_caption(seed, family):
     for one in (raw, partner):
         said = one.assessment
         assert said["overall_score"] == OVERALL[one.level]
-        assert said["recaption"] == (None if one.level == 3 else rewrite(scene))
+        assert said["recaption"] == (None if one.level == 3 else canonical_caption(scene))
         assert all(1 <= said[f"{scale}_score"] <= 10 for scale in SCALES)
         assert all(said[f"{scale}_explanation"].endswith(".") for scale in SCALES)
         assert list(said) == ["recaption"] + [
@@ -123,7 +123,7 @@ def test_neither_the_wording_nor_the_phase_says_how_good_a_caption_is():
     for phase in ("raw", "partner"):
         assert 260 < counts[phase, 3] < 340
         assert all(70 < counts[phase, level] < 130 for level in range(3))
-    assert all(told_facts(group.pairs[1].text) is not None for group in groups)
+    assert all(stated_facts(group.pairs[1].text) is not None for group in groups)
 
 
 def test_a_group_follows_from_its_seed_and_index():
@@ -135,14 +135,16 @@ def test_a_group_follows_from_its_seed_and_index():
 
 
 @pytest.mark.parametrize("family", sorted(WORLDS))
-def test_a_plain_telling_is_in_the_wordings_that_captions_have(family):
-    """So that whoever was taught by captions knows it: every word pair of it occurs in them."""
+def test_a_canonical_caption_is_in_the_wordings_that_captions_have(family):
+    """So that a model trained on captions knows it: every word pair of it occurs in them."""
     known = set()
     for seed in range(1500):
         scene = sample_scene(family, seed)
-        known |= pairs(mark(tell(scene, np.random.default_rng(seed)), scene).text)
-    told = set().union(*(pairs(rewrite(sample_scene(family, seed))) for seed in range(2000, 2030)))
-    assert len(told - known) <= len(told) * 0.02
+        known |= pairs(mark(describe(scene, np.random.default_rng(seed)), scene).text)
+    used = set().union(
+        *(pairs(canonical_caption(sample_scene(family, seed))) for seed in range(2000, 2030))
+    )
+    assert len(used - known) <= len(used) * 0.02
 
 
 def pairs(text: str) -> set[tuple[str, str]]:

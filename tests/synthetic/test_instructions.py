@@ -1,4 +1,4 @@
-"""Rendered instruction samples: true of their pictures or not, as their ratings say."""
+"""Synthetic instruction samples: true of their pictures or not, as their ratings say."""
 
 import json
 import re
@@ -13,17 +13,16 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
 from mmsieve.labels import CAPABILITIES, STYLES
-from mmsieve.synthetic.edits import CORNERS, falsify, truths
+from mmsieve.synthetic.edits import entailed_facts, falsify
 from mmsieve.synthetic.instructions import (
     FAMILIES,
     NEEDS_PICTURE,
-    RATINGS,
     WRONG_CAP,
     WRONG_SHARE,
     InstructionSample,
     instruction,
 )
-from mmsieve.synthetic.scenes import PLACES, Scene, sample_scene
+from mmsieve.synthetic.scenes import CORNERS, PLACES, Scene, sample_scene
 from mmsieve.synthetic.teacher import Drawing
 from mmsieve.synthetic.texts import NUMBERS
 
@@ -79,8 +78,8 @@ def test_every_wrong_sample_has_words_that_its_pictures_deny(family):
         assert any(turn.answer.wrong or turn.question.wrong for turn in turns), _text(sample)
 
 
-def test_every_task_style_and_capability_is_taught(core):
-    assert {turn.task for s in core for turn in s.turns} == set(FAMILIES["core"])
+def test_every_template_style_and_capability_is_taught(core):
+    assert {turn.template for s in core for turn in s.turns} == set(FAMILIES["core"])
     counts = Counter(style for s in core for style in s.styles)
     assert set(counts) == set(STYLES)
     assert min(counts.values()) > 0.04 * MANY
@@ -93,7 +92,7 @@ def test_ratings_follow_from_the_turns(core):
     for sample in core:
         if sample.wrong:
             continue
-        profiles = [RATINGS[FAMILIES["core"][turn.task].profile] for turn in sample.turns]
+        profiles = [FAMILIES["core"][turn.template].ratings for turn in sample.turns]
         whole = any(turn.answer.text.endswith(".") for turn in sample.turns)
         for name, rating in sample.ratings.items():
             best = max(profile[name] for profile in profiles)
@@ -101,7 +100,7 @@ def test_ratings_follow_from_the_turns(core):
 
 
 def test_what_needs_the_picture_cannot_be_rated_well_without_it(core):
-    """Even who knew the profile of every text would be exact on 70% at most."""
+    """Even with the ratings of every template known, 70% at most are exact without it."""
     assert set(NEEDS_PICTURE) >= {"spatial", "attribute", "logical", "scene", "finegrained"}
     unseen = [instruction(11, index, wrong_share=0) for index in range(MANY)]
     for name in NEEDS_PICTURE:
@@ -159,16 +158,18 @@ def _sign(scene: Scene, question: str, answer: str) -> bool | None:
 
 
 READERS = {"colour": _colour, "place": _place, "corners": _corners, "count": _count, "sign": _sign}
-"""Tasks whose answers are read here from the picture and the text alone."""
+"""Templates whose answers are read here from the picture and the text alone."""
 
 
-@pytest.mark.parametrize("task", sorted(READERS))
-def test_another_reader_agrees_on_which_answers_are_wrong(task, core):
+@pytest.mark.parametrize("template", sorted(READERS))
+def test_another_reader_agrees_on_which_answers_are_wrong(template, core):
     seen = Counter()
     for sample in core:
         for number, turn in enumerate(sample.turns):
-            if turn.task == task:
-                right = bool(READERS[task](sample.scenes[0], turn.question.text, turn.answer.text))
+            if turn.template == template:
+                right = bool(
+                    READERS[template](sample.scenes[0], turn.question.text, turn.answer.text)
+                )
                 assert right == (number not in sample.wrong), _text(sample)
                 seen[right] += 1
     assert min(seen[True], seen[False]) > 20
@@ -194,15 +195,16 @@ def test_what_moved_can_be_seen_in_the_second_picture():
 
 
 @given(INDICES, FAMILY_NAMES)
-def test_any_true_claim_can_be_made_false(seed, family):
+def test_any_true_statement_can_be_made_false(seed, family):
     scene = sample_scene(family, seed)
     rng = np.random.default_rng(seed)
-    known = sorted(truths(scene))
-    claims = [
-        k for k in known if k.attribute not in ("size",) and not k.attribute.startswith("not ")
+    statements = [
+        fact
+        for fact in sorted(entailed_facts(scene))
+        if fact.attribute != "size" and not fact.attribute.startswith("not ")
     ]
-    claim = claims[int(rng.integers(len(claims)))]
-    assert claim not in truths(falsify(scene, claim, rng))
+    statement = statements[int(rng.integers(len(statements)))]
+    assert statement not in entailed_facts(falsify(scene, statement, rng))
 
 
 @given(INDICES)

@@ -12,32 +12,27 @@ by mmsieve are given the keys of their answers.
 A composition: the enhancer's rows, then the classifier's for the two texts of each rewritten pair.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from cyclopts import Parameter
 
-from mmsieve.devices import Dtype, share_cores
+from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import (
     Annotator,
     Preparer,
     QualityAnnotator,
-    Row,
     Runner,
     RunnerOptions,
 )
-from mmsieve.errors import SampleError
+from mmsieve.methods.aitqe.answers import RowMaker
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqePreparer
-from mmsieve.methods.aitqe.rows import Refused, RowMaker
-from mmsieve.methods.base import Window
 from mmsieve.methods.files import hash_files
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.annotator import ScoringOptions, image_fingerprint
 from mmsieve.options import Options, Positive, ZeroToOne, number
-from mmsieve.sample import Image, Part, Sample, Text
 
 # AITQE (arXiv 2410.16166): judge a caption pair, and rewrite the caption where it is poor
 
@@ -88,19 +83,14 @@ class Aitqe:
     kind: Literal["assessment"] = "assessment"
 
     def __init__(
-        self,
-        checkpoint: EnhancerCheckpoint,
-        enhancing: EnhanceOptions,
-        options: ScoringOptions,
-        device: str,
-        dtype: Dtype,
+        self, checkpoint: EnhancerCheckpoint, enhancing: EnhanceOptions, options: ScoringOptions
     ) -> None:
-        """`device` and `dtype` are those of the options, resolved."""
+        """Raises RequestError for a device that isn't there."""
         self.checkpoint = checkpoint
         self.enhancing = enhancing
         self.options = options
-        self.device = device
-        self.dtype = dtype
+        self.device = resolve_device(options.device)
+        self.dtype = resolve_dtype(options.dtype, self.device)
         self.schema = enhancing.rows.schema
         self._settings = _settings(options, checkpoint.own or {})
         self.fingerprint = self._fingerprint()
@@ -130,9 +120,7 @@ class Aitqe:
             tokenizer=load_tokenizer(self.checkpoint.folder),
             image=self.checkpoint.tower.image,
             image_tokens=self.checkpoint.image_tokens,
-            orient=self.options.apply_orientation,
-            fast=self.options.fast_images,
-            limits=self.options.image_limits,
+            **self.options.of_images,
             keep_sample=self.enhancing.accept_if_better is not None,
             **self._settings,
         )
@@ -162,15 +150,8 @@ def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# `--accept-if-better`: a quality classifier compares caption and rewrite, and the better stays
-
 COLUMNS = pa.schema([("caption_quality", pa.float32()), ("recaption_quality", pa.float32())])
 """What the classifier says of the two texts; null where no rewrite was to be used."""
-
-Result: TypeAlias = tuple[int, Row | SampleError]
-
-_WINDOW = Window(items=4096, tokens=4096, nbytes=192 * 2**20)
-"""Samples whose rewrites are judged together, and what they may weigh."""
 
 
 class Judged:
@@ -192,66 +173,7 @@ class Judged:
 
     def runner(self, options: RunnerOptions) -> Runner:
         """Both device halves."""
+        from mmsieve.methods.aitqe.runner import JudgedRunner
+
         judge = self._judge.runner(options)
         return JudgedRunner(self._enhancer.runner(options), self._judge.preparer(), judge)
-
-
-class JudgedRunner:
-    """Rows of an enhancer, their rewrites taken back where a classifier likes them no better."""
-
-    def __init__(self, enhancer: Runner, preparer: Preparer, judge: Runner) -> None:
-        self._enhancer, self._preparer, self._judge = enhancer, preparer, judge
-        self.notes = enhancer.notes | {f"judge {k}": v for k, v in judge.notes.items()}
-
-    def run(self, items: Iterable[tuple[int, Any]]) -> Iterator[Result]:
-        """Rows for a stream of (index, item), in any order."""
-        for window in _WINDOW.split(items, _size):
-            rows = dict(self._enhancer.run(window))
-            samples = {index: item.sample for index, item in window}
-            rewritten = [
-                (index, row)
-                for index, row in rows.items()
-                if not isinstance(row, SampleError) and row["rewritten"]
-            ]
-            texts = [
-                (index, side, row[used])
-                for index, row in rewritten
-                for side, used in (("caption", "caption"), ("recaption", "final_caption"))
-            ]
-            scores = self._score([_retold(samples[index], text) for index, _, text in texts])
-            for (index, side, _), score in zip(texts, scores, strict=True):
-                rows[index][f"{side}_quality"] = score  # type: ignore[index]
-            for _, row in rewritten:
-                _decide(row)
-            yield from rows.items()
-
-    def _score(self, samples: list[Sample]) -> list[float | None]:
-        """Scores in order; None where a text has none."""
-        ready: list[tuple[int, Any]] = []
-        for place, sample in enumerate(samples):
-            try:
-                ready.append((place, self._preparer.prepare(sample)))
-            except SampleError:
-                continue
-        scores: list[float | None] = [None] * len(samples)
-        for place, row in self._judge.run(ready):
-            scores[place] = None if isinstance(row, SampleError) else row["quality_score"]
-        return scores
-
-
-def _decide(row: Row) -> None:
-    """Take a rewrite back unless it is better: than a caption without a score, any with one is."""
-    before, after = row["caption_quality"], row["recaption_quality"]
-    if after is None or (before is not None and after <= before):
-        refused = str(Refused.NOT_BETTER)
-        row.update(final_caption=row["caption"], rewritten=False, rewrite_refused=refused)
-
-
-def _retold(sample: Sample, text: str) -> Sample:
-    parts: tuple[Part, ...] = tuple(part for part in sample.parts if isinstance(part, Image))
-    return replace(sample, parts=(*parts, Text(text)))
-
-
-def _size(indexed: tuple[int, Any]) -> tuple[int, int]:
-    item = indexed[1]
-    return 1, item.nbytes + sum(len(image.data) for image in item.sample.images)

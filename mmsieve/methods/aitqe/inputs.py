@@ -8,18 +8,14 @@ inference both build their inputs here.
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.images import ImageFit, ImageLimits, ImageSpec, decode, fit
-from mmsieve.methods.aitqe.answers import Assessment, answer_pieces
-from mmsieve.methods.aitqe.rows import kept
-from mmsieve.methods.tokenizer import TokenizerSpec
-from mmsieve.sample import Sample, Text
+from mmsieve.methods.aitqe.answers import Assessment, answer_pieces, kept
+from mmsieve.methods.base import TextImagePreparer, caption_image, caption_text
+from mmsieve.sample import Sample
 
 BEFORE = "Evaluate the caption: "
 AFTER = (
@@ -33,7 +29,7 @@ _AFTER_IMAGE = re.compile(r"(?<=<img_end>)(?!\n) *")
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class AitqeItem:
     """The inputs of one sample: the image, then the ids."""
 
     ids: npt.NDArray[np.int32]
@@ -58,43 +54,24 @@ def question(caption: str, plain: bool) -> str:
     return text if plain else _AFTER_IMAGE.sub("\n", text)
 
 
-@dataclass(frozen=True)
-class AitqePreparer:
+@dataclass(frozen=True, kw_only=True)
+class AitqePreparer(TextImagePreparer):
     """The CPU half: the image to pixels, prompt and caption to ids."""
 
-    tokenizer: TokenizerSpec
-    image: ImageSpec
     image_tokens: int
-    fit: ImageFit | None
     caption_tokens: int
-    plain_text: bool
-    orient: bool
-    fast: bool
-    limits: ImageLimits
     keep_sample: bool = False
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_backend"}
-
-    @cached_property
-    def _backend(self) -> Any:
-        return self.tokenizer.build(self.plain_text)
-
-    def prepare(self, sample: Sample) -> Item:
+    def prepare(self, sample: Sample) -> AitqeItem:
         """The inputs of a caption pair; raises SampleError where it can't be judged."""
         caption = read_caption(sample)
         try:
-            pixels = decode(sample.images[0].data, self.limits, 0, self.orient, self.fast)
-            image = fit(pixels, self.image, self.fit, self.fast)
+            image = self.pixels(sample.images[0])
         except SampleError as error:
             raise error.knowing(kept(caption)) from error
         ids, truncated = self.encode(caption)
         whole = sample if self.keep_sample else None
-        return Item(np.array(ids, np.int32), image, caption, truncated, whole)
-
-    def cost(self, item: Item) -> int:
-        """Tokens of the prompt, those of the image included."""
-        return self.image_tokens + len(item.ids)
+        return AitqeItem(np.array(ids, np.int32), image, caption, truncated, whole)
 
     def encode(self, caption: str) -> tuple[list[int], bool]:
         """Ids of the prompt behind the image, and whether the caption had to be cut."""
@@ -117,12 +94,11 @@ class AitqePreparer:
 
 def read_caption(sample: Sample) -> str:
     """The caption of a pair as it is; raises SampleError where the sample isn't one."""
-    texts = [part.text for part in sample.parts if isinstance(part, Text)]
     if sample.kind != "caption":
         raise SampleError(Status.TEXT_MISSING, f"{sample.kind}: only caption pairs are enhanced")
-    if not texts:
-        raise SampleError(Status.TEXT_MISSING, "an image without a caption")
-    caption = "\n".join(texts)
-    if not sample.images:
-        raise SampleError(Status.IMAGE_MISSING, "a caption without an image", kept(caption))
+    caption = caption_text(sample)
+    try:
+        caption_image(sample)
+    except SampleError as error:
+        raise error.knowing(kept(caption)) from error
     return caption

@@ -11,14 +11,10 @@ does.
 """
 
 import json
-import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, LlavaConfig, LlavaForConditionalGeneration
 
@@ -26,10 +22,9 @@ from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
 from mmsieve.methods.aitqe.checkpoint import TOWER, EnhancerCheckpoint
-from mmsieve.methods.base import build_model
-from mmsieve.methods.tokenizer import FILES, load_tokenizer
-
-# AITQE as transformers' stock Llava: from and to the published layout, and to the stock one
+from mmsieve.methods.base import build_model, encode_patches, rename
+from mmsieve.methods.files import read_tensors
+from mmsieve.methods.tokenizer import load_tokenizer
 
 _NAMES = {
     "model.model.": "model.language_model.",
@@ -39,6 +34,8 @@ _NAMES = {
 }
 """Prefixes of the published tensors -> those of the stock class; the tower's are apart."""
 
+_SELECT_LAYER = -2
+"""The tower's hidden state that is used: the last layer's input."""
 _BIAS = "model.multi_modal_projector.linear_2.bias"
 _UNUSED = "image_newline"
 """Published, and used by nobody."""
@@ -55,7 +52,7 @@ def stock_config(checkpoint: EnhancerCheckpoint) -> LlavaConfig:
         image_token_index=text.vocab_size,
         image_seq_length=checkpoint.image_tokens,
         projector_hidden_act="gelu",
-        vision_feature_layer=-2,
+        vision_feature_layer=_SELECT_LAYER,
         vision_feature_select_strategy="full",
         tie_word_embeddings=text.tie_word_embeddings,
     )
@@ -71,15 +68,17 @@ def load_enhancer(
     """
     config = stock_config(checkpoint)
     tower = _tower_prefix(config.vision_config)
-    state: dict[str, Tensor] = {
-        _BIAS: torch.zeros(config.text_config.hidden_size, dtype=getattr(torch, dtype))
+    places = {
+        rename(name, _prefixes(tower)) or name: (file, name)  # named where it doesn't fit
+        for name, file in checkpoint.tensors.items()
+        if name != _UNUSED
     }
-    for file in sorted(set(checkpoint.tensors.values())):
-        with safe_open(file, "pt") as opened:
-            names = [name for name in opened.keys() if name != _UNUSED]  # noqa: SIM118
-            state |= {_stock_name(name, tower): opened.get_tensor(name) for name in names}
+    state = read_tensors(places)
+    state[_BIAS] = torch.zeros(config.text_config.hidden_size, dtype=getattr(torch, dtype))
     folder = checkpoint.folder
-    model, unused = build_model(LlavaForConditionalGeneration, config, state, dtype, folder)
+    model, unused = build_model(
+        LlavaForConditionalGeneration, dtype, folder, config=config, state_dict=state
+    )
     if unused:
         raise RequestError(f"{folder}: weights and config do not fit: {min(unused)}")
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
@@ -91,12 +90,7 @@ def encode_images(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tenso
 
     What the stock class computes, without the tower's last layer, which isn't looked at.
     """
-    tower: Any = model.model.vision_tower
-    tower = getattr(tower, "vision_model", tower)  # nested in some versions
-    hidden = tower.embeddings(pixels)
-    for layer in tower.encoder.layers[:-1]:
-        out = layer(hidden, attention_mask=None)
-        hidden = out[0] if isinstance(out, tuple) else out
+    hidden = encode_patches(model.model.vision_tower, pixels, _SELECT_LAYER)
     embeddings: Tensor = model.model.multi_modal_projector(hidden)
     return embeddings
 
@@ -116,43 +110,22 @@ def save_enhancer(
     """
     if model.get_parameter(_BIAS).any():
         raise ValueError(f"{_BIAS} must stay zero: the published layout has none")
-    folder.mkdir(parents=True, exist_ok=True)
     tower = _tower_prefix(model.config.vision_config)
     tied = model.config.tie_word_embeddings
+    published = [(ours, theirs) for theirs, ours in _prefixes(tower)]
     state = {
-        _published_name(name, tower): tensor
+        rename(name, published) or name: tensor
         for name, tensor in model.state_dict().items()
         if name != _BIAS and not (tied and name == "lm_head.weight")
     }
     state[_UNUSED] = torch.zeros(model.config.text_config.hidden_size, dtype=model.dtype)
-    save_torch_state_dict(state, folder)
-    config = dict(like.config)
-    config["torch_dtype"] = str(model.dtype).removeprefix("torch.")
-    if own is not None:
-        config["mmsieve"] = own | {
-            "vision_config": like.tower.config,
-            "image": asdict(like.tower.image),
-        }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in (*FILES, "generation_config.json"):
-        if (like.folder / name).is_file():
-            shutil.copyfile(like.folder / name, folder / name)
+    config = like.config | {"torch_dtype": str(model.dtype).removeprefix("torch.")}
+    like.write(folder, state, config, own)
 
 
-def _stock_name(name: str, tower: str) -> str:
-    if name.startswith(TOWER):
-        return tower + name.removeprefix(TOWER)
-    for theirs, ours in _NAMES.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name  # named where it doesn't fit
-
-
-def _published_name(name: str, tower: str) -> str:
-    if name.startswith(tower):
-        return TOWER + name.removeprefix(tower)
-    theirs, ours = next(pair for pair in _NAMES.items() if name.startswith(pair[1]))
-    return theirs + name.removeprefix(ours)
+def _prefixes(tower: str) -> list[tuple[str, str]]:
+    """Of the published tensors and of the stock class's."""
+    return [(TOWER, tower), *_NAMES.items()]
 
 
 def _tower_prefix(vision_config: Any) -> str:

@@ -7,34 +7,35 @@ read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from math import ceil
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mmsieve.devices import Dtype
-from mmsieve.engine.annotator import Row, RunnerOptions
-from mmsieve.errors import SampleError, ShardError
+from mmsieve.engine.annotator import Preparer, Row, Runner, RunnerOptions
+from mmsieve.errors import SampleError
 from mmsieve.methods.aitqe.answers import (
     HIGHEST,
     KEYS,
     LOWEST,
     MARKER,
     RECAPTION,
+    Answer,
+    Refused,
+    RowMaker,
     fixed_pieces,
     is_score,
 )
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
-from mmsieve.methods.aitqe.inputs import Item
+from mmsieve.methods.aitqe.inputs import AitqeItem
 from mmsieve.methods.aitqe.model import encode_images, load_enhancer
-from mmsieve.methods.aitqe.rows import Answer, RowMaker
-from mmsieve.methods.base import Window, batches, is_out_of_memory, open_device
+from mmsieve.methods.base import BatchRunner, ImageEncoder, Result, Window
 from mmsieve.methods.cpu import speed_up
 from mmsieve.methods.decoding import Decoding, LanguageModel, Options, decode_greedily
 from mmsieve.methods.tokenizer import TokenizerSpec
+from mmsieve.sample import Image, Part, Sample, Text
 
 # AITQE's answer as a form to fill in: keys are given, a model chooses only the values
 
@@ -156,16 +157,6 @@ def _scan(text: str, escaped: bool) -> bool | None:
 
 # AITQE's device half: items -> prompts -> answers -> rows
 
-Indexed: TypeAlias = tuple[int, Item]
-Result: TypeAlias = tuple[int, Row | SampleError]
-
-_BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
-"""Prompts of a batch; their answers come on top."""
-_IMAGE_ROWS = {"cpu": 1600, "cuda": 147456}
-"""Patches encoded at a time."""
-_WINDOW = 8
-"""Batches that are sorted together."""
-_WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 _LOOK_BACK = 2 * len(MARKER)
 """Ids at the end of an answer that may hold its marker."""
 
@@ -181,8 +172,11 @@ class Asking:
     """Whether keys are given, as only a checkpoint that has learnt answers in pieces knows them."""
 
 
-class AitqeRunner:
-    """Judges a stream of items in batches of like length; out of memory halves the batch."""
+class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
+    """Judges a stream of items in batches of like length; their answers' tokens come on top."""
+
+    batch_tokens: ClassVar = {"cpu": 8192, "cuda": 65536}
+    batches_sorted = 8
 
     def __init__(
         self,
@@ -193,100 +187,51 @@ class AitqeRunner:
         rows: RowMaker,
         options: RunnerOptions,
     ) -> None:
-        self._device = open_device(options.device)
-        kind = self._device.type
-        self._spec = checkpoint.tower.image
+        super().__init__(options)
         self._image_tokens = checkpoint.image_tokens
-        self._budget = options.batch_tokens or _BATCH_TOKENS[kind]
-        self._images_at_once = max(1, _IMAGE_ROWS[kind] // checkpoint.tower.patches)
-        self._model = load_enhancer(checkpoint, dtype).requires_grad_(False).to(self._device)
-        kernels = f"torch {torch.__version__}"
-        if kind == "cpu":
-            kernels = speed_up(self._model, self._model.dtype)
+        self._model = load_enhancer(checkpoint, dtype).to(self._device)
+        kernels = speed_up(self._model, self._model.dtype)
         self._language = LanguageModel(self._model)
+        self._encode = ImageEncoder(
+            checkpoint.tower,
+            self._device,
+            self._model.dtype,
+            lambda pixels: encode_images(self._model, pixels),
+        )
+        self.encoders = (self._encode,)
         self._backend = tokenizer.build(plain=False)
         self._asking, self._rows = asking, rows
         ends = checkpoint.end_ids | ({tokenizer.eos} if tokenizer.eos is not None else set())
         keys = KEYS if asking.explain else KEYS[:2]
         self._form = Form(self._backend, keys, asking.max_new_tokens) if asking.forced else None
         self._rules = self._decoding(frozenset(ends))
-        self._mean = torch.tensor(self._spec.mean, device=self._device).view(1, 3, 1, 1)
-        self._std = torch.tensor(self._spec.std, device=self._device).view(1, 3, 1, 1)
-        self.notes = {
-            "device": options.device,
-            "kernels": kernels,
-            "tower": checkpoint.tower.note,
-        }
+        self.notes = {"device": options.device, "kernels": kernels, "tower": checkpoint.tower.note}
 
-    def run(self, items: Iterable[Indexed]) -> Iterator[Result]:
-        """Rows for a stream of (index, item), window by window, longest first in each."""
-        window = Window(4096, _WINDOW * self._budget, _WINDOW_BYTES[self._device.type])
-        for run in window.split(items, self._size):
-            costs = [self._size(indexed)[0] for indexed in run]
-            for batch in batches(costs, self._budget):
-                yield from self._batch([run[index] for index in batch])
-
-    def _size(self, indexed: Indexed) -> tuple[int, int]:
-        item = indexed[1]
-        return self._image_tokens + len(item.ids), item.nbytes
-
-    def _batch(self, batch: list[Indexed]) -> Iterator[Result]:
-        """A batch's rows, in as many pieces as the memory asks for."""
-        pending = [batch]
-        while pending:
-            piece = pending.pop()
-            try:
-                answers = self._answer([item for _, item in piece])
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                pending += self._split(piece)
-                continue
-            for (index, item), ids in zip(piece, answers, strict=True):
-                yield index, self._row(item, ids)
-
-    def _split(self, piece: list[Indexed]) -> list[list[Indexed]]:
-        """What to try instead of a batch that did not fit: its halves, or fewer images at once."""
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        if len(piece) > 1:
-            half = len(piece) // 2
-            longest = max(self._size(indexed)[0] for indexed in piece)
-            self._budget = max(1, min(self._budget, half * longest))
-            self._images_at_once = max(1, min(self._images_at_once, half))
-            return [piece[half:], piece[:half]]
-        raise ShardError(
-            f"a caption of {len(piece[0][1].ids)} tokens does not fit into the memory of "
-            f"{self._device}: use --dtype bfloat16, --max-text-tokens or a device with more memory"
-        )
-
-    def _row(self, item: Item, ids: list[int]) -> Row | SampleError:
-        return self._rows.make(
-            Answer(
-                caption=item.caption,
-                text=self._backend.decode(ids).strip(),
-                truncated=item.truncated,
-                rewrite_cut=self._form is not None and self._form.is_cut(ids),
-            )
-        )
+    def tokens(self, item: AitqeItem) -> int:
+        """Tokens of the prompt, those of the image included."""
+        return self._image_tokens + len(item.ids)
 
     @torch.inference_mode()
-    def _answer(self, items: list[Item]) -> list[list[int]]:
+    def compute(self, items: list[AitqeItem]) -> list[list[int]]:
         """The generated ids of each item."""
         images = self._encode(np.stack([item.image for item in items]))
         texts = [self._language.embed(item.ids.tolist()) for item in items]
         prompts = [torch.cat(pair) for pair in zip(images, texts, strict=True)]
         return decode_greedily(self._language, prompts, self._rules)
 
-    def _encode(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Sequence[Tensor]:
-        """[images, size, size, 3] -> [tokens, hidden] of each."""
-        pieces = ceil(len(pixels) / self._images_at_once)
-        made: list[Tensor] = []
-        for piece in np.array_split(pixels, pieces):
-            images = torch.from_numpy(piece).to(self._device).permute(0, 3, 1, 2).float()
-            normalised = (images * self._spec.scale - self._mean) / self._std
-            made += encode_images(self._model, normalised.to(self._model.dtype))
-        return made
+    def rows(
+        self, items: list[AitqeItem], computed: list[list[int]]
+    ) -> Iterator[Row | SampleError]:
+        """The row of each answer."""
+        for item, ids in zip(items, computed, strict=True):
+            yield self._rows.make(
+                Answer(
+                    caption=item.caption,
+                    text=self._backend.decode(ids).strip(),
+                    truncated=item.truncated,
+                    rewrite_cut=self._form is not None and self._form.is_cut(ids),
+                )
+            )
 
     def _decoding(self, ends: frozenset[int]) -> Decoding:
         form = self._form
@@ -306,3 +251,70 @@ class AitqeRunner:
     def _is_scored(self, ids: list[int]) -> bool:
         """Whether the marker behind the overall score is there; the last id may overhang it."""
         return MARKER in self._backend.decode(ids[-_LOOK_BACK:])
+
+
+# `--accept-if-better`: a quality classifier compares caption and rewrite, and the better stays
+
+_WINDOW = Window(items=4096, tokens=4096, nbytes=192 * 2**20)
+"""Samples whose rewrites are judged together, and what they may weigh."""
+
+
+class JudgedRunner:
+    """Rows of an enhancer, their rewrites taken back where a classifier likes them no better."""
+
+    def __init__(self, enhancer: Runner, preparer: Preparer, judge: Runner) -> None:
+        self._enhancer, self._preparer, self._judge = enhancer, preparer, judge
+        self.notes = enhancer.notes | {f"judge {k}": v for k, v in judge.notes.items()}
+
+    def run(self, items: Iterable[tuple[int, Any]]) -> Iterator[Result]:
+        """Rows for a stream of (index, item), in any order."""
+        for window in _WINDOW.split(items, _size):
+            rows = dict(self._enhancer.run(window))
+            samples = {index: item.sample for index, item in window}
+            rewritten = [
+                (index, row)
+                for index, row in rows.items()
+                if not isinstance(row, SampleError) and row["rewritten"]
+            ]
+            texts = [
+                (index, side, row[used])
+                for index, row in rewritten
+                for side, used in (("caption", "caption"), ("recaption", "final_caption"))
+            ]
+            scores = self._score([_retold(samples[index], text) for index, _, text in texts])
+            for (index, side, _), score in zip(texts, scores, strict=True):
+                rows[index][f"{side}_quality"] = score  # type: ignore[index]
+            for _, row in rewritten:
+                _decide(row)
+            yield from rows.items()
+
+    def _score(self, samples: list[Sample]) -> list[float | None]:
+        """Scores in order; None where a text has none."""
+        ready: list[tuple[int, Any]] = []
+        for place, sample in enumerate(samples):
+            try:
+                ready.append((place, self._preparer.prepare(sample)))
+            except SampleError:
+                continue
+        scores: list[float | None] = [None] * len(samples)
+        for place, row in self._judge.run(ready):
+            scores[place] = None if isinstance(row, SampleError) else row["quality_score"]
+        return scores
+
+
+def _decide(row: Row) -> None:
+    """Take a rewrite back unless it is better: than a caption without a score, any with one is."""
+    before, after = row["caption_quality"], row["recaption_quality"]
+    if after is None or (before is not None and after <= before):
+        refused = str(Refused.NOT_BETTER)
+        row.update(final_caption=row["caption"], rewritten=False, rewrite_refused=refused)
+
+
+def _retold(sample: Sample, text: str) -> Sample:
+    parts: tuple[Part, ...] = tuple(part for part in sample.parts if isinstance(part, Image))
+    return replace(sample, parts=(*parts, Text(text)))
+
+
+def _size(indexed: tuple[int, Any]) -> tuple[int, int]:
+    item = indexed[1]
+    return 1, item.nbytes + sum(len(image.data) for image in item.sample.images)

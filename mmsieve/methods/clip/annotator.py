@@ -18,7 +18,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from mmsieve.devices import Dtype, share_cores
+from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Runner, RunnerOptions
 from mmsieve.errors import RequestError
 from mmsieve.methods.clip.checkpoint import TEXT_FILES, ClipFolder, load_clip_tokenizer
@@ -49,23 +49,21 @@ class Clip:
     schema = SCHEMA
     score_is_level = False
 
-    def __init__(
-        self, clip: ClipFolder, options: ScoringOptions, device: str, dtype: Dtype
-    ) -> None:
-        """`device` and `dtype` are those of the options, resolved."""
+    def __init__(self, clip: ClipFolder, options: ScoringOptions) -> None:
+        """Raises RequestError for a device that isn't there."""
         limit = options.max_text_tokens
         if limit is not None and limit < _LEAST_TOKENS:
             raise RequestError(f"max text tokens {limit}: clip: needs at least {_LEAST_TOKENS}")
         self.clip = clip
         self.options = options
-        self.device = device
-        self.dtype = dtype
+        self.device = resolve_device(options.device)
+        self.dtype = resolve_dtype(options.dtype, self.device)
         folder = clip.folder
         self.fingerprint = {
             "method": f"{clip.tower.kind} similarity 1",
             "weights": hash_files({*clip.tensors.values(), folder / "config.json"}),
             "tokenizer": hash_files(folder / name for name in TEXT_FILES),
-            "dtype": dtype,
+            "dtype": self.dtype,
             **image_fingerprint(clip.tower.image, options, options.image_fit),
             "text_tokens": str(min(limit or clip.text_length, clip.text_length)),
             "plain_text": str(bool(options.plain_text)),
@@ -79,9 +77,7 @@ class Clip:
             image=self.clip.tower.image,
             fit=options.image_fit,
             plain_text=bool(options.plain_text),
-            orient=options.apply_orientation,
-            fast=options.fast_images,
-            limits=options.image_limits,
+            **options.of_images,
         )
 
     def runner(self, options: RunnerOptions) -> Runner:

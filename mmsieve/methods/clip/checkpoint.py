@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, normalizers
 
-from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
 from mmsieve.methods.files import read_json, tensor_files
-from mmsieve.methods.tokenizer import FILES
+from mmsieve.methods.tokenizer import FILES, open_tokenizer
 from mmsieve.methods.tower import Tower, open_tower
 
 TEXT_FILES = (*FILES, "spiece.model")
@@ -131,14 +130,14 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
         if find_spec("sentencepiece") is None or find_spec("google.protobuf") is None:
             advice = "pip install sentencepiece protobuf"
             raise RequestError(f"{clip.folder} has only {_SPIECE}, which needs more: {advice}")
-        stock = _load(clip.folder, "SiglipTokenizer")
+        stock = open_tokenizer(clip.folder, "SiglipTokenizer")
         return ClipTokenizer(None, clip.folder, length, *_padding(stock, clip.folder))
     if clip.tower.kind == "clip":
-        stock = _load(clip.folder, "CLIPTokenizer")
+        stock = open_tokenizer(clip.folder, "CLIPTokenizer")
         return ClipTokenizer(
             stock.backend_tokenizer.to_str(), clip.folder, length, int(stock.eos_token_id), False
         )
-    stock = _load(clip.folder, "PreTrainedTokenizerFast")
+    stock = open_tokenizer(clip.folder, "PreTrainedTokenizerFast")
     backend = stock.backend_tokenizer
     before = [] if backend.normalizer is None else [backend.normalizer]
     backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
@@ -146,19 +145,9 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
 
 
 def _slow_encoder(tokenizer: ClipTokenizer, plain: bool) -> Encoder:
-    stock = _load(tokenizer.folder, "SiglipTokenizer")
+    stock = open_tokenizer(tokenizer.folder, "SiglipTokenizer")
     stock.split_special_tokens = plain
     return _SlowEncoder(stock, tokenizer.length)
-
-
-def _load(folder: Path, stock: str) -> Any:
-    import transformers
-
-    try:
-        with quiet():
-            return getattr(transformers, stock).from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise RequestError(f"{folder}: its tokenizer can't be read: {error}") from error
 
 
 def _padding(tokenizer: Any, folder: Path) -> tuple[int, bool]:

@@ -1,7 +1,7 @@
 """The device half of CLIP and SigLIP similarity: items -> features -> cosines -> rows."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -9,25 +9,22 @@ from torch import Tensor
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Row, RunnerOptions
-from mmsieve.errors import SampleError, ShardError, Status
-from mmsieve.methods.base import Window, is_out_of_memory, open_device
+from mmsieve.errors import SampleError, Status
+from mmsieve.methods.base import Array, Result, TokenBudget, open_device
 from mmsieve.methods.clip.checkpoint import ClipFolder, load_clip_tokenizer
 from mmsieve.methods.clip.inputs import ClipItem
 from mmsieve.methods.clip.model import ClipTowers
 
 Indexed: TypeAlias = tuple[int, ClipItem]
-Result: TypeAlias = tuple[int, Row | SampleError]
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _BATCH_TOKENS = {"cpu": 1600, "cuda": 147456}
 """Patches, or ids of texts, that are encoded at a time."""
 _WINDOW = 8
 """Batches whose texts are sorted together."""
-_WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 
 
 class ClipRunner:
-    """Scores a stream of items, window by window; out of memory halves the batch."""
+    """Scores a stream of items, window by window."""
 
     def __init__(self, clip: ClipFolder, dtype: Dtype, options: RunnerOptions) -> None:
         self._device = open_device(options.device)
@@ -35,31 +32,28 @@ class ClipRunner:
         self._patches = clip.tower.patches
         self._text_length = clip.text_length
         self._tokenizer = load_clip_tokenizer(clip)
-        self._budget = options.batch_tokens or _BATCH_TOKENS[self._device.type]
+        tokens = options.batch_tokens or _BATCH_TOKENS[self._device.type]
+        self._budget = TokenBudget(self._device, tokens)
         self._towers = ClipTowers(clip, dtype, self._device)
-        self.notes = {
-            "device": options.device,
-            "kernels": self._towers.kernels,
-            "tower": clip.tower.note,
-        }
+        kernels, tower = self._towers.kernels, clip.tower.note
+        self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
 
     def run(self, items: Iterable[Indexed]) -> Iterator[Result]:
         """Rows for a stream of (index, item), in order."""
-        window = Window(4096, _WINDOW * self._budget, _WINDOW_BYTES[self._device.type])
-        for run in window.split(items, self._size):
+        for run in self._budget.window(_WINDOW).split(items, self._size):
             pixels = [image for _, item in run for image in item.images]
             texts = [ids for _, item in run for ids in item.texts]
             images = self._encode(pixels, self._patches, self._images)
             words = self._encode_texts(texts)
             for index, item in run:
                 own, images = images[: len(item.images)], images[len(item.images) :]
-                told, words = words[: len(item.texts)], words[len(item.texts) :]
+                near, words = words[: len(item.texts)], words[len(item.texts) :]
                 # each image with the text nearest to it; a caption has one of each
-                yield index, _row(item, float((own @ told.T).max(1).mean()))
+                yield index, _row(item, float((own @ near.T).max(1).mean()))
 
     def _size(self, indexed: Indexed) -> tuple[int, int]:
         item = indexed[1]
-        return len(item.images) * self._patches + item.num_tokens, item.images.nbytes
+        return len(item.images) * self._patches + item.num_tokens, item.nbytes
 
     def _encode_texts(self, texts: list[Array]) -> Array:
         """Features [texts, width], in order; encoded by length, so that little is padding."""
@@ -72,31 +66,12 @@ class ClipRunner:
     def _encode(
         self, inputs: list[Array], cost: int, tower: Callable[[list[Array]], Tensor]
     ) -> Array:
-        """Features [inputs, width], as many at a time as the budget and the memory allow."""
-        made: list[Tensor] = []
-        start = 0
-        while start < len(inputs):
-            size = max(1, self._budget // cost)
-            try:
-                made.append(tower(inputs[start : start + size]))
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._shrink(size, cost)
-            else:
-                start += size
-        return torch.cat(made).cpu().numpy()
-
-    def _shrink(self, size: int, cost: int) -> None:
-        if size == 1:
-            advice = "use --dtype bfloat16 or a device with more memory"
-            raise ShardError(f"not one input fits into the memory of {self._device}: {advice}")
-        self._budget = size // 2 * cost
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        """Features [inputs, width], in order, as many at a time as budget and memory allow."""
+        made = self._budget.run(inputs, [cost] * len(inputs), tower)
+        return torch.cat([features for _, features in made]).cpu().numpy()
 
     def _images(self, pixels: list[Array]) -> Tensor:
-        return self._towers.images(torch.from_numpy(np.stack(pixels)))
+        return self._towers.images(np.stack(pixels))
 
     def _texts(self, texts: list[Array]) -> Tensor:
         """Padded after the eos (CLIP, which never looks there) or to its length (SigLIP)."""
@@ -104,7 +79,7 @@ class ClipRunner:
         padded = np.full((len(texts), longest), self._tokenizer.pad, np.int64)
         for row, ids in zip(padded, texts, strict=True):
             row[slice(-len(ids), None) if self._tokenizer.pad_left else slice(len(ids))] = ids
-        return self._towers.texts(torch.from_numpy(padded))
+        return self._towers.texts(padded)
 
 
 def _row(item: ClipItem, score: float) -> Row | SampleError:

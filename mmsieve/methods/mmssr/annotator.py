@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from cyclopts import Parameter
 
-from mmsieve.devices import Dtype, share_cores
+from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Runner, RunnerOptions
 from mmsieve.errors import RequestError
 from mmsieve.images import image_path
@@ -81,9 +81,6 @@ class StyleGrammar:
         return found
 
 
-# mmSSR (arXiv 2503.13383): 14 capabilities rated from 0 to 5, and the styles of a conversation
-
-
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class RatingOptions(ModelOptions):
@@ -109,23 +106,17 @@ class MmSSR:
 
     kind: Literal["ratings"] = "ratings"
 
-    def __init__(
-        self,
-        scorer: OneVision,
-        styler: OneVision | None,
-        options: RatingOptions,
-        device: str,
-        dtype: Dtype,
-    ) -> None:
-        """`device` and `dtype` are those of the options, resolved; `styler` may be the scorer.
+    def __init__(self, scorer: OneVision, styler: OneVision | None, options: RatingOptions) -> None:
+        """`styler` may be the scorer.
 
-        Raises RequestError where the two can't be shown the same pixels, or for wrong options.
+        Raises RequestError where the two can't be shown the same pixels, for wrong options, or a
+        device that isn't there.
         """
         self.scorer = scorer
         self.styler = styler
         self.options = options
-        self.device = device
-        self.dtype = dtype
+        self.device = resolve_device(options.device)
+        self.dtype = resolve_dtype(options.dtype, self.device)
         self.capabilities = parse_capabilities(options.capabilities, scorer.own or {})
         if styler is not None and styler.image != scorer.image:
             raise RequestError(

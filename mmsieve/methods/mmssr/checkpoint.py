@@ -2,19 +2,17 @@
 
 The layout is that of the released mmSSR scorer and styler (github.com/lyumengyao/mmssr, LLaVA-NeXT
 code): `config.json` is Qwen2's own plus `mm_*` keys, a two-layer projector, one newline embedding
-after each image, and the vision tower among the weights. mmsieve writes the same layout with one
-more key, `mmsieve`: how its own checkpoints want to be asked.
+after each image, and the vision tower among the weights.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.images import ImageSpec
-from mmsieve.methods.files import read_json, tensor_files
+from mmsieve.methods.files import tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer
-from mmsieve.methods.tower import Tower, find_inside
+from mmsieve.methods.tower import CheckpointFolder, Tower, check_config, find_inside, read_config
 
 KIND = "llava_qwen"
 """`model_type` of these folders."""
@@ -24,30 +22,12 @@ _NEWLINE = "model.image_newline"
 _HEAD = "lm_head.weight"
 
 
-@dataclass(frozen=True)
-class OneVision:
-    """A rater's folder, understood: all that is needed to build, feed and name it."""
+class OneVision(CheckpointFolder):
+    """A rater's folder, understood: all that is needed to build, feed and name it.
 
-    folder: Path
-    config: dict[str, Any] = field(repr=False)
-    """config.json as it is."""
-    generation: dict[str, Any] = field(repr=False)
-    """generation_config.json as it is; empty where there is none."""
-    tensors: dict[str, Path] = field(repr=False)
-    """Tensor name -> file."""
-    tower: Tower
-    """The whole tower's geometry, the tensors of all layers but the last, whose input is used."""
-
-    @property
-    def own(self) -> dict[str, Any] | None:
-        """How a checkpoint made by mmsieve wants to be asked; None for a released one."""
-        own = self.config.get("mmsieve")
-        return own if isinstance(own, dict) else None
-
-    @property
-    def image(self) -> ImageSpec:
-        """What the vision tower takes."""
-        return self.tower.image
+    Its tower has the whole tower's geometry, and the tensors of all layers but the last, whose
+    input is used.
+    """
 
     @property
     def image_tokens(self) -> int:
@@ -60,20 +40,9 @@ class OneVision:
         return int(self.config.get("tokenizer_model_max_length", 32768))
 
     @property
-    def end_ids(self) -> frozenset[int]:
-        """The ids that end an answer."""
-        ids = self.generation.get("eos_token_id", self.config.get("eos_token_id"))
-        return frozenset(ids if isinstance(ids, list) else [ids])
-
-    @property
     def repetition_penalty(self) -> float:
         """What the folder's generation_config.json asks for."""
         return float(self.generation.get("repetition_penalty", 1.0))
-
-    @property
-    def ties_embeddings(self) -> bool:
-        """Whether the head is the input embedding."""
-        return bool(self.config.get("tie_word_embeddings", False))
 
 
 def is_onevision(config: dict[str, Any], tensors: dict[str, Path]) -> bool:
@@ -83,9 +52,7 @@ def is_onevision(config: dict[str, Any], tensors: dict[str, Path]) -> bool:
 
 def open_onevision(folder: Path) -> OneVision:
     """Understand a rater's folder; raises RequestError where mmsieve can't rate with it."""
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != KIND:
-        raise RequestError(f"{folder}: model_type {config.get('model_type')!r} is not {KIND!r}")
+    config = read_config(folder, (KIND,))
     tensors = tensor_files(folder)
     if "score.weight" in tensors:
         raise RequestError(f"{folder}: a quality classifier, which rates nothing: use `score`")
@@ -93,14 +60,10 @@ def open_onevision(folder: Path) -> OneVision:
     for name in (_NEWLINE,) if tied else (_NEWLINE, _HEAD):
         if name not in tensors:
             raise RequestError(f"{folder}: no tensor `{name}`: it is not a LLaVA-OneVision model")
-    for name, value in _WANTED.items():
-        if config.get(name, value) != value:
-            raise RequestError(f"{folder}: {name} {config[name]!r} is not {value!r}")
+    check_config(folder, config, _WANTED)
     check_tokenizer(folder)
-    generation = folder / "generation_config.json"
-    asked = read_json(generation) if generation.is_file() else {}
     tower = _used(folder, find_inside(folder, config, tensors))
-    return OneVision(folder, config, asked, tensors, tower)
+    return OneVision(folder, config, tensors, tower)
 
 
 def _used(folder: Path, tower: Tower) -> Tower:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
 from mmsieve.labels import STYLES
+from mmsieve.methods.base import Portable
 from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec
 from mmsieve.sample import Image, Sample, Turn
 
@@ -49,7 +50,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class RatingItem:
     """The inputs of one sample."""
 
     prompts: tuple[Prompt, ...]
@@ -60,9 +61,14 @@ class Item:
     """Text and image tokens of the conversation, without system text and question."""
     image_source: str | None
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, more or less."""
+        return self.images.nbytes
+
 
 @dataclass(frozen=True)
-class Asker:
+class Asker(Portable):
     """Writes a conversation and questions about it as one model's token ids. Picklable."""
 
     tokenizer: TokenizerSpec
@@ -71,10 +77,6 @@ class Asker:
     clean: bool
     """Questions are kept whole, and control strings in a text are ordinary text."""
     system: str = SYSTEM
-
-    def __getstate__(self) -> dict[str, Any]:
-        cached = ("_backend", "_frame")
-        return {name: value for name, value in self.__dict__.items() if name not in cached}
 
     @cached_property
     def _backend(self) -> Any:
@@ -157,7 +159,7 @@ class RatingPreparer:
     orient: bool = False
     fast: bool = False
 
-    def prepare(self, sample: Sample) -> Item:
+    def prepare(self, sample: Sample) -> RatingItem:
         """The inputs of a sample; raises SampleError where it can't be rated as it is."""
         source = sample.metadata.get("image_source")
         source = None if source is None else str(source)
@@ -166,7 +168,7 @@ class RatingPreparer:
         except SampleError as error:
             raise error.knowing({"image_source": source}) from error
 
-    def _prepare(self, sample: Sample, source: str | None) -> Item:
+    def _prepare(self, sample: Sample, source: str | None) -> RatingItem:
         check_turns(sample)
         asked = [asker.ask(sample.turns) for asker in self.askers]
         prompts = tuple(prompt for prompt, _ in asked)
@@ -176,7 +178,7 @@ class RatingPreparer:
             raise SampleError(Status.TEXT_TOO_LONG, message)
         side = self.image.size
         pixels = [self._pixels(image) for image in sample.images]
-        return Item(
+        return RatingItem(
             prompts=prompts,
             images=np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8),
             num_tokens=asked[0][1],

@@ -6,25 +6,20 @@ before, and never computed here.
 """
 
 import json
-import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from safetensors import safe_open
 from tokenizers import AddedToken
 from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from mmsieve.devices import quiet
-from mmsieve.methods.base import build_model
+from mmsieve.methods.base import build_model, encode_patches, rename
+from mmsieve.methods.files import read_tensors
 from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
-from mmsieve.methods.tokenizer import FILES, load_tokenizer, open_tokenizer
+from mmsieve.methods.tokenizer import load_tokenizer, open_tokenizer
 from mmsieve.methods.tower import INSIDE
-
-# Raters: LLaVA-OneVision-style checkpoints as the stock class, and back to their layout
 
 _PARTS = {
     "model.embed_tokens.": "model.language_model.embed_tokens.",
@@ -35,19 +30,11 @@ _PARTS = {
 }
 """Published prefix -> that of the stock class."""
 _TOWER = "model.vision_tower."
+_SELECT_LAYER = -2
+"""The tower's hidden state that is used: the last layer's input."""
 _SAME = ("model.image_newline", "lm_head.weight")
 BY_TOKEN = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 """A row per token."""
-
-_NOT_TEXT = {
-    "architectures",
-    "mmsieve",
-    "model_type",
-    "torch_dtype",
-    "dtype",
-    "transformers_version",
-    "use_cache",
-}
 
 
 def load_rater(
@@ -64,23 +51,22 @@ def build_stock(
     checkpoint: OneVision, state: dict[str, Tensor], config: LlavaOnevisionConfig, dtype: str
 ) -> LlavaOnevisionForConditionalGeneration:
     """The stock model of a state dict; raises RequestError where it and the config do not fit."""
-    kind = LlavaOnevisionForConditionalGeneration
-    return build_model(kind, config, state, dtype, checkpoint.folder)[0]
+    kind, folder = LlavaOnevisionForConditionalGeneration, checkpoint.folder
+    return build_model(kind, dtype, folder, config=config, state_dict=state)[0]
 
 
 def stock_config(checkpoint: OneVision) -> LlavaOnevisionConfig:
     """The stock config; `image_token_id` is one beyond the tokens of any text."""
     config, size = checkpoint.config, vocabulary(checkpoint)
-    text = {k: v for k, v in config.items() if not k.startswith("mm_") and k not in _NOT_TEXT}
     vision = {**checkpoint.tower.config, "vision_use_head": False}
     return LlavaOnevisionConfig(
-        text_config={**text, "model_type": "qwen2", "vocab_size": size},
+        text_config={**checkpoint.text_config, "vocab_size": size},
         vision_config=vision,
         image_token_index=size,
         video_token_index=size,
         projector_hidden_act="gelu",
         vision_feature_select_strategy="full",
-        vision_feature_layer=-2,
+        vision_feature_layer=_SELECT_LAYER,
         multimodal_projector_bias=True,
         image_grid_pinpoints=config.get("image_grid_pinpoints"),
         vision_aspect_ratio=str(config.get("image_aspect_ratio", "anyres_max_9")),
@@ -95,17 +81,12 @@ def vocabulary(checkpoint: OneVision) -> int:
 
 def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
     """The tensors under the stock class's names."""
-    wanted: dict[Path, dict[str, str]] = {}
+    places = {_TOWER + stock: place for stock, place in checkpoint.tower.tensors.items()}
     for name, file in checkpoint.tensors.items():
         stock = _stock_name(name)
         if stock is not None and not (stock == "lm_head.weight" and checkpoint.ties_embeddings):
-            wanted.setdefault(file, {})[name] = stock
-    for stock, (file, name) in checkpoint.tower.tensors.items():
-        wanted.setdefault(file, {})[name] = _TOWER + stock
-    state: dict[str, Tensor] = {}
-    for file, names in wanted.items():
-        with safe_open(file, "pt") as opened:
-            state |= {stock: opened.get_tensor(name) for name, stock in names.items()}
+            places[stock] = (file, name)
+    state = read_tensors(places)
     size = vocabulary(checkpoint)
     for name in BY_TOKEN:
         if name in state:
@@ -114,10 +95,7 @@ def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
 
 
 def _stock_name(name: str) -> str | None:
-    if name in _SAME:
-        return name
-    found = (stock + name[len(ours) :] for ours, stock in _PARTS.items() if name.startswith(ours))
-    return next(found, None)
+    return name if name in _SAME else rename(name, _PARTS.items())
 
 
 def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -142,30 +120,22 @@ def save_rater(
     Config and tokenizer are those of `like`, which the model was built from. `own` is how a model
     trained by mmsieve wants to be asked (`mmsieve.methods.mmssr`): with it the folder stands alone.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = {_published_name(name): value for name, value in model.state_dict().items()}
     last = f"{INSIDE}vision_model.encoder.layers.{like.tower.layers - 1}."
     left_out = (last, f"{INSIDE}vision_model.post_layernorm.")
     kept = {name: value for name, value in state.items() if not name.startswith(left_out)}
     if like.ties_embeddings:
         kept.pop("lm_head.weight", None)
-    save_torch_state_dict(kept, folder)
     config = {name: value for name, value in like.config.items() if name != "dtype"}
     config["vocab_size"] = len(state["model.embed_tokens.weight"])
     config["torch_dtype"] = str(model.dtype).removeprefix("torch.")
-    if own is not None:
-        config["mmsieve"] = own | {"vision_config": like.tower.config, "image": asdict(like.image)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in (*FILES, "generation_config.json"):
-        if (like.folder / name).is_file():
-            shutil.copyfile(like.folder / name, folder / name)
+    like.write(folder, kept, config, own)
 
 
 def _published_name(name: str) -> str:
     if name.startswith(_TOWER):
         return f"{INSIDE}vision_model.{name.removeprefix(_TOWER).removeprefix('vision_model.')}"
-    found = (ours + name[len(stock) :] for ours, stock in _PARTS.items() if name.startswith(stock))
-    return next(found, name)
+    return rename(name, ((stock, ours) for ours, stock in _PARTS.items())) or name
 
 
 def encode_images(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -174,11 +144,7 @@ def encode_images(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor)
     One view of each image and one newline, as in the published scorer. The stock method, made for
     tiles, can't be asked for that, and computes the last layer too.
     """
-    tower: Any = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
-    hidden = tower.embeddings(pixels)
-    for layer in tower.encoder.layers[:-1]:
-        out = layer(hidden, attention_mask=None)
-        hidden = out[0] if isinstance(out, tuple) else out
+    hidden = encode_patches(model.model.vision_tower, pixels, _SELECT_LAYER)
     patches = model.model.multi_modal_projector(hidden)
     newline = model.model.image_newline.to(patches.dtype).expand(len(patches), 1, -1)
     return torch.cat([patches, newline], 1)

@@ -1,9 +1,8 @@
 """mmSSR's device half: items -> batches -> ratings and styles -> rows."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Row, RunnerOptions
-from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.methods.base import Window, batches, is_out_of_memory, open_device
+from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.methods.base import BatchRunner, ImageEncoder
 from mmsieve.methods.cpu import speed_up
 from mmsieve.methods.decoding import (
     Begun,
@@ -26,14 +25,10 @@ from mmsieve.methods.decoding import (
 )
 from mmsieve.methods.mmssr.annotator import StyleGrammar, parse_styles
 from mmsieve.methods.mmssr.checkpoint import OneVision
-from mmsieve.methods.mmssr.inputs import END, Item, Prompt
+from mmsieve.methods.mmssr.inputs import END, Prompt, RatingItem
 from mmsieve.methods.mmssr.model import encode_images, load_rater
 from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
 
-# A rater on its device: what is shared is computed once, then questions are put to it
-
-_IMAGE_ROWS = {"cpu": 1600, "cuda": 147456}
-"""Patches encoded at a time."""
 _DIGITS = "012345"
 _MAX_ANSWER = 1024
 """Tokens of an answer, as published."""
@@ -59,14 +54,13 @@ class AskedModel:
         self._tokenizer = load_tokenizer(checkpoint.folder).build()
         self._digits = torch.tensor(_digit_ids(checkpoint, self._encode), device=device)
         self._model = load_rater(checkpoint, dtype).to(device)
-        self.kernels = f"torch {torch.__version__}"
-        if device.type == "cpu":
-            self.kernels = speed_up(self._model.model, self._model.dtype)
+        self.kernels = speed_up(self._model.model, self._model.dtype)
         self._language = LanguageModel(self._model)
-        self._images_at_once = max(1, _IMAGE_ROWS[device.type] // checkpoint.tower.patches)
-        spec = checkpoint.image
-        self._mean, self._std = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (spec.mean, spec.std)
+        self.features = ImageEncoder(
+            checkpoint.tower,
+            device,
+            self._model.dtype,
+            lambda pixels: encode_images(self._model, pixels),
         )
         end: Any = self._tokenizer.token_to_id(END)
         grammar = StyleGrammar(self._encode, end)
@@ -80,15 +74,10 @@ class AskedModel:
             repetition_penalty=checkpoint.repetition_penalty,
         )
 
-    def encode_fewer_at_once(self) -> bool:
-        """Encode half as many images at a time from now on; False where it is one already."""
-        more = self._images_at_once > 1
-        self._images_at_once = max(1, self._images_at_once // 2)
-        return more
-
     def begin(self, prompts: Sequence[Prompt], images: Sequence[npt.NDArray[np.uint8]]) -> Begun:
         """Compute what each prompt's questions share; `images` are those of each prompt."""
-        features = iter(self._embed([image for own in images for image in own]))
+        shown = [own for own in images if len(own)]
+        features = iter(self.features(np.concatenate(shown)) if shown else ())
         rows = []
         for prompt in prompts:
             ids = torch.from_numpy(prompt.shared)
@@ -140,37 +129,12 @@ class AskedModel:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def _embed(self, pixels: list[npt.NDArray[np.uint8]]) -> list[Tensor]:
-        """[image tokens, hidden] of each image."""
-        if not pixels:
-            return []
-        pieces = np.array_split(np.stack(pixels), ceil(len(pixels) / self._images_at_once))
-        return [features for piece in pieces for features in self.features(piece)]
-
-    def features(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """[images, size, size, 3] -> [images, image tokens, hidden]."""
-        images = torch.from_numpy(pixels).to(self._device)
-        scaled = images.permute(0, 3, 1, 2).float() * self._checkpoint.image.scale
-        normalised = (scaled - self._mean) / self._std
-        return encode_images(self._model, normalised.to(self._model.dtype))
-
 
 def _digit_ids(checkpoint: OneVision, encode: Callable[[str], list[int]]) -> list[int]:
     ids = [encode(digit) for digit in _DIGITS]
     if any(len(own) != 1 for own in ids):
         raise RequestError(f"{checkpoint.folder}: its tokenizer has no token for each digit")
     return [own[0] for own in ids]
-
-
-# mmSSR's device half: items -> batches -> ratings and styles -> rows
-
-Indexed: TypeAlias = tuple[int, Item]
-Result: TypeAlias = tuple[int, Row | SampleError]
-
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-_WINDOW = 16
-"""Batches that are sorted together."""
-_WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,66 +150,35 @@ class Asked:
     """Whether only the nine styles can be answered."""
 
 
-class RatingRunner:
-    """Rates a stream of items in batches of equal length; out of memory halves the batch."""
+class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
+    """Rates a stream of items in batches of equal length."""
+
+    remedy = ", --max-tokens (longer samples become rows without ratings)"
 
     def __init__(
         self, models: Sequence[OneVision], asked: Asked, dtype: Dtype, options: RunnerOptions
     ) -> None:
         """`models` are the scorer, and the styler where it is another one."""
-        self._device = open_device(options.device)
+        super().__init__(options)
         self._asked = asked
-        self._budget = options.batch_tokens or _BATCH_TOKENS[self._device.type]
         self._models = [AskedModel(model, dtype, self._device) for model in models]
-        self.notes = {
-            "device": options.device,
-            "kernels": self._models[0].kernels,
-            "tower": models[0].tower.note,
-        }
+        self.encoders = [model.features for model in self._models]
+        kernels, tower = self._models[0].kernels, models[0].tower.note
+        self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
 
-    def run(self, items: Iterable[Indexed]) -> Iterator[Result]:
-        """Rows for a stream of (index, item), window by window, longest first in each."""
-        window = Window(4096, _WINDOW * self._budget, _WINDOW_BYTES[self._device.type])
-        for run in window.split(items, _size):
-            costs = [_tokens(item) for _, item in run]
-            for batch in batches(costs, self._budget):
-                yield from self._pieces([run[index] for index in batch])
+    def tokens(self, item: RatingItem) -> int:
+        """Tokens that the item takes in a batch, to one of the models."""
+        return max(prompt.length + sum(map(len, prompt.ends)) for prompt in item.prompts)
 
-    def _pieces(self, batch: list[Indexed]) -> Iterator[Result]:
-        """The rows of a batch, in as many pieces as the memory asks for."""
-        pending = [batch]
-        while pending:
-            piece = pending.pop()
-            try:
-                rows = self._rows([item for _, item in piece])
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                pending += self._split(piece)
-                continue
-            for (index, _), row in zip(piece, rows, strict=True):
-                yield index, row
-
-    def _split(self, piece: list[Indexed]) -> list[list[Indexed]]:
-        """What to try instead of a batch that did not fit: its halves, or fewer images at once."""
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        if len(piece) > 1:
-            half = len(piece) // 2
-            longest = max(_tokens(item) for _, item in piece)
-            self._budget = max(1, min(self._budget, half * longest))
-            return [piece[half:], piece[:half]]
-        if any(model.encode_fewer_at_once() for model in self._models):
-            return [piece]
-        item = piece[0][1]
-        raise ShardError(
-            f"a sample of {_tokens(item)} tokens and {len(item.images)} images does not fit into "
-            f"the memory of {self._device}: use --dtype bfloat16, --max-tokens (longer samples "
-            "become rows without ratings) or a device with more memory"
-        )
+    def rows(
+        self, items: list[RatingItem], computed: list[Row | SampleError]
+    ) -> list[Row | SampleError]:
+        """What was computed, which is rows already."""
+        return computed
 
     @torch.inference_mode()
-    def _rows(self, items: list[Item]) -> list[Row | SampleError]:
+    def compute(self, items: list[RatingItem]) -> list[Row | SampleError]:
+        """The rows of a batch."""
         rows: list[Row] = [
             {"image_source": item.image_source, "num_tokens": item.num_tokens} for item in items
         ]
@@ -281,17 +214,3 @@ def _result(row: Row, problem: str | None) -> Row | SampleError:
     if not np.isfinite(values).all():
         return SampleError(Status.SCORE_NOT_FINITE, "the probabilities are not finite")
     return row if problem is None else SampleError(Status.MODEL_OUTPUT_INVALID, problem, row)
-
-
-def _tokens(item: Item) -> int:
-    """Tokens that the item takes in a batch, to one of the models."""
-    return max(_prompt_tokens(prompt) for prompt in item.prompts)
-
-
-def _prompt_tokens(prompt: Prompt) -> int:
-    return prompt.length + sum(map(len, prompt.ends))
-
-
-def _size(indexed: Indexed) -> tuple[int, int]:
-    item: Any = indexed[1]
-    return _tokens(item), item.images.nbytes

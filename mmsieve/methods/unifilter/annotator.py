@@ -28,7 +28,7 @@ import PIL.Image
 import pyarrow as pa
 from cyclopts import Parameter
 
-from mmsieve.devices import Dtype, share_cores
+from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Runner, RunnerOptions
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, image_path
 from mmsieve.methods.files import hash_files
@@ -38,8 +38,6 @@ from mmsieve.methods.unifilter.checkpoint import Checkpoint
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
 from mmsieve.options import Positive
 from mmsieve.sample import Image, Part, Sample, Text
-
-# UniFilter (arXiv 2510.15162): one score for a caption pair or an interleaved document
 
 _CAPTION_TOKENS, _DOCUMENT_TOKENS = 75, 16384
 
@@ -76,14 +74,12 @@ class UniFilter:
 
     kind: Literal["quality"] = "quality"
 
-    def __init__(
-        self, checkpoint: Checkpoint, options: ScoringOptions, device: str, dtype: Dtype
-    ) -> None:
-        """`device` and `dtype` are those of the options, resolved."""
+    def __init__(self, checkpoint: Checkpoint, options: ScoringOptions) -> None:
+        """Raises RequestError for a device that isn't there."""
         self.checkpoint = checkpoint
         self.options = options
-        self.device = device
-        self.dtype = dtype
+        self.device = resolve_device(options.device)
+        self.dtype = resolve_dtype(options.dtype, self.device)
         self.schema = SCHEMA
         # Not as in the published scorer, where it is the probability of one of several labels
         self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None
@@ -124,9 +120,7 @@ class UniFilter:
             image=self.checkpoint.image,
             image_tokens=self.checkpoint.image_tokens,
             max_sequence=self.checkpoint.max_sequence,
-            orient=self.options.apply_orientation,
-            fast=self.options.fast_images,
-            limits=self.options.image_limits,
+            **self.options.of_images,
             **self._settings,
         )
 

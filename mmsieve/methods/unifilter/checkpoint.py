@@ -1,22 +1,18 @@
-"""Checkpoint folders in the published (LLaVA-style) layout, read without importing torch.
+"""Checkpoint folders of UniFilter in the published (LLaVA-style) layout, read without torch.
 
 The layout is that of github.com/Victorwz/UniFilter (LLaVA/llava/model): `config.json` is the
 language model's own plus `mm_*` keys, weights are safetensors, and the vision tower is named by
-`mm_vision_tower` while a copy of it may lie among the weights. mmsieve writes the same layout and
-adds one key, `mmsieve`: how its own checkpoints want their inputs prepared.
+`mm_vision_tower` while a copy of it may lie among the weights.
 """
 
 import re
-from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
-from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.images import ImageSpec
-from mmsieve.methods.files import read_json, tensor_files
+from mmsieve.methods.files import tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer
-from mmsieve.methods.tower import Tower, find_tower
+from mmsieve.methods.tower import CheckpointFolder, find_tower, read_config
 
 BACKBONES = {
     "llava_qwen3": "qwen3",
@@ -38,20 +34,12 @@ ARCHITECTURES = {
 PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp(\d+)x_gelu")
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(CheckpointFolder):
     """A classifier's folder, understood: all that is needed to build, feed and name it."""
-
-    folder: Path
-    config: dict[str, Any] = field(repr=False)
-    """config.json as it is."""
-    tensors: dict[str, Path] = field(repr=False)
-    """Tensor name -> file."""
-    tower: Tower
 
     @property
     def backbone(self) -> str:
-        """`model_type` of the stock language model."""
+        """`model_type` of the stock language model inside."""
         return BACKBONES[self.config["model_type"]]
 
     @property
@@ -59,23 +47,6 @@ class Checkpoint:
         """Outputs of the head; the published code leaves the key out where there are two."""
         labels = self.config.get("id2label")
         return int(self.config.get("num_labels", 2)) if labels is None else len(labels)
-
-    @property
-    def ties_embeddings(self) -> bool:
-        """Whether the language model's output embedding is its input embedding."""
-        # What the stock configs of these families do where config.json does not say.
-        return bool(self.config.get("tie_word_embeddings", self.backbone == "gemma2"))
-
-    @property
-    def own(self) -> dict[str, Any] | None:
-        """How a checkpoint made by mmsieve wants its inputs; None for a released one."""
-        own = self.config.get("mmsieve")
-        return own if isinstance(own, dict) else None
-
-    @property
-    def image(self) -> ImageSpec:
-        """What the vision tower takes."""
-        return self.tower.image
 
     @property
     def image_tokens(self) -> int:
@@ -108,11 +79,7 @@ class Checkpoint:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Understand a checkpoint folder; raises RequestError where mmsieve can't score with it."""
-    config = read_json(folder / "config.json")
-    kind = config.get("model_type")
-    if kind not in BACKBONES:
-        allowed = ", ".join(BACKBONES)
-        raise RequestError(f"{folder}: model_type {kind!r} is not one of {allowed}")
+    config = read_config(folder, BACKBONES)
     tensors = tensor_files(folder)
     if "score.weight" not in tensors:
         raise RequestError(f"{folder}: no tensor `score.weight`: it is not a quality classifier")

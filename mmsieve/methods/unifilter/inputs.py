@@ -5,15 +5,15 @@ llava/mm_utils.py of Victorwz/UniFilter); scoring and training both build their 
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, decode, fit
-from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec
+from mmsieve.images import Pixels
+from mmsieve.methods.base import TextImagePreparer, caption_image, caption_text
+from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.sample import Image, Sample, Text
 
 Span: TypeAlias = tuple[int, int]
@@ -36,29 +36,20 @@ class Item:
     skipped: int
     """Images that could not be used."""
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, more or less."""
+        return self.images.nbytes + self.ids.nbytes
 
-@dataclass(frozen=True)
-class UniFilterPreparer:
-    """The CPU half: images to pixels, texts to ids. Needs no torch, unless images are fast."""
 
-    tokenizer: TokenizerSpec
-    image: ImageSpec
+@dataclass(frozen=True, kw_only=True)
+class UniFilterPreparer(TextImagePreparer):
+    """The CPU half: images to pixels, texts to ids."""
+
     image_tokens: int
-    fit: ImageFit | None
     caption_tokens: int
     document_tokens: int
     max_sequence: int | None
-    plain_text: bool
-    orient: bool
-    fast: bool
-    limits: ImageLimits
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_backend"}
-
-    @cached_property
-    def _backend(self) -> Any:
-        return self.tokenizer.build(self.plain_text)
 
     def prepare(self, sample: Sample) -> Item:
         """The inputs of a sample; raises SampleError where it has no score."""
@@ -69,14 +60,9 @@ class UniFilterPreparer:
         return item.num_tokens
 
     def _caption(self, sample: Sample) -> Item:
-        texts = [part.text for part in sample.parts if isinstance(part, Text)]
-        if not sample.images:
-            raise SampleError(Status.IMAGE_MISSING, "a caption without an image")
-        if not texts:
-            raise SampleError(Status.TEXT_MISSING, "an image without a caption")
-        pixels = self._pixels(sample.images[0])
-        prompt = f"{_MARK}\n" + "\n".join(texts).replace(_MARK, "image")
-        return self._item(prompt, [pixels], self.caption_tokens, 0)
+        image, text = caption_image(sample), caption_text(sample)
+        prompt = f"{_MARK}\n" + text.replace(_MARK, "image")
+        return self._item(prompt, [self.pixels(image)], self.caption_tokens, 0)
 
     def _document(self, sample: Sample) -> Item:
         pieces: list[str] = []
@@ -103,15 +89,9 @@ class UniFilterPreparer:
     def _usable(self, image: Image) -> Pixels | None:
         """An image of a document, or None: a broken one is left out, and one a pixel wide too."""
         try:
-            return self._pixels(image, min_side=2)
+            return self.pixels(image, min_side=2)
         except SampleError:
             return None
-
-    def _pixels(self, image: Image, min_side: int = 1) -> Pixels:
-        pixels = decode(image.data, self.limits, image.frame, self.orient, self.fast)
-        if min(pixels.shape[:2]) < min_side:
-            raise SampleError(Status.IMAGE_TOO_SMALL, "one pixel wide or high")
-        return fit(pixels, self.image, self.fit, self.fast)
 
     def _item(self, prompt: str, images: list[Pixels], limit: int, skipped: int) -> Item:
         ids, _ = self.encode(prompt)

@@ -6,23 +6,19 @@ Stock transformers modules throughout, put together under the names of the publi
 (Victorwz/UniFilter, llava/model/language_model), so that a released state dict is ours as it is.
 """
 
-import json
 import re
-import shutil
-from dataclasses import asdict
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from mmsieve.methods.base import build_model
-from mmsieve.methods.tokenizer import FILES, IMAGE
+from mmsieve.methods.base import build_model, encode_patches, stock_tower
+from mmsieve.methods.files import read_tensors
+from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.methods.tower import INSIDE
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
 
@@ -98,14 +94,12 @@ class QualityConfig(PreTrainedConfig):  # type: ignore[misc]
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "QualityConfig":
         """The config of a checkpoint folder."""
-        config = checkpoint.config
-        text = {k: v for k, v in config.items() if not k.startswith("mm_") and k not in _NOT_TEXT}
         return cls(
-            text_config={**text, "model_type": checkpoint.backbone},
+            text_config=checkpoint.text_config,
             vision_config=checkpoint.tower.config,
             projector={
                 "kind": checkpoint.projector,
-                "tokens": int(config.get("mm_num_image_tokens", 144)),
+                "tokens": int(checkpoint.config.get("mm_num_image_tokens", 144)),
             },
             select_layer=checkpoint.select_layer,
             keep_class_token=checkpoint.select_feature == "cls_patch",
@@ -113,48 +107,16 @@ class QualityConfig(PreTrainedConfig):  # type: ignore[misc]
         )
 
 
-_NOT_TEXT = {
-    "architectures",
-    "id2label",
-    "label2id",
-    "num_labels",
-    "torch_dtype",
-    "dtype",
-    "mmsieve",
-    "transformers_version",
-    "model_type",
-    "use_cache",
-}
-
-
 class VisionTower(nn.Module):
     """A stock SigLIP or CLIP encoder, up to the layer that is used; its last norm never is."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        if config.model_type.startswith("siglip"):
-            config.vision_use_head = False
-        model = AutoModel.from_config(config)
-        stock = getattr(model, "vision_model", model)  # nested in some versions
-        self.vision_tower = nn.ModuleDict({"vision_model": stock})
+        self.vision_tower = nn.ModuleDict({"vision_model": stock_tower(config)})
 
     def forward(self, pixels: Tensor, select_layer: int) -> Tensor:
-        """[images, 3, size, size] normalised -> [images, patches (+ 1 for CLIP), width].
-
-        `select_layer` counts hidden states as the published code does: 0 the embeddings, N what
-        layer N puts out, -1 the last layer's output.
-        """
-        stock: Any = self.vision_tower["vision_model"]
-        hidden = stock.embeddings(pixels)
-        if hasattr(stock, "pre_layrnorm"):
-            hidden = stock.pre_layrnorm(hidden)
-        layers = stock.encoder.layers
-        for layer in layers[
-            : select_layer if select_layer >= 0 else len(layers) + 1 + select_layer
-        ]:
-            out = layer(hidden, attention_mask=None)
-            hidden = out[0] if isinstance(out, tuple) else out
-        return hidden  # type: ignore[no-any-return]
+        """Hidden states of normalised pixels, as `encode_patches` gives them."""
+        return encode_patches(self.vision_tower["vision_model"], pixels, select_layer)
 
 
 class LastPosition(nn.Module):
@@ -266,20 +228,23 @@ def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityCl
 
     Raises RequestError where tensors are missing or of another shape than the config says.
     """
-    tensors: dict[Path, dict[str, str]] = {}
-    for name, file in checkpoint.tensors.items():
-        if not name.startswith(INSIDE):
-            tensors.setdefault(file, {})[name] = name
-    for stock, (file, name) in checkpoint.tower.tensors.items():
+    places = {
+        name: (file, name)
+        for name, file in checkpoint.tensors.items()
+        if not name.startswith(INSIDE)
+    }
+    for stock, place in checkpoint.tower.tensors.items():
         if not stock.startswith("head."):  # the pooling head is never used
-            tensors.setdefault(file, {})[name] = f"{INSIDE}vision_model.{stock}"
-    state: dict[str, Tensor] = {}
-    for file, names in tensors.items():
-        with safe_open(file, "pt") as opened:
-            state |= {ours: opened.get_tensor(theirs) for theirs, ours in names.items()}
+            places[f"{INSIDE}vision_model.{stock}"] = place
     config = QualityConfig.of(checkpoint)
     model: QualityClassifier
-    model, _ = build_model(QualityClassifier, config, state, dtype, checkpoint.folder)
+    model, _ = build_model(
+        QualityClassifier,
+        dtype,
+        checkpoint.folder,
+        config=config,
+        state_dict=read_tensors(places),
+    )
     return model
 
 
@@ -293,17 +258,6 @@ def save_classifier(
     inputs; with it the folder stands alone: the tower inside it is the one that is used. The
     tower's pooling head, which neither code uses, is not written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(model.state_dict(), folder)
-    (folder / "config.json").write_text(json.dumps(_config(model, like, own), indent=2) + "\n")
-    for name in FILES:
-        if (like.folder / name).is_file():
-            shutil.copyfile(like.folder / name, folder / name)
-
-
-def _config(
-    model: QualityClassifier, like: Checkpoint, own: dict[str, Any] | None
-) -> dict[str, Any]:
     labels = model.config.num_labels
     left_out = ("id2label", "label2id", "num_labels", "dtype")
     config = {name: value for name, value in like.config.items() if name not in left_out}
@@ -312,6 +266,4 @@ def _config(
     if labels != 2:  # two is the default, which the published code leaves out
         config["id2label"] = {str(n): f"LABEL_{n}" for n in range(labels)}
         config["label2id"] = {f"LABEL_{n}": n for n in range(labels)}
-    if own is not None:
-        config["mmsieve"] = own | {"vision_config": like.tower.config, "image": asdict(like.image)}
-    return config
+    like.write(folder, model.state_dict(), config, own, generates=False)

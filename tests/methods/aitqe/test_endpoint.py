@@ -126,7 +126,7 @@ def test_what_a_server_refuses_is_a_row_and_what_it_cannot_do_a_failed_shard(
     assert (report.failed, report.statuses) == ({}, {"ok": 1, "model_output_invalid": 1})
     assert "the endpoint refused: " in rows(tmp_path / "a")["error"].drop_nulls()[0]
 
-    monkeypatch.setattr("mmsieve.methods.aitqe.endpoint_runner._RETRIES", 0)
+    monkeypatch.setattr("mmsieve.methods.aitqe.endpoint._RETRIES", 0)
     server.answer = by_caption({**ANSWERS, "good": 503})
     report = enhance(source, tmp_path / "b", model, concurrency=1)
     assert report.failed["a"].startswith("the endpoint: ")

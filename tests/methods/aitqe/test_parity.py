@@ -20,7 +20,7 @@ from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.images import decode
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions
 from mmsieve.methods.aitqe.answers import MARKER, AnswerError, read_answer
-from mmsieve.methods.aitqe.inputs import Item, question
+from mmsieve.methods.aitqe.inputs import AitqeItem, question
 from mmsieve.methods.aitqe.model import encode_images
 from mmsieve.methods.load import load_aitqe
 from tests.helpers.paths import RECORDED_DATA
@@ -63,7 +63,7 @@ class Recording:
         asked = EnhanceOptions(**options)
         return load_aitqe(str(self.checkpoint), asked, ScoringOptions(device="cpu"))
 
-    def item(self, case: dict[str, Any]) -> Item:
+    def item(self, case: dict[str, Any]) -> AitqeItem:
         return self.annotator().preparer().prepare(self.sample(case))
 
 
@@ -76,7 +76,7 @@ def runner(variant: str, **options: Any) -> Any:
 
 
 @torch.inference_mode()
-def first_logits(variant: str, item: Item) -> np.ndarray:
+def first_logits(variant: str, item: AitqeItem) -> np.ndarray:
     ours = runner(variant)
     image = ours._encode(np.stack([item.image]))[0]
     prompt = torch.cat([image, ours._language.embed(item.ids.tolist())])
@@ -131,7 +131,7 @@ def test_another_gelu_would_be_noticed(variant):
 def test_greedy_ids_are_those_recorded_in_a_batch(variant, mode):
     found = recording(variant)
     cases = [case for case in found.cases if case["mode"] == mode and "output_ids" in case]
-    answers = runner(variant, explain=mode == "all")._answer([found.item(case) for case in cases])
+    answers = runner(variant, explain=mode == "all").compute([found.item(case) for case in cases])
     assert len(cases) >= 6
     for case, ids in zip(cases, answers, strict=True):
         safe = case["safe_prefix"]
@@ -145,9 +145,9 @@ def test_a_batch_is_its_samples_alone(variant):
     found = recording(variant)
     items = [found.item(case) for case in found.answered]
     ours = runner(variant, max_new_tokens=40)
-    together = ours._answer(items)
-    assert together == [ours._answer([item])[0] for item in items]
-    assert together[::-1] == ours._answer(items[::-1])
+    together = ours.compute(items)
+    assert together == [ours.compute([item])[0] for item in items]
+    assert together[::-1] == ours.compute(items[::-1])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -218,7 +218,7 @@ def test_a_folder_that_is_not_empty_is_not_converted_into(tmp_path):
 
 
 def test_images_are_encoded_as_by_the_stock_class():
-    ours = runner("")
-    pixels = torch.zeros(2, 3, ours._spec.size, ours._spec.size)
+    ours, size = runner(""), recording("").annotator().checkpoint.image.size
+    pixels = torch.zeros(2, 3, size, size)
     stock = ours._model.model.get_image_features(pixels).pooler_output
     assert torch.allclose(encode_images(ours._model, pixels), torch.stack(stock), atol=1e-6)

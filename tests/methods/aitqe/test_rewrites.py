@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsieve.methods.aitqe.rows import Refused, choose, edit_distance, is_loop, words
+from mmsieve.methods.aitqe.answers import Refused, choose, edit_distance, is_loop, words
 
 CAPTION = "IMG 1234 great photo!!"
 GOOD = "Two dogs asleep on a red sofa."

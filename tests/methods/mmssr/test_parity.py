@@ -19,8 +19,8 @@ from mmsieve.methods.mmssr.checkpoint import open_onevision
 from mmsieve.methods.mmssr.inputs import (
     STYLE_QUESTION,
     SYSTEM,
-    Item,
     Prompt,
+    RatingItem,
     RatingPreparer,
     capability_question,
     format_turns,
@@ -35,7 +35,7 @@ def model(variant: str) -> AskedModel:
     return AskedModel(open_onevision(checkpoint(variant)), "float32", torch.device("cpu"))
 
 
-def prepare(variant: str, case: dict) -> Item:
+def prepare(variant: str, case: dict) -> RatingItem:
     """The inputs of a recorded case, which may have been asked with an empty system text."""
     opened = open_onevision(checkpoint(variant))
     is_style = case["keyword"] == "style"

@@ -14,7 +14,7 @@ from mmsieve.labels import CAPABILITIES
 from mmsieve.methods.decoding import grow
 from mmsieve.methods.load import load_rater
 from mmsieve.methods.mmssr.checkpoint import open_onevision
-from mmsieve.methods.mmssr.inputs import Item
+from mmsieve.methods.mmssr.inputs import RatingItem
 from mmsieve.methods.mmssr.model import load_rater as load_stock
 from mmsieve.methods.tokenizer import IMAGE
 from tests.helpers.mmssr_recordings import CHECKPOINT, VARIANTS, checkpoint, invent, needs_reference
@@ -34,7 +34,7 @@ def stock() -> LlavaOnevisionForConditionalGeneration:
 
 
 @torch.inference_mode()
-def ask_alone(item: Item, question: int) -> torch.Tensor:
+def ask_alone(item: RatingItem, question: int) -> torch.Tensor:
     """Logits of an answer's first token: the whole prompt through the stock class, images too."""
     prompt = item.prompts[0]
     ids = torch.tensor([*prompt.shared, *prompt.ends[question]]).long()

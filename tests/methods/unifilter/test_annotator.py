@@ -19,7 +19,7 @@ from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageLimits
 from mmsieve.labels import quality
-from mmsieve.methods.load import ScoringModel, load_annotator, load_model
+from mmsieve.methods.load import LoadedModel, load_annotator, load_model
 from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.methods.unifilter import runner as unifilter_runner
 from mmsieve.methods.unifilter.annotator import SCHEMA, ScoringOptions
@@ -41,7 +41,7 @@ WIDE = png(picture(2, 30, 90))
 
 
 @pytest.fixture(scope="module")
-def model() -> ScoringModel:
+def model() -> LoadedModel:
     return load_model(str(RELEASED), device="cpu")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.methods.load import ScoringModel, load_model
+from mmsieve.methods.load import LoadedModel, load_model
 from mmsieve.sample import Image, Part, Sample, Text
 from tests.helpers.paths import RECORDED_DATA
 
@@ -43,7 +43,7 @@ VARIANTS = [
 
 
 @cache
-def load(variant: str, **options) -> ScoringModel:
+def load(variant: str, **options) -> LoadedModel:
     return load_model(str(checkpoint(variant)), device="cpu", **options)
 
 
