@@ -206,7 +206,7 @@ class EndpointRunner:
 
     async def _ask(self, client: SdkTeacher, index: int, item: EndpointItem) -> Outcome:
         """The row of an item; an error of the shard is returned too, so that none is lost."""
-        create = client._client.chat.completions.with_raw_response.create
+        create = client.client.chat.completions.with_raw_response.create
         try:
             completion = await client.read(
                 _AnswerCompletion, lambda: create(**self._parameters(item))
