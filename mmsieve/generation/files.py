@@ -219,7 +219,7 @@ def choose_val(images: Sequence[Sequence[str]], fraction: float, seed: int) -> l
     Items that share an image, directly or through others, stay together. At least `fraction` of
     the items is for validation, and more only by what the last ones are tied to.
     """
-    together = _tie(images)
+    together = tie_by_image(images)
     members: dict[int, list[int]] = {}
     for item, root in enumerate(together):
         members.setdefault(root, []).append(item)
@@ -235,7 +235,7 @@ def choose_val(images: Sequence[Sequence[str]], fraction: float, seed: int) -> l
     return is_val
 
 
-def _tie(images: Sequence[Sequence[str]]) -> list[int]:
+def tie_by_image(images: Sequence[Sequence[str]]) -> list[int]:
     """For each item the first one that it is tied to: union-find."""
     parent = list(range(len(images)))
 

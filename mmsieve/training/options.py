@@ -107,12 +107,12 @@ class TrainOptions:
 
 _NAME = "training.json"
 
-Claim = dict[str, Any]
+RunConfig = dict[str, Any]
 """Recipe, stage, and fingerprints of what else the result depends on."""
 
 
-def check_claim(
-    out: Path, claim: Claim, overwrite: bool = False
+def check_run_config(
+    out: Path, config: RunConfig, overwrite: bool = False
 ) -> Literal["new", "begun", "done"]:
     """How far this training got in a folder; raises RequestError where something else is in it.
 
@@ -127,7 +127,7 @@ def check_claim(
         return "new"
     made = json.loads((out / _NAME).read_text("utf-8"))
     made.pop("logs")
-    if made != claim:
+    if made != config:
         raise RequestError(
             f"--out {out}: made with another recipe or other data; choose another --out, or "
             "--overwrite to start again"
@@ -135,10 +135,10 @@ def check_claim(
     return "done" if (out / "config.json").is_file() else "begun"
 
 
-def write_claim(out: Path, claim: Claim, logs: dict[str, Any]) -> None:
-    """Note the claim and, at the end, each stage's log."""
-    text = json.dumps({**claim, "logs": logs}, indent=1)
-    write_atomically(out / _NAME, lambda path: path.write_text(text + "\n") and None)
+def write_run_config(out: Path, config: RunConfig, logs: dict[str, Any]) -> None:
+    """Note the run config and, at the end, each stage's log."""
+    text = json.dumps({**config, "logs": logs}, indent=1)
+    write_atomically(out / _NAME, lambda path: path.write_text(text + "\n"))
 
 
 # The processes of one training: what only the first does, and where all wait for each other

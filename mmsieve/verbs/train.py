@@ -10,10 +10,10 @@ from mmsieve.methods.files import hash_files, tensor_files
 from mmsieve.tables import check_folder
 from mmsieve.training.options import (
     TrainOptions,
-    check_claim,
+    check_run_config,
     first_goes_first,
     is_first,
-    write_claim,
+    write_run_config,
 )
 from mmsieve.training.recipe import (
     BaseRecipe,
@@ -23,6 +23,7 @@ from mmsieve.training.recipe import (
     check_start,
     find_start,
     load_recipe,
+    stage_of,
     with_backbone,
 )
 
@@ -162,20 +163,20 @@ def _train(
     options: TrainOptions,
 ) -> TrainReport:
     started = time.monotonic()
-    stage: Any = getattr(recipe, goal)
+    stage = stage_of(recipe, goal)
     if stage is None:
         raise RequestError(f"recipe {recipe.name} has no stage {goal}")
     check_folder(out)
     options.check(stage.rendered is not None)
-    start = find_start(goal, recipe, start_from)
+    start = find_start(recipe, start_from)
     if start is None:
         check_start(recipe)
     claim = _claim(goal, recipe, start, options)
     with first_goes_first():
-        state = check_claim(out, claim, options.overwrite and is_first())
+        state = check_run_config(out, claim, options.overwrite and is_first())
         if state == "new" and not options.dry_run:
             out.mkdir(parents=True, exist_ok=True)
-            write_claim(out, claim, {})
+            write_run_config(out, claim, {})
     if state == "done" or options.dry_run:
         plan = _plan(goal, recipe, start, options)
         notes = [f"{recipe.name}: done before" if state == "done" else f"would train: {plan}"]
@@ -192,19 +193,13 @@ def _run(
     start_from: Path | None,
     options: TrainOptions,
 ) -> list[str]:
-    from mmsieve.training.training import (
-        ClassifierTraining,
-        EnhancerTraining,
-        RaterTraining,
-        Training,
-    )
+    from mmsieve.training.training import TRAININGS
 
-    kinds: dict[str, type[Training]] = {"rater": RaterTraining, "enhancer": EnhancerTraining}
-    return kinds.get(goal, ClassifierTraining)(
+    return TRAININGS[goal](
         goal=goal,
         recipe=recipe,
         out=out,
-        claim=claim,
+        config=claim,
         start_from=start_from,
         files=options.files,
         workers=options.workers,
@@ -230,11 +225,11 @@ def _claim(
 def _plan(goal: str, recipe: Any, start_from: Path | None, options: TrainOptions) -> str:
     """What would be trained, in words."""
     told = []
-    lesson = getattr(recipe, "lesson", None)
+    lesson = recipe.lesson if isinstance(recipe, Recipe) else None
     if start_from is None and lesson is not None and lesson.rendered is not None:
         told.append(f"the tower on {lesson.rendered.groups:,} scenes")
     if options.data is not None:
         told.append(f"the {goal} on {options.data}")
-    elif (rendered := getattr(recipe, goal).rendered) is not None:
-        told.append(f"the {goal} on texts over {rendered.groups:,} groups of scenes")
+    elif (stage := stage_of(recipe, goal)) is not None and stage.rendered is not None:
+        told.append(f"the {goal} on texts over {stage.rendered.groups:,} groups of scenes")
     return ", then ".join(told)

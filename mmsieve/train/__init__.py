@@ -1,1 +1,0 @@
-"""Training: recipes, data, objectives, and the stages that the stock Trainer runs."""
