@@ -1,4 +1,4 @@
-"""Devices and number formats, and quiet libraries, without importing torch."""
+"""Devices and number formats, resolved without importing torch (which takes seconds)."""
 
 import ctypes
 import logging
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import Literal, TypeAlias, get_args
 
-from mmsieve.engine.annotator import Device
 from mmsieve.errors import RequestError
 
-# Devices and number formats, resolved without importing torch (which takes seconds)
+Device: TypeAlias = str
+"""`cpu`, `cuda` or `cuda:N`, already resolved."""
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
@@ -64,9 +64,6 @@ def _count_gpus() -> int:
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
     return count.value
-
-
-# Keeping transformers' progress bars and loading advice off a user's terminal
 
 
 @contextmanager

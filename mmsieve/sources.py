@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -364,8 +364,3 @@ def take_part(shards: Sequence[Shard], part: str | None) -> list[Shard]:
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise RequestError(f"--part {part}: write I/N with I from 0 to N-1, for example 0/8")
     return list(shards)[int(index) :: int(count)]
-
-
-def limited(shard: Shard, limit: int) -> Shard:
-    """The shard, read only up to `limit` samples."""
-    return replace(shard, limit=limit)

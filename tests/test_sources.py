@@ -14,7 +14,7 @@ from mmsieve import sources
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
-from mmsieve.sources import Shard, find_files, limited, local_path, take_part
+from mmsieve.sources import Shard, find_files, local_path, take_part
 from tests.helpers.shards import (
     captions,
     image,
@@ -320,7 +320,3 @@ def test_parts_share_the_sorted_list():
 def test_parts_that_are_none(part):
     with pytest.raises(RequestError, match="from 0 to N-1"):
         take_part([], part)
-
-
-def test_limited():
-    assert limited(Shard("a.tar", "a", 5), 3) == Shard("a.tar", "a", 5, limit=3)

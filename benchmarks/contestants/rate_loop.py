@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmsieve.methods.mmssr.annotator import make_asker
+from mmsieve.methods.mmssr.annotator import prompt_writer
 from mmsieve.methods.mmssr.checkpoint import OneVision
-from mmsieve.methods.mmssr.inputs import IMAGE, STYLE_QUESTION, Asker, capability_question
+from mmsieve.methods.mmssr.inputs import IMAGE, STYLE_QUESTION, PromptWriter, capability_question
 from mmsieve.methods.mmssr.model import load_rater
 from mmsieve.sample import Sample
 
@@ -38,20 +38,20 @@ class PublishedLoop:
         """First answer token per sample and capability."""
         rows: list[dict[str, int]] = [{} for _ in samples]
         for name, keyword in self._capabilities.items():
-            asker = self._ask(capability_question(keyword))
+            writer = self._ask(capability_question(keyword))
             for row, sample in zip(rows, samples, strict=True):
-                row[name] = self._answer(asker, sample, RATING_TOKENS)[0]
-        asker = self._ask(STYLE_QUESTION)
+                row[name] = self._answer(writer, sample, RATING_TOKENS)[0]
+        writer = self._ask(STYLE_QUESTION)
         for sample in samples:
-            self._answer(asker, sample, STYLE_TOKENS)
+            self._answer(writer, sample, STYLE_TOKENS)
         return rows
 
-    def _ask(self, question: str) -> Asker:
-        return make_asker(self._checkpoint, [question], clean=False)
+    def _ask(self, question: str) -> PromptWriter:
+        return prompt_writer(self._checkpoint, [question], clean=False)
 
     @torch.inference_mode()
-    def _answer(self, asker: Asker, sample: Sample, count: int) -> list[int]:
-        prompt, _ = asker.ask(sample.turns)
+    def _answer(self, writer: PromptWriter, sample: Sample, count: int) -> list[int]:
+        prompt, _ = writer.write(sample.turns)
         ids = torch.tensor([*prompt.shared, *prompt.ends[0]]).long()
         embeddings = self._model.get_input_embeddings()(ids.clamp(min=0))
         pieces, start = [], 0

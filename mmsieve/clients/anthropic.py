@@ -4,8 +4,8 @@ The answer is held to its schema by `output_config.format`, not by a forced tool
 always think refuse forced tools.
 """
 
-import base64
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from mmsieve.clients.connection import (
     Connection,
-    Question,
+    ModelRequest,
     Reply,
     SdkTeacher,
     TeacherError,
@@ -31,127 +31,120 @@ _ENDED = {
 }
 
 
-class _Block(BaseModel):
+class _ContentBlock(BaseModel):
     type: str
     text: str = ""
 
 
-class _Usage(BaseModel):
+class _MessageUsage(BaseModel):
     input_tokens: int = 0
     cache_creation_input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     output_tokens: int = 0
 
 
-class _Message(BaseModel):
+class _ModelMessage(BaseModel):
     """What is read of a message."""
 
-    content: list[_Block]
+    content: list[_ContentBlock]
     stop_reason: str | None = None
-    usage: _Usage = _Usage()
+    usage: _MessageUsage = _MessageUsage()
 
 
-class _Batch(BaseModel):
+class _MessageBatch(BaseModel):
     id: str
     processing_status: str
     request_counts: dict[str, int] = {}
 
 
-class _Batches(BaseModel):
-    data: list[_Batch]
+class _MessageBatches(BaseModel):
+    data: list[_MessageBatch]
 
 
-class _Outcome(BaseModel):
+class _MessageOutcome(BaseModel):
     type: str
     message: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
 
 
-class _Result(BaseModel):
+class _MessageResult(BaseModel):
     custom_id: str
-    result: _Outcome
+    result: _MessageOutcome
 
 
 class AnthropicTeacher(SdkTeacher):
-    """Asks a message for each question."""
+    """Asks for a message per request."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, anthropic.AsyncAnthropic, anthropic.AnthropicError)
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
-        create = self._client.messages.with_raw_response.create
-        parameters = self.parameters(question)
+        create = self.client.messages.with_raw_response.create
+        parameters = self.parameters(request)
         body = await self.body(lambda: create(**parameters))
         return self.reply(body)
 
-    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
+    async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
         """Send a batch; raises TeacherError."""
-        requests: list[Any] = [
-            {"custom_id": name, "params": self.parameters(question)}
-            for name, question in questions.items()
+        params: list[Any] = [
+            {"custom_id": name, "params": self.parameters(request)}
+            for name, request in requests.items()
         ]
         # Sent once: if the answer to this request is lost, another would be paid for twice.
-        create = self._client.with_options(max_retries=0).messages.batches.with_raw_response.create
-        batch: _Batch = await self.read(_Batch, lambda: create(requests=requests))
-        return batch.id
+        create = self.client.with_options(max_retries=0).messages.batches.with_raw_response.create
+        return (await self.read(_MessageBatch, lambda: create(requests=params))).id
 
     async def candidates(self, token: str, count: int) -> list[str]:
         """The batches of so many requests: a token is only in the names of requests."""
-        list_ = self._client.messages.batches.with_raw_response.list
-        page: _Batches = await self.read(_Batches, lambda: list_(limit=100))
+        list_ = self.client.messages.batches.with_raw_response.list
+        page = await self.read(_MessageBatches, lambda: list_(limit=100))
         return [one.id for one in page.data if sum(one.request_counts.values()) == count]
 
     async def is_ended(self, batch: str) -> bool:
         """Whether a batch has its answers; raises TeacherError."""
-        retrieve = self._client.messages.batches.with_raw_response.retrieve
-        found: _Batch = await self.read(_Batch, lambda: retrieve(batch))
+        retrieve = self.client.messages.batches.with_raw_response.retrieve
+        found = await self.read(_MessageBatch, lambda: retrieve(batch))
         return found.processing_status == "ended"
 
     async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
         """The answers of an ended batch; raises TeacherError."""
         try:
-            async for line in await self._client.messages.batches.results(batch):
-                result: _Result | None = read_body(_Result, line.to_json())
+            async for line in await self.client.messages.batches.results(batch):
+                result = read_body(_MessageResult, line.to_json())
                 if result is not None:
                     yield result.custom_id, self._result(result.result)
         except (anthropic.AnthropicError, ValueError) as error:
             raise as_trouble(error, self._connection) from None
 
-    def _result(self, result: "_Outcome") -> Reply | TeacherError:
+    def _result(self, result: _MessageOutcome) -> Reply | TeacherError:
         if result.type == "succeeded":
             return self.reply(json.dumps(result.message))
         words = json.dumps(result.error) if result.error else result.type
         invalid = "invalid_request_error" in words
         return by_status(400 if invalid else None, words, self._connection)
 
-    def parameters(self, question: Question) -> dict[str, Any]:
+    def parameters(self, request: ModelRequest) -> dict[str, Any]:
         """The parameters of a request."""
+        jpeg = {"type": "base64", "media_type": "image/jpeg"}
+        encoded = (b64encode(image).decode() for image in request.images)
         content: list[dict[str, Any]] = [
-            {
-                "type": "image",
-                "source": {
-                    "type": "base64",
-                    "media_type": "image/jpeg",
-                    "data": base64.b64encode(image).decode(),
-                },
-            }
-            for image in question.images
+            *({"type": "image", "source": {**jpeg, "data": data}} for data in encoded),
+            {"type": "text", "text": request.prompt},
         ]
-        content.append({"type": "text", "text": question.words})
         parameters: dict[str, Any] = {
             "model": self._connection.model,
             "max_tokens": self._connection.max_tokens,
             "messages": [{"role": "user", "content": content}],
         }
-        if question.format == "schema":
-            form = {"type": "json_schema", "schema": question.schema}
+        if request.format == "schema":
+            form = {"type": "json_schema", "schema": request.schema}
             parameters["output_config"] = {"format": form}
         return parameters
 
     def reply(self, body: str) -> Reply:
         """The answer in the body of a response."""
-        message: _Message | None = read_body(_Message, body)
+        message = read_body(_ModelMessage, body)
         if message is None:
             return Reply(problem="the response is no message")
         counts = message.usage

@@ -10,14 +10,12 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.sources import one_line
-
-# What a teacher is asked, what it answers, and the trouble it may meet instead
 
 Trouble: TypeAlias = Literal["stop", "refused", "failed"]
 """stop: no request can succeed (key, model, money). refused: this request can't (400 and the
@@ -25,6 +23,8 @@ like). failed: it may succeed another time (retries used up)."""
 
 AnswerFormat: TypeAlias = Literal["schema", "json"]
 """How an answer is held to its fields: by a JSON schema, or by the words of the request alone."""
+
+M = TypeVar("M", bound=BaseModel)
 
 _STOP = (401, 402, 403, 404)
 _REFUSED = (400, 413, 415, 422)
@@ -43,10 +43,10 @@ class TeacherError(MmsieveError):
 
 
 @dataclass(frozen=True)
-class Question:
-    """One request: the words, and the images as JPEG files."""
+class ModelRequest:
+    """One request: a prompt, and images as JPEG files."""
 
-    words: str
+    prompt: str
     images: tuple[bytes, ...]
     schema: dict[str, Any]
     format: AnswerFormat
@@ -107,31 +107,25 @@ def shorten(text: str) -> str:
 
 
 class Teacher(Protocol):
-    """Answers questions; holds connections, so `close` it."""
+    """Answers requests; holds connections, so `close` it."""
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
-        ...
 
-    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
-        """Send a batch of questions by name; returns its id. Sent once: raises TeacherError."""
-        ...
+    async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
+        """Send a batch of requests by name; returns its id. Sent once: raises TeacherError."""
 
     async def candidates(self, token: str, count: int) -> list[str]:
         """The ids of batches that may be one of so many requests whose id was lost."""
-        ...
 
     async def is_ended(self, batch: str) -> bool:
         """Whether a batch has its answers; raises TeacherError."""
-        ...
 
     def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
         """The answers of an ended batch by name, in any order; raises TeacherError."""
-        ...
 
     async def close(self) -> None:
         """Close the connections."""
-        ...
 
 
 def as_trouble(error: Exception, connection: Connection) -> TeacherError:
@@ -147,20 +141,17 @@ def by_status(status: int | None, words: str, connection: Connection) -> Teacher
     return TeacherError("stop" if status in _STOP else trouble, connection.scrub(words))
 
 
-def request_name(subject: str, token: str) -> str:
+def request_name(item: str, token: str) -> str:
     """The name of a request in a batch: the token tells whose batch it is."""
-    return f"{subject}-{token}"
-
-
-# What both SDKs have in common, from a call to the body of its response
+    return f"{item}-{token}"
 
 
 class SdkTeacher:
-    """A client of an SDK, whose errors become TeacherErrors."""
+    """A client of an SDK, whose errors become TeacherErrors; `client` is the SDK's own."""
 
     def __init__(self, connection: Connection, client: Any, errors: type[Exception]) -> None:
         self._connection, self._errors = connection, errors
-        self._client = client(
+        self.client = client(
             api_key=connection.key,
             base_url=connection.base_url,
             max_retries=connection.max_retries,
@@ -184,27 +175,25 @@ class SdkTeacher:
             raise as_trouble(error, self._connection) from None
         return body
 
-    async def read(self, model: type[BaseModel], call: Callable[[], Awaitable[Any]]) -> Any:
+    async def read(self, model: type[M], call: Callable[[], Awaitable[Any]]) -> M:
         """A response as a model; raises TeacherError, also where it is something else."""
-        read = read_body(model, await self.body(call))
-        if read is None:
+        found = read_body(model, await self.body(call))
+        if found is None:
             raise TeacherError("failed", "the response is not what the protocol says")
-        return read
+        return found
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self.client.close()
 
 
-def read_body(model: type[BaseModel], body: str) -> Any:
+def read_body(model: type[M], body: str) -> M | None:
     """A response as the provider promises it, or None where it isn't: SDKs don't check."""
     try:
         return model.model_validate_json(body)
     except ValueError:
         return None
 
-
-# Which teacher a name means, and what reaching it needs
 
 _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 PROVIDERS = tuple(_KEYS)

@@ -1,7 +1,7 @@
 """Teacher behind OpenAI's chat completions, or any server that speaks them (vLLM, SGLang, ...)."""
 
-import base64
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any, Final
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from mmsieve.clients.connection import (
     Connection,
-    Question,
+    ModelRequest,
     Reply,
     SdkTeacher,
     TeacherError,
@@ -25,33 +25,33 @@ _URL: Final = "/v1/chat/completions"
 _ENDED = {"length": "cut off: the answer is longer than --max-tokens", "content_filter": "filtered"}
 
 
-class _Message(BaseModel):
+class _ChatMessage(BaseModel):
     content: str | None = None
     refusal: str | None = None
 
 
-class _Choice(BaseModel):
-    message: _Message
+class _ChatChoice(BaseModel):
+    message: _ChatMessage
     finish_reason: str | None = None
 
 
-class _Usage(BaseModel):
+class _ChatUsage(BaseModel):
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class _Completion(BaseModel):
+class _ChatCompletion(BaseModel):
     """What is read of a chat completion."""
 
-    choices: list[_Choice]
-    usage: _Usage | None = None
+    choices: list[_ChatChoice]
+    usage: _ChatUsage | None = None
 
 
 class _Named(BaseModel):
     id: str
 
 
-class _Batch(_Named):
+class _FileBatch(_Named):
     status: str
     metadata: dict[str, str] | None = None
     output_file_id: str | None = None
@@ -59,55 +59,48 @@ class _Batch(_Named):
     errors: dict[str, Any] | None = None
 
 
-class _Batches(BaseModel):
-    data: list[_Batch]
+class _FileBatches(BaseModel):
+    data: list[_FileBatch]
 
 
-class _Result(BaseModel):
+class _FileLine(BaseModel):
     custom_id: str
     response: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
 
 
 class OpenAITeacher(SdkTeacher):
-    """Asks a chat completion for each question."""
+    """Asks for a chat completion per request."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, openai.AsyncOpenAI, openai.OpenAIError)
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
-        create = self._client.chat.completions.with_raw_response.create
-        parameters = self.parameters(question)
+        create = self.client.chat.completions.with_raw_response.create
+        parameters = self.parameters(request)
         body = await self.body(lambda: create(**parameters))
         return self.reply(body)
 
-    async def submit(self, token: str, questions: Mapping[str, Question]) -> str:
+    async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
         """Send a batch; raises TeacherError."""
         lines = [
-            {"custom_id": name, "method": "POST", "url": _URL, "body": self.parameters(question)}
-            for name, question in questions.items()
+            {"custom_id": name, "method": "POST", "url": _URL, "body": self.parameters(request)}
+            for name, request in requests.items()
         ]
         data = "\n".join(json.dumps(line) for line in lines).encode()
-        upload = self._client.files.with_raw_response.create
+        upload = self.client.files.with_raw_response.create
         file = await self.read(_Named, lambda: upload(file=("b.jsonl", data), purpose="batch"))
         # Sent once: if the answer to this request is lost, another would be paid for twice.
-        create = self._client.with_options(max_retries=0).batches.with_raw_response.create
-        batch: _Named = await self.read(
-            _Named,
-            lambda: create(
-                completion_window="24h",
-                endpoint=_URL,
-                input_file_id=file.id,
-                metadata={"token": token},
-            ),
-        )
-        return batch.id
+        create = self.client.with_options(max_retries=0).batches.with_raw_response.create
+        wanted = {"completion_window": "24h", "endpoint": _URL, "metadata": {"token": token}}
+        made = await self.read(_Named, lambda: create(input_file_id=file.id, **wanted))
+        return made.id
 
     async def candidates(self, token: str, count: int) -> list[str]:
         """The batch of a token, if there is one; raises TeacherError."""
-        list_ = self._client.batches.with_raw_response.list
-        page: _Batches = await self.read(_Batches, lambda: list_(limit=100))
+        list_ = self.client.batches.with_raw_response.list
+        page = await self.read(_FileBatches, lambda: list_(limit=100))
         return [one.id for one in page.data if (one.metadata or {}).get("token") == token]
 
     async def is_ended(self, batch: str) -> bool:
@@ -119,15 +112,15 @@ class OpenAITeacher(SdkTeacher):
         made = await self._batch(batch)
         if made.errors:
             raise TeacherError("refused", self._connection.scrub(json.dumps(made.errors)))
-        content = self._client.files.with_raw_response.content
+        content = self.client.files.with_raw_response.content
         for file in filter(None, (made.output_file_id, made.error_file_id)):
             body = await self.body(partial(content, file))
             for line in body.splitlines():
-                result: _Result | None = read_body(_Result, line)
+                result = read_body(_FileLine, line)
                 if result is not None:
                     yield result.custom_id, self._result(result)
 
-    def _result(self, result: "_Result") -> Reply | TeacherError:
+    def _result(self, result: _FileLine) -> Reply | TeacherError:
         response = result.response or {}
         body = json.dumps(response.get("body"))
         if response.get("status_code") == 200:
@@ -135,34 +128,33 @@ class OpenAITeacher(SdkTeacher):
         words = json.dumps(result.error) if result.error else body
         return by_status(response.get("status_code"), words, self._connection)
 
-    async def _batch(self, batch: str) -> "_Batch":
-        retrieve = self._client.batches.with_raw_response.retrieve
-        found: _Batch = await self.read(_Batch, lambda: retrieve(batch))
-        return found
+    async def _batch(self, batch: str) -> _FileBatch:
+        retrieve = self.client.batches.with_raw_response.retrieve
+        return await self.read(_FileBatch, lambda: retrieve(batch))
 
-    def parameters(self, question: Question) -> dict[str, Any]:
+    def parameters(self, request: ModelRequest) -> dict[str, Any]:
         """The parameters of a request."""
+        urls = (f"data:image/jpeg;base64,{b64encode(image).decode()}" for image in request.images)
         content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_encode(image)}"}}
-            for image in question.images
+            *({"type": "image_url", "image_url": {"url": url}} for url in urls),
+            {"type": "text", "text": request.prompt},
         ]
-        content.append({"type": "text", "text": question.words})
         parameters: dict[str, Any] = {
             "model": self._connection.model,
             "max_completion_tokens": self._connection.max_tokens,
             "messages": [{"role": "user", "content": content}],
         }
-        if question.format == "schema":
-            form = {"name": "texts", "strict": True, "schema": question.schema}
+        if request.format == "schema":
+            form = {"name": "texts", "strict": True, "schema": request.schema}
             parameters["response_format"] = {"type": "json_schema", "json_schema": form}
         return parameters
 
     def reply(self, body: str) -> Reply:
         """The answer in the body of a response."""
-        completion: _Completion | None = read_body(_Completion, body)
+        completion = read_body(_ChatCompletion, body)
         if completion is None or not completion.choices:
             return Reply(problem="the response is no chat completion")
-        counts = completion.usage or _Usage()
+        counts = completion.usage or _ChatUsage()
         usage = Usage(counts.prompt_tokens, counts.completion_tokens)
         choice = completion.choices[0]
         problem = _ENDED.get(choice.finish_reason or "")
@@ -172,7 +164,3 @@ class OpenAITeacher(SdkTeacher):
             problem = "an empty answer"
         text = self._connection.hide(choice.message.content or "")
         return Reply("" if problem else text, problem, usage)
-
-
-def _encode(image: bytes) -> str:
-    return base64.b64encode(image).decode()

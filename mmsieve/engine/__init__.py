@@ -6,7 +6,7 @@ Every engine runs the same ShardWorker, so all of them write the same tables.
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
-from mmsieve.engine.annotator import Device
+from mmsieve.devices import Device
 from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.progress import Advance
 from mmsieve.sources import Shard

@@ -11,14 +11,12 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from mmsieve.devices import Device as Device
 from mmsieve.errors import SampleError
 from mmsieve.sample import Sample
 
 Row: TypeAlias = dict[str, Any]
 """The values of an annotator's own columns for one sample."""
-
-Device: TypeAlias = str
-"""`cpu`, `cuda` or `cuda:N`, already resolved (`mmsieve.devices`)."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mmsieve import tables
 from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
-from mmsieve.engine.workers import Prepared, PreparePool, ShardClosed, ShardFeed, ShardOpened
+from mmsieve.engine.workers import Event, Prepared, PreparePool, ShardClosed, ShardFeed, ShardOpened
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.progress import Advance
 from mmsieve.read.records import ReadOptions
@@ -112,9 +112,7 @@ class ShardWorker:
         for report in pending:
             yield report.result()
 
-    def _submit(
-        self, shard: Shard, events: Iterator[ShardOpened | Prepared | ShardClosed]
-    ) -> "Future[ShardReport]":
+    def _submit(self, shard: Shard, events: Iterator[Event]) -> "Future[ShardReport]":
         """Compute a shard's rows; its table is written while the next shard is computed."""
         rows = _Rows(shard, self._advance)
         stream = rows.items(events)
@@ -143,9 +141,7 @@ class _Rows:
         self._missing: set[int] = set()
         self._advance = advance
 
-    def items(
-        self, events: Iterator[ShardOpened | Prepared | ShardClosed]
-    ) -> Iterator[tuple[int, Any]]:
+    def items(self, events: Iterator[Event]) -> Iterator[tuple[int, Any]]:
         """The runner's stream: (index, item) of every sample that could be prepared."""
         for event in events:
             if isinstance(event, ShardOpened):

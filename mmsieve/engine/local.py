@@ -3,8 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 
-from mmsieve.devices import resolve_device
-from mmsieve.engine.annotator import Device
+from mmsieve.devices import Device, resolve_device
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.progress import Advance
 from mmsieve.sources import Shard

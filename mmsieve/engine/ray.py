@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmsieve.engine.annotator import Device
+from mmsieve.devices import Device
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.progress import Advance

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +21,7 @@ from mmsieve.progress import show_progress
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
 from mmsieve.reports import Report, count_words, timed
-from mmsieve.sources import Shard, Sources, find_files, limited, take_part
+from mmsieve.sources import Shard, Sources, find_files, take_part
 
 
 @Parameter(name="*")
@@ -123,7 +123,7 @@ def _fingerprint(annotator: Annotator, read: ReadOptions, run: RunOptions) -> di
 
 
 def _limit(shards: list[Shard], limit: int | None, read: ReadOptions) -> list[Shard]:
-    """The first shards that hold `limit` samples; the last of them is cut."""
+    """The first shards that hold `limit` samples; the last of them only in part."""
     if limit is None:
         return shards
     taken = []
@@ -133,7 +133,7 @@ def _limit(shards: list[Shard], limit: int | None, read: ReadOptions) -> list[Sh
                 count = reader.count
         except ShardError:
             count = 0  # named when the run comes to it
-        taken.append(shard if count <= limit else limited(shard, limit))
+        taken.append(shard if count <= limit else replace(shard, limit=limit))
         limit -= min(count, limit)
         if limit == 0:
             break

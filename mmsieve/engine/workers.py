@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import connection
 from queue import Full, Queue
-from typing import Any
+from typing import Any, TypeAlias
 
 from mmsieve.engine.annotator import Preparer
 from mmsieve.errors import SampleError, ShardError
@@ -36,8 +36,8 @@ class Prepared:
 class ShardOpened:
     """A shard's reading has begun."""
 
-    shard: Shard
     count: int
+    """Samples that its index promises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,10 @@ class ShardClosed:
     """A shard's reading has ended, with the reason where it could not be read to its end."""
 
     error: Exception | None
+
+
+Event: TypeAlias = ShardOpened | Prepared | ShardClosed
+"""What reading shards yields: a shard's opening, its samples, its end, and the next shard's."""
 
 
 class PreparePool:
@@ -92,7 +96,7 @@ class ShardFeed:
         self._thread = threading.Thread(target=self._read, daemon=True, name="mmsieve-reader")
         self._thread.start()
 
-    def __iter__(self) -> Iterator[ShardOpened | Prepared | ShardClosed]:
+    def __iter__(self) -> Iterator[Event]:
         open_shards = len(self._shards)
         while open_shards:
             event = self._queue.get()
@@ -112,7 +116,7 @@ class ShardFeed:
             error: Exception | None = None
             try:
                 with open_shard(shard, self._options) as reader:
-                    self._put(ShardOpened(shard, reader.count))
+                    self._put(ShardOpened(reader.count))
                     for records in _chunks(reader.records):
                         self._put(self._pool.submit(reader.parse, records))
             except _Stopped:

@@ -1,4 +1,4 @@
-"""How far two tables agree on the same samples: by rank, by level, and on what a cut would keep."""
+"""How far two tables agree on the same samples: by rank, by level, and on what would be kept."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from mmsieve.sources import one_line
 from mmsieve.tables import SCORE, Table, column_names, find_score, scan_files
 
 TOP = ("0.1", "0.3", "0.5")
-"""The fractions of samples that a cut may keep, for which the overlap is given."""
+"""The fractions of samples that may be kept, for which the overlap is given."""
 _LEVEL = "quality_level"
 
 

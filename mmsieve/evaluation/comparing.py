@@ -94,7 +94,7 @@ class LabelledTexts:
         return len(np.unique(self.units[chosen]))
 
     def check_scores(self, annotators: Mapping[str, Annotator]) -> None:
-        """Raise RequestError for the first annotator whose scores these texts can't tell about."""
+        """Raise RequestError for the first annotator whose scores these texts can't measure."""
         for name, annotator in annotators.items():
             if find_score(annotator.schema) is None:
                 columns = ", ".join(annotator.schema.names)
@@ -117,7 +117,7 @@ def check_labels(records: Sequence[TrainingRecord], data: Path) -> None:
 
 @dataclass(frozen=True)
 class Scored:
-    """What one model made of the texts."""
+    """The scores of one model for the texts."""
 
     scores: Floats
     """[n]; NaN where there is none."""
@@ -136,7 +136,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """Where scores are made."""
+    """Where scores are computed."""
 
     device: str
     workers: int
@@ -395,7 +395,7 @@ def _note_of_thresholds(
     )
 
 
-# predictions.parquet: what each model said of each text, so that errors can be looked at
+# predictions.parquet: each model's score of each text, so that errors can be looked at
 
 
 def predictions(texts: LabelledTexts, comparison: Comparison) -> pl.DataFrame:

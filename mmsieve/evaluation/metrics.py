@@ -7,7 +7,7 @@ predicted counts 0. A score on another scale becomes a level by thresholds.
 Percentile intervals (Efron, 1979), of images rather than of texts: the texts over one image are
 written together, from positive to negative, and a model that misreads the image misses several at
 once. Drawing them one by one would take one accident for several, and the intervals would be too
-narrow. So the texts that share an image are one unit (`units.py`), drawn as a whole.
+narrow. So the texts that share an image are one unit, drawn as a whole.
 
 A number without any error in sight (accuracy 1) gets an interval without width: no draw from
 faultless texts has a fault. With n images the rate of errors may still be as high as about 3 / n.
@@ -24,8 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mmsieve.labels import LEVELS, POSITIVE, to_levels
-
-# How well scores agree with known levels: the numbers of the paper, and its rounding
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -148,13 +146,13 @@ def _ranks(values: Floats) -> Floats:
 
 
 def _calibration(scores: Floats, levels: Ints, confusion: Ints, is_level: bool) -> Calibration:
-    told = confusion.sum(0)
-    means = _ratio(np.array(LEVELS) @ confusion, told)
+    predicted = confusion.sum(0)
+    means = _ratio(np.array(LEVELS) @ confusion, predicted)
     bins = _bins(scores, levels) if is_level else []
     error = sum(each["count"] * abs(each["mean_score"] - each["mean_level"]) for each in bins)
     return Calibration(
-        mean_level=[float(m) if n else None for m, n in zip(means, told, strict=True)],
-        share=(told / len(levels)).tolist(),
+        mean_level=[float(m) if n else None for m, n in zip(means, predicted, strict=True)],
+        share=(predicted / len(levels)).tolist(),
         expected_error=error / len(levels) if is_level else None,
         bins=bins,
     )

@@ -5,17 +5,16 @@ import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from mmsieve.errors import ShardError
-from mmsieve.exporting.samples import TarSample
+from mmsieve.exporting.samples import Sizes, TarSample
 from mmsieve.outputs import made_otherwise, not_ours, write_atomically, write_text
 from mmsieve.read.tar import index_tar
 from mmsieve.tables import product_version
-
-# Output tars: written under another name, checked by reading them back, then named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,65 +43,51 @@ def write_tar(
     first = next(iterator, None)
     if first is None:
         return None
-    writing = _Writing(name, first, iterator, whole)
-    write_atomically(folder / name, writing)
-    return writing.tar()
+    made: list[Tar] = []
+
+    def write(temporary: Path) -> None:
+        made.append(_write(temporary, name, chain([first], iterator)))
+        whole(made[0])
+
+    write_atomically(folder / name, write)
+    return made[0]
 
 
-class _Writing:
-    """Writes the samples to a temporary file, which must read back as what was meant."""
-
-    def __init__(
-        self, name: str, first: TarSample, rest: Iterator[TarSample], whole: Callable[[Tar], object]
-    ) -> None:
-        self._name, self._first, self._rest, self._whole = name, first, rest, whole
-        self.written: list[tuple[str, tuple[tuple[str, int], ...]]] = []
-        self.sources: dict[str, None] = {}
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def tar(self) -> Tar:
-        """What was written."""
-        return Tar(
-            name=self._name,
-            samples=len(self.written),
-            bytes=self.size,
-            sha256=self.digest.hexdigest(),
-            sources=tuple(self.sources),
-        )
-
-    def __call__(self, temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            for block in self._blocks():
-                file.write(block)
-                self.digest.update(block)
-                self.size += len(block)
-        with temporary.open("rb") as file:
-            index = index_tar(file)
-        found = [
-            (group.key, tuple((name, member.size) for name, member in group.members.items()))
-            for group in index.groups
-        ]
-        if index.problem is not None or found != self.written:
-            raise ShardError(
-                "the tar written from it doesn't read back as the same samples "
-                f"({index.problem or 'other members'}): please report this"
-            )
-        self._whole(self.tar())
-
-    def _blocks(self) -> Iterator[bytes]:
-        sample: TarSample | None = self._first
-        while sample is not None:
-            self.written.append((sample.key, sample.sizes))
-            self.sources[sample.shard] = None
-            yield sample.data
-            sample = next(self._rest, None)
+def _write(file: Path, name: str, samples: Iterable[TarSample]) -> Tar:
+    """Write a tar's samples, which must read back as what was meant."""
+    written: list[tuple[str, Sizes]] = []
+    sources: dict[str, None] = {}
+    sha256, size = hashlib.sha256(), 0
+    with file.open("wb") as out:
+        for sample in samples:
+            written.append((sample.key, sample.sizes))
+            sources[sample.shard] = None
+            out.write(sample.data)
+            sha256.update(sample.data)
+            size += len(sample.data)
         end = 2 * tarfile.BLOCKSIZE
-        yield bytes(end + -(self.size + end) % tarfile.RECORDSIZE)
+        last = bytes(end + -(size + end) % tarfile.RECORDSIZE)
+        out.write(last)
+        sha256.update(last)
+    with file.open("rb") as back:
+        index = index_tar(back)
+    found = [(g.key, tuple((n, m.size) for n, m in g.members.items())) for g in index.groups]
+    if index.problem is not None or found != written:
+        raise ShardError(
+            "the tar written from it doesn't read back as the same samples "
+            f"({index.problem or 'other members'}): please report this"
+        )
+    return Tar(
+        name=name,
+        samples=len(written),
+        bytes=size + len(last),
+        sha256=sha256.hexdigest(),
+        sources=tuple(sources),
+    )
 
 
 class SampleRuns:
-    """Cuts a stream of samples into runs of `size`; no run holds a key twice."""
+    """Splits a stream of samples into runs of `size`; no run holds a key twice."""
 
     def __init__(self, samples: Iterable[TarSample], size: int) -> None:
         self._samples = iter(samples)

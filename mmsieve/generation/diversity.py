@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.errors import RequestError, SampleError, ShardError
-from mmsieve.generation.images import ImageSource
-from mmsieve.generation.plan import Draw, count_samples
+from mmsieve.generation.plan import Draw, ImageSource, count_samples
 from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
 from mmsieve.methods.files import read_json
 from mmsieve.methods.load import find_model

@@ -1,10 +1,8 @@
-"""Training files: groups of labelled texts to and from disk, in the released layout.
+"""Training files: labelled texts over images, to and from disk, in the released layout.
 
-A text is as in `weizhiwang/unifilter_train_data` (train_classifier.py of Victorwz/UniFilter):
-with one `<image>` per image, where it stands.
-
-A JSON list of `{"image": path or [paths], "text": "... <image> ...", "label": 0-3}`, image paths
-relative to a folder (`weizhiwang/unifilter_train_data`). mmsieve adds keys that the published code
+That is as in `weizhiwang/unifilter_train_data` (train_classifier.py of Victorwz/UniFilter): a JSON
+list of `{"image": path or [paths], "text": "... <image> ...", "label": 0-3}`, one `<image>` per
+image where it stands, and paths relative to a folder. mmsieve adds keys that the published code
 ignores: `id`, and where the teacher knows them `right` and `wrong`, characters of the text; over
 real images also `provenance`.
 """
@@ -22,8 +20,6 @@ from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.outputs import write_text
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
-
-# Images and the labelled texts over them: what teachers write, and training reads
 
 IMAGE_MARK = "<image>"
 CAPTION_HEAD = f"{IMAGE_MARK}\n"
@@ -78,8 +74,6 @@ def kind_of(text: str) -> TextKind:
     return "caption" if starts and text.count(IMAGE_MARK) == 1 else "document"
 
 
-# Training files: groups of labelled texts to and from disk, in the released layout
-
 IMAGES = "images"
 """Folder of the images, beside the training files."""
 
@@ -127,14 +121,14 @@ _ENTRIES = TypeAdapter(list[TrainingRecord])
 
 def text_fields(names: Sequence[str], texts: Iterable[LabelledText]) -> Iterator[dict[str, Any]]:
     """The entries, without their ids, of texts over images, the files `names`."""
-    for told in texts:
-        shown = [names[image] for image in told.images]
+    for one in texts:
+        shown = [names[image] for image in one.images]
         yield {
-            "image": shown[0] if told.kind == "caption" else shown,
-            "text": told.text,
-            "label": int(told.label),
-            "right": told.right,
-            "wrong": told.wrong,
+            "image": shown[0] if one.kind == "caption" else shown,
+            "text": one.text,
+            "label": int(one.label),
+            "right": one.right,
+            "wrong": one.wrong,
         }
 
 
@@ -204,11 +198,8 @@ def parse_training_record(folder: Path, record: Record) -> Sample:
         raise SampleError(Status.IMAGE_MISSING, message)
     images = tuple(ImageFolder(folder).read(name) for name in entry.images)
     places = tuple(range(len(images)))
-    told = LabelledText(kind_of(entry.text), entry.text, entry.label, places)
-    return Group(record.key, images, (told,)).sample(told)
-
-
-# Split: which texts are for validation, so that no image is on both sides
+    text = LabelledText(kind_of(entry.text), entry.text, entry.label, places)
+    return Group(record.key, images, (text,)).sample(text)
 
 
 def choose_val(images: Sequence[Sequence[str]], fraction: float, seed: int) -> list[bool]:
@@ -217,9 +208,8 @@ def choose_val(images: Sequence[Sequence[str]], fraction: float, seed: int) -> l
     Items that share an image, directly or through others, stay together. At least `fraction` of
     the items is for validation, and more only by what the last ones are tied to.
     """
-    together = _tie(images)
     members: dict[int, list[int]] = {}
-    for item, root in enumerate(together):
+    for item, root in enumerate(tie_by_image(images)):
         members.setdefault(root, []).append(item)
     groups = list(members.values())
     is_val = [False] * len(images)
@@ -233,8 +223,8 @@ def choose_val(images: Sequence[Sequence[str]], fraction: float, seed: int) -> l
     return is_val
 
 
-def _tie(images: Sequence[Sequence[str]]) -> list[int]:
-    """For each item the first one that it is tied to: union-find."""
+def tie_by_image(images: Sequence[Sequence[str]]) -> list[int]:
+    """For each item the first one that it shares an image with, directly or through others."""
     parent = list(range(len(images)))
 
     def root(item: int) -> int:

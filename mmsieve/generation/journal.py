@@ -1,11 +1,17 @@
-"""Journal: every answer that was paid for, a line each, on disk before anything is made of it.
+"""The journal of a generation: every answer that was paid for, and what it cost.
+
+An answer is a line, which is on disk before anything is made of it.
 
 A killed run loses at most the answers that were on their way: whether the provider billed those
 nobody can know, and there are never more of them than `--concurrency`.
 """
 
 import json
+import math
 import os
+import re
+import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,13 +19,25 @@ from typing import Any, TypeAlias
 from pydantic import TypeAdapter
 
 from mmsieve.clients.connection import Usage
+from mmsieve.errors import RequestError
+from mmsieve.generation.tasks.task import RequestItem
+
+_PRICES = Path(__file__).parent / "prices.toml"
+_BATCH = 0.5
+"""Part of the price that both providers ask for requests in a batch."""
+
+_DATE = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2})$")
+_PIXELS_A_TOKEN = 750
+"""Anthropic's rule of thumb; OpenAI's tiles and patches come to 0.5 to 1.2 times as many tokens."""
+_LETTERS_A_TOKEN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class JournalEntry:
     """One answer."""
 
     subject: str
+    """The id of the request item; the name is that of journals on disk."""
     usage: Usage = field(default_factory=Usage)
     answer: dict[str, Any] | None = None
     """The answer's fields, where it can be used."""
@@ -45,12 +63,12 @@ class BatchNote:
     """Its answers are in the journal, or it was never made."""
 
 
-Line: TypeAlias = Entry | BatchNote
+Line: TypeAlias = JournalEntry | BatchNote
 _LINE: TypeAdapter[Line] = TypeAdapter(Line)
 
 
-class Journal:
-    """The answers of an output folder, by subject."""
+class AnswerJournal:
+    """The answers of an output folder, by the id of the request item."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -64,7 +82,7 @@ class Journal:
         self.batches: dict[str, BatchNote] = {}
         """Token -> what is known of a batch whose answers are still to come."""
         self.collected: dict[str, set[str]] = {}
-        """Token -> subjects whose answers in that batch are here."""
+        """Token -> items whose answers in that batch are here."""
         for line in path.read_bytes().splitlines() if path.exists() else ():
             try:
                 self._take(_LINE.validate_json(line))
@@ -81,14 +99,14 @@ class Journal:
             os.fsync(file.fileno())
         self._take(entry)
 
-    def tries(self, subject: str) -> int:
-        """How many answers a subject has had that can't be used."""
-        return len(self.problems.get(subject, ()))
+    def tries(self, item: str) -> int:
+        """How many answers an item has had that can't be used."""
+        return len(self.problems.get(item, ()))
 
-    def is_settled(self, subject: str, attempts: int) -> bool:
-        """Whether a subject needn't be asked about: it has its answer, or has used up its tries."""
-        settled = subject in self.answers or subject in self.final
-        return settled or self.tries(subject) >= attempts
+    def is_settled(self, item: str, attempts: int) -> bool:
+        """Whether an item needn't be asked about: it has its answer, or has used up its tries."""
+        settled = item in self.answers or item in self.final
+        return settled or self.tries(item) >= attempts
 
     def _take(self, entry: Line) -> None:
         if isinstance(entry, BatchNote):
@@ -110,3 +128,94 @@ class Journal:
         before = self.batches.pop(note.token, note)
         if not note.closed:
             self.batches[note.token] = replace(note, subjects=before.subjects)
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars per million tokens."""
+
+    input: float
+    output: float
+
+    def of(self, usage: Usage, batch: bool = False) -> float:
+        """Dollars for so many tokens; an upper bound, as cached ones may be cheaper."""
+        cost = (usage.input * self.input + usage.output * self.output) / 1e6
+        return cost * _BATCH if batch else cost
+
+    def spent(self, journal: AnswerJournal) -> float:
+        """Dollars for all answers of a journal."""
+        return sum(self.of(usage, batch) for batch, usage in journal.usage.items())
+
+
+def find_price(model: str, asked: str | None) -> Price | None:
+    """The price that was asked for, or the list's; None where neither is known."""
+    if asked is not None:
+        try:
+            price = Price(*(float(part) for part in asked.split(",")))
+        except (ValueError, TypeError):
+            price = Price(-1, -1)
+        if not all(math.isfinite(p) and p >= 0 for p in (price.input, price.output)):
+            raise RequestError(
+                f"--price {asked}: write IN,OUT, dollars per million tokens, for example 3,15"
+            )
+        return price
+    prices = tomllib.loads(_PRICES.read_text("utf-8"))
+    known = prices.get(model) or prices.get(_DATE.sub("", model))
+    return Price(*known) if known else None
+
+
+def expected_usage(items: Sequence[RequestItem], letters: int, answer: int, side: int) -> Usage:
+    """Tokens that requests will take: a guess, good to a factor of two.
+
+    `letters` are those of all requests, `answer` the tokens of an answer, `side` the longest
+    that images are shown with.
+    """
+    pixels = 0.0
+    for picture in (picture for item in items for picture in item.pictures):
+        shrink = min(1.0, side / max(picture.width, picture.height))
+        pixels += picture.width * picture.height * shrink**2
+    shown = round(pixels / _PIXELS_A_TOKEN)
+    return Usage(shown + letters // _LETTERS_A_TOKEN, len(items) * answer)
+
+
+@dataclass(frozen=True)
+class CostBudget:
+    """What has been spent, what a request is expected to cost, and the most that may be spent."""
+
+    journal: AnswerJournal
+    price: Price | None
+    first: float
+    """Dollars that a request is expected to cost, before any has been answered."""
+    most: float | None
+
+    def spent(self) -> float:
+        """Dollars spent by this run and those before it; 0 where the price isn't known.
+
+        An answer without a count of tokens counts as expected, or a cap would never be reached.
+        """
+        if self.price is None:
+            return 0.0
+        return self.price.spent(self.journal) + self.journal.unmetered * self.first
+
+    def each(self) -> float:
+        """Dollars that the next request is expected to cost."""
+        seen = self.journal.requests
+        return self.spent() / seen if seen else self.first
+
+    def affordable(self, in_flight: int) -> float:
+        """Requests that can still be paid for, beyond those that are under way."""
+        if self.most is None:
+            return math.inf
+        return (self.most - self.spent()) / max(self.each(), 1e-12) - in_flight
+
+    def objection(self, in_flight: int) -> str | None:
+        """Why another request may not be sent, if so."""
+        if self.affordable(in_flight) >= 1:
+            return None
+        return f"--max-cost {self.most:g} is reached"
+
+    def describe(self) -> str:
+        """What has been spent."""
+        used = self.journal.usage[False] + self.journal.usage[True]
+        tokens = f"{used.input + used.output:,} tokens"
+        return tokens if self.price is None else f"{tokens}, ${self.spent():.4f}"

@@ -1,4 +1,6 @@
-"""The request loop: many requests at a time, or in batches, bounded by number, bytes and price.
+"""The request loop: a request about each item, many at a time or in batches, until all are settled.
+
+Requests are bounded by their number, their bytes and their price; every answer goes to the journal.
 
 A batch is noted in the journal before it is sent, under a token that is in the names of its
 requests, and its id as soon as the provider tells it. So a rerun finds every batch again, also one
@@ -13,6 +15,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,27 +24,30 @@ from pydantic import ValidationError
 
 from mmsieve.clients.connection import (
     AnswerFormat,
-    Question,
+    ModelRequest,
     Reply,
     Teacher,
     TeacherError,
     request_name,
     shorten,
 )
-from mmsieve.generation.items import Picture, Prompts, Subject
-from mmsieve.generation.journal import BatchNote, Entry, Journal
-from mmsieve.generation.request import Budget
-from mmsieve.generation.tasks.task import AnswerError, Fields, Task
+from mmsieve.generation.journal import AnswerJournal, BatchNote, CostBudget, JournalEntry
+from mmsieve.generation.tasks.task import (
+    Fields,
+    GenerationTask,
+    Picture,
+    Prompts,
+    RequestItem,
+    TeacherAnswerError,
+)
 from mmsieve.images import ImageLimits, decode
 from mmsieve.progress import Advance
-
-# Answers of teachers: from the words that came to fields that a task can use
 
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 
 
-def read_answer(text: str, task: Task, subject: Subject, format: AnswerFormat) -> Fields:
-    """The answer in a teacher's words, if it can be used; raises AnswerError.
+def read_answer(text: str, task: GenerationTask, item: RequestItem, format: AnswerFormat) -> Fields:
+    """The answer in a teacher's words, if it can be used; raises TeacherAnswerError.
 
     Strict on purpose: nothing is mended, and only `json`, where a server can't be held to a
     schema, may stand in a code fence.
@@ -50,13 +56,13 @@ def read_answer(text: str, task: Task, subject: Subject, format: AnswerFormat) -
     try:
         fields = json.loads(fenced[1] if fenced else text, object_pairs_hook=_object)
         json.dumps(fields, ensure_ascii=False).encode()  # raises for half a surrogate pair
-        return task.check(fields, subject)
+        return task.check(fields, item)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise AnswerError(f"wrong fields: {where}: {first['msg']}") from error
+        raise TeacherAnswerError(f"wrong fields: {where}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
-        raise AnswerError(f"not JSON: {error}") from error
+        raise TeacherAnswerError(f"not JSON: {error}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -68,63 +74,54 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-# Questions: from a subject to the request about it, and from a reply to the journal
-
 _QUALITY = 90
+"""Of the JPEG files that a teacher is shown."""
 
 
-class Questions:
-    """What is asked about subjects, and what has been answered."""
+@dataclass(frozen=True, kw_only=True)
+class RequestBuilder:
+    """Builds the requests about items, and keeps what is answered in the journal."""
 
-    def __init__(
-        self,
-        task: Task,
-        prompts: Prompts,
-        journal: Journal,
-        folder: Path,
-        *,
-        format: AnswerFormat,
-        side: int,
-    ) -> None:
-        self._task, self._prompts, self._folder = task, prompts, folder
-        self._format, self._side = format, side
-        self._schema = task.schema()
-        self.journal = journal
+    task: GenerationTask
+    prompts: Prompts
+    journal: AnswerJournal
+    folder: Path
+    """Where the images of answered items are stored."""
+    format: AnswerFormat
+    side: int
+    """Longest side, in pixels, that images are shown with."""
 
-    def question(self, subject: Subject) -> Question:
-        """The request about a subject; the images are encoded anew, small and without EXIF."""
-        values = self._task.values(subject)
-        words = self._prompts.compose(values, self._schema, self._format)
-        images = tuple(_shown(picture, self._side) for picture in subject.pictures)
-        return Question(words, images, self._schema, self._format)
+    @cached_property
+    def _schema(self) -> Fields:
+        return self.task.schema()
 
-    def again(self, subject: Subject, question: Question) -> Question:
-        """The question once more, with what was wrong with the last answer, if there was one."""
-        problems = self.journal.problems.get(subject.id)
+    def build(self, item: RequestItem) -> ModelRequest:
+        """The request about an item; the images are encoded anew, small and without EXIF."""
+        values = self.task.values(item)
+        prompt = self.prompts.compose(values, self._schema, self.format)
+        images = tuple(_shown(picture, self.side) for picture in item.pictures)
+        return ModelRequest(prompt, images, self._schema, self.format)
+
+    def with_last_problem(self, item: RequestItem, request: ModelRequest) -> ModelRequest:
+        """The request, saying what was wrong with the last answer, if there was one."""
+        problems = self.journal.problems.get(item.id)
         if not problems:
-            return question
+            return request
         note = f"\n\nAn earlier answer could not be used: {problems[-1]}. Mind this."
-        return replace(question, words=question.words + note)
+        return replace(request, prompt=request.prompt + note)
 
-    def keep_images(self, subject: Subject) -> None:
-        """Store the images of a subject that will be settled without their bytes."""
-        subject.store_images(self._folder)
-
-    def settle(self, subject: Subject, reply: Reply, batch: str | None = None) -> None:
+    def settle(self, item: RequestItem, reply: Reply, batch: str | None = None) -> None:
         """Keep a reply in the journal, and the images of one that can be used."""
         answer, problem = None, reply.problem
         if problem is None:
             try:
-                answer = read_answer(reply.text, self._task, subject, self._format)
-            except AnswerError as error:
+                answer = read_answer(reply.text, self.task, item, self.format)
+            except TeacherAnswerError as error:
                 problem = shorten(str(error))
         if answer is not None:
-            subject.store_images(self._folder)
-        self.journal.add(
-            Entry(
-                subject=subject.id, usage=reply.usage, answer=answer, problem=problem, batch=batch
-            )
-        )
+            item.store_images(self.folder)
+        entry = JournalEntry(subject=item.id, answer=answer, problem=problem, batch=batch)
+        self.journal.add(replace(entry, usage=reply.usage))
 
 
 def _shown(picture: Picture, side: int) -> bytes:
@@ -139,122 +136,133 @@ def _shown(picture: Picture, side: int) -> bytes:
     return file.getvalue()
 
 
-# Asking: many questions at a time, bounded by their number, their bytes and their price
-
 _GIVE_UP = 10
 """So many requests in a row, beyond the concurrency, that get no answer: the server is down."""
 _DOUBT = 5
 """So many refused requests before any answer: it is the request that is wrong, not the images."""
 
-Pending: TypeAlias = tuple[Subject, Question]
+Pending: TypeAlias = tuple[RequestItem, ModelRequest]
 
 
 @dataclass
-class Outcome:
+class LoopOutcome:
     """How far asking went."""
 
     failed: dict[str, str] = field(default_factory=dict)
-    """Subject -> why it got no answer, though it may another time."""
+    """Item -> why it got no answer, though it may another time."""
     stopped: str | None = None
     """Why no more were sent."""
     refused: set[str] = field(default_factory=set)
     """Of those that failed, the ones whose request can't succeed."""
 
-    def note(self, subject: str, error: TeacherError, journal: Journal) -> None:
-        """What a request without an answer means for its subject, and for all others."""
-        self.failed[subject] = str(error)
+    def note(self, item: str, error: TeacherError, journal: AnswerJournal) -> None:
+        """What a request without an answer means for its item, and for all others."""
+        self.failed[item] = str(error)
         if error.trouble == "stop":
             self.stopped = str(error)
         elif error.trouble == "refused":
-            self.refused.add(subject)
+            self.refused.add(item)
             if len(self.refused) >= _DOUBT and not journal.answers:
                 self.stopped = f"every request is refused: {error}"
 
-    def keep_refused(self, journal: Journal) -> None:
+    def keep_refused(self, journal: AnswerJournal) -> None:
         """Where others were answered, refused requests are their images' fault: rejects."""
         while self.refused and journal.answers:
-            subject = self.refused.pop()
-            journal.add(Entry(subject=subject, problem=self.failed.pop(subject), final=True))
+            item = self.refused.pop()
+            journal.add(JournalEntry(subject=item, problem=self.failed.pop(item), final=True))
 
 
-class Asker:
-    """Asks a teacher about subjects."""
+@dataclass(kw_only=True)
+class _Loop:
+    """What both loops need."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        questions: Questions,
-        budget: Budget,
-        *,
-        attempts: int,
-        concurrency: int,
-        max_bytes: int,
-        advance: Advance,
-    ) -> None:
-        self._teacher, self._questions, self._budget = teacher, questions, budget
-        self._attempts, self._concurrency, self._advance = attempts, concurrency, advance
-        self._room = _Room(max_bytes)
-        self._queue: asyncio.Queue[Pending | None] = asyncio.Queue(concurrency)
+    teacher: Teacher
+    builder: RequestBuilder
+    budget: CostBudget
+    attempts: int
+    """Answers that are asked for where the first ones can't be used."""
+    advance: Advance
+    outcome: LoopOutcome = field(default_factory=LoopOutcome, init=False)
+
+    @property
+    def journal(self) -> AnswerJournal:
+        """What has been answered."""
+        return self.builder.journal
+
+    def settle(self, item: RequestItem, reply: Reply, batch: str | None = None) -> None:
+        """Keep a reply, and count the item where it needn't be asked about again."""
+        self.builder.settle(item, reply, batch)
+        if self.journal.is_settled(item.id, self.attempts):
+            self.advance(1, 1)
+
+
+@dataclass(kw_only=True)
+class RequestLoop(_Loop):
+    """Asks a teacher about items, so many at a time."""
+
+    concurrency: int
+    max_bytes: int
+    """Of images that are held."""
+
+    def __post_init__(self) -> None:
+        self._room = _Room(self.max_bytes)
+        self._queue: asyncio.Queue[Pending | None] = asyncio.Queue(self.concurrency)
         self._in_flight = self._in_a_row = 0
-        self.outcome = Outcome()
 
-    async def run(self, pending: Iterator[Pending]) -> Outcome:
+    async def run(self, pending: Iterator[Pending]) -> LoopOutcome:
         """Ask about all that are pending, or until something stops it."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._feed(pending))
-                for _ in range(self._concurrency):
+                for _ in range(self.concurrency):
                     tasks.create_task(self._work())
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
-            await self._teacher.close()
-        self.outcome.keep_refused(self._questions.journal)
+            await self.teacher.close()
+        self.outcome.keep_refused(self.journal)
         return self.outcome
 
     async def _feed(self, pending: Iterator[Pending]) -> None:
         """Read and encode, in a thread, just ahead of the workers."""
         while self.outcome.stopped is None:
-            item = await asyncio.to_thread(next, pending, None)
-            if item is None:
+            one = await asyncio.to_thread(next, pending, None)
+            if one is None:
                 break
-            await self._room.take(_bytes(item))
-            await self._queue.put(item)
-        for _ in range(self._concurrency):
+            await self._room.take(_bytes(one))
+            await self._queue.put(one)
+        for _ in range(self.concurrency):
             await self._queue.put(None)
 
     async def _work(self) -> None:
-        while (item := await self._queue.get()) is not None:
+        while (pending := await self._queue.get()) is not None:
             try:
-                await self._ask_until_settled(*item)
+                await self._ask_until_settled(*pending)
             finally:
-                await self._room.give(_bytes(item))
+                await self._room.give(_bytes(pending))
 
-    async def _ask_until_settled(self, subject: Subject, question: Question) -> None:
-        journal = self._questions.journal
-        while not journal.is_settled(subject.id, self._attempts) and self._may_send():
+    async def _ask_until_settled(self, item: RequestItem, request: ModelRequest) -> None:
+        while not self.journal.is_settled(item.id, self.attempts) and self._may_send():
             self._in_flight += 1
             try:
-                reply = await self._teacher.ask(self._questions.again(subject, question))
+                reply = await self.teacher.ask(self.builder.with_last_problem(item, request))
             except TeacherError as error:
-                self._note(subject, error)
+                self._note(item, error)
                 return
             finally:
                 self._in_flight -= 1
             self._in_a_row = 0
-            self._questions.settle(subject, reply)
-        if journal.is_settled(subject.id, self._attempts):
-            self._advance(1, 1)
+            self.settle(item, reply)
 
     def _may_send(self) -> bool:
         if self.outcome.stopped is None:
-            self.outcome.stopped = self._budget.objection(self._in_flight)
+            self.outcome.stopped = self.budget.objection(self._in_flight)
         return self.outcome.stopped is None
 
-    def _note(self, subject: Subject, error: TeacherError) -> None:
-        self.outcome.note(subject.id, error, self._questions.journal)
+    def _note(self, item: RequestItem, error: TeacherError) -> None:
+        self.outcome.note(item.id, error, self.journal)
         self._in_a_row += error.trouble == "failed"
-        if self._in_a_row >= _GIVE_UP + self._concurrency:
+        if self._in_a_row >= _GIVE_UP + self.concurrency:
             self.outcome.stopped = f"{self._in_a_row} requests in a row got no answer: {error}"
 
 
@@ -276,12 +284,9 @@ class _Room:
             self._changed.notify_all()
 
 
-def _bytes(item: Pending) -> int:
-    subject, question = item
-    return subject.size + question.size
+def _bytes(pending: Pending) -> int:
+    return sum(part.size for part in pending)
 
-
-# Batches: questions sent together, answered within a day, at half the price
 
 MOST_BYTES = 100 * 2**20
 """Of the images of a batch: OpenAI takes files of 200 MB, Anthropic 256 MB."""
@@ -291,98 +296,86 @@ _LOOKS = 10
 """Looks at a batch that may fail in a row."""
 
 
-class Batches:
-    """Sends questions in batches, and settles the answers."""
+@dataclass(kw_only=True)
+class BatchLoop(_Loop):
+    """Sends requests in batches, at half the price, and keeps what is answered within a day."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        questions: Questions,
-        budget: Budget,
-        subjects: dict[str, Subject],
-        *,
-        attempts: int,
-        poll: float,
-        advance: Advance,
-    ) -> None:
-        self._teacher, self._questions, self._budget = teacher, questions, budget
-        self._subjects, self._attempts = subjects, attempts
-        self._poll, self._advance = poll, advance
-        self._journal = questions.journal
-        self.outcome = Outcome()
+    items: dict[str, RequestItem]
+    """All of the plan, by id."""
+    poll: float
+    """Seconds between looks at a batch."""
 
-    async def run(self, pending: Callable[[set[str]], Iterator[Pending]] | None) -> Outcome:
+    async def run(self, pending: Callable[[set[str]], Iterator[Pending]] | None) -> LoopOutcome:
         """Collect the batches that are under way, then send and collect until all is settled.
 
-        `pending` reads the questions about subjects; without it nothing is sent.
+        `pending` reads the requests about items; without it nothing is sent.
         """
         try:
             await self._collect_all()
             while pending and self.outcome.stopped is None and (left := self._left()):
                 await self._send(pending(left))
-                if not self._journal.batches:
+                if not self.journal.batches:
                     break
                 await self._collect_all()
         except TeacherError as error:
             self.outcome.stopped = str(error)
         finally:
-            await self._teacher.close()
-        self.outcome.keep_refused(self._journal)
+            await self.teacher.close()
+        self.outcome.keep_refused(self.journal)
         return self.outcome
 
     def _left(self) -> set[str]:
-        """The subjects to ask about: those that failed wait for another run."""
+        """The items to ask about: those that failed wait for another run."""
         return {
-            subject
-            for subject in self._subjects
-            if not self._journal.is_settled(subject, self._attempts)
-            and subject not in self.outcome.failed
+            item
+            for item in self.items
+            if not self.journal.is_settled(item, self.attempts) and item not in self.outcome.failed
         }
 
     async def _send(self, pending: Iterator[Pending]) -> None:
         """Send all that can be paid for, a batch at a time."""
-        held: dict[str, Question] = {}
+        chunk: dict[str, ModelRequest] = {}
         size = sent = 0
-        while item := await asyncio.to_thread(next, pending, None):
-            self.outcome.stopped = self._budget.objection(sent)
+        while one := await asyncio.to_thread(next, pending, None):
+            self.outcome.stopped = self.budget.objection(sent)
             if self.outcome.stopped is not None:
                 break
-            subject, question = item
-            if held and (len(held) == _MOST or size + question.size > MOST_BYTES):
-                await self._submit(held)
-                held, size = {}, 0
-            self._questions.keep_images(subject)
-            held[subject.id] = self._questions.again(subject, question)
-            size, sent = size + question.size, sent + 1
-        if held:
-            await self._submit(held)
+            item, request = one
+            if chunk and (len(chunk) == _MOST or size + request.size > MOST_BYTES):
+                await self._submit(chunk)
+                chunk, size = {}, 0
+            item.store_images(self.builder.folder)  # settled later, without the bytes
+            chunk[item.id] = self.builder.with_last_problem(item, request)
+            size, sent = size + request.size, sent + 1
+        if chunk:
+            await self._submit(chunk)
 
-    async def _submit(self, held: dict[str, Question]) -> None:
+    async def _submit(self, chunk: dict[str, ModelRequest]) -> None:
         token = secrets.token_hex(6)
-        self._journal.add(BatchNote(token=token, subjects=tuple(held)))
-        named = {request_name(subject, token): question for subject, question in held.items()}
+        self.journal.add(BatchNote(token=token, subjects=tuple(chunk)))
+        named = {request_name(item, token): request for item, request in chunk.items()}
         try:
-            batch = await self._teacher.submit(token, named)
+            batch = await self.teacher.submit(token, named)
         except TeacherError as error:
             if error.trouble != "failed":  # it was not made
-                self._journal.add(BatchNote(token=token, closed=True))
+                self.journal.add(BatchNote(token=token, closed=True))
             raise
-        self._journal.add(BatchNote(token=token, id=batch))
+        self.journal.add(BatchNote(token=token, id=batch))
 
     async def _collect_all(self) -> None:
-        for token, note in list(self._journal.batches.items()):
+        for token, note in list(self.journal.batches.items()):
             batch = note.id or await self._find(token, len(note.subjects))
             if batch is not None:
                 await self._wait(batch)
                 await self._collect_or_close(batch, token, note.subjects)
-            self._journal.add(BatchNote(token=token, closed=True))
+            self.journal.add(BatchNote(token=token, closed=True))
 
     async def _find(self, token: str, count: int) -> str | None:
         """The id of a batch that a killed run sent, if it was made: its results have the token."""
-        for batch in await self._teacher.candidates(token, count):
+        for batch in await self.teacher.candidates(token, count):
             await self._wait(batch)
             with suppress(TeacherError):  # somebody else's, that has no results
-                async for name, _ in self._teacher.results(batch):
+                async for name, _ in self.teacher.results(batch):
                     if name.endswith(token):
                         return batch
                     break
@@ -393,39 +386,34 @@ class Batches:
         in_a_row = 0
         while True:
             try:
-                if await self._teacher.is_ended(batch):
+                if await self.teacher.is_ended(batch):
                     return
                 in_a_row = 0
             except TeacherError as error:
                 in_a_row += 1
                 if error.trouble != "failed" or in_a_row == _LOOKS:
                     raise
-            await asyncio.sleep(self._poll)
+            await asyncio.sleep(self.poll)
 
-    async def _collect_or_close(self, batch: str, token: str, subjects: tuple[str, ...]) -> None:
+    async def _collect_or_close(self, batch: str, token: str, items: tuple[str, ...]) -> None:
         try:
-            await self._collect(batch, token, subjects)
+            await self._collect(batch, token, items)
         except TeacherError as error:
             if error.trouble == "refused":  # as a whole, so it will never have results
-                self._journal.add(BatchNote(token=token, closed=True))
+                self.journal.add(BatchNote(token=token, closed=True))
             raise
 
-    async def _collect(self, batch: str, token: str, subjects: tuple[str, ...]) -> None:
+    async def _collect(self, batch: str, token: str, items: tuple[str, ...]) -> None:
         """Settle a batch's answers, each once: a run may have been killed half way through."""
-        before = self._journal.collected.get(token, set())
-        waiting = {request_name(subject, token): subject for subject in subjects}
-        async for name, result in self._teacher.results(batch):
-            subject = waiting.pop(name, None)
-            if subject is None or subject in before:
+        before = self.journal.collected.get(token, set())
+        waiting = {request_name(item, token): item for item in items}
+        async for name, result in self.teacher.results(batch):
+            item = waiting.pop(name, None)
+            if item is None or item in before:
                 continue
-            self._settle(subject, token, result)
-        for subject in waiting.values():
-            self.outcome.failed[subject] = "its batch holds no result for it"
-
-    def _settle(self, subject: str, token: str, result: Reply | TeacherError) -> None:
-        if isinstance(result, TeacherError):
-            self.outcome.note(subject, result, self._journal)
-            return
-        self._questions.settle(self._subjects[subject], result, token)
-        if self._journal.is_settled(subject, self._attempts):
-            self._advance(1, 1)
+            if isinstance(result, TeacherError):
+                self.outcome.note(item, result, self.journal)
+            else:
+                self.settle(self.items[item], result, token)
+        for item in waiting.values():
+            self.outcome.failed[item] = "its batch holds no result for it"

@@ -1,12 +1,17 @@
-"""Which images a generation takes, before anything is sent; kept in a file for a rerun."""
+"""The plan: which images of the sources a generation takes, before anything is sent.
+
+It is kept in a file, so that a rerun takes the same. Where only images are wanted, texts are not
+read: a caption tar without `txt` members or a Parquet file without a column of texts is as good a
+source as any. Captions that people wrote are mixed in beside what is planned.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated, Protocol, TypeAlias
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.generation.files import (
@@ -16,46 +21,175 @@ from mmsieve.generation.files import (
     parse_training_record,
     read_training_file,
 )
-from mmsieve.generation.images import ImageSource, RawSample
-from mmsieve.generation.items import Subject, Unusable, subject_id, usable_pictures
-from mmsieve.generation.tasks.task import Task
+from mmsieve.generation.tasks.task import (
+    GenerationTask,
+    RawSample,
+    RequestItem,
+    Unusable,
+    item_id,
+    usable_pictures,
+)
+from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.labels import POSITIVE
 from mmsieve.outputs import write_atomically
 from mmsieve.read.layouts import open_shard, split_files
-from mmsieve.read.records import Parse, ReadOptions, Record, parse_record
-from mmsieve.sample import Sample, Text
-from mmsieve.sources import find_files
+from mmsieve.read.records import (
+    ImageFolder,
+    Parse,
+    ReadOptions,
+    Record,
+    ShardReader,
+    parse_record,
+)
+from mmsieve.sample import Image, Kind, Sample, Text
+from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_of
 
-# Plan: which images are taken, before anything is sent; kept in a file, so that a rerun has it
+_IMAGES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
+_TEXTUAL = (Status.TEXT_MISSING, Status.TEXT_UNDECODABLE, Status.JSON_INVALID)
+"""Errors of a sample whose images may be fine."""
+
+
+class ImageSource(Protocol):
+    """Samples with images, which can be counted without reading them."""
+
+    name: str
+
+    def count(self) -> int:
+        """Its samples; raises ShardError."""
+
+    def read(self, wanted: set[int]) -> Iterator[RawSample]:
+        """The samples at these places, in order; raises ShardError."""
+
+
+def find_images(
+    sources: Sequence[str], read: ReadOptions, *, kinds: tuple[Kind, ...] | None, by_folder: bool
+) -> list[ImageSource]:
+    """What the SOURCE strings name; raises RequestError where one names nothing readable.
+
+    Without `kinds` texts are left unread, and folders of image files will do: each file a sample,
+    or `by_folder` all files of a (sub)folder together.
+    """
+    found: list[ImageSource] = []
+    shards: list[str] = []
+    for source in sources:
+        folder = Path(source).expanduser()
+        if kinds is None and folder.is_dir() and _is_folder_of_images(source):
+            found.append(_FolderSource(folder, by_folder))
+        else:
+            shards.append(source)
+    if shards or not found:
+        options = replace(read, images_only=kinds is None, kinds=kinds)
+        parts = split_files(find_files(shards).files, options)
+        found += [_ShardSource(shard, options) for shard in parts]
+    names = [source.name for source in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise RequestError(f"two SOURCEs are called {twice}: name the folder that holds both")
+    return found
+
+
+def _is_folder_of_images(source: str) -> bool:
+    """Whether a folder has image files in it and no shards, beside which they would be nothing."""
+    suffixes = {suffix_of(url) for url in list_files(source).files}
+    return suffixes.isdisjoint((*TAR, *RANGED)) and not suffixes.isdisjoint(_IMAGES)
+
+
+class _ShardSource:
+    """A shard as `score` reads it."""
+
+    def __init__(self, shard: Shard, options: ReadOptions) -> None:
+        self.name = shard.name
+        self._shard, self._options = shard, options
+
+    def count(self) -> int:
+        with open_shard(self._shard, self._options) as reader:
+            return reader.count
+
+    def read(self, wanted: set[int]) -> Iterator[RawSample]:
+        last = max(wanted, default=-1)
+        with open_shard(self._shard, self._options) as reader:
+            for index, record in enumerate(reader.records):
+                if index in wanted:
+                    yield _raw(index, record, reader, self._options.images_only)
+                if last <= index < reader.count - 1:  # at its end a shard says if it was cut off
+                    break
+
+
+def _raw(index: int, record: Record, reader: ShardReader, images_only: bool) -> RawSample:
+    try:
+        return RawSample(index, record.key, parse_record(reader.parse, record))
+    except SampleError as error:
+        members = [record.fields[name] for name in IMAGE_EXTENSIONS if name in record.fields]
+        is_textual = images_only and error.status in _TEXTUAL
+        if is_textual and members and isinstance(members[0], bytes):
+            return RawSample(index, record.key, Sample(record.key, (Image(members[0]),)))
+        return RawSample(index, record.key, problem=error)
+
+
+class _FolderSource:
+    """A folder of image files, those of its subfolders too; a document is what one folder holds."""
+
+    def __init__(self, folder: Path, by_folder: bool) -> None:
+        self.name = folder.name
+        self._folder = ImageFolder(folder)
+        names = sorted(
+            Path(url).relative_to(folder.absolute()).as_posix()
+            for url in list_files(str(folder.absolute())).files
+            if suffix_of(url) in _IMAGES
+        )
+        self._samples: list[tuple[str, list[str]]] = [(name, [name]) for name in names]
+        if by_folder:
+            together: dict[str, list[str]] = {}
+            for name in names:
+                together.setdefault(name.rpartition("/")[0] or ".", []).append(name)
+            self._samples = list(together.items())
+
+    def count(self) -> int:
+        return len(self._samples)
+
+    def read(self, wanted: set[int]) -> Iterator[RawSample]:
+        for index in sorted(wanted):
+            key, names = self._samples[index]
+            images: list[Image] = []
+            problem = None
+            for name in names:
+                try:
+                    images.append(Image(self._folder.read(name)))
+                except SampleError as error:
+                    problem = error
+            yield RawSample(index, key, Sample(key, tuple(images)), None if images else problem)
+
 
 _MORE = 64
 """Samples that are drawn at a time to replace unusable ones."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The subjects in the order in which they are read, and what was left out."""
+class GenerationPlan:
+    """The request items in the order in which they are read, and what was left out."""
 
-    subjects: tuple[Subject, ...]
+    items: Annotated[tuple[RequestItem, ...], Field(alias="subjects")]
+    """(The alias: plans on disk have them under this name.)"""
     unusable: tuple[Unusable, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     """Source -> why it can't be read, or not to its end."""
     samples: int = 0
     """Of all sources."""
     twice: int = 0
-    """Subjects that were drawn once more, under another key."""
+    """Items that were drawn once more, under another key."""
     note: str = ""
     """How they were drawn, where there is more to say."""
 
     def write(self, path: Path) -> None:
         """Keep the plan in a file."""
-        write_atomically(path, lambda temporary: temporary.write_bytes(_PLAN.dump_json(self)))
+        write_atomically(
+            path, lambda temporary: temporary.write_bytes(_PLAN.dump_json(self, by_alias=True))
+        )
 
 
-_PLAN = TypeAdapter(Plan)
+_PLAN = TypeAdapter(GenerationPlan)
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> GenerationPlan:
     """The plan in a file; raises RequestError where it is damaged."""
     try:
         return _PLAN.validate_json(path.read_bytes())
@@ -74,14 +208,14 @@ def random_draw(seed: int) -> Draw:
 
 
 def make_plan(
-    sources: Sequence[ImageSource], task: Task, wanted: int, draw: Draw, max_images: int
-) -> Plan:
-    """Take `wanted` subjects in the order of a draw; unusable ones are replaced by later ones."""
+    sources: Sequence[ImageSource], task: GenerationTask, wanted: int, draw: Draw, max_images: int
+) -> GenerationPlan:
+    """Take `wanted` items in the order of a draw; unusable ones are replaced by later ones."""
     failed: dict[str, str] = {}
     counts = [count_samples(source, failed) for source in sources]
     order = draw(sum(counts))
     starts = np.cumsum([0, *counts]).tolist()
-    chosen: dict[str, Subject] = {}
+    chosen: dict[str, RequestItem] = {}
     unusable: list[Unusable] = []
     at = twice = 0
     while len(chosen) < wanted and at < len(order):
@@ -92,13 +226,13 @@ def make_plan(
             found = read.get(sample, [])
             if isinstance(found, Unusable) and len(chosen) < wanted:
                 unusable.append(found)
-            for subject in found if isinstance(found, list) else ():
+            for item in found if isinstance(found, list) else ():
                 if len(chosen) < wanted:
-                    twice += subject.id in chosen
-                    chosen.setdefault(subject.id, subject)
+                    twice += item.id in chosen
+                    chosen.setdefault(item.id, item)
     names = {source.name: number for number, source in enumerate(sources)}
-    subjects = sorted(chosen.values(), key=lambda s: (names[s.source], s.index))
-    return Plan(tuple(subjects), tuple(unusable), failed, sum(counts), twice)
+    items = sorted(chosen.values(), key=lambda s: (names[s.source], s.index))
+    return GenerationPlan(tuple(items), tuple(unusable), failed, sum(counts), twice)
 
 
 def count_samples(source: ImageSource, failed: dict[str, str]) -> int:
@@ -114,11 +248,11 @@ def _read(
     sources: Sequence[ImageSource],
     starts: Sequence[int],
     drawn: set[int],
-    task: Task,
+    task: GenerationTask,
     max_images: int,
     failed: dict[str, str],
-) -> Iterator[tuple[int, list[Subject] | Unusable]]:
-    """The drawn samples, counted over all sources, with their subjects or why there are none."""
+) -> Iterator[tuple[int, list[RequestItem] | Unusable]]:
+    """The drawn samples, counted over all sources, with their items or why there are none."""
     for source, start, stop in zip(sources, starts[:-1], starts[1:], strict=True):
         wanted = {sample - start for sample in drawn if start <= sample < stop}
         try:
@@ -128,33 +262,33 @@ def _read(
             failed[source.name] = str(error)
 
 
-def _usable(source: str, raw: RawSample, task: Task, most: int) -> list[Subject] | Unusable:
+def _usable(
+    source: str, raw: RawSample, task: GenerationTask, most: int
+) -> list[RequestItem] | Unusable:
     try:
         if raw.problem is not None:
             raise raw.problem
-        return task.subjects(source, raw, most)
+        return task.items(source, raw, most)
     except SampleError as error:
         return Unusable(source, raw.key, error.status.value, str(error))
 
-
-# Positives: captions that people wrote, as more texts of the best level
 
 HUMAN = "human"
 """What stands for a teacher's name in their provenance."""
 
 
 @dataclass
-class Positives:
+class HumanCaptions:
     """Images and what people wrote about them, the images already stored."""
 
-    subjects: dict[str, Subject] = field(default_factory=dict)
+    items: dict[str, RequestItem] = field(default_factory=dict)
     texts: dict[str, list[LabelledText]] = field(default_factory=dict)
     unusable: list[Unusable] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class PositiveSource:
+class HumanCaptionSource:
     """A training file, of which the texts of the best level are taken, or a SOURCE of captions."""
 
     name: str
@@ -167,9 +301,9 @@ class PositiveSource:
         if not self._is_file():
             find_files([self.name])
 
-    def take(self, out: Path) -> Positives:
+    def take(self, out: Path) -> HumanCaptions:
         """Read all, storing the images below `out`."""
-        found = Positives()
+        found = HumanCaptions()
         for source, record, parse in self._records(found.failed):
             try:
                 _add(found, source, parse_record(parse, record), out)
@@ -206,20 +340,20 @@ class PositiveSource:
                 failed[f"--positives {shard.name}"] = str(error)
 
 
-def _add(found: Positives, source: str, sample: Sample, out: Path) -> None:
+def _add(found: HumanCaptions, source: str, sample: Sample, out: Path) -> None:
     """Take a caption and store its image; raises SampleError."""
     words = " ".join(part.text for part in sample.parts if isinstance(part, Text)).strip()
     if sample.kind != "caption" or not words:
         message = "not a caption of one image" if words else "an empty caption"
         raise SampleError(Status.TEXT_MISSING, message)
     (picture,) = usable_pictures(sample.images, keep=True)
-    subject = Subject(subject_id("h", [picture]), source, 0, sample.key, (picture,))
-    if subject.id not in found.subjects:
-        subject.store_images(out)
-        bare = tuple(replace(picture, data=b"") for picture in subject.pictures)
-        found.subjects[subject.id] = replace(subject, pictures=bare)
+    item = RequestItem(item_id("h", [picture]), source, 0, sample.key, (picture,))
+    if item.id not in found.items:
+        item.store_images(out)
+        bare = tuple(replace(picture, data=b"") for picture in item.pictures)
+        found.items[item.id] = replace(item, pictures=bare)
     text = CAPTION_HEAD + words.replace(IMAGE_MARK, "image")
-    told = LabelledText("caption", text, POSITIVE, (0,))
-    texts = found.texts.setdefault(subject.id, [])
-    if told not in texts:
-        texts.append(told)
+    caption = LabelledText("caption", text, POSITIVE, (0,))
+    texts = found.texts.setdefault(item.id, [])
+    if caption not in texts:
+        texts.append(caption)

@@ -1,225 +1,389 @@
-"""A whole generation over real images, from the sources to the training files.
-
-Everything in the plan is in one of three places: the training files, rejects.jsonl, or it has no
-answer yet and the next run asks for it.
+"""A generation over real images: the request for it, and its way from sources to training files.
 
 plan (which images) -> ask (answers into the journal) -> collect (training files from the journal).
-Each step starts from what the one before left on disk, so any of them can be killed.
+Each step starts from what the one before left on disk, so any of them can be killed. Everything in
+the plan is in one of three places: the training files, rejects.jsonl, or it has no answer yet and
+the next run asks for it.
 """
 
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mmsieve.clients.connection import open_teacher
-from mmsieve.errors import RequestError
+from mmsieve.clients.connection import Connection, Usage, api_key, open_teacher, split_name
+from mmsieve.errors import RequestError, SampleError, ShardError
+from mmsieve.generation import diversity
 from mmsieve.generation.files import TrainingFiles, choose_val, text_fields
-from mmsieve.generation.items import Subject
-from mmsieve.generation.journal import Journal
-from mmsieve.generation.loop import Asker, Batches, Outcome, Pending, Questions
-from mmsieve.generation.plan import HUMAN, Plan, Positives, read_plan
-from mmsieve.generation.request import Lesson
+from mmsieve.generation.journal import AnswerJournal, CostBudget, Price, expected_usage, find_price
+from mmsieve.generation.loop import BatchLoop, LoopOutcome, Pending, RequestBuilder, RequestLoop
+from mmsieve.generation.options import TeacherOptions
+from mmsieve.generation.plan import (
+    HUMAN,
+    Draw,
+    GenerationPlan,
+    HumanCaptions,
+    HumanCaptionSource,
+    ImageSource,
+    find_images,
+    make_plan,
+    random_draw,
+    read_plan,
+)
+from mmsieve.generation.tasks.task import GenerationTask, Prompts, RequestItem
+from mmsieve.methods.tower import Tower
 from mmsieve.outputs import write_text
 from mmsieve.progress import show_progress
+from mmsieve.read.records import ReadOptions
 
-# Collect: from plan and journal to the training files and the list of rejects
-
-REJECTS = "rejects.jsonl"
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What is in the output folder."""
-
-    written: dict[str, int] = field(default_factory=dict)
-    """File -> its records."""
-    rejects: int = 0
-    undone: int = 0
-    """Subjects without an answer, though they may get one."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Shards of positives -> why they can't be read."""
-
-
-def collect(lesson: Lesson, plan: Plan, journal: Journal, out: Path) -> Collected:
-    """Write train.json, val.json and rejects.jsonl from what has been answered so far."""
-    human = Positives() if lesson.positives is None else lesson.positives.take(out)
-    subjects = [*plan.subjects, *human.subjects.values()]
-    shown = [[picture.sha256 for picture in subject.pictures] for subject in subjects]
-    sides = choose_val(shown, lesson.val_fraction, lesson.seed)
-    files = TrainingFiles(out)
-    rejects = [
-        {**asdict(unusable), "requests": 0} for unusable in (*plan.unusable, *human.unusable)
-    ]
-    undone = 0
-    for number, (subject, is_val) in enumerate(zip(subjects, sides, strict=True)):
-        if subject.id in human.texts:
-            told = text_fields(subject.names, human.texts[subject.id])
-            files.add(subject.id, told, is_val, _provenance(subject, {"teacher": HUMAN}))
-        elif subject.id in journal.answers:
-            records = lesson.task.records(subject, journal.answers[subject.id])
-            wanted = islice(records, lesson.count - number * lesson.task.each)
-            files.add(subject.id, wanted, is_val, _provenance(subject, lesson.author))
-        elif journal.is_settled(subject.id, lesson.options.attempts):
-            rejects.append(_reject(subject, journal))
-            subject.remove_images(out)
-        else:
-            undone += 1
-    _write_rejects(out / REJECTS, rejects)
-    return Collected(files.finish(), len(rejects), undone, human.failed)
-
-
-def _provenance(subject: Subject, author: dict[str, str]) -> dict[str, Any]:
-    return {
-        **author,
-        "source": subject.source,
-        "key": subject.key,
-        "sha256": [picture.sha256 for picture in subject.pictures],
-    }
-
-
-def _reject(subject: Subject, journal: Journal) -> dict[str, Any]:
-    problems = journal.problems[subject.id]
-    return {
-        "source": subject.source,
-        "key": subject.key,
-        "status": "model_output_invalid",
-        "error": problems[-1],
-        "requests": len(problems),
-        "id": subject.id,
-        "sha256": [picture.sha256 for picture in subject.pictures],
-    }
-
-
-def _write_rejects(path: Path, rejects: list[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
-    write_text(path, text)
-
-
-# Teaching: a whole generation over real images, from the sources to the training files
-
-PLAN, JOURNAL, LOCK = "plan.json", "journal.jsonl", ".lock"
+PLAN, JOURNAL, REJECTS = "plan.json", "journal.jsonl", "rejects.jsonl"
 FILES = (PLAN, JOURNAL, REJECTS)
 """What is in an output folder beside the training files."""
 
+_LOCK = ".lock"
+_NUMBERS = {1: "one", 2: "two", 4: "four"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """What is to be generated over real images, and how; checked before anything is read."""
+
+    task: GenerationTask
+    teacher: str
+    """provider:MODEL."""
+    sources: tuple[str, ...]
+    count: int
+    """Records."""
+    seed: int
+    val_fraction: float
+    read: ReadOptions
+    options: TeacherOptions
+
+    def check(self) -> None:
+        """Raise RequestError for what can't be carried out."""
+        self.options.check()
+        if self.price is None and self.options.max_cost is not None:
+            raise RequestError(
+                f"--max-cost: the price of {self.teacher} isn't known; say --price IN,OUT"
+            )
+        _ = self.prompts, self.images, self.tower
+        if self.human_captions is not None:
+            self.human_captions.check()
+
+    @cached_property
+    def connection(self) -> Connection:
+        """How the teacher is reached; raises RequestError where its key is missing."""
+        provider, model = split_name(self.teacher)
+        return Connection(
+            provider=provider,
+            model=model,
+            key=api_key(provider, self.options.base_url),
+            base_url=self.options.base_url,
+            max_retries=self.options.max_retries,
+            timeout=self.options.timeout,
+            max_tokens=self.options.max_tokens,
+        )
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompt; raises RequestError."""
+        return self.task.load_prompts(self.options.prompts)
+
+    @cached_property
+    def price(self) -> Price | None:
+        """What tokens cost, if that is known; raises RequestError."""
+        return find_price(split_name(self.teacher)[1], self.options.price)
+
+    @cached_property
+    def tower(self) -> Tower | None:
+        """What tells kinds of images apart, if that is asked for; raises RequestError."""
+        if self.options.diversify is None:
+            return None
+        diversity.check_installed()
+        return diversity.open_features(self.options.diversify_model)
+
+    @cached_property
+    def images(self) -> list[ImageSource]:
+        """What the SOURCE strings name; raises RequestError."""
+        task = self.task
+        return find_images(self.sources, self.read, kinds=task.kinds, by_folder=task.by_folder)
+
+    @property
+    def human_captions(self) -> HumanCaptionSource | None:
+        """What people wrote, if there is any; raises RequestError."""
+        if self.options.positives is None:
+            return None
+        if self.task.name != "captions":
+            raise RequestError("--positives is for captions")
+        return HumanCaptionSource(self.options.positives, self.read)
+
+    @property
+    def author(self) -> dict[str, str]:
+        """Who writes, as the records say it."""
+        return {"teacher": self.teacher, "prompts": self.prompts.version}
+
+    def config(self) -> dict[str, object]:
+        """Whatever changes what is generated; a resume with another one is refused."""
+        read = {name: str(value) for name, value in asdict(self.read).items() if value}
+        clusters = self.options.diversify
+        return {
+            "what": self.task.name,
+            **self.task.settings(),
+            "teacher": self.teacher,
+            "prompts": self.prompts.version,
+            "sources": list(self.sources),
+            "read": read,
+            "count": self.count,
+            "seed": self.seed,
+            "val_fraction": self.val_fraction,
+            "positives": self.options.positives,
+            "diversify": clusters and [clusters, self.options.diversify_model],
+            "max_images": self.options.max_images,
+            "image_side": self.options.image_side,
+            "answer_format": self.options.answer_format,
+        }
+
+    def plan(self, quiet: bool) -> GenerationPlan:
+        """The images that are taken; raises RequestError where there is none."""
+        if self.tower is None or self.options.diversify is None:
+            return self.draft()
+        clusters, seed = self.options.diversify, self.seed
+        labels = diversity.cluster_sources(self.images, self.tower, clusters, seed, quiet)
+        plan = self._plan(diversity.even_draw(labels, seed))
+        return replace(plan, note=diversity.describe(labels))
+
+    def draft(self) -> GenerationPlan:
+        """A plan that looks at no image for more than its size: as large as the other one."""
+        return self._plan(random_draw(self.seed))
+
+    def _plan(self, draw: Draw) -> GenerationPlan:
+        wanted = -(-self.count // self.task.each)
+        plan = make_plan(self.images, self.task, wanted, draw, self.options.max_images)
+        if not plan.items:
+            reasons = [*plan.failed.values(), *(f"{u.key}: {u.error}" for u in plan.unusable)]
+            raise RequestError(f"nothing that can be used: {[*reasons, 'no samples'][0]}")
+        return plan
+
+    def shortfall(self, plan: GenerationPlan) -> tuple[str, ...]:
+        """What a plan says of sources that hold less than was asked for, in lines."""
+        task = self.task
+        if len(plan.items) * task.each >= self.count:
+            return ()
+        twice = f", {plan.twice} more came twice" if plan.twice else ""
+        return (
+            f"{self.count} {task.noun} are asked for, and the sources have {len(plan.items)} "
+            f"{task.unit} for {_NUMBERS[task.each]} each{twice}",
+        )
+
+    def expect(self, plan: GenerationPlan) -> Usage:
+        """Tokens that the plan will take: a guess."""
+        values = [self.task.values(item) for item in plan.items]
+        lengths = [sum(map(len, one.values())) for one in values]
+        first = self.prompts.compose(values[0], {}, "schema")
+        letters = sum(lengths) + (len(first) - lengths[0]) * len(lengths)
+        return expected_usage(plan.items, letters, self.task.tokens, self.options.image_side)
+
+    def budget(self, plan: GenerationPlan, journal: AnswerJournal) -> CostBudget:
+        """What may be spent."""
+        first = 0.0
+        if self.price is not None:
+            first = self.price.of(self.expect(plan), self.options.batch) / len(plan.items)
+        return CostBudget(journal, self.price, first, self.options.max_cost)
+
+    def estimate(self) -> tuple[str, ...]:
+        """What the generation would take, in lines: images, tokens, dollars."""
+        plan = self.draft()
+        usage, cost = self.expect(plan), "unknown, say --price IN,OUT"
+        images = sum(len(item.pictures) for item in plan.items)
+        if self.price is not None:
+            cost = f"about ${self.price.of(usage, self.options.batch):.2f}"
+        return (
+            *self.shortfall(plan),
+            f"would ask {self.teacher} about {len(plan.items)} {self.task.unit}: {images} "
+            f"images of {plan.samples} samples, {len(plan.unusable)} more can't be used",
+            f"about {usage.input:,} tokens in and {usage.output:,} out, more where the model "
+            f"thinks; cost: {cost}",
+        )
+
+    def read_items(
+        self, pending: list[RequestItem], failed: dict[str, str]
+    ) -> Iterator[RequestItem]:
+        """The pending items with their images' bytes; `failed` takes those that are gone."""
+        missing = dict.fromkeys(item.id for item in pending)
+        for source in self.images:
+            wanted = {item.index for item in pending if item.source == source.name}
+            try:
+                for raw in source.read(wanted) if wanted else ():
+                    if raw.problem is not None:
+                        raise raw.problem
+                    most = self.options.max_images
+                    for item in self.task.items(source.name, raw, most, keep=True):
+                        if item.id in missing:
+                            del missing[item.id]
+                            yield item
+            except (ShardError, SampleError) as error:
+                failed[source.name] = str(error)
+        failed |= dict.fromkeys(missing, "its source has changed since the plan")
+
 
 @dataclass(frozen=True)
-class Taught:
-    """How far a generation has come."""
+class GenerationResult:
+    """What is in the output folder, and how far a generation has come."""
 
-    collected: Collected
-    spent: str
-    notes: tuple[str, ...]
+    written: dict[str, int]
+    """File -> its records."""
+    rejects: int
+    undone: int
+    """Items without an answer, though they may get one."""
     failed: dict[str, str]
-    """What isn't done -> why."""
+    """What isn't done, or a shard that can't be read -> why."""
+    spent: str = ""
+    notes: tuple[str, ...] = ()
 
 
-def estimate(lesson: Lesson) -> tuple[str, ...]:
-    """What the generation would take, in lines: images, tokens, dollars."""
-    plan = lesson.draft()
-    usage, price = lesson.expect(plan), lesson.price
-    images = sum(len(subject.pictures) for subject in plan.subjects)
-    cost = "unknown, say --price IN,OUT"
-    if price is not None:
-        cost = f"about ${price.of(usage, lesson.options.batch):.2f}"
-    return (
-        *lesson.shortfall(plan),
-        f"would ask {lesson.teacher} about {len(plan.subjects)} {lesson.task.unit}: {images} "
-        f"images of {plan.samples} samples, {len(plan.unusable)} more can't be used",
-        f"about {usage.input:,} tokens in and {usage.output:,} out, more where the model thinks; "
-        f"cost: {cost}",
-    )
-
-
-def teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
+def generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
     """Generate into a folder, going on from what an earlier run left there."""
     try:
-        with FileLock(out / LOCK, blocking=False):
-            return _teach(lesson, out, quiet)
+        with FileLock(out / _LOCK, blocking=False):
+            return _generate(request, out, quiet)
     except Timeout:
         raise RequestError(f"--out {out}: another run is writing there") from None
 
 
-def _teach(lesson: Lesson, out: Path, quiet: bool) -> Taught:
-    plan = _kept_plan(lesson, out / PLAN, quiet)
-    journal = Journal(out / JOURNAL)
-    outcome = Outcome()
-    if journal.batches or _left(lesson, plan, journal):
-        outcome = _ask(lesson, plan, journal, out, quiet)
-    collected = collect(lesson, plan, journal, out)
-    failed = plan.failed | collected.failed
-    if collected.undone:
+def _generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
+    plan = _kept_plan(request, out / PLAN, quiet)
+    journal = AnswerJournal(out / JOURNAL)
+    outcome = LoopOutcome()
+    if journal.batches or _left(request, plan, journal):
+        outcome = _ask(request, plan, journal, out, quiet)
+    result = collect(request, plan, journal, out)
+    failed = plan.failed | result.failed
+    if result.undone:
         reason = outcome.stopped or next(iter(outcome.failed.values()), "no answer")
-        name = f"{collected.undone} of {len(plan.subjects)} {lesson.task.unit}"
+        name = f"{result.undone} of {len(plan.items)} {request.task.unit}"
         failed[name] = f"not done: {reason}; the same command goes on"
-    spent = lesson.budget(plan, journal).words()
-    notes = (*([plan.note] if plan.note else ()), *lesson.shortfall(plan))
-    return Taught(collected, spent, notes, failed)
+    spent = request.budget(plan, journal).describe()
+    notes = (*([plan.note] if plan.note else ()), *request.shortfall(plan))
+    return replace(result, failed=failed, spent=spent, notes=notes)
 
 
-def _kept_plan(lesson: Lesson, path: Path, quiet: bool) -> Plan:
+def _kept_plan(request: GenerationRequest, path: Path, quiet: bool) -> GenerationPlan:
     """The plan of an earlier run, or a new one: sources are only searched once."""
     if path.exists():
         return read_plan(path)
-    plan = lesson.plan(quiet)
+    plan = request.plan(quiet)
     plan.write(path)
     return plan
 
 
-def _ask(lesson: Lesson, plan: Plan, journal: Journal, out: Path, quiet: bool) -> Outcome:
-    options, budget = lesson.options, lesson.budget(plan, journal)
-    questions = Questions(
-        lesson.task,
-        lesson.prompts,
-        journal,
-        out,
+def _left(request: GenerationRequest, plan: GenerationPlan, journal: AnswerJournal) -> set[str]:
+    """The ids of the items that are still to be asked about."""
+    attempts = request.options.attempts
+    return {item.id for item in plan.items if not journal.is_settled(item.id, attempts)}
+
+
+def _ask(
+    request: GenerationRequest,
+    plan: GenerationPlan,
+    journal: AnswerJournal,
+    out: Path,
+    quiet: bool,
+) -> LoopOutcome:
+    """Ask about all items that are left, first collecting batches that are under way."""
+    task, options, budget = request.task, request.options, request.budget(plan, journal)
+    builder = RequestBuilder(
+        task=task,
+        prompts=request.prompts,
+        journal=journal,
+        folder=out,
         format=options.answer_format,
         side=options.image_side,
     )
-    outcome = Outcome()
+    outcome = LoopOutcome()
     failed: dict[str, str] = {}
 
     def pending(wanted: set[str]) -> Iterator[Pending]:
-        subjects = [subject for subject in plan.subjects if subject.id in wanted]
-        for subject in lesson.subjects(subjects, failed):
-            yield subject, questions.question(subject)
+        items = [item for item in plan.items if item.id in wanted]
+        return ((item, builder.build(item)) for item in request.read_items(items, failed))
 
-    left = _left(lesson, plan, journal)
-    total, before = len(plan.subjects), len(plan.subjects) - len(left)
+    total, left = len(plan.items), len(_left(request, plan, journal))
     with show_progress(
-        lesson.task.name, total, quiet, lesson.task.unit, before, say=budget.words
+        task.name, total, quiet, task.unit, total - left, say=budget.describe
     ) as advance:
+        shared: dict[str, Any] = {
+            "builder": builder,
+            "budget": budget,
+            "attempts": options.attempts,
+            "advance": advance,
+        }
         if options.batch or journal.batches:
-            batches = Batches(
-                open_teacher(lesson.connection),
-                questions,
-                budget,
-                {subject.id: subject for subject in plan.subjects},
-                attempts=options.attempts,
-                poll=options.poll,
-                advance=advance,
-            )
+            items = {item.id: item for item in plan.items}
+            teacher = open_teacher(request.connection)
+            batches = BatchLoop(teacher=teacher, items=items, poll=options.poll, **shared)
             outcome = asyncio.run(batches.run(pending if options.batch else None))
         if not options.batch and outcome.stopped is None:
-            asker = Asker(
-                open_teacher(lesson.connection),
-                questions,
-                budget,
-                attempts=options.attempts,
+            loop = RequestLoop(
+                teacher=open_teacher(request.connection),
                 concurrency=options.concurrency,
                 max_bytes=options.max_in_flight * 2**20,
-                advance=advance,
+                **shared,
             )
-            outcome = asyncio.run(asker.run(pending(_left(lesson, plan, journal))))
+            outcome = asyncio.run(loop.run(pending(_left(request, plan, journal))))
     outcome.failed |= failed
     return outcome
 
 
-def _left(lesson: Lesson, plan: Plan, journal: Journal) -> set[str]:
-    attempts = lesson.options.attempts
-    return {s.id for s in plan.subjects if not journal.is_settled(s.id, attempts)}
+def collect(
+    request: GenerationRequest, plan: GenerationPlan, journal: AnswerJournal, out: Path
+) -> GenerationResult:
+    """Write train.json, val.json and rejects.jsonl from what has been answered so far."""
+    task, source = request.task, request.human_captions
+    human = HumanCaptions() if source is None else source.take(out)
+    items = [*plan.items, *human.items.values()]
+    images = [[picture.sha256 for picture in item.pictures] for item in items]
+    sides = choose_val(images, request.val_fraction, request.seed)
+    files = TrainingFiles(out)
+    rejects = [{**asdict(one), "requests": 0} for one in (*plan.unusable, *human.unusable)]
+    undone = 0
+    for number, (item, is_val) in enumerate(zip(items, sides, strict=True)):
+        if item.id in human.texts:
+            records = text_fields(item.names, human.texts[item.id])
+            files.add(item.id, records, is_val, _provenance(item, {"teacher": HUMAN}))
+        elif item.id in journal.answers:
+            answered = task.records(item, journal.answers[item.id])
+            records = islice(answered, request.count - number * task.each)
+            files.add(item.id, records, is_val, _provenance(item, request.author))
+        elif journal.is_settled(item.id, request.options.attempts):
+            rejects.append(_reject(item, journal.problems[item.id]))
+            item.remove_images(out)
+        else:
+            undone += 1
+    text = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
+    write_text(out / REJECTS, text)
+    return GenerationResult(files.finish(), len(rejects), undone, human.failed)
+
+
+def _provenance(item: RequestItem, author: dict[str, str]) -> dict[str, Any]:
+    return {**author, "source": item.source, "key": item.key, "sha256": _digests(item)}
+
+
+def _reject(item: RequestItem, problems: list[str]) -> dict[str, Any]:
+    return {
+        "source": item.source,
+        "key": item.key,
+        "status": "model_output_invalid",
+        "error": problems[-1],
+        "requests": len(problems),
+        "id": item.id,
+        "sha256": _digests(item),
+    }
+
+
+def _digests(item: RequestItem) -> list[str]:
+    return [picture.sha256 for picture in item.pictures]

@@ -1,10 +1,10 @@
-"""Greedy decoding of rows of any length together, and questions over one shared beginning.
+"""Greedy decoding of rows of any length together, and many questions over one shared prefix.
 
 Prompts are embeddings, padded on the left, with right positions; keys and values are cached, and
 rows that are done leave the batch. Where only one token is allowed next, the model isn't asked:
 a run of such tokens goes through it in one step, before the next choice.
 
-Each question's tokens see the shared beginning and their own ancestors only, and stand at the
+Each question's tokens see the shared prefix and their own ancestors only, and stand at the
 positions that they have in a prompt of their own, so every answer is the one of a separate pass
 (tree attention: Cai et al., arXiv 2401.10774). What questions have in common is one branch.
 """
@@ -119,7 +119,7 @@ def decode_greedily(
     has in front of it, a row per prompt; it is used up. `past_mask` [rows, cached] is 0 where it
     holds padding.
     """
-    batch = _Batch(model, len(prompts), past, past_mask)
+    batch = _DecodingBatch(model, len(prompts), past, past_mask)
     answers: list[list[int]] = [[] for _ in prompts]
     options = [rules.follow(answer) for answer in answers]
     live = [row for row, answer in enumerate(answers) if not rules.is_done(answer)]
@@ -143,7 +143,7 @@ def decode_greedily(
     return answers
 
 
-class _Batch:
+class _DecodingBatch:
     """The rows under way: their cache, and which of its columns are padding."""
 
     def __init__(
@@ -197,12 +197,12 @@ def _choose(logits: Tensor, options: list[Options | None]) -> list[int]:
     return chosen
 
 
-# Many questions about one beginning: the beginning is computed once, the questions as a tree
+# Many questions over one prefix: the prefix is computed once, the questions as a tree
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Token sequences with their common beginnings merged; parents come before children."""
+    """Token sequences with their common prefixes merged; parents come before children."""
 
     ids: npt.NDArray[np.int64]
     """[nodes]."""
@@ -213,14 +213,9 @@ class Tree:
     paths: tuple[npt.NDArray[np.int64], ...]
     """Per sequence the nodes of its tokens."""
 
-    @property
-    def leaves(self) -> npt.NDArray[np.int64]:
-        """Per sequence the node of its last token."""
-        return np.array([path[-1] for path in self.paths])
-
 
 @lru_cache(1024)
-def grow(sequences: tuple[tuple[int, ...], ...]) -> Tree:
+def build_tree(sequences: tuple[tuple[int, ...], ...]) -> Tree:
     """The tree of token sequences, none of them empty."""
     nodes: dict[tuple[int, ...], int] = {}
     paths = []
@@ -240,22 +235,16 @@ def grow(sequences: tuple[tuple[int, ...], ...]) -> Tree:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """Rows whose shared beginnings are computed."""
+class Prefilled:
+    """Rows whose shared prefixes are computed."""
 
     cache: DynamicCache
     mask: Tensor
     """[rows, longest], on the CPU: 0 for padding, which is on the right."""
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        found: list[int] = self.mask.sum(1).tolist()
-        return found
 
-
-def begin(model: LanguageModel, rows: Sequence[Tensor]) -> Begun:
-    """Compute the beginnings, embeddings [length, hidden] each.
+def prefill(model: LanguageModel, rows: Sequence[Tensor]) -> Prefilled:
+    """Compute the shared prefixes, embeddings [length, hidden] each.
 
     Causal attention never looks at padding on the right, so no mask is made.
     """
@@ -266,32 +255,29 @@ def begin(model: LanguageModel, rows: Sequence[Tensor]) -> Begun:
     mask = torch.zeros(padded.shape[:2], dtype=torch.long)
     for row, own in zip(mask, rows, strict=True):
         row[: len(own)] = 1
-    return Begun(cache, mask)
+    return Prefilled(cache, mask)
 
 
-def ask(model: LanguageModel, begun: Begun, trees: Sequence[Tree]) -> Tensor:
+def forward_tree(model: LanguageModel, prefilled: Prefilled, trees: Sequence[Tree]) -> Tensor:
     """[leaves of all trees, in order, hidden]: after the last norm, at each sequence's last token.
 
     The cache is left as it was.
     """
-    rows, before = begun.mask.shape
+    rows, before = prefilled.mask.shape
     nodes = max(len(tree.ids) for tree in trees)
     ids = torch.zeros(rows, nodes, dtype=torch.long)
     positions = torch.zeros(rows, nodes, dtype=torch.long)
     sees = torch.zeros(rows, nodes, before + nodes, dtype=torch.bool)
-    sees[:, :, :before] = begun.mask[:, None].bool()
-    for row, (tree, length) in enumerate(zip(trees, begun.lengths, strict=True)):
+    sees[:, :, :before] = prefilled.mask[:, None].bool()
+    lengths = prefilled.mask.sum(1).tolist()
+    for row, (tree, length) in enumerate(zip(trees, lengths, strict=True)):
         size = len(tree.ids)
         ids[row, :size] = torch.from_numpy(tree.ids)
         positions[row, :size] = length + torch.from_numpy(tree.depths)
         sees[row, :size, before : before + size] = torch.from_numpy(tree.sees)
     embeddings = model.embed(ids)
     device = embeddings.device
-    hidden = model.run(embeddings, sees[:, None].to(device), positions.to(device), begun.cache)
-    begun.cache.crop(-nodes)
-    return torch.cat(
-        [
-            row[torch.from_numpy(tree.leaves).to(device)]
-            for row, tree in zip(hidden, trees, strict=True)
-        ]
-    )
+    hidden = model.run(embeddings, sees[:, None].to(device), positions.to(device), prefilled.cache)
+    prefilled.cache.crop(-nodes)
+    leaves = [torch.tensor([path[-1] for path in tree.paths], device=device) for tree in trees]
+    return torch.cat([row[own] for row, own in zip(hidden, leaves, strict=True)])

@@ -18,10 +18,14 @@ from mmsieve.read.parquet import holds_bytes, is_image, is_turns, json_value, na
 from mmsieve.read.records import ImageFolder, ReadOptions, Record, decode_text, duplicate
 from mmsieve.sample import Role, Sample, Turn
 
-# Turns of an instruction item: LLaVA's `conversations`, or the `messages` of chat APIs
-
 TURNS = ("conversations", "messages")
 """Fields that may hold the turns, the first that does is read."""
+
+IMAGES = ("image", "images")
+"""Fields that may hold the images, the first that does is read."""
+
+_KEYS = ("idx", "id")
+_SOURCES = ("image_source", "data_source")
 
 MARK = "<image>"
 """What stands in a turn's text wherever an image does."""
@@ -89,15 +93,6 @@ def _part(part: Any, number: int, images: list[Any]) -> str:
     return text
 
 
-# Instruction items (LLaVA's layout) of JSON, JSONL and Parquet files: images and conversations
-
-IMAGES = ("image", "images")
-"""Fields that may hold the images, the first that does is read."""
-
-_KEYS = ("idx", "id")
-_SOURCES = ("image_source", "data_source")
-
-
 def looks_right(fields: Mapping[str, Any]) -> bool:
     """Whether an item has turns, or a Parquet file a column (name -> type) that can hold them."""
     found = [fields[name] for name in TURNS if name in fields]
@@ -106,25 +101,27 @@ def looks_right(fields: Mapping[str, Any]) -> bool:
 
 def item_key(item: Mapping[str, Any], stem: str, number: int) -> str:
     """The key of an item: its `idx`, else `id`, else its file's stem and its number there."""
-    for name in _KEYS:
-        value = item.get(name)
-        if isinstance(value, (int, str)) and not isinstance(value, bool) and value != "":
-            return str(value)
-    return f"{stem}-{number:09d}"
+    return _name(item, _KEYS) or f"{stem}-{number:09d}"
 
 
 def image_source(item: Mapping[str, Any]) -> str | None:
     """Where an item comes from: as it says itself, else the first folder of its image's path."""
-    for name in _SOURCES:
-        value = item.get(name)
-        if isinstance(value, (int, str)) and not isinstance(value, bool) and value != "":
-            return str(value)
+    if named := _name(item, _SOURCES):
+        return named
     images = _images(item, IMAGES)
     path = _path(images[0]) if images else None
     if path is None or path.startswith("data:"):
         return None
     folders = [part for part in PurePosixPath(path).parts[:-1] if part != "/"]
     return folders[0] if folders else None
+
+
+def _name(item: Mapping[str, Any], fields: tuple[str, ...]) -> str | None:
+    for field in fields:
+        value = item.get(field)
+        if isinstance(value, (int, str)) and not isinstance(value, bool) and value != "":
+            return str(value)
+    return None
 
 
 def names_image_files(item: Mapping[str, Any]) -> bool:

@@ -77,6 +77,21 @@ def item_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:
         yield window.begin + start, window.begin + stop
 
 
+def line_starts(file: BinaryIO) -> Iterator[int]:
+    """The first byte of each line of a file."""
+    file.seek(0)
+    position = 0
+    last = b"\n"
+    while chunk := file.read(_CHUNK):
+        if last == b"\n":
+            yield position
+        at = 0
+        while 0 < (at := chunk.find(b"\n", at) + 1) < len(chunk):
+            yield position + at
+        position += len(chunk)
+        last = chunk[-1:]
+
+
 def list_items(file: BinaryIO, begin: int, end: int | None = None) -> Iterator[bytes]:
     """The items of a list as they stand in the file, from the one that starts at byte `begin`.
 

@@ -17,7 +17,14 @@ import pyarrow as pa
 
 from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError
 from mmsieve.read import captions, documents, instructions, parquet, tar
-from mmsieve.read.json_items import is_list, item_spans, line_items, list_items, parse_object
+from mmsieve.read.json_items import (
+    is_list,
+    item_spans,
+    line_items,
+    line_starts,
+    list_items,
+    parse_object,
+)
 from mmsieve.read.records import Parse, ReadOptions, Record, ShardReader
 from mmsieve.sample import Kind
 from mmsieve.sources import TAR, Shard, check_names, local_path, one_line
@@ -26,7 +33,6 @@ ROWS = 4096
 """Of a shard."""
 _PROBE = 64
 """Records that are looked at to recognise a layout."""
-_CHUNK = 1 << 24
 _JSON = (".jsonl", ".json")
 _PARQUET = (".parquet",)
 
@@ -41,7 +47,7 @@ class ItemReader:
     """Of the folder of images; raises RequestError where it can't do without one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LayoutReader:
     """What samples a layout holds, and how it is recognised and read in each kind of file."""
 
@@ -60,27 +66,21 @@ class LayoutReader:
 
 
 LAYOUTS: dict[str, LayoutReader] = {
-    "documents": LayoutReader(
-        kinds=("document",), looks_right=documents.looks_right, tar=documents.parse
-    ),
-    "captions": LayoutReader(
-        kinds=("caption",), looks_right=captions.looks_right, tar=captions.parse
-    ),
+    "documents": LayoutReader(("document",), documents.looks_right, tar=documents.parse),
+    "captions": LayoutReader(("caption",), captions.looks_right, tar=captions.parse),
     "instructions": LayoutReader(
-        kinds=("instruction",),
-        looks_right=instructions.looks_right,
+        ("instruction",),
+        instructions.looks_right,
         items=ItemReader(instructions.read_items, instructions.InstructionParser),
         rows=instructions.InstructionRowParser,
     ),
     "mmc4": LayoutReader(
-        kinds=("document",),
-        looks_right=documents.is_mmc4,
+        ("document",),
+        documents.is_mmc4,
         items=ItemReader(documents.read_lines, documents.Mmc4Parser),
     ),
     "image-parquet": LayoutReader(
-        kinds=("caption", "document"),
-        looks_right=lambda columns: True,
-        rows=captions.ImageTextParser,
+        ("caption", "document"), lambda columns: True, rows=captions.ImageTextParser
     ),
 }
 """A row per layout; the first that looks right is taken."""
@@ -104,7 +104,7 @@ def _wrong_kind(layout: str, options: ReadOptions) -> str | None:
 
 
 def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
-    """A tar's layout, from the first of its records that tells.
+    """A tar's layout, from the first of its records that shows it.
 
     One that was asked for is used as long as the content doesn't say that it is another.
     """
@@ -132,7 +132,7 @@ def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
 
 
 def _json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> str:
-    """The layout of a JSON or JSONL file, from the first of its items that tell.
+    """The layout of a JSON or JSONL file, from the first of its items that show it.
 
     Raises RequestError where that layout is not read, or images are named that nobody can find.
     """
@@ -245,11 +245,9 @@ def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
         return
     try:
         with fsspec.open(file.url, "rb") as handle:
-            if file.suffix in _PARQUET:
-                ranges = list(_row_ranges(file, handle, options))
-            else:
-                split = _list_ranges if is_list(handle, file.suffix) else _line_ranges
-                ranges = list(split(file, handle))
+            is_rows = file.suffix in _PARQUET
+            found = _row_ranges(file, handle, options) if is_rows else _item_ranges(file, handle)
+            ranges = list(found)
     except RequestError as error:
         raise RequestError(f"{file.url}: {error}") from error
     except Exception:  # noqa: BLE001 - every fsspec backend has errors of its own
@@ -274,40 +272,23 @@ def _row_ranges(file: Shard, handle: BinaryIO, options: ReadOptions) -> Iterator
         yield replace(file, start=start, stop=stop)
 
 
-def _list_ranges(file: Shard, handle: BinaryIO) -> Iterator[Shard]:
-    """Ranges of the items of a JSON list, with their bytes, in one pass over the file.
+def _item_ranges(file: Shard, handle: BinaryIO) -> Iterator[Shard]:
+    """Ranges of the items of a JSON list, or of lines, with their bytes, in one pass over the file.
 
     The first range begins with the file. The last ends with it, so that who reads it finds what
-    comes after the last item, or what is broken there.
+    comes after the last item, or what is broken there. An empty line is an item.
     """
+    starts = line_starts(handle)
+    if is_list(handle, file.suffix):
+        starts = (start for start, _ in item_spans(handle))
     first = number = begin = 0
     with suppress(ShardError):
-        for start, _ in item_spans(handle):
+        for start in starts:
             if number - first == ROWS:
                 yield replace(file, start=first, stop=number, span=(begin, start))
                 first, begin = number, start
             number += 1
     yield replace(file, start=first, stop=number, span=(begin, handle.seek(0, 2)))
-
-
-def _line_ranges(file: Shard, handle: BinaryIO) -> Iterator[Shard]:
-    """Ranges of whole lines, with their bytes, in one pass over the file; an empty line is one."""
-    handle.seek(0)
-    first = number = begin = position = 0
-    last = b"\n"
-    while chunk := handle.read(_CHUNK):
-        at = 0
-        while (at := chunk.find(b"\n", at) + 1) > 0:
-            number += 1
-            if number - first == ROWS:
-                end = position + at
-                yield replace(file, start=first, stop=number, span=(begin, end))
-                first, begin = number, end
-        position += len(chunk)
-        last = chunk[-1:]
-    number += last != b"\n"
-    if number > first or number == 0:
-        yield replace(file, start=first, stop=number, span=(begin, position))
 
 
 # Shards -> records and their parser

@@ -94,7 +94,7 @@ class ImageFolder:
     def read(self, name: str) -> bytes:
         """The bytes of an image file; raises SampleError."""
         try:
-            # A name may be absolute, and a link may lead out: only the resolved path tells.
+            # A name may be absolute, and a link may lead out: only the resolved path shows it.
             path = Path(os.path.realpath(self._root / name))
             if not path.is_relative_to(self._root):
                 raise SampleError(Status.IMAGE_MISSING, f"{name!r} leaves the folder of images")

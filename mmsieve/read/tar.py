@@ -14,9 +14,16 @@ from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.read.records import MAX_BYTES, Record, duplicate
 from mmsieve.sources import one_line
 
-# Members of a tar -> samples: which member belongs to which key, and which come twice
-
 BLOCK = tarfile.BLOCKSIZE
+_READ = frozenset([*IMAGE_EXTENSIONS, "txt", "json"])
+_TOO_LARGE = {"txt": Status.TEXT_UNDECODABLE, "json": Status.JSON_INVALID}
+_PACKED = {
+    b"\x1f\x8b": "gzip (gunzip)",
+    b"BZh": "bzip2 (bunzip2)",
+    b"\xfd7zXZ": "xz (unxz)",
+    b"\x28\xb5\x2f\xfd": "zstd (unzstd)",
+}
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +104,6 @@ def split_name(name: str) -> tuple[str, str] | None:
     if not stem or not dot or "__MACOSX" in folder.split("/"):
         return None
     return folder + slash + stem, extension.lower()
-
-
-# Tar archives: an index of samples with the byte range of every member
-
-_READ = frozenset([*IMAGE_EXTENSIONS, "txt", "json"])
-_TOO_LARGE = {"txt": Status.TEXT_UNDECODABLE, "json": Status.JSON_INVALID}
-_PACKED = {
-    b"\x1f\x8b": "gzip (gunzip)",
-    b"BZh": "bzip2 (bunzip2)",
-    b"\xfd7zXZ": "xz (unxz)",
-    b"\x28\xb5\x2f\xfd": "zstd (unzstd)",
-}
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

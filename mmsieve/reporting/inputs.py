@@ -111,8 +111,8 @@ class ReportTable:
     def sizes(self) -> dict[str, int]:
         """Shard -> bytes of the file that it was read from, 0 where that isn't known."""
         if self.kind == decisions.KIND and self.path.is_file():
-            made = decisions.Decisions(self.path)
-            return {shard: made.source_size(shard) or 0 for shard in made.shards}
+            rows = decisions.Decisions(self.path)
+            return {shard: rows.source_size(shard) or 0 for shard in rows.shards}
         return {header.shard: header.size for header in self.headers}
 
     def shares_shards(self, other: "ReportTable") -> bool:

@@ -90,7 +90,7 @@ def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers
         for number, tally in enumerate(tallies[1:]):
             tally.add(found.filter(f"keep{number}"), capabilities)
 
-    groups, decided = _groups([subset.name for subset in subsets])
+    groups, subset_of = _groups([subset.name for subset in subsets])
     gallery = sections.Gallery(groups, request.gallery)
     counts = sections.count_rows(rows(), gallery, add)
     return RatingNumbers(
@@ -99,7 +99,7 @@ def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers
         capabilities=[_capability(name, tallies) for name in capabilities],
         styles=_shares("Styles", tallies, [tally.styles for tally in tallies]),
         sources=_shares("Image sources", tallies, [tally.sources for tally in tallies]),
-        groups=gallery.groups(lambda title, row: _shown(row, decided.get(title), capabilities)),
+        groups=gallery.groups(lambda title, row: _shown(row, subset_of.get(title), capabilities)),
     )
 
 
@@ -109,7 +109,7 @@ def _groups(subsets: list[str]) -> tuple[dict[str, sections.GalleryGroup], dict[
     groups: dict[str, sections.GalleryGroup] = (
         {} if subsets else {"Samples": sections.GalleryGroup(is_ok)}
     )
-    decided: dict[str, int] = {}
+    subset_of: dict[str, int] = {}
     for number, name in enumerate(subsets):
         keep = pl.col(f"keep{number}")
         parts = {
@@ -117,8 +117,8 @@ def _groups(subsets: list[str]) -> tuple[dict[str, sections.GalleryGroup], dict[
             f"Not kept in {name}": sections.GalleryGroup(~keep & is_ok),
         }
         groups |= parts
-        decided |= dict.fromkeys(parts, number)
-    return groups | {sections.FAILED: sections.GalleryGroup(~is_ok)}, decided
+        subset_of |= dict.fromkeys(parts, number)
+    return groups | {sections.FAILED: sections.GalleryGroup(~is_ok)}, subset_of
 
 
 def _shown(
@@ -138,7 +138,7 @@ def _shown(
 
 
 def _with_decisions(rows: pl.DataFrame, subset: ReportTable, number: int) -> pl.DataFrame:
-    """The rows with what a subset decided about each: `keep` and `reason`, with its number."""
+    """The rows with a subset's decision about each: `keep` and `reason`, with its number."""
     shards = rows["shard"].unique().to_list()
     by_name = {
         header.shard: file for header, file in zip(subset.headers, subset.files, strict=True)
@@ -153,14 +153,14 @@ def _with_decisions(rows: pl.DataFrame, subset: ReportTable, number: int) -> pl.
         return rows.with_columns(
             pl.lit(None, pl.Boolean).alias(keep), pl.lit(None, pl.String).alias(reason)
         )
-    decided = (
+    decisions = (
         scan_files(files)
         .filter(pl.col("shard").is_in(shards))
         .select("key", "shard", pl.col("keep").alias(keep), pl.col("reason").alias(reason))
         .with_columns(sections.nth_of_key())
         .collect()
     )
-    return rows.join(decided, on=["shard", "key", "nth"], how="left", maintain_order="left")
+    return rows.join(decisions, on=["shard", "key", "nth"], how="left", maintain_order="left")
 
 
 def _capability(name: str, tallies: list[RatingTally]) -> sections.Shares:

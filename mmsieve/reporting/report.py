@@ -196,8 +196,8 @@ def _read(shard: Shard, wanted: set[str], read: ReadOptions) -> Iterator[tuple[s
 
 
 def _content(sample: Sample) -> SampleContent:
-    told = (Text(f"{turn.role}: {turn.text}") for turn in sample.turns)
-    all_parts = (*sample.parts, *told)
+    turns = (Text(f"{turn.role}: {turn.text}") for turn in sample.turns)
+    all_parts = (*sample.parts, *turns)
     parts = all_parts[:_MOST_PARTS]
     pieces = tuple(
         ContentPart(text=clipped(part.text)) if isinstance(part, Text) else _picture(part)

@@ -80,7 +80,7 @@ class ScoreNumbers:
     counts: dict[str, int]
     """Status, or `kept` and the reasons -> samples."""
     bins: list[sections.Bin]
-    cut: float | None
+    threshold: float | None
     """The lowest kept score, where all kept scores are above all dropped ones."""
     groups: sections.Groups
     score: str = "score"
@@ -101,16 +101,16 @@ def count(table: ReportTable, request: sections.SectionRequest) -> ScoreNumbers:
     scored = scan_files(table.files).select(columns).filter(_IS_FINITE)
     edges = scored.group_by("keep").agg(_SCORE.min().alias("low"), _SCORE.max().alias("high"))
     sides = {keep: (low, high) for keep, low, high in edges.collect().iter_rows()}
-    cut = None
+    threshold = None
     if True in sides and (False not in sides or sides[False][1] <= sides[True][0]):
-        cut = sides[True][0] if False in sides else None
+        threshold = sides[True][0] if False in sides else None
     kept = counts.get("kept", 0) if table.kind == DECISIONS else None
     return ScoreNumbers(
         rows=sum(counts.values()),
         kept=kept,
         counts=counts,
         bins=_bins(scored, sides),
-        cut=cut,
+        threshold=threshold,
         groups=groups,
         score="score" if own in (None, SCORE) else own,
     )

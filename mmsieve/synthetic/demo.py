@@ -1,4 +1,7 @@
-"""The demo's commands, in order, and what is known of its pools beforehand."""
+"""The demo: the whole pipeline on drawn data, offline, one shown command after the other.
+
+What the models never see is known here, so that the report can say how well they did.
+"""
 
 import json
 import random
@@ -25,21 +28,46 @@ from mmsieve.reports import Report, timed
 from mmsieve.synthetic.instructions import WRONG_CAP
 from mmsieve.tables import scan_files, table_files
 
-# The demo's commands, in order, each with a line on what it is for
-
-CLASSIFIER, ENHANCER = "unifilter-tiny", "aitqe-tiny"
-SCORER, STYLER = "mmssr-tiny-scorer", "mmssr-tiny-styler"
 SEED = 20
 """Not the seed of the models' own training scenes."""
-CUTS = {
-    "top": ("Keep the best quarter", ["--top-fraction", "0.25"]),
-    "floor": ("Or keep what scores at least 2.5", ["--min-score", "2.5"]),
-    "where": (
-        "Or ask in SQL, over any column: good documents of several images",
-        ["--where", "quality_score >= 2.5 AND num_images > 1"],
-    ),
-}
-"""Name -> what a cut is for, and its options."""
+MODELS = ("unifilter-tiny", "aitqe-tiny", "mmssr-tiny-scorer", "mmssr-tiny-styler")
+FILTERS = ("top", "floor", "where")
+"""Folders of the decisions."""
+
+STEPS = """
+# Draw {captions:,} captions, each at a random one of four levels of quality
+generate captions {drawn} --texts-per-image 1 --shards --count {captions} {seed} {out}pool/captions
+# Draw {documents:,} documents, each at a random one of four levels of quality
+generate documents {drawn} --texts-per-image 1 --shards --count {documents} {seed} \
+    {out}pool/documents
+# Score them: the model sees pixels and text, not the level
+score {shards} --model unifilter-tiny {out}quality
+# Keep the best quarter
+filter {in}quality --top-fraction 0.25 {out}decisions/top
+# Or keep what scores at least 2.5
+filter {in}quality --min-score 2.5 {out}decisions/floor
+# Or ask in SQL, over any column: good documents of several images
+filter {in}quality --where 'quality_score >= 2.5 AND num_images > 1' {out}decisions/where
+# Copy the best quarter, byte for byte
+export {shards} --decisions {in}decisions/top {out}curated
+# Or throw no image away: judge the captions, and rewrite the poor ones
+enhance {in}pool/captions/shards --model aitqe-tiny {out}assessments
+# Put the rewrites into the tars; the images stay as they are
+export {in}pool/captions/shards --captions {in}assessments {out}enhanced
+# Score the captions again
+score {in}enhanced --model unifilter-tiny {out}quality-enhanced
+# Draw {instructions:,} instruction samples, nearly half of them wrong
+generate ratings {drawn} --count {instructions} {seed} {out}pool/instructions
+# Rate what they teach, name their styles
+rate {in}{items} --images {in}pool/instructions --model mmssr-tiny-scorer \
+    --styler mmssr-tiny-styler {out}ratings
+# Choose 30%: rich in every capability, diverse in style
+select {in}ratings --budget 0.3 --above 1 {out}subset --data {in}{items} --subset {in}subset.json
+# Look at it
+report {in}quality {in}decisions/top {in}decisions/floor {in}decisions/where {in}assessments \
+    {in}ratings {in}subset {shards} {in}{items} --images {in}pool/instructions {out}report.html
+"""
+"""The commands, each below a line on what it is for."""
 
 
 @dataclass(frozen=True)
@@ -65,95 +93,26 @@ class Step:
             raise MmsieveError(f"the step `mmsieve {self.words[0]}` failed{reason}")
 
 
-@dataclass(frozen=True)
-class Tour:
-    """Where everything is made, and how much of it."""
-
-    out: Path
-    captions: int
-    documents: int
-    instructions: int
-
-    @property
-    def pools(self) -> dict[str, int]:
-        """Kind of text -> samples of its pool."""
-        return {"captions": self.captions, "documents": self.documents}
-
-    def at(self, *parts: str) -> str:
-        """A place below the demo's folder, for a command."""
-        return str(self.out.joinpath(*parts))
-
-    def steps(self) -> list[Step]:
-        """All commands."""
-        return [*self._filter(), *self._enhance(), *self._select(), self._report()]
-
-    def _filter(self) -> Iterator[Step]:
-        """Score captions and documents, cut, copy."""
-        for what, count in self.pools.items():
-            words = ["generate", what, "--teacher", "rendered", "--texts-per-image", "1"]
-            words += ["--shards", *self._size(count), "--out", self.at("pool", what)]
-            title = f"Draw {count:,} {what}, each at a random one of four levels of quality"
-            yield Step(title, words)
-        shards = self._shards()
-        quality = self.at("quality")
-        yield Step(
-            "Score them: the model sees pixels and text, not the level",
-            ["score", *shards, "--model", CLASSIFIER, "--out", quality],
-        )
-        for name, (title, cut) in CUTS.items():
-            yield Step(title, ["filter", quality, *cut, "--out", self.at("decisions", name)])
-        chosen = ["--decisions", self.at("decisions", "top"), "--out", self.at("curated")]
-        yield Step("Copy the best quarter, byte for byte", ["export", *shards, *chosen])
-
-    def _enhance(self) -> Iterator[Step]:
-        """Rewrite poor captions, and see what the classifier says of them now."""
-        shards, table = self.at("pool", "captions", "shards"), self.at("assessments")
-        enhanced = self.at("enhanced")
-        yield Step(
-            "Or throw no image away: judge the captions, and rewrite the poor ones",
-            ["enhance", shards, "--model", ENHANCER, "--out", table],
-        )
-        yield Step(
-            "Put the rewrites into the tars; the images stay as they are",
-            ["export", shards, "--captions", table, "--out", enhanced],
-        )
-        yield Step(
-            "Score the captions again",
-            ["score", enhanced, "--model", CLASSIFIER, "--out", self.at("quality-enhanced")],
-        )
-
-    def _select(self) -> Iterator[Step]:
-        """Rate instruction samples, choose a subset."""
-        pool, ratings = self.at("pool", "instructions"), self.at("ratings")
-        words = ["generate", "ratings", "--teacher", "rendered", *self._size(self.instructions)]
-        title = f"Draw {self.instructions:,} instruction samples, nearly half of them wrong"
-        yield Step(title, [*words, "--out", pool])
-        words = ["rate", self._items, "--images", pool, "--model", SCORER, "--styler", STYLER]
-        yield Step("Rate what they teach, name their styles", [*words, "--out", ratings])
-        words = ["select", ratings, "--budget", "0.3", "--above", "1", "--out", self.at("subset")]
-        words += ["--data", self._items, "--subset", self.at("subset.json")]
-        yield Step("Choose 30%: rich in every capability, diverse in style", words)
-
-    def _report(self) -> Step:
-        decisions = [self.at("decisions", name) for name in CUTS]
-        words = ["report", self.at("quality"), *decisions, self.at("assessments")]
-        words += [self.at("ratings"), self.at("subset"), *self._shards(), self._items]
-        words += ["--images", self.at("pool", "instructions")]
-        return Step("Look at it", [*words, "--out", self.at("report.html")])
-
-    @property
-    def _items(self) -> str:
-        """The file of instruction samples."""
-        return self.at("pool", "instructions", "qas.json")
-
-    def _shards(self) -> list[str]:
-        return [self.at("pool", what, "shards") for what in self.pools]
-
-    def _size(self, count: int) -> list[str]:
-        return ["--count", str(count), "--seed", str(SEED)]
-
-
-# What is known of the demo's pools beforehand, and what was made of it
+def demo_steps(out: Path, count: int) -> Iterator[Step]:
+    """All commands, for so many captions and documents."""
+    third, place = count // 3, "{place}/"
+    text = STEPS.format_map(
+        {
+            "captions": count - third,
+            "documents": third,
+            "instructions": third,
+            "drawn": "--teacher rendered",
+            "seed": f"--seed {SEED}",
+            "in": place,
+            "out": f"--out {place}",
+            "shards": f"{place}pool/captions/shards {place}pool/documents/shards",
+            "items": "pool/instructions/qas.json",
+        }
+    )
+    lines = text.replace("\\\n", " ").strip().splitlines()
+    for title, command in zip(lines[::2], lines[1::2], strict=True):
+        words = shlex.split(command)
+        yield Step(title.removeprefix("# "), [word.format(place=out) for word in words])
 
 
 @dataclass(frozen=True)
@@ -168,16 +127,16 @@ class Rewritten:
     """And of what they became."""
 
 
-def levels_of_texts(tour: Tour) -> dict[str, int]:
+def levels_of_texts(pool: Path) -> dict[str, int]:
     """Key -> level of every caption and document, as the teacher wrote them down."""
-    places = (tour.out / "pool" / what / TRAIN for what in tour.pools)
+    places = (pool / what / TRAIN for what in ("captions", "documents"))
     entries = (entry for place in places for entry in read_training_file(place))
     return {str(entry.id): int(entry.label) for entry in entries}
 
 
-def right_samples(tour: Tour) -> dict[str, bool]:
+def right_samples(pool: Path) -> dict[str, bool]:
     """Key -> whether the pictures confirm all answers of an instruction sample."""
-    records = json.loads((tour.out / "pool" / "instructions" / TRAIN).read_text("utf-8"))
+    records = json.loads((pool / "instructions" / TRAIN).read_text("utf-8"))
     return {str(one["idx"]): max(one["ratings"].values()) > WRONG_CAP for one in records}
 
 
@@ -188,32 +147,23 @@ def kept_keys(decisions: Path) -> list[str]:
     return [str(key) for key in keys]
 
 
-def count_levels(keys: Iterable[str], truth: dict[str, int]) -> dict[int, int]:
-    """Level -> how many of the keys have it."""
-    return dict(Counter(truth[key] for key in keys))
-
-
 def blindly(truth: Iterable[str], count: int) -> list[str]:
     """As many keys as a choice has, drawn without looking."""
     return random.Random(SEED).sample(sorted(truth), count)  # noqa: S311 - no secret
 
 
-def rewritten_captions(tour: Tour) -> Rewritten:
+def rewritten_captions(out: Path) -> Rewritten:
     """How many captions were rewritten, and what the classifier says of them."""
-    table = _read(tour.out / "assessments", "key", "rewritten")
+    table = _read(out / "assessments", "key", "rewritten")
     new = table.filter("rewritten")
-    before = _read(tour.out / "quality", "key", "quality_score").join(new, on="key")
-    after = _read(tour.out / "quality-enhanced", "key", "quality_score").join(new, on="key")
-    means = (_mean(scores["quality_score"]) for scores in (before, after))
+    folders = (out / "quality", out / "quality-enhanced")
+    scores = (_read(folder, "key", "quality_score").join(new, on="key") for folder in folders)
+    means = (own.select(pl.col("quality_score").mean()).item() or 0.0 for own in scores)
     return Rewritten(table.height, new.height, *means)
 
 
 def _read(folder: Path, *columns: str) -> pl.DataFrame:
     return scan_files(table_files(folder).values()).select(columns).collect()
-
-
-def _mean(scores: pl.Series) -> float:
-    return float(scores.mean() or 0.0)  # type: ignore[arg-type]
 
 
 def read_back(curated: Path) -> int:
@@ -228,8 +178,6 @@ def read_back(curated: Path) -> int:
     return count
 
 
-# demo: the whole pipeline on rendered data, offline, one shown command after the other
-
 Count: TypeAlias = Annotated[int, whole(gte=12)]
 """Of captions and documents: a few of each kind and level."""
 
@@ -241,9 +189,9 @@ class DemoReport(Report):
     """How the demo went."""
 
     pool: dict[int, int] = field(default_factory=dict)
-    """Level -> captions and documents before any cut."""
+    """Level -> captions and documents before any filtering."""
     kept: dict[str, dict[int, int]] = field(default_factory=dict)
-    """Cut -> level -> kept samples; `random`: as many as the first cut, drawn blindly."""
+    """Filtering -> level -> kept samples; `random`: as many as the first keeps, drawn blindly."""
     read_back: int = 0
     """Samples that the webdataset package read from the exported tars."""
     captions: Rewritten | None = None
@@ -270,13 +218,13 @@ class DemoReport(Report):
             f"Instruction samples with right answers: {self.right['pool']:.1%} of the pool, "
             f"{self.right['random']:.1%} of a random 30%, {self.right['subset']:.1%} of the "
             "chosen 30%.",
-            f"{total:,} texts, {len(CUTS)} cuts, one rewriting, one subset in "
+            f"{total:,} texts, {len(FILTERS)} cuts, one rewriting, one subset in "
             f"{self.seconds:.1f} s; look at {self.out / 'report.html'}",
         ]
         return "\n".join(lines)
 
     def _levels(self) -> list[str]:
-        """A table of the shares of the levels before and after each cut."""
+        """A table of the shares of the levels before and after each filtering."""
         columns = {"pool": self.pool, **self.kept}
         lines = [f"{'Shares:':<18}" + "".join(f"{name:>9}" for name in columns)]
         for level in reversed(LEVELS):
@@ -301,32 +249,29 @@ def demo(
     count
         Captions (two thirds) and documents of the pool; a third as many instruction samples.
     """
-    _check(Path(out), count)
-    third = count // 3
-    tour = Tour(Path(out), captions=count - third, documents=third, instructions=third)
-    steps = tour.steps()
+    out = Path(out)
+    _check(out, count)
+    steps = list(demo_steps(out, count))
     if dry_run:
-        shown = tuple(line for step in steps for line in step.shown())
-        return DemoReport(out=tour.out, notes=shown)
+        return DemoReport(out=out, notes=tuple(line for step in steps for line in step.shown()))
     for step in steps:
         step.run(quiet)
-    return _report(tour)
+    return _report(out)
 
 
-def _report(tour: Tour) -> DemoReport:
-    """What is known now."""
-    levels = levels_of_texts(tour)
-    kept = {name: kept_keys(tour.out / "decisions" / name) for name in CUTS}
+def _report(out: Path) -> DemoReport:
+    """What became of what was known."""
+    levels, right = levels_of_texts(out / "pool"), right_samples(out / "pool")
+    kept = {name: kept_keys(out / "decisions" / name) for name in FILTERS}
     kept = {"random": blindly(levels, len(kept["top"])), **kept}
-    right = right_samples(tour)
-    chosen = kept_keys(tour.out / "subset")
+    chosen = kept_keys(out / "subset")
     shown = {"pool": list(right), "random": blindly(right, len(chosen)), "subset": chosen}
     return DemoReport(
-        out=tour.out,
-        pool=count_levels(levels, levels),
-        kept={name: count_levels(keys, levels) for name, keys in kept.items()},
-        read_back=read_back(tour.out / "curated"),
-        captions=rewritten_captions(tour),
+        out=out,
+        pool=dict(Counter(levels.values())),
+        kept={name: dict(Counter(levels[key] for key in keys)) for name, keys in kept.items()},
+        read_back=read_back(out / "curated"),
+        captions=rewritten_captions(out),
         right={
             name: sum(right[key] for key in keys) / max(1, len(keys))
             for name, keys in shown.items()
@@ -339,6 +284,6 @@ def _check(out: Path, count: int) -> None:
     check_value("count", count, Count)
     if find_spec("webdataset") is None:
         raise RequestError("the demo reads its tars back: pip install 'mmsieve[demo]'")
-    for name in (CLASSIFIER, ENHANCER, SCORER, STYLER):
+    for name in MODELS:
         if bundled_folder(name) is None:
             raise RequestError(f"{name} is missing from this installation: install mmsieve again")

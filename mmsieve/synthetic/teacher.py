@@ -32,11 +32,10 @@ from mmsieve.generation.files import (
     text_fields,
 )
 from mmsieve.generation.options import GenerateOptions
-from mmsieve.generation.tasks.task import Task
+from mmsieve.generation.tasks.task import GenerationTask
 from mmsieve.labels import LEVELS
 from mmsieve.outputs import write_atomically
-from mmsieve.progress import Advance as Progress
-from mmsieve.progress import show_progress
+from mmsieve.progress import Advance, show_progress
 from mmsieve.sample import Sample
 from mmsieve.synthetic.assessments import AssessedCaption, assessed_pair
 from mmsieve.synthetic.draw import draw_scene
@@ -222,7 +221,7 @@ _DRAW: dict[str, Callable[[int, int, Drawing], Drawn]] = {
 """Name of a task -> draws what is at an index of a seed."""
 
 
-def check(task: Task, options: GenerateOptions) -> None:
+def check(task: GenerationTask, options: GenerateOptions) -> None:
     """Raise RequestError for what can't be drawn for a task."""
     family = options.family
     if options.texts_per_image != len(LEVELS) and task.each != len(LEVELS):
@@ -236,12 +235,12 @@ def check(task: Task, options: GenerateOptions) -> None:
         raise RequestError("--shards: is for texts; the samples of ratings are in qas.json")
 
 
-def count_drawn(task: Task, options: GenerateOptions) -> int:
+def count_drawn(task: GenerationTask, options: GenerateOptions) -> int:
     """How many times something is drawn for so many records."""
     return -(-options.count // (1 if options.texts_per_image == 1 else task.each))
 
 
-def draw(task: Task, out: Path, options: GenerateOptions) -> tuple[dict[str, int], int]:
+def draw(task: GenerationTask, out: Path, options: GenerateOptions) -> tuple[dict[str, int], int]:
     """Draw and write into a folder; returns the records of each file, and how many tars."""
     files, tars = TrainingFiles(out), 0
     with show_progress(task.name, options.count, options.quiet, task.noun) as advance:
@@ -253,7 +252,7 @@ def draw(task: Task, out: Path, options: GenerateOptions) -> tuple[dict[str, int
     return files.finish(), tars
 
 
-def _drawn(task: Task, options: GenerateOptions) -> Iterator[tuple[Drawn, bool]]:
+def _drawn(task: GenerationTask, options: GenerateOptions) -> Iterator[tuple[Drawn, bool]]:
     """Images with the records that are wanted, and whether they are for validation."""
     times = count_drawn(task, options)
     rng = np.random.default_rng((options.seed, 7))
@@ -269,7 +268,7 @@ def _drawn(task: Task, options: GenerateOptions) -> Iterator[tuple[Drawn, bool]]
 
 
 def _samples(
-    drawn: Iterable[tuple[Drawn, bool]], files: TrainingFiles, advance: Progress
+    drawn: Iterable[tuple[Drawn, bool]], files: TrainingFiles, advance: Advance
 ) -> Iterator[Sample]:
     """Write what is drawn to the training files, and give each record as a sample."""
     for group, is_val in drawn:
@@ -295,10 +294,6 @@ def write_shards(samples: Iterable[Sample], folder: Path, size: int) -> int:
     while chunk := list(islice(waiting, size)):
         members = (member for sample in chunk for member in sample_members(sample))
         data = b"".join([*(member_bytes(*member) for member in members), _END])
-        write_atomically(folder / f"{tars:08d}.tar", partial(_write, data))
+        write_atomically(folder / f"{tars:08d}.tar", partial(Path.write_bytes, data=data))
         tars += 1
     return tars
-
-
-def _write(data: bytes, path: Path) -> None:
-    path.write_bytes(data)

@@ -14,11 +14,11 @@ from mmsieve.generation.options import (
     RatingsOptions,
     TeacherOptions,
 )
-from mmsieve.generation.request import Lesson
-from mmsieve.generation.tasks.assessments import Assessments
-from mmsieve.generation.tasks.ratings import Ratings
-from mmsieve.generation.tasks.task import Task
-from mmsieve.generation.tasks.texts import Captions, Documents
+from mmsieve.generation.run import FILES, GenerationRequest, generate
+from mmsieve.generation.tasks.assessments import AssessmentTask
+from mmsieve.generation.tasks.ratings import RatingTask
+from mmsieve.generation.tasks.task import GenerationTask
+from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
 from mmsieve.options import Options
 from mmsieve.outputs import (
     check_folder,
@@ -32,9 +32,9 @@ from mmsieve.read.records import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
 
-_CLAIM = "generate.json"
+_RECORD = "generate.json"
 _SWITCHES = {"overwrite": False, "dry_run": False, "quiet": False}
-"""They change nothing that is made; they stand in the claim since its first version."""
+"""They change nothing that is made; they stand in the config since its first version."""
 _DRAWN = ("texts_per_image", "family", "blank_images", "shards", "shard_size")
 
 
@@ -80,7 +80,7 @@ def generate_captions(
     out
         Folder of train.json, val.json and the images.
     """
-    return _generate(Captions(), sources, Path(out), options, asking, read)
+    return _generate(CaptionTask(), sources, Path(out), options, asking, read)
 
 
 def generate_documents(
@@ -100,7 +100,7 @@ def generate_documents(
     out
         Folder of train.json, val.json and the images.
     """
-    return _generate(Documents(), sources, Path(out), options, asking, read)
+    return _generate(DocumentTask(), sources, Path(out), options, asking, read)
 
 
 def generate_assessments(
@@ -121,7 +121,7 @@ def generate_assessments(
         Folder of train.json, val.json and the images.
     """
     judging = judging or AssessmentsOptions()
-    return _generate(Assessments(judging), sources, Path(out), options, asking, read, judging)
+    return _generate(AssessmentTask(judging), sources, Path(out), options, asking, read, judging)
 
 
 def generate_ratings(
@@ -143,12 +143,12 @@ def generate_ratings(
         nobody has rated, where they are drawn.
     """
     rating = rating or RatingsOptions()
-    return _generate(Ratings(rating), sources, Path(out), options, asking, read, rating)
+    return _generate(RatingTask(rating), sources, Path(out), options, asking, read, rating)
 
 
 @timed
 def _generate(
-    task: Task,
+    task: GenerationTask,
     sources: tuple[str, ...],
     out: Path,
     options: GenerateOptions,
@@ -178,7 +178,7 @@ def _refuse(group: Any, reason: str, names: Sequence[str] = ()) -> None:
 
 
 def _ask(
-    task: Task,
+    task: GenerationTask,
     sources: tuple[str, ...],
     out: Path,
     options: GenerateOptions,
@@ -186,7 +186,7 @@ def _ask(
     read: ReadOptions,
 ) -> GenerateReport:
     """Have a teacher write over the images of sources."""
-    lesson = Lesson(
+    request = GenerationRequest(
         task=task,
         teacher=options.teacher,
         sources=sources,
@@ -196,69 +196,67 @@ def _ask(
         read=read,
         options=asking,
     )
-    lesson.check()
+    request.check()
     check_folder(out)
-    from mmsieve.generation.run import FILES, estimate, teach
-
     if options.dry_run:
-        return GenerateReport(out=out, notes=estimate(lesson))
-    _ = lesson.connection  # raises where there is no key, which an estimate doesn't need
-    claim = lesson.claim()
-    if _is_done(out, claim, options.overwrite):
+        return GenerateReport(out=out, notes=request.estimate())
+    _ = request.connection  # raises where there is no key, which an estimate doesn't need
+    config = request.config()
+    if _is_done(out, config, options.overwrite):
         return GenerateReport(out=out, notes=("done before",))
-    if options.overwrite or not (out / _CLAIM).is_file():
+    if options.overwrite or not (out / _RECORD).is_file():
         _clear(out, FILES)
-    _write_claim(out, claim, {}, complete=False)
-    taught = teach(lesson, out, options.quiet)
-    written = taught.collected.written
-    _write_claim(out, claim, written, complete=not taught.failed)
+    _write_record(out, config, {}, complete=False)
+    result = generate(request, out, options.quiet)
+    written = result.written
+    _write_record(out, config, written, complete=not result.failed)
     return GenerateReport(
         out=out,
         noun=task.noun,
         written=written,
-        rejects=taught.collected.rejects,
-        spent=taught.spent,
-        notes=taught.notes,
-        failed=taught.failed,
+        rejects=result.rejects,
+        spent=result.spent,
+        notes=result.notes,
+        failed=result.failed,
     )
 
 
 def _draw(
-    teacher: DrawingTeacher, task: Task, out: Path, options: GenerateOptions
+    teacher: DrawingTeacher, task: GenerationTask, out: Path, options: GenerateOptions
 ) -> GenerateReport:
     """Have a teacher draw and write."""
     teacher.check(task, options)
     check_folder(out)
     wanted = {name: value for name, value in asdict(options).items() if name not in _SWITCHES}
-    claim = {"what": task.name, **task.settings(), **wanted, **_SWITCHES}
-    if _is_done(out, claim, options.overwrite) or options.dry_run:
+    config = {"what": task.name, **task.settings(), **wanted, **_SWITCHES}
+    if _is_done(out, config, options.overwrite) or options.dry_run:
         note = "would write" if options.dry_run else "done before:"
         scenes = teacher.count_drawn(task, options)
         notes = (f"{note} {options.count} {task.name} over the images of {scenes} scenes",)
         return GenerateReport(out=out, notes=notes)
     _clear(out)
     written, tars = teacher.draw(task, out, options)
-    _write_claim(out, claim, written)
+    _write_record(out, config, written)
     return GenerateReport(out=out, noun=task.noun, written=written, tars=tars)
 
 
-def _write_claim(
-    out: Path, claim: dict[str, object], written: dict[str, int], complete: bool = True
+def _write_record(
+    out: Path, config: dict[str, object], written: dict[str, int], complete: bool = True
 ) -> None:
-    stored = {"request": claim, "written": written, "complete": complete}
-    write_text(out / _CLAIM, json.dumps(stored, indent=2) + "\n")
+    stored = {"request": config, "written": written, "complete": complete}
+    write_text(out / _RECORD, json.dumps(stored, indent=2) + "\n")
 
 
 def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
     """Remove what an earlier generation left, and only that."""
     make_folder(out)
-    remove_own(out, (_CLAIM, TRAIN, VAL, POOL, *others, IMAGES, SHARDS))
+    remove_own(out, (_RECORD, TRAIN, VAL, POOL, *others, IMAGES, SHARDS))
 
 
-def _is_done(out: Path, claim: dict[str, object], overwrite: bool) -> bool:
+def _is_done(out: Path, config: dict[str, object], overwrite: bool) -> bool:
     """Whether the folder holds just this; raises RequestError where it holds something else."""
-    stored = read_record(out, _CLAIM, "generate", unfinished=(IMAGES,))
+    stored = read_record(out, _RECORD, "generate", unfinished=(IMAGES,))
     if stored is None or overwrite:
         return False
-    is_same_request(out, stored["request"], claim)
+    is_same_request(out, stored["request"], config)
     return bool(stored.get("complete", True))

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 import mmsieve
 from mmsieve import GenerateOptions, RequestError, RunOptions
 from mmsieve.cli import main
-from mmsieve.generation.items import Subject
 from mmsieve.generation.loop import read_answer
-from mmsieve.generation.tasks.assessments import Assessments
-from mmsieve.generation.tasks.task import AnswerError
+from mmsieve.generation.tasks.assessments import AssessmentTask
+from mmsieve.generation.tasks.task import RequestItem, TeacherAnswerError
 from mmsieve.methods.aitqe.answers import DIMENSIONS
 from tests.helpers.lessons import PROVIDERS, entries, generate, lines
 from tests.helpers.shards import caption, captions, image, write_tar
@@ -143,11 +142,11 @@ POOR = assessed("x", "Two 2.")
     ],
 )
 def test_an_answer_that_contradicts_itself_can_t_be_used(fields, says):
-    subject = Subject("a1", "s", 0, "k", (), {"caption": "The caption"})
-    with pytest.raises(AnswerError, match=says):
-        read_answer(json.dumps(fields), Assessments(), subject, "schema")
-    assert read_answer(json.dumps(GOOD), Assessments(), subject, "schema") == GOOD
-    assert read_answer(json.dumps(POOR), Assessments(), subject, "schema") == POOR
+    item = RequestItem("a1", "s", 0, "k", (), {"caption": "The caption"})
+    with pytest.raises(TeacherAnswerError, match=says):
+        read_answer(json.dumps(fields), AssessmentTask(), item, "schema")
+    assert read_answer(json.dumps(GOOD), AssessmentTask(), item, "schema") == GOOD
+    assert read_answer(json.dumps(POOR), AssessmentTask(), item, "schema") == POOR
 
 
 def test_a_bad_answer_is_asked_for_again_then_rejected(tmp_path, server, source):
@@ -171,14 +170,14 @@ def test_a_bad_answer_is_asked_for_again_then_rejected(tmp_path, server, source)
 
 @given(st.text())
 def test_a_caption_is_data_in_the_prompt_whatever_it_says(text):
-    task = Assessments()
-    subject = Subject("a1", "s", 0, "k", (), {"caption": text})
-    prompt = task.load_prompts(None).compose(task.values(subject), task.schema(), "schema")
+    task = AssessmentTask()
+    item = RequestItem("a1", "s", 0, "k", (), {"caption": text})
+    prompt = task.load_prompts(None).compose(task.values(item), task.schema(), "schema")
     assert [json.loads(line) for line in prompt.split("\n") if line.startswith('"')] == [text]
 
 
 def test_prompts_can_be_replaced(tmp_path, server, source):
-    from mmsieve.generation.items import BUNDLED
+    from mmsieve.generation.tasks.task import BUNDLED
 
     mine = tmp_path / "prompts" / "assessments"
     mine.mkdir(parents=True)

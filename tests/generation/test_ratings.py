@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 import mmsieve
 from mmsieve import GenerateOptions, RequestError
 from mmsieve.cli import main
-from mmsieve.generation.items import Subject
 from mmsieve.generation.loop import read_answer
 from mmsieve.generation.options import RatingsOptions
-from mmsieve.generation.tasks.ratings import Ratings
-from mmsieve.generation.tasks.task import AnswerError
+from mmsieve.generation.tasks.ratings import RatingTask
+from mmsieve.generation.tasks.task import RequestItem, TeacherAnswerError
 from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.synthetic.instructions import instruction
 from tests.helpers.lessons import PROVIDERS, entries, generate, lines
@@ -150,11 +149,11 @@ def changed(**fields) -> dict:
     ],
 )
 def test_an_answer_off_the_scale_can_t_be_used(fields, says):
-    task = Ratings(RatingsOptions(capabilities="spatial,ocr"))
-    subject = Subject("r1", "s", 0, "k", (), {"conversations": [], "image_source": None})
-    with pytest.raises(AnswerError, match=says):
-        read_answer(json.dumps(fields), task, subject, "schema")
-    assert read_answer(json.dumps(GOOD), task, subject, "schema")["ratings"] == GOOD["ratings"]
+    task = RatingTask(RatingsOptions(capabilities="spatial,ocr"))
+    item = RequestItem("r1", "s", 0, "k", (), {"conversations": [], "image_source": None})
+    with pytest.raises(TeacherAnswerError, match=says):
+        read_answer(json.dumps(fields), task, item, "schema")
+    assert read_answer(json.dumps(GOOD), task, item, "schema")["ratings"] == GOOD["ratings"]
 
 
 def test_a_bad_answer_is_asked_for_again_then_rejected(tmp_path, server, pool):
@@ -173,10 +172,10 @@ def test_a_bad_answer_is_asked_for_again_then_rejected(tmp_path, server, pool):
 
 @given(st.lists(st.text(), min_size=1, max_size=4))
 def test_a_conversation_is_data_in_the_prompt_whatever_it_says(texts):
-    task = Ratings()
+    task = RatingTask()
     said = [{"from": "human", "value": text} for text in texts]
-    subject = Subject("r1", "s", 0, "k", (), {"conversations": said, "image_source": None})
-    prompt = task.load_prompts(None).compose(task.values(subject), task.schema(), "schema")
+    item = RequestItem("r1", "s", 0, "k", (), {"conversations": said, "image_source": None})
+    prompt = task.load_prompts(None).compose(task.values(item), task.schema(), "schema")
     start = prompt.index("\n[\n")
     assert json.loads(prompt[start : prompt.index("\n]\n", start) + 2]) == said
     assert all(f"- `{style}`" in prompt for style in STYLES)

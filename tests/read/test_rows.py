@@ -6,7 +6,7 @@ import os
 import pickle
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -360,7 +360,7 @@ def test_lines_are_split_as_written(tmp_path_factory, lines, ends):
     options = ReadOptions(images=folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layouts, "ROWS", 4)
-        patch.setattr(layouts, "_CHUNK", 7)
+        patch.setattr(json_items, "_CHUNK", 7)
         patch.setattr(json_items, "_CHUNK", 5)
         found = []
         for shard in split_files(find_files([str(folder)]).files, options):
@@ -396,3 +396,9 @@ def test_parsers_travel_to_worker_processes(images):
     assert parser(Record("k", {"image": "a.jpg", "text": "t"})).images == (Image(b"a.jpg"),)
     parser = pickle.loads(pickle.dumps(documents.Mmc4Parser(images)))
     assert parser(Record("k", {"line": b'{"text_list": ["t"]}'})).parts == (Text("t"),)
+
+
+def test_every_layout_that_may_be_asked_for_has_its_row():
+    assert layouts.LAYOUTS.keys() == set(get_args(records.Layout))
+    suffixes = {suffix for layout in layouts.LAYOUTS.values() for suffix in layout.suffixes}
+    assert suffixes == {".tar", ".parquet", ".jsonl", ".json"}

@@ -20,7 +20,7 @@ from mmsieve.methods.mmssr.annotator import StyleGrammar, join_styles, parse_sty
 from mmsieve.methods.mmssr.checkpoint import open_onevision
 from mmsieve.methods.mmssr.model import load_rater as load_stock
 from mmsieve.methods.mmssr.model import save_rater
-from mmsieve.methods.mmssr.runner import AskedModel
+from mmsieve.methods.mmssr.runner import LoadedRater
 from tests.helpers.mmssr_recordings import CHECKPOINT, DATA, IMAGES, conversations, invent
 from tests.helpers.paths import RECORDED_DATA
 
@@ -198,7 +198,7 @@ def test_clean_format_gives_a_system_turn_a_line(own):
 def test_out_of_memory_halves_the_batch(own, monkeypatch):
     samples = invent(6, seed=4)
     wanted = load_rater(own, "cpu", expected=True).rate(samples)
-    begin, sizes = AskedModel.begin, []
+    begin, sizes = LoadedRater.prefill, []
 
     def crowded(self, prompts, images):
         sizes.append(len(prompts))
@@ -206,7 +206,7 @@ def test_out_of_memory_halves_the_batch(own, monkeypatch):
             raise RuntimeError("not enough memory: you tried to allocate")
         return begin(self, prompts, images)
 
-    monkeypatch.setattr(AskedModel, "begin", crowded)
+    monkeypatch.setattr(LoadedRater, "prefill", crowded)
     rows = load_rater(own, "cpu", expected=True, batch_tokens=100_000).rate(samples)
     assert max(sizes) == 6
     for row, want in zip(rows, wanted, strict=True):
@@ -219,7 +219,7 @@ def test_a_sample_that_never_fits_is_named(own, monkeypatch):
     def full(self, prompts, images):
         raise RuntimeError("not enough memory: you tried to allocate")
 
-    monkeypatch.setattr(AskedModel, "begin", full)
+    monkeypatch.setattr(LoadedRater, "prefill", full)
     model = load_rater(own, "cpu")
     with pytest.raises(mmsieve.ShardError, match="--max-tokens"):
         model.rate([instruction("<image>\nWhat?", images=1)])

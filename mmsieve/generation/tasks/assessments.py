@@ -8,23 +8,30 @@ second phase sees the first word for word, and the first is written before there
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.generation.images import RawSample
-from mmsieve.generation.items import (
+from mmsieve.generation.options import AssessmentsOptions
+from mmsieve.generation.tasks.task import (
+    Fields,
+    GenerationTask,
     Prompts,
-    Subject,
+    RawSample,
+    RequestItem,
+    StrictModel,
+    TeacherAnswerError,
+    as_json,
+    check_scale,
+    item_id,
+    not_empty,
     read_prompt_files,
-    subject_id,
     usable_pictures,
 )
-from mmsieve.generation.options import AssessmentsOptions
-from mmsieve.generation.tasks.task import AnswerError, Fields, Task, as_json, not_empty
 from mmsieve.methods.aitqe.answers import DIMENSIONS, HIGHEST, LOWEST
 from mmsieve.sample import Text
 
@@ -33,21 +40,13 @@ _TASK, _SCALES = "assessments/task.md", "assessments/scales.md"
 Phase: TypeAlias = Literal["raw", "partner"]
 
 
-def _on_scale(score: int) -> int:
-    # Not in the schema: structured outputs don't take bounds.
-    if not LOWEST <= score <= HIGHEST:
-        raise ValueError(f"{score} is not from {LOWEST} to {HIGHEST}")
-    return score
-
-
+_on_scale = partial(check_scale, lowest=LOWEST, highest=HIGHEST)
 _Score = Annotated[int, Field(strict=True), AfterValidator(_on_scale)]
 _Reason = Annotated[str, AfterValidator(not_empty)]
 
 
-class Judgement(BaseModel):
+class Judgement(StrictModel):
     """A caption on the six scales, in the order of writing: reasons first, the whole last."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     text_quality_explanation: _Reason
     text_quality_score: _Score
@@ -63,10 +62,8 @@ class Judgement(BaseModel):
     overall_score: _Score
 
 
-class AssessmentAnswer(BaseModel):
+class AssessmentAnswer(StrictModel):
     """Both phases, in the order of writing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     raw: Judgement
     recaption: str | None
@@ -77,8 +74,8 @@ class AssessmentAnswer(BaseModel):
     """Of the one of the two that is there."""
 
 
-class Assessments(Task):
-    """A subject is an image with its caption; its records are the raw pair and its partner."""
+class AssessmentTask(GenerationTask):
+    """An item is an image with its caption; its records are the raw pair and its partner."""
 
     name, unit, noun, each, tokens = "assessments", "caption pairs", "assessments", 2, 900
     kinds = ("caption",)
@@ -90,10 +87,10 @@ class Assessments(Task):
         """Where good begins."""
         return {"good_from": self._good}
 
-    def subjects(
+    def items(
         self, source: str, raw: RawSample, max_images: int, keep: bool = False
-    ) -> list[Subject]:
-        """The pair of a sample; the same image with another caption is another subject."""
+    ) -> list[RequestItem]:
+        """The pair of a sample; the same image with another caption is another item."""
         sample = raw.sample
         if sample is None or sample.kind != "caption":
             raise SampleError(Status.TEXT_MISSING, "not a caption of one image")
@@ -101,8 +98,8 @@ class Assessments(Task):
         if not caption.strip():
             raise SampleError(Status.TEXT_MISSING, "an empty caption")
         pictures = tuple(usable_pictures(sample.images, keep))
-        name = subject_id("a", pictures, f"\n{caption}")
-        return [Subject(name, source, raw.index, raw.key, pictures, {"caption": caption})]
+        name = item_id("a", pictures, f"\n{caption}")
+        return [RequestItem(name, source, raw.index, raw.key, pictures, {"caption": caption})]
 
     def load_prompts(self, folder: Path | None) -> Prompts:
         """The task, and what the scales mean; raises RequestError."""
@@ -110,35 +107,37 @@ class Assessments(Task):
         (task, scales), version = read_prompt_files(folder, [_TASK, _SCALES], places)
         return Prompts(Template(task), {}, {"scales": scales}, version)
 
-    def values(self, subject: Subject) -> dict[str, str]:
+    def values(self, item: RequestItem) -> dict[str, str]:
         """The caption, and where good begins."""
-        return {"caption": as_json(subject.said["caption"]), "good": str(self._good)}
+        return {"caption": as_json(item.content["caption"]), "good": str(self._good)}
 
     def schema(self) -> dict[str, Any]:
         """Two judgements, and what is written between them."""
         return AssessmentAnswer.model_json_schema()
 
-    def check(self, fields: Any, subject: Subject) -> Fields:
+    def check(self, fields: Any, item: RequestItem) -> Fields:
         """Just the one of the two captions that the score of the raw one asks for."""
         answer = AssessmentAnswer.model_validate(fields)
         raw, partner = answer.raw.overall_score, answer.partner.overall_score
         is_good = raw >= self._good
         wanted, other = ("bad_caption", "recaption") if is_good else ("recaption", "bad_caption")
         if getattr(answer, other) is not None:
-            raise AnswerError(f"{other} is there, and the raw caption has {raw} overall")
+            raise TeacherAnswerError(f"{other} is there, and the raw caption has {raw} overall")
         written = getattr(answer, wanted)
         if written is None or not written.strip():
-            raise AnswerError(f"no {wanted}, and the raw caption has {raw} overall")
-        if _plain(written) == _plain(subject.said["caption"]):
-            raise AnswerError(f"{wanted} is the raw caption")
+            raise TeacherAnswerError(f"no {wanted}, and the raw caption has {raw} overall")
+        if _plain(written) == _plain(item.content["caption"]):
+            raise TeacherAnswerError(f"{wanted} is the raw caption")
         if (partner >= self._good) == is_good:
-            raise AnswerError(f"the raw caption has {raw} overall, and its partner {partner}")
+            raise TeacherAnswerError(
+                f"the raw caption has {raw} overall, and its partner {partner}"
+            )
         return answer.model_dump()
 
-    def records(self, subject: Subject, answer: Fields) -> Iterator[Fields]:
+    def records(self, item: RequestItem, answer: Fields) -> Iterator[Fields]:
         """The raw pair, then its partner."""
-        read, caption = AssessmentAnswer.model_validate(answer), subject.said["caption"]
-        (image,) = subject.names
+        read, caption = AssessmentAnswer.model_validate(answer), item.content["caption"]
+        (image,) = item.names
         yield _record("raw", image, caption, _strip(read.recaption), read.raw)
         if read.recaption is not None:
             yield _record("partner", image, read.recaption.strip(), None, read.partner)
@@ -147,13 +146,11 @@ class Assessments(Task):
 
 
 def _record(
-    phase: Phase, image: str, caption: str | None, recaption: str | None, said: Judgement
+    phase: Phase, image: str, caption: str | None, recaption: str | None, judged: Judgement
 ) -> Fields:
     """A record, its assessment in the order of the released model's answers."""
-    assessment: Fields = {"recaption": recaption}
-    for name in DIMENSIONS:
-        for part in ("score", "explanation"):
-            assessment[f"{name}_{part}"] = getattr(said, f"{name}_{part}")
+    names = [f"{name}_{part}" for name in DIMENSIONS for part in ("score", "explanation")]
+    assessment = {"recaption": recaption, **{name: getattr(judged, name) for name in names}}
     return {"image": image, "caption": caption, "assessment": assessment, "phase": phase}
 
 

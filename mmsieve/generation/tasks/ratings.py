@@ -5,17 +5,29 @@ or more of nine styles, all in one request.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.generation.images import RawSample
-from mmsieve.generation.items import Prompts, Subject, picture_of, read_prompt_files, subject_id
 from mmsieve.generation.options import RatingsOptions
-from mmsieve.generation.tasks.task import Fields, Task, as_json, not_empty
+from mmsieve.generation.tasks.task import (
+    Fields,
+    GenerationTask,
+    Prompts,
+    RawSample,
+    RequestItem,
+    StrictModel,
+    as_json,
+    check_scale,
+    item_id,
+    not_empty,
+    picture_of,
+    read_prompt_files,
+)
 from mmsieve.labels import STYLES
 
 _FILES = tuple(f"ratings/{name}.md" for name in ("task", "ratings", "styles"))
@@ -24,45 +36,37 @@ _ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
 _HIGHEST = 5
 
 
-def _on_scale(rating: int) -> int:
-    # Not in the schema: structured outputs don't take bounds.
-    if not 0 <= rating <= _HIGHEST:
-        raise ValueError(f"{rating} is not from 0 to {_HIGHEST}")
-    return rating
-
-
 def _some_styles(styles: list[str]) -> list[str]:
     if not styles or len(set(styles)) < len(styles):
         raise ValueError("name at least one style, and each once")
     return [style for style in STYLES if style in styles]
 
 
-class Rating(BaseModel):
+class Rating(StrictModel):
     """Why, and how useful."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     reason: Annotated[str, AfterValidator(not_empty)]
-    rating: Annotated[int, Field(strict=True), AfterValidator(_on_scale)]
+    rating: Annotated[
+        int, Field(strict=True), AfterValidator(partial(check_scale, lowest=0, highest=_HIGHEST))
+    ]
 
 
 def answer_model(capabilities: Mapping[str, str]) -> type[BaseModel]:
     """The answer about these capabilities, in the order of writing."""
-    forbid = ConfigDict(extra="forbid", frozen=True)
     # Numbered, as a capability may have the name of one of pydantic's methods.
     fields: dict[str, Any] = {
         f"capability_{n}": (Rating, Field(alias=name)) for n, name in enumerate(capabilities)
     }
-    ratings = create_model("Ratings", __config__=forbid, **fields)
+    ratings = create_model("Ratings", __base__=StrictModel, **fields)
     labels: Any = Literal[STYLES]
     styles = Annotated[list[labels], AfterValidator(_some_styles)]
     return create_model(
-        "RatingAnswer", __config__=forbid, ratings=(ratings, ...), styles=(styles, ...)
+        "RatingAnswer", __base__=StrictModel, ratings=(ratings, ...), styles=(styles, ...)
     )
 
 
-class Ratings(Task):
-    """A subject is an instruction sample: its images and its conversation."""
+class RatingTask(GenerationTask):
+    """An item is an instruction sample: its images and its conversation."""
 
     name, unit, noun, each, tokens = "ratings", "instruction samples", "rated samples", 1, 700
     kinds = ("instruction",)
@@ -75,9 +79,9 @@ class Ratings(Task):
         """What is rated."""
         return {"capabilities": self._capabilities}
 
-    def subjects(
+    def items(
         self, source: str, raw: RawSample, max_images: int, keep: bool = False
-    ) -> list[Subject]:
+    ) -> list[RequestItem]:
         """The sample, whose images must all be there: the conversation may be about any."""
         sample = raw.sample
         if sample is None or not sample.turns:
@@ -86,14 +90,10 @@ class Ratings(Task):
             message = f"{len(sample.images)} images are more than --max-images {max_images}"
             raise SampleError(Status.NO_USABLE_IMAGE, message)
         pictures = tuple(picture_of(image, keep) for image in sample.images)
-        said = {
-            "conversations": [
-                {"from": _ROLES[turn.role], "value": turn.text} for turn in sample.turns
-            ],
-            "image_source": sample.metadata.get("image_source"),
-        }
-        name = subject_id("r", pictures, f"\n{as_json(said['conversations'])}")
-        return [Subject(name, source, raw.index, raw.key, pictures, said)]
+        turns = [{"from": _ROLES[turn.role], "value": turn.text} for turn in sample.turns]
+        content = {"conversations": turns, "image_source": sample.metadata.get("image_source")}
+        name = item_id("r", pictures, f"\n{as_json(turns)}")
+        return [RequestItem(name, source, raw.index, raw.key, pictures, content)]
 
     def load_prompts(self, folder: Path | None) -> Prompts:
         """The task, and what ratings and styles mean; raises RequestError."""
@@ -107,13 +107,13 @@ class Ratings(Task):
         templates = [Template(text) for text in texts]
         return Prompts(templates[0], {"ratings": templates[1], "styles": templates[2]}, {}, version)
 
-    def values(self, subject: Subject) -> dict[str, str]:
+    def values(self, item: RequestItem) -> dict[str, str]:
         """The conversation, and the names that the answer has."""
-        images = len(subject.pictures)
+        images = len(item.pictures)
         named = [f"- `{name}`: {keyword}" for name, keyword in self._capabilities.items()]
         return {
             "images": {0: "no image", 1: "one image"}.get(images, f"{images} images"),
-            "conversation": as_json(subject.said["conversations"], indent=1),
+            "conversation": as_json(item.content["conversations"], indent=1),
             "capabilities": "\n".join(named),
             "labels": "\n".join(f"- `{style}`" for style in STYLES),
         }
@@ -122,21 +122,20 @@ class Ratings(Task):
         """A rating per capability, and the styles."""
         return self._answer.model_json_schema()
 
-    def check(self, fields: Any, subject: Subject) -> Fields:
+    def check(self, fields: Any, item: RequestItem) -> Fields:
         """Ratings from 0 to 5, each with a reason, and styles of the nine."""
         return self._answer.model_validate(fields).model_dump(by_alias=True)
 
-    def records(self, subject: Subject, answer: Fields) -> Iterator[Fields]:
+    def records(self, item: RequestItem, answer: Fields) -> Iterator[Fields]:
         """The item as LLaVA's files have it, rated."""
-        names = list(subject.names)
+        names = list(item.names)
         image = {} if not names else {"image": names[0] if len(names) == 1 else names}
-        said = subject.said
         yield {
             # A number of its own, whatever the other samples are.
-            "idx": int(subject.id[1:13], 16),
+            "idx": int(item.id[1:13], 16),
             **image,
-            "conversations": said["conversations"],
-            "image_source": said["image_source"],
+            "conversations": item.content["conversations"],
+            "image_source": item.content["image_source"],
             "ratings": {name: one["rating"] for name, one in answer["ratings"].items()},
             "reasons": {name: one["reason"] for name, one in answer["ratings"].items()},
             "styles": answer["styles"],

@@ -17,8 +17,6 @@ from pathlib import Path
 from string import Template
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
 from mmsieve.generation.files import (
     CAPTION_HEAD,
     DOCUMENT_JOINT,
@@ -27,30 +25,31 @@ from mmsieve.generation.files import (
     Span,
     text_fields,
 )
-from mmsieve.generation.images import RawSample
-from mmsieve.generation.items import (
+from mmsieve.generation.tasks.task import (
+    Fields,
+    GenerationTask,
     Prompts,
-    Subject,
+    RawSample,
+    RequestItem,
+    StrictModel,
+    TeacherAnswerError,
+    item_id,
     read_prompt_files,
-    subject_id,
     usable_pictures,
 )
-from mmsieve.generation.tasks.task import AnswerError, Fields, Task
 from mmsieve.labels import EASY_NEGATIVE, HARD_NEGATIVE, LEVELS, MEDIUM_NEGATIVE, POSITIVE
-
-# Four texts: what captions and documents have in common, one text at each level of quality
 
 _SKELETON, _TASK = "skeleton.md", "task.md"
 _BLOCKS = ("positive", "hard_negative", "medium_negative", "easy_negative")
 """In the order of writing: the hard negative is written against the positive."""
 
 
-class FourTexts(Task):
-    """A task whose records are texts, one of each level over every subject."""
+class LevelTask(GenerationTask):
+    """A task whose records are texts, one of each level over every item."""
 
     noun = "texts"
     each = len(LEVELS)
-    answer: ClassVar[type[BaseModel]]
+    answer: ClassVar[type[StrictModel]]
 
     def load_prompts(self, folder: Path | None) -> Prompts:
         """One skeleton, the task, and a block of requirements per level; raises RequestError.
@@ -64,9 +63,9 @@ class FourTexts(Task):
         levels = "\n\n".join(f"{number}. {block}" for number, block in enumerate(blocks, 1))
         return Prompts(Template(skeleton), {"task": Template(task)}, {"levels": levels}, version)
 
-    def values(self, subject: Subject) -> dict[str, str]:
+    def values(self, item: RequestItem) -> dict[str, str]:
         """How many images there are."""
-        images = len(subject.pictures)
+        images = len(item.pictures)
         return {
             "images": "one image" if images == 1 else f"{images} images",
             "marks": "one `<image>`" if images == 1 else f"{images} times `<image>`",
@@ -76,17 +75,17 @@ class FourTexts(Task):
         """The four texts as fields."""
         return self.answer.model_json_schema()
 
-    def check(self, fields: Any, subject: Subject) -> Fields:
+    def check(self, fields: Any, item: RequestItem) -> Fields:
         """Four texts that differ, with as many `<image>` as there are images."""
         answer = self.answer.model_validate(fields)
-        images = len(subject.pictures)
+        images = len(item.pictures)
         _check_texts(self.texts(answer, images), images)
         return answer.model_dump()
 
-    def records(self, subject: Subject, answer: Fields) -> Iterator[Fields]:
+    def records(self, item: RequestItem, answer: Fields) -> Iterator[Fields]:
         """A record per text, in the order of the levels."""
         read = self.answer.model_validate(answer)
-        return text_fields(subject.names, self.texts(read, len(subject.pictures)))
+        return text_fields(item.names, self.texts(read, len(item.pictures)))
 
     @abstractmethod
     def texts(self, answer: Any, images: int) -> tuple[LabelledText, ...]:
@@ -95,38 +94,32 @@ class FourTexts(Task):
 
 def _check_texts(texts: tuple[LabelledText, ...], images: int) -> None:
     seen: dict[str, float] = {}
-    for told in texts:
-        marks = told.text.count(IMAGE_MARK)
-        if marks != len(told.images):
-            raise AnswerError(f"level {told.label}: {marks} <image> for {images} images")
-        words = " ".join(told.text.replace(IMAGE_MARK, " ").split()).casefold()
+    for one in texts:
+        marks = one.text.count(IMAGE_MARK)
+        if marks != len(one.images):
+            raise TeacherAnswerError(f"level {one.label}: {marks} <image> for {images} images")
+        words = " ".join(one.text.replace(IMAGE_MARK, " ").split()).casefold()
         if not words:
-            raise AnswerError(f"level {told.label}: no text")
+            raise TeacherAnswerError(f"level {one.label}: no text")
         if words in seen:
-            raise AnswerError(f"levels {seen[words]} and {told.label} have the same text")
-        seen[words] = told.label
+            raise TeacherAnswerError(f"levels {seen[words]} and {one.label} have the same text")
+        seen[words] = one.label
 
-
-# Captions at the four levels over single images
 
 _ALIKE = 0.5
 """Part of the words that a caption's hard negative must share with its positive, in order."""
 
 
-class Changed(BaseModel):
+class Changed(StrictModel):
     """What the hard negative of a caption has wrong."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     property: str
     right: str
     wrong: str
 
 
-class CaptionAnswer(BaseModel):
+class CaptionAnswer(StrictModel):
     """The four captions, in the order of writing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     positive: str
     changed: Changed
@@ -135,38 +128,30 @@ class CaptionAnswer(BaseModel):
     easy_negative: str
 
 
-class Captions(FourTexts):
-    """A subject is an image."""
+class CaptionTask(LevelTask):
+    """An item is an image."""
 
     name, unit, tokens = "captions", "images", 500
     answer = CaptionAnswer
 
-    def subjects(
+    def items(
         self, source: str, raw: RawSample, max_images: int, keep: bool = False
-    ) -> list[Subject]:
+    ) -> list[RequestItem]:
         """Each image of a sample that can be shown."""
         return [
-            Subject(subject_id("c", [picture]), source, raw.index, raw.key, (picture,))
+            RequestItem(item_id("c", [picture]), source, raw.index, raw.key, (picture,))
             for picture in usable_pictures(raw.images, keep)
         ]
 
-    def check(self, fields: Any, subject: Subject) -> Fields:
+    def check(self, fields: Any, item: RequestItem) -> Fields:
         """Four captions, of which the hard negative differs from the positive in one property."""
-        answer = super().check(fields, subject)
+        answer = super().check(fields, item)
         _check_change(CaptionAnswer.model_validate(answer))
         return answer
 
     def texts(self, answer: CaptionAnswer, images: int) -> tuple[LabelledText, ...]:
         """The captions, with the words that are right in the one and wrong in the other."""
-        texts = {
-            level: CAPTION_HEAD + text.strip()
-            for level, text in (
-                (EASY_NEGATIVE, answer.easy_negative),
-                (MEDIUM_NEGATIVE, answer.medium_negative),
-                (HARD_NEGATIVE, answer.hard_negative),
-                (POSITIVE, answer.positive),
-            )
-        }
+        texts = {level: CAPTION_HEAD + text.strip() for level, text in _by_level(answer)}
         wrong = {HARD_NEGATIVE: _spans(texts[HARD_NEGATIVE], answer.changed.wrong)}
         right = {POSITIVE: _spans(texts[POSITIVE], answer.changed.right)}
         return tuple(
@@ -179,12 +164,14 @@ def _check_change(answer: CaptionAnswer) -> None:
     """One property differs: the words that are named do, and most of the others are the same."""
     changed = answer.changed
     if not changed.right.strip() or changed.right.casefold() not in answer.positive.casefold():
-        raise AnswerError(f"changed.right {changed.right!r} is not in the positive caption")
+        raise TeacherAnswerError(f"changed.right {changed.right!r} is not in the positive caption")
     if not changed.wrong.strip() or changed.wrong.casefold() not in answer.hard_negative.casefold():
-        raise AnswerError(f"changed.wrong {changed.wrong!r} is not in the hard negative")
+        raise TeacherAnswerError(f"changed.wrong {changed.wrong!r} is not in the hard negative")
     pair = (answer.positive.casefold().split(), answer.hard_negative.casefold().split())
     if SequenceMatcher(None, *pair, autojunk=False).ratio() < _ALIKE:
-        raise AnswerError("the hard negative differs from the positive in more than one property")
+        raise TeacherAnswerError(
+            "the hard negative differs from the positive in more than one property"
+        )
 
 
 def _spans(text: str, words: str) -> tuple[Span, ...]:
@@ -194,13 +181,8 @@ def _spans(text: str, words: str) -> tuple[Span, ...]:
     return tuple(places) if len(places) == 1 else ()
 
 
-# Whole documents at the four levels around several images
-
-
-class DocumentAnswer(BaseModel):
+class DocumentAnswer(StrictModel):
     """The four documents, in the order of writing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     positive: str
     hard_negative: str
@@ -208,33 +190,36 @@ class DocumentAnswer(BaseModel):
     easy_negative: str
 
 
-class Documents(FourTexts):
-    """A subject is the images of a document."""
+class DocumentTask(LevelTask):
+    """An item is the images of a document."""
 
     name, unit, tokens, by_folder = "documents", "documents", 2500, True
     answer = DocumentAnswer
 
-    def subjects(
+    def items(
         self, source: str, raw: RawSample, max_images: int, keep: bool = False
-    ) -> list[Subject]:
+    ) -> list[RequestItem]:
         """All images of a sample together; those that can't be shown are left out."""
         pictures = usable_pictures(raw.images, keep, max_images)
-        return [
-            Subject(subject_id("d", pictures), source, raw.index, raw.key, tuple(pictures)),
-        ]
+        return [RequestItem(item_id("d", pictures), source, raw.index, raw.key, tuple(pictures))]
 
     def texts(self, answer: DocumentAnswer, images: int) -> tuple[LabelledText, ...]:
         """The documents, in the released layout."""
         shown = tuple(range(images))
         return tuple(
             LabelledText("document", _layout(text), level, shown)
-            for level, text in (
-                (EASY_NEGATIVE, answer.easy_negative),
-                (MEDIUM_NEGATIVE, answer.medium_negative),
-                (HARD_NEGATIVE, answer.hard_negative),
-                (POSITIVE, answer.positive),
-            )
+            for level, text in _by_level(answer)
         )
+
+
+def _by_level(answer: CaptionAnswer | DocumentAnswer) -> tuple[tuple[int, str], ...]:
+    """The levels from the lowest on, each with its text."""
+    return (
+        (EASY_NEGATIVE, answer.easy_negative),
+        (MEDIUM_NEGATIVE, answer.medium_negative),
+        (HARD_NEGATIVE, answer.hard_negative),
+        (POSITIVE, answer.positive),
+    )
 
 
 def _layout(text: str) -> str:

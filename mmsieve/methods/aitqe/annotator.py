@@ -9,7 +9,7 @@ doesn't depend on its neighbours; an answer is parsed, never mended by replacing
 captions that the published code stops at (those with its pad token) are judged. Checkpoints made
 by mmsieve are given the keys of their answers.
 
-A composition: the enhancer's rows, then the classifier's for the two texts of each rewritten pair.
+With `--accept-if-better` a quality classifier then scores both texts of each rewritten pair.
 """
 
 from dataclasses import dataclass
@@ -124,16 +124,16 @@ class Aitqe(Annotator):
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; imports torch and loads the weights."""
         share_cores()
-        from mmsieve.methods.aitqe.runner import AitqeRunner, Asking
+        from mmsieve.methods.aitqe.runner import AitqeRunner, AnswerSettings
 
-        asking = Asking(
+        settings = AnswerSettings(
             explain=self.enhancing.explain,
             max_new_tokens=self.enhancing.max_new_tokens,
             forced=self.forced,
         )
         tokenizer = load_tokenizer(self.checkpoint.folder)
         rows = self.enhancing.rows
-        return AitqeRunner(self.checkpoint, tokenizer, self.dtype, asking, rows, options)
+        return AitqeRunner(self.checkpoint, tokenizer, self.dtype, settings, rows, options)
 
 
 def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
@@ -161,8 +161,8 @@ class Judged(Annotator):
         self.device = enhancer.device
         self.schema = pa.schema([*enhancer.schema, *COLUMNS])
         self.notes = (*enhancer.notes, *(f"better by: {note}" for note in judge.notes))
-        told = {f"better by: {name}": value for name, value in judge.fingerprint.items()}
-        self.fingerprint = enhancer.fingerprint | told
+        judging = {f"better by: {name}": value for name, value in judge.fingerprint.items()}
+        self.fingerprint = enhancer.fingerprint | judging
 
     def preparer(self) -> Preparer:
         """The enhancer's own CPU half."""

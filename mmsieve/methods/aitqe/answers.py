@@ -52,7 +52,7 @@ _BETWEEN = re.compile(r"[\s,]*")
 _COLON = re.compile(r"\s*:\s*")
 
 
-class AnswerError(ValueError):
+class AssessmentError(ValueError):
     """An answer has no overall score that can be read."""
 
 
@@ -139,19 +139,19 @@ def _value(assessment: Assessment, key: str) -> str | None:
 def read_answer(text: str) -> Assessment:
     """What an answer says, whole or stopped anywhere after its overall score.
 
-    An explanation that the answer stops in is left out. Raises AnswerError where there is no
+    An explanation that the answer stops in is left out. Raises AssessmentError where there is no
     object, no overall score from 0 to 10, or a rewrite that isn't a string.
     """
     start = text.find("{")
     if start < 0:
-        raise AnswerError("no JSON object in the answer")
+        raise AssessmentError("no JSON object in the answer")
     found = _pairs(text, start + 1)
     recaption = found.get(RECAPTION)
     if recaption is not None and not isinstance(recaption, str):
-        raise AnswerError(f"{RECAPTION} is not a string")
+        raise AssessmentError(f"{RECAPTION} is not a string")
     overall = _score(found.get(score_key("overall")))
     if overall is None:
-        raise AnswerError("no overall score in the answer")
+        raise AssessmentError("no overall score in the answer")
     scores = {name: _score(found.get(score_key(name))) for name in DETAILS}
     explanations = {name: found.get(explanation_key(name)) for name in DIMENSIONS}
     return Assessment(
@@ -363,7 +363,7 @@ class RowMaker:
         caption = answer.caption
         try:
             said = read_answer(answer.text)
-        except AnswerError as error:
+        except AssessmentError as error:
             message = f"{error}: {answer.text!r}"
             return SampleError(Status.MODEL_OUTPUT_INVALID, message, kept(caption))
         wanted = said.overall < self.rewrite_below

@@ -9,7 +9,7 @@ import base64
 import io
 import os
 import re
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
@@ -23,7 +23,7 @@ from mmsieve.engine.annotator import Annotator, Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageLimits, decode
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
-from mmsieve.methods.aitqe.answers import MARKER, Answer, AnswerError, kept, read_answer
+from mmsieve.methods.aitqe.answers import MARKER, Answer, AssessmentError, kept, read_answer
 from mmsieve.methods.aitqe.inputs import question, read_caption
 from mmsieve.methods.base import Result
 from mmsieve.methods.unifilter.annotator import ScoringOptions
@@ -191,21 +191,22 @@ class EndpointRunner:
         with asyncio.Runner() as loop:
             client = SdkTeacher(self._connection, openai.AsyncOpenAI, openai.OpenAIError)
             pending: set[Request] = set()
+            first = asyncio.FIRST_COMPLETED
             try:
                 for index, item in items:
-                    pending.add(loop.run(_start(self._ask(client, index, item))))
+                    pending.add(loop.get_loop().create_task(self._ask(client, index, item)))
                     if len(pending) == self._enhancing.concurrency:
-                        done, pending = loop.run(_wait(pending))
+                        done, pending = loop.run(asyncio.wait(pending, return_when=first))
                         yield from _results(done)
                 while pending:
-                    done, pending = loop.run(_wait(pending))
+                    done, pending = loop.run(asyncio.wait(pending, return_when=first))
                     yield from _results(done)
             finally:
                 loop.run(_stop(pending, client))
 
     async def _ask(self, client: SdkTeacher, index: int, item: EndpointItem) -> Outcome:
         """The row of an item; an error of the shard is returned too, so that none is lost."""
-        create = client._client.chat.completions.with_raw_response.create
+        create = client.client.chat.completions.with_raw_response.create
         try:
             completion = await client.read(
                 _AnswerCompletion, lambda: create(**self._parameters(item))
@@ -243,7 +244,7 @@ def _with_marker(text: str) -> str:
     """The answer with the marker that it stopped at, which servers leave out."""
     try:
         read_answer(text)
-    except AnswerError:
+    except AssessmentError:
         return text + MARKER
     return text
 
@@ -253,14 +254,6 @@ def _results(done: set[Request]) -> Iterator[Result]:
         if isinstance(row, ShardError):
             raise row
         yield index, row
-
-
-async def _start(asking: Coroutine[Any, Any, Outcome]) -> Request:
-    return asyncio.create_task(asking)
-
-
-async def _wait(pending: set[Request]) -> tuple[set[Request], set[Request]]:
-    return await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _stop(pending: set[Request], client: SdkTeacher) -> None:

@@ -4,10 +4,10 @@ Measured on the recorded checkpoints: the stock class gives the published code's
 tower is read before its last layer, all patches; the projector's GELU is the exact one, and its
 second layer has a bias that stays zero, where the published one has none.
 
-The folder is a LlavaForConditionalGeneration with its processor. A chat of one message, an image
-and the text that follows it, becomes the published prompt to the token: the chat template adds
-nothing, and the tokenizer takes two newlines behind the image one by one, as the published code
-does.
+What `convert` writes is a LlavaForConditionalGeneration with its processor, to be loaded or served
+by others. A chat of one message, an image and the text that follows it, becomes the published
+prompt to the token: the chat template adds nothing, and the tokenizer takes two newlines behind the
+image one by one, as the published code does.
 """
 
 import json
@@ -136,7 +136,7 @@ def _tower_prefix(vision_config: Any) -> str:
     return f"model.vision_tower.{nested}"
 
 
-# AITQE in the stock Hugging Face layout, to be loaded or served by others
+# The stock layout
 
 IMAGE_MARK = "<|aitqe_image|>"
 """Stands for an image; an id of its own, as every id like it is counted as one."""

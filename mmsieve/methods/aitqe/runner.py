@@ -1,9 +1,9 @@
 """AITQE's device half: items -> prompts -> answers -> rows.
 
-For checkpoints that have learnt answers piece by piece (`aitqe_answers.answer_pieces`): the fixed
-pieces are the very ids that they were trained on. A value is a score from 1 to 10, or the inside
-of a JSON string, where only ids are allowed that leave it well-formed; so an answer can always be
-read.
+Checkpoints that have learnt answers piece by piece (`answers.answer_pieces`) fill in a form: the
+fixed pieces are the very ids that they were trained on. A value is a score from 1 to 10, or the
+inside of a JSON string, where only ids are allowed that leave it well-formed; so an answer can
+always be read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -155,14 +155,12 @@ def _scan(text: str, escaped: bool) -> bool | None:
     return escaped
 
 
-# AITQE's device half: items -> prompts -> answers -> rows
-
 _LOOK_BACK = 2 * len(MARKER)
 """Ids at the end of an answer that may hold its marker."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class AnswerSettings:
     """How answers are generated."""
 
     explain: bool
@@ -183,7 +181,7 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
         checkpoint: EnhancerCheckpoint,
         tokenizer: TokenizerSpec,
         dtype: Dtype,
-        asking: Asking,
+        settings: AnswerSettings,
         rows: RowMaker,
         options: RunnerOptions,
     ) -> None:
@@ -200,10 +198,10 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
         )
         self.encoders = (self._encode,)
         self._backend = tokenizer.build(plain=False)
-        self._asking, self._rows = asking, rows
+        self._settings, self._rows = settings, rows
         ends = checkpoint.end_ids | ({tokenizer.eos} if tokenizer.eos is not None else set())
-        keys = KEYS if asking.explain else KEYS[:2]
-        self._form = Form(self._backend, keys, asking.max_new_tokens) if asking.forced else None
+        keys = KEYS if settings.explain else KEYS[:2]
+        self._form = Form(self._backend, keys, settings.max_new_tokens) if settings.forced else None
         self._rules = self._decoding(frozenset(ends))
         self.notes = {"device": options.device, "kernels": kernels, "tower": checkpoint.tower.note}
 
@@ -243,9 +241,9 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
                 allowed=form.allowed,
             )
         return Decoding(
-            max_new_tokens=self._asking.max_new_tokens,
+            max_new_tokens=self._settings.max_new_tokens,
             end_ids=ends,
-            stop=None if self._asking.explain else self._is_scored,
+            stop=None if self._settings.explain else self._is_scored,
         )
 
     def _is_scored(self, ids: list[int]) -> bool:
@@ -283,7 +281,7 @@ class JudgedRunner:
                 for index, row in rewritten
                 for side, used in (("caption", "caption"), ("recaption", "final_caption"))
             ]
-            scores = self._score([_retold(samples[index], text) for index, _, text in texts])
+            scores = self._score([_with_caption(samples[index], text) for index, _, text in texts])
             for (index, side, _), score in zip(texts, scores, strict=True):
                 rows[index][f"{side}_quality"] = score  # type: ignore[index]
             for _, row in rewritten:
@@ -312,7 +310,7 @@ def _decide(row: Row) -> None:
         row.update(final_caption=row["caption"], rewritten=False, rewrite_refused=refused)
 
 
-def _retold(sample: Sample, text: str) -> Sample:
+def _with_caption(sample: Sample, text: str) -> Sample:
     parts: tuple[Part, ...] = tuple(part for part in sample.parts if isinstance(part, Image))
     return replace(sample, parts=(*parts, Text(text)))
 

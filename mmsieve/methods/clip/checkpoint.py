@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,10 +72,12 @@ class ClipTokenizer:
     pad: int
     pad_left: bool
 
-    def build(self, plain: bool = False) -> "Encoder":
-        """The encoder; `plain` reads control strings in a text as ordinary text."""
+    def build(self, plain: bool = False) -> "_FastEncoder | _SlowEncoder":
+        """What encodes texts; `plain` reads control strings in a text as ordinary text."""
         if self.json is None:
-            return _slow_encoder(self, plain)
+            stock = open_tokenizer(self.folder, _SLOW)
+            stock.split_special_tokens = plain
+            return _SlowEncoder(stock, self.length)
         backend = Tokenizer.from_str(self.json)
         backend.no_padding()
         backend.enable_truncation(self.length)
@@ -83,19 +85,12 @@ class ClipTokenizer:
         return _FastEncoder(backend)
 
 
-class Encoder(Protocol):
-    """Texts to ids; made by `ClipTokenizer.build`."""
-
-    def encode(self, text: str) -> tuple[npt.NDArray[np.int32], bool]:
-        """Ids with bos and eos as the model wants them, and whether the text was cut."""
-        ...
-
-
 @dataclass(frozen=True)
 class _FastEncoder:
     backend: Tokenizer
 
     def encode(self, text: str) -> tuple[npt.NDArray[np.int32], bool]:
+        """Ids with bos and eos as the model wants them, and whether the text was cut."""
         encoded = self.backend.encode(text)
         return np.array(encoded.ids, np.int32), bool(encoded.overflowing)
 
@@ -114,6 +109,8 @@ class _SlowEncoder:
 
 
 _SPIECE = "spiece.model"
+_SLOW = "SiglipTokenizer"
+"""The stock class that reads it."""
 
 
 def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipTokenizer:
@@ -130,7 +127,7 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
         if find_spec("sentencepiece") is None or find_spec("google.protobuf") is None:
             advice = "pip install sentencepiece protobuf"
             raise RequestError(f"{clip.folder} has only {_SPIECE}, which needs more: {advice}")
-        stock = open_tokenizer(clip.folder, "SiglipTokenizer")
+        stock = open_tokenizer(clip.folder, _SLOW)
         return ClipTokenizer(None, clip.folder, length, *_padding(stock, clip.folder))
     if clip.tower.kind == "clip":
         stock = open_tokenizer(clip.folder, "CLIPTokenizer")
@@ -142,12 +139,6 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
     before = [] if backend.normalizer is None else [backend.normalizer]
     backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
     return ClipTokenizer(backend.to_str(), clip.folder, length, *_padding(stock, clip.folder))
-
-
-def _slow_encoder(tokenizer: ClipTokenizer, plain: bool) -> Encoder:
-    stock = open_tokenizer(tokenizer.folder, "SiglipTokenizer")
-    stock.split_special_tokens = plain
-    return _SlowEncoder(stock, tokenizer.length)
 
 
 def _padding(tokenizer: Any, folder: Path) -> tuple[int, bool]:

@@ -26,7 +26,12 @@ from mmsieve.images import image_path
 from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.methods.files import hash_files
 from mmsieve.methods.mmssr.checkpoint import OneVision
-from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, Asker, RatingPreparer, capability_question
+from mmsieve.methods.mmssr.inputs import (
+    STYLE_QUESTION,
+    PromptWriter,
+    RatingPreparer,
+    capability_question,
+)
 from mmsieve.methods.options import ModelOptions
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.options import Positive
@@ -184,12 +189,12 @@ class MmSSR(Annotator):
         ratings = [capability_question(keyword) for keyword in self.capabilities.values()]
         styles = [STYLE_QUESTION] if self.styler is not None else []
         asked = [ratings, styles] if len(self.models) == 2 else [ratings + styles]
-        askers = tuple(
-            make_asker(model, questions, self._is_clean(model))
+        writers = tuple(
+            prompt_writer(model, questions, self._is_clean(model))
             for model, questions in zip(self.models, asked, strict=True)
         )
         return RatingPreparer(
-            askers=askers,
+            writers=writers,
             image=self.scorer.image,
             max_tokens=self._max_tokens,
             limits=self.options.image_limits,
@@ -200,21 +205,21 @@ class MmSSR(Annotator):
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; imports torch and loads the weights."""
         share_cores()
-        from mmsieve.methods.mmssr.runner import Asked, RatingRunner
+        from mmsieve.methods.mmssr.runner import RatingRequest, RatingRunner
 
-        asked = Asked(
+        request = RatingRequest(
             capabilities=tuple(self.capabilities),
             expected=self.options.expected,
             styles=self.styler is not None,
             constrained=self._constrained,
         )
-        return RatingRunner(self.models, asked, self.dtype, options)
+        return RatingRunner(self.models, request, self.dtype, options)
 
 
-def make_asker(model: OneVision, questions: list[str], clean: bool) -> Asker:
+def prompt_writer(model: OneVision, questions: list[str], clean: bool) -> PromptWriter:
     """What writes these questions for a model."""
     tokenizer = load_tokenizer(model.folder)
-    return Asker(tokenizer, model.image_tokens, tuple(questions), clean)
+    return PromptWriter(tokenizer, model.image_tokens, tuple(questions), clean)
 
 
 def parse_capabilities(asked: str | None, own: dict[str, Any]) -> dict[str, str]:

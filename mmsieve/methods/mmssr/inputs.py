@@ -68,7 +68,7 @@ class RatingItem:
 
 
 @dataclass(frozen=True)
-class Asker(Portable):
+class PromptWriter(Portable):
     """Writes a conversation and questions about it as one model's token ids. Picklable."""
 
     tokenizer: TokenizerSpec
@@ -101,7 +101,7 @@ class Asker(Portable):
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
-    def ask(self, turns: Sequence[Turn]) -> tuple[Prompt, int]:
+    def write(self, turns: Sequence[Turn]) -> tuple[Prompt, int]:
         """All questions about a conversation, and the conversation's own tokens.
 
         The text before an image, a newline after it, and the text that follows are tokenised
@@ -152,7 +152,7 @@ class _Frame:
 class RatingPreparer:
     """The CPU half: conversations to ids, images to pixels. Needs no torch."""
 
-    askers: tuple[Asker, ...]
+    writers: tuple[PromptWriter, ...]
     image: ImageSpec
     max_tokens: int
     limits: ImageLimits
@@ -170,7 +170,7 @@ class RatingPreparer:
 
     def _prepare(self, sample: Sample, source: str | None) -> RatingItem:
         check_turns(sample)
-        asked = [asker.ask(sample.turns) for asker in self.askers]
+        asked = [writer.write(sample.turns) for writer in self.writers]
         prompts = tuple(prompt for prompt, _ in asked)
         longest = max(prompt.length + max(map(len, prompt.ends)) for prompt in prompts)
         if longest > self.max_tokens:

@@ -15,13 +15,13 @@ from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods.base import BatchRunner, ImageEncoder
 from mmsieve.methods.cpu import speed_up
 from mmsieve.methods.decoding import (
-    Begun,
     Decoding,
     LanguageModel,
-    ask,
-    begin,
+    Prefilled,
+    build_tree,
     decode_greedily,
-    grow,
+    forward_tree,
+    prefill,
 )
 from mmsieve.methods.mmssr.annotator import StyleGrammar, parse_styles
 from mmsieve.methods.mmssr.checkpoint import OneVision
@@ -34,7 +34,7 @@ _MAX_ANSWER = 1024
 """Tokens of an answer, as published."""
 
 
-class Ratings(NamedTuple):
+class SampleRatings(NamedTuple):
     """One sample's ratings, a value per question."""
 
     ratings: list[int | None]
@@ -45,7 +45,7 @@ class Ratings(NamedTuple):
     """The likeliest token."""
 
 
-class AskedModel:
+class LoadedRater:
     """A rater, loaded."""
 
     def __init__(self, checkpoint: OneVision, dtype: Dtype, device: torch.device) -> None:
@@ -74,7 +74,9 @@ class AskedModel:
             repetition_penalty=checkpoint.repetition_penalty,
         )
 
-    def begin(self, prompts: Sequence[Prompt], images: Sequence[npt.NDArray[np.uint8]]) -> Begun:
+    def prefill(
+        self, prompts: Sequence[Prompt], images: Sequence[npt.NDArray[np.uint8]]
+    ) -> Prefilled:
         """Compute what each prompt's questions share; `images` are those of each prompt."""
         shown = [own for own in images if len(own)]
         features = iter(self.features(np.concatenate(shown)) if shown else ())
@@ -87,11 +89,13 @@ class AskedModel:
                 pieces += [text[start:place], next(features)]
                 start = place + 1
             rows.append(torch.cat([*pieces, text[start:]]))
-        return begin(self._language, rows)
+        return prefill(self._language, rows)
 
-    def rate(self, begun: Begun, ends: Sequence[tuple[tuple[int, ...], ...]]) -> list[Ratings]:
+    def rate(
+        self, prefilled: Prefilled, ends: Sequence[tuple[tuple[int, ...], ...]]
+    ) -> list[SampleRatings]:
         """The ratings of each row, which is asked the questions that end in `ends`."""
-        logits = self.logits(begun, ends)
+        logits = self.logits(prefilled, ends)
         chosen = logits.argmax(1).tolist()
         odds = logits[:, self._digits].float().softmax(1)
         means = (odds @ torch.arange(6.0, device=odds.device)).tolist()
@@ -101,29 +105,31 @@ class AskedModel:
         for own in ends:
             part = slice(start, start + len(own))
             ratings = [digits.get(token) for token in chosen[part]]
-            found.append(Ratings(ratings, means[part], texts[part]))
+            found.append(SampleRatings(ratings, means[part], texts[part]))
             start = part.stop
         return found
 
-    def logits(self, begun: Begun, ends: Sequence[tuple[tuple[int, ...], ...]]) -> Tensor:
+    def logits(self, prefilled: Prefilled, ends: Sequence[tuple[tuple[int, ...], ...]]) -> Tensor:
         """[questions of all rows, in order, vocabulary]: of each answer's first token."""
-        hidden = ask(self._language, begun, [grow(own) for own in ends])
+        hidden = forward_tree(self._language, prefilled, [build_tree(own) for own in ends])
         logits: Tensor = self._language.head(hidden)
         return logits
 
-    def answer(self, begun: Begun, ends: Sequence[tuple[int, ...]], constrained: bool) -> list[str]:
-        """The answer of each row to the question that ends in `ends`; uses `begun` up."""
+    def answer(
+        self, prefilled: Prefilled, ends: Sequence[tuple[int, ...]], constrained: bool
+    ) -> list[str]:
+        """The answer of each row to the question that ends in `ends`; uses `prefilled` up."""
         rules = self._constrained if constrained else self._plain
-        ids = self.generate(begun, ends, rules)
+        ids = self.generate(prefilled, ends, rules)
         return [text.strip() for text in self._tokenizer.decode_batch(ids)]
 
     def generate(
-        self, begun: Begun, ends: Sequence[tuple[int, ...]], rules: Decoding | None = None
+        self, prefilled: Prefilled, ends: Sequence[tuple[int, ...]], rules: Decoding | None = None
     ) -> list[list[int]]:
-        """The ids of each answer, by default as published; uses `begun` up."""
+        """The ids of each answer, by default as published; uses `prefilled` up."""
         prompts = [self._language.embed(end) for end in ends]
         rules = rules or self._plain
-        return decode_greedily(self._language, prompts, rules, begun.cache, begun.mask)
+        return decode_greedily(self._language, prompts, rules, prefilled.cache, prefilled.mask)
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -138,7 +144,7 @@ def _digit_ids(checkpoint: OneVision, encode: Callable[[str], list[int]]) -> lis
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class RatingRequest:
     """What is asked of the models, and what a row has of the answers."""
 
     capabilities: tuple[str, ...]
@@ -156,12 +162,16 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
     remedy = ", --max-tokens (longer samples become rows without ratings)"
 
     def __init__(
-        self, models: Sequence[OneVision], asked: Asked, dtype: Dtype, options: RunnerOptions
+        self,
+        models: Sequence[OneVision],
+        request: RatingRequest,
+        dtype: Dtype,
+        options: RunnerOptions,
     ) -> None:
         """`models` are the scorer, and the styler where it is another one."""
         super().__init__(options)
-        self._asked = asked
-        self._models = [AskedModel(model, dtype, self.device) for model in models]
+        self._request = request
+        self._models = [LoadedRater(model, dtype, self.device) for model in models]
         self.encoders = [model.features for model in self._models]
         kernels, tower = self._models[0].kernels, models[0].tower.note
         self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
@@ -185,26 +195,26 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
         problems: list[str | None] = [None] * len(items)
         for number, model in enumerate(self._models):
             prompts = [item.prompts[number] for item in items]
-            begun = model.begin(prompts, [item.images for item in items])
+            prefilled = model.prefill(prompts, [item.images for item in items])
             if number == 0:
-                questions = len(self._asked.capabilities)
-                ratings = model.rate(begun, [prompt.ends[:questions] for prompt in prompts])
+                questions = len(self._request.capabilities)
+                ratings = model.rate(prefilled, [prompt.ends[:questions] for prompt in prompts])
                 problems = [self._fill(row, own) for row, own in zip(rows, ratings, strict=True)]
-            if self._asked.styles and model is self._models[-1]:
+            if self._request.styles and model is self._models[-1]:
                 ends = [prompt.ends[-1] for prompt in prompts]
-                answers = model.answer(begun, ends, self._asked.constrained)
+                answers = model.answer(prefilled, ends, self._request.constrained)
                 for row, answer in zip(rows, answers, strict=True):
                     row["styles"] = parse_styles(answer)
         return [_result(row, problem) for row, problem in zip(rows, problems, strict=True)]
 
-    def _fill(self, row: Row, ratings: Ratings) -> str | None:
+    def _fill(self, row: Row, ratings: SampleRatings) -> str | None:
         """Set a row's ratings; what is wrong with them, if anything is."""
         wrong = []
-        for name, rating, expected, text in zip(self._asked.capabilities, *ratings, strict=True):
+        for name, rating, expected, text in zip(self._request.capabilities, *ratings, strict=True):
             row[name] = rating
             if rating is None:
                 wrong.append(f"{name} {text!r}")
-            if self._asked.expected:
+            if self._request.expected:
                 row[f"{name}_expected"] = expected
         return f"not a rating from 0 to 5: {', '.join(wrong)}" if wrong else None
 

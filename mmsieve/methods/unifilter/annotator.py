@@ -11,13 +11,11 @@ in batches of one, and on these points differ on purpose:
 - Every sample is a row: any number of images, any length; a broken image of a document is left
   out with its slot and counted (num_skipped_images), and a text in an image's slot is kept.
 
-`text-only` puts a blank image, of the tower's mean colour, in the place of every image;
-`image-only` shows the images with no text: a caption becomes an empty one, a document the row of
-its images. What such a control still gets right of the levels needs no look at the other side. It
-is the same classifier, untrained for such inputs: one trained on them could do better, so a low
-number does not prove that there is nothing to find.
-
-Images are never opened for `text-only`: a broken one is as blank as the others.
+Two controls show it one side only, since what they still get right of the levels needs no look at
+the other side. `text-only` puts a blank image, of the tower's mean colour, in the place of every
+image, and opens none; `image-only` shows the images with no text: a caption becomes an empty one, a
+document the row of its images. It is the same classifier, untrained for such inputs: one trained on
+them could do better, so a low number does not prove that there is nothing to find.
 """
 
 import io

@@ -112,16 +112,16 @@ class UniFilterPreparer(TextImagePreparer):
         bos, eos = self.tokenizer.bos, self.tokenizer.eos
         ids: list[int] = []
         spans: list[Span] = []
-        start, starts = 0, False
+        start, has_bos = 0, False
         for index, chunk in enumerate(prompt.split(_MARK)):
             encoded = self._backend.encode(chunk)
             skip = 0
             if index == 0:
-                starts = encoded.ids[:1] == [bos]
+                has_bos = encoded.ids[:1] == [bos]
             else:
                 ids.append(IMAGE)
                 spans.append((start - len(_MARK), start))
-                skip = int(starts)
+                skip = int(has_bos)
             ids += encoded.ids[skip:]
             spans += [(start + a, start + b) for a, b in encoded.offsets[skip:]]
             start += len(chunk) + len(_MARK)

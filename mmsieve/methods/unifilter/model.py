@@ -1,9 +1,8 @@
 """UniFilter's network: a vision tower, a projector, a language model, a head on the last token.
 
-The kinds and tensor names of the published code (llava/model/multimodal_projector/builder.py).
-
 Stock transformers modules throughout, put together under the names of the published checkpoints
-(Victorwz/UniFilter, llava/model/language_model), so that a released state dict is ours as it is.
+(Victorwz/UniFilter, llava/model: language_model, multimodal_projector/builder.py), so that a
+released state dict is ours as it is.
 """
 
 import re

@@ -9,8 +9,8 @@ from mmsieve.methods.aitqe.answers import (
     DETAILS,
     DIMENSIONS,
     MARKER,
-    AnswerError,
     Assessment,
+    AssessmentError,
     read_answer,
     write_answer,
 )
@@ -47,7 +47,7 @@ def test_an_answer_cut_anywhere_after_its_score_still_gives_rewrite_and_score(as
 @given(TEXT)
 def test_any_text_is_read_or_refused(text):
     for answer in (text, f'{{"Recaption": "{text}', f'{{"Overall Score": {text}'):
-        with suppress(AnswerError):
+        with suppress(AssessmentError):
             assert 0 <= read_answer(answer).overall <= 10
 
 
@@ -122,5 +122,5 @@ def test_a_rewrite_may_be_missing(recaption, read):
     ],
 )
 def test_an_answer_without_a_score_is_refused(answer):
-    with pytest.raises(AnswerError):
+    with pytest.raises(AssessmentError):
         read_answer(answer)

@@ -19,7 +19,7 @@ from mmsieve import RequestError, Sample, SampleError, ScoringOptions, convert
 from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.images import decode
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions
-from mmsieve.methods.aitqe.answers import MARKER, AnswerError, read_answer
+from mmsieve.methods.aitqe.answers import MARKER, AssessmentError, read_answer
 from mmsieve.methods.aitqe.inputs import AitqeItem, question
 from mmsieve.methods.aitqe.model import encode_images
 from mmsieve.methods.load import load_aitqe
@@ -172,7 +172,7 @@ def test_answers_stopped_in_any_recorded_way_are_read():
         if not case["json_ok"]:  # what the published code makes of it isn't JSON
             with pytest.raises(ValueError, match=r"."):
                 json.loads(case["post"])
-    with pytest.raises(AnswerError):
+    with pytest.raises(AssessmentError):
         read_answer('{"Recaption": "A man", "Overall Score": "2<Overall')
 
 

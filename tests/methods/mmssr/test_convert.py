@@ -9,7 +9,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 from mmsieve import convert
 from mmsieve.images import ImageLimits, decode, fit
-from mmsieve.methods.mmssr.annotator import make_asker
+from mmsieve.methods.mmssr.annotator import prompt_writer
 from mmsieve.methods.mmssr.checkpoint import open_onevision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, format_turns
 from mmsieve.methods.mmssr.model import encode_images, load_rater
@@ -34,7 +34,7 @@ def test_the_stock_classes_load_it_and_give_the_same_logits(converted):
     assert not any(info.values()), info
     opened = open_onevision(CHECKPOINT)
     sample = conversations()[914567]
-    prompt, _ = make_asker(opened, [STYLE_QUESTION], clean=False).ask(sample.turns)
+    prompt, _ = prompt_writer(opened, [STYLE_QUESTION], clean=False).write(sample.turns)
     ids = torch.tensor([*prompt.shared, *prompt.ends[0]]).long()
     pixels = fit(decode(sample.images[0].data, ImageLimits()), opened.image)
     views = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255 * 2 - 1
@@ -69,7 +69,9 @@ def test_tokenizer_chat_and_processor_are_there(converted):
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
     )
-    prompt, _ = make_asker(open_onevision(CHECKPOINT), [STYLE_QUESTION], False).ask(sample.turns)
+    prompt, _ = prompt_writer(open_onevision(CHECKPOINT), [STYLE_QUESTION], False).write(
+        sample.turns
+    )
     ids = [marks[0] if id_ == IMAGE else id_ for id_ in [*prompt.shared, *prompt.ends[0]]]
     assert tokenizer.decode(ids) == chat
     processor = AutoImageProcessor.from_pretrained(converted)

@@ -14,7 +14,7 @@ import torch
 from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageLimits
 from mmsieve.methods.decoding import Decoding
-from mmsieve.methods.mmssr.annotator import make_asker
+from mmsieve.methods.mmssr.annotator import prompt_writer
 from mmsieve.methods.mmssr.checkpoint import open_onevision
 from mmsieve.methods.mmssr.inputs import (
     STYLE_QUESTION,
@@ -25,14 +25,14 @@ from mmsieve.methods.mmssr.inputs import (
     capability_question,
     format_turns,
 )
-from mmsieve.methods.mmssr.runner import AskedModel
+from mmsieve.methods.mmssr.runner import LoadedRater
 from mmsieve.sample import Turn
 from tests.helpers.mmssr_recordings import DATA, VARIANTS, checkpoint, conversations, golden
 
 
 @cache
-def model(variant: str) -> AskedModel:
-    return AskedModel(open_onevision(checkpoint(variant)), "float32", torch.device("cpu"))
+def model(variant: str) -> LoadedRater:
+    return LoadedRater(open_onevision(checkpoint(variant)), "float32", torch.device("cpu"))
 
 
 def prepare(variant: str, case: dict) -> RatingItem:
@@ -40,9 +40,9 @@ def prepare(variant: str, case: dict) -> RatingItem:
     opened = open_onevision(checkpoint(variant))
     is_style = case["keyword"] == "style"
     question = STYLE_QUESTION if is_style else capability_question(case["keyword"])
-    asker = make_asker(opened, [question], clean=False)
-    asker = replace(asker, system="" if case["instruct_sys"] else SYSTEM)
-    preparer = RatingPreparer((asker,), opened.image, opened.max_sequence, ImageLimits())
+    writer = prompt_writer(opened, [question], clean=False)
+    writer = replace(writer, system="" if case["instruct_sys"] else SYSTEM)
+    preparer = RatingPreparer((writer,), opened.image, opened.max_sequence, ImageLimits())
     return preparer.prepare(conversations()[case["idx"]])
 
 
@@ -96,8 +96,8 @@ def test_pixels_and_image_embeddings_are_those_recorded(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_first_logits_are_those_recorded(variant):
     prompts, images = asked(variant)
-    begun = model(variant).begin(prompts, images)
-    logits = model(variant).logits(begun, [prompt.ends for prompt in prompts])
+    prefilled = model(variant).prefill(prompts, images)
+    logits = model(variant).logits(prefilled, [prompt.ends for prompt in prompts])
     arrays = golden(variant)[1]
     wanted = np.stack([arrays[f"logits_{number}"] for number in range(len(prompts))])
     assert np.abs(logits.numpy() - wanted).max() < 1e-4
@@ -115,8 +115,8 @@ def test_greedy_answers_are_those_recorded(variant):
         repetition_penalty=opened.repetition_penalty,
     )
     prompts, images = asked(variant)
-    begun = model(variant).begin(prompts, images)
-    answers = model(variant).generate(begun, [prompt.ends[0] for prompt in prompts], rules)
+    prefilled = model(variant).prefill(prompts, images)
+    answers = model(variant).generate(prefilled, [prompt.ends[0] for prompt in prompts], rules)
     for case, answer in zip(cases, answers, strict=True):
         safe = case["safe_prefix"]
         assert answer[:safe] == case["output_ids"][:safe]

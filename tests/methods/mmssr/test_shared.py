@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from mmsieve.labels import CAPABILITIES
-from mmsieve.methods.decoding import grow
+from mmsieve.methods.decoding import build_tree
 from mmsieve.methods.load import load_rater
 from mmsieve.methods.mmssr.checkpoint import open_onevision
 from mmsieve.methods.mmssr.inputs import RatingItem
@@ -67,8 +67,8 @@ def test_a_shared_beginning_gives_the_logits_of_separate_passes(count, questions
         batch = items[start : start + 4]
         prompts = [item.prompts[0] for item in batch]
         with torch.inference_mode():
-            begun = model.begin(prompts, [item.images for item in batch])
-            logits = model.logits(begun, [prompt.ends for prompt in prompts]).view(4, 14, -1)
+            prefilled = model.prefill(prompts, [item.images for item in batch])
+            logits = model.logits(prefilled, [prompt.ends for prompt in prompts]).view(4, 14, -1)
         for item, own in zip(batch, logits, strict=True):
             for question in draw.sample(range(14), questions):
                 alone = ask_alone(item, question)
@@ -94,7 +94,7 @@ def test_rows_do_not_depend_on_company(variant):
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=8))
 def test_a_tree_holds_its_sequences_and_each_node_sees_its_ancestors(sequences):
-    tree = grow(tuple(map(tuple, sequences)))
+    tree = build_tree(tuple(map(tuple, sequences)))
     assert len(tree.ids) == len({tuple(s[: n + 1]) for s in sequences for n in range(len(s))})
     for sequence, path in zip(sequences, tree.paths, strict=True):
         assert tree.ids[path].tolist() == sequence
