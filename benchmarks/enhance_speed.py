@@ -67,8 +67,8 @@ class Ours:
         self._runner: Any = annotator.runner(RunnerOptions(device))
         self._tokens = 0
         self.parts = {"images": 0.0, "prefill": 0.0, "decode": 0.0}
-        self._runner._encode = self._timed(self._runner._encode, lambda *_: "images")
-        language = self._runner._language
+        self._runner.encode = self._timed(self._runner.encode, lambda *_: "images")
+        language = self._runner.language
         language.hidden = self._timed(language.hidden, self._part)
 
     def _part(self, embeddings: Any, mask: Any, cache: Any) -> str:

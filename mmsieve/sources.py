@@ -232,7 +232,7 @@ def find_files(sources: Sequence[str]) -> Sources:
         urls.update(_expand(source, notes))
     if not urls:
         raise RequestError("no SOURCE given: name a tar, a folder, a glob or a brace pattern")
-    return Sources(tuple(_named(urls)), tuple(dict.fromkeys(notes)))
+    return Sources(tuple(name_shards(urls)), tuple(dict.fromkeys(notes)))
 
 
 def file_suffixes() -> str:
@@ -319,7 +319,7 @@ def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
     return kept
 
 
-def _named(urls: dict[str, int]) -> Iterator[Shard]:
+def name_shards(urls: dict[str, int]) -> Iterator[Shard]:
     """Shards with names that mirror the files' paths below their common parent."""
     paths = {url: _parts(url) for url in sorted(urls)}
     folders = zip(*(parts[:-1] for parts in paths.values()), strict=False)

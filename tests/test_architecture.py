@@ -1,6 +1,7 @@
 """The shape of the package, read from its source alone: limits that may only get tighter."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -107,6 +108,32 @@ def is_annotated(node: Function) -> bool:
     wanted += [part for part in (given.vararg, given.kwarg) if part]
     typed = all(part.annotation or part.arg in ("self", "cls") for part in wanted)
     return typed and (node.returns is not None or node.name == "__init__")
+
+
+NO_PUBLIC_WAY = (
+    "super()._get_train_sampler",
+    "os._exit",
+    "module.config._attn_implementation",
+    "torch.ops.mkldnn._reorder_linear_weight",
+    "torch.ops.mkldnn._linear_pointwise",
+    "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu",
+)
+"""What other packages offer under such a name only."""
+
+
+def test_no_object_looks_into_another():
+    """What begins with an underscore is read by its own object only, by tests as well."""
+    root = PACKAGE.parent
+    folders = ("mmsieve", "tests", "benchmarks", "examples")
+    files = [file for folder in folders for file in (root / folder).rglob("*.py")]
+    found = [
+        f"{file.relative_to(root)}:{node.lineno} {ast.unparse(node)}"
+        for file in files
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr)
+        if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    ]
+    assert not [place for place in found if not place.endswith(NO_PUBLIC_WAY)]
 
 
 def test_class_names_are_used_once():

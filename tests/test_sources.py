@@ -304,7 +304,7 @@ def test_remote_names_that_lead_out_of_the_table(monkeypatch):
 def test_signed_addresses():
     url = "https://host/d/0001.tar?X-Signature=a/b.c#part"
     assert Shard(url, "", 0).suffix == ".tar" and Shard(url, "", 0).stem == "0001"
-    shards = list(sources._named({url: 1, "https://host/d/0002.tar?k=v": 1}))
+    shards = list(sources.name_shards({url: 1, "https://host/d/0002.tar?k=v": 1}))
     assert [shard.name for shard in shards] == ["0001", "0002"]
 
 

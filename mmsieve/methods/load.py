@@ -173,8 +173,8 @@ class LoadedModel:
 
     def __init__(self, annotator: Annotator, batch_tokens: int | None = None) -> None:
         self.annotator = annotator
-        self._preparer = annotator.preparer()
-        self._runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
+        self.preparer = annotator.preparer()
+        self.runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
 
     def score(self, samples: Iterable[Sample]) -> list[Row]:
         """A row per caption or document, in order, with its quality; see `annotate`."""
@@ -209,10 +209,10 @@ class LoadedModel:
             rows.append({"key": sample.key, "status": str(Status.OK), "error": None})
             rows[-1] |= dict.fromkeys(self.annotator.schema.names)
             try:
-                ready.append((len(rows) - 1, self._preparer.prepare(sample)))
+                ready.append((len(rows) - 1, self.preparer.prepare(sample)))
             except SampleError as error:
                 rows[-1] |= _failed(error)
-        for index, row in self._runner.run(ready):
+        for index, row in self.runner.run(ready):
             rows[index] |= _failed(row) if isinstance(row, SampleError) else row
         return rows
 

@@ -204,7 +204,7 @@ def test_control_strings_are_text_for_our_checkpoints_and_special_for_released(o
     ]:
         scoring = ScoringOptions(device="cpu", plain_text=plain)
         loaded = load_enhancer(str(model), device="cpu", scoring=scoring)
-        assert (special in loaded._preparer.prepare(sample).ids) == expected
+        assert (special in loaded.preparer.prepare(sample).ids) == expected
 
 
 @pytest.mark.skipif(not REFERENCE, reason="MMSIEVE_REFERENCE does not name the real captions")

@@ -89,7 +89,8 @@ class Aitqe(Annotator):
         self.schema = enhancing.rows.schema
         self._settings = _settings(options, checkpoint.own or {})
         self.fingerprint = self._fingerprint()
-        self.notes = (checkpoint.tower.note,)
+        if checkpoint.own is None:
+            self.notes = (checkpoint.tower.note,)
 
     @property
     def forced(self) -> bool:

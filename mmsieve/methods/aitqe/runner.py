@@ -186,17 +186,17 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
         options: RunnerOptions,
     ) -> None:
         super().__init__(options)
-        self._image_tokens = checkpoint.image_tokens
-        self._model = load_enhancer(checkpoint, dtype).to(self.device)
-        kernels = speed_up(self._model, self._model.dtype)
-        self._language = LanguageModel(self._model)
-        self._encode = ImageEncoder(
+        self.image_tokens = checkpoint.image_tokens
+        self.model = load_enhancer(checkpoint, dtype).to(self.device)
+        kernels = speed_up(self.model, self.model.dtype)
+        self.language = LanguageModel(self.model)
+        self.encode = ImageEncoder(
             checkpoint.tower,
             self.device,
-            self._model.dtype,
-            lambda pixels: encode_images(self._model, pixels),
+            self.model.dtype,
+            lambda pixels: encode_images(self.model, pixels),
         )
-        self.encoders = (self._encode,)
+        self.encoders = (self.encode,)
         self._backend = tokenizer.build(plain=False)
         self._settings, self._rows = settings, rows
         ends = checkpoint.end_ids | ({tokenizer.eos} if tokenizer.eos is not None else set())
@@ -207,15 +207,15 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
 
     def tokens(self, item: AitqeItem) -> int:
         """Tokens of the prompt, those of the image included."""
-        return self._image_tokens + len(item.ids)
+        return self.image_tokens + len(item.ids)
 
     @torch.inference_mode()
     def compute(self, items: list[AitqeItem]) -> list[list[int]]:
         """The generated ids of each item."""
-        images = self._encode(np.stack([item.image for item in items]))
-        texts = [self._language.embed(item.ids.tolist()) for item in items]
+        images = self.encode(np.stack([item.image for item in items]))
+        texts = [self.language.embed(item.ids.tolist()) for item in items]
         prompts = [torch.cat(pair) for pair in zip(images, texts, strict=True)]
-        return decode_greedily(self._language, prompts, self._rules)
+        return decode_greedily(self.language, prompts, self._rules)
 
     def rows(
         self, items: list[AitqeItem], computed: list[list[int]]

@@ -171,9 +171,9 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
         """`models` are the scorer, and the styler where it is another one."""
         super().__init__(options)
         self._request = request
-        self._models = [LoadedRater(model, dtype, self.device) for model in models]
-        self.encoders = [model.features for model in self._models]
-        kernels, tower = self._models[0].kernels, models[0].tower.note
+        self.models = [LoadedRater(model, dtype, self.device) for model in models]
+        self.encoders = [model.features for model in self.models]
+        kernels, tower = self.models[0].kernels, models[0].tower.note
         self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
 
     def tokens(self, item: RatingItem) -> int:
@@ -193,14 +193,14 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
             {"image_source": item.image_source, "num_tokens": item.num_tokens} for item in items
         ]
         problems: list[str | None] = [None] * len(items)
-        for number, model in enumerate(self._models):
+        for number, model in enumerate(self.models):
             prompts = [item.prompts[number] for item in items]
             prefilled = model.prefill(prompts, [item.images for item in items])
             if number == 0:
                 questions = len(self._request.capabilities)
                 ratings = model.rate(prefilled, [prompt.ends[:questions] for prompt in prompts])
                 problems = [self._fill(row, own) for row, own in zip(rows, ratings, strict=True)]
-            if self._request.styles and model is self._models[-1]:
+            if self._request.styles and model is self.models[-1]:
                 ends = [prompt.ends[-1] for prompt in prompts]
                 answers = model.answer(prefilled, ends, self._request.constrained)
                 for row, answer in zip(rows, answers, strict=True):

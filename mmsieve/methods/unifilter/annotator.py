@@ -86,8 +86,10 @@ class UniFilter(Annotator):
         self.notes = self._notes()
 
     def _notes(self) -> tuple[str, ...]:
+        if self.checkpoint.own is not None:  # says all of itself, and has its tower inside
+            return ()
         labels, tower = self.checkpoint.num_labels, self.checkpoint.tower.note
-        if labels <= 2 or self.checkpoint.own is not None:
+        if labels <= 2:
             return (tower,)
         warning = (
             f"the checkpoint has {labels} labels: as in the published scorer, quality_score "

@@ -27,14 +27,14 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
         self._image_tokens = checkpoint.image_tokens
         self._scoring = _scoring(checkpoint)
         self.boundary = _boundary(checkpoint)
-        self._model = load_classifier(checkpoint, dtype).to(self.device)
-        kernels = speed_up(self._model.model, self._model.dtype)
-        self._model.read_last_only()
+        self.model = load_classifier(checkpoint, dtype).to(self.device)
+        kernels = speed_up(self.model.model, self.model.dtype)
+        self.model.read_last_only()
         self._encode = ImageEncoder(
             checkpoint.tower,
             self.device,
-            self._model.dtype,
-            lambda pixels: self._model.encode_images(pixels),
+            self.model.dtype,
+            lambda pixels: self.model.encode_images(pixels),
         )
         self.encoders = (self._encode,)
         self.notes = {"device": options.device, "kernels": kernels, "tower": checkpoint.tower.note}
@@ -47,7 +47,7 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
     def compute(self, items: list[Item]) -> Tensor:
         """Logits [items, labels], still on the device."""
         ids, lengths = self._collate(items)
-        logits: Tensor = self._model.classify(ids, lengths, self._embed(items))
+        logits: Tensor = self.model.classify(ids, lengths, self._embed(items))
         return logits
 
     def rows(self, items: list[Item], computed: Tensor) -> Iterator[Row | SampleError]:
@@ -68,7 +68,7 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
         """Embeddings [images * tokens, hidden] of all images, in order, less what was cut."""
         pixels = [item.images for item in items if len(item.images)]
         if not pixels:
-            return send(np.empty((0, self._model.score.in_features), np.float32), self.device)
+            return send(np.empty((0, self.model.score.in_features), np.float32), self.device)
         embeddings = self._encode(np.concatenate(pixels)).flatten(0, 1)
         kept = [self._kept(item) for item in items]
         if sum(kept) == len(embeddings):

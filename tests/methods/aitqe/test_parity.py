@@ -78,13 +78,13 @@ def runner(variant: str, **options: Any) -> Any:
 @torch.inference_mode()
 def first_logits(variant: str, item: AitqeItem) -> np.ndarray:
     ours = runner(variant)
-    image = ours._encode(np.stack([item.image]))[0]
-    prompt = torch.cat([image, ours._language.embed(item.ids.tolist())])
+    image = ours.encode(np.stack([item.image]))[0]
+    prompt = torch.cat([image, ours.language.embed(item.ids.tolist())])
     mask = torch.ones(1, len(prompt), dtype=torch.long)
     from transformers import DynamicCache
 
-    hidden = ours._language.hidden(prompt[None], mask, DynamicCache())
-    return ours._language.head(hidden[:, -1])[0].numpy()
+    hidden = ours.language.hidden(prompt[None], mask, DynamicCache())
+    return ours.language.head(hidden[:, -1])[0].numpy()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -94,11 +94,11 @@ def test_ids_pixels_and_features_are_those_recorded(variant):
     for case in found.answered:
         item = found.item(case)
         assert item.ids.tolist() == [token for token in case["input_ids"] if token >= 0]
-        assert case["input_ids"].count(-1) == runner(variant)._image_tokens
+        assert case["input_ids"].count(-1) == runner(variant).image_tokens
         pixels = (item.image.transpose(2, 0, 1).astype(np.float32) / 255 - 0.5) / 0.5
         number = case["number"]
         assert pixels.ravel()[::997] == pytest.approx(found.arrays[f"pix_{number}"], abs=1e-6)
-        features = runner(variant)._encode(np.stack([item.image]))[0].numpy()
+        features = runner(variant).encode(np.stack([item.image]))[0].numpy()
         wanted = found.arrays[f"feat_{number}"]
         assert features[[0, 1, -2, -1], :8] == pytest.approx(wanted, abs=1e-4)
 
@@ -114,7 +114,7 @@ def test_the_first_logits_are_those_recorded(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_another_gelu_would_be_noticed(variant):
     """The tolerance of the test before tells the projector's exact GELU from the tanh one."""
-    found, projector = recording(variant), runner(variant)._model.model.multi_modal_projector
+    found, projector = recording(variant), runner(variant).model.model.multi_modal_projector
     exact, projector.act = projector.act, nn.GELU(approximate="tanh")
     try:
         apart = [
@@ -220,5 +220,5 @@ def test_a_folder_that_is_not_empty_is_not_converted_into(tmp_path):
 def test_images_are_encoded_as_by_the_stock_class():
     ours, size = runner(""), recording("").annotator().checkpoint.image.size
     pixels = torch.zeros(2, 3, size, size)
-    stock = ours._model.model.get_image_features(pixels).pooler_output
-    assert torch.allclose(encode_images(ours._model, pixels), torch.stack(stock), atol=1e-6)
+    stock = ours.model.model.get_image_features(pixels).pooler_output
+    assert torch.allclose(encode_images(ours.model, pixels), torch.stack(stock), atol=1e-6)

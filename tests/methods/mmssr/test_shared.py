@@ -60,8 +60,8 @@ def ask_alone(item: RatingItem, question: int) -> torch.Tensor:
 )
 def test_a_shared_beginning_gives_the_logits_of_separate_passes(count, questions):
     rated = load_rater(str(CHECKPOINT), "cpu", expected=True)
-    items = [rated._preparer.prepare(sample) for sample in invent(count, seed=count)]
-    model = rated._runner._models[0]
+    items = [rated.preparer.prepare(sample) for sample in invent(count, seed=count)]
+    model = rated.runner.models[0]
     draw = random.Random(count)
     for start in range(0, count, 4):
         batch = items[start : start + 4]

@@ -253,7 +253,7 @@ def make_items(count: int, images: int = 1) -> list[tuple[int, Item]]:
 def test_out_of_memory_halves_the_batch(error, monkeypatch):
     runner, items = make_runner(), make_items(12)
     wanted = dict(make_runner().run(items))
-    stock, sizes = runner._model.classify, []
+    stock, sizes = runner.model.classify, []
 
     def small_memory(ids: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         sizes.append(len(ids))
@@ -261,7 +261,7 @@ def test_out_of_memory_halves_the_batch(error, monkeypatch):
             raise error
         return stock(ids, *rest)
 
-    monkeypatch.setattr(runner._model, "classify", small_memory)
+    monkeypatch.setattr(runner.model, "classify", small_memory)
     got = dict(runner.run(items))
     assert got.keys() == wanted.keys()
     for n, row in got.items():
@@ -273,7 +273,7 @@ def test_out_of_memory_halves_the_batch(error, monkeypatch):
 
 def test_out_of_memory_takes_fewer_images_at_once_then_names_the_fix(monkeypatch):
     runner, items = make_runner(), make_items(1, images=6)
-    stock, seen = runner._model.encode_images, []
+    stock, seen = runner.model.encode_images, []
 
     def two_at_most(pixels: torch.Tensor) -> torch.Tensor:
         seen.append(len(pixels))
@@ -281,35 +281,35 @@ def test_out_of_memory_takes_fewer_images_at_once_then_names_the_fix(monkeypatch
             raise torch.OutOfMemoryError("out of memory")
         return stock(pixels)
 
-    monkeypatch.setattr(runner._model, "encode_images", two_at_most)
+    monkeypatch.setattr(runner.model, "encode_images", two_at_most)
     assert dict(runner.run(items))[0]["num_images"] == 6
     assert max(seen) == 6 and 1 <= seen[-1] <= 2
 
     def none_at_all(pixels: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(runner._model, "encode_images", none_at_all)
+    monkeypatch.setattr(runner.model, "encode_images", none_at_all)
     with pytest.raises(ShardError, match=r"does not fit .* use --dtype"):
         list(runner.run(items))
 
 
 def test_other_errors_are_not_taken_for_memory(monkeypatch):
     runner = make_runner()
-    monkeypatch.setattr(runner._model, "classify", lambda *args: 1 / 0)
+    monkeypatch.setattr(runner.model, "classify", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(runner.run(make_items(1)))
 
 
 def test_a_score_that_is_no_number_is_a_row(monkeypatch):
     runner = make_runner()
-    stock = runner._model.classify
+    stock = runner.model.classify
 
     def broken(*args: torch.Tensor) -> torch.Tensor:
         logits = stock(*args)
         logits[0] = torch.nan
         return logits
 
-    monkeypatch.setattr(runner._model, "classify", broken)
+    monkeypatch.setattr(runner.model, "classify", broken)
     rows = [row for _, row in runner.run(make_items(3))]
     failed = [row for row in rows if isinstance(row, SampleError)]
     assert len(failed) == 1 and failed[0].status == Status.SCORE_NOT_FINITE

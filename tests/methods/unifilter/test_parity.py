@@ -169,7 +169,7 @@ def test_scores_do_not_depend_on_company(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_ids_masks_and_pixels_are_exact(variant):
-    preparer = load(variant)._preparer
+    preparer = load(variant).preparer
     for sample in everything():
         item, want = preparer.prepare(sample), recorded(variant)[sample.key]
         assert item.ids.tolist() == want["ids"], sample.key
@@ -181,7 +181,7 @@ def test_ids_masks_and_pixels_are_exact(variant):
 @pytest.mark.parametrize("variant", VARIANTS[1:])
 def test_pixels_are_those_recorded(variant):
     arrays = np.load(variant_folder(variant) / "expected_arrays.npz")
-    preparer = load(variant)._preparer
+    preparer = load(variant).preparer
     for sample in everything():
         kind = "caption" if sample.kind == "caption" else "interleaved"
         for number, image in enumerate(preparer.prepare(sample).images):
@@ -202,7 +202,7 @@ def test_an_image_three_pixels_high_is_what_the_published_code_sees_where_it_is_
     batch = next(b for b in runs["caption_bs4"]["batches"] if "c010" in b["keys"])
     seen = batch["images"][batch["keys"].index("c010")]["pixels"]["resized_uint8_chw_sha256"]
     sample = next(s for s in captions(CAPTIONS) if s.key == "c010")
-    image = load("")._preparer.prepare(sample).images[0]
+    image = load("").preparer.prepare(sample).images[0]
     assert hashlib.sha256(_chw(image)).hexdigest() == seen
 
 
@@ -298,7 +298,7 @@ def test_a_broken_image_of_a_document_is_left_out_with_its_slot():
 
 def test_one_broken_image_never_moves_another():
     with pytest.raises(SampleError) as error:
-        load("")._preparer.prepare(Sample("k", (Image(b"x"), Text("t")), "caption"))
+        load("").preparer.prepare(Sample("k", (Image(b"x"), Text("t")), "caption"))
     assert error.value.status == Status.IMAGE_UNDECODABLE
 
 
