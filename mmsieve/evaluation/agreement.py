@@ -16,7 +16,6 @@ from cyclopts import Parameter
 from mmsieve.errors import RequestError, Status
 from mmsieve.evaluation.metrics import Floats, Ints, pearson, spearman
 from mmsieve.filtering.ranking import hash_samples
-from mmsieve.labels import LEVELS
 from mmsieve.sources import one_line
 from mmsieve.tables import Table, column_names, scan_files
 
@@ -224,11 +223,12 @@ def _level_agreement(pairs: pl.DataFrame) -> tuple[float | None, float | None]:
 
 def kappa(one: Ints, other: Ints) -> float | None:
     """Cohen's kappa with quadratic weights (1968) of levels from 0; None where chance is 1."""
-    size = max(len(LEVELS), int(one.max()) + 1, int(other.max()) + 1)
-    seen = np.bincount(one * size + other, minlength=size**2).reshape(size, size)
-    weights = np.subtract.outer(np.arange(size), np.arange(size)) ** 2
-    chance = (weights * np.outer(seen.sum(1), seen.sum(0))).sum() / len(one)
-    return float(1 - (weights * seen).sum() / chance) if chance else None
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(np.union1d(one, other)) == 1:
+        return None
+    labels = range(max(one.max(), other.max()) + 1)  # all: weights are of places among them
+    return float(cohen_kappa_score(one, other, labels=labels, weights="quadratic"))
 
 
 def _overlaps(one: Floats, other: Floats, ties: npt.NDArray[Any]) -> dict[str, float | None]:

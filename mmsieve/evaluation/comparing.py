@@ -28,12 +28,10 @@ from mmsieve.evaluation.metrics import (
     measure,
     predict,
 )
-from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_record
+from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_record, tie_by_image
 from mmsieve.labels import LEVELS
 from mmsieve.progress import Advance, show_progress
 from mmsieve.read.records import Parse, Record
-
-# Which texts belong together: those that share an image, directly or over other texts
 
 
 def units_of(images: Iterable[list[str]]) -> Ints:
@@ -42,22 +40,8 @@ def units_of(images: Iterable[list[str]]) -> Ints:
     The texts over one caption's image are a unit, and so are those over a document's images, in
     whatever order each text shows them: its first image alone would take them apart.
     """
-    parents: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while (parent := parents.setdefault(name, name)) != name:
-            parents[name] = parents[parent]  # shortens the way for the next one
-            name = parent
-        return name
-
-    firsts = []
-    for index, names in enumerate(images):
-        known = names or [f"\0{index}"]  # a text without an image stands alone
-        firsts.append(known[0])
-        for name in known[1:]:
-            parents[root(name)] = root(known[0])
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(root(name), len(numbers)) for name in firsts], np.int64)
+    _, units = np.unique(tie_by_image(list(images)), return_inverse=True)
+    return units
 
 
 # Labelled texts, and the scores that an annotator gives them

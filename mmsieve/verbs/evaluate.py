@@ -19,7 +19,7 @@ from mmsieve.evaluation.comparing import (
     predictions,
     score_texts,
 )
-from mmsieve.evaluation.metrics import Bootstrap, Metrics
+from mmsieve.evaluation.metrics import Bootstrap, Metrics, check_installed
 from mmsieve.evaluation.printed import agreement_table, model_tables, render, status_counts
 from mmsieve.generation.files import read_training_file
 from mmsieve.methods.load import load_annotator
@@ -116,6 +116,7 @@ def evaluate(
     options, out = run or EvaluateOptions(), Path(out)
     models = [model] if isinstance(model, str) else [str(each) for each in model]
     check_folder(out)
+    check_installed()
     if tables:
         if models or data is not None:
             raise RequestError("give two TABLEs, or --model and --data: not both")
