@@ -81,13 +81,13 @@ def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Ag
         pairs, *only = _join(one, other, on)
         joined.append(pairs)
         alone += only
-    pairs = pl.concat(joined)
-    if pairs.is_empty():
+    if not any(map(len, joined)):
         how = f"by {options.on}" if options.on else "by shard and key"
         raise RequestError(
             f"{first.path} and {second.path} have no sample in common that is ok in both, joined "
             f"{how}: score the same SOURCEs, or say --on key or --on uid"
         )
+    pairs = pl.concat(joined)
     scores = pairs["score"].to_numpy(), pairs["score_right"].to_numpy()
     same_level, kappa = _level_agreement(pairs)
     return Agreement(

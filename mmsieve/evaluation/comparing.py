@@ -253,35 +253,47 @@ def compare(texts: LabelledTexts, scored: Mapping[str, Scored], bootstrap: Boots
     Where a score isn't a level, half of the images go to fitting its thresholds, and all models
     are measured on the other half.
     """
-    is_scored = np.logical_and.reduce([np.isfinite(one.scores) for one in scored.values()])
+    has_score = [np.isfinite(one.scores) for one in scored.values()]  # statuses ok, that is
+    is_scored: Mask = np.all(has_score, axis=0)
     own_scale = [name for name, one in scored.items() if not one.is_level]
     is_fitted = np.zeros_like(is_scored)
     if own_scale:
         is_fitted = is_scored & half_of_units(texts.units, bootstrap.seed)
     is_measured = is_scored & ~is_fitted
-    notes = _notes_of_statuses(scored)
+    notes = []
+    partly = np.any(has_score, axis=0).sum() - is_scored.sum()
+    if partly:
+        notes.append(f"{partly:,} texts that not every model could score are left out for all")
     if own_scale and is_scored.any():
+        names = ", ".join(own_scale)
         if is_fitted.any() and is_measured.any():
             levels = texts.levels[is_fitted]
             fitted = {
                 name: fit_thresholds(scored[name].scores[is_fitted], levels) for name in own_scale
             }
             scored = {n: replace(one, thresholds=fitted.get(n)) for n, one in scored.items()}
+            notes.append(
+                f"the scores of {names} aren't levels: thresholds were fitted on the "
+                f"{is_fitted.sum():,} texts of one half of the images, and everything is measured "
+                f"on the {is_measured.sum():,} of the other"
+            )
         else:
             is_measured = np.zeros_like(is_scored)
-        notes += _note_of_thresholds(own_scale, is_fitted, is_measured)
-    measure_one = partial(_measure_one, texts, is_measured, bootstrap)
+            notes.append(
+                f"nothing measured: the scores of {names} aren't levels, and too few images could "
+                "be scored to fit thresholds on one half and measure on the other"
+            )
     models: dict[str, Measured] = {}
     first = None
     for name, one in scored.items():
-        models[name], numbers = measure_one(one, first)
+        models[name], numbers = _measure_one(texts, is_measured, bootstrap, one, first)
         first = first or numbers
     return Comparison(
         models=models,
         scored=dict(scored),
         is_measured=is_measured,
         is_fitted=is_fitted,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
@@ -328,30 +340,6 @@ def _differences(one: _Numbers, first: _Numbers) -> dict[str, Difference]:
         less = None if value is None or reference is None else value - reference
         found[name] = Difference(less, interval(one[1][name] - first[1][name]))
     return found
-
-
-def _notes_of_statuses(scored: Mapping[str, Scored]) -> tuple[str, ...]:
-    of_each_text = zip(*(one.statuses for one in scored.values()), strict=True)
-    partly = sum(Status.OK in row and set(row) != {Status.OK} for row in of_each_text)
-    if not partly:
-        return ()
-    return (f"{partly:,} texts that not every model could score are left out for all",)
-
-
-def _note_of_thresholds(
-    own_scale: list[str], is_fitted: Mask, is_measured: Mask
-) -> tuple[str, ...]:
-    names = ", ".join(own_scale)
-    if not is_measured.any():
-        return (
-            f"nothing measured: the scores of {names} aren't levels, and too few images could be "
-            "scored to fit thresholds on one half and measure on the other",
-        )
-    return (
-        f"the scores of {names} aren't levels: thresholds were fitted on the {is_fitted.sum():,} "
-        f"texts of one half of the images, and everything is measured on the {is_measured.sum():,} "
-        "of the other",
-    )
 
 
 # predictions.parquet: each model's score of each text, so that errors can be looked at

@@ -282,9 +282,7 @@ class _RankedTexts:
 def half_of_units(units: Ints, seed: int) -> npt.NDArray[np.bool_]:
     """Which texts belong to the half to fit on; texts of one unit stay together."""
     names = np.unique(units)
-    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
-    is_fitted: npt.NDArray[np.bool_] = np.isin(units, chosen)
-    return is_fitted
+    return np.isin(units, np.random.default_rng(seed).permutation(names)[: len(names) // 2])
 
 
 def fit_thresholds(scores: Floats, levels: Ints) -> list[float]:
@@ -301,26 +299,15 @@ def fit_thresholds(scores: Floats, levels: Ints) -> list[float]:
     sources = []
     for level in LEVELS[1:]:
         gain = best - right[level]
-        source = _last_record(gain)
+        highest = np.maximum.accumulate(gain)  # up to each place, and where it first stands:
+        is_new = np.append(True, highest[1:] > highest[:-1])
+        source = np.maximum.accumulate(np.where(is_new, np.arange(len(gain)), 0))
         sources.append(source)
         best = gain[source] + right[level]
     cuts = [len(values)]
     for source in reversed(sources):
         cuts.append(int(source[cuts[-1]]))
-    edges = _edges(values)
-    return [float(edges[cut]) for cut in reversed(cuts[1:])]
-
-
-def _last_record(gain: Floats) -> Ints:
-    """For each place, where the highest value up to it stands (the first such place)."""
-    highest = np.maximum.accumulate(gain)
-    is_new = np.append(True, highest[1:] > highest[:-1])
-    places: Ints = np.maximum.accumulate(np.where(is_new, np.arange(len(gain)), 0))
-    return places
-
-
-def _edges(values: Floats) -> Floats:
-    """A threshold before each value, halfway to the one before, and one that none reaches."""
-    middle = values[:-1] / 2 + values[1:] / 2
+    middle = values[:-1] / 2 + values[1:] / 2  # a threshold before each value but the first
     middle = np.where(middle > values[:-1], middle, values[1:])
-    return np.concatenate([values[:1], middle, [np.nextafter(values[-1], np.inf)]])
+    edges = np.concatenate([values[:1], middle, [np.nextafter(values[-1], np.inf)]])
+    return [float(edges[cut]) for cut in reversed(cuts[1:])]
