@@ -8,9 +8,8 @@ that the verb itself uses.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +39,14 @@ from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
 from mmsieve.read.instructions import Parser
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Sample
-from mmsieve.training.recipe import AnyStage, BaseRecipe, EnhancerRecipe, Optimisation, RaterRecipe
+from mmsieve.training.recipe import (
+    AnyStage,
+    BaseRecipe,
+    EnhancerRecipe,
+    Optimisation,
+    RaterRecipe,
+    import_drawn,
+)
 from mmsieve.training.records import FileRecord, RecordInputs, TrainingData
 
 IGNORED = -100
@@ -49,7 +55,6 @@ IGNORED = -100
 # Groups of images and texts: what a classifier learns from
 
 RIGHT, WRONG = 0, 1
-KINDS = ("caption", "document")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,6 @@ class TextRow:
     facts: npt.NDArray[np.int8]
     """Per id: WRONG or RIGHT where it ends a word that states a fact, IGNORED elsewhere."""
     label: float
-    kind: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ def _row(
     facts = np.repeat(_facts(preparer, labelled, item.ids), repeats)[: item.num_tokens]
     shown = (np.array(places, np.int32)[:, None] * tokens + np.arange(tokens)).ravel()
     whole = int((ids == IMAGE).sum())
-    return TextRow(ids, shown[:whole], facts, labelled.label, KINDS.index(labelled.kind))
+    return TextRow(ids, shown[:whole], facts, labelled.label)
 
 
 def _facts(
@@ -125,7 +129,7 @@ def collate_groups(steps: list[list[PreparedGroup]], image_tokens: int) -> dict[
 
     `pixels` [images, size, size, 3] uint8; `shown` [IMAGE ids] says which of their embeddings
     each stands for, in row-major order; `input_ids`, `facts` [rows, longest]; `lengths`,
-    `labels`, `kinds` [rows].
+    `labels` [rows].
     """
     groups = [group for step in steps for group in step]
     rows = [row for group in groups for row in group.rows]
@@ -140,7 +144,6 @@ def collate_groups(steps: list[list[PreparedGroup]], image_tokens: int) -> dict[
         "facts": _padded([row.facts for row in rows], IGNORED),
         "lengths": torch.tensor([len(row.ids) for row in rows]),
         "labels": torch.tensor([row.label for row in rows]),
-        "kinds": torch.tensor([row.kind for row in rows]),
     }
 
 
@@ -513,5 +516,6 @@ class DrawnTraining(Protocol):
 
 
 def drawn_training() -> DrawnTraining:
-    """The drawn world; this look-up is the only way from training to it."""
-    return cast(DrawnTraining, import_module("mmsieve.synthetic.training"))
+    """What draws: the module `mmsieve.synthetic.training`."""
+    found: DrawnTraining = import_drawn("training")
+    return found

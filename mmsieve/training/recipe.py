@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -241,13 +241,10 @@ def stage_of(recipe: BaseRecipe, goal: str) -> AnyStage | None:
 
 # Recipes by name: the bundled ones, and Python files of one's own
 
-_BUNDLED = (
-    "mmsieve.training.recipes.unifilter",
-    "mmsieve.training.recipes.aitqe",
-    "mmsieve.training.recipes.mmssr",
-    "mmsieve.synthetic.recipes",
-)
-"""Modules whose RECIPES are bundled; imported by name, as the core knows no drawn world."""
+
+def import_drawn(module: Literal["recipes", "training"]) -> Any:
+    """A module of the drawn world: the only way from training to it, so that it can be left out."""
+    return import_module(f"mmsieve.synthetic.{module}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +260,10 @@ class BundledRecipe:
 
 def bundled_recipes() -> dict[str, BundledRecipe]:
     """Name -> recipe of the package."""
-    found = [one for module in _BUNDLED for one in import_module(module).RECIPES]
+    from mmsieve.training.recipes import aitqe, mmssr, unifilter
+
+    drawn: tuple[BundledRecipe, ...] = import_drawn("recipes").RECIPES
+    found = [*unifilter.RECIPES, *aitqe.RECIPES, *mmssr.RECIPES, *drawn]
     return {one.recipe.name: one for one in sorted(found, key=lambda one: one.recipe.name)}
 
 
@@ -307,23 +307,17 @@ def _run_file(recipe: str) -> dict[str, Any]:
 @contextmanager
 def _earlier_names() -> Iterator[None]:
     """Lets a recipe file import what was `mmsieve.train.recipe` and `mmsieve.train.recipes`."""
-    names = ("mmsieve.train", "mmsieve.train.recipe", "mmsieve.train.recipes")
-    modules = {name: ModuleType(name) for name in names}
-    earlier = {"AnswerStage": SftStage, "Carry": WeightTransfer}
-    vars(modules["mmsieve.train.recipe"]).update(globals() | earlier)
+    recipe, recipes = (ModuleType(f"mmsieve.train.{name}") for name in ("recipe", "recipes"))
+    vars(recipe).update(globals() | {"AnswerStage": SftStage, "Carry": WeightTransfer})
     for name, one in bundled_recipes().items():
-        module = ModuleType(f"mmsieve.train.recipes.{re.sub('[-.]', '_', name)}")
-        vars(module).update(RECIPE=one.recipe, SMOKE=one.smoke)
-        modules[module.__name__] = module
-    for name, module in modules.items():
-        parent, _, own = name.rpartition(".")
-        if parent in modules:
-            setattr(modules[parent], own, module)
-    sys.modules.update(modules)
+        found = SimpleNamespace(RECIPE=one.recipe, SMOKE=one.smoke)
+        setattr(recipes, re.sub("[-.]", "_", name), found)
+    earlier = {"mmsieve.train.recipe": recipe, "mmsieve.train.recipes": recipes}
+    sys.modules.update(earlier)
     try:
         yield
     finally:
-        for name in modules:
+        for name in earlier:
             del sys.modules[name]
 
 

@@ -261,12 +261,11 @@ def test_a_recipe_file_of_an_earlier_version_still_loads(tmp_path):
     """Its modules were `mmsieve.train.recipe` and `mmsieve.train.recipes`."""
     file = tmp_path / "earlier.py"
     file.write_text(
-        "import mmsieve.train.recipes.mmssr_tiny_scorer\n"
         "from mmsieve.train.recipe import AnswerStage, Carry, RaterRecipe\n"
-        "from mmsieve.train.recipes import unifilter_qwen2_5_0_5b\n"
-        "from mmsieve.train.recipes.mmssr_tiny_scorer import SMOKE as TINY\n"
+        "from mmsieve.train.recipes import mmssr_tiny_scorer, unifilter_qwen2_5_0_5b\n"
         "RECIPE = unifilter_qwen2_5_0_5b.RECIPE.changed(seed=2)\n"
-        "SMOKE = TINY.changed(start=Carry(), rater=AnswerStage(batch=1, learning_rate=1))\n"
+        "sft = AnswerStage(batch=1, learning_rate=1)\n"
+        "SMOKE = mmssr_tiny_scorer.SMOKE.changed(start=Carry(), rater=sft)\n"
     )
     published = load_recipe("unifilter-qwen2.5-0.5b", Recipe)
     assert load_recipe(str(file), Recipe) == published.changed(seed=2)
