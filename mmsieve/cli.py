@@ -33,7 +33,7 @@ def _verb(name: str, function: str | None = None) -> str:
 app.command(_verb("score"))
 app.command(_verb("enhance"))
 app.command(_verb("rate"))
-app.command(_verb("filter", "filter_tables"), name="filter")
+app.command(_verb("filter"))
 app.command(_verb("select"))
 app.command(_verb("export"))
 app.command(_verb("evaluate"))

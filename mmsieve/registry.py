@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from mmsieve.generation.options import GenerateOptions
     from mmsieve.generation.tasks.task import GenerationTask
 
-Kind: TypeAlias = Literal["teacher", "recipes", "verb", "public name", "training data"]
+Kind: TypeAlias = Literal["teacher", "recipes", "verb", "training data"]
 """teacher: see `DrawingTeacher`. recipes: a folder of recipe files. verb: of the command line.
-public name: of `import mmsieve`. training data: a module."""
+training data: a module."""
 
 _PLACES: dict[Kind, dict[str, str]] = {}
 
