@@ -208,7 +208,8 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
             fingerprint=job.fingerprint,
             notes=notes,
         )
-        tables.write_file(job.path(shard), tables.rows_to_table(rows.rows, job.schema), header)
+        table = pa.Table.from_pylist(rows.rows, schema=job.schema)
+        tables.write_file(job.path(shard), table, header)
     except Exception as error:  # noqa: BLE001 - named in the report; the other shards go on
         foreseen = isinstance(error, (ShardError, OSError))
         details = None if foreseen else "".join(traceback.format_exception(error))

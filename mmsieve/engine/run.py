@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from mmsieve import tables
-from mmsieve.engine import open_engine
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport
+from mmsieve.engine.local import LocalEngine
+from mmsieve.engine.ray import RayEngine
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
 from mmsieve.outputs import check_folder, is_same_request, make_folder
@@ -21,7 +22,7 @@ from mmsieve.progress import show_progress
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
 from mmsieve.reports import Report, count_words, timed
-from mmsieve.sources import Shard, Sources, find_files, take_part
+from mmsieve.sources import Shard, find_files, take_part
 
 
 @Parameter(name="*")
@@ -57,15 +58,6 @@ class RunReport(Report):
         return f"{self.rows} rows of {self.shards} shards ({statuses}){self.failed_shards()}"
 
 
-def check_request(sources: Sequence[str], out: Path, run: RunOptions) -> Sources:
-    """Find the sources and refuse what can't work, before anything slow is begun."""
-    if run.ray_address is not None and run.engine != "ray":
-        raise RequestError("--ray-address is for --engine ray")
-    take_part([], run.part)
-    check_folder(out)
-    return find_files(sources)
-
-
 @timed
 def run_annotator(
     make: Callable[[Device], Annotator],
@@ -80,9 +72,13 @@ def run_annotator(
 
     `make` gives the annotator for a device, which only the engine can tell.
     """
-    found = check_request(sources, out, run)
+    if run.ray_address is not None and run.engine != "ray":
+        raise RequestError("--ray-address is for --engine ray")
+    take_part([], run.part)  # refused before anything slow is begun
+    check_folder(out)
+    found = find_files(sources)
     shards = take_part(split_files(found.files, read), run.part)
-    engine = open_engine(run.engine, run.ray_address)
+    engine = LocalEngine() if run.engine == "local" else RayEngine(run.ray_address)
     runner = RunnerOptions(device=engine.device(device), batch_tokens=run.batch_tokens)
     annotator = make(runner.device)
     job = ShardJob(
@@ -96,7 +92,9 @@ def run_annotator(
     )
     shards = _limit(shards, run.limit, read)
     todo = shards if run.overwrite else _not_done(shards, job)
-    notes = [*found.notes, *_resumed(len(shards) - len(todo), run)]
+    notes = list(found.notes)
+    if len(todo) < len(shards):
+        notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")
     if run.dry_run:
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
         return RunReport(out=out, notes=tuple(notes))
@@ -154,10 +152,6 @@ def _is_done(job: ShardJob, shard: Shard) -> bool:
     is_same_request(job.path(shard), header.fingerprint, job.fingerprint)
     is_whole = header.complete or (header.problem is None and header.limit == shard.limit)
     return is_whole and header.size == shard.size
-
-
-def _resumed(done: int, run: RunOptions) -> list[str]:
-    return [f"resumed: {done} shards were done before"] if done and not run.overwrite else []
 
 
 def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunReport:

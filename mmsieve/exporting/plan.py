@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.exporting.samples import FinalCaptions, KeptReader, TarSample
-from mmsieve.exporting.tars import ExportEntry, ExportJournal, SampleRuns, Tar, digest, write_tar
+from mmsieve.exporting.tars import ExportEntry, ExportJournal, Tar, digest, sample_runs, write_tar
 from mmsieve.progress import Advance
 from mmsieve.read.records import ReadOptions
 from mmsieve.sources import Shard
@@ -58,15 +58,12 @@ class KeptSamples(Protocol):
     @property
     def shards(self) -> Sequence[str]:
         """The names of all shards, sorted."""
-        ...
 
     def kept(self, shard: str) -> list[str]:
         """The keys of a shard's kept samples, in the order of the rows."""
-        ...
 
     def source_size(self, shard: str) -> int | None:
         """Bytes of the shard's source when it was scored, where that is known."""
-        ...
 
 
 def make_plan(
@@ -152,7 +149,7 @@ class Exporter:
                 advance(part.count, part.shard.size)
 
         tars: list[Tar | None] = []
-        for run in SampleRuns(all_samples(), size).runs():
+        for run in sample_runs(all_samples(), size):
             tars.append(write_tar(self.out, f"{len(tars):08d}.tar", run))
         self._note(REPACKED, identity, tars, not failed)
         return failed

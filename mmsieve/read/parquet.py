@@ -125,11 +125,9 @@ class RowParser(Protocol):
 
     def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
         """The key of a row, of which it is given the file's stem and the row's number too."""
-        ...
 
     def __call__(self, record: Record) -> Sample:
         """The sample of one row; raises SampleError."""
-        ...
 
 
 def read_records(
