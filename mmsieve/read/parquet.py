@@ -173,10 +173,9 @@ def _to_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
     except (ValueError, ArithmeticError, pa.ArrowException):  # a value that Python can't hold
-        columns = [[_value(scalar) for scalar in column] for column in batch.columns]
-        return [
-            dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)
-        ]
+        columns = [map(_value, column) for column in batch.columns]
+        names = batch.schema.names
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     return rows
 
 
