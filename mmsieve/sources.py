@@ -163,8 +163,7 @@ def _resolve(filesystem: fsspec.AbstractFileSystem, info: dict[str, Any]) -> tup
 
 def _url(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
     if not is_local(filesystem):
-        url: str = filesystem.unstrip_protocol(name)
-        return url
+        return str(filesystem.unstrip_protocol(name))
     if ".." in name.split("/"):  # a path has one spelling, or a file may be listed twice
         return str(Path(name).parent.resolve() / Path(name).name)
     return os.path.normpath(name)

@@ -1,7 +1,8 @@
 """Run an annotator over sources: plan (sources, resume, trial runs), engine, report."""
 
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,18 +12,20 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from mmsieve import tables
+from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
-from mmsieve.engine.job import ShardJob, ShardReport
-from mmsieve.engine.local import LocalEngine
+from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.engine.ray import RayEngine
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
 from mmsieve.outputs import check_folder, is_same_request, make_folder
-from mmsieve.progress import show_progress
+from mmsieve.progress import Advance, show_progress
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
 from mmsieve.reports import Report, count_words, timed
 from mmsieve.sources import Shard, find_files, take_part
+
+_MOST_WORKERS = 16
 
 
 @Parameter(name="*")
@@ -42,6 +45,27 @@ class RunOptions(OutputOptions):
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
     keep_metadata: bool = False
     """Add a column `metadata`: each sample's metadata as JSON."""
+
+
+class LocalEngine:
+    """Runs shards on this machine, on one device; samples are prepared in worker processes."""
+
+    def device(self, asked: str) -> Device:
+        """What is asked for, or a GPU where there is one."""
+        return resolve_device(asked)
+
+    def run(
+        self, job: ShardJob, shards: Sequence[Shard], workers: int | None, advance: Advance
+    ) -> Iterator[ShardReport]:
+        """A report per shard, in order."""
+        if workers is None:  # enough to keep a GPU fed; one where the model needs the CPU itself
+            cores = len(os.sched_getaffinity(0))
+            workers = 1 if job.runner.device == "cpu" else min(cores, _MOST_WORKERS)
+        worker = ShardWorker(job, workers, advance)
+        try:
+            yield from worker.run(shards)
+        finally:
+            worker.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +179,7 @@ def _is_done(job: ShardJob, shard: Shard) -> bool:
 
 
 def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunReport:
-    statuses: Counter[str] = Counter()
-    for report in reports:
-        statuses.update(report.statuses)
+    statuses: Counter[str] = sum((Counter(report.statuses) for report in reports), Counter())
     return RunReport(
         out=out,
         shards=len(reports),

@@ -146,7 +146,6 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Records in lists small enough to share out; a ShardError comes after what was read."""
     chunk: list[Record] = []
     size = 0
-    error: ShardError | None = None
     try:
         for record in records:
             chunk.append(record)
@@ -154,12 +153,10 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
             if len(chunk) == _CHUNK_RECORDS or size >= _CHUNK_BYTES:
                 yield chunk
                 chunk, size = [], 0
-    except ShardError as caught:
-        error = caught
-    if chunk:
-        yield chunk
-    if error is not None:
-        raise error
+    except ShardError:
+        yield from filter(None, [chunk])
+        raise
+    yield from filter(None, [chunk])
 
 
 def _size(value: Any) -> int:

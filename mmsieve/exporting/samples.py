@@ -96,8 +96,7 @@ class FinalCaptions:
         """The keys of a shard, each once, in the order of the rows."""
         rows = self._read(shard, ["key", "status"])
         same = pc.not_equal(rows["status"], Status.DUPLICATE_KEY.value)
-        keys: list[str] = rows.filter(same)["key"].to_pylist()
-        return keys
+        return list(rows.filter(same)["key"].to_pylist())
 
     def changes(self, shard: str) -> dict[str, CaptionChange]:
         """Key -> what becomes of its caption, for those that change."""
@@ -133,8 +132,8 @@ class FinalCaptions:
 def sample_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each member of a sample, in order."""
     key = safe_key(sample.key)
-    members = _caption if sample.kind == "caption" else _document
-    for extension, data in members(sample, key):
+    members = _caption(sample) if sample.kind == "caption" else _document(sample, key)
+    for extension, data in members:
         yield f"{key}.{extension}", data
 
 
@@ -160,7 +159,7 @@ def _escaped(letter: str) -> str:
     return letter
 
 
-def _caption(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
+def _caption(sample: Sample) -> Iterator[tuple[str, bytes]]:
     for part in sample.parts:
         if isinstance(part, Image):
             yield extension_of(part.data), part.data

@@ -61,7 +61,7 @@ class ImageTextParser:
         """What is read: other columns of bytes are no metadata, and may be large."""
         self._folder = None if options.images is None else ImageFolder(options.images)
 
-    def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
+    def key(self, stem: str, row: Mapping[str, Any], number: int) -> str:
         """The key of a row: that of its column of keys, else the file's stem and the number."""
         value = row.get(self.key_column) if self.key_column else None
         if value is None:

@@ -198,8 +198,8 @@ class InstructionRowParser(InstructionParser):
         self.columns = [n for n, type_ in types.items() if n in names or not holds_bytes(type_)]
         """What is read: other columns of bytes are no metadata, and may be large."""
 
-    def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
-        """The key of a row."""
+    def key(self, stem: str, row: Mapping[str, Any], number: int) -> str:
+        """The key of a row, of its file's stem and the row's number."""
         return item_key(row, stem, number)
 
 
