@@ -30,7 +30,6 @@ class ShardJob:
     read: ReadOptions
     runner: RunnerOptions
     fingerprint: dict[str, str]
-    version: str
     keep_metadata: bool = False
 
     @property
@@ -171,10 +170,8 @@ class _Rows:
         if self.error is not None:
             raise self.error
         if self._missing or len(self.rows) != self.count:
-            raise ShardError(
-                f"{len(self.rows)} rows, {len(self._missing)} of them without a result, for "
-                f"{self.count} samples"
-            )
+            rows = f"{len(self.rows)} rows, {len(self._missing)} of them without a result"
+            raise ShardError(f"{rows}, for {self.count} samples")
 
     def _add(self, sample: Prepared) -> int:
         index = len(self.rows)
@@ -198,7 +195,7 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
         problem = str(rows.error) if rows.error is not None else None
         header = Header(
             kind=job.annotator.kind,
-            version=job.version,
+            version=tables.product_version(),
             shard=shard.name,
             size=shard.size,
             rows=len(rows.rows),
@@ -216,9 +213,5 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
         message = str(error) if foreseen else f"{type(error).__name__}: {error}"
         return ShardReport(shard=shard.name, problem=message, details=details)
     statuses = dict(Counter(row["status"] for row in rows.rows))
-    return ShardReport(
-        shard=shard.name,
-        rows=len(rows.rows),
-        statuses=statuses,
-        problem=None if problem is None else f"incomplete: {problem}",
-    )
+    problem = None if problem is None else f"incomplete: {problem}"
+    return ShardReport(shard=shard.name, rows=len(rows.rows), statuses=statuses, problem=problem)

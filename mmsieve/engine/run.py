@@ -111,7 +111,6 @@ def run_annotator(
         read=read,
         runner=runner,
         fingerprint=_fingerprint(annotator, read, run),
-        version=tables.product_version(),
         keep_metadata=run.keep_metadata,
     )
     shards = _limit(shards, run.limit, read)

@@ -49,6 +49,7 @@ class ShardClosed:
 
 Event: TypeAlias = ShardOpened | Prepared | ShardClosed
 """What reading shards yields: a shard's opening, its samples, its end, and the next shard's."""
+_Queued: TypeAlias = "ShardOpened | Future[list[Prepared]] | ShardClosed"
 
 
 class PreparePool:
@@ -89,9 +90,7 @@ class ShardFeed:
         self._pool = pool
         self._shards = shards
         self._options = options
-        self._queue: Queue[ShardOpened | Future[list[Prepared]] | ShardClosed] = Queue(
-            2 * pool.workers + 2
-        )
+        self._queue: Queue[_Queued] = Queue(2 * pool.workers + 2)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True, name="mmsieve-reader")
         self._thread.start()
@@ -128,7 +127,7 @@ class ShardFeed:
             except _Stopped:
                 return
 
-    def _put(self, event: "ShardOpened | Future[list[Prepared]] | ShardClosed") -> None:
+    def _put(self, event: _Queued) -> None:
         while not self._stopped.is_set():
             try:
                 self._queue.put(event, timeout=0.1)

@@ -48,8 +48,7 @@ def looks_possible(members: Mapping[str, bytes]) -> bool:
 class ImageTextParser:
     """Row -> caption pair, or a document where a row has several images."""
 
-    def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
-        types = dict(zip(schema.names, schema.types, strict=True))
+    def __init__(self, types: dict[str, pa.DataType], options: ReadOptions) -> None:
         self.image_column = pick(types, options.image_column, _IMAGE_NAMES, "image", is_image)
         self.text_column: str | None = None
         if not options.images_only:

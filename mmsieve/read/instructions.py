@@ -185,8 +185,7 @@ class InstructionParser:
 class InstructionRowParser(InstructionParser):
     """Row of a Parquet file -> instruction sample."""
 
-    def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
-        types = dict(zip(schema.names, schema.types, strict=True))
+    def __init__(self, types: dict[str, pa.DataType], options: ReadOptions) -> None:
         if not looks_right(types):
             raise RequestError(f"no column of turns: {' or '.join(TURNS)}; there are {types}")
         names = tuple(name for name in IMAGES if name in types and is_image(types[name]))

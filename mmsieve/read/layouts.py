@@ -60,7 +60,7 @@ class LayoutReader:
     """Whether a record is in it: a tar's members, a JSON item, a Parquet file's column types."""
     tar: Parse | None = None
     items: ItemReader | None = None
-    rows: Callable[[pa.Schema, ReadOptions], RowParser] | None = None
+    rows: Callable[[dict[str, pa.DataType], ReadOptions], RowParser] | None = None
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -122,12 +122,12 @@ def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
                 break
             may_be_captions |= captions.looks_possible(record.fields)
             seen += [f"{record.key}.{extension}" for extension in record.fields]
+    if asked is not None and (not right or asked in right):
+        return asked
     known = (
         "captions are an image and a txt of one key, documents a json with `texts` and "
         "`image_info` or `images`"
     )
-    if asked is not None and (not right or asked in right):
-        return asked
     if asked is not None:
         raise LayoutError(f"not {asked}: {known}")
     if right or may_be_captions or not seen:
@@ -192,7 +192,7 @@ def _row_parser(schema: pa.Schema, options: ReadOptions) -> RowParser:
         raise RequestError(problem)
     make = LAYOUTS[layout].rows
     assert make is not None  # as for JSON
-    return make(schema, options)
+    return make(types, options)
 
 
 # Files -> shards
