@@ -7,27 +7,13 @@ model that has to write needs one answer to a picture, not one of thousands, and
 in one way can be read back into facts without guessing.
 """
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from mmsieve.labels import EASY_NEGATIVE, HARD_NEGATIVE, MEDIUM_NEGATIVE, POSITIVE
-from mmsieve.synthetic.scenes import (
-    COLOURS,
-    COLUMN_NAMES,
-    FILLS,
-    PLACES,
-    ROW_NAMES,
-    SHAPES,
-    SIGN,
-    SIZES,
-    WORDS,
-    Fact,
-    Scene,
-)
+from mmsieve.synthetic.scenes import Fact, Scene
 from mmsieve.synthetic.texts import (
     NUMBERS,
     Caption,
@@ -58,92 +44,6 @@ _Score: TypeAlias = tuple[int, str]
 def canonical_caption(scene: Scene) -> str:
     """The text that a poor caption of a picture should be replaced by."""
     return mark(describe_canonically(scene), None).text
-
-
-def stated_facts(text: str) -> frozenset[Fact] | None:
-    """The facts that a canonical caption states; None where a text isn't in that wording.
-
-    Case and spaces don't matter; an unknown word, an unfinished sentence or an empty text does.
-    """
-    *sentences, rest = text.lower().split(".")
-    if rest.strip() or not sentences:
-        return None
-    found: set[Fact] = set()
-    for one in sentences:
-        facts = _read(" ".join(one.split()))
-        if facts is None:
-            return None
-        found.update(facts)
-    return frozenset(found)
-
-
-def states_only_true_facts(text: str, scene: Scene) -> bool:
-    """Whether a text is in the canonical wording and says nothing that is not so."""
-    stated = stated_facts(text)
-    return stated is not None and stated <= scene.facts()
-
-
-def is_complete(text: str, scene: Scene) -> bool:
-    """Whether a text is in the canonical wording and says all of a scene, but for the count."""
-    stated = stated_facts(text)
-    return stated is not None and {f for f in scene.facts() if f.attribute != "count"} <= stated
-
-
-def _either(group: str, *words: str) -> str:
-    """A pattern of any of these words, under the name of an attribute or a subject."""
-    return f"(?P<{group}>{'|'.join(re.escape(word.lower()) for word in words)})"
-
-
-def _read(words: str) -> list[Fact] | None:
-    """The facts of a sentence, without its full stop; None where it is none of the wording."""
-    for pattern, facts in _SENTENCES:
-        if found := pattern.fullmatch(words):
-            return list(facts(found))
-    return None
-
-
-def _count(found: re.Match[str]) -> Iterator[Fact]:
-    """Of what the sentence counts, if anything."""
-    for subject, number in found.groupdict().items():
-        yield Fact(subject, "count", str(NUMBERS.index(number)))
-
-
-def _thing(found: re.Match[str]) -> Iterator[Fact]:
-    for attribute, value in found.groupdict().items():
-        if value:
-            said = value.upper() if attribute == "word" else value
-            yield Fact(found["place"], attribute, said)
-
-
-def _bar(found: re.Match[str]) -> Iterator[Fact]:
-    yield Fact(found["colour"], "place", found["colour"])
-    yield Fact(found["colour"], "height", str(NUMBERS.index(found["height"])))
-
-
-def _row(found: re.Match[str]) -> Iterator[Fact]:
-    row = found["row"]
-    yield Fact(row, "place", row)
-    for number, column in (cell.strip().split(" in ") for cell in found["cells"].split(",")):
-        cell = f"{row} {column}"
-        yield Fact(column, "place", column)
-        yield Fact(cell, "place", cell)
-        yield Fact(cell, "number", str(NUMBERS.index(number)))
-
-
-_AT, _COLOUR = rf"{_either('place', *PLACES)} ?: an?", _either("colour", *COLOURS)
-_LOOK = rf"{_COLOUR} {_either('fill', *FILLS)} {_either('shape', *SHAPES)}"
-_SIGN = rf"{_COLOUR} {_either('shape', SIGN)} reading {_either('word', *WORDS)}"
-_CELL = rf"(?:{'|'.join(NUMBERS)}) in (?:{'|'.join(COLUMN_NAMES)})"
-_SENTENCES = [
-    (re.compile("a table of fruit"), _count),
-    (re.compile(rf"{_either('scene', *NUMBERS)} objects?"), _count),
-    (re.compile(rf"a chart of {_either('chart', *NUMBERS)} bars?"), _count),
-    (re.compile(rf"{_AT} (?:{_either('size', *SIZES)} )?{_LOOK}"), _thing),
-    (re.compile(rf"{_AT} {_SIGN}"), _thing),
-    (re.compile(rf"the {_COLOUR} bar is {_either('height', *NUMBERS)}"), _bar),
-    (re.compile(rf"{_either('row', *ROW_NAMES)} ?: (?P<cells>{_CELL}(?: ?, {_CELL})*)"), _row),
-]
-"""The sentences of the canonical wording, and what each states."""
 
 
 @dataclass(frozen=True, slots=True)

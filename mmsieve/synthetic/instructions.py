@@ -154,19 +154,6 @@ FAMILIES: dict[str, dict[str, QuestionTemplate]] = {
 """Family of scenes -> the question templates over it, by name."""
 
 
-def _share_above(capability: str, floor: int) -> float:
-    """The share of single right turns about objects that are rated above `floor`."""
-    total = sum(template.share for template in _OBJECTS.values())
-    above = (t.share for t in _OBJECTS.values() if t.ratings[capability] > floor)
-    return sum(above) / total
-
-
-NEEDS_PICTURE = tuple(name for name in CAPABILITIES if _share_above(name, 1) >= 0.7)
-"""Capabilities that most right answers are good for: what remains of their ratings depends on
-whether the picture agrees, so nobody rates them well without looking. More turns only raise this.
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class QuestionTurn:
     """A question and its answer, with the spans of words that the pictures confirm or deny."""

@@ -8,18 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsieve.synthetic.assessments import (
-    OVERALL,
-    assessed_pair,
-    canonical_caption,
-    is_complete,
-    stated_facts,
-    states_only_true_facts,
-)
+from mmsieve.synthetic.assessments import OVERALL, assessed_pair, canonical_caption
 from mmsieve.synthetic.edits import change_one, change_several, stranger
 from mmsieve.synthetic.scenes import WORLDS, Fact, sample_scene
 from mmsieve.synthetic.teacher import Drawing, assessment_group
 from mmsieve.synthetic.texts import describe, mark
+from tests.helpers.drawn import is_complete, stated_facts, states_only_true_facts
 
 SEEDS = st.integers(0, 2**40)
 FAMILIES = st.sampled_from(sorted(WORLDS))
