@@ -30,7 +30,7 @@ Assessment: TypeAlias = dict[str, int | str | None]
 OVERALL = {EASY_NEGATIVE: 2, MEDIUM_NEGATIVE: 4, HARD_NEGATIVE: 6, POSITIVE: 9}
 """Level -> overall score."""
 
-_BEST, _WORST, _NOTHING = 9, 1, 5
+_BEST, _WORST = 9, 1
 _OVERALL_REASONS = {
     EASY_NEGATIVE: "It tells another picture.",
     MEDIUM_NEGATIVE: "It has several things wrong.",
@@ -43,7 +43,7 @@ _Score: TypeAlias = tuple[int, str]
 
 def canonical_caption(scene: Scene) -> str:
     """The text that a poor caption of a picture should be replaced by."""
-    return mark(describe_canonically(scene), None).text
+    return mark(describe_canonically(scene)).text
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +65,15 @@ def assessed_pair(
     partner is a poor caption in the canonical wording of a rewrite, so that neither wording nor
     phase says how good a caption is.
     """
-    if rng.random() < 0.5:
-        raw = caption(scene, POSITIVE, rng)
-        level = int(rng.integers(POSITIVE))
-        described = described_scene(scene, level, rng)
-    else:
-        raw = caption(scene, int(rng.integers(POSITIVE)), rng)
-        level, described = POSITIVE, scene
-    partner = Caption(level, mark(describe_canonically(described), scene), described)
-    return _assessed("raw", scene, raw), _assessed("partner", scene, partner)
+    raw_level = POSITIVE if rng.random() < 0.5 else int(rng.integers(POSITIVE))
+    raw = caption(scene, raw_level, rng)
+    level = POSITIVE if raw_level < POSITIVE else int(rng.integers(POSITIVE))
+    described = described_scene(scene, level, rng)
+    partner = Caption(level, mark(describe_canonically(described), [scene.facts()]), described)
+    return _assess("raw", scene, raw), _assess("partner", scene, partner)
 
 
-def _assessed(phase: Phase, scene: Scene, caption: Caption) -> AssessedCaption:
-    return AssessedCaption(phase, caption.level, caption.text.text, assess(scene, caption))
-
-
-def assess(scene: Scene, caption: Caption) -> Assessment:
-    """The assessment of a caption of this picture."""
+def _assess(phase: Phase, scene: Scene, caption: Caption) -> AssessedCaption:
     scores: dict[str, _Score] = {
         "overall": (OVERALL[caption.level], _OVERALL_REASONS[caption.level]),
         "text_quality": (_BEST, "It is written well."),
@@ -90,11 +82,11 @@ def assess(scene: Scene, caption: Caption) -> Assessment:
         "semantic_understanding": _meaning(scene, caption),
         "text_chart_description": _legible_text(scene, caption.described),
     }
-    good = caption.level == POSITIVE
-    assessment: Assessment = {"recaption": None if good else canonical_caption(scene)}
+    rewrite = None if caption.level == POSITIVE else canonical_caption(scene)
+    assessment: Assessment = {"recaption": rewrite}
     for scale, (score, reason) in scores.items():
         assessment |= {f"{scale}_score": score, f"{scale}_explanation": reason}
-    return assessment
+    return AssessedCaption(phase, caption.level, caption.text.text, assessment)
 
 
 def _partial(part: int, whole: int) -> int:
@@ -108,8 +100,8 @@ def _matching(caption: Caption) -> _Score:
     if not marked.wrong:
         return _BEST, "All that it says is true."
     words = [marked.text[start:end].lower() for start, end in marked.wrong]
-    score = _partial(len(marked.right), len(marked.right) + len(words))
-    return score, f"Wrong: {', '.join(words)}."
+    right = len(marked.right)
+    return _partial(right, right + len(words)), f"Wrong: {', '.join(words)}."
 
 
 def _objects(scene: Scene, described: Scene) -> _Score:
@@ -118,8 +110,8 @@ def _objects(scene: Scene, described: Scene) -> _Score:
     missing = [name for name in names if not _is_recognised(name, scene, described)]
     if not missing:
         return _BEST, "It tells all objects."
-    score = _partial(len(names) - len(missing), len(names))
-    return score, f"It does not tell: {', '.join(missing)}."
+    told = len(names) - len(missing)
+    return _partial(told, len(names)), f"It does not tell: {', '.join(missing)}."
 
 
 def _is_recognised(name: str, scene: Scene, described: Scene) -> bool:
@@ -150,14 +142,13 @@ def _legible_text(scene: Scene, described: Scene) -> _Score:
     """By what can be read in the picture: words on signs, numbers of a chart or a table."""
     ours, theirs = _legible(scene), _legible(described)
     if not ours and not theirs:
-        return _NOTHING, "There is no text or chart to describe."
+        return 5, "There is no text or chart to describe."
     if not ours:
         return _WORST, f"There is no text, and it reads {', '.join(theirs)}."
     if ours == theirs:
         return _BEST, "It reads all text and numbers."
-    right = sum(theirs.get(name) == value for name, value in ours.items())
     wrong = [name for name, value in ours.items() if theirs.get(name) != value]
-    return _partial(right, len(ours)), f"It does not read: {', '.join(wrong)}."
+    return _partial(len(ours) - len(wrong), len(ours)), f"It does not read: {', '.join(wrong)}."
 
 
 def _legible(scene: Scene) -> dict[str, str]:
