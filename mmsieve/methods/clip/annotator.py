@@ -23,7 +23,7 @@ from mmsieve.engine.annotator import Runner, RunnerOptions
 from mmsieve.errors import RequestError
 from mmsieve.methods.clip.checkpoint import TEXT_FILES, ClipFolder, load_clip_tokenizer
 from mmsieve.methods.clip.inputs import ClipPreparer
-from mmsieve.methods.files import hash_files
+from mmsieve.methods.folders import hash_files
 from mmsieve.methods.unifilter.annotator import ScoringOptions, image_fingerprint
 
 SCHEMA = pa.schema(

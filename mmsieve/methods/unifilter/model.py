@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from mmsieve.methods.base import build_model, encode_patches, stock_tower
-from mmsieve.methods.files import read_tensors
+from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.methods.tower import INSIDE
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
