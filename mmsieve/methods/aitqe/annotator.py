@@ -19,13 +19,7 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
-from mmsieve.engine.annotator import (
-    Annotator,
-    Preparer,
-    QualityAnnotator,
-    Runner,
-    RunnerOptions,
-)
+from mmsieve.engine.annotator import Annotator, Preparer, QualityAnnotator, Runner, RunnerOptions
 from mmsieve.methods.aitqe.answers import RowMaker
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqePreparer
