@@ -125,7 +125,7 @@ FLOORS = (
     ("methods",),
     ("methods.unifilter",),
     ("methods.aitqe", "methods.clip", "methods.mmssr"),
-    ("methods.catalog", "methods.rules"),
+    ("methods.rules",),
     ("methods.load",),
     ("exporting", "filtering", "generation"),
     ("evaluation", "registry", "reporting", "selection"),
