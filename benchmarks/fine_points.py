@@ -75,7 +75,7 @@ def train(out: Path, name: str, recipe: Recipe, start_from: Path | None = None) 
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name}.py"
     file.write_text(
-        "from mmsieve.train.recipe import Recipe\n"
+        "from mmsieve.training.recipe import Recipe\n"
         f"RECIPE = Recipe.model_validate_json({recipe.model_dump_json()!r})\n"
     )
     options = TrainOptions(quiet=True)

@@ -3,23 +3,20 @@
 The drawn world (`mmsieve.synthetic`) registers itself when it is imported. Nothing else of the core
 imports it: this module does, by its name, the first time that something is looked up. A place is
 `module` or `module:attribute`, and is only imported when it is asked for.
-
-Training finds its drawn data by `drawn_training()`, its recipe files by `registered("recipes")`.
 """
 
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from mmsieve.generation.options import GenerateOptions
     from mmsieve.generation.tasks.task import GenerationTask
 
-Kind: TypeAlias = Literal["teacher", "recipes", "verb", "public name", "training data"]
-"""teacher: see `DrawingTeacher`. recipes: a folder of recipe files. verb: of the command line.
-public name: of `import mmsieve`. training data: a module."""
+Kind: TypeAlias = Literal["teacher", "recipes", "verb", "training data"]
+"""teacher: see `DrawingTeacher`. recipes: a module with RECIPES. verb: of the command line.
+training data: see `DrawnTraining` of `training/data.py`."""
 
 _PLACES: dict[Kind, dict[str, str]] = {}
 
@@ -64,12 +61,6 @@ def find_teacher(name: str) -> DrawingTeacher | None:
     """The teacher of a name that draws, such as `rendered`; None for those of providers."""
     teacher: DrawingTeacher | None = find("teacher", name)
     return teacher
-
-
-def drawn_training() -> ModuleType:
-    """The module `mmsieve.synthetic.training`: what recipes with drawn data learn from."""
-    module: ModuleType = find("training data", "drawn")
-    return module
 
 
 @cache

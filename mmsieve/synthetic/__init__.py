@@ -3,13 +3,9 @@
 It imports the product, which knows it only by what is registered here.
 """
 
-from pathlib import Path
-
 from mmsieve.registry import register
 
 register("teacher", "rendered", "mmsieve.synthetic.teacher")
 register("training data", "drawn", "mmsieve.synthetic.training")
-register("recipes", "tiny", str(Path(__file__).parent / "recipes"))
+register("recipes", "tiny", "mmsieve.synthetic.recipes")
 register("verb", "demo", "mmsieve.synthetic.demo:demo")
-register("public name", "demo", "mmsieve.synthetic.demo:demo")
-register("public name", "DemoReport", "mmsieve.synthetic.demo:DemoReport")

@@ -1,57 +1,75 @@
-"""Training on rendered scenes: groups drawn on demand, a tower's pretext task, a new tiny model."""
+"""Training data that is drawn while it is used: texts, prompts with completions, a pretext task.
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+An item follows from a seed and its index: it is the same every time, in any process. What training
+asks for is `mmsieve.training.data.DrawnTraining`, which this module is.
+"""
+
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmsieve.images import ImageSpec
-from mmsieve.methods.tower import Tower
-from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
 from mmsieve.methods.unifilter.inputs import UniFilterPreparer
-from mmsieve.methods.unifilter.model import QualityClassifier, QualityConfig, save_classifier
+from mmsieve.synthetic import transfer
 from mmsieve.synthetic.draw import draw_scene
+from mmsieve.synthetic.instructions import instruction
 from mmsieve.synthetic.scenes import GRID, SIGN, WORLDS, Scene, sample_scene
-from mmsieve.synthetic.teacher import Drawing, caption_group, document_group
-from mmsieve.training.data import PreparedGroup, prepare_group, text_by_text
-from mmsieve.training.initial import write_pretrained
-from mmsieve.training.recipe import Architecture, Pretrained, Recipe, Rendered
-
-# A tokenizer for a tiny model: learnt from the texts that the model is going to read
-
-_WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
-
-
-def learn_tokenizer(texts: Iterable[str], special: Sequence[str], size: int) -> Tokenizer:
-    """A byte-level BPE of at most `size` tokens: the texts' words are a token each, and any other
-    text fits too. `special` get the first ids.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=list(special),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+from mmsieve.synthetic.teacher import Drawing, assessment_group, caption_group, document_group
+from mmsieve.training.data import (
+    ClassifierInputs,
+    EnhancerInputs,
+    PreparedGroup,
+    PretextTask,
+    RaterInputs,
+    SftExample,
+    assessment_of,
+    prepare_group,
+)
+from mmsieve.training.recipe import (
+    AnyStage,
+    BaseRecipe,
+    EnhancerRecipe,
+    Optimisation,
+    RaterRecipe,
+    Recipe,
+    Rendered,
+    Scenes,
+)
+from mmsieve.training.records import RecordInputs, TrainingData
 
 
-# Rendered groups as training data: drawn when they are asked for, the same ones every time
+def draw(inputs: RecordInputs[Any], wanted: AnyStage, seed: int) -> TrainingData:
+    """Groups of texts for a classifier, prompts with completions for a rater or an enhancer."""
+    rendered = wanted.rendered
+    if isinstance(inputs, RaterInputs | EnhancerInputs):
+        assert rendered is not None
+        return TrainingData(RenderedExamples(rendered, wanted.batch, seed, inputs))
+    assert isinstance(inputs, ClassifierInputs) and isinstance(rendered, Rendered)
+    preparer = inputs.preparer
+    held_out = HeldOutTexts(preparer, rendered, seed) if rendered.held_out else None
+    return TrainingData(RenderedGroups(rendered, wanted.batch, seed, preparer), held_out=held_out)
+
+
+def draw_pretext(wanted: Optimisation, seed: int, size: int) -> PretextTask:
+    """Pictures of `size` pixels a side, and what is in each of their cells."""
+    assert wanted.rendered is not None
+    data = RenderedCells(wanted.rendered, wanted.batch, seed, size)
+    return PretextTask(data, collate_cells, CLASSES)
+
+
+def write_initial(folder: Path, recipe: BaseRecipe) -> None:
+    """Write the checkpoint that an `Architecture` or a `WeightTransfer` stands for."""
+    if isinstance(recipe, RaterRecipe):
+        transfer.write_rater(folder, recipe)
+    elif isinstance(recipe, EnhancerRecipe):
+        transfer.write_enhancer(folder, recipe)
+    else:
+        assert isinstance(recipe, Recipe)
+        transfer.write_classifier(folder, recipe)
 
 
 def choose_family(
@@ -64,30 +82,39 @@ def choose_family(
     return names[int(rng.choice(len(names), p=shares / shares.sum()))]
 
 
-class RenderedGroups(Dataset[list[PreparedGroup]]):
-    """A step's worth of rendered groups per index, all of one kind so that rows pad little."""
+@dataclass(frozen=True)
+class _DrawnSteps(Dataset[list[Any]]):
+    """A step's worth of `wanted` per index; the same ones every time."""
 
-    def __init__(
-        self, preparer: UniFilterPreparer, wanted: Rendered, batch: int, seed: int
-    ) -> None:
-        self._preparer, self._wanted = preparer, wanted
-        self._batch, self._seed = batch, seed
+    wanted: Scenes
+    batch: int
+    seed: int
 
     def __len__(self) -> int:
-        return self._wanted.groups // self._batch
+        return self.wanted.groups // self.batch
+
+
+# Texts at the four levels, for a classifier
+
+
+@dataclass(frozen=True)
+class RenderedGroups(_DrawnSteps):
+    """Groups of texts over rendered images, those of a step of one kind so that rows pad little."""
+
+    wanted: Rendered
+    preparer: UniFilterPreparer
 
     def __getitem__(self, step: int) -> list[PreparedGroup]:
-        """The groups of a step; the same step gives the same groups."""
-        share = self._wanted.document_share
+        """The groups of a step."""
+        share = self.wanted.document_share
         documents = int((step + 1) * share) > int(step * share)
         make = document_group if documents else caption_group
-        count = max(1, self._batch // _LONGER) if documents else self._batch
-        first = step * self._batch
-        families = self._wanted.families
-        family = choose_family(families, (self._seed, 3, step), only_things=documents)
-        drawing = _drawing(self._wanted, family)
-        groups = [make(self._seed, first + i, drawing) for i in range(count)]
-        return [prepare_group(self._preparer, group) for group in groups]
+        count = max(1, self.batch // _LONGER) if documents else self.batch
+        family = choose_family(self.wanted.families, (self.seed, 3, step), only_things=documents)
+        drawing = _drawing(self.wanted, family)
+        first = step * self.batch
+        groups = [make(self.seed, first + i, drawing) for i in range(count)]
+        return [prepare_group(self.preparer, group) for group in groups]
 
 
 _LONGER = 4
@@ -99,20 +126,20 @@ class HeldOutTexts(Dataset[list[PreparedGroup]]):
 
     def __init__(self, preparer: UniFilterPreparer, wanted: Rendered, seed: int) -> None:
         drawing = _drawing(wanted, "core")
-        self._texts = [
-            text
+        groups = [
+            make(seed, _UNSEEN + index, drawing)
             for index in range(wanted.held_out)
             for make in (caption_group, document_group)
-            for text in text_by_text(make(seed, _UNSEEN + index, drawing))
         ]
+        self.texts = [replace(group, texts=(text,)) for group in groups for text in group.texts]
         self._preparer = preparer
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self.texts)
 
     def __getitem__(self, index: int) -> list[PreparedGroup]:
         """The text, as a group of its own."""
-        return [prepare_group(self._preparer, self._texts[index])]
+        return [prepare_group(self._preparer, self.texts[index])]
 
 
 _UNSEEN = 10**12
@@ -123,7 +150,44 @@ def _drawing(wanted: Rendered, family: str) -> Drawing:
     return Drawing(family=family, encoding="BMP", blank=wanted.blank_images, aspect=wanted.aspect)
 
 
-# What is where in rendered scenes: the lessons of a vision tower that starts from nothing
+# Prompts with completions, for a rater or an enhancer
+
+
+@dataclass(frozen=True)
+class RenderedExamples(_DrawnSteps):
+    """Drawn prompts and completions, those of a step of one family."""
+
+    inputs: RaterInputs | EnhancerInputs
+
+    def __getitem__(self, step: int) -> list[SftExample]:
+        """The examples of a step."""
+        family = choose_family(self.wanted.families, (self.seed, 3, step))
+        drawing = Drawing(family=family, encoding="BMP", blank=self.wanted.blank_images)
+        first = step * self.batch
+        return [
+            example
+            for index in range(first, first + self.batch)
+            for example in draw_examples(self.inputs, self.seed, index, drawing)
+        ]
+
+
+def draw_examples(
+    inputs: RaterInputs | EnhancerInputs, seed: int, index: int, drawing: Drawing
+) -> list[SftExample]:
+    """Those of one instruction sample, or of one picture's captions."""
+    if isinstance(inputs, RaterInputs):
+        drawn = instruction(seed, index, drawing.family)
+        return inputs.examples(drawn.sample(drawing.draw), drawn.ratings, drawn.styles)
+    group = assessment_group(seed, index, drawing)
+    captions = [
+        (pair.text, assessment_of(pair.assessment))
+        for pair in group.pairs
+        if inputs.negatives or pair.phase == "raw"
+    ]
+    return [inputs.example(group.image, captions)]
+
+
+# The pretext task of a vision tower with random weights: what is where in a scene
 
 _WORLD = WORLDS["many"]
 """Every other world of objects is a part of it."""
@@ -140,21 +204,17 @@ CLASSES = (GRID * GRID, *(len(values) for values in ATTRIBUTES.values()))
 """What a patch is asked: which cell it is, then each attribute of what is in it."""
 
 
-class RenderedCells(Dataset[list[tuple[Scene, int]]]):
-    """A step's worth of scenes per index, with the side of their pictures in pixels."""
+@dataclass(frozen=True)
+class RenderedCells(_DrawnSteps):
+    """Scenes, with the side of their pictures in pixels."""
 
-    def __init__(self, wanted: Rendered, batch: int, seed: int, size: int) -> None:
-        self._wanted, self._batch = wanted, batch
-        self._seed, self._size = seed, size
-
-    def __len__(self) -> int:
-        return self._wanted.groups // self._batch
+    size: int
 
     def __getitem__(self, step: int) -> list[tuple[Scene, int]]:
-        """The scenes of a step; the same step gives the same scenes."""
-        family = choose_family(self._wanted.families, (self._seed, 4, step), only_things=True)
-        seeds = np.random.default_rng((self._seed, 2, step)).integers(2**62, size=self._batch)
-        return [(sample_scene(family, int(seed)), self._size) for seed in seeds]
+        """The scenes of a step."""
+        family = choose_family(self.wanted.families, (self.seed, 4, step), only_things=True)
+        seeds = np.random.default_rng((self.seed, 2, step)).integers(2**62, size=self.batch)
+        return [(sample_scene(family, int(seed)), self.size) for seed in seeds]
 
 
 def collate_cells(steps: list[list[tuple[Scene, int]]]) -> dict[str, Tensor]:
@@ -169,95 +229,7 @@ def _labels(scene: Scene) -> np.ndarray:
     labels = np.zeros((GRID * GRID, len(CLASSES)), np.int64)
     labels[:, 0] = range(GRID * GRID)
     for thing in scene.things:
-        said = thing.attributes()
-        values = [kinds.index(said.get(name, _NONE)) for name, kinds in ATTRIBUTES.items()]
+        known = thing.attributes()
+        values = [kinds.index(known.get(name, _NONE)) for name, kinds in ATTRIBUTES.items()]
         labels[thing.cell, 1:] = values
     return labels
-
-
-# The folder that a training starts from, in the published layout: a classifier from nothing
-
-_PAD, _END, _BEGIN = "<|pad|>", "<|end|>", "<s>"
-_IDS = {_PAD: 0, _END: 1, _BEGIN: 2}
-_BILINEAR = 2
-_HALF = (0.5, 0.5, 0.5)
-_SCENES = 400
-"""Groups of each family whose texts the tokenizer learns from."""
-
-
-def write_start(folder: Path, recipe: Recipe) -> None:
-    """Write the checkpoint folder of a new classifier; what is not pretrained is random."""
-    torch.manual_seed(recipe.seed)
-    start = recipe.start
-    own: dict[str, Any] = {"max_text_tokens": start.max_text_tokens, "plain_text": True}
-    own |= {} if start.image_fit == "stretch" else {"image_fit": start.image_fit}
-    if isinstance(start, Pretrained):
-        write_pretrained(folder, start, own)
-    else:
-        _write_new(folder, start, own)
-
-
-def _write_new(folder: Path, architecture: Architecture, own: dict[str, Any]) -> None:
-    with TemporaryDirectory() as place:
-        like = _blank(Path(place), architecture)
-        _write_tokenizer(Path(place), architecture.vocabulary)
-        model = QualityClassifier(QualityConfig.of(like))
-        save_classifier(model, folder, like, own)
-
-
-def _blank(folder: Path, architecture: Architecture) -> Checkpoint:
-    """What open_checkpoint would understand of the new classifier, before it is on disk."""
-    side = architecture.image_size // architecture.patch_size
-    config = {
-        "model_type": "llava_qwen3",
-        "architectures": [ARCHITECTURES["llava_qwen3"]],
-        "hidden_size": architecture.hidden,
-        "intermediate_size": architecture.intermediate,
-        "num_hidden_layers": architecture.layers,
-        "num_attention_heads": architecture.heads,
-        "num_key_value_heads": architecture.heads,
-        "head_dim": architecture.hidden // architecture.heads,
-        "vocab_size": architecture.vocabulary,
-        "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
-        "bos_token_id": _IDS[_BEGIN],
-        "eos_token_id": _IDS[_END],
-        "pad_token_id": _IDS[_PAD],
-        "num_labels": architecture.labels,
-        "mm_hidden_size": architecture.hidden,
-        "mm_num_image_tokens": architecture.image_tokens or side * side,
-        "mm_projector_type": "aapool_mlp",
-        "mm_vision_select_layer": -1,
-        "mm_vision_select_feature": "patch",
-        "mm_vision_tower": "inside/siglip-tiny",
-        "tokenizer_model_max_length": architecture.max_sequence,
-    }
-    vision = {
-        "model_type": "siglip_vision_model",
-        "hidden_size": architecture.hidden,
-        "intermediate_size": architecture.intermediate,
-        "num_hidden_layers": architecture.layers,
-        "num_attention_heads": architecture.heads,
-        "image_size": architecture.image_size,
-        "patch_size": architecture.patch_size,
-    }
-    image = ImageSpec(architecture.image_size, _BILINEAR, _HALF, _HALF, "stretch")
-    return Checkpoint(folder, config, {}, Tower("siglip", vision, image, {}, "new"))
-
-
-def _write_tokenizer(folder: Path, vocabulary: int) -> None:
-    tokenizer = learn_tokenizer(_texts(), list(_IDS), vocabulary)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"bos_token": _BEGIN, "eos_token": _END, "pad_token": _PAD}
-    settings = {**names, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 4096}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _texts() -> Iterator[str]:
-    """Texts of all families without writing errors, so that a misspelt word falls to pieces."""
-    for family in WORLDS:
-        for index in range(_SCENES):
-            for told in caption_group(0, index, Drawing(family=family)).texts:
-                yield told.text
-    for index in range(_SCENES):
-        yield document_group(0, index).texts[-1].text

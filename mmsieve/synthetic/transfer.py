@@ -1,15 +1,15 @@
-"""The initial checkpoints of the tiny rater and enhancer: weights transferred from a classifier.
+"""Initial checkpoints of the tiny models: a new classifier, and weights transferred from one.
 
-The published models start from language models that read images (LLaVA-OneVision's mid stage,
-Qwen2). The tiny ones start from `unifilter-tiny`: its tower and projector as they are, its Qwen3
-as the Qwen2 that the published layouts hold. What Qwen3 has and Qwen2 lacks, the norm of queries
-and keys in each head, becomes a constant: the mean size of that head's queries and keys over
-rendered captions. Words that both vocabularies have keep their embeddings, a new word begins as
-the mean of its pieces.
+The published raters and enhancers start from language models that read images (LLaVA-OneVision's
+mid stage, Qwen2). The tiny ones start from `unifilter-tiny`: its tower and projector as they are,
+its Qwen3 as the Qwen2 that the published layouts hold. What Qwen3 has and Qwen2 lacks, the norm of
+queries and keys in each head, becomes a constant: the mean size of that head's queries and keys
+over rendered captions. Words that both vocabularies have keep their embeddings, a new word begins
+as the mean of its pieces.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -17,10 +17,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
+from mmsieve.images import ImageSpec
 from mmsieve.labels import CAPABILITIES
 from mmsieve.methods.aitqe import model as aitqe_model
 from mmsieve.methods.aitqe.answers import answer_pieces
@@ -32,17 +33,140 @@ from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, SYSTEM, capability_question, format_turns
 from mmsieve.methods.tower import Tower
 from mmsieve.methods.unifilter.annotator import UniFilter
-from mmsieve.methods.unifilter.model import QualityClassifier, load_classifier
+from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
+from mmsieve.methods.unifilter.model import (
+    QualityClassifier,
+    QualityConfig,
+    load_classifier,
+    save_classifier,
+)
 from mmsieve.synthetic.instructions import FAMILIES, instruction
-from mmsieve.synthetic.teacher import assessment_group, caption_group
-from mmsieve.synthetic.training import learn_tokenizer
-from mmsieve.training.data import collate, prepare_group
-from mmsieve.training.initial import published_config, write_backbone
-from mmsieve.training.recipe import Backbone, Carry, EnhancerRecipe, RaterRecipe
-from mmsieve.training.sft import assessment_of
+from mmsieve.synthetic.scenes import WORLDS
+from mmsieve.synthetic.teacher import Drawing, assessment_group, caption_group, document_group
+from mmsieve.training.data import assessment_of, collate_groups, prepare_group
+from mmsieve.training.initial import classifier_settings, published_config
+from mmsieve.training.objectives import Pixels
+from mmsieve.training.recipe import (
+    Architecture,
+    EnhancerRecipe,
+    RaterRecipe,
+    Recipe,
+    WeightTransfer,
+)
 
-# A generating model's start from a classifier that already reads pictures: what it knows,
-# carried
+# A tokenizer for a tiny model: learnt from the texts that the model is going to read
+
+_WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+
+
+def learn_tokenizer(texts: Iterable[str], special: Sequence[str], size: int) -> Tokenizer:
+    """A byte-level BPE of at most `size` tokens: the texts' words are a token each, and any other
+    text fits too. `special` get the first ids.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _write_tokenizer(place: Path, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
+    tokenizer.save(str(place / "tokenizer.json"))
+    (place / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+# A classifier with random weights
+
+_PAD, _STOP, _BEGIN = "<|pad|>", "<|end|>", "<s>"
+_IDS = {_PAD: 0, _STOP: 1, _BEGIN: 2}
+_BILINEAR = 2
+_HALF = (0.5, 0.5, 0.5)
+_SCENES = 400
+"""Groups of each family whose texts the tokenizer learns from."""
+
+
+def write_classifier(folder: Path, recipe: Recipe) -> None:
+    """Write a classifier of an `Architecture`, in the published layout."""
+    start = recipe.start
+    assert isinstance(start, Architecture)
+    settings = {
+        "bos_token": _BEGIN,
+        "eos_token": _STOP,
+        "pad_token": _PAD,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 4096,
+    }
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        like = _new_checkpoint(place, start)
+        tokenizer = learn_tokenizer(_labelled_texts(), list(_IDS), start.vocabulary)
+        _write_tokenizer(place, tokenizer, settings)
+        model = QualityClassifier(QualityConfig.of(like))
+        save_classifier(model, folder, like, classifier_settings(start))
+
+
+def _new_checkpoint(folder: Path, architecture: Architecture) -> Checkpoint:
+    """What open_checkpoint would understand of the new classifier, before it is on disk."""
+    side = architecture.image_size // architecture.patch_size
+    sizes = {
+        "hidden_size": architecture.hidden,
+        "intermediate_size": architecture.intermediate,
+        "num_hidden_layers": architecture.layers,
+        "num_attention_heads": architecture.heads,
+    }
+    config = {
+        "model_type": "llava_qwen3",
+        "architectures": [ARCHITECTURES["llava_qwen3"]],
+        **sizes,
+        "num_key_value_heads": architecture.heads,
+        "head_dim": architecture.hidden // architecture.heads,
+        "vocab_size": architecture.vocabulary,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+        "bos_token_id": _IDS[_BEGIN],
+        "eos_token_id": _IDS[_STOP],
+        "pad_token_id": _IDS[_PAD],
+        "num_labels": architecture.labels,
+        "mm_hidden_size": architecture.hidden,
+        "mm_num_image_tokens": architecture.image_tokens or side * side,
+        "mm_projector_type": "aapool_mlp",
+        "mm_vision_select_layer": -1,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_tower": "inside/siglip-tiny",
+        "tokenizer_model_max_length": architecture.max_sequence,
+    }
+    vision = {
+        "model_type": "siglip_vision_model",
+        **sizes,
+        "image_size": architecture.image_size,
+        "patch_size": architecture.patch_size,
+    }
+    image = ImageSpec(architecture.image_size, _BILINEAR, _HALF, _HALF, "stretch")
+    return Checkpoint(folder, config, {}, Tower("siglip", vision, image, {}, "new"))
+
+
+def _labelled_texts() -> Iterator[str]:
+    """Texts of all families without writing errors, so that a misspelt word falls to pieces."""
+    for family in WORLDS:
+        for index in range(_SCENES):
+            for labelled in caption_group(0, index, Drawing(family=family)).texts:
+                yield labelled.text
+    for index in range(_SCENES):
+        yield document_group(0, index).texts[-1].text
+
+
+# Weights of a classifier that reads pictures, for a model that generates text
 
 _CAPTIONS = 64
 """Groups of rendered captions over which queries and keys are measured."""
@@ -50,7 +174,7 @@ _SEED = 99
 
 
 @dataclass(frozen=True)
-class Carried:
+class TransferredWeights:
     """The parts of a model to start from."""
 
     language: dict[str, Tensor]
@@ -74,31 +198,41 @@ class Carried:
         """What the published layouts, which read a tower before its last layer, have to hold."""
         return replace(self.source, config=self.vision_config)
 
+    def fill(self, model: Any) -> None:
+        """Give the weights to a stock model; its head starts as the embeddings."""
+        model.model.language_model.load_state_dict(self.language)
+        model.lm_head.weight.data.copy_(self.language["embed_tokens.weight"])
+        projector = model.model.multi_modal_projector
+        for layer, number in ((projector.linear_1, 0), (projector.linear_2, 2)):
+            layer.weight.data.copy_(self.projector[f"{number}.weight"])
+            layer.bias.data.copy_(self.projector[f"{number}.bias"])
+        tower = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
+        tower.load_state_dict(self.tower, strict=False)  # its unused layer stays as it is
 
-def carry(name: str, tokenizer: Tokenizer) -> Carried:
-    """The parts of a Qwen3 classifier, for a model with another tokenizer."""
+
+def transfer_weights(name: str, tokenizer: Tokenizer) -> TransferredWeights:
+    """The parts of a Qwen3 classifier, for a Qwen2 model with another tokenizer."""
     annotator = load_unifilter(name)
     model = load_classifier(annotator.checkpoint)
-    sizes = _measure(annotator, model)
+    sizes = _measure_heads(annotator, model)
     stock: Any = model.model
-    kept: dict[str, Tensor] = {}
+    language: dict[str, Tensor] = {}
     for key, tensor in stock.state_dict().items():
         if key.startswith("layers."):
-            kept |= dict(_attention(key, tensor, stock, sizes))
-    kept["norm.weight"] = stock.norm.weight
+            language |= dict(_qwen2_tensors(key, tensor, stock, sizes))
+    language["norm.weight"] = stock.norm.weight
     old = annotator.preparer().tokenizer.build(plain=True)
-    kept["embed_tokens.weight"] = _embeddings(stock.embed_tokens.weight, old, tokenizer)
-    towers = stock.vision_tower.vision_tower["vision_model"].state_dict()
-    return Carried(
-        language={key: tensor.detach().clone() for key, tensor in kept.items()},
-        language_config=_config(stock.config, tokenizer),
-        tower=towers,
+    language["embed_tokens.weight"] = _embeddings(stock.embed_tokens.weight, old, tokenizer)
+    return TransferredWeights(
+        language={key: tensor.detach().clone() for key, tensor in language.items()},
+        language_config=_qwen2_config(stock.config, tokenizer),
+        tower=stock.vision_tower.vision_tower["vision_model"].state_dict(),
         projector=stock.mm_projector.mlp_projector.state_dict(),
         source=annotator.checkpoint.tower,
     )
 
 
-def _config(qwen3: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+def _qwen2_config(qwen3: Any, tokenizer: Tokenizer) -> dict[str, Any]:
     same = (
         "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
         "num_key_value_heads", "max_position_embeddings", "rms_norm_eps",
@@ -109,37 +243,30 @@ def _config(qwen3: Any, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _measure(annotator: UniFilter, model: QualityClassifier) -> dict[str, Tensor]:
+def _measure_heads(annotator: UniFilter, model: QualityClassifier) -> dict[str, Tensor]:
     """Norm's module name -> [heads], root mean square of what it norms, averaged over tokens."""
+    preparer, spec = annotator.preparer(), annotator.checkpoint.image
+    groups = [prepare_group(preparer, caption_group(_SEED, i)) for i in range(_CAPTIONS)]
+    batch = collate_groups([groups], annotator.checkpoint.image_tokens)
+    is_token = torch.arange(batch["input_ids"].shape[1]) < batch["lengths"][:, None]
     sizes: dict[str, Tensor] = {}
     handles = []
-    batch = _captions(annotator)
-    told = torch.arange(batch["input_ids"].shape[1]) < batch["lengths"][:, None]
     for name, module in model.model.named_modules():
         if name.endswith(("q_norm", "k_norm")):
 
             def note(_: Any, inputs: tuple[Tensor], __: Any, name: str = name) -> None:
-                sizes[name] = inputs[0].pow(2).mean(-1).sqrt()[told].mean(0)
+                sizes[name] = inputs[0].pow(2).mean(-1).sqrt()[is_token].mean(0)
 
             handles.append(module.register_forward_hook(note))
-    image = annotator.checkpoint.image
-    pixels = batch["pixels"].permute(0, 3, 1, 2).float() * image.scale
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (image.mean, image.std))
     with torch.inference_mode():
-        images = model.encode_images((pixels - mean) / std)
+        images = model.encode_images(Pixels(spec)(batch["pixels"]))
         model.hidden_states(batch["input_ids"], images.flatten(0, 1)[batch["shown"]])
     for handle in handles:
         handle.remove()
     return {name: size.clone() for name, size in sizes.items()}
 
 
-def _captions(annotator: UniFilter) -> dict[str, Tensor]:
-    preparer = annotator.preparer()
-    groups = [prepare_group(preparer, caption_group(_SEED, i)) for i in range(_CAPTIONS)]
-    return collate([groups], annotator.checkpoint.image_tokens)
-
-
-def _attention(
+def _qwen2_tensors(
     key: str, tensor: Tensor, stock: Any, sizes: dict[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
     """The Qwen2 tensors of one of Qwen3's: a norm goes into its projection, which gets a bias."""
@@ -168,7 +295,7 @@ def _embeddings(old_table: Tensor, old: Tokenizer, new: Tokenizer) -> Tensor:
     return table
 
 
-# The folder that a rater's or an enhancer's training starts from, in its published layout
+# The initial checkpoints of a rater and an enhancer: they read pictures, and know no answers yet
 
 _END_OF_TEXT, _START, _END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _SPECIAL = (_END_OF_TEXT, _START, _END)
@@ -176,67 +303,57 @@ _TEXTS = 1500
 """Samples of each family whose words the tokenizer learns."""
 
 
-def write_rater_start(folder: Path, recipe: RaterRecipe) -> None:
-    """A LLaVA-OneVision-style folder that reads pictures, and has not learnt to answer yet."""
-    assert isinstance(recipe.start, Carry)
-    torch.manual_seed(recipe.seed)
+def write_rater(folder: Path, recipe: RaterRecipe) -> None:
+    """Write a LLaVA-OneVision-style folder with a classifier's weights."""
+    assert isinstance(recipe.start, WeightTransfer)
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
-        carried = _carry(place, recipe.start, _rater_texts(), _END)
-        config = _config_starts(carried, _END) | {
+        weights = _start(place, recipe.start, _rater_texts(), _END)
+        config = _language_config(weights, _END) | {
             "model_type": "llava_qwen",
             "architectures": ["LlavaQwenForCausalLM"],
             "image_aspect_ratio": "square",
-            "mm_hidden_size": carried.vision_config["hidden_size"],
+            "mm_hidden_size": weights.vision_config["hidden_size"],
             "mm_patch_merge_type": "flat",
             "mm_projector_type": "mlp2x_gelu",
             "mm_vision_select_feature": "patch",
             "mm_vision_select_layer": -2,
             "mm_vision_tower": "inside/siglip-tiny",
-            "tokenizer_model_max_length": carried.language_config["max_position_embeddings"],
+            "tokenizer_model_max_length": weights.language_config["max_position_embeddings"],
         }
         _write_configs(place, config, [_END, _END_OF_TEXT])
-        like = OneVision(place, config, {}, carried.tower_with_unused_layer)
+        like = OneVision(place, config, {}, weights.tower_with_unused_layer)
         model = LlavaOnevisionForConditionalGeneration(mmssr_model.stock_config(like))
-        _fill(model, carried)
+        weights.fill(model)
         torch.nn.init.zeros_(model.model.image_newline)
         mmssr_model.save_rater(model, folder, like, {"clean_format": True})
 
 
-def write_enhancer_start(folder: Path, recipe: EnhancerRecipe) -> None:
-    """A folder in AITQE's layout that reads pictures, and has not learnt to answer yet."""
-    torch.manual_seed(recipe.seed)
-    if isinstance(recipe.start, Backbone):
-        write_backbone(folder, recipe.start)
-        return
-    assert isinstance(recipe.start, Carry)
+def write_enhancer(folder: Path, recipe: EnhancerRecipe) -> None:
+    """Write a folder in AITQE's layout with a classifier's weights."""
+    assert isinstance(recipe.start, WeightTransfer)
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
-        carried = _carry(place, recipe.start, _enhancer_texts(), _END_OF_TEXT)
-        vision = carried.vision_config
-        config = _config_starts(carried, _END_OF_TEXT) | {
-            **published_config(vision, carried.language_config["vocab_size"]),
+        weights = _start(place, recipe.start, _enhancer_texts(), _END_OF_TEXT)
+        config = _language_config(weights, _END_OF_TEXT) | {
+            **published_config(weights.vision_config, weights.language_config["vocab_size"]),
             "language_model_name_or_path": "inside/qwen2-tiny",
             "vision_model_name_or_path": "inside/siglip-tiny",
         }
         _write_configs(place, config, [_END_OF_TEXT])
-        like = EnhancerCheckpoint(place, config, {}, carried.tower_with_unused_layer)
+        like = EnhancerCheckpoint(place, config, {}, weights.tower_with_unused_layer)
         model = LlavaForConditionalGeneration(aitqe_model.stock_config(like))
-        _fill(model, carried)
+        weights.fill(model)
         torch.nn.init.zeros_(model.model.multi_modal_projector.linear_2.bias)
         own = {"plain_text": True, "max_text_tokens": 1024}
         aitqe_model.save_enhancer(model, folder, like, own)
 
 
-def _carry(place: Path, start: Carry, texts: Iterator[str], end: str) -> Carried:
-    """The parts to start from; the tokenizer's files are in `place`."""
+def _start(
+    place: Path, start: WeightTransfer, texts: Iterator[str], end: str
+) -> TransferredWeights:
+    """The weights for a model with a tokenizer of these texts, whose files are then in `place`."""
     tokenizer = learn_tokenizer(texts, _SPECIAL, start.vocabulary)
-    _write_tokenizer(place, tokenizer, end)
-    return carry(start.model, tokenizer)
-
-
-def _write_tokenizer(place: Path, tokenizer: Tokenizer, end: str) -> None:
-    tokenizer.save(str(place / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end,
@@ -244,12 +361,13 @@ def _write_tokenizer(place: Path, tokenizer: Tokenizer, end: str) -> None:
         "extra_special_tokens": [_START, _END],
         "model_max_length": 4096,
     }
-    (place / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    _write_tokenizer(place, tokenizer, settings)
+    return transfer_weights(start.model, tokenizer)
 
 
-def _config_starts(carried: Carried, end: str) -> dict[str, Any]:
+def _language_config(weights: TransferredWeights, end: str) -> dict[str, Any]:
     ids = {token: number for number, token in enumerate(_SPECIAL)}
-    return carried.language_config | {
+    return weights.language_config | {
         "tie_word_embeddings": False,
         "bos_token_id": ids[_END_OF_TEXT],
         "eos_token_id": ids[end],
@@ -261,18 +379,6 @@ def _write_configs(place: Path, config: dict[str, Any], ends: list[str]) -> None
     generation = {"do_sample": False, "eos_token_id": [_SPECIAL.index(end) for end in ends]}
     for name, content in (("config", config), ("generation_config", generation)):
         (place / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _fill(model: Any, carried: Carried) -> None:
-    """Give a stock model the carried parts; the head starts as the embeddings."""
-    model.model.language_model.load_state_dict(carried.language)
-    model.lm_head.weight.data.copy_(carried.language["embed_tokens.weight"])
-    projector = model.model.multi_modal_projector
-    for layer, number in ((projector.linear_1, 0), (projector.linear_2, 2)):
-        layer.weight.data.copy_(carried.projector[f"{number}.weight"])
-        layer.bias.data.copy_(carried.projector[f"{number}.bias"])
-    tower = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
-    tower.load_state_dict(carried.tower, strict=False)  # its unused layer stays as it is
 
 
 def _rater_texts() -> Iterator[str]:

@@ -1,35 +1,69 @@
-"""Training data of classifiers: groups of images and texts, checked, and split by image."""
+"""Training data of each kind of model: records or drawn samples -> inputs and targets -> batches.
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+A classifier learns from groups: images, and the texts over them at their levels. A rater or an
+enhancer is fine-tuned on prompts and completions (SFT): the capability queries of one instruction
+sample, or several captions of one image, each with its answer. All inputs are made by the preparer
+that the verb itself uses.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-
-from mmsieve.errors import RequestError, SampleError
-from mmsieve.generation.files import Group, LabelledText, Span, kind_of
-from mmsieve.methods.tokenizer import IMAGE
-from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
-from mmsieve.progress import Advance
-from mmsieve.read.records import ImageFolder
-from mmsieve.training.records import LeftOut, Record, note_records, read_records
+from torch.utils.data import Dataset
 
 # Groups of images and texts -> a model's training inputs, made by the method's own Preparer
+from mmsieve.generation.files import (
+    CAPTION_HEAD,
+    IMAGE_MARK,
+    Group,
+    LabelledText,
+    TrainingRecord,
+    kind_of,
+)
+from mmsieve.images import ImageLimits
+from mmsieve.labels import CAPABILITIES, LEVELS, POSITIVE, STYLES
+from mmsieve.methods.aitqe.answers import DETAILS, DIMENSIONS, Assessment
+from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
+from mmsieve.methods.aitqe.inputs import AitqePreparer
+from mmsieve.methods.mmssr.annotator import prompt_writer
+from mmsieve.methods.mmssr.checkpoint import OneVision
+from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, RatingPreparer, capability_question
+from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
+from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
+from mmsieve.read.instructions import InstructionParser
+from mmsieve.read.records import ImageFolder, Record
+from mmsieve.registry import find
+from mmsieve.sample import Sample
+from mmsieve.training.recipe import (
+    AnyStage,
+    BaseRecipe,
+    EnhancerRecipe,
+    Optimisation,
+    RaterRecipe,
+)
+from mmsieve.training.records import (
+    FileRecord,
+    RecordInputs,
+    TrainingData,
+)
 
 IGNORED = -100
 """A target that no loss looks at, as torch has it."""
+
+# Groups of images and texts: what a classifier learns from
+
 RIGHT, WRONG = 0, 1
-KINDS = ("caption", "document")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TextRow:
     """One text as a sequence with its targets."""
 
     ids: npt.NDArray[np.int32]
@@ -39,7 +73,6 @@ class Row:
     facts: npt.NDArray[np.int8]
     """Per id: WRONG or RIGHT where it ends a word that states a fact, IGNORED elsewhere."""
     label: float
-    kind: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +80,7 @@ class PreparedGroup:
     """Pixels [images, size, size, 3], and the rows that look at them."""
 
     pixels: npt.NDArray[np.uint8]
-    rows: tuple[Row, ...]
+    rows: tuple[TextRow, ...]
 
 
 def prepare_group(preparer: UniFilterPreparer, group: Group) -> PreparedGroup:
@@ -65,50 +98,43 @@ def prepare_group(preparer: UniFilterPreparer, group: Group) -> PreparedGroup:
     return PreparedGroup(np.stack(list(pixels.values())), tuple(rows))
 
 
-def text_by_text(group: Group) -> list[Group]:
-    """A group for each text of a group."""
-    return [replace(group, texts=(told,)) for told in group.texts]
-
-
-def _row(preparer: UniFilterPreparer, labelled: LabelledText, item: Item, places: list[int]) -> Row:
+def _row(
+    preparer: UniFilterPreparer, labelled: LabelledText, item: Item, places: list[int]
+) -> TextRow:
     """A text's item with each IMAGE spread over its embeddings; `places`: of its images."""
     tokens = preparer.image_tokens
     repeats = np.where(item.ids == IMAGE, tokens, 1)
     ids = np.repeat(item.ids, repeats)[: item.num_tokens]
     facts = np.repeat(_facts(preparer, labelled, item.ids), repeats)[: item.num_tokens]
     shown = (np.array(places, np.int32)[:, None] * tokens + np.arange(tokens)).ravel()
-    kept = int((ids == IMAGE).sum())
-    return Row(ids, shown[:kept], facts, labelled.label, KINDS.index(labelled.kind))
+    whole = int((ids == IMAGE).sum())
+    return TextRow(ids, shown[:whole], facts, labelled.label)
 
 
 def _facts(
     preparer: UniFilterPreparer, labelled: LabelledText, ids: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int8]:
-    """The targets of Row.facts; what lies beyond a cut has none."""
+    """The targets of TextRow.facts; what was truncated has none."""
     targets = np.full(len(ids), IGNORED, np.int8)
     if not labelled.right and not labelled.wrong:
         return targets
     encoded, spans = preparer.encode(labelled.text)
-    ends = {end: index for index, (start, end) in enumerate(spans) if end > start}
+    token_at_end = {end: index for index, (start, end) in enumerate(spans) if end > start}
     if encoded[: len(ids)] != ids.tolist():
         raise ValueError("a training text and its scoring input differ in their ids")
-    for value, known in ((RIGHT, labelled.right), (WRONG, labelled.wrong)):
-        for index in _last_tokens(known, ends):
-            if index < len(ids):
-                targets[index] = value
+    for value, words in ((RIGHT, labelled.right), (WRONG, labelled.wrong)):
+        for _, end in words:
+            if token_at_end.get(end, len(ids)) < len(ids):
+                targets[token_at_end[end]] = value
     return targets
 
 
-def _last_tokens(words: Sequence[Span], ends: dict[int, int]) -> list[int]:
-    return [ends[end] for _, end in words if end in ends]
-
-
-def collate(steps: list[list[PreparedGroup]], image_tokens: int) -> dict[str, Tensor]:
+def collate_groups(steps: list[list[PreparedGroup]], image_tokens: int) -> dict[str, Tensor]:
     """Groups as one batch: rows padded to the longest, each image once.
 
     `pixels` [images, size, size, 3] uint8; `shown` [IMAGE ids] says which of their embeddings
     each stands for, in row-major order; `input_ids`, `facts` [rows, longest]; `lengths`,
-    `labels`, `kinds` [rows].
+    `labels` [rows].
     """
     groups = [group for step in steps for group in step]
     rows = [row for group in groups for row in group.rows]
@@ -123,7 +149,6 @@ def collate(steps: list[list[PreparedGroup]], image_tokens: int) -> dict[str, Te
         "facts": _padded([row.facts for row in rows], IGNORED),
         "lengths": torch.tensor([len(row.ids) for row in rows]),
         "labels": torch.tensor([row.label for row in rows]),
-        "kinds": torch.tensor([row.kind for row in rows]),
     }
 
 
@@ -135,153 +160,367 @@ def _padded(arrays: list[npt.NDArray[Any]], fill: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
-# A training file as training data: checked once, grouped by image, split by image
+@dataclass(frozen=True, slots=True)
+class LabelledRecord(FileRecord):
+    """A text over images, at a level."""
 
-_HELD_OUT, _MOST_HELD_OUT = 0.02, 2000
-"""Part of the records that the best state is chosen by where no other file is given; at most."""
+    text: str
+    label: float
+
+
+class _LabelledFields(TrainingRecord):
+    @field_validator("label", mode="before")
+    @classmethod
+    def _word(cls, label: object) -> object:
+        """A str as the published code reads it: `positive` is 1, any other word 0."""
+        if not isinstance(label, str):
+            return label
+        try:
+            return float(label)
+        except ValueError:
+            return float(label == "positive")
+
+
+class _Turn(BaseModel):
+    value: str
+
+
+class _CaptionFields(BaseModel):
+    image: str
+    conversations: list[_Turn]
+
+
+def parse_labelled(index: int, entry: Any) -> LabelledRecord:
+    """The record of a file in one of the published layouts; raises ValueError.
+
+    Stage 2: `{"image": path or [paths], "text": "... <image> ...", "label": ...}`
+    (`weizhiwang/unifilter_train_data`, train_classifier.py of Victorwz/UniFilter). Stage 1: LLaVA's
+    `{"image": path, "conversations": [..., {"from": "gpt", "value": caption}]}` (LLaVA-Pretrain),
+    a caption of the highest level.
+    """
+    if isinstance(entry, dict) and "conversations" in entry:
+        captioned = _CaptionFields.model_validate(entry)
+        if not captioned.conversations:
+            raise ValueError("conversations: no turn in it")
+        caption = captioned.conversations[-1].value.replace(IMAGE_MARK, "image").strip()
+        return LabelledRecord(index, (captioned.image,), CAPTION_HEAD + caption, POSITIVE)
+    found = _LabelledFields.model_validate(entry)
+    if not LEVELS[0] <= found.label <= LEVELS[-1]:
+        raise ValueError(f"label: {found.label:g} is not from {LEVELS[0]} to {LEVELS[-1]}")
+    marks = found.text.count(IMAGE_MARK)
+    if marks != len(found.images) or not marks:
+        raise ValueError(f"text: {marks} <image> in it for {len(found.images)} images")
+    return LabelledRecord(index, tuple(found.images), found.text, found.label)
 
 
 @dataclass(frozen=True)
-class CheckedRecords:
-    """The usable records of a file with their length in tokens, and the others with a reason."""
+class ClassifierInputs:
+    """Texts over the same images -> a group that holds each image once."""
 
-    records: tuple[Record, ...]
-    lengths: tuple[int, ...]
-    left_out: tuple[LeftOut, ...]
+    preparer: UniFilterPreparer
+    shares_images: ClassVar[bool] = True
 
-    def note(self, file: Path) -> str:
-        """What a user should know of the file."""
-        return note_records(file, len(self.records), self.left_out)
+    def parse(self, index: int, entry: Any) -> LabelledRecord:
+        """As `parse_labelled`."""
+        return parse_labelled(index, entry)
 
-
-class RecordGroups(Dataset[list[PreparedGroup]]):
-    """Records with the same images, in any order, as one group per index: each is encoded once."""
-
-    def __init__(
-        self, preparer: UniFilterPreparer, records: Iterable[Record], images: Path, together: bool
-    ) -> None:
-        """`together`: a group of all texts over the same images; else of one text each."""
-        self._preparer, self._folder = preparer, ImageFolder(images)
-        groups: dict[tuple[str, ...], list[Record]] = {}
-        for record in records:
-            name = tuple(sorted(set(record.images))) if together else (str(record.index),)
-            groups.setdefault(name, []).append(record)
-        self.groups = list(groups.values())
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: int) -> list[PreparedGroup]:
+    def prepare(self, records: Sequence[LabelledRecord], images: Path) -> list[PreparedGroup]:
         """The group; raises SampleError where one of its texts can't be trained on."""
-        told = self.groups[index]
-        places = {name: place for place, name in enumerate(dict.fromkeys(told[0].images))}
-        images = tuple(self._folder.read(name) for name in places)
-        texts = tuple(_text(record, places) for record in told)
-        return [prepare_group(self._preparer, Group(str(told[0].index), images, texts))]
+        folder = ImageFolder(images)
+        places = {name: place for place, name in enumerate(dict.fromkeys(records[0].images))}
+        texts = tuple(
+            LabelledText(
+                kind_of(record.text),
+                record.text,
+                record.label,
+                tuple(places[name] for name in record.images),
+            )
+            for record in records
+        )
+        data = tuple(folder.read(name) for name in places)
+        return [prepare_group(self.preparer, Group(str(records[0].index), data, texts))]
+
+    def measure(self, record: LabelledRecord, prepared: list[PreparedGroup]) -> int:
+        """Tokens of the text; raises ValueError where an image would be cut off."""
+        (row,) = prepared[0].rows
+        if len(row.shown) != len(record.images) * self.preparer.image_tokens:
+            raise ValueError("too long: an image would be cut off")
+        return len(row.ids)
 
 
-def _text(record: Record, places: dict[str, int]) -> LabelledText:
-    shown = tuple(places[name] for name in record.images)
-    return LabelledText(kind_of(record.text), record.text, record.label, shown)
+# Prompts and completions: what a rater or an enhancer is fine-tuned on
+
+_PADDING = -1
+_SHARED = 0
 
 
-class _Checks(Dataset[int | str]):
-    def __init__(self, groups: RecordGroups) -> None:
-        self._groups = groups
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The end of a prompt, and its completion."""
+
+    ids: npt.NDArray[np.int32]
+    completion: int
+    """How many ids at the end are the completion, which the model learns."""
+
+
+@dataclass(frozen=True, slots=True)
+class SftExample:
+    """One row of a batch: a prefix that prompts share, and branches that each go on from it.
+
+    A branch sees the prefix and itself (`mmsieve.methods.decoding`), so a row teaches just what
+    separate rows would and reads the shared part once.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    """[images, size, size, 3], in the order of their ids in the prefix."""
+    prefix: npt.NDArray[np.int32]
+    """An IMAGE for every embedding of an image."""
+    branches: tuple[Branch, ...]
 
     def __len__(self) -> int:
-        return len(self._groups)
-
-    def __getitem__(self, index: int) -> int | str:
-        """The length of a text in tokens, or why it can't be trained on."""
-        try:
-            (prepared,) = self._groups[index]
-        except SampleError as error:
-            return f"{error.status}: {error}"
-        row = prepared.rows[0]
-        images = len(self._groups.groups[index][0].images)
-        whole = images * self._groups._preparer.image_tokens == len(row.shown)
-        return len(row.ids) if whole else "too long: an image would be cut off"
+        return len(self.prefix) + sum(len(branch.ids) for branch in self.branches)
 
 
-def check_records(
-    file: Path, images: Path, preparer: UniFilterPreparer, workers: int, advance: Advance
-) -> CheckedRecords:
-    """Prepare every record once, as training will; raises RequestError where none is usable."""
-    found = list(read_records(file))
-    left_out = [record for record in found if isinstance(record, LeftOut)]
-    records = [record for record in found if isinstance(record, Record)]
-    alone = RecordGroups(preparer, records, images, together=False)
-    loader = DataLoader(_Checks(alone), batch_size=None, num_workers=workers)
-    usable: list[Record] = []
-    lengths: list[int] = []
-    for record, said in zip(records, loader, strict=True):
-        advance(1, 1)
-        if isinstance(said, str):
-            left_out.append(LeftOut(record.index, said))
-        else:
-            usable.append(record)
-            lengths.append(int(said))
-    left_out.sort(key=lambda one: one.index)
-    if not usable:
-        first = left_out[0]
-        raise RequestError(
-            f"--data {file}: no record can be used; record {first.index}: {first.reason} "
-            f"(images are looked for below {images}: --images)"
+def collate_examples(steps: Sequence[Sequence[SftExample]]) -> dict[str, Tensor]:
+    """Examples as one batch, rows padded to the longest.
+
+    `pixels` [images, size, size, 3] uint8; `input_ids`, `positions`, `segments`, `labels` [rows,
+    longest]: a segment is 0 in the prefix, then one number per branch, -1 beyond the row's end;
+    labels stand at the ids that they are, and are IGNORED outside completions.
+    """
+    examples = [example for step in steps for example in step]
+    shape = (len(examples), max(map(len, examples)))
+    ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    segments, labels = np.full(shape, _PADDING, np.int64), np.full(shape, IGNORED, np.int64)
+    for row, example in enumerate(examples):
+        start = len(example.prefix)
+        ids[row, :start] = example.prefix
+        positions[row, :start] = np.arange(start)
+        segments[row, :start] = _SHARED
+        for number, branch in enumerate(example.branches, 1):
+            stop = start + len(branch.ids)
+            ids[row, start:stop] = branch.ids
+            positions[row, start:stop] = len(example.prefix) + np.arange(len(branch.ids))
+            segments[row, start:stop] = number
+            prompt = len(branch.ids) - branch.completion
+            labels[row, start + prompt : stop] = branch.ids[prompt:]
+            start = stop
+    arrays = {"input_ids": ids, "positions": positions, "segments": segments, "labels": labels}
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if pixels := [example.pixels for example in examples if len(example.pixels)]:
+        batch["pixels"] = torch.from_numpy(np.concatenate(pixels))
+    return batch
+
+
+@dataclass(frozen=True, slots=True)
+class SftRecord(FileRecord):
+    """A sample with what a teacher says of it, as its fields stand in the file."""
+
+    fields: dict[str, Any]
+
+
+class _SftInputs:
+    """What the inputs of raters and enhancers have in common."""
+
+    shares_images: ClassVar[bool] = False
+
+    def parse(self, index: int, entry: Any) -> SftRecord:
+        """The record of an entry, its fields unchecked; raises ValueError where it is no object."""
+        if not isinstance(entry, dict):
+            raise ValueError("not an object")
+        image = entry.get("image")
+        paths = image if isinstance(image, list) else [image]
+        return SftRecord(index, tuple(path for path in paths if isinstance(path, str)), entry)
+
+    def measure(self, record: SftRecord, prepared: list[SftExample]) -> int:
+        """Tokens of the longest example."""
+        return max(map(len, prepared))
+
+
+_ASSESSMENT: dict[str, Any] = {"recaption": (str | None, None)}
+for _name in DIMENSIONS:
+    _ASSESSMENT |= {f"{_name}_score": (float, ...), f"{_name}_explanation": (str, ...)}
+_AssessmentFields: type[BaseModel] = create_model("_AssessmentFields", **_ASSESSMENT)
+
+
+class _AssessedFields(BaseModel):
+    """A caption pair and what a teacher says of it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    image: str
+    caption: str
+    assessment: dict[str, Any]
+    phase: str = "raw"
+
+
+@dataclass(frozen=True)
+class EnhancerInputs(_SftInputs):
+    """Captions of an image with their assessments -> an example, a branch for each caption."""
+
+    preparer: AitqePreparer
+    negatives: bool
+    rewriting: bool
+
+    @classmethod
+    def of(cls, checkpoint: EnhancerCheckpoint, recipe: EnhancerRecipe) -> "EnhancerInputs":
+        """What a recipe teaches a checkpoint."""
+        preparer = AitqePreparer(
+            tokenizer=load_tokenizer(checkpoint.folder),
+            image=checkpoint.tower.image,
+            image_tokens=checkpoint.image_tokens,
+            fit=None,
+            caption_tokens=int((checkpoint.own or {}).get("max_text_tokens", 1024)),
+            plain_text=True,
+            orient=False,
+            fast=False,
+            limits=ImageLimits(),
         )
-    return CheckedRecords(tuple(usable), tuple(lengths), tuple(left_out))
+        return cls(preparer, recipe.negatives, recipe.rewriting)
+
+    def prepare(self, records: Sequence[SftRecord], images: Path) -> list[SftExample]:
+        """The example of a record; raises SampleError or ValueError."""
+        (record,) = records
+        assessed = _AssessedFields.model_validate(record.fields)
+        _AssessmentFields.model_validate(assessed.assessment)
+        if not self.negatives and assessed.phase != "raw":
+            raise ValueError("a negative, which the recipe leaves out")
+        image = ImageFolder(images).read(assessed.image)
+        return [self.example(image, [(assessed.caption, assessment_of(assessed.assessment))])]
+
+    def example(self, image: bytes, captions: Sequence[tuple[str, Assessment]]) -> SftExample:
+        """Captions of one image with their assessments; raises SampleError."""
+        branches = []
+        for caption, assessment in captions:
+            item = self.preparer.prepare(Sample.caption(image, caption))
+            wanted = assessment if self.rewriting else replace(assessment, recaption=None)
+            completion = self.preparer.encode_answer(wanted)
+            branches.append(Branch(np.array([*item.ids, *completion], np.int32), len(completion)))
+        prefix = np.full(self.preparer.image_tokens, IMAGE, np.int32)
+        return SftExample(item.image[None], prefix, tuple(branches))
 
 
-def keep_checked(place: Path, make: Callable[[], CheckedRecords]) -> CheckedRecords:
-    """The checked records that are in a file, else those that are made now and kept there."""
-    if place.is_file():
-        kept = json.loads(place.read_text("utf-8"))
-        return CheckedRecords(
-            tuple(Record(**{**r, "images": tuple(r["images"])}) for r in kept["records"]),
-            tuple(kept["lengths"]),
-            tuple(LeftOut(**one) for one in kept["left_out"]),
-        )
-    checked = make()
-    part = place.with_suffix(".part")
-    part.write_text(json.dumps(asdict(checked)), "utf-8")
-    part.replace(place)
-    return checked
+def assessment_of(fields: Mapping[str, Any]) -> Assessment:
+    """The assessment in a record's fields."""
+    return Assessment(
+        recaption=fields.get("recaption"),
+        overall=float(fields["overall_score"]),
+        scores={name: float(fields[f"{name}_score"]) for name in DETAILS},
+        explanations={name: str(fields[f"{name}_explanation"]) for name in DIMENSIONS},
+    )
 
 
-class Shown(Protocol):
-    """What can be split by image."""
+class _RatedFields(BaseModel):
+    """What a record of an instruction sample says beside the sample."""
 
-    @property
-    def index(self) -> int:
-        """Its place in its file."""
+    ratings: dict[str, int] = {}
+    styles: list[str] = Field([])
+
+
+@dataclass(frozen=True)
+class RaterInputs(_SftInputs):
+    """An instruction sample with ratings and styles -> an example for each kind of answer."""
+
+    preparer: RatingPreparer
+    """One writer per kind of answer, in the order of `answers`."""
+    image_tokens: int
+    capabilities: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, checkpoint: OneVision, recipe: RaterRecipe) -> "RaterInputs":
+        """What a recipe teaches a checkpoint."""
+        asked = known_capabilities(recipe)
+        questions = {
+            "ratings": [capability_question(keyword) for keyword in asked.values()],
+            "styles": [STYLE_QUESTION],
+        }
+        writers = tuple(prompt_writer(checkpoint, questions[kind], True) for kind in recipe.answers)
+        preparer = RatingPreparer(writers, checkpoint.image, checkpoint.max_sequence, ImageLimits())
+        return cls(preparer, checkpoint.image_tokens, tuple(asked), recipe.answers)
+
+    def prepare(self, records: Sequence[SftRecord], images: Path) -> list[SftExample]:
+        """The examples of a record; raises SampleError or ValueError."""
+        (record,) = records
+        rated = _RatedFields.model_validate(record.fields)
+        wrong = [style for style in rated.styles if style not in STYLES]
+        unknown = [name for name in rated.ratings if name not in self.capabilities]
+        outside = [name for name, value in rated.ratings.items() if not 0 <= value <= 5]
+        for names, problem in (
+            (wrong, "is no style"),
+            (unknown, "is no capability of the recipe"),
+            (outside, "is not rated from 0 to 5"),
+        ):
+            if names:
+                raise ValueError(f"{names[0]!r} {problem}")
+        sample = InstructionParser(images)(Record(str(record.fields.get("idx", "")), record.fields))
+        found = self.examples(sample, rated.ratings, rated.styles)
+        if not found:
+            raise ValueError(f"no {' or '.join(self.answers)} in it")
+        return found
+
+    def examples(
+        self, sample: Sample, ratings: Mapping[str, int], styles: Sequence[str]
+    ) -> list[SftExample]:
+        """One per kind of answer that is known; raises SampleError."""
+        item = self.preparer.prepare(sample)
+        known: dict[str, list[Any]] = {
+            "ratings": [ratings.get(name) for name in self.capabilities],
+            "styles": [", ".join(styles) or None],
+        }
+        found = []
+        for kind, prompt, writer in zip(
+            self.answers, item.prompts, self.preparer.writers, strict=True
+        ):
+            branches = []
+            for end, value in zip(prompt.ends, known[kind], strict=True):
+                if value is not None:
+                    completion = writer.answer(str(value))
+                    ids = np.array([*end, *completion], np.int32)
+                    branches.append(Branch(ids, len(completion)))
+            if branches:
+                repeats = np.where(prompt.shared == IMAGE, self.image_tokens, 1)
+                prefix = np.repeat(prompt.shared, repeats)
+                found.append(SftExample(item.images, prefix, tuple(branches)))
+        return found
+
+
+def known_capabilities(recipe: RaterRecipe) -> dict[str, str]:
+    """Name -> keyword of all capabilities that a recipe's records may rate."""
+    return {**CAPABILITIES, **recipe.capabilities}
+
+
+# Drawn training data: what a recipe with `rendered` learns from where no file is given
+
+
+@dataclass(frozen=True)
+class PretextTask:
+    """What a vision tower with random weights learns first: labels of each cell of a picture."""
+
+    data: Dataset[Any]
+    collate: Any
+    """Items -> `pixels` [images, size, size, 3] uint8, `labels` [images, cells, questions]."""
+    classes: tuple[int, ...]
+    """Question -> how many classes it has."""
+
+
+class DrawnTraining(Protocol):
+    """What draws training data, and the small models that start from nothing or from another."""
+
+    def draw(self, inputs: RecordInputs[Any], wanted: AnyStage, seed: int) -> TrainingData:
+        """What a stage on texts or on prompts and completions learns from."""
         ...
 
-    @property
-    def images(self) -> tuple[str, ...]:
-        """Paths."""
+    def draw_pretext(self, wanted: Optimisation, seed: int, size: int) -> PretextTask:
+        """Pictures of `size` pixels a side, and what is where in them."""
+        ...
+
+    def write_initial(self, folder: Path, recipe: BaseRecipe) -> None:
+        """Write the checkpoint that an `Architecture` or a `WeightTransfer` stands for."""
         ...
 
 
-def split_by_image(records: Sequence[Shown], seed: int) -> set[int]:
-    """Indices of the records to hold out: no image of theirs is in any other record."""
-    owner: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while owner.setdefault(name, name) != name:
-            owner[name] = name = owner[owner[name]]
-        return name
-
-    for record in records:
-        for name in record.images[1:]:
-            owner[root(name)] = root(record.images[0])
-    families: dict[str, list[int]] = {}
-    for record in records:
-        name = root(record.images[0]) if record.images else f"record {record.index}"
-        families.setdefault(name, []).append(record.index)
-    wanted = min(_MOST_HELD_OUT, round(_HELD_OUT * len(records)))
-    names = list(families)
-    held_out: set[int] = set()
-    for place in np.random.default_rng((seed, 5)).permutation(len(names)).tolist():
-        if len(held_out) + len(families[names[place]]) <= wanted:
-            held_out.update(families[names[place]])
-    return held_out
+def drawn_training() -> DrawnTraining:
+    """The drawn world's training data, by the one look-up that the core has of it."""
+    found: DrawnTraining = find("training data", "drawn")
+    return found

@@ -1,9 +1,8 @@
 """Initial checkpoints from a pretrained language model and a vision tower, as published.
 
-As LLaVA's initialize_vision_modules does (Victorwz/UniFilter): the projector and the head are new,
-a tokenizer without a bos gets `<s>` on one of the language model's spare rows.
-
-As published (arXiv 2410.16166): Qwen2, SigLIP, and a new two-layer projector between them.
+A classifier as LLaVA's initialize_vision_modules makes it (Victorwz/UniFilter): projector and head
+are new, a tokenizer without a bos gets `<s>` on one of the language model's spare rows. An enhancer
+as in AITQE (arXiv 2410.16166): Qwen2, SigLIP, and a new two-layer projector between them.
 """
 
 import json
@@ -20,16 +19,24 @@ from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
 from mmsieve.methods.aitqe import model as aitqe_model
 from mmsieve.methods.aitqe.checkpoint import LANGUAGE_MODELS, EnhancerCheckpoint
-from mmsieve.methods.files import HUB_ID, hub_folder, read_json, tensor_files
+from mmsieve.methods.folders import HUB_ID, hub_folder, read_json, tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer, open_tokenizer
-from mmsieve.methods.tower import INSIDE, find_tower, open_tower
+from mmsieve.methods.tower import INSIDE, Tower, find_tower, open_tower
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, BACKBONES, Checkpoint
 from mmsieve.methods.unifilter.model import QualityClassifier, QualityConfig, save_classifier
-from mmsieve.training.recipe import Backbone, Pretrained
+from mmsieve.training.data import drawn_training
+from mmsieve.training.recipe import Architecture, Backbone, BaseRecipe, Pretrained
 
-# A classifier from a pretrained language model and a vision tower, in the published layout
 
-_BEGIN = "<s>"
+def write_initial(folder: Path, recipe: BaseRecipe) -> None:
+    """Write the checkpoint that a training starts from; what is not pretrained is random."""
+    torch.manual_seed(recipe.seed)
+    if isinstance(recipe.start, Pretrained):
+        write_pretrained(folder, recipe.start)
+    elif isinstance(recipe.start, Backbone):
+        write_backbone(folder, recipe.start)
+    else:
+        drawn_training().write_initial(folder, recipe)
 
 
 def backbone_folder(name: str) -> Path:
@@ -49,12 +56,44 @@ def check_backbone(language_model: str, vision_tower: str) -> None:
     backbone_folder(vision_tower)
 
 
-def write_pretrained(folder: Path, start: Pretrained, own: dict[str, Any]) -> None:
-    """Write the checkpoint folder that training starts from."""
+def _stock_tensors(
+    language: Path, tower: Tower, places: tuple[str, str], unused: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Name -> tensor of a language model and a tower, inside a model that has them in `places`."""
+    inside_language, inside_tower = places
+    files = {
+        name if name.startswith("lm_head.") else inside_language + name.removeprefix("model."): (
+            file,
+            name,
+        )
+        for name, file in tensor_files(language).items()
+    }
+    files |= {inside_tower + name: found for name, found in tower.tensors.items()}
+    state: dict[str, Tensor] = {}
+    for name, (file, theirs) in files.items():
+        if not name.startswith(unused):
+            with safe_open(file, "pt") as opened:
+                state[name] = opened.get_tensor(theirs)
+    return state
+
+
+# A classifier, in the layout of UniFilter
+
+_BEGIN = "<s>"
+
+
+def classifier_settings(start: Architecture | Pretrained) -> dict[str, Any]:
+    """What a classifier's config.json says of the inputs that it is trained on."""
+    own: dict[str, Any] = {"max_text_tokens": start.max_text_tokens, "plain_text": True}
+    return own | ({} if start.image_fit == "stretch" else {"image_fit": start.image_fit})
+
+
+def write_pretrained(folder: Path, start: Pretrained) -> None:
+    """Write a classifier's checkpoint; raises RequestError where the parts do not fit."""
     language = backbone_folder(start.language_model)
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
-        config = _config(language, start, find_width(start))
+        config = _classifier_config(language, start)
         tokenizer = open_tokenizer(language)
         if tokenizer.bos_token is None:
             tokenizer.add_special_tokens({"bos_token": _BEGIN})
@@ -62,9 +101,9 @@ def write_pretrained(folder: Path, start: Pretrained, own: dict[str, Any]) -> No
             raise RequestError(f"{language}: no spare row for a bos among its embeddings")
         tokenizer.save_pretrained(place)
         (place / "config.json").write_text(json.dumps(config))
-        tower = find_tower(place, config, {})
-        like = Checkpoint(place, config, {}, tower)
-        save_classifier(_model(like, language), folder, like, own)
+        like = Checkpoint(place, config, {}, find_tower(place, config, {}))
+        model = _build_classifier(like, language)
+        save_classifier(model, folder, like, classifier_settings(start))
 
 
 def output_embedding(start: Pretrained) -> Tensor:
@@ -78,12 +117,6 @@ def output_embedding(start: Pretrained) -> Tensor:
     return table
 
 
-def find_width(start: Pretrained) -> int:
-    """Width of the vision tower's hidden states."""
-    config = read_json(backbone_folder(start.vision_tower) / "config.json")
-    return int(config.get("vision_config", config).get("hidden_size", 768))
-
-
 def _layout(language: Path) -> str:
     """The published `model_type` around a language model; raises RequestError."""
     kind = read_json(language / "config.json").get("model_type")
@@ -94,38 +127,29 @@ def _layout(language: Path) -> str:
     raise RequestError(f"{language}: model_type {kind!r} is not one of {allowed}")
 
 
-def _config(language: Path, start: Pretrained, width: int) -> dict[str, Any]:
+def _classifier_config(language: Path, start: Pretrained) -> dict[str, Any]:
     layout = _layout(language)
+    vision = read_json(backbone_folder(start.vision_tower) / "config.json")
+    folder = Path(start.vision_tower).expanduser()
     return read_json(language / "config.json") | {
         "model_type": layout,
         "architectures": [ARCHITECTURES[layout]],
         "num_labels": start.labels,
         "use_cache": False,
-        "mm_hidden_size": width,
+        "mm_hidden_size": int(vision.get("vision_config", vision).get("hidden_size", 768)),
         "mm_num_image_tokens": start.image_tokens,
         "mm_projector_type": "aapool_mlp",
         "mm_vision_select_layer": -1,
         "mm_vision_select_feature": "patch",
-        "mm_vision_tower": str(_named(start.vision_tower)),
+        "mm_vision_tower": str(folder.resolve() if folder.is_dir() else start.vision_tower),
         "tokenizer_model_max_length": start.max_sequence,
     }
 
 
-def _named(tower: str) -> Path | str:
-    folder = Path(tower).expanduser()
-    return folder.resolve() if folder.is_dir() else tower
-
-
-def _model(like: Checkpoint, language: Path) -> QualityClassifier:
-    state: dict[str, Tensor] = {}
-    for name, file in tensor_files(language).items():
-        if not name.startswith("lm_head."):
-            with safe_open(file, "pt") as opened:
-                state[f"model.{name.removeprefix('model.')}"] = opened.get_tensor(name)
-    for stock, (file, name) in like.tower.tensors.items():
-        if not stock.startswith("head."):  # the pooling head is never used
-            with safe_open(file, "pt") as opened:
-                state[f"{INSIDE}vision_model.{stock}"] = opened.get_tensor(name)
+def _build_classifier(like: Checkpoint, language: Path) -> QualityClassifier:
+    tower = f"{INSIDE}vision_model."
+    # The scoring head takes the place of the language model's; the pooling head is never used.
+    state = _stock_tensors(language, like.tower, ("model.", tower), ("lm_head.", f"{tower}head."))
     with quiet():
         model, info = QualityClassifier.from_pretrained(
             None,
@@ -141,11 +165,11 @@ def _model(like: Checkpoint, language: Path) -> QualityClassifier:
     return model  # type: ignore[no-any-return]
 
 
-# An enhancer from a pretrained language model and a vision tower, in AITQE's layout
+# An enhancer, in the layout of AITQE
 
 
 def write_backbone(folder: Path, start: Backbone) -> None:
-    """Write the checkpoint folder that training starts from; raises RequestError."""
+    """Write an enhancer's checkpoint; raises RequestError where the parts do not fit."""
     language, vision = backbone_folder(start.language_model), backbone_folder(start.vision_tower)
     text = read_json(language / "config.json")
     if text.get("model_type") not in LANGUAGE_MODELS:
@@ -163,16 +187,17 @@ def write_backbone(folder: Path, start: Backbone) -> None:
         open_tokenizer(language).save_pretrained(place)
         like = EnhancerCheckpoint(place, config | {"mmsieve": own}, {}, tower)
         model = LlavaForConditionalGeneration(aitqe_model.stock_config(like))
-        missing, _ = model.load_state_dict(_state(language, model, tower.tensors), strict=False)
-        new = (
-            "model.multi_modal_projector.",
-            "lm_head." if model.config.tie_word_embeddings else "-",
-        )
-        left = [name for name in missing if not name.startswith(new)]
-        if left:
-            raise RequestError(f"{language} or its tower {vision}: no tensor {left[0]}")
+        nested = "vision_model." if hasattr(model.model.vision_tower, "vision_model") else ""
+        places = ("model.language_model.", f"model.vision_tower.{nested}")
+        state = _stock_tensors(language, tower, places)
+        missing, _ = model.load_state_dict(state, strict=False)
+        tied = model.config.tie_word_embeddings
+        new = ("model.multi_modal_projector.", *(["lm_head."] if tied else []))
+        lacking = [name for name in missing if not name.startswith(new)]
+        if lacking:
+            raise RequestError(f"{language} or its tower {vision}: no tensor {lacking[0]}")
         model.model.multi_modal_projector.linear_2.bias.data.zero_()
-        _write_ends(place, language, text)
+        _write_end_ids(place, language, text)
         aitqe_model.save_enhancer(model, folder, like, own)
 
 
@@ -192,24 +217,7 @@ def published_config(vision: dict[str, Any], vocabulary: int) -> dict[str, Any]:
     }
 
 
-def _state(
-    language: Path, model: LlavaForConditionalGeneration, tower: dict[str, tuple[Path, str]]
-) -> dict[str, Tensor]:
-    """Stock name -> tensor of both parts."""
-    state: dict[str, Tensor] = {}
-    for name, file in tensor_files(language).items():
-        with safe_open(file, "pt") as opened:
-            inner = name.removeprefix("model.")
-            stock = name if name.startswith("lm_head.") else f"model.language_model.{inner}"
-            state[stock] = opened.get_tensor(name)
-    nested = "vision_model." if hasattr(model.model.vision_tower, "vision_model") else ""
-    for name, (file, theirs) in tower.items():
-        with safe_open(file, "pt") as opened:
-            state[f"model.vision_tower.{nested}{name}"] = opened.get_tensor(theirs)
-    return state
-
-
-def _write_ends(place: Path, language: Path, text: dict[str, Any]) -> None:
+def _write_end_ids(place: Path, language: Path, text: dict[str, Any]) -> None:
     """The ids that end an answer: the language model's own."""
     file = language / "generation_config.json"
     found = read_json(file).get("eos_token_id") if file.is_file() else None

@@ -14,9 +14,8 @@ from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.methods.unifilter.model import QualityClassifier
 from mmsieve.training.data import IGNORED, RIGHT
 from mmsieve.training.recipe import ClassifierStage
-from mmsieve.training.sft import NOT_LEARNT
 
-# What is minimised: modules that take a batch and give a loss, as the stock Trainer wants them
+# Of a classifier
 
 _PLAIN_WORDS = 0.2
 """Weight of a word that states nothing, beside one that states a fact: guessing how a sentence
@@ -41,7 +40,7 @@ class Pixels(nn.Module):
         return (pixels.permute(0, 3, 1, 2).float() * self._scale - self.mean) / self.std
 
 
-class _Objective(nn.Module):
+class _ClassifierObjective(nn.Module):
     """A classifier with what it takes to train it."""
 
     accepts_loss_kwargs = False
@@ -53,8 +52,8 @@ class _Objective(nn.Module):
         self.pixels = Pixels(spec)
 
 
-class LessonObjective(_Objective):
-    """Reads from each patch of a rendered scene which cell it is, and what is in it.
+class PretextObjective(_ClassifierObjective):
+    """A tower's pretext task: of each patch of a picture to say which cell it is and what is there.
 
     One linear layer per question on the tower's last layer; they are thrown away afterwards. Where
     patches are finer than cells, each is asked of the cell that it lies in.
@@ -87,7 +86,7 @@ def _per_patch(labels: Tensor, patches: int) -> Tensor:
     return grid.repeat_interleave(finer, 1).repeat_interleave(finer, 2).flatten(1, 2)
 
 
-class CaptionObjective(_Objective):
+class CaptionObjective(_ClassifierObjective):
     """Stage 1: the next token of captions of level 3; only the projector learns.
 
     `table` [vocabulary, hidden] turns hidden states into logits: the language model's own output
@@ -103,13 +102,13 @@ class CaptionObjective(_Objective):
             parameter.requires_grad_("mm_projector" in name)
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """A batch of `mmsieve.train.data.collate`."""
+        """A batch of `collate_groups`."""
         hidden = _hidden(self.classifier, self.pixels, batch)
         cap = getattr(self.classifier.model.config, "final_logit_softcapping", None)
         return {"loss": _captioning(hidden, batch, self.table, cap)}
 
 
-class QualityObjective(_Objective):
+class QualityObjective(_ClassifierObjective):
     """Stage 2: the level, as published, and two losses that teach what to look at from scratch.
 
     The level: squared error of a single output, or cross-entropy of several. Captioning: the next
@@ -129,7 +128,7 @@ class QualityObjective(_Objective):
             model.model.vision_tower.requires_grad_(False)
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """A batch of `mmsieve.train.data.collate`; `logits` [rows] are scores as `score` gives."""
+        """A batch of `collate_groups`; `logits` [rows] are scores as `score` gives."""
         hidden = _hidden(self.classifier, self.pixels, batch)
         rows = torch.arange(len(batch["lengths"]), device=hidden.device)
         logits = self.classifier.score(hidden[rows, batch["lengths"] - 1]).float()
@@ -145,11 +144,11 @@ class QualityObjective(_Objective):
 
     def _words(self, hidden: Tensor, facts: Tensor) -> Tensor:
         assert self.word is not None
-        told = facts != IGNORED
-        if not told.any():  # a file's texts have no known words
+        known = facts != IGNORED
+        if not known.any():  # a file's texts have no known words
             return 0.0 * self.word.weight.sum()
-        guesses = self.word(hidden[told])[:, 0].float()
-        return functional.binary_cross_entropy_with_logits(guesses, facts[told].float())
+        guesses = self.word(hidden[known])[:, 0].float()
+        return functional.binary_cross_entropy_with_logits(guesses, facts[known].float())
 
 
 def _hidden(model: QualityClassifier, pixels: Pixels, batch: dict[str, Tensor]) -> Tensor:
@@ -180,22 +179,22 @@ def _captioning(
     text = (ids != IMAGE) & (places < batch["lengths"][:, None])
     positive = (batch["labels"] == POSITIVE)[:, None] & text
     weights = _PLAIN_WORDS * positive.float() + (batch["facts"][:, 1:] == RIGHT).float()
-    told = weights > 0
-    logits = (states[told] @ table.T).float()
+    learnt = weights > 0
+    logits = (states[learnt] @ table.T).float()
     if cap is not None:
         logits = cap * torch.tanh(logits / cap)
-    losses = functional.cross_entropy(logits, ids[told], reduction="none")
-    return (losses * weights[told]).sum() / weights[told].sum().clamp(min=_PLAIN_WORDS)
+    losses = functional.cross_entropy(logits, ids[learnt], reduction="none")
+    return (losses * weights[learnt]).sum() / weights[learnt].sum().clamp(min=_PLAIN_WORDS)
 
 
-# What is minimised when a model learns to answer: the next token of its answers, nothing else
+# Of supervised fine-tuning: the next token of completions
 
 Encode = Callable[[Tensor], Tensor]
 """Pixels [images, 3, size, size], normalised -> embeddings [images, tokens, hidden]."""
 
 
-class AnswerObjective(nn.Module):
-    """Cross-entropy of answers under a stock model of images and text (Llava, LlavaOnevision)."""
+class SftObjective(nn.Module):
+    """Cross-entropy of completions under a stock Llava or LlavaOnevision model."""
 
     accepts_loss_kwargs = False
     """The loss is a mean over its batch: the Trainer divides by the batches of an update."""
@@ -206,15 +205,15 @@ class AnswerObjective(nn.Module):
         self.pixels = Pixels(spec)
         self._encode = encode
         self.parts: dict[str, float] = {}
-        """Of the last step: the share of answer tokens that are the likeliest ones."""
+        """Of the last step: the share of completion tokens that are the likeliest ones."""
 
     def forward(self, labels: Tensor, **batch: Tensor) -> dict[str, Tensor]:
-        """A batch of `mmsieve.train.answers.examples.collate_examples`."""
+        """A batch of `collate_examples`."""
         hidden = self.hidden_states(batch)
-        # A branch's first id is never an answer, so what comes before an answer is in its branch.
-        told = labels[:, 1:] != NOT_LEARNT
-        logits = self.generator.lm_head(hidden[:, :-1][told]).float()
-        targets = labels[:, 1:][told]
+        # A branch's first id is never learnt, so what comes before a completion is in its branch.
+        is_target = labels[:, 1:] != IGNORED
+        logits = self.generator.lm_head(hidden[:, :-1][is_target]).float()
+        targets = labels[:, 1:][is_target]
         if self.training:
             self.parts = {"right": float((logits.argmax(-1) == targets).float().mean())}
         return {"loss": functional.cross_entropy(logits, targets)}

@@ -101,12 +101,12 @@ class TrainOptions(OutputOptions):
 
 _NAME = "training.json"
 
-Claim = dict[str, Any]
+RunConfig = dict[str, Any]
 """Recipe, stage, and fingerprints of what else the result depends on."""
 
 
-def check_claim(
-    out: Path, claim: Claim, overwrite: bool = False
+def check_run_config(
+    out: Path, config: RunConfig, overwrite: bool = False
 ) -> Literal["new", "begun", "done"]:
     """How far this training got in a folder; raises RequestError where something else is in it.
 
@@ -119,13 +119,13 @@ def check_claim(
         remove(out)
         return "new"
     made.pop("logs", None)
-    is_same_request(out, made, claim)
+    is_same_request(out, made, config)
     return "done" if (out / "config.json").is_file() else "begun"
 
 
-def write_claim(out: Path, claim: Claim, logs: dict[str, Any]) -> None:
-    """Note the claim and, at the end, each stage's log."""
-    write_text(out / _NAME, json.dumps({**claim, "logs": logs}, indent=1) + "\n")
+def write_run_config(out: Path, config: RunConfig, logs: dict[str, Any]) -> None:
+    """Note the run config and, at the end, each stage's log."""
+    write_text(out / _NAME, json.dumps({**config, "logs": logs}, indent=1) + "\n")
 
 
 # The processes of one training: what only the first does, and where all wait for each other

@@ -1,22 +1,23 @@
-"""Recipes: what to start from, what each stage of a training sees, for how long; found by name.
+"""Recipes: what a training starts from, what each stage sees, for how long; found by name.
 
-A recipe is a Python file with a docstring on top (what, command, hardware, time, expected numbers)
-that sets RECIPE, and SMOKE: the same in seconds, to see that all of it runs.
+A recipe of one's own is a Python file that sets RECIPE, and SMOKE: the same in seconds, to see that
+all of it runs. Those of the package are `BundledRecipe`s.
 """
 
 import runpy
 from collections.abc import Mapping
-from importlib.resources import files
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.load import find_model
+from mmsieve.registry import registered
 
-# Recipes of classifiers: what to start from, and what each stage of a training sees, for how
-# long
+# What every recipe is made of, and those of classifiers
 
 
 class Part(BaseModel):
@@ -144,6 +145,8 @@ class BaseRecipe(Part):
     """Of random weights, of the order of data, and of scenes."""
     weights: Literal["float16", "bfloat16", "float32"] = "float16"
     """Number format of the saved checkpoint."""
+    start: Part | str
+    """What the first stage starts from."""
 
     def changed(self, **values: Any) -> Self:
         """A copy with other values; a dict changes values of the part of that name."""
@@ -160,18 +163,18 @@ class Recipe(BaseRecipe):
 
     start: Architecture | Pretrained
     lesson: Optimisation | None = None
-    """What a tower with random weights is taught first: the scenes' attributes."""
+    """The pretext task of a tower with random weights: what is where in drawn scenes."""
     projector: Optimisation | None = None
     """Stage 1: the projector alone, by the captioning loss."""
     classifier: ClassifierStage
     """Stage 2."""
 
 
-# Recipes of models that answer: raters of instruction samples, enhancers of captions
+# Recipes of what is fine-tuned on prompts and completions: raters and enhancers
 
 
-class Carry(Part):
-    """From a bundled classifier that reads pictures (`mmsieve.train.answers.carried`)."""
+class WeightTransfer(Part):
+    """From a bundled classifier that reads pictures: its weights, transferred."""
 
     model: str = "unifilter-tiny"
     vocabulary: int = Field(1024, gt=300)
@@ -185,8 +188,8 @@ class Backbone(Part):
     vision_tower: str
 
 
-class AnswerStage(Steps):
-    """Supervised fine-tuning: the next token of the answers, and of nothing else."""
+class SftStage(Steps):
+    """Supervised fine-tuning: the next token of the completions, and of nothing else."""
 
     tower_rate: float = Field(1.0, ge=0)
     """Learning rate of the tower, as a part of the others'; 0: it stays as it is."""
@@ -199,47 +202,62 @@ class AnswerStage(Steps):
 class RaterRecipe(BaseRecipe):
     """How a rater comes about (mmSSR, arXiv 2503.13383)."""
 
-    start: Carry | str
+    start: WeightTransfer | str
     """A string: a rater or any LLaVA-OneVision-style model to go on from, a folder or hub id."""
     answers: tuple[Literal["ratings", "styles"], ...] = ("ratings", "styles")
     """A scorer gives ratings, a styler styles, one model may do both."""
     capabilities: Mapping[str, str] = Field({})
     """Name -> keyword of capabilities beside the published 14, as records name them."""
-    rater: AnswerStage
+    rater: SftStage
 
 
 class EnhancerRecipe(BaseRecipe):
     """How an enhancer comes about (AITQE, arXiv 2410.16166)."""
 
-    start: Carry | Backbone | str
+    start: WeightTransfer | Backbone | str
     """A string: an enhancer to go on from, a folder or hub id."""
-    enhancer: AnswerStage
+    enhancer: SftStage
     negatives: bool = True
     """Learn from captions that were written to be bad, too."""
     rewriting: bool = True
     """Learn to rewrite; without, to judge alone."""
 
 
+AnyStage: TypeAlias = Optimisation | SftStage
+
+
+def stage_of(recipe: BaseRecipe, goal: str) -> AnyStage | None:
+    """The stage that `train GOAL` ends with; None where the recipe has none."""
+    if isinstance(recipe, RaterRecipe):
+        return recipe.rater
+    if isinstance(recipe, EnhancerRecipe):
+        return recipe.enhancer
+    assert isinstance(recipe, Recipe)
+    return recipe.projector if goal == "projector" else recipe.classifier
+
+
 # Recipes by name: the bundled ones, and Python files of one's own
 
-_BUNDLED = tuple(
-    files(package) / "recipes" for package in ("mmsieve.training", "mmsieve.synthetic")
-)
+
+@dataclass(frozen=True, kw_only=True)
+class BundledRecipe:
+    """A recipe of the package with what a user should know before running it."""
+
+    recipe: BaseRecipe
+    smoke: BaseRecipe
+    """The same in seconds."""
+    about: str
+    """What comes about, and the command, the hardware, the time, the expected numbers."""
 
 
-def bundled_recipes() -> dict[str, Path]:
-    """Name -> file of the recipes in the package."""
-    found = {}
-    for entry in (entry for folder in _BUNDLED for entry in folder.iterdir()):
-        if entry.name.endswith(".py") and not entry.name.startswith("_"):
-            path = Path(str(entry))
-            found[_name(path)] = path
-    return dict(sorted(found.items()))
+def bundled_recipes() -> dict[str, BundledRecipe]:
+    """Name -> recipe of the package: of each method, and those that are registered."""
+    from mmsieve.training.recipes import aitqe, mmssr, unifilter
 
-
-def _name(path: Path) -> str:
-    """The first word of a recipe's docstring; reading it runs nothing."""
-    return path.read_text("utf-8").removeprefix('"""').partition(":")[0]
+    found = [*unifilter.RECIPES, *aitqe.RECIPES, *mmssr.RECIPES]
+    for module in registered("recipes").values():
+        found += import_module(module).RECIPES
+    return {one.recipe.name: one for one in sorted(found, key=lambda one: one.recipe.name)}
 
 
 R = TypeVar("R", bound=BaseRecipe)
@@ -251,35 +269,41 @@ def load_recipe(recipe: str, kind: type[R], smoke: bool = False) -> R:
     `kind` is what has to come about.
     """
     bundled = bundled_recipes()
-    path = bundled.get(recipe, Path(recipe))
-    if path.suffix != ".py" or not path.is_file():
+    name = "SMOKE" if smoke else "RECIPE"
+    if recipe in bundled:
+        found: Any = bundled[recipe].smoke if smoke else bundled[recipe].recipe
+    elif recipe.endswith(".py") and Path(recipe).is_file():
+        found = _run_file(recipe).get(name)
+    else:
         raise RequestError(f"no recipe {recipe!r}: give a .py file, or one of {', '.join(bundled)}")
+    if isinstance(found, kind):
+        return found
+    if isinstance(found, BaseRecipe):
+        raise RequestError(f"{recipe} is a {type(found).__name__}: this wants a {kind.__name__}")
+    where = kind.__module__
+    raise RequestError(f"{recipe}: it sets no {name} = {kind.__name__}(...) ({where})")
+
+
+def _run_file(recipe: str) -> dict[str, Any]:
+    """What a recipe file sets; raises RequestError."""
     try:
-        values = runpy.run_path(str(path))
+        return runpy.run_path(recipe)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RequestError(f"{recipe}: {where}: {first['msg']}") from error
     except Exception as error:  # whatever a user's file raises makes the request wrong
-        raise RequestError(f"{recipe}: {type(error).__name__}: {error}") from error
-    name = "SMOKE" if smoke else "RECIPE"
-    found = values.get(name)
-    if isinstance(found, BaseRecipe) and not isinstance(found, kind):
-        raise RequestError(f"{recipe} is a {type(found).__name__}: this wants a {kind.__name__}")
-    if not isinstance(found, kind):
-        where = kind.__module__
-        raise RequestError(f"{recipe}: it sets no {name} = {kind.__name__}(...) ({where})")
-    return found
+        hint = "; recipes import from mmsieve.training" if "mmsieve.train'" in str(error) else ""
+        raise RequestError(f"{recipe}: {type(error).__name__}: {error}{hint}") from error
 
 
 def with_backbone(
     recipe: R, language_model: str | None = None, vision_tower: str | None = None
 ) -> R:
     """The recipe with another language model or vision tower; raises RequestError."""
-    asked = {"language_model": language_model, "vision_tower": vision_tower}
-    given = {name: value for name, value in asked.items() if value is not None}
-    start = getattr(recipe, "start", None)
-    if given and not isinstance(start, Pretrained | Backbone):
+    wanted = {"language_model": language_model, "vision_tower": vision_tower}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    if given and not isinstance(recipe.start, Pretrained | Backbone):
         flag = f"--{next(iter(given)).replace('_', '-')}"
         raise RequestError(
             f"{flag}: recipe {recipe.name} starts from no language model; choose another one"
@@ -287,19 +311,19 @@ def with_backbone(
     return recipe.changed(start=given) if given else recipe
 
 
-def find_start(goal: str, recipe: BaseRecipe, start_from: Path | str | None) -> Path | None:
+def find_start(recipe: BaseRecipe, start_from: Path | str | None) -> Path | None:
     """The folder of the checkpoint to go on from, if there is one; raises RequestError."""
-    start = getattr(recipe, "start", None)
-    name = start_from if start_from is not None else start if isinstance(start, str) else None
-    if name is None or goal in ("projector", "classifier"):
-        return None if name is None else Path(name)
-    return find_model(str(name), "rate" if goal == "rater" else "enhance")
+    name = recipe.start if start_from is None else str(start_from)
+    if not isinstance(name, str):
+        return None
+    if isinstance(recipe, RaterRecipe):
+        return find_model(name, "rate")
+    return find_model(name, "enhance") if isinstance(recipe, EnhancerRecipe) else Path(name)
 
 
 def check_start(recipe: BaseRecipe) -> None:
     """Raise RequestError where what a recipe starts from is not there, or not of a known kind."""
-    start = getattr(recipe, "start", None)
-    if isinstance(start, Pretrained | Backbone):
+    if isinstance(recipe.start, Pretrained | Backbone):
         from mmsieve.training.initial import check_backbone
 
-        check_backbone(start.language_model, start.vision_tower)
+        check_backbone(recipe.start.language_model, recipe.start.vision_tower)

@@ -1,33 +1,34 @@
-"""Training files in the published layouts -> records with their levels, the odd ones with a reason.
+"""Training files: read once, each record checked or left out with a reason, split by image.
 
-Stage 2: a JSON list of `{"image": path or [paths], "text": "... <image> ...", "label": ...}`
-(`weizhiwang/unifilter_train_data`, train_classifier.py of Victorwz/UniFilter). Stage 1: LLaVA's
-`{"image": path, "conversations": [..., {"from": "gpt", "value": caption}]}` (LLaVA-Pretrain).
+The same for classifiers and for supervised fine-tuning: what differs, which fields a record has and
+what a model reads of it, is a `RecordInputs` (`mmsieve.training.data`).
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ValidationError, field_validator
+import numpy as np
+from pydantic import ValidationError
+from torch.utils.data import DataLoader, Dataset
 
-from mmsieve.errors import RequestError
-from mmsieve.generation.files import CAPTION_HEAD, IMAGE_MARK, TrainingRecord
-from mmsieve.labels import LEVELS, POSITIVE
+from mmsieve.errors import RequestError, SampleError
+from mmsieve.generation.files import tie_by_image
+from mmsieve.outputs import write_atomically
+from mmsieve.progress import Advance, show_progress
+from mmsieve.training.options import DataFiles, processes
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A text over images, at a level."""
+class FileRecord:
+    """One record of a training file; what a model learns of it is in subclasses."""
 
     index: int
     """Its place in the file, from 0."""
     images: tuple[str, ...]
-    """Paths, one per `<image>`."""
-    text: str
-    label: float
+    """Paths; none for a sample without an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,84 +39,229 @@ class LeftOut:
     reason: str
 
 
-class _Labelled(TrainingRecord):
-    @field_validator("label", mode="before")
-    @classmethod
-    def _word(cls, label: object) -> object:
-        """A str as the published code reads it: `positive` is 1, any other word 0."""
-        if not isinstance(label, str):
-            return label
-        try:
-            return float(label)
-        except ValueError:
-            return float(label == "positive")
+R = TypeVar("R", bound=FileRecord)
 
 
-class _Turn(BaseModel):
-    value: str
+class RecordInputs(Protocol[R]):
+    """Records -> what a model reads in training; picklable, so that worker processes can."""
+
+    @property
+    def shares_images(self) -> bool:
+        """Whether records over the same images are one item, which holds each image once."""
+        ...
+
+    def parse(self, index: int, entry: Any) -> R:
+        """The record of an entry of the file; raises ValueError where it is none."""
+        ...
+
+    def prepare(self, records: Sequence[R], images: Path) -> list[Any]:
+        """One item of training data; raises SampleError or ValueError where there can be none."""
+        ...
+
+    def measure(self, record: R, prepared: list[Any]) -> int:
+        """Tokens of a record that was prepared alone; raises ValueError where it is too long."""
+        ...
 
 
-class _Conversation(BaseModel):
-    image: str
-    conversations: list[_Turn]
-
-
-def read_list(file: Path) -> list[Any]:
-    """The entries of a training file; raises RequestError where it is not a JSON list of some."""
+def read_records(file: Path, parse: Callable[[int, Any], R]) -> Iterator[R | LeftOut]:
+    """The records of a training file, in order; raises RequestError where it is no JSON list."""
     try:
         entries = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RequestError(f"--data {file}: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise RequestError(f"--data {file}: not a JSON list of records")
-    return entries
-
-
-def note_records(file: Path, usable: int, left_out: Sequence[LeftOut]) -> str:
-    """What a user should know of a file: how many records it has, and how many are left out."""
-    total = usable + len(left_out)
-    if not left_out:
-        return f"{file}: {total:,} records"
-    first = left_out[0]
-    return (
-        f"{file}: {total:,} records, {len(left_out):,} left out (left_out.jsonl; record "
-        f"{first.index}: {first.reason})"
-    )
-
-
-def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
-    """Name what is left out in the folder's left_out.jsonl."""
-    lines = "".join(json.dumps(asdict(one)) + "\n" for one in left_out)
-    (folder / "left_out.jsonl").write_text(lines, "utf-8")
-
-
-def read_records(file: Path) -> Iterator[Record | LeftOut]:
-    """Every record of a training file, in order; raises RequestError where it is not a JSON list.
-
-    A record with `conversations` is a caption of the highest level, its last turn.
-    """
-    for index, entry in enumerate(read_list(file)):
+    for index, entry in enumerate(entries):
         try:
-            yield _record(index, entry)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            yield LeftOut(index, f"{where}: {first['msg']}" if where else first["msg"])
+            yield parse(index, entry)
         except ValueError as error:
-            yield LeftOut(index, str(error))
+            yield LeftOut(index, say_invalid(error))
 
 
-def _record(index: int, entry: Any) -> Record:
-    if isinstance(entry, dict) and "conversations" in entry:
-        told = _Conversation.model_validate(entry)
-        if not told.conversations:
-            raise ValueError("conversations: no turn in it")
-        caption = told.conversations[-1].value.replace(IMAGE_MARK, "image").strip()
-        return Record(index, (told.image,), CAPTION_HEAD + caption, POSITIVE)
-    found = _Labelled.model_validate(entry)
-    if not LEVELS[0] <= found.label <= LEVELS[-1]:
-        raise ValueError(f"label: {found.label:g} is not from {LEVELS[0]} to {LEVELS[-1]}")
-    marks = found.text.count(IMAGE_MARK)
-    if marks != len(found.images) or not marks:
-        raise ValueError(f"text: {marks} <image> in it for {len(found.images)} images")
-    return Record(index, tuple(found.images), found.text, found.label)
+def say_invalid(error: ValueError) -> str:
+    """Why a record is none, in one line: the first field that is wrong, where one is."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+class RecordData(Dataset[list[Any]]):
+    """Records as training data, an item per index."""
+
+    def __init__(
+        self, inputs: RecordInputs[R], records: Sequence[R], images: Path, *, alone: bool = False
+    ) -> None:
+        """`alone`: an item of each record, also where records share images."""
+        self._inputs, self._images = inputs, images
+        groups: dict[tuple[str, ...], list[R]] = {}
+        for record in records:
+            together = inputs.shares_images and not alone
+            key = tuple(sorted(set(record.images))) if together else (str(record.index),)
+            groups.setdefault(key, []).append(record)
+        self.groups = list(groups.values())
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> list[Any]:
+        """The item; raises SampleError or ValueError where one of its records can't be used."""
+        return self._inputs.prepare(self.groups[index], self._images)
+
+
+@dataclass(frozen=True)
+class CheckedRecords:
+    """What of a file can be trained on, and what can't."""
+
+    lengths: dict[int, int]
+    """Index of a usable record -> its tokens."""
+    left_out: list[LeftOut]
+
+    @classmethod
+    def load(cls, file: Path) -> "CheckedRecords":
+        """What an earlier run of the same training found."""
+        saved = json.loads(file.read_text("utf-8"))
+        lengths = saved["lengths"]
+        if "records" in saved:  # a classifier's, by an earlier version
+            lengths = dict(zip((one["index"] for one in saved["records"]), lengths, strict=True))
+        left_out = [LeftOut(**one) for one in saved["left_out"]]
+        return cls({int(index): length for index, length in lengths.items()}, left_out)
+
+    def note(self, file: Path) -> str:
+        """What a user should know of the file."""
+        total = f"{file}: {len(self.lengths) + len(self.left_out):,} records"
+        if not self.left_out:
+            return total
+        count, first = len(self.left_out), self.left_out[0]
+        reason = f"record {first.index}: {first.reason}"
+        return f"{total}, {count:,} left out (left_out.jsonl; {reason})"
+
+
+class _Lengths(Dataset[int | str]):
+    """Of each record the tokens, or why it can't be trained on."""
+
+    def __init__(self, inputs: RecordInputs[R], records: Sequence[R], images: Path) -> None:
+        self._inputs, self._records, self._images = inputs, records, images
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> int | str:
+        record = self._records[index]
+        try:
+            return self._inputs.measure(record, self._inputs.prepare([record], self._images))
+        except SampleError as error:
+            return f"{error.status}: {error}"
+        except ValueError as error:
+            return say_invalid(error)
+
+
+def check_records(
+    found: Sequence[R | LeftOut],
+    inputs: RecordInputs[R],
+    images: Path,
+    workers: int,
+    advance: Advance,
+) -> CheckedRecords:
+    """Prepare every record once, as training will."""
+    records = [one for one in found if not isinstance(one, LeftOut)]
+    left_out = [one for one in found if isinstance(one, LeftOut)]
+    lengths: dict[int, int] = {}
+    loader = DataLoader(_Lengths(inputs, records, images), batch_size=None, num_workers=workers)
+    for record, length in zip(records, loader, strict=True):
+        advance(1, 1)
+        if isinstance(length, str):
+            left_out.append(LeftOut(record.index, length))
+        else:
+            lengths[record.index] = int(length)
+    return CheckedRecords(lengths, sorted(left_out, key=lambda one: one.index))
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Data sets of a stage; see `mmsieve.training.trainer.Stage`."""
+
+    data: Dataset[Any]
+    lengths: list[int] | None = None
+    held_out: Dataset[Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def open_files(
+    files: DataFiles, inputs: RecordInputs[R], out: Path, seed: int, *, workers: int, quiet: bool
+) -> TrainingData:
+    """The usable records of training files, the held-out ones apart; `out`: of the training."""
+
+    def read(file: Path, name: str) -> tuple[list[R], CheckedRecords]:
+        place = out / "stages" / f"{name}.json"
+        return _read_checked(file, place, inputs, files.images, workers, quiet)
+
+    records, checked = read(files.data, "data")
+    notes = [checked.note(files.data)]
+    if files.val is not None:
+        held_out, others = read(files.val, "val")
+        notes.append(others.note(files.val))
+        shared = {name for r in records for name in r.images}
+        shared &= {name for r in held_out for name in r.images}
+        if shared:
+            notes.append(f"{len(shared):,} images of {files.val} are in {files.data} too")
+    else:
+        apart = split_by_image(records, seed)
+        held_out = [record for record in records if record.index in apart]
+        records = [record for record in records if record.index not in apart]
+        notes.append(f"{len(held_out):,} records held out, by image")
+    if processes().is_main_process:
+        lines = "".join(json.dumps(asdict(one)) + "\n" for one in checked.left_out)
+        (out / "left_out.jsonl").write_text(lines, "utf-8")
+    data = RecordData(inputs, records, files.images)
+    lengths = [max(checked.lengths[record.index] for record in group) for group in data.groups]
+    apart_data = RecordData(inputs, held_out, files.images, alone=True) if held_out else None
+    return TrainingData(data, lengths, apart_data, tuple(notes))
+
+
+def _read_checked(
+    file: Path, place: Path, inputs: RecordInputs[R], images: Path, workers: int, quiet: bool
+) -> tuple[list[R], CheckedRecords]:
+    """The usable records of a file; raises RequestError where there are none.
+
+    The first process checks, the others, and later runs, read what it found in `place`.
+    """
+    quiet = quiet or not processes().is_main_process
+    with (
+        processes().main_process_first(),
+        show_progress(f"check {file.name}", 0, quiet, "records") as advance,
+    ):
+        found = list(read_records(file, inputs.parse))
+        if place.is_file():
+            checked = CheckedRecords.load(place)
+        else:
+            checked = check_records(found, inputs, images, workers, advance)
+            if not checked.lengths:
+                first = checked.left_out[0]
+                raise RequestError(
+                    f"--data {file}: no record can be used; record {first.index}: {first.reason} "
+                    f"(images are looked for below {images}: --images)"
+                )
+            text = json.dumps(asdict(checked))
+            write_atomically(place, lambda path: path.write_text(text, "utf-8"))
+    usable = [one for one in found if not isinstance(one, LeftOut)]
+    return [record for record in usable if record.index in checked.lengths], checked
+
+
+_HELD_OUT, _MOST_HELD_OUT = 0.02, 2000
+"""Part of the records that the best state is chosen by where no other file is given; at most."""
+
+
+def split_by_image(records: Sequence[FileRecord], seed: int) -> set[int]:
+    """Indices of the records to hold out: no image of theirs is in any other record."""
+    families: dict[int, list[int]] = {}
+    for record, first in zip(records, tie_by_image([r.images for r in records]), strict=True):
+        families.setdefault(first, []).append(record.index)
+    wanted = min(_MOST_HELD_OUT, round(_HELD_OUT * len(records)))
+    members = list(families.values())
+    held_out: set[int] = set()
+    for place in np.random.default_rng((seed, 5)).permutation(len(members)).tolist():
+        if len(held_out) + len(members[place]) <= wanted:
+            held_out.update(members[place])
+    return held_out

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -22,9 +22,8 @@ from mmsieve.progress import Advance, show_progress
 from mmsieve.training.options import processes
 from mmsieve.training.recipe import Lora, Steps
 
-# A stage of training: the stock Trainer over one objective and one data set
-
 _LOG_STEPS = 50
+BestBy: TypeAlias = Literal["accuracy", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +33,18 @@ class Stage:
     name: str
     objective: nn.Module
     data: Dataset[Any]
-    """A step's worth of groups per index, or one group where `lengths` are given."""
+    """A step's worth of items per index, or one item where `lengths` are given."""
     collate: Callable[[list[Any]], dict[str, Tensor]]
     optimisation: Steps
     lengths: list[int] | None = None
-    """Tokens of each group: groups of like length go together, in another order every epoch."""
+    """Tokens of each item: items of like length go together, in another order every epoch."""
     held_out: Dataset[Any] | None = None
     """A text or an example per index: the saved state that does best on them is taken."""
-    best_by: Literal["accuracy", "loss"] = "accuracy"
+    best_by: BestBy = "accuracy"
     """What doing best means."""
-    slow: tuple[nn.Parameter, ...] = ()
-    """Parameters that learn at `slow_rate` times the learning rate."""
-    slow_rate: float = 1.0
+    tower: tuple[nn.Parameter, ...] = ()
+    """Parameter group of a learning rate of its own, `tower_rate` times that of the others."""
+    tower_rate: float = 1.0
     seed: int = 0
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where the Trainer's log goes, besides training.json."""
@@ -65,8 +64,11 @@ def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, dict[str, T
     state = _last_state(folder)
     before = 0 if state is None else _step(state)
     hidden = quiet or not processes().is_main_process
-    with quiet_loading(), show_progress(stage.name, trainer.steps, hidden, "steps", before) as told:
-        trainer.add_callback(_Steps(told, before))
+    with (
+        quiet_loading(),
+        show_progress(stage.name, trainer.steps, hidden, "steps", before) as advance,
+    ):
+        trainer.add_callback(_ProgressCallback(advance, before))
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
     # What FSDP or DeepSpeed have spread over the processes comes together here.
     whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)
@@ -204,8 +206,8 @@ def _step(state: Path) -> int:
     return int(state.name.rpartition("-")[2])
 
 
-class _Steps(TrainerCallback):  # type: ignore[misc]
-    """Tells our progress of the Trainer's."""
+class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Shows the Trainer's steps as every verb shows its progress."""
 
     def __init__(self, advance: Advance, before: int) -> None:
         self._advance = advance
@@ -219,12 +221,12 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
 def _optimizer(stage: Stage) -> torch.optim.Optimizer:
     wanted = stage.optimisation
-    slow = {id(parameter) for parameter in stage.slow}
-    others = [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in slow]
+    tower = {id(parameter) for parameter in stage.tower}
+    others = [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in tower]
     groups: list[dict[str, Any]] = [{"params": others}]
-    if stage.slow:
-        rate = wanted.learning_rate * stage.slow_rate
-        groups.append({"params": list(stage.slow), "lr": rate})
+    if stage.tower:
+        rate = wanted.learning_rate * stage.tower_rate
+        groups.append({"params": list(stage.tower), "lr": rate})
     return torch.optim.AdamW(
         groups,
         lr=wanted.learning_rate,

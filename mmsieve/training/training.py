@@ -1,7 +1,9 @@
-"""A training in a folder: a start, then stages, each kept when it is whole: a rerun goes on.
+"""A training in a folder: an initial checkpoint, then stages, each kept when it is whole.
 
-`train projector`: start, lesson (random towers), projector. `train classifier`: the same start and
-lesson, or the result of `train projector`, then the classifier.
+`train projector`: initial checkpoint, pretext task (random towers), projector. `train classifier`:
+the same, or the result of `train projector`, then the classifier. `train rater` and `train
+enhancer`: initial checkpoint, then supervised fine-tuning. The same command goes on after the last
+whole stage, and in a stage from its last saved state.
 """
 
 import json
@@ -9,12 +11,12 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmsieve.images import ImageSpec
 from mmsieve.methods.aitqe import model as aitqe_model
@@ -22,38 +24,38 @@ from mmsieve.methods.aitqe.checkpoint import open_enhancer
 from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.mmssr import model as mmssr_model
 from mmsieve.methods.mmssr.checkpoint import open_onevision
-from mmsieve.methods.unifilter.annotator import UniFilter
-from mmsieve.methods.unifilter.model import QualityClassifier, load_classifier, save_classifier
-from mmsieve.synthetic.training import CLASSES, RenderedCells, collate_cells, write_start
-from mmsieve.synthetic.transfer import write_enhancer_start, write_rater_start
-from mmsieve.training.data import collate
-from mmsieve.training.feed import Feed, FeedOptions, open_answers, open_feed
-from mmsieve.training.initial import output_embedding
+from mmsieve.methods.unifilter.model import load_classifier, save_classifier
+from mmsieve.training.data import (
+    ClassifierInputs,
+    EnhancerInputs,
+    RaterInputs,
+    collate_examples,
+    collate_groups,
+    drawn_training,
+    known_capabilities,
+)
+from mmsieve.training.initial import output_embedding, write_initial
 from mmsieve.training.objectives import (
-    AnswerObjective,
     CaptionObjective,
     Encode,
-    LessonObjective,
+    PretextObjective,
     QualityObjective,
+    SftObjective,
 )
-from mmsieve.training.options import Claim, DataFiles, processes, write_claim
+from mmsieve.training.options import DataFiles, RunConfig, processes, write_run_config
 from mmsieve.training.recipe import (
-    AnswerStage,
+    AnyStage,
     BaseRecipe,
     EnhancerRecipe,
-    Optimisation,
     Pretrained,
     RaterRecipe,
     Recipe,
+    SftStage,
+    stage_of,
 )
-from mmsieve.training.sft import (
-    AssessmentExamples,
-    Examples,
-    RatingExamples,
-    collate_examples,
-    known_capabilities,
-)
+from mmsieve.training.records import RecordInputs, open_files
 from mmsieve.training.trainer import (
+    BestBy,
     Stage,
     add_adapters,
     checkpoint_activations,
@@ -61,40 +63,59 @@ from mmsieve.training.trainer import (
     run_stage,
 )
 
-# A training in a folder: a start, then stages, each kept when it is whole: a rerun goes on
-
 _LOG = "log.json"
+Make: TypeAlias = Callable[[Path], list[str]]
+"""Carries out a stage into a folder; returns what a user should know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainableModel:
+    """A checkpoint that is opened to be trained further."""
+
+    model: Any
+    language: Any
+    """The stock language model in it."""
+    tower: nn.Module
+    image: ImageSpec
+    encode: Encode
+    """The tower and the projector."""
+    inputs: RecordInputs[Any]
+    collate: Callable[[list[Any]], dict[str, Tensor]]
+    save: Callable[[Path], None]
+    """Writes the model as a checkpoint."""
+    ties_embeddings: bool = True
+    """Whether the language model's output embedding is its input embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(ABC):
     """What to train, and where: `out` ends up as a checkpoint in the published layout.
 
-    `training.json` beside it has the claim and each stage's log. Until then `out/stages` holds what
-    has been reached.
+    `training.json` beside it has the run config and each stage's log. Until then `out/stages` holds
+    what has been reached.
     """
 
     goal: str
     """The last stage."""
     recipe: BaseRecipe
     out: Path
-    claim: Claim
+    config: RunConfig
     start_from: Path | None = None
     """A checkpoint instead of the recipe's start."""
     files: DataFiles | None = None
-    """Instead of rendered data."""
+    """Instead of drawn data."""
     workers: int = 0
     trackers: tuple[str, ...] = ("tensorboard",)
     quiet: bool = False
 
     @property
     @abstractmethod
-    def steps(self) -> dict[str, Callable[[Path], list[str]]]:
-        """Stage -> what carries it out into a folder, and returns notes; in order."""
+    def steps(self) -> dict[str, Make]:
+        """Stage -> what carries it out; in order, the goal last."""
 
     @abstractmethod
-    def write_final(self, last: Path, folder: Path) -> None:
-        """Write the last stage's checkpoint to a folder in the wanted number format."""
+    def open(self, folder: Path, dtype: str = "float32") -> TrainableModel:
+        """A checkpoint in the published layout."""
 
     def run(self) -> list[str]:
         """Train what is not trained yet; returns what a user should know."""
@@ -120,24 +141,70 @@ class Training(ABC):
         """Folder of the stages."""
         return self.out / "stages"
 
-    def before(self, goal: str) -> Path:
+    def write_start(self, folder: Path) -> list[str]:
+        """The first stage, where there is no checkpoint to start from."""
+        if processes().is_main_process:
+            write_whole(folder, lambda place: write_initial(place, self.recipe))
+        return []
+
+    def before(self, stage: str) -> Path:
         """The checkpoint that a stage starts from; seeds what the stage draws at random."""
         torch.manual_seed(self.recipe.seed)
         names = list(self.steps)
-        place = names.index(goal)
+        place = names.index(stage)
         found = self.stages / names[place - 1] if place else self.start_from
         assert found is not None
         return found
 
-    def train(self, stage: Stage, folder: Path, save: Callable[[Path], None]) -> None:
-        """Run a stage; `save` writes the model, which then holds what was learnt."""
+    def fit(
+        self,
+        opened: TrainableModel,
+        objective: nn.Module,
+        wanted: AnyStage,
+        folder: Path,
+        *,
+        best_by: BestBy | None = None,
+        tower: tuple[nn.Parameter, ...] = (),
+        tower_rate: float = 1.0,
+    ) -> list[str]:
+        """Train the goal's stage, on files or on drawn data; without `best_by` the last state."""
+        if self.files is None:
+            data = drawn_training().draw(opened.inputs, wanted, self.recipe.seed)
+        else:
+            seed, workers, quiet = self.recipe.seed, self.workers, self.quiet
+            data = open_files(
+                self.files, opened.inputs, self.out, seed, workers=workers, quiet=quiet
+            )
+        stage = Stage(
+            name=self.goal,
+            objective=objective,
+            data=data.data,
+            lengths=data.lengths,
+            held_out=None if best_by is None else data.held_out,
+            best_by=best_by or "accuracy",
+            collate=opened.collate,
+            optimisation=wanted,
+            tower=tower,
+            tower_rate=tower_rate,
+            seed=self.recipe.seed,
+            trackers=self.trackers,
+            workers=self.workers,
+        )
+        self.train(stage, folder, opened)
+        return list(data.notes)
+
+    def train(self, stage: Stage, folder: Path, opened: TrainableModel) -> None:
+        """Run a stage, and write the model that comes about."""
+        if stage.optimisation.gradient_checkpointing:
+            checkpoint_activations(opened.language)
         log, state = run_stage(stage, self.stages / f"{stage.name}-states", self.quiet)
         if not processes().is_main_process:
             return
 
         def write(place: Path) -> None:
             stage.objective.cpu().load_state_dict(state)
-            save(place)
+            merge_adapters(opened.language.layers)
+            opened.save(place)
             (place / _LOG).write_text(json.dumps(log))
 
         write_whole(folder, write)
@@ -145,13 +212,13 @@ class Training(ABC):
     def _publish(self) -> None:
         """The last stage's checkpoint to `out`, config.json last."""
         made = self.stages / "half"
-        self.write_final(self.stages / self.goal, made)
+        self.open(self.stages / self.goal, self.recipe.weights).save(made)
         logs = {
             name: json.loads(file.read_text("utf-8"))
             for name in self.steps
             if (file := self.stages / name / _LOG).is_file()
         }
-        write_claim(self.out, self.claim, logs)
+        write_run_config(self.out, self.config, logs)
         for file in sorted(made.iterdir(), key=lambda file: file.name == "config.json"):
             file.replace(self.out / file.name)
         shutil.rmtree(self.stages)
@@ -166,277 +233,119 @@ def write_whole(place: Path, make: Callable[[Path], None]) -> None:
     temporary.replace(place)
 
 
-# The stages of a classifier's training
-
-Goal = Literal["projector", "classifier"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTraining(Training):
     """Of a classifier, or of its projector alone."""
 
-    goal: Goal
+    goal: str = "classifier"
     recipe: Recipe
 
-    @cached_property
-    def steps(self) -> dict[str, Callable[[Path], list[str]]]:
-        """Stage -> what carries it out."""
-        steps: dict[str, Callable[[Path], list[str]]] = {}
+    @property
+    def steps(self) -> dict[str, Make]:
+        """Initial checkpoint and pretext task, unless there is one to start from; then the goal."""
+        steps: dict[str, Make] = {}
         if self.start_from is None:
-            steps["start"] = self._start
+            steps["start"] = self.write_start
             if self.recipe.lesson is not None:
-                steps["lesson"] = self._lesson
-        return steps | {self.goal: getattr(self, f"_{self.goal}")}
+                steps["lesson"] = self.train_pretext
+        last = self.train_projector if self.goal == "projector" else self.train_classifier
+        return {**steps, self.goal: last}
 
-    def write_final(self, last: Path, folder: Path) -> None:
-        """The classifier of the last stage, in the recipe's number format."""
-        annotator = load_unifilter(str(last))
-        model = load_classifier(annotator.checkpoint)
-        model = model.to(getattr(torch, self.recipe.weights))
-        save_classifier(model, folder, annotator.checkpoint, annotator.checkpoint.own)
+    def open(self, folder: Path, dtype: str = "float32") -> TrainableModel:
+        """A folder in UniFilter's layout."""
+        annotator = load_unifilter(str(folder))
+        checkpoint = annotator.checkpoint
+        model = load_classifier(checkpoint, dtype).requires_grad_(True)
+        return TrainableModel(
+            model=model,
+            language=model.model,
+            tower=model.model.vision_tower,
+            image=checkpoint.image,
+            encode=model.encode_images,
+            inputs=ClassifierInputs(annotator.preparer()),
+            collate=partial(collate_groups, image_tokens=checkpoint.image_tokens),
+            save=lambda place: save_classifier(model, place, checkpoint, checkpoint.own),
+            ties_embeddings=checkpoint.ties_embeddings,
+        )
 
-    def _start(self, folder: Path) -> list[str]:
-        if processes().is_main_process:
-            write_whole(folder, lambda place: write_start(place, self.recipe))
-        return []
-
-    def _lesson(self, folder: Path) -> list[str]:
+    def train_pretext(self, folder: Path) -> list[str]:
+        """The tower's pretext task, on drawn pictures."""
         wanted = self.recipe.lesson
-        assert wanted is not None and wanted.rendered is not None
-        annotator, model = self._open("lesson")
-        size = annotator.checkpoint.image.size
+        assert wanted is not None
+        opened = self.open(self.before("lesson"))
+        task = drawn_training().draw_pretext(wanted, self.recipe.seed, opened.image.size)
         stage = Stage(
             name="lesson",
-            objective=LessonObjective(model, annotator.checkpoint.image, CLASSES),
-            data=RenderedCells(wanted.rendered, wanted.batch, self.recipe.seed, size),
-            collate=collate_cells,
+            objective=PretextObjective(opened.model, opened.image, task.classes),
+            data=task.data,
+            collate=task.collate,
             optimisation=wanted,
             seed=self.recipe.seed,
         )
-        self._train(stage, folder, annotator, model)
+        self.train(stage, folder, opened)
         return []
 
-    def _projector(self, folder: Path) -> list[str]:
-        wanted = self.recipe.projector
+    def train_projector(self, folder: Path) -> list[str]:
+        """Stage 1: the projector learns from captions."""
+        wanted, start = self.recipe.projector, self.recipe.start
         assert wanted is not None
-        annotator, model = self._open("projector")
-        table = model.model.embed_tokens.weight
-        if isinstance(self.recipe.start, Pretrained) and not annotator.checkpoint.ties_embeddings:
-            table = output_embedding(self.recipe.start).float()
-        objective = CaptionObjective(model, annotator.checkpoint.image, table)
-        feed = self._feed(annotator, wanted)
-        stage = self._stage("projector", objective, annotator, wanted, feed)
-        self._train(stage, folder, annotator, model)
-        return list(feed.notes)
+        opened = self.open(self.before("projector"))
+        table = opened.language.embed_tokens.weight
+        if isinstance(start, Pretrained) and not opened.ties_embeddings:
+            table = output_embedding(start).float()
+        objective = CaptionObjective(opened.model, opened.image, table)
+        return self.fit(opened, objective, wanted, folder)
 
-    def _classifier(self, folder: Path) -> list[str]:
+    def train_classifier(self, folder: Path) -> list[str]:
+        """Stage 2: the model learns the level."""
         wanted = self.recipe.classifier
-        annotator, model = self._open("classifier")
-        model.set_labels(self.recipe.start.labels)
-        objective = QualityObjective(model, annotator.checkpoint.image, wanted)
+        opened = self.open(self.before("classifier"))
+        opened.model.set_labels(self.recipe.start.labels)
+        objective = QualityObjective(opened.model, opened.image, wanted)
         if wanted.lora is not None:
-            add_adapters(model.model, wanted.lora)
-        feed = self._feed(annotator, wanted)
-        stage = self._stage("classifier", objective, annotator, wanted, feed)
-        self._train(stage, folder, annotator, model)
-        return list(feed.notes)
-
-    def _feed(self, annotator: UniFilter, wanted: Optimisation) -> Feed:
-        options = FeedOptions(
-            out=self.out, seed=self.recipe.seed, workers=self.workers, quiet=self.quiet
+            add_adapters(opened.language, wanted.lora)
+        return self.fit(
+            opened,
+            objective,
+            wanted,
+            folder,
+            best_by="accuracy",
+            tower=tuple(opened.tower.parameters()) if wanted.tower_rate else (),
+            tower_rate=wanted.tower_rate,
         )
-        return open_feed(annotator.preparer(), wanted, self.files, options)
-
-    def _stage(
-        self, name: Goal, objective: Any, annotator: UniFilter, wanted: Optimisation, feed: Feed
-    ) -> Stage:
-        """A stage on texts over images."""
-        rate = getattr(wanted, "tower_rate", 0.0)
-        tower = objective.classifier.model.vision_tower.parameters()
-        return Stage(
-            name=name,
-            objective=objective,
-            data=feed.data,
-            lengths=feed.lengths,
-            held_out=feed.held_out if name == "classifier" else None,
-            collate=partial(collate, image_tokens=annotator.checkpoint.image_tokens),
-            optimisation=wanted,
-            slow=tuple(tower) if rate else (),
-            slow_rate=rate,
-            seed=self.recipe.seed,
-            trackers=self.trackers,
-            workers=self.workers,
-        )
-
-    def _open(self, goal: str) -> tuple[UniFilter, QualityClassifier]:
-        """The checkpoint that a stage starts from, ready to be trained further."""
-        annotator = load_unifilter(str(self.before(goal)))
-        return annotator, load_classifier(annotator.checkpoint).requires_grad_(True)
-
-    def _train(
-        self, stage: Stage, folder: Path, annotator: UniFilter, model: QualityClassifier
-    ) -> None:
-        if stage.optimisation.gradient_checkpointing:
-            checkpoint_activations(model.model)
-
-        def save(place: Path) -> None:
-            merge_adapters(model.model.layers)
-            save_classifier(model, place, annotator.checkpoint, annotator.checkpoint.own)
-
-        self.train(stage, folder, save)
-
-
-# The stages of a rater's or an enhancer's training: a start where there is none, then answers
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A checkpoint, ready to be trained further."""
-
-    model: Any
-    """The stock model."""
-    encode: Encode
-    image: ImageSpec
-    examples: Examples
-    save: Callable[[Path], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerTraining(Training):
-    """Of a model that answers."""
+class SftTraining(Training):
+    """Supervised fine-tuning of a model that generates text about images."""
 
     @property
-    @abstractmethod
-    def wanted(self) -> AnswerStage:
-        """The stage on answers."""
+    def steps(self) -> dict[str, Make]:
+        """Initial checkpoint, unless there is one to start from; then the goal."""
+        start: dict[str, Make] = {} if self.start_from is not None else {"start": self.write_start}
+        return {**start, self.goal: self.fine_tune}
 
-    @abstractmethod
-    def write_start(self, folder: Path) -> None:
-        """Write the checkpoint that the recipe starts from."""
-
-    @abstractmethod
-    def open(self, folder: Path, dtype: str = "float32") -> Opened:
-        """A checkpoint in the published layout."""
-
-    @cached_property
-    def steps(self) -> dict[str, Callable[[Path], list[str]]]:
-        """Stage -> what carries it out."""
-        start = {} if self.start_from is not None else {"start": self._start}
-        return {**start, self.goal: self._answers}
-
-    def write_final(self, last: Path, folder: Path) -> None:
-        """The model of the last stage, in the recipe's number format."""
-        self.open(last, self.recipe.weights).save(folder)
-
-    def _start(self, folder: Path) -> list[str]:
-        if processes().is_main_process:
-            write_whole(folder, self.write_start)
-        return []
-
-    def _answers(self, folder: Path) -> list[str]:
-        opened, wanted = self.open(self.before(self.goal)), self.wanted
-        language = opened.model.model.language_model
-        tower = opened.model.model.vision_tower
-        opened.model.train().requires_grad_(True)
-        _freeze_unused(opened.model)
+    def fine_tune(self, folder: Path) -> list[str]:
+        """The one stage: prompts and completions."""
+        wanted = stage_of(self.recipe, self.goal)
+        assert isinstance(wanted, SftStage)
+        opened = self.open(self.before(self.goal))
+        model = opened.model.train().requires_grad_(True)
+        _freeze_unused(model)
         if not wanted.tower_rate:
-            tower.requires_grad_(False)
+            opened.tower.requires_grad_(False)
         if wanted.lora is not None:
-            add_adapters(language, wanted.lora)
-            opened.model.lm_head.requires_grad_(False)
-        if wanted.gradient_checkpointing:
-            checkpoint_activations(language)
-        options = FeedOptions(
-            out=self.out, seed=self.recipe.seed, workers=self.workers, quiet=self.quiet
-        )
-        feed = open_answers(opened.examples, wanted, self.files, options)
-        slow = tuple(p for p in tower.parameters() if p.requires_grad)
-        stage = Stage(
-            name=self.goal,
-            objective=AnswerObjective(opened.model, opened.encode, opened.image),
-            data=feed.data,
-            lengths=feed.lengths,
-            held_out=feed.held_out,
+            add_adapters(opened.language, wanted.lora)
+            model.lm_head.requires_grad_(False)
+        tower = tuple(p for p in opened.tower.parameters() if p.requires_grad)
+        return self.fit(
+            opened,
+            SftObjective(model, opened.encode, opened.image),
+            wanted,
+            folder,
             best_by="loss",
-            collate=collate_examples,
-            optimisation=wanted,
-            slow=slow if wanted.tower_rate != 1 else (),
-            slow_rate=wanted.tower_rate,
-            seed=self.recipe.seed,
-            trackers=self.trackers,
-            workers=self.workers,
-        )
-
-        def save(place: Path) -> None:
-            merge_adapters(language.layers)
-            opened.save(place)
-
-        self.train(stage, folder, save)
-        return list(feed.notes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RaterTraining(AnswerTraining):
-    """Of a scorer, a styler, or both in one."""
-
-    goal: str = "rater"
-    recipe: RaterRecipe
-
-    @property
-    def wanted(self) -> AnswerStage:
-        """The stage on ratings and styles."""
-        return self.recipe.rater
-
-    def write_start(self, folder: Path) -> None:
-        """A rater that knows pictures and captions, and no answers yet."""
-        write_rater_start(folder, self.recipe)
-
-    def open(self, folder: Path, dtype: str = "float32") -> Opened:
-        """A LLaVA-OneVision-style folder."""
-        checkpoint = open_onevision(folder)
-        model = mmssr_model.load_rater(checkpoint, dtype)
-        rates = "ratings" in self.recipe.answers
-        own = {
-            "clean_format": True,
-            "capabilities": known_capabilities(self.recipe) if rates else {},
-            "styles": "styles" in self.recipe.answers,
-        }
-        return Opened(
-            model=model,
-            encode=lambda pixels: mmssr_model.encode_images(model, pixels),
-            image=checkpoint.image,
-            examples=RatingExamples.of(checkpoint, self.recipe),
-            save=lambda place: mmssr_model.save_rater(model, place, checkpoint, own),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnhancerTraining(AnswerTraining):
-    """Of a model that judges and rewrites captions."""
-
-    goal: str = "enhancer"
-    recipe: EnhancerRecipe
-
-    @property
-    def wanted(self) -> AnswerStage:
-        """The stage on assessments."""
-        return self.recipe.enhancer
-
-    def write_start(self, folder: Path) -> None:
-        """An enhancer that knows pictures and captions, and no answers yet."""
-        write_enhancer_start(folder, self.recipe)
-
-    def open(self, folder: Path, dtype: str = "float32") -> Opened:
-        """A folder in AITQE's layout."""
-        checkpoint = open_enhancer(folder)
-        model = aitqe_model.load_enhancer(checkpoint, dtype)
-        own = {"plain_text": True, "max_text_tokens": 1024} | (checkpoint.own or {})
-        return Opened(
-            model=model,
-            encode=lambda pixels: aitqe_model.encode_images(model, pixels),
-            image=checkpoint.tower.image,
-            examples=AssessmentExamples.of(checkpoint, self.recipe),
-            save=lambda place: aitqe_model.save_enhancer(model, place, checkpoint, own),
+            tower=tower if wanted.tower_rate != 1 else (),
+            tower_rate=wanted.tower_rate,
         )
 
 
@@ -448,6 +357,68 @@ def _freeze_unused(model: Any) -> None:
         unused.append(tower.head)
     for module in unused:
         module.requires_grad_(False)
-    bias: torch.nn.Parameter = model.model.multi_modal_projector.linear_2.bias
+    bias: nn.Parameter = model.model.multi_modal_projector.linear_2.bias
     if not bias.any():
         bias.requires_grad_(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaterTraining(SftTraining):
+    """Of a scorer, a styler, or both in one."""
+
+    goal: str = "rater"
+    recipe: RaterRecipe
+
+    def open(self, folder: Path, dtype: str = "float32") -> TrainableModel:
+        """A LLaVA-OneVision-style folder."""
+        checkpoint = open_onevision(folder)
+        model = mmssr_model.load_rater(checkpoint, dtype)
+        rates = "ratings" in self.recipe.answers
+        own = {
+            "clean_format": True,
+            "capabilities": known_capabilities(self.recipe) if rates else {},
+            "styles": "styles" in self.recipe.answers,
+        }
+        return TrainableModel(
+            model=model,
+            language=model.model.language_model,
+            tower=model.model.vision_tower,
+            image=checkpoint.image,
+            encode=lambda pixels: mmssr_model.encode_images(model, pixels),
+            inputs=RaterInputs.of(checkpoint, self.recipe),
+            collate=collate_examples,
+            save=lambda place: mmssr_model.save_rater(model, place, checkpoint, own),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhancerTraining(SftTraining):
+    """Of a model that judges and rewrites captions."""
+
+    goal: str = "enhancer"
+    recipe: EnhancerRecipe
+
+    def open(self, folder: Path, dtype: str = "float32") -> TrainableModel:
+        """A folder in AITQE's layout."""
+        checkpoint = open_enhancer(folder)
+        model = aitqe_model.load_enhancer(checkpoint, dtype)
+        own = {"plain_text": True, "max_text_tokens": 1024} | (checkpoint.own or {})
+        return TrainableModel(
+            model=model,
+            language=model.model.language_model,
+            tower=model.model.vision_tower,
+            image=checkpoint.tower.image,
+            encode=lambda pixels: aitqe_model.encode_images(model, pixels),
+            inputs=EnhancerInputs.of(checkpoint, self.recipe),
+            collate=collate_examples,
+            save=lambda place: aitqe_model.save_enhancer(model, place, checkpoint, own),
+        )
+
+
+TRAININGS: dict[str, type[Training]] = {
+    "projector": ClassifierTraining,
+    "classifier": ClassifierTraining,
+    "rater": RaterTraining,
+    "enhancer": EnhancerTraining,
+}
+"""Goal -> how it is trained."""

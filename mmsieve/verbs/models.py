@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmsieve.methods.catalog import BASELINES, CATALOG, Known
+from mmsieve.methods.folders import BASELINES, CATALOG, Known
 from mmsieve.reports import Printed
 
 

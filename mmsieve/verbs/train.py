@@ -5,21 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.files import hash_files, tensor_files
+from mmsieve.methods.folders import hash_files, tensor_files
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
 from mmsieve.training.options import (
     TrainOptions,
-    check_claim,
+    check_run_config,
     first_goes_first,
     is_first,
-    write_claim,
+    write_run_config,
 )
 from mmsieve.training.recipe import (
-    AnswerStage,
+    AnyStage,
     BaseRecipe,
     EnhancerRecipe,
-    Optimisation,
     R,
     RaterRecipe,
     Recipe,
@@ -154,7 +153,7 @@ def _changed(recipe: R, options: TrainOptions) -> R:
 def _train(
     goal: str,
     recipe: BaseRecipe,
-    stage: Optimisation | AnswerStage | None,
+    stage: AnyStage | None,
     out: Path,
     start_from: Path | str | None,
     options: TrainOptions,
@@ -163,43 +162,37 @@ def _train(
         raise RequestError(f"recipe {recipe.name} has no stage {goal}")
     check_folder(out)
     options.check(stage.rendered is not None)
-    start = find_start(goal, recipe, start_from)
+    start = find_start(recipe, start_from)
     if start is None:
         check_start(recipe)
-    claim = _claim(goal, recipe, start, options)
+    config = _run_config(goal, recipe, start, options)
     with first_goes_first():
-        state = check_claim(out, claim, options.overwrite and is_first())
+        state = check_run_config(out, config, options.overwrite and is_first())
         if state == "new" and not options.dry_run:
             out.mkdir(parents=True, exist_ok=True)
-            write_claim(out, claim, {})
+            write_run_config(out, config, {})
     if state == "done" or options.dry_run:
         plan = _plan(goal, recipe, stage, start, options)
         note = f"{recipe.name}: done before" if state == "done" else f"would train: {plan}"
         return TrainReport(out=out, notes=(note,))
-    return TrainReport(out=out, notes=tuple(_run(goal, recipe, out, claim, start, options)))
+    return TrainReport(out=out, notes=tuple(_run(goal, recipe, out, config, start, options)))
 
 
 def _run(
     goal: str,
     recipe: Any,
     out: Path,
-    claim: dict[str, Any],
+    config: dict[str, Any],
     start_from: Path | None,
     options: TrainOptions,
 ) -> list[str]:
-    from mmsieve.training.training import (
-        ClassifierTraining,
-        EnhancerTraining,
-        RaterTraining,
-        Training,
-    )
+    from mmsieve.training.training import TRAININGS
 
-    kinds: dict[str, type[Training]] = {"rater": RaterTraining, "enhancer": EnhancerTraining}
-    return kinds.get(goal, ClassifierTraining)(
+    return TRAININGS[goal](
         goal=goal,
         recipe=recipe,
         out=out,
-        claim=claim,
+        config=config,
         start_from=start_from,
         files=options.files,
         workers=options.workers,
@@ -208,24 +201,24 @@ def _run(
     ).run()
 
 
-def _claim(
+def _run_config(
     goal: str, recipe: BaseRecipe, start_from: Path | None, options: TrainOptions
 ) -> dict[str, Any]:
     """Everything that the result depends on."""
-    claim: dict[str, Any] = {"goal": goal, "recipe": recipe.model_dump(mode="json")}
+    config: dict[str, Any] = {"goal": goal, "recipe": recipe.model_dump(mode="json")}
     if start_from is not None:
         files = {*tensor_files(start_from).values(), start_from / "config.json"}
-        claim["start_from"] = hash_files(files)
+        config["start_from"] = hash_files(files)
     for name, file in (("data", options.data), ("val", options.val)):
         if file is not None:
-            claim[name] = hash_files([file])
-    return claim
+            config[name] = hash_files([file])
+    return config
 
 
 def _plan(
     goal: str,
     recipe: BaseRecipe,
-    stage: Optimisation | AnswerStage,
+    stage: AnyStage,
     start_from: Path | None,
     options: TrainOptions,
 ) -> str:

@@ -17,7 +17,7 @@ from mmsieve import EvaluateOptions, GenerateOptions, RequestError
 from mmsieve.cli import main
 from mmsieve.evaluation.comparing import units_of
 from mmsieve.evaluation.metrics import half_of_units, measure, predict
-from mmsieve.methods.catalog import bundled_folder
+from mmsieve.methods.folders import bundled_folder
 from tests.helpers.tiny import Recipe, make_checkpoint
 
 

@@ -18,17 +18,18 @@ from mmsieve.generation.files import CAPTION_HEAD
 from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.unifilter.model import load_classifier
 from mmsieve.synthetic.teacher import caption_group, document_group
-from mmsieve.training.data import split_by_image
-from mmsieve.training.records import LeftOut, Record, read_records
+from mmsieve.training.data import LabelledRecord, parse_labelled
+from mmsieve.training.records import FileRecord, LeftOut, read_records, split_by_image
 
 pytestmark = pytest.mark.slow
 
 torch.set_num_threads(1)  # sums in another order are other sums
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-RECIPE = """from mmsieve.train.recipes import unifilter_tiny
+RECIPE = """from mmsieve.training.recipe import Recipe, load_recipe
+tiny = load_recipe("unifilter-tiny", Recipe, smoke=True)
 plain = {{"captioning": 0.0, "wrong_words": 0.0, "tower_rate": 0.0}}
-SMOKE = unifilter_tiny.SMOKE.changed(lesson=None, classifier=plain | {values})
+SMOKE = tiny.changed(lesson=None, classifier=plain | {values})
 """
 
 
@@ -83,7 +84,7 @@ def test_the_released_layout_trains(tmp_path):
     assert "16 records\n" in report.summary()
     assert "0 records held out, by image" in report.summary()
     assert (out / "left_out.jsonl").read_text() == ""
-    labels = [record.label for record in read_records(data)]
+    labels = [record.label for record in read_records(data, parse_labelled)]
     assert labels[3:5] == [1.0, 0.0]  # a str is a yes or a no, as in the published code
     row = mmsieve.load_model(str(out)).score(
         [caption_group(5, 0).sample(caption_group(5, 0).texts[0])]
@@ -143,9 +144,9 @@ def test_a_projector_trains_on_llava_captions(tmp_path):
         recipe(tmp_path), out=out, options=options(folder / "chat.json", images=folder)
     )
     assert "record 6: conversations" in report.summary()
-    found = list(read_records(folder / "chat.json"))
+    found = list(read_records(folder / "chat.json", parse_labelled))
     assert isinstance(found[6], LeftOut)
-    assert isinstance(found[0], Record)
+    assert isinstance(found[0], LabelledRecord)
     assert found[0].label == 3
     assert found[0].text == caption_group(6, 0).texts[-1].text
 
@@ -176,7 +177,7 @@ def test_a_total_that_cannot_be_met_is_refused(tmp_path):
 
 def test_held_out_images_are_in_no_training_text():
     names = [("a",), ("b", "c"), ("c", "d"), ("e",), ("a", "e"), *((f"n{n}",) for n in range(195))]
-    records = tuple(Record(index, images, "", 0) for index, images in enumerate(names))
+    records = tuple(FileRecord(index, images) for index, images in enumerate(names))
     for seed in range(20):
         apart = split_by_image(records, seed)
         assert 2 <= len(apart) <= 4

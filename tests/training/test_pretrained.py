@@ -28,8 +28,8 @@ from tests.helpers.tiny import _text_model as text_model
 
 pytestmark = pytest.mark.slow
 
-RECIPE = """from mmsieve.train.recipes import unifilter_qwen3_0_6b
-SMOKE = unifilter_qwen3_0_6b.SMOKE.changed(
+RECIPE = """from mmsieve.training.recipe import Recipe, load_recipe
+SMOKE = load_recipe("unifilter-qwen3-0.6b", Recipe, smoke=True).changed(
     weights="float32", start={{"image_tokens": 4, "labels": {labels}}},
     classifier={{"learning_rate": 1e-3, "lora": {lora}}},
 )

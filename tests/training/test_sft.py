@@ -14,11 +14,12 @@ from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.methods.aitqe.answers import KEYS
 from mmsieve.synthetic.instructions import instruction
 from mmsieve.synthetic.teacher import Drawing
+from mmsieve.synthetic.training import draw_examples
 from mmsieve.training import trainer
-from mmsieve.training import training as answerers
-from mmsieve.training.objectives import AnswerObjective
+from mmsieve.training.data import SftExample, collate_examples
+from mmsieve.training.objectives import SftObjective
 from mmsieve.training.recipe import EnhancerRecipe, RaterRecipe, load_recipe
-from mmsieve.training.sft import Example, collate_examples
+from mmsieve.training.training import EnhancerTraining, RaterTraining, TrainableModel
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +32,9 @@ def rater_recipe(folder: Path, **changes: str) -> str:
     changed = ", ".join(f"{name}={value}" for name, value in changes.items())
     file = folder / "recipe.py"
     file.write_text(
-        "from mmsieve.train.recipes import mmssr_tiny_scorer\n"
-        f"SMOKE = mmssr_tiny_scorer.SMOKE.changed({changed})\n"
+        "from mmsieve.training.recipe import RaterRecipe, load_recipe\n"
+        "tiny = load_recipe('mmssr-tiny-scorer', RaterRecipe, smoke=True)\n"
+        f"SMOKE = tiny.changed({changed})\n"
     )
     return str(file)
 
@@ -69,15 +71,15 @@ def assessed(tmp_path_factory) -> Path:
     return out
 
 
-def opened(folder: Path, recipe: str = "mmssr-tiny-scorer") -> answerers.Opened:
-    training = answerers.RaterTraining(
-        recipe=load_recipe(recipe, RaterRecipe, smoke=True), out=folder, claim={}
+def opened(folder: Path, recipe: str = "mmssr-tiny-scorer") -> TrainableModel:
+    training = RaterTraining(
+        recipe=load_recipe(recipe, RaterRecipe, smoke=True), out=folder, config={}
     )
     return training.open(folder)
 
 
-def objective(found: answerers.Opened) -> AnswerObjective:
-    return AnswerObjective(found.model, found.encode, found.image).eval()
+def objective(found: TrainableModel) -> SftObjective:
+    return SftObjective(found.model, found.encode, found.image).eval()
 
 
 def test_a_smoke_run_gives_a_rater_of_ratings_and_styles(rater):
@@ -100,9 +102,9 @@ def test_a_styler_names_styles_alone(tmp_path):
 def test_a_row_with_branches_learns_what_separate_rows_do(rater):
     found = opened(rater)
     drawn = instruction(3, 2)
-    (example,) = found.examples.examples(drawn.sample(DRAWING.draw), drawn.ratings, drawn.styles)
+    (example,) = found.inputs.examples(drawn.sample(DRAWING.draw), drawn.ratings, drawn.styles)
     assert len(example.branches) == len(CAPABILITIES)
-    alone = [Example(example.pixels, example.prefix, (one,)) for one in example.branches]
+    alone = [SftExample(example.pixels, example.prefix, (one,)) for one in example.branches]
     tuned = objective(found)
     with torch.inference_mode():
         together = tuned(**collate_examples([[example]]))["loss"]
@@ -114,9 +116,9 @@ def test_training_asks_what_rating_asks(rater):
     """The digits' probabilities of a training row are those that rating reads."""
     found = opened(rater)
     drawn = instruction(3, 5)
-    (example,) = found.examples.examples(drawn.sample(DRAWING.draw), drawn.ratings, drawn.styles)
+    (example,) = found.inputs.examples(drawn.sample(DRAWING.draw), drawn.ratings, drawn.styles)
     batch = collate_examples([[example]])
-    writer = found.examples.preparer.writers[0]
+    writer = found.inputs.preparer.writers[0]
     digits = [writer.answer(str(digit))[0] for digit in range(6)]
     tuned = objective(found)
     with torch.inference_mode():
@@ -176,7 +178,7 @@ def test_an_interrupted_training_ends_up_where_an_undisturbed_one_does(
             if state.global_step == 3:
                 raise KeyboardInterrupt
 
-        patch.setattr(trainer._Steps, "on_step_end", stop)
+        patch.setattr(trainer._ProgressCallback, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
             mmsieve.train_rater(recipe, out=stopped, start_from=str(rater), options=SMOKE)
     mmsieve.train_rater(recipe, out=stopped, start_from=str(rater), options=SMOKE)
@@ -217,12 +219,12 @@ def test_an_enhancer_learns_from_the_records_of_generate(enhancer, assessed, tmp
 def test_ablations_leave_out_negatives_or_rewriting(enhancer, tmp_path, negatives, rewriting):
     recipe = load_recipe("aitqe-tiny", EnhancerRecipe, smoke=True)
     changed = recipe.changed(negatives=negatives, rewriting=rewriting)
-    found = answerers.EnhancerTraining(recipe=changed, out=tmp_path, claim={}).open(enhancer)
-    drawn = [found.examples.draw(1, i, "core", recipe.enhancer.rendered)[0] for i in range(8)]
+    found = EnhancerTraining(recipe=changed, out=tmp_path, config={}).open(enhancer)
+    drawn = [draw_examples(found.inputs, 1, i, Drawing(encoding="BMP"))[0] for i in range(8)]
     assert {len(example.branches) for example in drawn} == {2 if negatives else 1}
-    backend = found.examples.preparer.tokenizer.build(plain=True)
+    backend = found.inputs.preparer.tokenizer.build(plain=True)
     texts = [
-        backend.decode(branch.ids[-branch.answer : -1].tolist(), skip_special_tokens=False)
+        backend.decode(branch.ids[-branch.completion : -1].tolist(), skip_special_tokens=False)
         for example in drawn
         for branch in example.branches
     ]
@@ -247,10 +249,10 @@ def test_a_recipe_without_drawn_data_asks_for_a_file(tmp_path, capsys):
 
 def test_styles_are_learnt_in_the_published_words(rater):
     recipe = load_recipe("mmssr-tiny-styler", RaterRecipe, smoke=True)
-    found = answerers.RaterTraining(recipe=recipe, out=rater, claim={}).open(rater)
+    found = RaterTraining(recipe=recipe, out=rater, config={}).open(rater)
     drawn = instruction(3, 4)
-    (example,) = found.examples.examples(drawn.sample(DRAWING.draw), drawn.ratings, drawn.styles)
+    (example,) = found.inputs.examples(drawn.sample(DRAWING.draw), drawn.ratings, drawn.styles)
     (branch,) = example.branches
-    backend = found.examples.preparer.writers[0].tokenizer.build(plain=True)
-    said = backend.decode(branch.ids[-branch.answer : -1].tolist())
+    backend = found.inputs.preparer.writers[0].tokenizer.build(plain=True)
+    said = backend.decode(branch.ids[-branch.completion : -1].tolist())
     assert said == ", ".join(drawn.styles) and set(drawn.styles) <= set(STYLES)

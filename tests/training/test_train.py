@@ -21,12 +21,18 @@ from mmsieve.synthetic.training import (
     RenderedCells,
     RenderedGroups,
     collate_cells,
-    write_start,
 )
 from mmsieve.training import options, trainer
-from mmsieve.training.data import RIGHT, WRONG, collate, prepare_group
+from mmsieve.training.data import RIGHT, WRONG, collate_groups, prepare_group
+from mmsieve.training.initial import write_initial
 from mmsieve.training.objectives import QualityObjective
-from mmsieve.training.recipe import BaseRecipe, Recipe, Rendered, bundled_recipes, load_recipe
+from mmsieve.training.recipe import (
+    BaseRecipe,
+    Recipe,
+    Rendered,
+    bundled_recipes,
+    load_recipe,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +66,7 @@ def test_a_smoke_run_gives_a_checkpoint_that_scores(trained):
 
 def test_training_changes_every_part_of_the_model(trained, tmp_path):
     recipe = load_recipe("unifilter-tiny", Recipe, smoke=True)
-    write_start(tmp_path, recipe)
+    write_initial(tmp_path, recipe)
     before, after = tensors(tmp_path), tensors(trained)
     assert before.keys() == after.keys()
     unused = ("post_layernorm", "rotary")
@@ -92,13 +98,14 @@ def test_an_interrupted_training_ends_up_where_an_undisturbed_one_does(
     """Stopped in the middle of the last stage, with its state of some steps before on disk."""
     file = tmp_path / "often.py"
     file.write_text(
-        "from mmsieve.train.recipes import unifilter_tiny\n"
-        "SMOKE = unifilter_tiny.SMOKE.changed(classifier={'save_steps': 2})\n"
+        "from mmsieve.training.recipe import Recipe, load_recipe\n"
+        "SMOKE = load_recipe('unifilter-tiny', Recipe, smoke=True).changed(\n"
+        "    classifier={'save_steps': 2})\n"
     )
     out, stopped = tmp_path / "out", tmp_path / "stopped"
     mmsieve.train_classifier(str(file), out=out, options=SMOKE)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Steps, "on_step_end", _stop_after(5))
+        patch.setattr(trainer._ProgressCallback, "on_step_end", _stop_after(5))
         with pytest.raises(KeyboardInterrupt):
             mmsieve.train_classifier(str(file), out=stopped, options=SMOKE)
     assert not (stopped / "config.json").exists()
@@ -132,7 +139,9 @@ def test_training_inputs_give_the_scores_of_scoring(bundled, index, make):
     prepared = prepare_group(annotator.preparer(), group)
     assert len(prepared.pixels) == len(group.images)
     with torch.inference_mode():
-        logits = objective(**collate([[prepared]], annotator.checkpoint.image_tokens))["logits"]
+        logits = objective(**collate_groups([[prepared]], annotator.checkpoint.image_tokens))[
+            "logits"
+        ]
     rows = model.score([group.sample(told) for told in group.texts])
     scores = torch.tensor([row["quality_score"] for row in rows])
     assert torch.allclose(logits, scores, atol=1e-4)
@@ -168,9 +177,9 @@ def bundled():
 def test_steps_can_be_made_again_alone(bundled):
     annotator, _, _ = bundled
     recipe = load_recipe("unifilter-tiny", Recipe, smoke=True)
-    groups = RenderedGroups(annotator.preparer(), recipe.classifier.rendered, 4, 3)
-    once, twice = (collate([groups[2]], 9) for _ in range(2))
-    other = collate([groups[1]], 9)
+    groups = RenderedGroups(recipe.classifier.rendered, 4, 3, annotator.preparer())
+    once, twice = (collate_groups([groups[2]], 9) for _ in range(2))
+    other = collate_groups([groups[1]], 9)
     assert all(torch.equal(tensor, twice[name]) for name, tensor in once.items())
     assert not torch.equal(once["pixels"], other["pixels"][: len(once["pixels"])])
 
@@ -187,7 +196,7 @@ def test_cells_tell_what_is_drawn():
     assert spread[empty].max() < spread[~empty].min()
 
 
-RECIPE = """from mmsieve.train.recipe import *
+RECIPE = """from mmsieve.training.recipe import *
 RECIPE = Recipe(name="x", start=Architecture({start}), classifier=ClassifierStage({stage}))
 """
 
@@ -239,14 +248,25 @@ def test_a_wrong_request_is_refused_in_one_line(tmp_path, capsys, monkeypatch, w
 
 
 def test_every_bundled_recipe_says_what_it_needs():
-    for name, path in bundled_recipes().items():
-        assert (
-            load_recipe(name, BaseRecipe).name
-            == load_recipe(name, BaseRecipe, smoke=True).name
-            == name
-        )
+    for name, bundled in bundled_recipes().items():
+        assert load_recipe(name, BaseRecipe) == bundled.recipe
+        assert load_recipe(name, BaseRecipe, smoke=True) == bundled.smoke
+        assert bundled.recipe.name == bundled.smoke.name == name
+        assert bundled.about.startswith(f"{name}: ")
         for part in ("Command:", "Hardware:", "Time:", "Expected:"):
-            assert part in path.read_text("utf-8"), name
+            assert part in bundled.about, name
+
+
+def test_a_recipe_file_of_an_earlier_version_is_refused_in_one_line(tmp_path, capsys) -> None:
+    """Its modules were `mmsieve.train.recipe` and `mmsieve.train.recipes`."""
+    file = tmp_path / "mine.py"
+    file.write_text("from mmsieve.train.recipe import Recipe\n")
+    with pytest.raises(SystemExit) as done:
+        main(["train", "classifier", str(file), "--out", str(tmp_path / "out")])
+    assert done.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "mine.py" in line
+    assert "mmsieve.training" in line
 
 
 def test_the_control_is_the_same_training_of_blank_images():
@@ -266,7 +286,7 @@ def test_two_stages_give_a_classifier(tmp_path):
     logs = json.loads((first / "training.json").read_text("utf-8"))["logs"]
     assert logs.keys() == {"lesson", "projector"}
     recipe = load_recipe("unifilter-tiny", Recipe, smoke=True)
-    write_start(tmp_path / "start", recipe)
+    write_initial(tmp_path / "start", recipe)
     before, after = tensors(tmp_path / "start"), tensors(first)
     for name, tensor in after.items():
         same = torch.allclose(before[name].half().float(), tensor.float())
@@ -285,9 +305,8 @@ def test_two_stages_give_a_classifier(tmp_path):
 def test_cross_entropy_gives_expected_levels(tmp_path):
     file = tmp_path / "levels.py"
     file.write_text(
-        "from mmsieve.train.recipe import Rendered\n"
-        "from mmsieve.train.recipes import unifilter_tiny\n"
-        "SMOKE = unifilter_tiny.SMOKE.changed(\n"
+        "from mmsieve.training.recipe import Recipe, Rendered, load_recipe\n"
+        "SMOKE = load_recipe('unifilter-tiny', Recipe, smoke=True).changed(\n"
         "    start={'labels': 4, 'image_fit': 'pad', 'patch_size': 12, 'image_tokens': 9},\n"
         "    classifier={'rendered': Rendered(groups=24, aspect=1.5, held_out=2)},\n"
         ")\n"
@@ -301,8 +320,8 @@ def test_cross_entropy_gives_expected_levels(tmp_path):
     assert preparer.image_tokens == 9
     unseen = HeldOutTexts(preparer, Rendered(groups=24, aspect=1.5, held_out=2), seed=1)
     model = mmsieve.load_model(str(out))
-    rows = model.score([group.sample(told) for group in unseen._texts for told in group.texts])
-    levels = [told.label for group in unseen._texts for told in group.texts]
+    rows = model.score([group.sample(told) for group in unseen.texts for told in group.texts])
+    levels = [told.label for group in unseen.texts for told in group.texts]
     right = sum(row["quality_level"] == level for row, level in zip(rows, levels, strict=True))
     assert abs(right / len(rows) - looked["eval_accuracy"]) < 0.13  # float16 weights may tip one
     assert all(0 <= row["quality_score"] <= 3 for row in rows)

@@ -1,1 +1,0 @@
-"""Recipes of the bundled tiny models, a file each."""
