@@ -21,7 +21,7 @@ import polars as pl
 import mmsieve
 from mmsieve import GenerateOptions, RatingOptions, ReadOptions, RunOptions
 from mmsieve.labels import CAPABILITIES
-from mmsieve.synthetic.instructions import NEEDS_PICTURE
+from tests.helpers.drawn import NEEDS_PICTURE
 
 CORES = os.cpu_count()
 

@@ -19,8 +19,8 @@ from scipy.stats import spearmanr
 import mmsieve
 from mmsieve import GenerateOptions, RunOptions, Sample, load_model
 from mmsieve.labels import LEVELS, POSITIVE
-from mmsieve.synthetic.assessments import is_complete, states_only_true_facts
 from mmsieve.synthetic.teacher import Drawing, caption_scene
+from tests.helpers.drawn import is_complete, states_only_true_facts
 
 
 def main() -> None:

@@ -25,32 +25,22 @@ app = App(
 )
 
 
-def _verb(name: str, function: str | None = None) -> str:
-    """Where a verb is; its module is imported when the verb is used."""
-    return f"mmsieve.verbs.{name}:{function or name}"
-
-
-app.command(_verb("score"))
-app.command(_verb("enhance"))
-app.command(_verb("rate"))
-app.command(_verb("filter", "filter_tables"), name="filter")
-app.command(_verb("select"))
-app.command(_verb("export"))
-app.command(_verb("evaluate"))
-app.command(_verb("report"))
-app.command(_verb("convert"))
-app.command(_verb("models", "list_models"), name="models")
+# A verb's module is imported when the verb is used.
+VERBS = ("score", "enhance", "rate", "filter", "select", "export", "evaluate", "report", "convert")
+for verb in VERBS:
+    app.command(f"mmsieve.verbs.{verb}:{verb}")
+app.command("mmsieve.verbs.models:list_models", name="models")
 for verb, place in registered("verb").items():
     app.command(place, name=verb)
 
 generation = App(name="generate", help="Write training data: texts, judgements, ratings.")
 for what in ("captions", "documents", "assessments", "ratings"):
-    generation.command(_verb("generate", f"generate_{what}"), name=what)
+    generation.command(f"mmsieve.verbs.generate:generate_{what}", name=what)
 app.command(generation)
 
 training = App(name="train", help="Train a checkpoint from a recipe.")
 for goal in ("projector", "classifier", "rater", "enhancer"):
-    training.command(_verb("train", f"train_{goal}"), name=goal)
+    training.command(f"mmsieve.verbs.train:train_{goal}", name=goal)
 app.command(training)
 
 
@@ -106,17 +96,15 @@ def _teachers_help(words: list[str]) -> "DefaultFormatter":
 
 
 def _show(result: Printed, debug: bool) -> int:
-    code = _name_failed(result, debug) if isinstance(result, Report) else OK
+    """Name what failed, and print the report; returns the exit code."""
+    code = OK
+    if isinstance(result, Report) and result.failed:
+        code = FAILED
+        for name, problem in result.failed.items():
+            sys.stderr.write(f"{result.unit}{name}: {problem}\n")
+            sys.stderr.write(result.details.get(name, "") if debug else "")
     sys.stdout.write(result.summary() + "\n")
     return code
-
-
-def _name_failed(report: Report, debug: bool) -> int:
-    for name, problem in report.failed.items():
-        sys.stderr.write(f"{report.unit}{name}: {problem}\n")
-        if debug:
-            sys.stderr.write(report.details.get(name, ""))
-    return FAILED if report.failed else OK
 
 
 def _fail(error: Exception, debug: bool, code: int) -> int:

@@ -7,6 +7,7 @@ for, its notes what was found.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -124,34 +125,27 @@ def _shards(parquet: pq.ParquetFile, group: int, trust_statistics: bool) -> list
 # Writing
 
 
+@dataclass
 class DecisionRows:
     """All rows of a table with their decisions: once to be read, and counted on the way."""
 
-    def __init__(
-        self,
-        rows: Iterable[tuple[Origins, pl.DataFrame]],
-        files: Sequence[TableFile],
-        fingerprint: dict[str, str],
-        notes: dict[str, str],
-        advance: Advance,
-    ) -> None:
-        """`rows` have at least the columns of SCHEMA; `files` are those of the table.
-
-        `fingerprint` says what was asked for, `notes` what the headers hold beside it.
-        """
-        self.kept = 0
-        self.reasons: Counter[str] = Counter()
-        self.fingerprint = fingerprint
-        self._rows = rows
-        self._files = files
-        self._notes = notes
-        self._advance = advance
+    rows: Iterable[tuple[Origins, pl.DataFrame]]
+    """With at least the columns of SCHEMA."""
+    files: Sequence[TableFile]
+    """Those of the table."""
+    fingerprint: dict[str, str]
+    """What was asked for."""
+    header_notes: dict[str, str]
+    """What the headers hold beside it."""
+    advance: Advance
+    kept: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
-        for origins, rows in self._rows:
+        for origins, rows in self.rows:
             self.reasons.update(dict(rows["reason"].drop_nulls().value_counts().iter_rows()))
             self.kept += int(rows["keep"].sum())
-            self._advance(rows.height, rows.height)
+            self.advance(rows.height, rows.height)
             yield origins, rows
 
     def count(self) -> None:
@@ -170,7 +164,7 @@ class DecisionRows:
 
     def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
         """The header of a decision file: that of one shard, or of all (None)."""
-        files = self._files if source is None else [source]
+        files = self.files if source is None else [source]
         return Header(
             kind=KIND,
             version=tables.product_version(),
@@ -179,7 +173,7 @@ class DecisionRows:
             rows=rows,
             complete=all(file.complete for file in files),
             fingerprint=self.fingerprint,
-            notes=self._notes | {"kept": str(kept)},
+            notes=self.header_notes | {"kept": str(kept)},
         )
 
 

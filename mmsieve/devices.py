@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 from mmsieve.errors import RequestError
 
@@ -36,9 +36,8 @@ def resolve_dtype(dtype: str, device: Device) -> Dtype:
     """The number format; `auto` is float32 on a CPU and bfloat16 on a GPU."""
     if dtype == "auto":
         return "float32" if device == "cpu" else "bfloat16"
-    for known in get_args(Dtype):
-        if dtype == known:
-            return known  # type: ignore[no-any-return]
+    if dtype in get_args(Dtype):
+        return cast(Dtype, dtype)
     raise RequestError(f"dtype {dtype!r} is not one of auto, float32, bfloat16, float16")
 
 

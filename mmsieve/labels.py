@@ -20,9 +20,8 @@ Scoring: TypeAlias = Literal["regression", "published", "expected"]
 
 def to_levels(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     """Scores clamped to 0-3 and rounded, as compute_metrics of train_classifier.py does."""
-    levels: npt.NDArray[np.int64] = np.rint(np.clip(scores, EASY_NEGATIVE, POSITIVE)).astype(
-        np.int64
-    )
+    clipped = np.clip(scores, EASY_NEGATIVE, POSITIVE)
+    levels: npt.NDArray[np.int64] = np.rint(clipped).astype(np.int64)
     return levels
 
 

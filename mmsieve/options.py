@@ -7,7 +7,7 @@ word, and `Options` when an object is made from Python: both by the same validat
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -100,7 +100,7 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 def _checks(hint: Any) -> list[Callable[[Any, Any], Any]]:
     """The validators in an annotation, also in one of its alternatives (`Positive | None`)."""
     if get_origin(hint) is Literal:
-        return [_Choice(get_args(hint))]
+        return [partial(_check_choice, get_args(hint))]
     found: list[Callable[[Any, Any], Any]] = []
     for extra in getattr(hint, "__metadata__", ()):
         validators: Any = extra.validator if isinstance(extra, Parameter) else ()
@@ -110,15 +110,10 @@ def _checks(hint: Any) -> list[Callable[[Any, Any], Any]]:
     return found
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """Refuses what is not among the choices; the command line has a message of its own."""
-
-    choices: tuple[Any, ...]
-
-    def __call__(self, kind: Any, value: Any) -> None:
-        if value is not None and value not in self.choices:
-            raise ValueError(f"is not one of {', '.join(map(str, self.choices))}")
+def _check_choice(choices: tuple[Any, ...], kind: Any, value: Any) -> None:
+    """Refuse what is not among the choices; the command line has a message of its own."""
+    if value is not None and value not in choices:
+        raise ValueError(f"is not one of {', '.join(map(str, choices))}")
 
 
 @cache
@@ -141,17 +136,15 @@ def _common(text: str) -> Parameter:
     return Parameter(group=COMMON, help=text)
 
 
+_DRY_RUN = "Say what would be done, and stop: nothing is written."
 _OVERWRITE = "Start again: what is there is replaced, also where another request made it."
+_WORKERS = "Processes that prepare data (0: the main one does it)."
 _BATCH = "Tokens of a batch, those of images included; by default what suits the device."
 Overwrite: TypeAlias = Annotated[bool, _common(_OVERWRITE)]
-DryRun: TypeAlias = Annotated[
-    bool, _common("Say what would be done, and stop: nothing is written.")
-]
+DryRun: TypeAlias = Annotated[bool, _common(_DRY_RUN)]
 Quiet: TypeAlias = Annotated[bool, _common("No progress; only the summary at the end.")]
 Limit: TypeAlias = Annotated[Positive | None, _common("Trial run: only the first so many samples.")]
-Workers: TypeAlias = Annotated[
-    NotNegative, _common("Processes that prepare data (0: the main one does it).")
-]
+Workers: TypeAlias = Annotated[NotNegative, _common(_WORKERS)]
 BatchTokens: TypeAlias = Annotated[Positive | None, Parameter(help=_BATCH)]
 
 

@@ -11,9 +11,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from mmsieve.errors import RequestError
@@ -101,6 +101,27 @@ def remove(path: Path) -> None:
 
 def _hidden(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+
+
+# Journals: a JSON object a line, by which work that was killed goes on where it stopped
+
+T = TypeVar("T")
+
+
+def append_line(path: Path, fields: Mapping[str, Any]) -> None:
+    """Add an object to a journal: when this returns, it survives a kill and a power cut."""
+    with path.open("ab") as file:
+        # The break comes first: it ends a line that a killed run left half written.
+        file.write(f"\n{json.dumps(fields, ensure_ascii=False)}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path, parse: Callable[[bytes], T]) -> Iterator[T]:
+    """What a journal holds, if it is there; a line that was left half written is passed over."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            yield parse(line)
 
 
 # What an output was made by: the same request, or another one

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from mmsieve.generation.options import GenerateOptions
     from mmsieve.generation.tasks.task import GenerationTask
 
-Kind: TypeAlias = Literal["teacher", "recipes", "verb", "public name", "training data"]
+Kind: TypeAlias = Literal["teacher", "recipes", "verb", "training data"]
 """teacher: see `DrawingTeacher`. recipes: a module with RECIPES. verb: of the command line.
-public name: of `import mmsieve`. training data: see `DrawnTraining` of `training/data.py`."""
+training data: see `DrawnTraining` of `training/data.py`."""
 
 _PLACES: dict[Kind, dict[str, str]] = {}
 

@@ -18,7 +18,7 @@ from fsspec.core import url_to_fs
 
 from mmsieve.errors import RequestError, ShardError
 
-# fsspec behind one face: the files at a path, glob, folder or URL, and errors that say the fix
+# Finding files through fsspec, with errors that say the fix
 
 _MAGIC = re.compile(r"[*?\[]")
 _INSTALL = {
@@ -53,7 +53,8 @@ def list_files(pattern: str) -> Listing:
     files: dict[str, int] = {}
     linked = 0
     for info in infos:
-        if base is not None and _is_hidden(info["name"], base):
+        below = "" if base is None else info["name"].removeprefix(base)
+        if any(part.startswith(".") for part in below.split("/")):
             continue
         kind, size = _resolve(filesystem, info)
         linked += kind == "directory"
@@ -146,11 +147,6 @@ def _above(path: str) -> str:
     return _MAGIC.split(path)[0].rpartition("/")[0]
 
 
-def _is_hidden(name: str, base: str) -> bool:
-    relative = name.removeprefix(base)
-    return any(part.startswith(".") for part in relative.split("/"))
-
-
 def _resolve(filesystem: fsspec.AbstractFileSystem, info: dict[str, Any]) -> tuple[str, int]:
     """Kind and size of an entry; a link (the hub's cache is made of them) is what it leads to.
 
@@ -166,19 +162,19 @@ def _resolve(filesystem: fsspec.AbstractFileSystem, info: dict[str, Any]) -> tup
 
 def _url(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
     if not is_local(filesystem):
-        url: str = filesystem.unstrip_protocol(name)
-        return url
+        return str(filesystem.unstrip_protocol(name))
     if ".." in name.split("/"):  # a path has one spelling, or a file may be listed twice
         return str(Path(name).parent.resolve() / Path(name).name)
     return os.path.normpath(name)
 
 
-# SOURCE strings -> shards: paths, globs, brace patterns, folders and fsspec URLs
+# Shards
 
 TAR = (".tar",)
 RANGED = (".parquet", ".jsonl")
 LISTS = (".json",)
 """Beside tars, or files of RANGED, a JSON file is a sidecar: statistics, a hub's data card."""
+_READ = TAR + RANGED + LISTS
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 _MOST_PATTERNS = 1_000_000
 
@@ -235,11 +231,6 @@ def find_files(sources: Sequence[str]) -> Sources:
     return Sources(tuple(name_shards(urls)), tuple(dict.fromkeys(notes)))
 
 
-def file_suffixes() -> str:
-    """The suffixes that are read, for messages."""
-    return ", ".join((*TAR, *RANGED, *LISTS))
-
-
 @contextmanager
 def local_path(shard: Shard) -> Iterator[str]:
     """A local path of the shard's file; a remote file is copied for as long as it is needed."""
@@ -284,9 +275,8 @@ def _patterns(source: str) -> list[str]:
     ranges = re.findall(r"\{(\d+)\.\.(\d+)", source)  # braceexpand holds each one in memory
     too_many = any(abs(int(last) - int(first)) > _MOST_PATTERNS for first, last in ranges)
     try:
-        patterns = (
-            [] if too_many else list(islice(braceexpand(source, escape=False), _MOST_PATTERNS + 1))
-        )
+        expanded = () if too_many else braceexpand(source, escape=False)
+        patterns = list(islice(expanded, _MOST_PATTERNS + 1))
     except ValueError as error:
         raise RequestError(f"{source}: unbalanced braces; write {{00000..00127}}.tar") from error
     if too_many or len(patterns) > _MOST_PATTERNS:
@@ -302,15 +292,15 @@ def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
     files = listing.files
     if not listing.searched:
         for url in files:
-            if suffix_of(url) not in TAR + RANGED + LISTS:
+            if suffix_of(url) not in _READ:
                 fix = "; unpack it first" if suffix_of(url) in _PACKED else ""
-                raise RequestError(f"{url}: not a file that is read ({file_suffixes()}){fix}")
+                raise RequestError(f"{url}: not a file that is read ({', '.join(_READ)}){fix}")
         return files
     kept: dict[str, int] = {}
     for suffixes in (TAR, RANGED, LISTS):
         kept = kept or {url: size for url, size in files.items() if suffix_of(url) in suffixes}
     if not kept:
-        raise RequestError(f"{pattern}: nothing there that is read ({file_suffixes()})")
+        raise RequestError(f"{pattern}: nothing there that is read ({', '.join(_READ)})")
     left = Counter(suffix_of(url) or "no suffix" for url in files if url not in kept)
     left.update({"links to folders": listing.linked_folders} if listing.linked_folders else {})
     if left:
@@ -351,9 +341,8 @@ def check_names(shards: Iterable[Shard]) -> None:
     seen: dict[str, str] = {}
     for shard in shards:
         if seen.setdefault(shard.name, shard.url) != shard.url:
-            raise RequestError(
-                f"{seen[shard.name]} and {shard.url} would share a table: rename one"
-            )
+            other = seen[shard.name]
+            raise RequestError(f"{other} and {shard.url} would share a table: rename one")
 
 
 def take_part(shards: Sequence[Shard], part: str | None) -> list[Shard]:

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -108,11 +108,8 @@ def parse_header(path: Path, metadata: dict[bytes, bytes] | None) -> Header | No
 
 
 def _other_version(path: Path, error: Exception) -> RequestError:
-    reason = " ".join(str(error).split())
-    return RequestError(
-        f"{path}: not a table of this version ({reason}); make it again with --overwrite or "
-        "another --out"
-    )
+    what = f"{path}: not a table of this version ({one_line(error)})"
+    return RequestError(f"{what}; make it again with --overwrite or another --out")
 
 
 def find_score(columns: pa.Schema | Mapping[str, pa.DataType]) -> str | None:
@@ -167,11 +164,6 @@ def table_files(folder: Path) -> dict[str, Path]:
         if not path.name.startswith(".")
     }
     return dict(sorted(found.items()))
-
-
-def rows_to_table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """A table of the declared schema: an all-null column keeps its type."""
-    return pa.Table.from_pylist(list(rows), schema=schema)
 
 
 # Reading: files one by one, and the tables given to a verb, of a run or anyone's
@@ -317,11 +309,8 @@ def open_tables(paths: Sequence[str | Path]) -> list[Table]:
 
 
 def _open(path: Path, name: str) -> Table:
-    if path.is_dir():
-        found = table_files(path)
-    elif path.is_file():
-        found = {path.stem: path}
-    else:
+    found = {path.stem: path} if path.is_file() else table_files(path)
+    if not path.exists():
         raise RequestError(f"{path}: no such table; name a folder of scores, or a Parquet file")
     if not found:
         raise RequestError(f"{path}: holds no Parquet file, so it is no table")
@@ -347,8 +336,7 @@ def _open(path: Path, name: str) -> Table:
         last = schema
         size, complete = (0, True) if header is None else (header.size, header.complete)
         files.append(TableFile(shard, file, rows, size, complete))
-    is_ours = made_by[0] is not None
-    return Table(name, path, tuple(files), types, mixed, is_ours)
+    return Table(name, path, tuple(files), types, mixed, is_ours=made_by[0] is not None)
 
 
 def _merge_types(

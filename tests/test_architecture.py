@@ -152,7 +152,7 @@ FLOORS = (
     ("methods",),
     ("methods.unifilter",),
     ("methods.aitqe", "methods.clip", "methods.mmssr"),
-    ("methods.catalog", "methods.rules"),
+    ("methods.rules",),
     ("methods.plugins",),
     ("methods.load",),
     ("exporting", "filtering", "generation"),

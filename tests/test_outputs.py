@@ -1,5 +1,6 @@
 """Outputs: whole or not there, never in the place of something else, and known by their request."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -139,3 +140,13 @@ def test_files_of_another_kind_stay(tmp_path):
     outputs.check_empty(folder)
     with pytest.raises(RequestError, match="not empty; choose another --out"):
         outputs.check_empty(tmp_path)
+
+
+def test_a_journal_gives_back_what_was_added_and_passes_over_half_a_line(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    assert list(outputs.read_lines(path, json.loads)) == []
+    outputs.append_line(path, {"unit": "a\u2028b"})
+    with path.open("ab") as file:
+        file.write(b'{"unit": "cut')
+    outputs.append_line(path, {"unit": "\u00e9"})
+    assert list(outputs.read_lines(path, json.loads)) == [{"unit": "a\u2028b"}, {"unit": "\u00e9"}]

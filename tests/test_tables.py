@@ -26,7 +26,7 @@ ROW = {"key": "k", "shard": "a", "status": "ok"}
 
 
 def write(path: Path, header: Header = HEADER) -> Path:
-    tables.write_file(path, tables.rows_to_table([ROW], COMMON), header)
+    tables.write_file(path, pa.Table.from_pylist([ROW], schema=COMMON), header)
     return path
 
 
@@ -40,7 +40,7 @@ def test_round_trip(tmp_path):
 def test_columns_keep_their_types(tmp_path):
     schema = pa.schema([*COMMON, pa.field("styles", pa.list_(pa.string()))])
     for rows in ([], [ROW]):
-        tables.write_file(tmp_path / "a.parquet", tables.rows_to_table(rows, schema), HEADER)
+        tables.write_file(tmp_path / "a.parquet", pa.Table.from_pylist(rows, schema=schema), HEADER)
         assert pq.read_schema(tmp_path / "a.parquet").remove_metadata() == schema
 
 

@@ -29,7 +29,6 @@ def main(checkpoint: str, tar: str, dtype: str) -> None:
             read=ReadOptions(),
             runner=RunnerOptions(device="cpu"),
             fingerprint={},
-            version="benchmark",
         )
         worker = ShardWorker(job, 1)
         shards = find_files([tar]).files

@@ -68,7 +68,7 @@ class AestheticPreparer(mmsieve.Preparer):
         if not sample.images:
             raise mmsieve.SampleError(mmsieve.Status.IMAGE_MISSING, "no image to score")
         image = sample.images[0]
-        pixels = mmsieve.decode_image(image.data, frame=image.frame, **self.options.of_images)
+        pixels = mmsieve.decode(image.data, frame=image.frame, **self.options.of_images)
         return self.processor(images=pixels, return_tensors="np")["pixel_values"][0]
 
 

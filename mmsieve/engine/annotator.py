@@ -32,7 +32,6 @@ class Preparer(Protocol):
 
     def prepare(self, sample: Sample) -> Any:
         """The model inputs of one sample; raises SampleError where it can't be used."""
-        ...
 
 
 class Runner(Protocol):
@@ -43,7 +42,6 @@ class Runner(Protocol):
 
     def run(self, items: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Row | SampleError]]:
         """Rows for a stream of (index, item), in any order, each index exactly once."""
-        ...
 
 
 class Annotator(Protocol):
@@ -65,13 +63,11 @@ class Annotator(Protocol):
 
     @property
     def kind(self) -> Literal["quality", "ratings", "assessment"]:
-        """What its table holds; quality: a score, in the column that `find_score` names."""
+        """What its table holds; quality: a score, in the column that `tables.find_score` names."""
         return "quality"
 
     def preparer(self) -> Preparer:
         """The CPU half."""
-        ...
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; loads the weights."""
-        ...

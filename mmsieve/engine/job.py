@@ -30,7 +30,6 @@ class ShardJob:
     read: ReadOptions
     runner: RunnerOptions
     fingerprint: dict[str, str]
-    version: str
     keep_metadata: bool = False
 
     @property
@@ -171,10 +170,8 @@ class _Rows:
         if self.error is not None:
             raise self.error
         if self._missing or len(self.rows) != self.count:
-            raise ShardError(
-                f"{len(self.rows)} rows, {len(self._missing)} of them without a result, for "
-                f"{self.count} samples"
-            )
+            rows = f"{len(self.rows)} rows, {len(self._missing)} of them without a result"
+            raise ShardError(f"{rows}, for {self.count} samples")
 
     def _add(self, sample: Prepared) -> int:
         index = len(self.rows)
@@ -198,7 +195,7 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
         problem = str(rows.error) if rows.error is not None else None
         header = Header(
             kind=job.annotator.kind,
-            version=job.version,
+            version=tables.product_version(),
             shard=shard.name,
             size=shard.size,
             rows=len(rows.rows),
@@ -208,16 +205,13 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
             fingerprint=job.fingerprint,
             notes=notes,
         )
-        tables.write_file(job.path(shard), tables.rows_to_table(rows.rows, job.schema), header)
+        table = pa.Table.from_pylist(rows.rows, schema=job.schema)
+        tables.write_file(job.path(shard), table, header)
     except Exception as error:  # noqa: BLE001 - named in the report; the other shards go on
         foreseen = isinstance(error, (ShardError, OSError))
         details = None if foreseen else "".join(traceback.format_exception(error))
         message = str(error) if foreseen else f"{type(error).__name__}: {error}"
         return ShardReport(shard=shard.name, problem=message, details=details)
     statuses = dict(Counter(row["status"] for row in rows.rows))
-    return ShardReport(
-        shard=shard.name,
-        rows=len(rows.rows),
-        statuses=statuses,
-        problem=None if problem is None else f"incomplete: {problem}",
-    )
+    problem = None if problem is None else f"incomplete: {problem}"
+    return ShardReport(shard=shard.name, rows=len(rows.rows), statuses=statuses, problem=problem)

@@ -1,7 +1,8 @@
 """Run an annotator over sources: plan (sources, resume, trial runs), engine, report."""
 
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,17 +12,20 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from mmsieve import tables
-from mmsieve.engine import open_engine
+from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
-from mmsieve.engine.job import ShardJob, ShardReport
+from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
+from mmsieve.engine.ray import RayEngine
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
 from mmsieve.outputs import check_folder, is_same_request, made_otherwise, make_folder
-from mmsieve.progress import show_progress
+from mmsieve.progress import Advance, show_progress
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.read.records import ReadOptions
 from mmsieve.reports import Report, count_words, timed
-from mmsieve.sources import Shard, Sources, find_files, take_part
+from mmsieve.sources import Shard, find_files, take_part
+
+_MOST_WORKERS = 16
 
 
 @Parameter(name="*")
@@ -43,6 +47,27 @@ class RunOptions(OutputOptions):
     """Add a column `metadata`: each sample's metadata as JSON."""
 
 
+class LocalEngine:
+    """Runs shards on this machine, on one device; samples are prepared in worker processes."""
+
+    def device(self, asked: str) -> Device:
+        """What is asked for, or a GPU where there is one."""
+        return resolve_device(asked)
+
+    def run(
+        self, job: ShardJob, shards: Sequence[Shard], workers: int | None, advance: Advance
+    ) -> Iterator[ShardReport]:
+        """A report per shard, in order."""
+        if workers is None:  # enough to keep a GPU fed; one where the model needs the CPU itself
+            cores = len(os.sched_getaffinity(0))
+            workers = 1 if job.runner.device == "cpu" else min(cores, _MOST_WORKERS)
+        worker = ShardWorker(job, workers, advance)
+        try:
+            yield from worker.run(shards)
+        finally:
+            worker.close()
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunReport(Report):
     """How a run went."""
@@ -55,15 +80,6 @@ class RunReport(Report):
         """Rows by status, and shards that failed."""
         statuses = count_words(self.statuses) or "none"
         return f"{self.rows} rows of {self.shards} shards ({statuses}){self.failed_shards()}"
-
-
-def check_request(sources: Sequence[str], out: Path, run: RunOptions) -> Sources:
-    """Find the sources and refuse what can't work, before anything slow is begun."""
-    if run.ray_address is not None and run.engine != "ray":
-        raise RequestError("--ray-address is for --engine ray")
-    take_part([], run.part)
-    check_folder(out)
-    return find_files(sources)
 
 
 @timed
@@ -80,9 +96,13 @@ def run_annotator(
 
     `make` gives the annotator for a device, which only the engine can tell.
     """
-    found = check_request(sources, out, run)
+    if run.ray_address is not None and run.engine != "ray":
+        raise RequestError("--ray-address is for --engine ray")
+    take_part([], run.part)  # refused before anything slow is begun
+    check_folder(out)
+    found = find_files(sources)
     shards = take_part(split_files(found.files, read), run.part)
-    engine = open_engine(run.engine, run.ray_address)
+    engine = LocalEngine() if run.engine == "local" else RayEngine(run.ray_address)
     runner = RunnerOptions(device=engine.device(device), batch_tokens=run.batch_tokens)
     annotator = make(runner.device)
     job = ShardJob(
@@ -91,12 +111,13 @@ def run_annotator(
         read=read,
         runner=runner,
         fingerprint=_fingerprint(annotator, read, run),
-        version=tables.product_version(),
         keep_metadata=run.keep_metadata,
     )
     shards = _limit(shards, run.limit, read)
     todo = shards if run.overwrite else _not_done(shards, job)
-    notes = [*annotator.notes, *found.notes, *_resumed(len(shards) - len(todo), run)]
+    notes = [*annotator.notes, *found.notes]
+    if len(todo) < len(shards):
+        notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")
     if run.dry_run:
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
         return RunReport(out=out, notes=tuple(notes))
@@ -161,14 +182,8 @@ def _is_done(job: ShardJob, shard: Shard) -> bool:
     return is_whole and header.size == shard.size
 
 
-def _resumed(done: int, run: RunOptions) -> list[str]:
-    return [f"resumed: {done} shards were done before"] if done and not run.overwrite else []
-
-
 def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunReport:
-    statuses: Counter[str] = Counter()
-    for report in reports:
-        statuses.update(report.statuses)
+    statuses: Counter[str] = sum((Counter(report.statuses) for report in reports), Counter())
     return RunReport(
         out=out,
         shards=len(reports),

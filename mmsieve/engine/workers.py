@@ -49,6 +49,7 @@ class ShardClosed:
 
 Event: TypeAlias = ShardOpened | Prepared | ShardClosed
 """What reading shards yields: a shard's opening, its samples, its end, and the next shard's."""
+_Queued: TypeAlias = "ShardOpened | Future[list[Prepared]] | ShardClosed"
 
 
 class PreparePool:
@@ -89,9 +90,7 @@ class ShardFeed:
         self._pool = pool
         self._shards = shards
         self._options = options
-        self._queue: Queue[ShardOpened | Future[list[Prepared]] | ShardClosed] = Queue(
-            2 * pool.workers + 2
-        )
+        self._queue: Queue[_Queued] = Queue(2 * pool.workers + 2)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True, name="mmsieve-reader")
         self._thread.start()
@@ -128,7 +127,7 @@ class ShardFeed:
             except _Stopped:
                 return
 
-    def _put(self, event: "ShardOpened | Future[list[Prepared]] | ShardClosed") -> None:
+    def _put(self, event: _Queued) -> None:
         while not self._stopped.is_set():
             try:
                 self._queue.put(event, timeout=0.1)
@@ -146,7 +145,6 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Records in lists small enough to share out; a ShardError comes after what was read."""
     chunk: list[Record] = []
     size = 0
-    error: ShardError | None = None
     try:
         for record in records:
             chunk.append(record)
@@ -154,12 +152,10 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
             if len(chunk) == _CHUNK_RECORDS or size >= _CHUNK_BYTES:
                 yield chunk
                 chunk, size = [], 0
-    except ShardError as caught:
-        error = caught
-    if chunk:
-        yield chunk
-    if error is not None:
-        raise error
+    except ShardError:
+        yield from filter(None, [chunk])
+        raise
+    yield from filter(None, [chunk])
 
 
 def _size(value: Any) -> int:

@@ -16,7 +16,6 @@ from cyclopts import Parameter
 from mmsieve.errors import RequestError, Status
 from mmsieve.evaluation.metrics import Floats, Ints, pearson, spearman
 from mmsieve.filtering.ranking import hash_samples
-from mmsieve.labels import LEVELS
 from mmsieve.sources import one_line
 from mmsieve.tables import SCORE, Table, column_names, find_score, scan_files
 
@@ -69,25 +68,43 @@ class Agreement:
 def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Agreement:
     """Join two tables and compare their scores; raises RequestError where that can't be done."""
     tables = (first, second)
-    columns = [options.by or find_score(table.types) or SCORE for table in tables]
-    for table, column in zip(tables, columns, strict=True):
-        _check(table, column, tables, options.on)
-    parts = [_join(block) for block in _blocks(first, second, columns, options.on)]
-    if not sum(part.pairs.height for part in parts):
+    scored = [options.by or find_score(table.types) or SCORE for table in tables]
+    for table, by in zip(tables, scored, strict=True):
+        _check(table, by, tables, options.on)
+    has_levels = set(scored) == {SCORE} and all(_LEVEL in table.types for table in tables)
+    columns = [
+        _columns(table, by, options.on or "key", has_levels)
+        for table, by in zip(tables, scored, strict=True)
+    ]
+    joined, alone = [], np.zeros(2, np.int64)
+    for files, on in _blocks(tables, options.on):
+        one, other = (
+            scan_files(paths).select(**own).cast(_TYPES) if paths else pl.LazyFrame(schema=_TYPES)
+            for paths, own in zip(files, columns, strict=True)
+        )
+        pairs, *only = _join(one, other, on)
+        joined.append(pairs)
+        alone += only
+    if not any(map(len, joined)):
         how = f"by {options.on}" if options.on else "by shard and key"
         raise RequestError(
             f"{first.path} and {second.path} have no sample in common that is ok in both, joined "
             f"{how}: score the same SOURCEs, or say --on key or --on uid"
         )
-    pairs = pl.concat([part.pairs for part in parts])
+    pairs = pl.concat(joined)
     scores = pairs["score"].to_numpy(), pairs["score_right"].to_numpy()
     same_level, kappa = _level_agreement(pairs)
     return Agreement(
         count=pairs.height,
-        by=" and ".join(dict.fromkeys(columns)),
+        by=" and ".join(dict.fromkeys(scored)),
         tables={
-            table.name: _rows(table, pairs.height, sum(part.only[i] for part in parts))
-            for i, table in enumerate(tables)
+            table.name: TableRows(
+                path=str(table.path),
+                rows=table.rows,
+                not_ok=table.rows - pairs.height - only_here,
+                only_here=only_here,
+            )
+            for table, only_here in zip(tables, alone.tolist(), strict=True)
         },
         spearman=spearman(*scores),
         pearson=pearson(*scores),
@@ -103,84 +120,30 @@ def _check(table: Table, by: str, tables: Sequence[Table], on: str | None) -> No
             raise RequestError(f"{table.path} has no column {name}: {column_names(tables)}")
         if name in table.mixed:
             raise RequestError(f"{table.path}: column {name} can't be used: {table.mixed[name]}")
-
     kind = table.types[by]
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise RequestError(f"{table.path}: column {by} holds {kind}, not numbers to compare")
 
 
-def _rows(table: Table, compared: int, only_here: int) -> TableRows:
-    not_ok = table.rows - compared - only_here
-    return TableRows(path=str(table.path), rows=table.rows, not_ok=not_ok, only_here=only_here)
-
-
-@dataclass(frozen=True)
-class _JoinBlock:
-    """Files of both tables that hold the same samples; memory is bounded by the largest."""
-
-    sides: tuple[pl.LazyFrame, pl.LazyFrame]
-    on: list[str]
-
-
-@dataclass(frozen=True)
-class _JoinedBlock:
-    """A block, joined."""
-
-    pairs: pl.DataFrame
-    """score, score_right, level, level_right, hash of the rows that are ok on both sides."""
-    only: tuple[int, int]
-    """Rows of each side that the other one lacks."""
-
-
 def _blocks(
-    first: Table, second: Table, columns: Sequence[str], on: str | None
-) -> Iterator[_JoinBlock]:
-    """Shard by shard for two tables of ours; anyone else's are joined in one piece."""
-    tables = (first, second)
-    if on is None and first.is_ours and second.is_ours:
-        for shard in sorted(first.by_shard.keys() | second.by_shard.keys()):
-            paths = [[t.by_shard[shard].path] if shard in t.by_shard else [] for t in tables]
-            yield _JoinBlock(_sides(tables, paths, columns, "key"), ["key"])
+    tables: tuple[Table, Table], on: str | None
+) -> Iterator[tuple[list[list[Path]], list[str]]]:
+    """Files of both tables that hold the same samples, and the columns to join them by.
+
+    Shard by shard for two tables of ours: memory is bounded by the largest. Anyone else's are
+    joined in one piece.
+    """
+    if on is None and all(table.is_ours for table in tables):
+        for shard in sorted(tables[0].by_shard.keys() | tables[1].by_shard.keys()):
+            yield [[t.by_shard[shard].path] if shard in t.by_shard else [] for t in tables], ["key"]
         return
-    paths = [[file.path for file in table.files] for table in tables]
     has_shards = on is None and all("shard" in table.types for table in tables)
-    yield _JoinBlock(
-        _sides(tables, paths, columns, on or "key"), ["shard", "key"] if has_shards else ["key"]
-    )
+    files = [[file.path for file in table.files] for table in tables]
+    yield files, ["shard", "key"] if has_shards else ["key"]
 
 
-def _sides(
-    tables: tuple[Table, Table], paths: list[list[Path]], columns: Sequence[str], on: str
-) -> tuple[pl.LazyFrame, pl.LazyFrame]:
-    has_levels = set(columns) == {SCORE} and all(_LEVEL in table.types for table in tables)
-    one, other = (
-        _side(table, own, by, on, has_levels)
-        for table, own, by in zip(tables, paths, columns, strict=True)
-    )
-    return one, other
-
-
-def _side(table: Table, paths: list[Path], by: str, on: str, has_levels: bool) -> pl.LazyFrame:
-    """key, shard, score, level and is_ok of the rows of some files."""
-    nothing = pl.lit(None)
-    score = pl.col(by).cast(pl.Float64)
-    is_ok = score.is_not_null() & score.is_not_nan() & pl.col(on).is_not_null()
-    if table.is_ours:
-        is_ok &= pl.col("status") == Status.OK
-    columns = [
-        pl.col(on).cast(pl.String).alias("key"),
-        (pl.col("shard") if "shard" in table.types else nothing).cast(pl.String).alias("shard"),
-        score.alias("score"),
-        (pl.col(_LEVEL) if has_levels else nothing).cast(pl.Int8).alias("level"),
-        is_ok.alias("is_ok"),
-    ]
-    if not paths:
-        return _EMPTY.lazy()
-    return scan_files(paths).select(columns)
-
-
-_EMPTY = pl.DataFrame(
-    schema={
+_TYPES = pl.Schema(
+    {
         "key": pl.String,
         "shard": pl.String,
         "score": pl.Float64,
@@ -190,29 +153,41 @@ _EMPTY = pl.DataFrame(
 )
 
 
-def _join(block: _JoinBlock) -> _JoinedBlock:
-    one, other = block.sides
-    ok = [side.filter("is_ok").drop("is_ok") for side in block.sides]
+def _columns(table: Table, by: str, on: str, has_levels: bool) -> dict[str, pl.Expr]:
+    """What is compared of a table's rows, by the names in _TYPES."""
+    nothing = pl.lit(None)
+    score = pl.col(by).cast(pl.Float64)
+    is_ok = score.is_not_null() & score.is_not_nan() & pl.col(on).is_not_null()
+    return {
+        "key": pl.col(on),
+        "shard": pl.col("shard") if "shard" in table.types else nothing,
+        "score": score,
+        "level": pl.col(_LEVEL) if has_levels else nothing,
+        "is_ok": is_ok & (pl.col("status") == Status.OK) if table.is_ours else is_ok,
+    }
+
+
+def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> tuple[pl.DataFrame, int, int]:
+    """Both scores, both levels and a hash of the rows ok on both sides; rows only on one side."""
+    ok, other_ok = (side.filter("is_ok").drop("is_ok") for side in (one, other))
     try:
         pairs, only_one, only_other = pl.collect_all(
             [
-                ok[0].join(ok[1], on=block.on, how="inner", validate="1:1"),
-                one.join(other, on=block.on, how="anti").select(pl.len()),
-                other.join(one, on=block.on, how="anti").select(pl.len()),
+                ok.join(other_ok, on=on, how="inner", validate="1:1"),
+                one.join(other, on=on, how="anti").select(pl.len()),
+                other.join(one, on=on, how="anti").select(pl.len()),
             ]
         )
     except pl.exceptions.ComputeError as error:
         raise RequestError(
-            f"the tables can't be joined by {' and '.join(block.on)} ({one_line(error)}): "
+            f"the tables can't be joined by {' and '.join(on)} ({one_line(error)}): "
             "each may name a sample only once"
         ) from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise RequestError(f"a table can't be read ({one_line(error)})") from error
     hashes = pl.Series("hash", hash_samples(pairs["key"], pairs["shard"]))
-    kept = ["score", "score_right", "level", "level_right"]
-    return _JoinedBlock(
-        pairs.select(kept).with_columns(hashes), (only_one.item(), only_other.item())
-    )
+    kept = pairs.select("score", "score_right", "level", "level_right").with_columns(hashes)
+    return kept, only_one.item(), only_other.item()
 
 
 def _level_agreement(pairs: pl.DataFrame) -> tuple[float | None, float | None]:
@@ -228,11 +203,12 @@ def _level_agreement(pairs: pl.DataFrame) -> tuple[float | None, float | None]:
 
 def kappa(one: Ints, other: Ints) -> float | None:
     """Cohen's kappa with quadratic weights (1968) of levels from 0; None where chance is 1."""
-    size = max(len(LEVELS), int(one.max()) + 1, int(other.max()) + 1)
-    seen = np.bincount(one * size + other, minlength=size**2).reshape(size, size)
-    weights = np.subtract.outer(np.arange(size), np.arange(size)) ** 2
-    chance = (weights * np.outer(seen.sum(1), seen.sum(0))).sum() / len(one)
-    return float(1 - (weights * seen).sum() / chance) if chance else None
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(np.union1d(one, other)) == 1:
+        return None
+    labels = range(max(one.max(), other.max()) + 1)  # all: weights are of places among them
+    return float(cohen_kappa_score(one, other, labels=labels, weights="quadratic"))
 
 
 def _overlaps(one: Floats, other: Floats, ties: npt.NDArray[Any]) -> dict[str, float | None]:

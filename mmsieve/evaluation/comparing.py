@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
+from mmsieve.engine.annotator import Annotator, RunnerOptions
 from mmsieve.engine.workers import Prepared, PreparePool
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.evaluation.metrics import (
@@ -28,13 +28,11 @@ from mmsieve.evaluation.metrics import (
     measure,
     predict,
 )
-from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_record
+from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_record, tie_by_image
 from mmsieve.labels import LEVELS
-from mmsieve.progress import Advance, show_progress
-from mmsieve.read.records import Parse, Record
+from mmsieve.progress import show_progress
+from mmsieve.read.records import Record
 from mmsieve.tables import SCORE, find_score
-
-# Which texts belong together: those that share an image, directly or over other texts
 
 
 def units_of(images: Iterable[list[str]]) -> Ints:
@@ -43,22 +41,8 @@ def units_of(images: Iterable[list[str]]) -> Ints:
     The texts over one caption's image are a unit, and so are those over a document's images, in
     whatever order each text shows them: its first image alone would take them apart.
     """
-    parents: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while (parent := parents.setdefault(name, name)) != name:
-            parents[name] = parents[parent]  # shortens the way for the next one
-            name = parent
-        return name
-
-    firsts = []
-    for index, names in enumerate(images):
-        known = names or [f"\0{index}"]  # a text without an image stands alone
-        firsts.append(known[0])
-        for name in known[1:]:
-            parents[root(name)] = root(known[0])
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(root(name), len(numbers)) for name in firsts], np.int64)
+    _, units = np.unique(tie_by_image(list(images)), return_inverse=True)
+    return units
 
 
 # Labelled texts, and the scores that an annotator gives them
@@ -89,17 +73,13 @@ class LabelledTexts:
         """The number [n] of each text's unit: texts that share an image belong together."""
         return units_of(record.images for record in self.records)
 
-    def count_units(self, chosen: npt.NDArray[np.bool_]) -> int:
-        """How many units the chosen texts [n] are of."""
-        return len(np.unique(self.units[chosen]))
-
     def check_scores(self, annotators: Mapping[str, Annotator]) -> None:
         """Raise RequestError for the first annotator whose scores these texts can't measure."""
         for name, annotator in annotators.items():
             if find_score(annotator.schema) is None:
                 columns = ", ".join(annotator.schema.names)
                 raise RequestError(f"model {name} gives no {SCORE} to evaluate, only {columns}")
-            if not annotator.score_is_level and len(set(self.units.tolist())) < 2:
+            if not annotator.score_is_level and len(np.unique(self.units)) < 2:
                 raise RequestError(
                     f"the scores of {name} aren't levels, and thresholds are fitted on one half of "
                     "the images: give texts over at least 2 images that they don't share"
@@ -128,78 +108,57 @@ class Scored:
     thresholds: list[float] | None = None
     """Where it isn't: where levels 1, 2 and 3 begin, once that is known."""
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many texts have each status."""
-        return dict(Counter(self.statuses))
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """Where scores are computed."""
-
-    device: str
-    workers: int
-    batch_tokens: int | None
-    quiet: bool
-
 
 def score_texts(
-    name: str, annotator: Annotator, texts: LabelledTexts, options: ScoreOptions
+    label: str,
+    annotator: Annotator,
+    texts: LabelledTexts,
+    *,
+    workers: int,
+    batch_tokens: int | None,
+    quiet: bool,
 ) -> Scored:
     """Score every text with an annotator; a text that can't be scored has its reason."""
-    rows: list[Row | SampleError | None] = [None] * len(texts.records)
     column = find_score(annotator.schema) or SCORE
-    pool = PreparePool(annotator.preparer(), options.workers, keep_metadata=False)
-    parse = partial(parse_training_record, texts.images)
+    scores = np.full(len(texts.records), np.nan)
+    statuses = [Status.OK.value] * len(scores)
+    pool = PreparePool(annotator.preparer(), workers, keep_metadata=False)
     try:
-        runner = annotator.runner(RunnerOptions(options.device, options.batch_tokens))
-        with show_progress(name, len(rows), options.quiet, "texts") as advance:
-            stream = _items(_prepared(pool, parse, texts.records), rows, advance)
-            for index, row in runner.run(stream):
-                rows[index] = row
+        runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
+        with show_progress(label, len(scores), quiet, "texts") as advance:
+
+            def items() -> Iterator[tuple[int, Any]]:
+                for index, one in enumerate(_prepared(pool, texts)):
+                    if one.problem is None:
+                        yield index, one.item
+                    else:
+                        statuses[index] = one.problem.status.value
+                        advance(1, 1)
+
+            for index, row in runner.run(items()):
+                if isinstance(row, SampleError):
+                    statuses[index] = row.status.value
+                elif row[column] is None or not np.isfinite(row[column]):
+                    statuses[index] = Status.SCORE_NOT_FINITE.value
+                else:
+                    scores[index] = row[column]
                 advance(1, 1)
     finally:
         pool.close()
-    scores, statuses = zip(*(_outcome(row, column) for row in rows), strict=True)
-    return Scored(np.array(scores, np.float64), list(statuses), annotator.score_is_level)
+    return Scored(scores, statuses, annotator.score_is_level)
 
 
-def _outcome(row: Row | SampleError | None, column: str) -> tuple[float, str]:
-    if isinstance(row, dict):
-        score = row[column]
-        if score is not None and np.isfinite(score):
-            return float(score), Status.OK.value
-        return np.nan, Status.SCORE_NOT_FINITE.value
-    assert row is not None  # a runner answers for each index
-    return np.nan, row.status.value
-
-
-def _prepared(
-    pool: PreparePool, parse: Parse, texts: Sequence[TrainingRecord]
-) -> Iterator[Prepared]:
+def _prepared(pool: PreparePool, texts: LabelledTexts) -> Iterator[Prepared]:
     """What the pool makes of the texts, in order, a bounded number of chunks ahead."""
+    parse = partial(parse_training_record, texts.images)
+    records = [Record(str(i), {"text": text}) for i, text in enumerate(texts.records)]
     ahead: deque[Future[list[Prepared]]] = deque()
-    for start in range(0, len(texts), _CHUNK):
-        chunk = texts[start : start + _CHUNK]
-        records = [Record(str(start + i), {"text": text}) for i, text in enumerate(chunk)]
-        ahead.append(pool.submit(parse, records))
+    for start in range(0, len(records), _CHUNK):
+        ahead.append(pool.submit(parse, records[start : start + _CHUNK]))
         while len(ahead) > 2 * pool.workers:
             yield from ahead.popleft().result()
     for future in ahead:
         yield from future.result()
-
-
-def _items(
-    prepared: Iterator[Prepared], rows: list[Row | SampleError | None], advance: Advance
-) -> Iterator[tuple[int, Any]]:
-    """The runner's stream; what can't be scored goes to `rows` at once."""
-    for index, one in enumerate(prepared):
-        if one.problem is None:
-            yield index, one.item
-        else:
-            rows[index] = one.problem
-            advance(1, 1)
 
 
 # Scores of one or more models against the true levels, and against the first model's
@@ -293,106 +252,93 @@ def compare(texts: LabelledTexts, scored: Mapping[str, Scored], bootstrap: Boots
     Where a score isn't a level, half of the images go to fitting its thresholds, and all models
     are measured on the other half.
     """
-    is_scored = np.logical_and.reduce([np.isfinite(one.scores) for one in scored.values()])
+    has_score = [np.isfinite(one.scores) for one in scored.values()]  # statuses ok, that is
+    is_scored: Mask = np.all(has_score, axis=0)
     own_scale = [name for name, one in scored.items() if not one.is_level]
     is_fitted = np.zeros_like(is_scored)
     if own_scale:
         is_fitted = is_scored & half_of_units(texts.units, bootstrap.seed)
     is_measured = is_scored & ~is_fitted
-    notes = _notes_of_statuses(scored)
+    notes = []
+    partly = np.any(has_score, axis=0).sum() - is_scored.sum()
+    if partly:
+        notes.append(f"{partly:,} texts that not every model could score are left out for all")
     if own_scale and is_scored.any():
+        names = ", ".join(own_scale)
         if is_fitted.any() and is_measured.any():
-            scored = _with_thresholds(texts, scored, is_fitted)
+            levels = texts.levels[is_fitted]
+            fitted = {
+                name: fit_thresholds(scored[name].scores[is_fitted], levels) for name in own_scale
+            }
+            scored = {n: replace(one, thresholds=fitted.get(n)) for n, one in scored.items()}
+            notes.append(
+                f"the scores of {names} aren't levels: thresholds were fitted on the "
+                f"{is_fitted.sum():,} texts of one half of the images, and everything is measured "
+                f"on the {is_measured.sum():,} of the other"
+            )
         else:
             is_measured = np.zeros_like(is_scored)
-        notes += _note_of_thresholds(own_scale, is_fitted, is_measured)
-    measuring = _Measuring(texts, is_measured, bootstrap)
+            notes.append(
+                f"nothing measured: the scores of {names} aren't levels, and too few images could "
+                "be scored to fit thresholds on one half and measure on the other"
+            )
+    models: dict[str, Measured] = {}
+    first = None
+    for name, one in scored.items():
+        models[name], numbers = _measure_one(texts, is_measured, bootstrap, one, first)
+        first = first or numbers
     return Comparison(
-        models={name: measuring.measured(one) for name, one in scored.items()},
+        models=models,
         scored=dict(scored),
         is_measured=is_measured,
         is_fitted=is_fitted,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
-class _Measuring:
-    """Measures one model after the other; the first is what the others are compared with."""
+_Numbers: TypeAlias = tuple[Metrics, Draws]
 
-    def __init__(self, texts: LabelledTexts, is_measured: Mask, bootstrap: Bootstrap) -> None:
-        self._texts, self._is_measured, self._bootstrap = texts, is_measured, bootstrap
-        self._kinds = np.array(texts.kinds)
-        self._first: tuple[Metrics, Draws] | None = None
 
-    def measured(self, one: Scored) -> Measured:
-        if not self._is_measured.any():
-            return Measured(statuses=one.counts)
-        overall = self._numbers(one, self._is_measured)
-        differences = {} if self._first is None else _differences(overall, self._first)
-        self._first = self._first or overall
-        kinds = np.unique(self._kinds[self._is_measured]).tolist()
-        return Measured(
-            overall=overall[0],
-            by_kind={
-                kind: self._numbers(one, self._is_measured & (self._kinds == kind))[0]
-                for kind in kinds
-            },
-            statuses=one.counts,
-            thresholds=one.thresholds,
-            differences=differences,
-        )
+def _measure_one(
+    texts: LabelledTexts,
+    is_measured: Mask,
+    bootstrap: Bootstrap,
+    one: Scored,
+    first: _Numbers | None,
+) -> tuple[Measured, _Numbers | None]:
+    """A model's numbers, beside the first model's where there is one; and those over all texts."""
+    statuses = dict(Counter(one.statuses))
+    if not is_measured.any():
+        return Measured(statuses=statuses), None
 
-    def _numbers(self, one: Scored, chosen: Mask) -> tuple[Metrics, Draws]:
-        scores, levels = one.scores[chosen], self._texts.levels[chosen]
-        units = self._texts.units[chosen]
-        draws = self._bootstrap.draw(scores, levels, units, one.thresholds)
+    def numbers(chosen: Mask) -> _Numbers:
+        scores, levels = one.scores[chosen], texts.levels[chosen]
+        draws = bootstrap.draw(scores, levels, texts.units[chosen], one.thresholds)
         intervals = {name: interval(values) for name, values in draws.items()}
         return replace(measure(scores, levels, one.thresholds), intervals=intervals), draws
 
+    overall = numbers(is_measured)
+    kinds = np.array(texts.kinds)
+    measured = Measured(
+        overall=overall[0],
+        by_kind={
+            kind: numbers(is_measured & (kinds == kind))[0]
+            for kind in np.unique(kinds[is_measured]).tolist()
+        },
+        statuses=statuses,
+        thresholds=one.thresholds,
+        differences={} if first is None else _differences(overall, first),
+    )
+    return measured, overall
 
-def _with_thresholds(
-    texts: LabelledTexts, scored: Mapping[str, Scored], is_fitted: Mask
-) -> dict[str, Scored]:
-    levels = texts.levels[is_fitted]
-    return {
-        name: one
-        if one.is_level
-        else replace(one, thresholds=fit_thresholds(one.scores[is_fitted], levels))
-        for name, one in scored.items()
-    }
 
-
-def _differences(one: tuple[Metrics, Draws], first: tuple[Metrics, Draws]) -> dict[str, Difference]:
+def _differences(one: _Numbers, first: _Numbers) -> dict[str, Difference]:
     found: dict[str, Difference] = {}
     for name in COMPARED:
         value, reference = getattr(one[0], name), getattr(first[0], name)
         less = None if value is None or reference is None else value - reference
         found[name] = Difference(less, interval(one[1][name] - first[1][name]))
     return found
-
-
-def _notes_of_statuses(scored: Mapping[str, Scored]) -> tuple[str, ...]:
-    of_each_text = zip(*(one.statuses for one in scored.values()), strict=True)
-    partly = sum(Status.OK in row and set(row) != {Status.OK} for row in of_each_text)
-    if not partly:
-        return ()
-    return (f"{partly:,} texts that not every model could score are left out for all",)
-
-
-def _note_of_thresholds(
-    own_scale: list[str], is_fitted: Mask, is_measured: Mask
-) -> tuple[str, ...]:
-    names = ", ".join(own_scale)
-    if not is_measured.any():
-        return (
-            f"nothing measured: the scores of {names} aren't levels, and too few images could be "
-            "scored to fit thresholds on one half and measure on the other",
-        )
-    return (
-        f"the scores of {names} aren't levels: thresholds were fitted on the {is_fitted.sum():,} "
-        f"texts of one half of the images, and everything is measured on the {is_measured.sum():,} "
-        "of the other",
-    )
 
 
 # predictions.parquet: each model's score of each text, so that errors can be looked at

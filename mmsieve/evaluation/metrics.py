@@ -2,7 +2,8 @@
 
 As compute_metrics of train_classifier.py (Victorwz/UniFilter): a score is clamped to 0-3 and
 rounded to a level. Macro averages are over all four levels; a level that neither occurs nor is
-predicted counts 0. A score on another scale becomes a level by thresholds.
+predicted counts 0. A score on another scale becomes a level by thresholds. The numbers are
+scikit-learn's and scipy's, which are an extra: they are imported where they are needed.
 
 Percentile intervals (Efron, 1979), of images rather than of texts: the texts over one image are
 written together, from positive to negative, and a model that misreads the image misses several at
@@ -16,13 +17,16 @@ What thresholds are fitted on can't be measured on: they would know the answers.
 images (all texts over them) is for fitting and the other half for measuring.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from mmsieve.errors import RequestError
 from mmsieve.labels import LEVELS, POSITIVE, to_levels
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -75,6 +79,12 @@ class Metrics:
         return asdict(self)
 
 
+def check_installed() -> None:
+    """Raise RequestError where scikit-learn or scipy, which compute the metrics, are missing."""
+    if find_spec("sklearn") is None or find_spec("scipy") is None:
+        raise RequestError("evaluate needs scikit-learn: pip install 'mmsieve[evaluate]'")
+
+
 def predict(scores: Floats, thresholds: Sequence[float] | None = None) -> Ints:
     """Levels of scores: rounded, or the number of the three thresholds that they reach."""
     if thresholds is None:
@@ -88,71 +98,57 @@ def measure(scores: Floats, levels: Ints, thresholds: Sequence[float] | None = N
 
     With thresholds the scores have a scale of their own: what takes them for levels is None.
     """
+    from sklearn import metrics
+
     predicted = predict(scores, thresholds)
-    confusion = np.zeros((len(LEVELS), len(LEVELS)), np.int64)
-    np.add.at(confusion, (levels, predicted), 1)
-    precision, recall, f1 = rates(confusion)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        levels, predicted, labels=LEVELS, zero_division=0
+    )
     is_level = thresholds is None
     return Metrics(
         count=len(levels),
-        accuracy=float(confusion.trace() / len(levels)),
+        accuracy=float(metrics.accuracy_score(levels, predicted)),
         precision=float(precision.mean()),
         recall=float(recall.mean()),
         f1=float(f1.mean()),
         f1_per_level=f1.tolist(),
         recall_per_level=recall.tolist(),
-        mse=float(np.mean((scores - levels) ** 2)) if is_level else None,
+        mse=float(metrics.mean_squared_error(levels, scores)) if is_level else None,
         spearman=spearman(scores, levels.astype(np.float64)),
-        confusion=confusion.tolist(),
-        calibration=_calibration(scores, levels, confusion, is_level),
+        confusion=metrics.confusion_matrix(levels, predicted, labels=LEVELS).tolist(),
+        calibration=_calibration(scores, levels, predicted, is_level),
     )
-
-
-def rates(confusion: npt.NDArray[Any]) -> tuple[Floats, Floats, Floats]:
-    """Precision, recall and F1 per level [..., 4] of confusions [..., true, predicted]."""
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    precision = _ratio(hits, confusion.sum(-2))
-    recall = _ratio(hits, confusion.sum(-1))
-    return precision, recall, _ratio(2 * precision * recall, precision + recall)
 
 
 def spearman(one: Floats, other: Floats) -> float | None:
     """Rank correlation; None where either is constant."""
-    return pearson(_ranks(one), _ranks(other))
+    from scipy.stats import spearmanr
+
+    return None if _is_constant(one, other) else float(spearmanr(one, other).statistic)
 
 
 def pearson(one: Floats, other: Floats) -> float | None:
     """Linear correlation; None where either is constant, or not finite."""
-    if any(len(x) == 0 or not np.isfinite(x).all() or x.min() == x.max() for x in (one, other)):
+    from scipy.stats import pearsonr
+
+    if _is_constant(one, other) or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return None
-    found = float(np.corrcoef(one, other)[0, 1])
+    with warnings.catch_warnings(action="ignore"):  # where one is nearly constant
+        found = float(pearsonr(one, other).statistic)
     return found if np.isfinite(found) else None
 
 
-def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Floats:
-    """part / whole, and 0 where there is nothing to divide by."""
-    out: Floats = np.zeros(part.shape)
-    np.divide(part, whole, out=out, where=whole > 0)
-    return out
+def _is_constant(*columns: Floats) -> bool:
+    return any(column.min() == column.max() for column in columns)
 
 
-def _ranks(values: Floats) -> Floats:
-    """Ranks from 0; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    means: Floats = (last - counts + last - 1) / 2
-    ranks: Floats = means[inverse]
-    return ranks
-
-
-def _calibration(scores: Floats, levels: Ints, confusion: Ints, is_level: bool) -> Calibration:
-    predicted = confusion.sum(0)
-    means = _ratio(np.array(LEVELS) @ confusion, predicted)
+def _calibration(scores: Floats, levels: Ints, predicted: Ints, is_level: bool) -> Calibration:
+    found = [levels[predicted == level] for level in LEVELS]
     bins = _bins(scores, levels) if is_level else []
     error = sum(each["count"] * abs(each["mean_score"] - each["mean_level"]) for each in bins)
     return Calibration(
-        mean_level=[float(m) if n else None for m, n in zip(means, predicted, strict=True)],
-        share=(predicted / len(levels)).tolist(),
+        mean_level=[float(there.mean()) if len(there) else None for there in found],
+        share=[len(there) / len(levels) for there in found],
         expected_error=error / len(levels) if is_level else None,
         bins=bins,
     )
@@ -252,10 +248,12 @@ class _RankedTexts:
         """Metrics of draws, for how often each unit is drawn [draws, units]."""
         confusion = (counts @ self.confusion).reshape(-1, len(LEVELS), len(LEVELS))
         sizes = confusion.sum((1, 2))
+        hits, total = np.diagonal(confusion, 0, 1, 2), confusion.sum(1) + confusion.sum(2)
+        f1 = np.divide(2 * hits, total, out=np.zeros(hits.shape), where=total > 0)
         mse = counts @ self.squares / sizes if self.has_mse else np.full(len(counts), np.nan)
         return {
-            "accuracy": np.trace(confusion, axis1=1, axis2=2) / sizes,
-            "f1": rates(confusion)[2].mean(1),
+            "accuracy": hits.sum(1) / sizes,
+            "f1": f1.mean(1),
             "mse": mse,
             "spearman": self._spearman(counts[:, self.units], sizes),
         }
@@ -284,9 +282,7 @@ class _RankedTexts:
 def half_of_units(units: Ints, seed: int) -> npt.NDArray[np.bool_]:
     """Which texts belong to the half to fit on; texts of one unit stay together."""
     names = np.unique(units)
-    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
-    is_fitted: npt.NDArray[np.bool_] = np.isin(units, chosen)
-    return is_fitted
+    return np.isin(units, np.random.default_rng(seed).permutation(names)[: len(names) // 2])
 
 
 def fit_thresholds(scores: Floats, levels: Ints) -> list[float]:
@@ -303,26 +299,15 @@ def fit_thresholds(scores: Floats, levels: Ints) -> list[float]:
     sources = []
     for level in LEVELS[1:]:
         gain = best - right[level]
-        source = _last_record(gain)
+        highest = np.maximum.accumulate(gain)  # up to each place, and where it first stands:
+        is_new = np.append(True, highest[1:] > highest[:-1])
+        source = np.maximum.accumulate(np.where(is_new, np.arange(len(gain)), 0))
         sources.append(source)
         best = gain[source] + right[level]
     cuts = [len(values)]
     for source in reversed(sources):
         cuts.append(int(source[cuts[-1]]))
-    edges = _edges(values)
-    return [float(edges[cut]) for cut in reversed(cuts[1:])]
-
-
-def _last_record(gain: Floats) -> Ints:
-    """For each place, where the highest value up to it stands (the first such place)."""
-    highest = np.maximum.accumulate(gain)
-    is_new = np.append(True, highest[1:] > highest[:-1])
-    places: Ints = np.maximum.accumulate(np.where(is_new, np.arange(len(gain)), 0))
-    return places
-
-
-def _edges(values: Floats) -> Floats:
-    """A threshold before each value, halfway to the one before, and one that none reaches."""
-    middle = values[:-1] / 2 + values[1:] / 2
+    middle = values[:-1] / 2 + values[1:] / 2  # a threshold before each value but the first
     middle = np.where(middle > values[:-1], middle, values[1:])
-    return np.concatenate([values[:1], middle, [np.nextafter(values[-1], np.inf)]])
+    edges = np.concatenate([values[:1], middle, [np.nextafter(values[-1], np.inf)]])
+    return [float(edges[cut]) for cut in reversed(cuts[1:])]

@@ -1,6 +1,6 @@
 """An evaluation as a person reads it: a few narrow tables."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -48,7 +48,7 @@ def model_tables(models: Mapping[str, Measured]) -> list[RenderableType]:
         return []
     if len(found) == 1:
         (one,) = found.values()
-        return [_numbers(_columns(one)), "", *_levels(one.overall), *_thresholds(one)]
+        return [_numbers(_columns(one)), "", *_details(one)]
     reference, *others = names = list(found)
     parts: list[RenderableType] = []
     for some in _parted(names):
@@ -56,7 +56,7 @@ def model_tables(models: Mapping[str, Measured]) -> list[RenderableType]:
     for some in _parted(others):
         parts += [_differences(reference, {name: found[name] for name in some}), ""]
     for name, one in found.items():
-        parts += [Text(name, style="bold"), *_levels(one.overall), *_thresholds(one), ""]
+        parts += [Text(name, style="bold"), *_details(one), ""]
     return parts[:-1]
 
 
@@ -87,7 +87,7 @@ def _columns(one: Measured) -> dict[str, Metrics]:
 
 
 def _numbers(columns: Mapping[str, Metrics]) -> Table:
-    table = _wide_grid("", *columns)
+    table = _grid("", *columns, is_wide=True)
     table.add_row("texts", *(f"{metrics.count:>{_NUMBER},}" for metrics in columns.values()))
     for name in ("accuracy", "precision", "recall", "f1", "mse", "spearman"):
         table.add_row(name, *(_cell(metrics, name) for metrics in columns.values()))
@@ -97,7 +97,7 @@ def _numbers(columns: Mapping[str, Metrics]) -> Table:
 
 def _side_by_side(models: Mapping[str, Measured]) -> Table:
     """A column per model, all texts first, then each kind."""
-    table = _wide_grid("", *models)
+    table = _grid("", *models, is_wide=True)
     columns = [_columns(one) for one in models.values()]
     for kind in columns[0]:
         metrics = [each[kind] for each in columns]
@@ -115,15 +115,16 @@ def _calibration_errors(columns: Iterable[Metrics]) -> list[str]:
 
 
 def _differences(reference: str, models: Mapping[str, Measured]) -> Table:
-    table = _wide_grid(f"less {reference}", *models)
+    table = _grid(f"less {reference}", *models, is_wide=True)
     for name in COMPARED:
         differences = [one.differences[name] for one in models.values()]
         table.add_row(name, *(_with_interval(d.value, d.interval, "+.3f") for d in differences))
     return table
 
 
-def _levels(metrics: Metrics | None) -> list[RenderableType]:
+def _details(one: Measured) -> Iterator[RenderableType]:
     """The confusion, with each true level's recall and each predicted level's meaning."""
+    metrics = one.overall
     assert metrics is not None
     table = _grid("true level", *(f"as {level}" for level in LEVELS), "recall", "f1")
     for level in LEVELS:
@@ -135,14 +136,10 @@ def _levels(metrics: Metrics | None) -> list[RenderableType]:
     calibration = metrics.calibration
     table.add_row("mean true level", *(_number(mean, ".2f") for mean in calibration.mean_level))
     table.add_row("share of texts", *(f"{share:.1%}" for share in calibration.share))
-    return [table]
-
-
-def _thresholds(one: Measured) -> list[RenderableType]:
-    if one.thresholds is None:
-        return []
-    cuts = ", ".join(f"{value:.4g}" for value in one.thresholds)
-    return [Text(f"levels 1, 2, 3 from a score of {cuts}")]
+    yield table
+    if one.thresholds is not None:
+        cuts = ", ".join(f"{value:.4g}" for value in one.thresholds)
+        yield Text(f"levels 1, 2, 3 from a score of {cuts}")
 
 
 def _cell(metrics: Metrics, name: str) -> str:
@@ -163,22 +160,15 @@ def _number(value: float | None, form: str = ".4f") -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def _wide_grid(first: str, *others: str) -> Table:
-    """For numbers with intervals: names too long for a column take several lines."""
-    table = _empty()
-    table.add_column(Text(first), max_width=_LABEL, overflow="fold")
-    for name in others:
-        table.add_column(Text(name), max_width=_CELL, overflow="fold")
+def _grid(first: str, *others: str, is_wide: bool = False) -> Table:
+    """A table; for numbers with intervals a wide one, where long names take several lines."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    if is_wide:
+        table.add_column(Text(first), max_width=_LABEL, overflow="fold")
+        for name in others:
+            table.add_column(Text(name), max_width=_CELL, overflow="fold")
+    else:
+        table.add_column(Text(first))
+        for name in others:
+            table.add_column(Text(name), justify="right")
     return table
-
-
-def _grid(first: str, *others: str) -> Table:
-    table = _empty()
-    table.add_column(Text(first))
-    for name in others:
-        table.add_column(Text(name), justify="right")
-    return table
-
-
-def _empty() -> Table:
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)

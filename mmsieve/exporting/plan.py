@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
+from mmsieve.decisions import Decisions
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.exporting.samples import FinalCaptions, KeptReader, TarSample
-from mmsieve.exporting.tars import ExportEntry, ExportJournal, SampleRuns, Tar, digest, write_tar
+from mmsieve.exporting.tars import ExportEntry, ExportJournal, Tar, digest, sample_runs, write_tar
 from mmsieve.progress import Advance
 from mmsieve.read.records import ReadOptions
 from mmsieve.sources import Shard
@@ -49,24 +50,8 @@ class ExportPlan:
         return {REPACKED: digest([str(shard_size), *words])}
 
 
-class KeptSamples(Protocol):
-    """Which samples are exported: decisions, or a table all of whose samples are."""
-
-    label: str
-    """What a user gave it as."""
-
-    @property
-    def shards(self) -> Sequence[str]:
-        """The names of all shards, sorted."""
-        ...
-
-    def kept(self, shard: str) -> list[str]:
-        """The keys of a shard's kept samples, in the order of the rows."""
-        ...
-
-    def source_size(self, shard: str) -> int | None:
-        """Bytes of the shard's source when it was scored, where that is known."""
-        ...
+KeptSamples: TypeAlias = Decisions | FinalCaptions
+"""Which samples are exported: those of decisions, or all that a table has captions of."""
 
 
 def make_plan(
@@ -106,22 +91,15 @@ def make_plan(
     return ExportPlan(tuple(parts), failed)
 
 
+@dataclass(frozen=True)
 class Exporter:
     """Writes a plan's tars and notes them in the journal."""
 
-    def __init__(
-        self,
-        decisions: KeptSamples,
-        read: ReadOptions,
-        out: Path,
-        journal: ExportJournal,
-        captions: FinalCaptions | None = None,
-    ) -> None:
-        self.out = out
-        self.journal = journal
-        self._decisions = decisions
-        self._read = read
-        self._captions = captions
+    decisions: KeptSamples
+    read: ReadOptions
+    out: Path
+    journal: ExportJournal
+    captions: FinalCaptions | None = None
 
     def mirror(self, parts: Sequence[ExportPart], workers: int, advance: Advance) -> dict[str, str]:
         """One tar per source shard, with its name; returns what failed of which shard."""
@@ -152,15 +130,15 @@ class Exporter:
                 advance(part.count, part.shard.size)
 
         tars: list[Tar | None] = []
-        for run in SampleRuns(all_samples(), size).runs():
+        for run in sample_runs(all_samples(), size):
             tars.append(write_tar(self.out, f"{len(tars):08d}.tar", run))
         self._note(REPACKED, identity, tars, not failed)
         return failed
 
     def _select(self, part: ExportPart) -> KeptReader:
-        keys = self._decisions.kept(part.shard.name)[: part.count]
-        changes = None if self._captions is None else self._captions.changes(part.shard.name)
-        return KeptReader(part.shard, keys, self._read, changes)
+        keys = self.decisions.kept(part.shard.name)[: part.count]
+        changes = None if self.captions is None else self.captions.changes(part.shard.name)
+        return KeptReader(part.shard, keys, self.read, changes)
 
     def _copy(self, part: ExportPart) -> list[str]:
         """Write the tar of one shard; returns what could not be exported.

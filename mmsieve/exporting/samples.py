@@ -25,10 +25,9 @@ from mmsieve.images import extension_of
 from mmsieve.read.json_items import parse_object
 from mmsieve.read.layouts import open_shard
 from mmsieve.read.records import ReadOptions, Record, parse_record
-from mmsieve.read.tar import BLOCK, Member, TarGroup, index_tar
+from mmsieve.read.tar import BLOCK, TarGroup, index_tar
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import TAR, Shard, local_path
-from mmsieve.tables import Header
 
 # Final captions of an assessment table, put in the place of those that a sample has
 
@@ -82,8 +81,7 @@ class FinalCaptions:
         self._files = tables.table_files(path) if path.is_dir() else {}
         if not self._files:
             raise RequestError(f"{self.label}: no table there; make it with enhance")
-        for file in self._files.values():
-            self._check(file)
+        self._sizes = {shard: self._check(file) for shard, file in self._files.items()}
 
     @property
     def shards(self) -> Sequence[str]:
@@ -92,14 +90,13 @@ class FinalCaptions:
 
     def source_size(self, shard: str) -> int | None:
         """Bytes of the shard's source when its captions were judged."""
-        return self._header(self._files[shard]).size
+        return self._sizes[shard]
 
     def kept(self, shard: str) -> list[str]:
         """The keys of a shard, each once, in the order of the rows."""
         rows = self._read(shard, ["key", "status"])
         same = pc.not_equal(rows["status"], Status.DUPLICATE_KEY.value)
-        keys: list[str] = rows.filter(same)["key"].to_pylist()
-        return keys
+        return list(rows.filter(same)["key"].to_pylist())
 
     def changes(self, shard: str) -> dict[str, CaptionChange]:
         """Key -> what becomes of its caption, for those that change."""
@@ -116,20 +113,17 @@ class FinalCaptions:
         with tables.open_file(self._files[shard]) as file:
             return file.read(columns)
 
-    def _check(self, file: Path) -> None:
-        if self._header(file).kind != "assessment":
+    def _check(self, file: Path) -> int:
+        """Raise RequestError unless a file is of enhance; returns its source's size."""
+        header = tables.read_header(file)
+        if header is None or header.kind != "assessment":
             raise RequestError(f"{self.label}: {file} is no table of enhance")
         with tables.open_file(file) as parquet:
             names = parquet.schema_arrow.names
         missing = [name for name in _COLUMNS if name not in names]
         if missing:
             raise RequestError(f"{file}: not of enhance: there is no column {missing[0]}")
-
-    def _header(self, file: Path) -> Header:
-        header = tables.read_header(file)
-        if header is None:
-            raise RequestError(f"{self.label}: {file} is no table of enhance")
-        return header
+        return header.size
 
 
 # Samples -> tar members, for sources that aren't tars: images as their files' bytes
@@ -138,8 +132,8 @@ class FinalCaptions:
 def sample_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each member of a sample, in order."""
     key = safe_key(sample.key)
-    members = _caption if sample.kind == "caption" else _document
-    for extension, data in members(sample, key):
+    members = _caption(sample) if sample.kind == "caption" else _document(sample, key)
+    for extension, data in members:
         yield f"{key}.{extension}", data
 
 
@@ -165,7 +159,7 @@ def _escaped(letter: str) -> str:
     return letter
 
 
-def _caption(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
+def _caption(sample: Sample) -> Iterator[tuple[str, bytes]]:
     for part in sample.parts:
         if isinstance(part, Image):
             yield extension_of(part.data), part.data
@@ -265,16 +259,16 @@ class KeptReader:
             for group in index.groups:
                 if group.is_duplicate or not self._take(group.key):
                     continue
-                if _leaves_folder(group.key):
+                if group.key.startswith("/") or ".." in PurePosixPath(group.key).parts:
                     self.problems.append(f"{group.key!r} is no name to write: left out")
                     continue
-                sizes, data = _members(file, group)
-                change = self._changes.get(group.key)
-                if change is not None:
+                new: dict[str, bytes] = {}
+                if change := self._changes.get(group.key):
                     try:
-                        sizes, data = _changed(file, group, change)
+                        new = _changed_members(file, group, change)
                     except SampleError as error:
                         self.problems.append(f"{group.key!r} keeps its caption: {error}")
+                sizes, data = _members(file, group, new)
                 yield TarSample(group.key, self._shard.name, sizes, data)
             if index.problem is not None:
                 raise ShardError(index.problem)
@@ -306,38 +300,33 @@ class KeptReader:
         return True
 
 
-def _members(file: BinaryIO, group: TarGroup) -> tuple[Sizes, bytes]:
-    """The blocks of a sample's members, one after the other, as they stand in the archive."""
-    sizes = tuple((name, member.size) for name, member in group.members.items())
-    return sizes, b"".join(_blocks(file, group, member) for member in group.members.values())
-
-
-def _blocks(file: BinaryIO, group: TarGroup, member: Member) -> bytes:
-    file.seek(member.start)
-    data = file.read(member.stop - member.start)
-    if len(data) < member.data - member.start + member.size:
-        raise ShardError(f"ends inside {group.key!r}: it has changed")
-    return data + bytes(-len(data) % BLOCK)  # the last one's padding may be cut off
-
-
-def _changed(file: BinaryIO, group: TarGroup, change: CaptionChange) -> tuple[Sizes, bytes]:
-    """The members with another caption; its json member may be a new, last one."""
+def _changed_members(file: BinaryIO, group: TarGroup, change: CaptionChange) -> dict[str, bytes]:
+    """Extension -> bytes of the members that another caption changes or adds."""
     own = group.members.get("json")
     data = None
     if own is not None:
         file.seek(own.data)
         data = file.read(own.size)
-    new = {"txt": change.text.encode(), "json": change.json_member(data)}
-    sizes: list[tuple[str, int]] = []
+    return {"txt": change.text.encode(), "json": change.json_member(data)}
+
+
+def _members(file: BinaryIO, group: TarGroup, new: dict[str, bytes]) -> tuple[Sizes, bytes]:
+    """The blocks of a sample's members, as they stand in the archive but for those in `new`."""
+    sizes: dict[str, int] = {}
     blocks: list[bytes] = []
-    for name in [*group.members, *(new.keys() - group.members.keys())]:
+    for name in {**group.members, **new}:
         if name in new:
+            sizes[name] = len(new[name])
             blocks.append(member_bytes(f"{group.key}.{name}", new[name]))
-            sizes.append((name, len(new[name])))
-        else:
-            blocks.append(_blocks(file, group, group.members[name]))
-            sizes.append((name, group.members[name].size))
-    return tuple(sizes), b"".join(blocks)
+            continue
+        member = group.members[name]
+        sizes[name] = member.size
+        file.seek(member.start)
+        data = file.read(member.stop - member.start)
+        if len(data) < member.data - member.start + member.size:
+            raise ShardError(f"ends inside {group.key!r}: it has changed")
+        blocks.append(data + bytes(-len(data) % BLOCK))  # the last one's padding may be cut off
+    return tuple(sizes.items()), b"".join(blocks)
 
 
 def _with_change(sample: Sample, change: CaptionChange | None) -> Sample:
@@ -346,10 +335,6 @@ def _with_change(sample: Sample, change: CaptionChange | None) -> Sample:
     images = tuple(part for part in sample.parts if isinstance(part, Image))
     metadata = change.annotate(sample.metadata)
     return replace(sample, parts=(*images, Text(change.text)), metadata=metadata)
-
-
-def _leaves_folder(key: str) -> bool:
-    return key.startswith("/") or ".." in PurePosixPath(key).parts
 
 
 def _more_metadata(record: Record) -> dict[str, Any]:

@@ -10,9 +10,18 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from mmsieve.errors import ShardError
 from mmsieve.exporting.samples import Sizes, TarSample
-from mmsieve.outputs import made_otherwise, not_ours, write_atomically, write_text
+from mmsieve.outputs import (
+    append_line,
+    made_otherwise,
+    not_ours,
+    read_lines,
+    write_atomically,
+    write_text,
+)
 from mmsieve.read.tar import index_tar
 from mmsieve.tables import product_version
 
@@ -86,25 +95,21 @@ def _write(file: Path, name: str, samples: Iterable[TarSample]) -> Tar:
     )
 
 
-class SampleRuns:
-    """Splits a stream of samples into runs of `size`; no run holds a key twice."""
+def sample_runs(samples: Iterable[TarSample], size: int) -> Iterator[Iterator[TarSample]]:
+    """Runs of `size` samples, each to be read to its end before the next; none has a key twice."""
+    stream = iter(samples)
+    waiting = next(stream, None)
 
-    def __init__(self, samples: Iterable[TarSample], size: int) -> None:
-        self._samples = iter(samples)
-        self._size = size
-        self._next = next(self._samples, None)
-
-    def runs(self) -> Iterator[Iterator[TarSample]]:
-        """The runs one after the other: each must be read to its end before the next."""
-        while self._next is not None:
-            yield self._run()
-
-    def _run(self) -> Iterator[TarSample]:
+    def run() -> Iterator[TarSample]:
+        nonlocal waiting
         keys: set[str] = set()
-        while self._next is not None and len(keys) < self._size and self._next.key not in keys:
-            keys.add(self._next.key)
-            yield self._next
-            self._next = next(self._samples, None)
+        while waiting is not None and len(keys) < size and waiting.key not in keys:
+            keys.add(waiting.key)
+            yield waiting
+            waiting = next(stream, None)
+
+    while waiting is not None:
+        yield run()
 
 
 # What an export has finished, so that it goes on where it stopped; then the manifest
@@ -132,15 +137,8 @@ class ExportJournal:
         self._folder = folder
         self._lock = Lock()
         self._path = folder / _JOURNAL
-        self.entries: dict[str, ExportEntry] = {}
-        if not self._path.exists():
-            return
-        for line in self._path.read_text().splitlines():
-            try:
-                entry = _entry(json.loads(line))
-            except (ValueError, TypeError, KeyError):
-                continue  # a line that a killed run left half written: its unit is done again
-            self.entries[entry.unit] = entry
+        entries = read_lines(self._path, TypeAdapter(ExportEntry).validate_json)
+        self.entries = {entry.unit: entry for entry in entries}
 
     def is_done(self, unit: str) -> bool:
         """Whether a unit needn't be done again: nothing of it failed, and its tars are there."""
@@ -156,8 +154,7 @@ class ExportJournal:
         with self._lock:
             before = self.entries.get(entry.unit)
             self.entries[entry.unit] = entry
-            with self._path.open("a") as file:
-                file.write("\n" + json.dumps(asdict(entry)) + "\n")
+            append_line(self._path, asdict(entry))
         had = () if before is None else before.tars
         return {tar.name for tar in had} - {tar.name for tar in entry.tars}
 
@@ -210,8 +207,3 @@ def write_manifest(
         "failed": dict(sorted(failed.items())),
     }
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-
-
-def _entry(fields: dict[str, Any]) -> ExportEntry:
-    tars = tuple(Tar(**{**tar, "sources": tuple(tar["sources"])}) for tar in fields.pop("tars"))
-    return ExportEntry(**fields, tars=tars)

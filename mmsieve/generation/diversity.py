@@ -21,7 +21,7 @@ from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation.plan import Draw, ImageSource, count_samples
 from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
-from mmsieve.methods.files import read_json
+from mmsieve.methods.folders import read_json
 from mmsieve.methods.load import find_model
 from mmsieve.methods.tower import Tower, open_tower
 from mmsieve.methods.unifilter.checkpoint import BACKBONES, open_checkpoint

@@ -21,7 +21,7 @@ from mmsieve.devices import Dtype, quiet
 from mmsieve.engine.annotator import Device, Row, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, decode, fit
-from mmsieve.methods.files import read_tensors
+from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tower import Tower
 from mmsieve.sample import Image, Sample, Text
 

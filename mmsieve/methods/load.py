@@ -15,10 +15,16 @@ from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions, Judged
 from mmsieve.methods.aitqe.checkpoint import MODEL_TYPE, open_enhancer
 from mmsieve.methods.aitqe.endpoint import SCHEME, AitqeEndpoint, parse_endpoint
-from mmsieve.methods.catalog import bundled_folder, bundled_names
 from mmsieve.methods.clip.annotator import Clip
 from mmsieve.methods.clip.checkpoint import open_clip
-from mmsieve.methods.files import HUB_ID, hub_folder, read_json, tensor_files
+from mmsieve.methods.folders import (
+    HUB_ID,
+    bundled_folder,
+    bundled_names,
+    hub_folder,
+    read_json,
+    tensor_files,
+)
 from mmsieve.methods.mmssr.annotator import MmSSR, RatingOptions
 from mmsieve.methods.mmssr.checkpoint import OneVision, is_onevision, open_onevision
 from mmsieve.methods.plugins import Plugin, find_plugin, list_plugins

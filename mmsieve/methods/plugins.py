@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mmsieve.engine.annotator import Annotator
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.methods.catalog import BASELINES, CATALOG
+from mmsieve.methods.folders import BASELINES, CATALOG
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.sources import one_line
 from mmsieve.tables import COMMON, METADATA, find_score

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
-from mmsieve.methods.files import hub_folder, read_json, tensor_files, tensor_shape
+from mmsieve.methods.folders import hub_folder, read_json, tensor_files, tensor_shape
 from mmsieve.methods.tokenizer import FILES
 
 if TYPE_CHECKING:

@@ -31,9 +31,8 @@ def parse(record: Record) -> Sample:
     if "txt" not in members:
         raise SampleError(Status.TEXT_MISSING, f"no txt member; there is {present}")
     metadata = parse_object(members["json"]) if "json" in members else {}
-    return Sample(
-        record.key, (Image(image), Text(decode_text(members["txt"]))), "caption", metadata
-    )
+    parts = Image(image), Text(decode_text(members["txt"]))
+    return Sample(record.key, parts, "caption", metadata)
 
 
 def looks_right(members: Mapping[str, bytes]) -> bool:
@@ -49,14 +48,11 @@ def looks_possible(members: Mapping[str, bytes]) -> bool:
 class ImageTextParser:
     """Row -> caption pair, or a document where a row has several images."""
 
-    def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
-        types = dict(zip(schema.names, schema.types, strict=True))
+    def __init__(self, types: dict[str, pa.DataType], options: ReadOptions) -> None:
         self.image_column = pick(types, options.image_column, _IMAGE_NAMES, "image", is_image)
-        self.text_column = (
-            None
-            if options.images_only
-            else pick(types, options.text_column, _TEXT_NAMES, "text", is_text)
-        )
+        self.text_column: str | None = None
+        if not options.images_only:
+            self.text_column = pick(types, options.text_column, _TEXT_NAMES, "text", is_text)
         self.key_column = next((n for n in _KEY_NAMES if n in types and is_key(types[n])), None)
         other = [name for name, type_ in types.items() if not holds_bytes(type_)]
         read = [self.image_column, *([self.text_column] if self.text_column else []), *other]
@@ -64,7 +60,7 @@ class ImageTextParser:
         """What is read: other columns of bytes are no metadata, and may be large."""
         self._folder = None if options.images is None else ImageFolder(options.images)
 
-    def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
+    def key(self, stem: str, row: Mapping[str, Any], number: int) -> str:
         """The key of a row: that of its column of keys, else the file's stem and the number."""
         value = row.get(self.key_column) if self.key_column else None
         if value is None:
@@ -94,7 +90,6 @@ class ImageTextParser:
             return Image(data)
         if not isinstance(path, str) or self._folder is None:
             fix = "" if path is None else f", only the path {path!r}: say --images DIR"
-            raise SampleError(
-                Status.IMAGE_MISSING, f"column {self.image_column} holds no bytes{fix}"
-            )
+            message = f"column {self.image_column} holds no bytes{fix}"
+            raise SampleError(Status.IMAGE_MISSING, message)
         return Image(self._folder.read(path))

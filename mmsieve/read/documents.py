@@ -5,10 +5,10 @@ members of the same key, or the pages of one TIFF in order).
 """
 
 import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import IMAGE_EXTENSIONS
@@ -75,7 +75,7 @@ def _embedded(info: Any) -> Image | None:
         return None
     try:
         return Image(base64.b64decode(encoded))
-    except (binascii.Error, ValueError, TypeError):
+    except (ValueError, TypeError):
         return UNREADABLE
 
 
@@ -85,10 +85,9 @@ def _members(names: list[Any], record: Record) -> list[Image | None]:
     images: list[Image | None] = []
     page = 0
     for name in names:
-        data = None if name is None else _named_member(str(name), record)
         if name is None:
             images.append(None)
-        elif data is not None:
+        elif (data := _named_member(str(name), record)) is not None:
             images.append(Image(data))
         elif pages is None:
             images.append(UNREADABLE)
@@ -110,8 +109,7 @@ def _named_member(name: str, record: Record) -> bytes | None:
     for candidate in (base, *(prefix + extension for extension in IMAGE_EXTENSIONS)):
         is_image = candidate.rpartition(".")[2] in IMAGE_EXTENSIONS
         if is_image and candidate in record.fields and candidate not in ("tif", "tiff"):
-            data: bytes = record.fields[candidate]
-            return data
+            return cast(bytes, record.fields[candidate])
     return None
 
 
@@ -160,19 +158,16 @@ class Mmc4Parser:
             before[_slot(info, len(texts))].append(self._image(info.get("image_name")))
         parts: list[Part] = []
         for images, text in zip(before, [*texts, None], strict=True):
-            parts += images
-            parts += [] if text is None else [Text(text)]
+            parts += images if text is None else [*images, Text(text)]
         metadata = {name: value for name, value in document.items() if name not in _MMC4_FIELDS}
         return Sample(record.key, tuple(parts), "document", metadata)
 
     def _image(self, name: Any) -> Image:
         """The image file of that name; one that can't be had is counted, and left out later."""
-        if not isinstance(name, str) or not name:
-            return UNREADABLE
-        try:
-            return Image(self._folder.read(name))
-        except SampleError:
-            return UNREADABLE
+        with suppress(SampleError):
+            if isinstance(name, str) and name:
+                return Image(self._folder.read(name))
+        return UNREADABLE
 
 
 def _slot(info: dict[str, Any], texts: int) -> int:

@@ -5,7 +5,6 @@ object of both, or a list of those, and whatever else, which is its metadata.
 """
 
 import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -65,10 +64,8 @@ def _turn(turn: Any, number: int, images: list[Any]) -> Turn:
     role = turn.get("role") if turn.get("from") is None else turn["from"]
     content = turn.get("content") if turn.get("value") is None else turn["value"]
     if not isinstance(role, str) or role not in _ROLES:
-        raise SampleError(
-            Status.JSON_INVALID,
-            f"turn {number} is from {role!r:.40}, not one of {', '.join(_ROLES)}",
-        )
+        message = f"turn {number} is from {role!r:.40}, not one of {', '.join(_ROLES)}"
+        raise SampleError(Status.JSON_INVALID, message)
     if content is None:
         raise SampleError(Status.TEXT_MISSING, f"turn {number} has no text")
     parts = content if isinstance(content, list) else [content]
@@ -87,9 +84,8 @@ def _part(part: Any, number: int, images: list[Any]) -> str:
         return decode_text(text)
     if not isinstance(text, str):
         what = f"a part of type {kind!r:.40}" if kind is not None else type(part).__name__
-        raise SampleError(
-            Status.JSON_INVALID, f"turn {number} holds {what}, neither text nor image"
-        )
+        message = f"turn {number} holds {what}, neither text nor image"
+        raise SampleError(Status.JSON_INVALID, message)
     return text
 
 
@@ -112,8 +108,7 @@ def image_source(item: Mapping[str, Any]) -> str | None:
     path = _path(images[0]) if images else None
     if path is None or path.startswith("data:"):
         return None
-    folders = [part for part in PurePosixPath(path).parts[:-1] if part != "/"]
-    return folders[0] if folders else None
+    return next((part for part in PurePosixPath(path).parts[:-1] if part != "/"), None)
 
 
 def _name(item: Mapping[str, Any], fields: tuple[str, ...]) -> str | None:
@@ -141,11 +136,10 @@ def read_items(items: Iterable[bytes], start: int, stop: int, stem: str) -> Iter
     seen: set[str] = set()
     for number, data, problem in numbered(items, start, stop):
         fields: dict[str, Any] = {}
-        if problem is None:
-            try:
-                fields = parse_object(data)
-            except SampleError as error:
-                problem = error
+        try:
+            fields = fields if problem else parse_object(data)
+        except SampleError as error:
+            problem = error
         key = item_key(fields, stem, number)
         if problem is None and key in seen:
             problem = duplicate(key)
@@ -191,8 +185,7 @@ class InstructionParser:
 class InstructionRowParser(InstructionParser):
     """Row of a Parquet file -> instruction sample."""
 
-    def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
-        types = dict(zip(schema.names, schema.types, strict=True))
+    def __init__(self, types: dict[str, pa.DataType], options: ReadOptions) -> None:
         if not looks_right(types):
             raise RequestError(f"no column of turns: {' or '.join(TURNS)}; there are {types}")
         names = tuple(name for name in IMAGES if name in types and is_image(types[name]))
@@ -204,8 +197,8 @@ class InstructionRowParser(InstructionParser):
         self.columns = [n for n, type_ in types.items() if n in names or not holds_bytes(type_)]
         """What is read: other columns of bytes are no metadata, and may be large."""
 
-    def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
-        """The key of a row."""
+    def key(self, stem: str, row: Mapping[str, Any], number: int) -> str:
+        """The key of a row, of its file's stem and the row's number."""
         return item_key(row, stem, number)
 
 
@@ -215,8 +208,7 @@ def _images(item: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
         value = item.get(name)
         if isinstance(value, list) and value:
             return value
-        is_empty = value in (None, "", []) or value == {"bytes": None, "path": None}
-        if not is_empty:
+        if value not in (None, "", [], {"bytes": None, "path": None}):
             return [value]
     return []
 
@@ -233,12 +225,11 @@ def _is_file(value: Any) -> bool:
 
 
 def _decoded(address: str) -> bytes:
-    """The bytes of a data: address."""
     head, _, data = address.partition(",")
     try:
         if not head.endswith(";base64"):
             raise ValueError("not base64")
         return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         message = f"{address[:40]!r} can't be decoded: {error}"
         raise SampleError(Status.IMAGE_UNDECODABLE, message) from error

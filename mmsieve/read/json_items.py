@@ -135,10 +135,7 @@ def raw_items(file: BinaryIO) -> Iterator[bytes]:
     An empty line is an item too, so that items count as rows do. Raises ShardError as `item_spans`
     does.
     """
-    if first_sign(file) != "[":
-        yield from line_items(file)
-        return
-    yield from list_items(file, 0)
+    yield from list_items(file, 0) if first_sign(file) == "[" else line_items(file)
 
 
 def numbered(
@@ -174,9 +171,8 @@ class _Window:
     def read_on(self, keep: int) -> bool:
         """Drop what is before `keep` and read on; False at the end of the file."""
         rest = self.text[keep:]
-        chunk = self._file.read(
-            max(self._chunk, len(rest))
-        )  # doubled, or a large item costs its square
+        # doubled, or a large item costs its square
+        chunk = self._file.read(max(self._chunk, len(rest)))
         self.text = rest + chunk.decode("latin-1")
         self.begin += keep
         return bool(chunk)
@@ -233,9 +229,8 @@ def _items(window: _Window, at: int, end: int | None = None) -> Iterator[tuple[i
         if sign == "]":
             break
         if sign != ",":
-            raise window.error(
-                "no comma after an item" if sign else "cut off: the list has no end", at
-            )
+            what = "no comma after an item" if sign else "cut off: the list has no end"
+            raise window.error(what, at)
         at += 1
     at = window.skip_blank(at + 1)
     if at < len(window.text):

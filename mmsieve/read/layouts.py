@@ -8,9 +8,10 @@ shard; a file of rows becomes shards of about 4,096, so that a large one is resu
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import fsspec
 import pyarrow as pa
@@ -47,6 +48,9 @@ class ItemReader:
     """Of the folder of images; raises RequestError where it can't do without one."""
 
 
+RowParser: TypeAlias = captions.ImageTextParser | instructions.InstructionRowParser
+
+
 @dataclass(frozen=True)
 class LayoutReader:
     """What samples a layout holds, and how it is recognised and read in each kind of file."""
@@ -56,7 +60,7 @@ class LayoutReader:
     """Whether a record is in it: a tar's members, a JSON item, a Parquet file's column types."""
     tar: Parse | None = None
     items: ItemReader | None = None
-    rows: Callable[[pa.Schema, ReadOptions], parquet.RowParser] | None = None
+    rows: Callable[[dict[str, pa.DataType], ReadOptions], RowParser] | None = None
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -118,12 +122,12 @@ def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
                 break
             may_be_captions |= captions.looks_possible(record.fields)
             seen += [f"{record.key}.{extension}" for extension in record.fields]
+    if asked is not None and (not right or asked in right):
+        return asked
     known = (
         "captions are an image and a txt of one key, documents a json with `texts` and "
         "`image_info` or `images`"
     )
-    if asked is not None and (not right or asked in right):
-        return asked
     if asked is not None:
         raise LayoutError(f"not {asked}: {known}")
     if right or may_be_captions or not seen:
@@ -178,7 +182,7 @@ def _recognised(items: list[dict[str, Any]], suffix: str) -> str:
     )
 
 
-def _row_parser(schema: pa.Schema, options: ReadOptions) -> parquet.RowParser:
+def _row_parser(schema: pa.Schema, options: ReadOptions) -> RowParser:
     """The parser for a Parquet file's rows; raises RequestError where the columns don't fit."""
     types = dict(zip(schema.names, schema.types, strict=True))
     fitting = (n for n, one in LAYOUTS.items() if one.rows and one.looks_right(types))
@@ -188,7 +192,7 @@ def _row_parser(schema: pa.Schema, options: ReadOptions) -> parquet.RowParser:
         raise RequestError(problem)
     make = LAYOUTS[layout].rows
     assert make is not None  # as for JSON
-    return make(schema, options)
+    return make(types, options)
 
 
 # Files -> shards
@@ -340,7 +344,8 @@ def _open_parquet(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         opened = parquet.open_parquet(file)
         stop = opened.metadata.num_rows if shard.stop is None else shard.stop
         parser = _row_parser(opened.schema_arrow, options)
-        records = parquet.read_records(opened, shard.start, stop, shard.stem, parser)
+        key_of = partial(parser.key, shard.stem)
+        records = parquet.read_records(opened, shard.start, stop, parser.columns, key_of)
         yield ShardReader(stop - shard.start, records, parser)
 
 

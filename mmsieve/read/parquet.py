@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +10,6 @@ import pyarrow.types as pt
 
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.read.records import Record, duplicate
-from mmsieve.sample import Sample
 from mmsieve.sources import one_line
 
 
@@ -117,30 +116,19 @@ def open_parquet(file: Any) -> pq.ParquetFile:
         raise ShardError(f"not a Parquet file: {one_line(error)}") from error
 
 
-class RowParser(Protocol):
-    """What a layout makes of a Parquet file's rows; picklable, called in worker processes."""
-
-    columns: list[str]
-    """The columns that are read."""
-
-    def key(self, row: Mapping[str, Any], stem: str, number: int) -> str:
-        """The key of a row, of which it is given the file's stem and the row's number too."""
-        ...
-
-    def __call__(self, record: Record) -> Sample:
-        """The sample of one row; raises SampleError."""
-        ...
-
-
 def read_records(
-    file: pq.ParquetFile, start: int, stop: int, stem: str, parser: RowParser
+    file: pq.ParquetFile,
+    start: int,
+    stop: int,
+    columns: list[str],
+    key_of: Callable[[Mapping[str, Any], int], str],
 ) -> Iterator[Record]:
-    """The rows of a range; raises ShardError where a page can't be read."""
+    """The rows of a range, `key_of` each by its number; ShardError where a page can't be read."""
     seen: set[str] = set()
     number = start
     try:
-        for row in _rows(file, start, stop, parser.columns):
-            key = parser.key(row, stem, number)
+        for row in _rows(file, start, stop, columns):
+            key = key_of(row, number)
             yield Record(key, row, duplicate(key) if key in seen else None)
             seen.add(key)
             number += 1
@@ -175,10 +163,9 @@ def _to_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
     except (ValueError, ArithmeticError, pa.ArrowException):  # a value that Python can't hold
-        columns = [[_value(scalar) for scalar in column] for column in batch.columns]
-        return [
-            dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)
-        ]
+        columns = [map(_value, column) for column in batch.columns]
+        names = batch.schema.names
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     return rows
 
 

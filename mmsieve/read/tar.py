@@ -211,9 +211,8 @@ def _check_end(file: BinaryIO, offset: int, size: int) -> str | None:
     file.seek(offset)
     block = file.read(BLOCK)
     if len(block) < BLOCK:
-        return (
-            "cut off inside a header" if block.strip(b"\0") else "cut off: no end-of-archive marker"
-        )
+        is_header = block.strip(b"\0")
+        return "cut off inside a header" if is_header else "cut off: no end-of-archive marker"
     if block.strip(b"\0"):
         return f"unreadable from byte {offset} of {size}: no valid header there"
     while chunk := file.read(_CHUNK):

@@ -39,31 +39,23 @@ _QUALITIES = ("caption_quality", "recaption_quality")
 _HIGHEST = 10
 _LENGTH_BINS = 12
 _AS_IT_WAS = "left as it was"
+_WHAT = (
+    pl.when(pl.col("status") != Status.OK)
+    .then("status")
+    .when("rewritten")
+    .then(pl.lit("rewritten"))
+    .when(pl.col("rewrite_refused").is_not_null())
+    .then(pl.lit("refused: ") + pl.col("rewrite_refused"))
+    .otherwise(pl.lit(_AS_IT_WAS))
+    .alias("what")
+)
+"""What became of a caption."""
 _GROUPS = {
     "Rewritten": sections.GalleryGroup(pl.col("what") == "rewritten"),
     "Rewrite refused": sections.GalleryGroup(pl.col("what").str.starts_with("refused")),
     "Left as it was": sections.GalleryGroup(pl.col("what") == _AS_IT_WAS),
     sections.FAILED: sections.GalleryGroup(pl.col("status") != Status.OK),
 }
-
-
-@dataclass
-class MeanChange:
-    """The mean of something before and after."""
-
-    name: str
-    count: int = 0
-    sums: tuple[float, float] = (0.0, 0.0)
-
-    def add(self, before: float, after: float) -> None:
-        """Add a caption."""
-        self.count += 1
-        self.sums = self.sums[0] + before, self.sums[1] + after
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """The mean before and after, of one caption at least."""
-        return self.sums[0] / self.count, self.sums[1] / self.count
 
 
 @dataclass
@@ -74,28 +66,27 @@ class _Tally:
     """Overall score, rounded, and whether the caption was rewritten -> captions."""
     words: tuple[Counter[int], Counter[int]] = field(default_factory=lambda: (Counter(), Counter()))
     """Words of a rewritten caption, before and after -> captions."""
-    overall: MeanChange = field(default_factory=lambda: MeanChange("words, all captions"))
-    rewritten: MeanChange = field(default_factory=lambda: MeanChange("words, rewritten captions"))
-    quality: MeanChange = field(
-        default_factory=lambda: MeanChange("classifier's score, rewritten captions")
-    )
+    sums: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+    """What may change -> captions, and its sums over them before and after."""
 
     def add(self, rows: pl.DataFrame) -> None:
         for row in rows.filter(pl.col("status") == Status.OK).iter_rows(named=True):
             score = min(max(round(row["overall_score"]), 0), _HIGHEST)
             self.scores[score, row["rewritten"]] += 1
             lengths = len(words(row["caption"])), len(words(row["final_caption"]))
-            self.overall.add(*lengths)
+            self._change("words, all captions", *lengths)
             if row["rewritten"]:
-                self._add_rewritten(row, lengths)
+                self._change("words, rewritten captions", *lengths)
+                for found, length in zip(self.words, lengths, strict=True):
+                    found[length] += 1
+                self._change(
+                    "classifier's score, rewritten captions", *(row[n] for n in _QUALITIES)
+                )
 
-    def _add_rewritten(self, row: dict[str, Any], lengths: tuple[int, int]) -> None:
-        self.rewritten.add(*lengths)
-        for found, length in zip(self.words, lengths, strict=True):
-            found[length] += 1
-        before, after = (row[name] for name in _QUALITIES)
+    def _change(self, name: str, before: float | None, after: float | None) -> None:
         if before is not None and after is not None:
-            self.quality.add(before, after)
+            count, *sums = self.sums.get(name, (0, 0.0, 0.0))
+            self.sums[name] = count + 1, sums[0] + before, sums[1] + after
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,8 @@ class AssessmentNumbers:
     score: float | None
     """The mean overall score."""
     bins: list[sections.Bin]
-    changes: list[MeanChange]
+    changes: dict[str, tuple[float, float]]
+    """What changed -> its mean before and after."""
     lengths: sections.Shares | None
     """Of the rewritten captions."""
     groups: sections.Groups
@@ -120,16 +112,19 @@ def count(table: ReportTable, request: sections.SectionRequest) -> AssessmentNum
     """The numbers of an assessment table."""
     tally, gallery = _Tally(), sections.Gallery(_GROUPS, request.gallery)
     counts = sections.count_rows(_rows(table.files), gallery, tally.add)
-    judged = sum(tally.scores.values())
-    total = sum(score * n for (score, _), n in tally.scores.items())
+    scores, judged, rewritten = tally.scores, tally.scores.total(), tally.words[0].total()
+    total = sum(score * n for (score, _), n in scores.items())
     return AssessmentNumbers(
         rows=sum(counts.values()),
-        rewritten=tally.rewritten.count,
+        rewritten=rewritten,
         counts=counts,
         score=total / judged if judged else None,
-        bins=list(_bins(tally.scores)) if judged else [],
-        changes=[c for c in (tally.overall, tally.rewritten, tally.quality) if c.count],
-        lengths=_lengths(tally.words, tally.rewritten.count) if tally.rewritten.count else None,
+        bins=[
+            sections.Bin(score - 0.5, score + 0.5, scores[score, True], scores[score, False])
+            for score in range(_HIGHEST + 1 if judged else 0)
+        ],
+        changes={name: (one / n, other / n) for name, (n, one, other) in tally.sums.items()},
+        lengths=_lengths(tally.words, rewritten) if rewritten else None,
         groups=gallery.groups(_shown),
     )
 
@@ -141,27 +136,7 @@ def _rows(files: Sequence[Path]) -> Iterator[pl.DataFrame]:
         types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
         missing = [pl.lit(None, pl.Float32).alias(n) for n in _QUALITIES if n not in there]
         for rows in sections.read_rows([file], sections.typed(types)):
-            yield rows.with_columns(_what(), *missing)
-
-
-def _what() -> pl.Expr:
-    """What became of a caption."""
-    refused = pl.col("rewrite_refused")
-    return (
-        pl.when(pl.col("status") != Status.OK)
-        .then("status")
-        .when("rewritten")
-        .then(pl.lit("rewritten"))
-        .when(refused.is_not_null())
-        .then(pl.lit("refused: ") + refused)
-        .otherwise(pl.lit(_AS_IT_WAS))
-        .alias("what")
-    )
-
-
-def _bins(scores: Counter[tuple[int, bool]]) -> Iterator[sections.Bin]:
-    for score in range(_HIGHEST + 1):
-        yield sections.Bin(score - 0.5, score + 0.5, scores[score, True], scores[score, False])
+            yield rows.with_columns(_WHAT, *missing)
 
 
 def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> sections.Shares:
@@ -180,8 +155,8 @@ def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> sections.S
 
 def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:
     proposed = row["final_caption"] if row["rewritten"] else row["recaption"]
-    label = {True: "rewrite", False: "rewrite, not used", None: "rewrite, not used"}
-    texts = [("caption", row["caption"]), (label[row["rewritten"]], proposed)]
+    label = "rewrite" if row["rewritten"] else "rewrite, not used"
+    texts = [("caption", row["caption"]), (label, proposed)]
     return sections.GallerySample(
         key=row["key"],
         shard=row["shard"],
@@ -225,44 +200,34 @@ class Vocabulary:
 
 
 @dataclass
-class CaptionTexts:
+class _CaptionTexts:
     """Length and vocabulary of many captions."""
 
-    captions: int = 0
     words: int = 0
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
 
     def add(self, text: str) -> None:
-        """Add a caption."""
         found = words(text.lower())
-        self.captions += 1
         self.words += len(found)
         self.vocabulary.add(found)
-
-    @property
-    def mean(self) -> float:
-        """Words of a caption, on average."""
-        return self.words / self.captions if self.captions else 0.0
 
 
 @dataclass
 class RewriteSummary:
     """What became of all captions of a table."""
 
-    judged: int = 0
     rewritten: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     scores: Counter[int] = field(default_factory=Counter)
     """Overall scores, rounded."""
-    before: CaptionTexts = field(default_factory=CaptionTexts)
-    after: CaptionTexts = field(default_factory=CaptionTexts)
+    before: _CaptionTexts = field(default_factory=_CaptionTexts)
+    after: _CaptionTexts = field(default_factory=_CaptionTexts)
     quality_before: Counter[float] = field(default_factory=Counter)
     """What a classifier said of captions that were rewritten, rounded to hundredths."""
     quality_after: Counter[float] = field(default_factory=Counter)
 
     def add(self, row: dict[str, Any]) -> None:
         """Add a row whose status is `ok`."""
-        self.judged += 1
         self.scores[round(row["overall_score"])] += 1
         if row["rewrite_refused"] is not None:
             self.refused[row["rewrite_refused"]] += 1
@@ -278,22 +243,22 @@ class RewriteSummary:
 
     def lines(self) -> Iterator[str]:
         """What a user should know."""
-        share = 100 * self.rewritten / max(1, self.judged)
-        yield f"{self.rewritten} of {self.judged} captions rewritten ({share:.1f} %)"
+        judged = self.scores.total()
+        share = 100 * self.rewritten / max(1, judged)
+        yield f"{self.rewritten} of {judged} captions rewritten ({share:.1f} %)"
         if self.refused:
-            counts = sorted(self.refused.items(), key=lambda pair: (-pair[1], pair[0]))
-            reasons = ", ".join(f"{count} {name}" for name, count in counts)
+            counts = sections.most_first(self.refused)
+            reasons = ", ".join(f"{count} {name}" for name, count in counts.items())
             yield f"{self.refused.total()} rewrites refused ({reasons})"
         scores = ", ".join(f"{score}: {self.scores[score]}" for score in sorted(self.scores))
         yield f"captions by overall score: {scores or 'none'}"
         if self.quality_after:
             before, after = map(_quartiles, (self.quality_before, self.quality_after))
             yield f"quality of the rewritten, quartiles: {before} before, {after} after"
-        yield (
-            f"words of a caption: {self.before.mean:.1f} before, {self.after.mean:.1f} after; "
-            f"distinct words: {self.before.vocabulary.size} before, "
-            f"{self.after.vocabulary.size} after"
-        )
+        texts = {"before": self.before, "after": self.after}
+        means = ", ".join(f"{t.words / max(1, judged):.1f} {n}" for n, t in texts.items())
+        sizes = ", ".join(f"{t.vocabulary.size} {n}" for n, t in texts.items())
+        yield f"words of a caption: {means}; distinct words: {sizes}"
 
 
 def summarise(folder: Path) -> RewriteSummary:

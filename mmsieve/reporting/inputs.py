@@ -71,13 +71,11 @@ def _problem(values: Any) -> str | None:
         if type(values.get(name)) not in (int, float):
             return f"no {name} of a model"
     rows = values.get("confusion")
-    if not isinstance(rows, list) or not all(_are_counts(row) for row in rows):
+    if not isinstance(rows, list) or not all(
+        isinstance(row, list) and all(type(n) is int for n in row) for row in rows
+    ):
         return "no confusion of a model"
     return None
-
-
-def _are_counts(row: Any) -> bool:
-    return isinstance(row, list) and all(type(n) is int for n in row)
 
 
 def _neither(path: Path, reason: str) -> RequestError:

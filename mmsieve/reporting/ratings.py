@@ -1,7 +1,7 @@
 """Rating tables: each capability's ratings, the styles and sources, in the pool and in subsets."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +14,8 @@ from mmsieve.reporting.inputs import ReportTable
 from mmsieve.tables import scan_files
 
 KIND = "ratings"
-_RATINGS = range(6)
 _MOST_NAMES = 12
-_COMMON: sections.Types = {
-    "key": pl.String,
-    "shard": pl.String,
-    "status": pl.String,
-    "error": pl.String,
-}
+_COMMON = ("key", "shard", "status", "error")
 _STYLES, _SOURCE = "styles", "image_source"
 
 
@@ -71,9 +65,10 @@ def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers
     capabilities = [name for name, type_ in schema.items() if type_ == pl.Int8]
     if not capabilities:
         raise RequestError(f"{table.path}: holds no ratings, there is no column of int8")
-    styles: sections.Types = {_STYLES: pl.List(pl.String)} if _STYLES in schema else {}
-    ratings = dict.fromkeys(capabilities, pl.Int8)
-    types: sections.Types = {**_COMMON, **ratings, **styles, _SOURCE: pl.String}
+    types: dict[str, sections.Type] = dict.fromkeys(_COMMON, pl.String)
+    types |= dict.fromkeys(capabilities, pl.Int8) | {_SOURCE: pl.String}
+    if _STYLES in schema:
+        types[_STYLES] = pl.List(pl.String)
     subsets = request.beside(table, DECISIONS)
     tallies = [RatingTally(name) for name in ("pool", *(subset.name for subset in subsets))]
 
@@ -97,8 +92,8 @@ def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers
         rows=tallies[0].rows,
         counts=counts,
         capabilities=[_capability(name, tallies) for name in capabilities],
-        styles=_shares("Styles", tallies, [tally.styles for tally in tallies]),
-        sources=_shares("Image sources", tallies, [tally.sources for tally in tallies]),
+        styles=_most_frequent("Styles", tallies, [tally.styles for tally in tallies]),
+        sources=_most_frequent("Image sources", tallies, [tally.sources for tally in tallies]),
         groups=gallery.groups(lambda title, row: _shown(row, subset_of.get(title), capabilities)),
     )
 
@@ -111,13 +106,10 @@ def _groups(subsets: list[str]) -> tuple[dict[str, sections.GalleryGroup], dict[
     )
     subset_of: dict[str, int] = {}
     for number, name in enumerate(subsets):
-        keep = pl.col(f"keep{number}")
-        parts = {
-            f"Kept in {name}": sections.GalleryGroup(keep),
-            f"Not kept in {name}": sections.GalleryGroup(~keep & is_ok),
-        }
-        groups |= parts
-        subset_of |= dict.fromkeys(parts, number)
+        keep, title = pl.col(f"keep{number}"), f"Kept in {name}"
+        groups[title] = sections.GalleryGroup(keep)
+        groups[f"Not kept in {name}"] = sections.GalleryGroup(~keep & is_ok)
+        subset_of |= {title: number, f"Not kept in {name}": number}
     return groups | {sections.FAILED: sections.GalleryGroup(~is_ok)}, subset_of
 
 
@@ -140,14 +132,10 @@ def _shown(
 def _with_decisions(rows: pl.DataFrame, subset: ReportTable, number: int) -> pl.DataFrame:
     """The rows with a subset's decision about each: `keep` and `reason`, with its number."""
     shards = rows["shard"].unique().to_list()
-    by_name = {
-        header.shard: file for header, file in zip(subset.headers, subset.files, strict=True)
-    }
-    files = (
-        list(subset.files)
-        if subset.path.is_file()
-        else [by_name[shard] for shard in shards if shard in by_name]
-    )
+    by_name = dict(zip((header.shard for header in subset.headers), subset.files, strict=True))
+    files = list(subset.files)
+    if not subset.path.is_file():
+        files = [by_name[shard] for shard in shards if shard in by_name]
     keep, reason = f"keep{number}", f"reason{number}"
     if not files:
         return rows.with_columns(
@@ -166,27 +154,35 @@ def _with_decisions(rows: pl.DataFrame, subset: ReportTable, number: int) -> pl.
 def _capability(name: str, tallies: list[RatingTally]) -> sections.Shares:
     """How the ratings of one capability are spread; None only where there is any."""
     counts = [tally.ratings.get(name, Counter()) for tally in tallies]
-    ratings = [*_RATINGS, *([None] if any(found[None] for found in counts) else [])]
+    ratings = [*range(6), *([None] if any(found[None] for found in counts) else [])]
     means = (tally.mean(name) for tally in tallies)
-    return sections.Shares(
-        title=name,
-        labels=["null" if rating is None else str(rating) for rating in ratings],
-        names=[tally.name for tally in tallies],
-        counts=[[found[rating] for rating in ratings] for found in counts],
-        totals=[tally.rows for tally in tallies],
-        note=", ".join("-" if mean is None else f"{mean:.2f}" for mean in means),
-    )
+    note = ", ".join("-" if mean is None else f"{mean:.2f}" for mean in means)
+    labels = {rating: "null" if rating is None else str(rating) for rating in ratings}
+    return _shares(name, tallies, counts, labels, note)
 
 
-def _shares(title: str, tallies: list[RatingTally], counts: list[Counter[str]]) -> sections.Shares:
+def _most_frequent(
+    title: str, tallies: list[RatingTally], counts: list[Counter[str]]
+) -> sections.Shares:
     """The most frequent names of the pool; the number of those left out is said."""
     labels = list(sections.most_first(counts[0]))[:_MOST_NAMES]
     left = len(counts[0]) - len(labels)
+    note = f"and {left:,} more" if left else ""
+    return _shares(title, tallies, counts, dict(zip(labels, labels, strict=True)), note)
+
+
+def _shares(
+    title: str,
+    tallies: list[RatingTally],
+    counts: Sequence[Counter[Any]],
+    labels: dict[Any, str],
+    note: str,
+) -> sections.Shares:
     return sections.Shares(
         title=title,
-        labels=labels,
+        labels=list(labels.values()),
         names=[tally.name for tally in tallies],
-        counts=[[found[label] for label in labels] for found in counts],
+        counts=[[found[value] for value in labels] for found in counts],
         totals=[tally.rows for tally in tallies],
-        note=f"and {left:,} more" if left else "",
+        note=note,
     )

@@ -53,17 +53,16 @@ def count_all(tables: Sequence[ReportTable], gallery: int) -> list[SectionNumber
                 f"{one.path}: holds {one.kind}, which is not shown; {', '.join(COUNTS)} are"
             )
     request = SectionRequest(tuple(tables), gallery)
-    return [_count(one, request) for one in tables]
-
-
-def _count(table: ReportTable, request: SectionRequest) -> SectionNumbers:
-    try:
-        return COUNTS[table.kind](table, request)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise RequestError(
-            f"{table.path}: can't be read as a table of {table.kind} ({reason}); make it again"
-        ) from error
+    made = []
+    for one in tables:
+        try:
+            made.append(COUNTS[one.kind](one, request))
+        except (pl.exceptions.PolarsError, OSError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise RequestError(
+                f"{one.path}: can't be read as a table of {one.kind} ({reason}); make it again"
+            ) from error
+    return made
 
 
 # The samples of a gallery, fetched from their shards: texts and small pictures, as they read
@@ -169,15 +168,15 @@ def _find(
     A shard is read once, however many tables are about it.
     """
     found: dict[Shard, dict[str, list[tuple[Section, GallerySample]]]] = {}
-    problems: dict[str, None] = {}
+    problems = []
     for section in sections:
         for one in chain(*section.numbers.groups.values()):
             shard, problem = places.find(one.shard, section.table.sizes.get(one.shard, 0))
             if shard is None:
-                problems[problem] = None
-                continue
-            found.setdefault(shard, {}).setdefault(one.key, []).append((section, one))
-    return found, list(problems)
+                problems.append(problem)
+            else:
+                found.setdefault(shard, {}).setdefault(one.key, []).append((section, one))
+    return found, list(dict.fromkeys(problems))
 
 
 def _read(shard: Shard, wanted: set[str], read: ReadOptions) -> Iterator[tuple[str, SampleContent]]:
@@ -197,13 +196,12 @@ def _read(shard: Shard, wanted: set[str], read: ReadOptions) -> Iterator[tuple[s
 
 def _content(sample: Sample) -> SampleContent:
     turns = (Text(f"{turn.role}: {turn.text}") for turn in sample.turns)
-    all_parts = (*sample.parts, *turns)
-    parts = all_parts[:_MOST_PARTS]
+    parts = (*sample.parts, *turns)
     pieces = tuple(
         ContentPart(text=clipped(part.text)) if isinstance(part, Text) else _picture(part)
-        for part in parts
+        for part in parts[:_MOST_PARTS]
     )
-    left = len(all_parts) - len(parts)
+    left = len(parts) - len(pieces)
     return SampleContent(pieces, f"{left} more parts" if left else "")
 
 
@@ -213,23 +211,15 @@ def _picture(part: Image) -> ContentPart:
     except SampleError as error:
         return ContentPart(problem=f"{error.status}: {error}")
     image = PillowImage.fromarray(pixels)
-    small = max(image.size) <= _SMALL
+    kind = "png" if max(image.size) <= _SMALL else "jpeg"
     image.thumbnail((_SIDE, _SIDE))
     buffer = BytesIO()
-    if small:
-        image.save(buffer, "PNG")
-    else:
-        image.save(buffer, "JPEG", quality=_QUALITY)
-    kind = "png" if small else "jpeg"
-    return ContentPart(
-        picture=f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    )
+    image.save(buffer, kind, quality=_QUALITY)  # which PNG ignores
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return ContentPart(picture=f"data:image/{kind};base64,{data}")
 
 
 # Sections and samples -> the HTML file
-
-_COLOURS = 5
-"""Of pools side by side, in report.css."""
 
 WIDTH, HEIGHT = 720.0, 180.0
 SMALL_WIDTH, SMALL_HEIGHT = 240.0, 64.0
@@ -257,7 +247,7 @@ def render(
         "height": HEIGHT,
         "small_width": SMALL_WIDTH,
         "small_height": SMALL_HEIGHT,
-        "colours": _COLOURS,
+        "colours": 5,  # of pools side by side, in report.css
     }
     template = environment.get_template("report.html.j2")
     return template.render(sections=sections, metrics=metrics, notes=notes, day=day.isoformat())

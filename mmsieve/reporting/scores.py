@@ -102,8 +102,8 @@ def count(table: ReportTable, request: sections.SectionRequest) -> ScoreNumbers:
     edges = scored.group_by("keep").agg(_SCORE.min().alias("low"), _SCORE.max().alias("high"))
     sides = {keep: (low, high) for keep, low, high in edges.collect().iter_rows()}
     threshold = None
-    if True in sides and (False not in sides or sides[False][1] <= sides[True][0]):
-        threshold = sides[True][0] if False in sides else None
+    if sides.keys() >= {True, False} and sides[False][1] <= sides[True][0]:
+        threshold = sides[True][0]
     kept = counts.get("kept", 0) if table.kind == DECISIONS else None
     return ScoreNumbers(
         rows=sum(counts.values()),

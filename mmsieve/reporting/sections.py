@@ -12,7 +12,8 @@ from mmsieve.filtering.ranking import hash_samples
 from mmsieve.reporting.inputs import ReportTable
 from mmsieve.tables import scan_files
 
-Types = Mapping[str, pl.DataType | type[pl.DataType]]
+Type = pl.DataType | type[pl.DataType]
+Types = Mapping[str, Type]
 """Column -> what it is read as."""
 
 FAILED = "Failed"

@@ -25,7 +25,7 @@ from mmsieve.decisions import DecisionRows
 from mmsieve.errors import RequestError
 from mmsieve.filtering.ranking import mix
 from mmsieve.progress import Advance
-from mmsieve.selection.groups import Bools, Members, Numbers, StyleGroups
+from mmsieve.selection.groups import Bools, Numbers
 from mmsieve.selection.options import SelectOptions, read_keys
 from mmsieve.selection.pool import Pool, RatedSamples
 from mmsieve.tables import Origins
@@ -48,12 +48,11 @@ class SampleBudget:
         self.left = self.total = total
         self.chosen = np.zeros(len(usable), bool)
         self._tokens = tokens
-        self._sources = sources
+        self._sources = np.zeros(0, np.uint8) if sources is None else sources
         self._quotas = None
         if sources is not None and quotas:
             self._quotas = np.full(int(sources.max(initial=0)) + 1, len(usable), np.int64)
-            for source, quota in quotas.items():
-                self._quotas[source] = quota
+            self._quotas[list(quotas)] = list(quotas.values())
         costs = np.ones(1, np.int64) if tokens is None else tokens[usable & (tokens > 0)]
         self.dearest = int(costs.max(initial=1))
         """What one sample can cost: a capability's least share, so that it can choose at all."""
@@ -67,8 +66,12 @@ class SampleBudget:
         """
         if self._tokens is not None:
             rows = rows[self._tokens[rows] <= allowance]
-        if self._quotas is not None:
-            rows = self._within_quotas(rows)
+        if self._quotas is not None:  # without those that come when enough of their source did
+            sources = self._sources[rows]
+            by_source = np.argsort(sources, kind="stable")
+            inside = sources[by_source]
+            nth = np.arange(len(rows)) - np.searchsorted(inside, inside, side="left")
+            rows = rows[np.sort(by_source[nth < self._quotas[inside]])]
         if self._tokens is None:
             return rows[:allowance]
         spent = np.cumsum(self._tokens[rows])
@@ -88,24 +91,13 @@ class SampleBudget:
         cost = self.cost(rows)
         self.chosen[rows] = True
         self.left -= cost
-        if self._quotas is not None and self._sources is not None:
+        if self._quotas is not None:
             self._quotas -= np.bincount(self._sources[rows], minlength=len(self._quotas))
         return cost
 
     def used_up(self) -> Bools | None:
         """Whether nothing more of each row's source may be chosen; None where none has a quota."""
-        if self._quotas is None or self._sources is None:
-            return None
-        return (self._quotas <= 0)[self._sources]
-
-    def _within_quotas(self, rows: Numbers) -> Numbers:
-        """The rows without those that come when enough of their source came before."""
-        assert self._quotas is not None and self._sources is not None, "there are quotas"
-        sources = self._sources[rows]
-        by_source = np.argsort(sources, kind="stable")
-        inside = sources[by_source]
-        nth = np.arange(len(rows)) - np.searchsorted(inside, inside, side="left")
-        return rows[np.sort(by_source[nth < self._quotas[inside]])]
+        return None if self._quotas is None else (self._quotas <= 0)[self._sources]
 
 
 # The published selection: rounds of rich, diverse choices
@@ -135,8 +127,8 @@ class Rounds:
 
     def __init__(self, pool: Pool, usable: Bools, budget: SampleBudget, above: float) -> None:
         self._budget = budget
-        self._groups: StyleGroups = pool.groups
-        self._members: Members = pool.groups.ordered(usable, pool.order)
+        self._groups = pool.groups
+        self._members = pool.groups.ordered(usable, pool.order)
         self._ranks = [ratings.ranks for ratings in pool.ratings.values()]
         self._least = [ratings.rank_of(above) for ratings in pool.ratings.values()]
         used_up = budget.used_up()
@@ -168,7 +160,9 @@ class Rounds:
             chosen.append(rows)
         every = np.concatenate(chosen)
         self._leave_out(every)
-        self._leave_out_sources()
+        used_up = self._budget.used_up()
+        if used_up is not None:
+            self._leave_out(np.flatnonzero(used_up & (self._left > 0)))
         return len(every)
 
     def _best(self, group: int, left: Numbers, least: int, allowance: int) -> Numbers:
@@ -191,12 +185,6 @@ class Rounds:
         for ranks, least, sizes in zip(self._ranks, self._least, self._sizes, strict=True):
             counted = groups[(ranks[rows] > least)[owners]]
             sizes -= np.bincount(counted, minlength=len(sizes))
-
-    def _leave_out_sources(self) -> None:
-        """Count the rows no more whose source has no quota left."""
-        used_up = self._budget.used_up()
-        if used_up is not None:
-            self._leave_out(np.flatnonzero(used_up & (self._left > 0)))
 
 
 # Simpler ways to choose
@@ -289,7 +277,10 @@ def choose(rated: RatedSamples, options: SelectOptions) -> Choice:
         notes.append(f"--exclude {options.exclude}: {len(missing)} of its keys aren't there")
     usable = pool.is_ok & ~excluded
     if pool.tokens is not None:
-        usable &= _with_tokens(pool, usable, notes)
+        without = int((usable & (pool.tokens < 1)).sum())
+        if without:
+            notes.append(f"{without} samples have no num_tokens, or none above 0: not chosen")
+        usable &= pool.tokens > 0
     budget = SampleBudget(wanted, usable, pool.tokens, pool.sources, _quotas(pool, options, wanted))
     _require(required, usable, budget, options)
     usable = usable & ~required
@@ -339,21 +330,12 @@ def _unmet(budget: SampleBudget, options: SelectOptions) -> str:
 
 def _quotas(pool: Pool, options: SelectOptions, budget: int) -> dict[int, int]:
     """The number of a source -> its quota."""
-    numbers = {name: number for number, name in enumerate(pool.source_names)}
     quotas = options.quotas(budget)
     for name in quotas:
-        if name not in numbers:
-            known = ", ".join(sorted(numbers)[:20])
+        if name not in pool.source_names:
+            known = ", ".join(sorted(pool.source_names)[:20])
             raise RequestError(f"--source-quota {name}: no such image source; there are {known}")
-    return {numbers[name]: quota for name, quota in quotas.items()}
-
-
-def _with_tokens(pool: Pool, usable: Bools, notes: list[str]) -> Bools:
-    assert pool.tokens is not None, "asked for"
-    without = int((usable & (pool.tokens < 1)).sum())
-    if without:
-        notes.append(f"{without} samples have no num_tokens, or none above 0: not chosen")
-    return pool.tokens > 0
+    return {pool.source_names.index(name): quota for name, quota in quotas.items()}
 
 
 def _require(required: Bools, usable: Bools, budget: SampleBudget, options: SelectOptions) -> None:
@@ -430,9 +412,10 @@ def printed(capabilities: dict[str, Held], styles: dict[str, Held], above: float
         f"{'capability':{width}}  {'pool: mean':>10} {over:>11}  {'subset: mean':>12} {over:>11}"
     ]
     for name, each in capabilities.items():
+        means = (each.pool_mean, each.subset_mean)
+        pool, subset = ("-" if mean is None else f"{mean:.3f}" for mean in means)
         lines.append(
-            f"{name:{width}}  {_shown(each.pool_mean):>10} {each.pool:>11,}  "
-            f"{_shown(each.subset_mean):>12} {each.subset:>11,}"
+            f"{name:{width}}  {pool:>10} {each.pool:>11,}  {subset:>12} {each.subset:>11,}"
         )
     lines.append(f"{'style':{width}}  {'pool':>22}  {'subset':>24}")
     lines += [
@@ -444,7 +427,3 @@ def printed(capabilities: dict[str, Held], styles: dict[str, Held], above: float
 def _mean(counts: np.ndarray, values: np.ndarray) -> float | None:
     total = counts.sum()
     return float(np.dot(counts, values) / total) if total else None
-
-
-def _shown(mean: float | None) -> str:
-    return "-" if mean is None else f"{mean:.3f}"

@@ -45,33 +45,23 @@ class RankedRatings:
 def rank(parts: Sequence[pl.Series]) -> RankedRatings:
     """The ratings of a numeric column, given in parts; null and NaN are no rating."""
     values = pl.concat(parts, rechunk=True) if parts else pl.Series(dtype=pl.Int8)
-    is_integer = values.dtype.is_integer()
-    known = values.is_not_null() if is_integer else values.is_finite() | values.is_infinite()
-    rated = None if known.all() and not values.null_count() else known.fill_null(False).to_numpy()
-    array = (values if rated is None else values.fill_null(0)).to_numpy()
-    some = array if rated is None else array[rated]
-    if is_integer and len(some) and int(some.max()) - int(some.min()) < _MOST_COUNTED:
-        distinct, number = _counted(some, array)
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+    lowest: Any = values.min()
+    if lowest is None:
+        return RankedRatings(np.zeros(len(values), np.uint8), np.zeros(1, np.int8))
+    array = values.fill_null(lowest).to_numpy()
+    size = int(array.max()) - int(lowest) + 1 if values.dtype.is_integer() else 0
+    if 0 < size <= _MOST_COUNTED:
+        wide = np.int16 if array.dtype.itemsize == 1 else np.int64  # no overflow
+        distinct, number = _distinct(array.astype(wide) - lowest, size)
+        distinct = (distinct + lowest).astype(array.dtype)
     else:
-        distinct, inverse = np.unique(some, return_inverse=True)
-        number = np.zeros(len(array), np.int64)
-        number[slice(None) if rated is None else rated] = inverse + 1
-    ranks = number.astype(_smallest(len(distinct)), copy=False)
-    if rated is not None:
-        ranks[~rated] = 0
+        distinct, number = np.unique(array, return_inverse=True)
+    ranks = number.astype(_smallest(len(distinct)), copy=False) + 1
+    if values.has_nulls():
+        ranks[values.is_null().to_numpy()] = 0
     return RankedRatings(ranks, np.concatenate([np.zeros(1, distinct.dtype), distinct]))
-
-
-def _counted(some: npt.NDArray[Any], array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Numbers]:
-    """The distinct values, and of each in `array` its place among them (from 1), by counting."""
-    low = int(some.min())
-    size = int(some.max()) - low + 1
-    wide = np.int16 if some.dtype.itemsize == 1 else np.int64  # no overflow
-    present = np.bincount(some.astype(wide) - low, minlength=size) > 0
-    places = np.cumsum(present).astype(_smallest(int(present.sum())))
-    at = np.clip(array.astype(wide) - low, 0, size - 1)  # what stands for null may be outside
-    distinct = (np.flatnonzero(present) + low).astype(some.dtype)
-    return distinct, places[at]
 
 
 def _smallest(most: int) -> type[np.unsignedinteger[Any]]:
@@ -148,24 +138,21 @@ _MOST_TABLED = 1 << 24
 class StyleGroups:
     """Which groups each row is in, and each group's rows in order."""
 
-    def __init__(self, names: Sequence[str], counts: Numbers, groups: Numbers) -> None:
+    def __init__(
+        self, names: Sequence[str], styles: Sequence[str], counts: Numbers, groups: Numbers
+    ) -> None:
         """`counts`: groups of each row; `groups`: numbers of all rows' groups, row after row.
 
         `names` are sorted, so that a group's number is its place in the order of names.
         """
         self.names = names
-        self.styles: Sequence[str] = ()
+        self.styles = styles
         """The style of each group."""
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._starts = self._ends - counts
         if len(groups) < 1 << 31:  # half the memory
             self._ends, self._starts = self._ends.astype(np.int32), self._starts.astype(np.int32)
         self._groups = groups
-
-    @property
-    def rows(self) -> int:
-        """Rows, those without a group too."""
-        return len(self._ends)
 
     def has_any(self, start: int = 0, stop: int | None = None) -> Bools:
         """Whether each row is in a group."""
@@ -258,9 +245,11 @@ class Grouping:
         last = narrowed(np.array([place[name] for name in names], np.int64), len(ordered))
         for number, part in enumerate(self._groups):
             self._groups[number] = last[part]
-        made = StyleGroups(ordered, _joined(self._counts), _joined(self._groups))
-        made.styles = [named[name] for name in ordered]
-        return made
+        counts, groups = (
+            np.concatenate([np.zeros(0, np.uint8), *parts])
+            for parts in (self._counts, self._groups)
+        )
+        return StyleGroups(ordered, [named[name] for name in ordered], counts, groups)
 
 
 def _first_of_each(counts: Numbers, styles: Numbers) -> Numbers:
@@ -276,14 +265,10 @@ def _first_of_each(counts: Numbers, styles: Numbers) -> Numbers:
 
 
 def _distinct(values: Numbers, size: int) -> tuple[Numbers, Numbers]:
-    """The distinct values, all below `size`, and of each value its place among them."""
+    """The distinct values from 0 to below `size`, and of each value its place among them."""
     if size > _MOST_TABLED:
         return np.unique(values, return_inverse=True)
     present = np.flatnonzero(np.bincount(values, minlength=size))
-    places = np.zeros(size, np.int32)
+    places = np.zeros(size, _smallest(len(present)))
     places[present] = np.arange(len(present))
     return present, places[values]
-
-
-def _joined(parts: Sequence[Numbers]) -> Numbers:
-    return np.concatenate(parts) if parts else np.zeros(0, np.int32)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -82,7 +81,6 @@ class RatedSamples(Protocol):
 
     name: str
     """What the decisions' headers call it."""
-    path: Path
     notes: list[str]
     capabilities: list[str]
 
@@ -111,7 +109,6 @@ class RatingTable:
 
     def __init__(self, table: Table, options: SelectOptions) -> None:
         self.name = table.name
-        self.path = table.path
         self.files = table.files
         self.notes = notes_of_unfinished([table])
         self._table = table
@@ -137,7 +134,14 @@ class RatingTable:
             raise RequestError(f"{table.path}: column {STYLES} holds {styles}, not lists of text")
         if not _is_text(self._type(SOURCE)):
             raise RequestError(f"{table.path}: column {SOURCE} holds {table.types[SOURCE]}")
-        if options.budget_tokens is not None and not pa.types.is_integer(self._tokens_type()):
+        if options.budget_tokens is None:
+            return
+        if TOKENS not in table.types:
+            raise RequestError(
+                f"--budget-tokens: {table.path} has no column {TOKENS} (int: text and image tokens "
+                "of each sample); add it to the table, or say --budget"
+            )
+        if not pa.types.is_integer(self._type(TOKENS)):
             raise RequestError(f"{table.path}: column {TOKENS} must hold integers")
 
     @cached_property
@@ -148,18 +152,22 @@ class RatingTable:
         statuses.one(Status.OK)
         parts: dict[str, list[pl.Series]] = {name: [] for name in self.capabilities}
         status_parts, source_parts, token_parts = [], [], []
-        for _, frame in self._table.batches(self._columns):
-            status_parts.append(self._statuses(frame, statuses))
+        has_statuses = STATUS in self._table.types
+        needs_tokens = self._options.budget_tokens is not None
+        columns = [*self.capabilities, STYLES, SOURCE]
+        columns += [STATUS] * has_statuses + [TOKENS] * needs_tokens
+        for _, frame in self._table.batches(list(dict.fromkeys(columns))):
+            given = frame[STATUS] if has_statuses else pl.repeat(None, frame.height, eager=True)
+            status_parts.append(statuses.encode(given.cast(pl.String).fill_null(Status.OK.value)))
             source_parts.append(grouping.sources.encode(frame[SOURCE]))
-            lists = frame[STYLES].to_arrow(compat_level=pl.CompatLevel.oldest())
-            counts = pl.Series(lists.value_lengths()).fill_null(0).to_numpy()
-            flat = pl.Series(lists.flatten(), dtype=pl.String)
+            counts = frame[STYLES].list.len().fill_null(0).cast(pl.Int64).to_numpy()
+            flat = frame[STYLES].explode(empty_as_null=False, keep_nulls=False).cast(pl.String)
             styles = grouping.styles.encode(flat)
             styles[flat.is_null().to_numpy()] = -1
-            grouping.add(counts.astype(np.int64), styles, source_parts[-1])
+            grouping.add(counts, styles, source_parts[-1])
             for name, part in parts.items():
                 part.append(frame[name])
-            if self._options.budget_tokens is not None:
+            if needs_tokens:
                 token_parts.append(frame[TOKENS].cast(pl.Int64).fill_null(0).to_numpy())
         return Pool(
             ratings={name: rank(parts.pop(name)) for name in self.capabilities},
@@ -176,19 +184,6 @@ class RatingTable:
         for origins, frame in self._table.batches(self._ids.columns):
             yield origins, self._ids.of(origins, frame)
 
-    @property
-    def _columns(self) -> list[str]:
-        """What is read of the table."""
-        columns = [*self.capabilities, STYLES, SOURCE]
-        columns += [STATUS] if STATUS in self._table.types else []
-        columns += [TOKENS] if self._options.budget_tokens is not None else []
-        return list(dict.fromkeys(columns))
-
-    def _statuses(self, frame: pl.DataFrame, statuses: TextCodes) -> np.ndarray:
-        if STATUS not in self._table.types:
-            return np.zeros(frame.height, np.int32)
-        return statuses.encode(frame[STATUS].cast(pl.String).fill_null(Status.OK.value))
-
     def _type(self, column: str) -> pa.DataType:
         """The type of a column; raises RequestError where the table lacks it."""
         mixed = self._table.mixed.get(column)
@@ -196,17 +191,9 @@ class RatingTable:
             raise RequestError(f"column {column} of {self.name} can't be used: {mixed}")
         if column not in self._table.types:
             raise RequestError(
-                f"{self.path}: has no column {column}; {column_names([self._table])}"
+                f"{self._table.path}: has no column {column}; {column_names([self._table])}"
             )
         return self._table.types[column]
-
-    def _tokens_type(self) -> pa.DataType:
-        if TOKENS not in self._table.types:
-            raise RequestError(
-                f"--budget-tokens: {self.path} has no column {TOKENS} (int: text and image tokens "
-                "of each sample); add it to the table, or say --budget"
-            )
-        return self._type(TOKENS)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -10,6 +10,7 @@ that a number in JSON is told from a number in a text.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -162,7 +163,10 @@ def _read(path: Path, convert: Any, dtype: pl.DataType) -> tuple[pl.Series, pl.S
     line = 1
     for block in _blocks(path):
         lines = block.count(b"\n")
-        frame = _texts(block) if block.count(_TEXT) == lines else None
+        frame = None
+        if block.count(_TEXT) == lines:  # else some aren't an integer and a text
+            with suppress(pl.exceptions.ComputeError):
+                frame = pl.read_ndjson(block, schema={KEY: pl.Int64, RESPONSE: pl.String})
         if frame is not None and frame.height == lines and not frame[KEY].has_nulls():
             values.append(_converted(frame[RESPONSE], convert, dtype))
             keys.append(frame[KEY])
@@ -193,14 +197,6 @@ def _blocks(path: Path) -> Iterator[bytes]:
         yield rest + b"\n"
 
 
-def _texts(block: bytes) -> pl.DataFrame | None:
-    """The block's lines, or None where they aren't all an integer and a text."""
-    try:
-        return pl.read_ndjson(block, schema={KEY: pl.Int64, RESPONSE: pl.String})
-    except pl.exceptions.ComputeError:
-        return None
-
-
 def _converted(texts: pl.Series, convert: Any, dtype: pl.DataType) -> pl.Series:
     """What each text is converted to, every distinct text once."""
     if dtype == pl.String:
@@ -225,11 +221,10 @@ def _parsed_result_file(path: Path, first: int, block: bytes) -> Iterator[tuple[
         yield key, item.get(RESPONSE)
 
 
-def _keys(keys: Iterable[int | str]) -> pl.Series:
-    listed = list(keys)
-    if all(isinstance(key, int) and -_MOST <= key < _MOST for key in listed):
-        return pl.Series(KEY, listed, pl.Int64)
-    return pl.Series(KEY, [str(key) for key in listed], pl.String)
+def _keys(keys: list[int | str]) -> pl.Series:
+    if all(isinstance(key, int) and -_MOST <= key < _MOST for key in keys):
+        return pl.Series(KEY, keys, pl.Int64)
+    return pl.Series(KEY, [str(key) for key in keys], pl.String)
 
 
 def _score(value: Any) -> int | None:
@@ -271,7 +266,6 @@ class ResultFolder:
                 "it, or say --budget"
             )
         self.name = path.resolve().name
-        self.path = path
         self.notes: list[str] = []
         self._data = data
         self._options = options
@@ -362,20 +356,19 @@ class ResultFolder:
         spelling = self._options.styles
         grouping = Grouping(TextCodes(label_cleaner(spelling)), self._items.source_codes)
         distinct = TextCodes()
-        codes = distinct.encode(texts)
-        labels = [
-            [grouping.styles.one(label) for label in split_styles(text, spelling)]
-            for text in distinct.names
-        ]
-        sizes = np.array([len(each) for each in labels], np.int64)
-        starts = np.cumsum(sizes) - sizes
-        flat = np.array([label for each in labels for label in each], np.int32)
-        counts = np.where(texts.is_null().to_numpy(), 0, sizes[codes])
+        codes = pl.Series(distinct.encode(texts)).set(texts.is_null(), None)
+        labels = pl.Series(
+            [
+                [grouping.styles.one(label) for label in split_styles(text, spelling)]
+                for text in distinct.names
+            ],
+            dtype=pl.List(pl.Int32),
+        )
         for start in range(0, len(texts), CHUNK):
-            part = slice(start, start + CHUNK)
-            own = counts[part]
-            at = np.repeat(starts[codes[part]] - (np.cumsum(own) - own), own)
-            grouping.add(own, flat[at + np.arange(len(at))], self._items.sources[part])
+            own = labels.gather(codes.slice(start, CHUNK))
+            counts = own.list.len().fill_null(0).cast(pl.Int64).to_numpy()
+            flat = own.explode(keep_nulls=False).to_numpy()
+            grouping.add(counts, flat, self._items.sources[start : start + CHUNK])
         return grouping
 
     def _note(self, path: Path, scores: pl.Series) -> None:

@@ -7,27 +7,13 @@ model that has to write needs one answer to a picture, not one of thousands, and
 in one way can be read back into facts without guessing.
 """
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from mmsieve.labels import EASY_NEGATIVE, HARD_NEGATIVE, MEDIUM_NEGATIVE, POSITIVE
-from mmsieve.synthetic.scenes import (
-    COLOURS,
-    COLUMN_NAMES,
-    FILLS,
-    PLACES,
-    ROW_NAMES,
-    SHAPES,
-    SIGN,
-    SIZES,
-    WORDS,
-    Fact,
-    Scene,
-)
+from mmsieve.synthetic.scenes import Fact, Scene
 from mmsieve.synthetic.texts import (
     NUMBERS,
     Caption,
@@ -44,7 +30,7 @@ Assessment: TypeAlias = dict[str, int | str | None]
 OVERALL = {EASY_NEGATIVE: 2, MEDIUM_NEGATIVE: 4, HARD_NEGATIVE: 6, POSITIVE: 9}
 """Level -> overall score."""
 
-_BEST, _WORST, _NOTHING = 9, 1, 5
+_BEST, _WORST = 9, 1
 _OVERALL_REASONS = {
     EASY_NEGATIVE: "It tells another picture.",
     MEDIUM_NEGATIVE: "It has several things wrong.",
@@ -57,93 +43,7 @@ _Score: TypeAlias = tuple[int, str]
 
 def canonical_caption(scene: Scene) -> str:
     """The text that a poor caption of a picture should be replaced by."""
-    return mark(describe_canonically(scene), None).text
-
-
-def stated_facts(text: str) -> frozenset[Fact] | None:
-    """The facts that a canonical caption states; None where a text isn't in that wording.
-
-    Case and spaces don't matter; an unknown word, an unfinished sentence or an empty text does.
-    """
-    *sentences, rest = text.lower().split(".")
-    if rest.strip() or not sentences:
-        return None
-    found: set[Fact] = set()
-    for one in sentences:
-        facts = _read(" ".join(one.split()))
-        if facts is None:
-            return None
-        found.update(facts)
-    return frozenset(found)
-
-
-def states_only_true_facts(text: str, scene: Scene) -> bool:
-    """Whether a text is in the canonical wording and says nothing that is not so."""
-    stated = stated_facts(text)
-    return stated is not None and stated <= scene.facts()
-
-
-def is_complete(text: str, scene: Scene) -> bool:
-    """Whether a text is in the canonical wording and says all of a scene, but for the count."""
-    stated = stated_facts(text)
-    return stated is not None and {f for f in scene.facts() if f.attribute != "count"} <= stated
-
-
-def _either(group: str, *words: str) -> str:
-    """A pattern of any of these words, under the name of an attribute or a subject."""
-    return f"(?P<{group}>{'|'.join(re.escape(word.lower()) for word in words)})"
-
-
-def _read(words: str) -> list[Fact] | None:
-    """The facts of a sentence, without its full stop; None where it is none of the wording."""
-    for pattern, facts in _SENTENCES:
-        if found := pattern.fullmatch(words):
-            return list(facts(found))
-    return None
-
-
-def _count(found: re.Match[str]) -> Iterator[Fact]:
-    """Of what the sentence counts, if anything."""
-    for subject, number in found.groupdict().items():
-        yield Fact(subject, "count", str(NUMBERS.index(number)))
-
-
-def _thing(found: re.Match[str]) -> Iterator[Fact]:
-    for attribute, value in found.groupdict().items():
-        if value:
-            said = value.upper() if attribute == "word" else value
-            yield Fact(found["place"], attribute, said)
-
-
-def _bar(found: re.Match[str]) -> Iterator[Fact]:
-    yield Fact(found["colour"], "place", found["colour"])
-    yield Fact(found["colour"], "height", str(NUMBERS.index(found["height"])))
-
-
-def _row(found: re.Match[str]) -> Iterator[Fact]:
-    row = found["row"]
-    yield Fact(row, "place", row)
-    for number, column in (cell.strip().split(" in ") for cell in found["cells"].split(",")):
-        cell = f"{row} {column}"
-        yield Fact(column, "place", column)
-        yield Fact(cell, "place", cell)
-        yield Fact(cell, "number", str(NUMBERS.index(number)))
-
-
-_AT, _COLOUR = rf"{_either('place', *PLACES)} ?: an?", _either("colour", *COLOURS)
-_LOOK = rf"{_COLOUR} {_either('fill', *FILLS)} {_either('shape', *SHAPES)}"
-_SIGN = rf"{_COLOUR} {_either('shape', SIGN)} reading {_either('word', *WORDS)}"
-_CELL = rf"(?:{'|'.join(NUMBERS)}) in (?:{'|'.join(COLUMN_NAMES)})"
-_SENTENCES = [
-    (re.compile("a table of fruit"), _count),
-    (re.compile(rf"{_either('scene', *NUMBERS)} objects?"), _count),
-    (re.compile(rf"a chart of {_either('chart', *NUMBERS)} bars?"), _count),
-    (re.compile(rf"{_AT} (?:{_either('size', *SIZES)} )?{_LOOK}"), _thing),
-    (re.compile(rf"{_AT} {_SIGN}"), _thing),
-    (re.compile(rf"the {_COLOUR} bar is {_either('height', *NUMBERS)}"), _bar),
-    (re.compile(rf"{_either('row', *ROW_NAMES)} ?: (?P<cells>{_CELL}(?: ?, {_CELL})*)"), _row),
-]
-"""The sentences of the canonical wording, and what each states."""
+    return mark(describe_canonically(scene)).text
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,23 +65,15 @@ def assessed_pair(
     partner is a poor caption in the canonical wording of a rewrite, so that neither wording nor
     phase says how good a caption is.
     """
-    if rng.random() < 0.5:
-        raw = caption(scene, POSITIVE, rng)
-        level = int(rng.integers(POSITIVE))
-        described = described_scene(scene, level, rng)
-    else:
-        raw = caption(scene, int(rng.integers(POSITIVE)), rng)
-        level, described = POSITIVE, scene
-    partner = Caption(level, mark(describe_canonically(described), scene), described)
-    return _assessed("raw", scene, raw), _assessed("partner", scene, partner)
+    raw_level = POSITIVE if rng.random() < 0.5 else int(rng.integers(POSITIVE))
+    raw = caption(scene, raw_level, rng)
+    level = POSITIVE if raw_level < POSITIVE else int(rng.integers(POSITIVE))
+    described = described_scene(scene, level, rng)
+    partner = Caption(level, mark(describe_canonically(described), [scene.facts()]), described)
+    return _assess("raw", scene, raw), _assess("partner", scene, partner)
 
 
-def _assessed(phase: Phase, scene: Scene, caption: Caption) -> AssessedCaption:
-    return AssessedCaption(phase, caption.level, caption.text.text, assess(scene, caption))
-
-
-def assess(scene: Scene, caption: Caption) -> Assessment:
-    """The assessment of a caption of this picture."""
+def _assess(phase: Phase, scene: Scene, caption: Caption) -> AssessedCaption:
     scores: dict[str, _Score] = {
         "overall": (OVERALL[caption.level], _OVERALL_REASONS[caption.level]),
         "text_quality": (_BEST, "It is written well."),
@@ -190,11 +82,11 @@ def assess(scene: Scene, caption: Caption) -> Assessment:
         "semantic_understanding": _meaning(scene, caption),
         "text_chart_description": _legible_text(scene, caption.described),
     }
-    good = caption.level == POSITIVE
-    assessment: Assessment = {"recaption": None if good else canonical_caption(scene)}
+    rewrite = None if caption.level == POSITIVE else canonical_caption(scene)
+    assessment: Assessment = {"recaption": rewrite}
     for scale, (score, reason) in scores.items():
         assessment |= {f"{scale}_score": score, f"{scale}_explanation": reason}
-    return assessment
+    return AssessedCaption(phase, caption.level, caption.text.text, assessment)
 
 
 def _partial(part: int, whole: int) -> int:
@@ -208,8 +100,8 @@ def _matching(caption: Caption) -> _Score:
     if not marked.wrong:
         return _BEST, "All that it says is true."
     words = [marked.text[start:end].lower() for start, end in marked.wrong]
-    score = _partial(len(marked.right), len(marked.right) + len(words))
-    return score, f"Wrong: {', '.join(words)}."
+    right = len(marked.right)
+    return _partial(right, right + len(words)), f"Wrong: {', '.join(words)}."
 
 
 def _objects(scene: Scene, described: Scene) -> _Score:
@@ -218,8 +110,8 @@ def _objects(scene: Scene, described: Scene) -> _Score:
     missing = [name for name in names if not _is_recognised(name, scene, described)]
     if not missing:
         return _BEST, "It tells all objects."
-    score = _partial(len(names) - len(missing), len(names))
-    return score, f"It does not tell: {', '.join(missing)}."
+    told = len(names) - len(missing)
+    return _partial(told, len(names)), f"It does not tell: {', '.join(missing)}."
 
 
 def _is_recognised(name: str, scene: Scene, described: Scene) -> bool:
@@ -250,14 +142,13 @@ def _legible_text(scene: Scene, described: Scene) -> _Score:
     """By what can be read in the picture: words on signs, numbers of a chart or a table."""
     ours, theirs = _legible(scene), _legible(described)
     if not ours and not theirs:
-        return _NOTHING, "There is no text or chart to describe."
+        return 5, "There is no text or chart to describe."
     if not ours:
         return _WORST, f"There is no text, and it reads {', '.join(theirs)}."
     if ours == theirs:
         return _BEST, "It reads all text and numbers."
-    right = sum(theirs.get(name) == value for name, value in ours.items())
     wrong = [name for name, value in ours.items() if theirs.get(name) != value]
-    return _partial(right, len(ours)), f"It does not read: {', '.join(wrong)}."
+    return _partial(len(ours) - len(wrong), len(ours)), f"It does not read: {', '.join(wrong)}."
 
 
 def _legible(scene: Scene) -> dict[str, str]:

@@ -21,7 +21,7 @@ from mmsieve.decisions import decision_files
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.generation.files import TRAIN, read_training_file
 from mmsieve.labels import LEVELS
-from mmsieve.methods.catalog import bundled_folder
+from mmsieve.methods.folders import bundled_folder
 from mmsieve.options import DryRun, Quiet, check_value, whole
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed

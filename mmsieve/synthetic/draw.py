@@ -20,9 +20,6 @@ _SIGN_RADIUS = 0.46
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
 
-_WIDTH, _HEIGHT = 3, 5
-"""Of a letter, in bits."""
-
 _ROWS = {
     "A": "25755", "B": "65656", "C": "34443", "D": "65556", "E": "74647", "F": "74644",
     "G": "34553", "H": "55755", "I": "72227", "J": "11152", "K": "55655", "L": "44447",
@@ -37,13 +34,9 @@ _ROWS = {
 
 def _word_mask(word: str) -> np.ndarray:
     """The word as a 0/1 array, five rows high, one empty column between letters."""
-    columns = np.zeros((_HEIGHT, len(word) * (_WIDTH + 1) - 1), dtype=np.uint8)
-    for index, letter in enumerate(word.upper()):
-        for row, digit in enumerate(_ROWS[letter]):
-            for bit in range(_WIDTH):
-                on = int(digit, 8) >> (_WIDTH - 1 - bit) & 1
-                columns[row, index * (_WIDTH + 1) + bit] = on
-    return columns
+    rows = np.array([[int(digit) for digit in _ROWS[letter]] for letter in word.upper()]).T
+    bits = rows[:, :, None] >> (2, 1, 0, 3) & 1  # bit 3 is never set: the empty column
+    return bits.reshape(len(rows), -1)[:, :-1].astype(np.uint8)
 
 
 def draw_scene(scene: Scene, size: int = 72, aspect: float = 1.0) -> Image.Image:
@@ -64,10 +57,7 @@ def draw_scene(scene: Scene, size: int = 72, aspect: float = 1.0) -> Image.Image
 
 def _shade(name: str, rng: np.random.Generator) -> Colour:
     """A named colour, a little off, so that no colour is one exact triple."""
-    red, green, blue = (
-        int(min(255, max(0, base + off)))
-        for base, off in zip(COLOURS[name], rng.integers(-14, 15, 3), strict=True)
-    )
+    red, green, blue = map(int, np.clip(COLOURS[name] + rng.integers(-14, 15, 3), 0, 255))
     return red, green, blue
 
 
@@ -103,8 +93,7 @@ def _paint(size: tuple[int, int], fill: str, colour: Colour, cell: float) -> Ima
         if fill == "striped":
             pen.rectangle((0, y, size[0], y + step / 2 - 1), fill=pale)
             continue
-        for dot in range(math.ceil(size[0] / step)):
-            x = dot * step
+        for x in (dot * step for dot in range(math.ceil(size[0] / step))):
             pen.ellipse((x, y, x + step * 0.6, y + step * 0.6), fill=pale)
     return sheet
 
@@ -112,15 +101,11 @@ def _paint(size: tuple[int, int], fill: str, colour: Colour, cell: float) -> Ima
 def _polygon(centre: Point, radii: list[float]) -> list[Point]:
     """Corners around a centre, radii in order, starting at the top."""
     (x, y), around = centre, 2 * math.pi / len(radii)
-    turns = [-math.pi / 2 + i * around for i in range(len(radii))]
-    return [
-        (x + radius * math.cos(turn), y + radius * math.sin(turn))
-        for radius, turn in zip(radii, turns, strict=True)
-    ]
+    turned = [(radius, -math.pi / 2 + i * around) for i, radius in enumerate(radii)]
+    return [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for radius, turn in turned]
 
 
 def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, centre: Point, radius: float) -> None:
-    """The object's outline, filled."""
     x, y = centre
     if shape in ("circle", "ring"):
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
@@ -147,8 +132,8 @@ def _draw_sign(canvas: Image.Image, word: str, centre: Point, cell: float, colou
     """A plate with a word on it, dark on light plates and light on dark ones."""
     width, height = cell * 0.96, cell * 0.66
     left, top = centre[0] - width / 2, centre[1] - height / 2
-    pen = ImageDraw.Draw(canvas)
-    pen.rectangle((left, top, left + width, top + height), fill=colour)
+    plate = (left, top, left + width, top + height)
+    ImageDraw.Draw(canvas).rectangle(plate, fill=colour)
     ink = (20, 20, 20) if sum(colour) > 380 else (250, 250, 250)
     _write(canvas, word, centre, cell / 13, ink)
 
@@ -176,10 +161,9 @@ def _draw_chart(canvas: Image.Image, chart: BarChart, rng: np.random.Generator) 
 
 def _draw_table(canvas: Image.Image, table: NumberTable) -> None:
     """Names cut to three letters (there is no room for more), numbers in ruled cells."""
-    pen = ImageDraw.Draw(canvas)
+    pen, ink = ImageDraw.Draw(canvas), (20, 20, 20)
     height = canvas.height / (len(table.rows) + 1)
     width = canvas.width / (len(table.columns) + 1)
-    ink = (20, 20, 20)
     for line in range(1, len(table.rows) + 1):
         pen.line((0, line * height, canvas.width, line * height), fill=ink)
     for line in range(1, len(table.columns) + 1):

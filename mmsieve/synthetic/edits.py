@@ -10,6 +10,7 @@ questions are shown with a picture in which a statement of theirs is false (`con
 """
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
@@ -62,11 +63,8 @@ def change_several(scene: Scene, rng: np.random.Generator) -> Scene:
     world = WORLDS[scene.family]
     changes: list[tuple[int, str]] = []
     for index, thing in enumerate(scene.things):
-        if thing.shape == SIGN:
-            changes.append((index, pick_one(rng, ("colour", "word"))))
-            continue
-        changes += [(index, pick_one(rng, ("colour", "shape"))), (index, "fill")]
-        changes += [(index, "size")] if thing.size else []
+        changes.append((index, pick_one(rng, ("colour", "word" if thing.word else "shape"))))
+        changes += [(index, kind) for kind in ("fill", "size") if getattr(thing, kind)]
     count = int(rng.integers(min(3, len(changes)), len(changes) + 1))
     for choice in rng.permutation(len(changes))[:count]:
         index, kind = changes[int(choice)]
@@ -103,10 +101,8 @@ def replace_thing(scene: Scene, index: int, *changed: Thing) -> Scene:
 
 
 def _editable(thing: Thing) -> tuple[str, ...]:
-    """What of an object can be changed."""
-    if thing.shape == SIGN:
-        return ("colour", "word", "place")
-    return ("colour", "shape", "fill", "place", *(("size",) if thing.size else ()))
+    """What of an object can be changed; a sign stays a sign."""
+    return ("place", *(kind for kind in thing.attributes() if kind != "shape" or not thing.word))
 
 
 def _free(scene: Scene, world: World) -> list[int]:
@@ -124,7 +120,6 @@ def _possible(scene: Scene, world: World, kind: str) -> bool:
 
 
 def _add(scene: Scene, world: World, rng: np.random.Generator) -> Scene:
-    """One object more, in a free cell."""
     newcomer = sample_thing(world, pick_one(rng, _free(scene, world)), rng, sign=False)
     return replace_thing(scene, len(scene.things), newcomer)
 
@@ -139,11 +134,12 @@ def alter(scene: Scene, index: int, kind: str, world: World, rng: np.random.Gene
     if kind == "place":
         return replace_thing(scene, index, replace(thing, cell=pick_one(rng, _free(scene, world))))
     others = [value for value in world.values(kind) if value != getattr(thing, kind)]
-    return replace_thing(scene, index, _with(thing, kind, pick_one(rng, others)))
+    return _set(scene, index, kind, pick_one(rng, others))
 
 
-def _with(thing: Thing, kind: str, value: str) -> Thing:
-    return replace(thing, **{kind: value})  # type: ignore[arg-type]
+def _set(scene: Scene, index: int, kind: str, value: str) -> Scene:
+    changed = replace(scene.things[index], **{kind: value})  # type: ignore[arg-type]
+    return replace_thing(scene, index, changed)
 
 
 def _change_numbers(scene: Scene, rng: np.random.Generator, count: int | None = None) -> Scene:
@@ -151,8 +147,7 @@ def _change_numbers(scene: Scene, rng: np.random.Generator, count: int | None = 
     chart, table = scene.chart, scene.table
     numbers = list(chart.heights if chart is not None else table.cells if table is not None else ())
     lowest = 1 if chart is not None else 0
-    count = count or min(len(numbers), len(numbers) // 2 + 1)
-    for index in map(int, rng.permutation(len(numbers))[:count]):
+    for index in map(int, rng.permutation(len(numbers))[: count or len(numbers) // 2 + 1]):
         far = [value for value in range(lowest, 10) if abs(value - numbers[index]) >= 3]
         numbers[index] = pick_one(rng, far)
     if chart is not None:
@@ -166,19 +161,15 @@ def entailed_facts(scene: Scene) -> frozenset[Fact]:
     if scene.chart is not None:
         return scene.facts() | _entailed_by_chart(scene.chart)
     world = WORLDS[scene.family]
-    found: list[Fact] = []
+    found = [Fact("scene", "fills", common_fill(scene))]
     for kind in _DENIABLE:
-        values = [getattr(thing, kind) for thing in scene.things]
-        found += [Fact("scene", value, str(values.count(value))) for value in world.values(kind)]
-    found.append(Fact("scene", "fills", common_fill(scene)))
+        truths = [(thing.place, getattr(thing, kind)) for thing in scene.things]
+        for value in world.values(kind):
+            others = [place for place, truth in truths if truth not in ("", value)]
+            found += [Fact(place, NOT + kind, value) for place in others]
+            number = sum(truth == value for _, truth in truths)
+            found.append(Fact("scene", value, str(number)))
     for thing in scene.things:
-        found += [
-            Fact(thing.place, NOT + kind, value)
-            for kind, truth in thing.attributes().items()
-            if kind in _DENIABLE
-            for value in world.values(kind)
-            if value != truth
-        ]
         if thing.word:
             found.append(Fact("scene", "word", thing.word))
         if thing.shape != SIGN:
@@ -197,10 +188,8 @@ def _entailed_by_chart(chart: BarChart) -> frozenset[Fact]:
     found: list[Fact] = []
     for best, word in ((max(chart.heights), "highest"), (min(chart.heights), "lowest")):
         found += [Fact("chart", word, colour) for colour, height in bars if height == best]
-    for colour, height in bars:
-        found += [
-            Fact(colour, "above" if height > low else NOT + "above", other) for other, low in bars
-        ]
+    for (one, height), (other, low) in product(bars, repeat=2):
+        found.append(Fact(one, "above" if height > low else NOT + "above", other))
     return frozenset(found)
 
 
@@ -235,10 +224,9 @@ def _change_subject(scene: Scene, statement: Fact, rng: np.random.Generator) -> 
         return _recount(scene, world, rng)
     kind = _deciding_attribute(statement)
     index = pick_one(rng, [i for i, t in enumerate(scene.things) if subject in ("scene", t.place)])
-    thing = scene.things[index]
     if kind.startswith(NOT):
-        return replace_thing(scene, index, _with(thing, kind.removeprefix(NOT), value))
-    if kind not in _editable(thing):
+        return _set(scene, index, kind.removeprefix(NOT), value)
+    if kind not in _editable(scene.things[index]):
         if subject == "scene":
             return scene
         kind = "place"

@@ -12,6 +12,7 @@ from (seed, index, family), so any sample can be made again alone.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.sample import Sample, Turn
 from mmsieve.synthetic import questions
-from mmsieve.synthetic.edits import contradict, entailed_facts, replace_thing, stranger
+from mmsieve.synthetic.edits import alter, contradict, entailed_facts, replace_thing, stranger
 from mmsieve.synthetic.questions import QuestionAnswer, shapes, signs, unambiguous
 from mmsieve.synthetic.scenes import (
     SIGN,
@@ -31,7 +32,7 @@ from mmsieve.synthetic.scenes import (
     pick_one,
     sample_scene,
 )
-from mmsieve.synthetic.texts import MarkedText, Word, mark_facts
+from mmsieve.synthetic.texts import MarkedText, Word, mark
 
 WRONG_CAP = 1
 WRONG_SHARE = 0.47
@@ -44,10 +45,6 @@ _INSTRUCTIONS = 3
 """Keeps the random numbers of these samples apart from those of captions and documents."""
 
 
-def _anything(scene: Scene) -> bool:
-    return True
-
-
 def _two_shapes(scene: Scene) -> bool:
     return len(shapes(scene)) > 1
 
@@ -56,18 +53,20 @@ def _uneven(scene: Scene) -> bool:
     return scene.chart is not None and len(set(scene.chart.heights)) == len(scene.chart.heights)
 
 
-def _as_it_is(scene: Scene, rng: np.random.Generator) -> Scene:
-    return scene
-
-
 def _with_sign(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene, one object of it made a sign unless there is one."""
     if signs(scene):
         return scene
     index = int(rng.integers(len(scene.things)))
-    old = scene.things[index]
-    word = pick_one(rng, WORLDS[scene.family].words)
+    old, word = scene.things[index], pick_one(rng, WORLDS[scene.family].words)
     return replace_thing(scene, index, Thing(old.cell, SIGN, old.colour, word=word))
+
+
+def _changed(scene: Scene, rng: np.random.Generator, kinds: Sequence[str]) -> Scene:
+    """The scene after an object has moved, or changed its colour."""
+    kind = pick_one(rng, kinds)
+    index = scene.things.index(pick_one(rng, unambiguous(scene)))
+    return alter(scene, index, kind, WORLDS[scene.family], rng)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,8 @@ class QuestionTemplate:
     """Its ratings, in the order of CAPABILITIES."""
     write: questions.Writer
     share: float = 1.0
-    needs: Callable[[Scene], object] = _anything
-    prepare: Callable[[Scene, np.random.Generator], Scene] = _as_it_is
+    needs: Callable[[Scene], object] = lambda scene: True
+    prepare: Callable[[Scene, np.random.Generator], Scene] = lambda scene, rng: scene
     second: Callable[[Scene, np.random.Generator], Scene] | None = None
 
     @property
@@ -131,9 +130,9 @@ _OBJECTS = {
     "remains": QuestionTemplate("4353320 2130000", questions.remains),
     "example": QuestionTemplate("3432315 3000000", questions.example, 1.2, second=stranger),
     "moved":   QuestionTemplate("4223220 3530000", questions.moved, 1.0, unambiguous,
-                                second=questions.moved_or_recoloured),
+                                second=partial(_changed, kinds=("place", "colour"))),
     "why":     QuestionTemplate("3243220 3350100", questions.why, 0.8, unambiguous,
-                                second=questions.moved_object),
+                                second=partial(_changed, kinds=("place",))),
 }  # fmt: skip
 _CHARTS = {
     "height":     QuestionTemplate("2311310 1000251", questions.height, 2.0),
@@ -152,19 +151,6 @@ FAMILIES: dict[str, dict[str, QuestionTemplate]] = {
     "chart": _CHARTS,
 }
 """Family of scenes -> the question templates over it, by name."""
-
-
-def _share_above(capability: str, floor: int) -> float:
-    """The share of single right turns about objects that are rated above `floor`."""
-    total = sum(template.share for template in _OBJECTS.values())
-    above = (t.share for t in _OBJECTS.values() if t.ratings[capability] > floor)
-    return sum(above) / total
-
-
-NEEDS_PICTURE = tuple(name for name in CAPABILITIES if _share_above(name, 1) >= 0.7)
-"""Capabilities that most right answers are good for: what remains of their ratings depends on
-whether the picture agrees, so nobody rates them well without looking. More turns only raise this.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +281,7 @@ def _turns(
     for name, one in zip(names, answered, strict=True):
         first, *rest = one.question  # the first word of a question states nothing
         question = [Word(head + first.text), *rest]
-        yield QuestionTurn(name, mark_facts(question, facts), mark_facts(one.answer, facts))
+        yield QuestionTurn(name, mark(question, facts), mark(one.answer, facts))
         head = ""
 
 

@@ -11,11 +11,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from mmsieve.synthetic.edits import NOT, alter, common_fill
+from mmsieve.synthetic.edits import NOT, common_fill
 from mmsieve.synthetic.scenes import (
     CORNERS,
     GRID,
-    SIGN,
     WORLDS,
     Fact,
     Scene,
@@ -120,14 +119,10 @@ def _box(thing: Thing) -> Word:
 
 def _join(phrases: list[Words], between: str) -> Words:
     """Phrases with a word between each two."""
-    joined = list(phrases[0])
-    for phrase in phrases[1:]:
-        joined += [Word(between), *phrase]
-    return joined
+    return [word for phrase in phrases for word in (Word(between), *phrase)][1:]
 
 
 def _in_second(phrase: Words) -> Words:
-    """The same words, about the second picture."""
     return [replace(word, picture=1) for word in phrase]
 
 
@@ -351,8 +346,7 @@ def steps(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
     question = words(f"how many objects are {value}, step by step")
     answer: Words = []
     for one in scene.things:
-        look = [kind] if one.shape != SIGN or kind == "colour" else []
-        said = [attribute_word(one, name) for name in (*look, "shape")]
+        said = [attribute_word(one, name) for name in (kind, "shape") if getattr(one, name)]
         answer += sentence([*_at(one), *words("is a"), *said])
     answer += sentence([*words(f"so the number of {value} objects is"), _how_many(scene, value)])
     return _answered(question, answer, STEPS)
@@ -371,9 +365,8 @@ def rhyme(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
     """One object in rhyme."""
     thing = pick_one(rng, scenes[0].things)
     question = [*words("what is"), *_at(thing), *words(", in rhyme")]
-    first, last = "what a sight", "so fine and bright"
-    if rng.random() < 0.5:
-        first, last = "what a day", "hip hip hooray"
+    rhymes = (("what a day", "hip hip hooray"), ("what a sight", "so fine and bright"))
+    first, last = rhymes[int(rng.random() >= 0.5)]
     named = pick_one(rng, noun_phrases(thing))
     answer = [*words(f"{first}:"), *_at(thing), *words("there is"), *named, *words(f", {last}")]
     return _answered(question, sentence(answer), FORM)
@@ -398,21 +391,6 @@ def rows(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
         for cell in (place_word(thing.place), *cells):
             answer += [cell, Word("|")]
     return _answered(question, answer, FORM)
-
-
-def moved_or_recoloured(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene after an object has moved or changed its colour."""
-    return _change(scene, pick_one(rng, ("place", "colour")), rng)
-
-
-def moved_object(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene after an object has moved."""
-    return _change(scene, "place", rng)
-
-
-def _change(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
-    index = scene.things.index(pick_one(rng, unambiguous(scene)))
-    return alter(scene, index, kind, WORLDS[scene.family], rng)
 
 
 def example(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
@@ -488,9 +466,8 @@ def bars(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
     pair = pick_several(rng, list(heights), 2)
     question = [*words("can you compare"), *_join([_bar(bar) for bar in pair], "and")]
     halves = [_bar_is(bar, heights) for bar in pair]
-    key_words = [half[-1] for half in halves]
     answer = sentence(_join(halves, "and"))
-    return _answered(question, answer, "comparison", key_words=key_words)
+    return _answered(question, answer, "comparison", key_words=[half[-1] for half in halves])
 
 
 def difference(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:

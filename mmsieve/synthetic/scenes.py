@@ -7,6 +7,7 @@ written about a scene can be checked against it word by word.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,8 +20,6 @@ PLACES = (
     "left", "center", "right",
     "bottom-left", "bottom", "bottom-right",
 )  # fmt: skip
-CROSS = (1, 3, 4, 5, 7)
-EVERYWHERE = tuple(range(GRID * GRID))
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 38, 38),
@@ -87,12 +86,10 @@ class BarChart:
 
     def facts(self) -> list[Fact]:
         """One fact per bar, and the number of bars."""
-        bars = zip(self.colours, self.heights, strict=True)
-        return [Fact("chart", "count", str(len(self.colours)))] + [
-            fact
-            for colour, height in bars
-            for fact in (Fact(colour, "place", colour), Fact(colour, "height", str(height)))
-        ]
+        found = [Fact("chart", "count", str(len(self.colours)))]
+        for colour, height in zip(self.colours, self.heights, strict=True):
+            found += [Fact(colour, "place", colour), Fact(colour, "height", str(height))]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +106,11 @@ class NumberTable:
 
     def facts(self) -> list[Fact]:
         """One fact per cell, and one per name, for what can be missing."""
-        named = [Fact(name, "place", name) for name in (*self.rows, *self.columns)]
-        return named + [
-            Fact(f"{row} {column}", attribute, value)
-            for row in self.rows
-            for column in self.columns
-            for attribute, value in (
-                ("place", f"{row} {column}"),
-                ("number", str(self.at(row, column))),
-            )
-        ]
+        found = [Fact(name, "place", name) for name in (*self.rows, *self.columns)]
+        for row, column in product(self.rows, self.columns):
+            cell, number = f"{row} {column}", str(self.at(row, column))
+            found += [Fact(cell, "place", cell), Fact(cell, "number", number)]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +149,7 @@ class World:
 
     name: str
     counts: tuple[int, ...] = (2, 3)
-    cells: tuple[int, ...] = CROSS
+    cells: tuple[int, ...] = (1, 3, 4, 5, 7)
     shapes: tuple[str, ...] = SHAPES[:5]
     colours: tuple[str, ...] = tuple(COLOURS)[:6]
     fills: tuple[str, ...] = FILLS[:2]
@@ -180,15 +172,7 @@ WORLDS: dict[str, World] = {
     world.name: world
     for world in (
         World("core"),
-        World(
-            "many",
-            counts=(4, 5, 6),
-            cells=EVERYWHERE,
-            shapes=SHAPES,
-            colours=tuple(COLOURS),
-            fills=FILLS,
-            sizes=SIZES,
-        ),
+        World("many", (4, 5, 6), tuple(range(len(PLACES))), SHAPES, tuple(COLOURS), FILLS, SIZES),
         World("chart", counts=(3, 4)),
         World("table", counts=(2, 3)),
     )
@@ -225,17 +209,17 @@ def sample_scene(family: str, seed: int) -> Scene:
     """The scene of a family that belongs to a seed; always the same one."""
     rng = np.random.default_rng(seed)
     world = WORLDS[family]
-    red, green, blue = (int(value) for value in rng.integers(214, 256, 3))
+    red, green, blue = map(int, rng.integers(214, 256, 3))
     tint = (red, green, blue)
     count = pick_one(rng, world.counts)
     draw_seed = int(rng.integers(2**62))
     if family == "chart":
-        heights = tuple(int(value) for value in rng.integers(1, 10, count))
+        heights = tuple(map(int, rng.integers(1, 10, count)))
         chart = BarChart(pick_several(rng, world.colours, count), heights)
         return Scene(family, draw_seed, tint, chart=chart)
     if family == "table":
         columns = COLUMN_NAMES[: 2 + int(rng.integers(2))]
-        cells = tuple(int(value) for value in rng.integers(0, 10, count * len(columns)))
+        cells = tuple(map(int, rng.integers(0, 10, count * len(columns))))
         table = NumberTable(pick_several(rng, ROW_NAMES, count), columns, cells)
         return Scene(family, draw_seed, tint, table=table)
     return Scene(family, draw_seed, tint, things=_sample_things(world, count, rng))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmsieve.labels import HARD_NEGATIVE, LEVELS, MEDIUM_NEGATIVE, POSITIVE
+from mmsieve.labels import LEVELS, POSITIVE
 from mmsieve.synthetic.edits import change_one, change_several, stranger, stranger_to
 from mmsieve.synthetic.scenes import (
     CORNERS,
@@ -121,13 +121,8 @@ def sentence(phrase: Words, end: str = ".") -> Words:
     return [capital, *phrase[1:], Word(end)]
 
 
-def mark(text: Words, scene: Scene | None) -> MarkedText:
-    """Join the words and check each against a picture (or none: then nothing is judged)."""
-    return mark_facts(text, None if scene is None else (scene.facts(),))
-
-
-def mark_facts(text: Words, truths: Sequence[frozenset[Fact]] | None) -> MarkedText:
-    """Join the words and check each against the facts of the picture it is about."""
+def mark(text: Words, truths: Sequence[frozenset[Fact]] = ()) -> MarkedText:
+    """Join the words and check each against its picture's facts; without any, nothing is judged."""
     joined = ""
     right: list[Span] = []
     wrong: list[Span] = []
@@ -136,7 +131,7 @@ def mark_facts(text: Words, truths: Sequence[frozenset[Fact]] | None) -> MarkedT
             joined += " "
         span = (len(joined), len(joined) + len(word.text))
         joined += word.text
-        if truths is None or word.fact is None:
+        if not truths or word.fact is None:
             continue
         facts = truths[word.picture]
         if word.fact in facts:
@@ -172,7 +167,6 @@ def noun_phrases(thing: Thing) -> list[Words]:
 
 
 def _with_article(phrase: Words) -> Words:
-    """A phrase with an article in front."""
     return [Word("an" if phrase[0].text[0] in "aeiou" else "a"), *phrase]
 
 
@@ -236,7 +230,6 @@ def describe_canonically(scene: Scene) -> Words:
 
 
 def _describe_chart(chart: BarChart, head: str, verb: str) -> Words:
-    """A chart: `head`, with the number of bars at its {}, then each bar and its height."""
     text = sentence(_count_phrase(head, number_word(len(chart.colours), "chart")))
     for colour, height in zip(chart.colours, chart.heights, strict=True):
         value = number_word(height, colour, "height")
@@ -245,7 +238,6 @@ def _describe_chart(chart: BarChart, head: str, verb: str) -> Words:
 
 
 def _describe_table(table: NumberTable, head: str) -> Words:
-    """A table: `head`, then each row with its numbers and their columns."""
     text = sentence(words(head))
     for row in table.rows:
         line = [place_word(row), Word(":")]
@@ -269,17 +261,13 @@ def described_scene(scene: Scene, level: int, rng: np.random.Generator) -> Scene
     """The scene that a caption of this level describes."""
     if level == POSITIVE:
         return scene
-    if level == HARD_NEGATIVE:
-        return change_one(scene, rng)
-    if level == MEDIUM_NEGATIVE:
-        return change_several(scene, rng)
-    return stranger(scene, rng)
+    return (stranger, change_several, change_one)[level](scene, rng)
 
 
 def caption(scene: Scene, level: int, rng: np.random.Generator) -> Caption:
     """Write one caption of a picture."""
     described = described_scene(scene, level, rng)
-    return Caption(level, mark(describe(described, rng), scene), described)
+    return Caption(level, mark(describe(described, rng), [scene.facts()]), described)
 
 
 def caption_set(scene: Scene, rng: np.random.Generator) -> tuple[Caption, ...]:
@@ -301,10 +289,10 @@ class Document:
 
 def sample_scenes(family: str, rng: np.random.Generator) -> Scenes:
     """Two or three pictures for a document, each a stranger to the others."""
-    scenes = [sample_scene(family, int(rng.integers(2**62)))]
+    scenes: Scenes = (sample_scene(family, int(rng.integers(2**62))),)
     for _ in range(1 + int(rng.random() < 0.25)):
-        scenes.append(stranger_to(tuple(scenes), rng))
-    return tuple(scenes)
+        scenes += (stranger_to(scenes, rng),)
+    return scenes
 
 
 def document_set(scenes: Scenes, rng: np.random.Generator) -> tuple[Document, ...]:
@@ -325,19 +313,16 @@ def _general_knowledge(scene: Scene, rng: np.random.Generator, *, right: bool) -
 
 
 def _lay_out(
-    paragraphs: list[Words],
-    scenes: Scenes,
-    rng: np.random.Generator,
-    misspelt: tuple[int, int] | None = None,
+    paragraphs: list[Words], scenes: Scenes, rng: np.random.Generator, misspelt: range | None = None
 ) -> tuple[Part, ...]:
-    """Perhaps an opening, then each picture and its paragraph, words misspelt from .. below .."""
+    """Perhaps an opening, then each picture and its paragraph, some of their words misspelt."""
     parts: list[Part] = []
     if rng.random() < 0.3:
-        parts.append(mark(sentence(words(pick_one(rng, _OPENINGS))), None))
+        parts.append(mark(sentence(words(pick_one(rng, _OPENINGS)))))
     if misspelt is not None:
-        paragraphs = _misspell_some(paragraphs, int(rng.integers(*misspelt)), rng)
+        paragraphs = _misspell_some(paragraphs, pick_one(rng, misspelt), rng)
     for index, paragraph in enumerate(paragraphs):
-        parts += [index, mark(paragraph, scenes[index])]
+        parts += [index, mark(paragraph, [scenes[index].facts()])]
     return tuple(parts)
 
 
@@ -345,6 +330,12 @@ def _explain(scene: Scene, rng: np.random.Generator, *, sound: bool = False) -> 
     """A description, then general knowledge: true if it is to be `sound`, else half of the time."""
     text = describe(scene, rng)
     return text + _general_knowledge(scene, rng, right=sound or rng.random() < 0.5)
+
+
+def _mention(scene: Scene, rng: np.random.Generator) -> Words:
+    """A sentence that says nothing, then one about one object."""
+    thing = pick_one(rng, scene.things)
+    return sentence(words(pick_one(rng, _VAGUE))) + sentence(clause(thing, rng))
 
 
 def _level_3(scenes: Scenes, rng: np.random.Generator) -> tuple[Part, ...]:
@@ -355,24 +346,16 @@ def _level_2(scenes: Scenes, rng: np.random.Generator) -> tuple[Part, ...]:
     """Several factual errors: one in each picture and more in one of them, or false knowledge."""
     worst = int(rng.integers(len(scenes)))
     changes = [change_several if index == worst else change_one for index in range(len(scenes))]
-    paragraphs = [
-        _explain(change(scene, rng), rng) for change, scene in zip(changes, scenes, strict=True)
-    ]
-    return _lay_out(paragraphs, scenes, rng, misspelt=(0, 3))
+    pairs = zip(changes, scenes, strict=True)
+    paragraphs = [_explain(change(scene, rng), rng) for change, scene in pairs]
+    return _lay_out(paragraphs, scenes, rng, misspelt=range(3))
 
 
 def _level_1(scenes: Scenes, rng: np.random.Generator) -> tuple[Part, ...]:
     """Each paragraph is written for the next picture, fully or with hardly a word about it."""
-    thin = rng.random() < 0.6
-    paragraphs = []
-    for other in (*scenes[1:], scenes[0]):
-        if thin:
-            one = pick_one(rng, other.things)
-            vague = sentence(words(pick_one(rng, _VAGUE)))
-            paragraphs.append(vague + sentence(clause(one, rng)))
-        else:
-            paragraphs.append(_explain(other, rng))
-    return _lay_out(paragraphs, scenes, rng, misspelt=(2, 5))
+    write = _mention if rng.random() < 0.6 else _explain
+    paragraphs = [write(other, rng) for other in (*scenes[1:], scenes[0])]
+    return _lay_out(paragraphs, scenes, rng, misspelt=range(2, 5))
 
 
 def _level_0(scenes: Scenes, rng: np.random.Generator) -> tuple[Part, ...]:
@@ -382,14 +365,12 @@ def _level_0(scenes: Scenes, rng: np.random.Generator) -> tuple[Part, ...]:
     paragraphs = _misspell_some(paragraphs, round(total * rng.uniform(0.4, 0.6)), rng)
     slots: list[int | Words] = [*range(len(scenes)), *paragraphs]
     parts: list[Part] = []
-    above: Scene | None = None
+    above: list[frozenset[Fact]] = []
     for index in rng.permutation(len(slots)):
         slot = slots[int(index)]
         if isinstance(slot, int):
-            above = scenes[slot]
-            parts.append(slot)
-        else:
-            parts.append(mark(slot, above))
+            above = [scenes[slot].facts()]
+        parts.append(slot if isinstance(slot, int) else mark(slot, above))
     return tuple(parts)
 
 

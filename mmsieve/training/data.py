@@ -9,7 +9,7 @@ that the verb itself uses.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,13 @@ from mmsieve.read.instructions import InstructionParser
 from mmsieve.read.records import ImageFolder, Record
 from mmsieve.registry import find
 from mmsieve.sample import Sample
-from mmsieve.training.recipe import AnyStage, BaseRecipe, EnhancerRecipe, Optimisation, RaterRecipe
+from mmsieve.training.recipe import (
+    AnyStage,
+    BaseRecipe,
+    EnhancerRecipe,
+    Optimisation,
+    RaterRecipe,
+)
 from mmsieve.training.records import (
     FileRecord,
     RecordInputs,
@@ -54,7 +60,6 @@ IGNORED = -100
 # Groups of images and texts: what a classifier learns from
 
 RIGHT, WRONG = 0, 1
-KINDS = ("caption", "document")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,6 @@ class TextRow:
     facts: npt.NDArray[np.int8]
     """Per id: WRONG or RIGHT where it ends a word that states a fact, IGNORED elsewhere."""
     label: float
-    kind: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ def _row(
     facts = np.repeat(_facts(preparer, labelled, item.ids), repeats)[: item.num_tokens]
     shown = (np.array(places, np.int32)[:, None] * tokens + np.arange(tokens)).ravel()
     whole = int((ids == IMAGE).sum())
-    return TextRow(ids, shown[:whole], facts, labelled.label, KINDS.index(labelled.kind))
+    return TextRow(ids, shown[:whole], facts, labelled.label)
 
 
 def _facts(
@@ -130,7 +134,7 @@ def collate_groups(steps: list[list[PreparedGroup]], image_tokens: int) -> dict[
 
     `pixels` [images, size, size, 3] uint8; `shown` [IMAGE ids] says which of their embeddings
     each stands for, in row-major order; `input_ids`, `facts` [rows, longest]; `lengths`,
-    `labels`, `kinds` [rows].
+    `labels` [rows].
     """
     groups = [group for step in steps for group in step]
     rows = [row for group in groups for row in group.rows]
@@ -145,7 +149,6 @@ def collate_groups(steps: list[list[PreparedGroup]], image_tokens: int) -> dict[
         "facts": _padded([row.facts for row in rows], IGNORED),
         "lengths": torch.tensor([len(row.ids) for row in rows]),
         "labels": torch.tensor([row.label for row in rows]),
-        "kinds": torch.tensor([row.kind for row in rows]),
     }
 
 
@@ -519,4 +522,5 @@ class DrawnTraining(Protocol):
 
 def drawn_training() -> DrawnTraining:
     """The drawn world's training data, by the one look-up that the core has of it."""
-    return cast(DrawnTraining, find("training data", "drawn"))
+    found: DrawnTraining = find("training data", "drawn")
+    return found

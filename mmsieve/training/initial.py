@@ -19,7 +19,7 @@ from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
 from mmsieve.methods.aitqe import model as aitqe_model
 from mmsieve.methods.aitqe.checkpoint import LANGUAGE_MODELS, EnhancerCheckpoint
-from mmsieve.methods.files import HUB_ID, hub_folder, read_json, tensor_files
+from mmsieve.methods.folders import HUB_ID, hub_folder, read_json, tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer, open_tokenizer
 from mmsieve.methods.tower import INSIDE, Tower, find_tower, open_tower
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, BACKBONES, Checkpoint

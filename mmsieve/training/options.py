@@ -77,7 +77,8 @@ class TrainOptions(OutputOptions):
             raise RequestError(f"--images {self.images}: no such folder")
 
     def _check_installed(self) -> None:
-        needed = {"accelerate": True, "tensorboard": True, "peft": True, "wandb": self.wandb}
+        needed = dict.fromkeys(("accelerate", "tensorboard", "peft", "sklearn"), True)
+        needed["wandb"] = self.wandb
         for package, wanted in needed.items():
             if wanted and find_spec(package) is None:
                 extra = "wandb" if package == "wandb" else "'mmsieve[train]'"

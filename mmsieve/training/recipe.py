@@ -238,8 +238,6 @@ def stage_of(recipe: BaseRecipe, goal: str) -> AnyStage | None:
 
 # Recipes by name: the bundled ones, and Python files of one's own
 
-_METHODS = ("unifilter", "aitqe", "mmssr")
-
 
 @dataclass(frozen=True, kw_only=True)
 class BundledRecipe:
@@ -254,9 +252,11 @@ class BundledRecipe:
 
 def bundled_recipes() -> dict[str, BundledRecipe]:
     """Name -> recipe of the package: of each method, and those that are registered."""
-    modules = [f"mmsieve.training.recipes.{method}" for method in _METHODS]
-    modules += registered("recipes").values()
-    found = [one for module in modules for one in import_module(module).RECIPES]
+    from mmsieve.training.recipes import aitqe, mmssr, unifilter
+
+    found = [*unifilter.RECIPES, *aitqe.RECIPES, *mmssr.RECIPES]
+    for module in registered("recipes").values():
+        found += import_module(module).RECIPES
     return {one.recipe.name: one for one in sorted(found, key=lambda one: one.recipe.name)}
 
 

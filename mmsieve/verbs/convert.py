@@ -7,8 +7,7 @@ from typing import Any, TypeAlias
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.aitqe.checkpoint import is_enhancer, open_enhancer
-from mmsieve.methods.catalog import bundled_folder
-from mmsieve.methods.files import read_json, tensor_files
+from mmsieve.methods.folders import bundled_folder, read_json, tensor_files
 from mmsieve.methods.load import find_folder
 from mmsieve.methods.mmssr.checkpoint import is_onevision
 from mmsieve.outputs import check_empty, staged

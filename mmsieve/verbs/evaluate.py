@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
@@ -13,13 +14,12 @@ from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_ta
 from mmsieve.evaluation.comparing import (
     LabelledTexts,
     Measured,
-    ScoreOptions,
     check_labels,
     compare,
     predictions,
     score_texts,
 )
-from mmsieve.evaluation.metrics import Bootstrap, Metrics
+from mmsieve.evaluation.metrics import Bootstrap, Metrics, check_installed
 from mmsieve.evaluation.printed import agreement_table, model_tables, render, status_counts
 from mmsieve.generation.files import read_training_file
 from mmsieve.methods.load import load_annotator
@@ -116,6 +116,7 @@ def evaluate(
     options, out = run or EvaluateOptions(), Path(out)
     models = [model] if isinstance(model, str) else [str(each) for each in model]
     check_folder(out)
+    check_installed()
     if tables:
         if models or data is not None:
             raise RequestError("give two TABLEs, or --model and --data: not both")
@@ -150,15 +151,20 @@ def _evaluate_models(
         return EvaluateReport(out=out, notes=(*used, note))
     scored = {}
     for name, annotator in annotators.items():
-        how = ScoreOptions(annotator.device, options.workers, options.batch_tokens, options.quiet)
-        label = "evaluate" if len(names) == 1 else f"evaluate {name}"
-        scored[name] = score_texts(label, annotator, texts, how)
+        scored[name] = score_texts(
+            "evaluate" if len(names) == 1 else f"evaluate {name}",
+            annotator,
+            texts,
+            workers=options.workers,
+            batch_tokens=options.batch_tokens,
+            quiet=options.quiet,
+        )
     comparison = compare(texts, scored, Bootstrap(options.resamples, options.seed))
     origins = {
         name: {"model": given, "fingerprint": annotators[name].fingerprint}
         for name, given in names.items()
     }
-    units = texts.count_units(comparison.is_measured)
+    units = len(np.unique(texts.units[comparison.is_measured]))
     made = {
         "data": str(data),
         "texts": int(comparison.is_measured.sum()),

@@ -24,7 +24,7 @@ from mmsieve.progress import Advance, show_progress
 from mmsieve.reports import DecisionReport, timed
 from mmsieve.tables import notes_of_unfinished, open_tables
 
-__all__ = ["CutOptions", "FilterReport", "filter_tables"]
+__all__ = ["CutOptions", "FilterReport", "filter"]
 
 _SHOWN_GROUPS = 20
 
@@ -51,7 +51,7 @@ class FilterReport(DecisionReport):
 
 
 @timed
-def filter_tables(
+def filter(
     *tables: str,
     out: Path,
     cut: CutOptions | None = None,

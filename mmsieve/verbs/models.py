@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.catalog import BASELINES, CATALOG, Known
+from mmsieve.methods.folders import BASELINES, CATALOG, Known
 from mmsieve.methods.plugins import list_plugins
 from mmsieve.reports import Printed
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.files import hash_files, tensor_files
+from mmsieve.methods.folders import hash_files, tensor_files
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
 from mmsieve.training.options import (

@@ -10,7 +10,7 @@ import pytest
 import mmsieve
 from mmsieve.errors import RequestError
 from mmsieve.read import layouts
-from mmsieve.verbs.filter import CutOptions, filter_tables
+from mmsieve.verbs.filter import CutOptions, filter
 from tests.helpers.annotators import annotate
 from tests.helpers.instruction_files import TALK, item, request_error, write_json
 from tests.helpers.shards import captions, image, read, write_jsonl, write_parquet, write_tar
@@ -34,7 +34,7 @@ def test_a_list_runs_like_any_source(tmp_path, monkeypatch):
     report = annotate(out, source, workers=2)
     assert report.rows == 4 and report.notes == ("resumed: 2 shards were done before",)
     decisions = tmp_path / "decisions"
-    filter_tables(str(out), out=decisions, cut=CutOptions(top_fraction=0.5), quiet=True)
+    filter(str(out), out=decisions, cut=CutOptions(top_fraction=0.5), quiet=True)
     with pytest.raises(RequestError, match="holds instruction samples"):
         mmsieve.export(source, decisions=decisions, out=tmp_path / "tars")
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from mmsieve import EvaluateOptions, GenerateOptions, RequestError
 from mmsieve.cli import main
 from mmsieve.evaluation.comparing import units_of
 from mmsieve.evaluation.metrics import half_of_units, measure, predict
-from mmsieve.methods.catalog import bundled_folder
+from mmsieve.methods.folders import bundled_folder
 from tests.helpers.tiny import Recipe, make_checkpoint
 
 
@@ -300,3 +302,29 @@ def test_a_wrong_request_is_refused_in_one_line(tmp_path, capsys, words, says):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(RequestError, match="no such file"):
         mmsieve.evaluate(model="unifilter-tiny", data=tmp_path / "no.json", out=tmp_path)
+
+
+def without_libraries(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line where neither scikit-learn nor scipy can be imported."""
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(["scipy", "sklearn"]))
+from mmsieve.cli import main
+main(sys.argv[1:])
+"""
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("words", [("--model", "no/model", "--data", "no.json"), ("a", "b")])
+def test_a_missing_library_is_said_before_anything_is_read(tmp_path, words):
+    done = without_libraries("evaluate", *words, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'mmsieve[evaluate]'" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_scoring_needs_no_library_of_metrics(source, tmp_path):
+    out = ("--out", str(tmp_path / "out"), "--workers", "0", "--quiet")
+    done = without_libraries("score", str(source), "--model", "unifilter-tiny", *out)
+    assert done.returncode == 0, done.stderr

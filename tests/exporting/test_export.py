@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mmsieve.errors import RequestError
 from mmsieve.exporting.samples import safe_key
-from mmsieve.verbs.filter import CutOptions, filter_tables
+from mmsieve.verbs.filter import CutOptions, filter
 from tests.helpers.exports import (
     decide,
     kept_keys,
@@ -94,7 +94,7 @@ def test_decisions_of_a_merged_table(two_tars: Path, tmp_path: Path) -> None:
     merged.write_parquet(tmp_path / "merged" / "all.parquet")
     for name in ("scores", "merged"):
         cut = CutOptions(top_fraction=0.5)
-        filter_tables(str(tmp_path / name), out=tmp_path / f"keep-{name}", cut=cut, quiet=True)
+        filter(str(tmp_path / name), out=tmp_path / f"keep-{name}", cut=cut, quiet=True)
         run(two_tars, decisions=tmp_path / f"keep-{name}", out=tmp_path / f"out-{name}")
     for name in ("00000.tar", "sub/00001.tar"):
         made = [(tmp_path / out / name).read_bytes() for out in ("out-scores", "out-merged")]

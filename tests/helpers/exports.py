@@ -9,7 +9,7 @@ from webdataset import tariterators
 
 from mmsieve.read.records import ReadOptions
 from mmsieve.verbs.export import ExportOptions, ExportReport, export
-from mmsieve.verbs.filter import CutOptions, filter_tables
+from mmsieve.verbs.filter import CutOptions, filter
 from tests.helpers.shards import captions, write_tar
 from tests.helpers.tables import read_decisions, score_sources
 
@@ -17,7 +17,7 @@ from tests.helpers.tables import read_decisions, score_sources
 def decide(*sources: Path, out: Path, fraction: float = 0.5, **options: Any) -> Path:
     """Score and filter sources; returns the decisions."""
     scores = score_sources(*sources, out=out.parent / f"{out.name}-scores", **options)
-    filter_tables(str(scores), out=out, cut=CutOptions(top_fraction=fraction), quiet=True)
+    filter(str(scores), out=out, cut=CutOptions(top_fraction=fraction), quiet=True)
     return out
 
 

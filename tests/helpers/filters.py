@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmsieve.verbs.filter import CutOptions, FilterReport, filter_tables
+from mmsieve.verbs.filter import CutOptions, FilterReport, filter
 from tests.helpers.tables import rows_of, write_table
 
 NAN = float("nan")
@@ -14,7 +14,7 @@ NAN = float("nan")
 
 def cut(*tables: Path | str, out: Path, **options: Any) -> FilterReport:
     flags = {n: options.pop(n) for n in ("format", "overwrite", "dry_run") if n in options}
-    return filter_tables(*map(str, tables), out=out, cut=CutOptions(**options), quiet=True, **flags)
+    return filter(*map(str, tables), out=out, cut=CutOptions(**options), quiet=True, **flags)
 
 
 def two_shards(folder: Path) -> Path:

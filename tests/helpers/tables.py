@@ -90,6 +90,6 @@ def score_sources(*sources: Path, out: Path, **options: Any) -> Path:
             complete=problem is None,
             problem=problem,
         )
-        made = tables.rows_to_table(rows, QUALITY)
+        made = pa.Table.from_pylist(rows, schema=QUALITY)
         tables.write_file(out / f"{shard.name}.parquet", made, header)
     return out

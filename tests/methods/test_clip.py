@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 import mmsieve
 from mmsieve import RequestError, RunOptions, Sample, ScoringOptions, load_model
 from mmsieve.cli import main
-from mmsieve.methods.catalog import bundled_folder
 from mmsieve.methods.clip.checkpoint import load_clip_tokenizer, open_clip
-from mmsieve.methods.clip.model import ClipTowers
+from mmsieve.methods.clip.runner import ClipTowers
+from mmsieve.methods.folders import bundled_folder
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.tower import open_tower
 from mmsieve.read.layouts import open_shard, split_files

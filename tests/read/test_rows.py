@@ -391,8 +391,8 @@ def test_any_mmc4_line_gives_a_sample_or_a_reason(texts, infos):
 
 
 def test_parsers_travel_to_worker_processes(images):
-    schema = pa.schema([("image", pa.string()), ("text", pa.string())])
-    parser = pickle.loads(pickle.dumps(ImageTextParser(schema, ReadOptions(images=images))))
+    types = {"image": pa.string(), "text": pa.string()}
+    parser = pickle.loads(pickle.dumps(ImageTextParser(types, ReadOptions(images=images))))
     assert parser(Record("k", {"image": "a.jpg", "text": "t"})).images == (Image(b"a.jpg"),)
     parser = pickle.loads(pickle.dumps(documents.Mmc4Parser(images)))
     assert parser(Record("k", {"line": b'{"text_list": ["t"]}'})).parts == (Text("t"),)

@@ -19,7 +19,7 @@ from mmsieve import (
     SelectOptions,
 )
 from mmsieve.cli import main
-from mmsieve.methods.catalog import CATALOG, bundled_names
+from mmsieve.methods.folders import CATALOG, bundled_names
 
 pytestmark = pytest.mark.slow
 

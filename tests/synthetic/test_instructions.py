@@ -16,7 +16,6 @@ from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.synthetic.edits import entailed_facts, falsify
 from mmsieve.synthetic.instructions import (
     FAMILIES,
-    NEEDS_PICTURE,
     WRONG_CAP,
     WRONG_SHARE,
     InstructionSample,
@@ -25,6 +24,7 @@ from mmsieve.synthetic.instructions import (
 from mmsieve.synthetic.scenes import CORNERS, PLACES, Scene, sample_scene
 from mmsieve.synthetic.teacher import Drawing
 from mmsieve.synthetic.texts import NUMBERS
+from tests.helpers.drawn import NEEDS_PICTURE
 
 INDICES = st.integers(0, 10**9)
 FAMILY_NAMES = st.sampled_from(sorted(FAMILIES))

@@ -40,7 +40,7 @@ def test_a_seed_always_draws_the_same_pixels(family):
 @given(SEEDS, FAMILIES)
 def test_a_description_of_a_scene_is_right_and_complete(seed, family):
     scene = sample_scene(family, seed)
-    marked = mark(describe(scene, np.random.default_rng(seed)), scene)
+    marked = mark(describe(scene, np.random.default_rng(seed)), [scene.facts()])
     assert not marked.wrong
     right = {marked.text[start:end].lower() for start, end in marked.right}
     for thing in scene.things:

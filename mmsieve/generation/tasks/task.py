@@ -24,7 +24,7 @@ from mmsieve.clients.connection import AnswerFormat
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.generation.files import image_names
 from mmsieve.images import ImageLimits, decode
-from mmsieve.methods.files import hash_files
+from mmsieve.methods.folders import hash_files
 from mmsieve.outputs import write_atomically
 from mmsieve.sample import Image, Kind, Sample
 

@@ -23,7 +23,7 @@ from mmsieve.engine.annotator import Annotator, Preparer, Runner, RunnerOptions
 from mmsieve.methods.aitqe.answers import RowMaker
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqePreparer
-from mmsieve.methods.files import hash_files
+from mmsieve.methods.folders import hash_files
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.annotator import ScoringOptions, image_fingerprint
 from mmsieve.options import Options, Positive, ZeroToOne, number

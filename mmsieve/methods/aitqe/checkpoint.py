@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.files import read_json, tensor_files
+from mmsieve.methods.folders import read_json, tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer
 from mmsieve.methods.tower import CheckpointFolder, check_config, inside_tower
 

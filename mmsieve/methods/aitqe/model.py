@@ -23,7 +23,7 @@ from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
 from mmsieve.methods.aitqe.checkpoint import TOWER, EnhancerCheckpoint
 from mmsieve.methods.base import build_model, encode_patches, rename
-from mmsieve.methods.files import read_tensors
+from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tokenizer import load_tokenizer
 
 _NAMES = {

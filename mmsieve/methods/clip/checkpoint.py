@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, normalizers
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.files import read_json, tensor_files
+from mmsieve.methods.folders import read_json, tensor_files
 from mmsieve.methods.tokenizer import FILES, open_tokenizer
 from mmsieve.methods.tower import Tower, open_tower
 

@@ -1,19 +1,62 @@
-"""The device half of CLIP and SigLIP similarity: items -> features -> cosines -> rows."""
+"""CLIP and SigLIP at work: pixels and ids -> features of length one -> cosines -> rows."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from transformers import CLIPModel, SiglipModel
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Row, RunnerOptions
 from mmsieve.errors import SampleError, Status
-from mmsieve.methods.base import Array, Result, TokenBudget, open_device
+from mmsieve.methods.base import (
+    Array,
+    PixelNormaliser,
+    Result,
+    TokenBudget,
+    build_model,
+    open_device,
+    send,
+)
+from mmsieve.methods.clip.annotator import ClipItem
 from mmsieve.methods.clip.checkpoint import ClipFolder, load_clip_tokenizer
-from mmsieve.methods.clip.inputs import ClipItem
-from mmsieve.methods.clip.model import ClipTowers
+from mmsieve.methods.cpu import speed_up
+
+
+class ClipTowers:
+    """The stock model of a folder on a device, for inference."""
+
+    def __init__(self, clip: ClipFolder, dtype: str, device: torch.device) -> None:
+        """Raises RequestError where weights and config do not fit."""
+        stock: Any = CLIPModel if clip.tower.kind == "clip" else SiglipModel
+        model, _ = build_model(
+            stock, dtype, clip.folder, clip.folder, use_safetensors=True, local_files_only=True
+        )
+        self._model, self._device = model.to(device), device
+        self.kernels = speed_up(model.vision_model, model.dtype)
+        if model.dtype == torch.float32:  # else attention is swapped for one that isn't causal
+            speed_up(model.text_model, model.dtype)
+        self._normalise = PixelNormaliser(clip.tower.image, device, model.dtype)
+
+    @torch.inference_mode()
+    def images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """[n, size, size, 3] -> float32 [n, width]."""
+        return _unit(self._model.get_image_features(pixel_values=self._normalise(pixels)))
+
+    @torch.inference_mode()
+    def texts(self, ids: npt.NDArray[np.int64]) -> Tensor:
+        """[n, length], padded -> float32 [n, width]."""
+        return _unit(self._model.get_text_features(input_ids=send(ids, self._device)))
+
+
+def _unit(features: Any) -> Tensor:
+    # a plain tensor before transformers 5.1, an output with the pooled features since
+    pooled: Tensor = getattr(features, "pooler_output", features)
+    return torch.nn.functional.normalize(pooled.float(), dim=-1)
+
 
 Indexed: TypeAlias = tuple[int, ClipItem]
 

@@ -24,7 +24,7 @@ from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError
 from mmsieve.images import image_path
 from mmsieve.labels import CAPABILITIES, STYLES
-from mmsieve.methods.files import hash_files
+from mmsieve.methods.folders import hash_files
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import (
     STYLE_QUESTION,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.files import tensor_files
+from mmsieve.methods.folders import tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer
 from mmsieve.methods.tower import CheckpointFolder, Tower, check_config, find_inside, read_config
 

@@ -16,7 +16,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from mmsieve.devices import quiet
 from mmsieve.methods.base import build_model, encode_patches, rename
-from mmsieve.methods.files import read_tensors
+from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
 from mmsieve.methods.tokenizer import load_tokenizer, open_tokenizer
 from mmsieve.methods.tower import INSIDE

@@ -10,7 +10,7 @@ from math import isqrt
 from pathlib import Path
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.files import tensor_files
+from mmsieve.methods.folders import tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer
 from mmsieve.methods.tower import CheckpointFolder, find_tower, read_config
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from mmsieve.methods.base import build_model, encode_patches, stock_tower
-from mmsieve.methods.files import read_tensors
+from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.methods.tower import INSIDE
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
@@ -202,11 +202,7 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         return logits
 
     def forward(
-        self,
-        input_ids: Tensor,
-        lengths: Tensor,
-        pixel_values: Tensor,
-        labels: Tensor | None = None,
+        self, input_ids: Tensor, lengths: Tensor, pixel_values: Tensor, labels: Tensor | None = None
     ) -> SequenceClassifierOutput:
         """Logits, and with `labels` the published loss: squared error, or cross-entropy."""
         embeddings = self.encode_images(pixel_values).flatten(0, 1)
@@ -238,11 +234,7 @@ def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityCl
     config = QualityConfig.of(checkpoint)
     model: QualityClassifier
     model, _ = build_model(
-        QualityClassifier,
-        dtype,
-        checkpoint.folder,
-        config=config,
-        state_dict=read_tensors(places),
+        QualityClassifier, dtype, checkpoint.folder, config=config, state_dict=read_tensors(places)
     )
     return model
 

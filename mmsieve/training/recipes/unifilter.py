@@ -16,7 +16,23 @@ from mmsieve.training.recipes import PUBLISHED
 _SIGLIP, _SIGLIP2 = "google/siglip-so400m-patch14-384", "google/siglip2-so400m-patch14-384"
 
 
-def _published(name: str, language_model: str, vision_tower: str, about: str) -> BundledRecipe:
+_ABOUT = """\
+{name}: {what}.
+
+Command:   mmsieve train projector {name} --out projector
+             --data blip_laion_cc_sbu_558k.json --images LLaVA-Pretrain
+           mmsieve train classifier {name} --out classifier
+             --start-from projector --data train.json --val val.json --images images
+           (on several GPUs: accelerate launch -m mmsieve train ...)
+Hardware:  8 GPUs of 80 GB in the published scripts; any number here, total_batch stays
+Time:      not measured here
+Expected:  {expected}
+"""
+
+
+def _published(
+    name: str, language_model: str, vision_tower: str, what: str, expected: str
+) -> BundledRecipe:
     """The recipe for a backbone: one epoch for the projector, then ten for the classifier."""
     recipe = Recipe(
         name=name,
@@ -39,6 +55,7 @@ def _published(name: str, language_model: str, vision_tower: str, about: str) ->
     # One pass in small steps, for a file of a few records.
     less = {"batch": 1, "total_batch": None, "epochs": 1, "precision": "float32"}
     smoke = recipe.changed(projector=less, classifier=less)
+    about = _ABOUT.format(name=name, what=what, expected=expected)
     return BundledRecipe(recipe=recipe, smoke=smoke, about=about)
 
 
@@ -47,51 +64,21 @@ RECIPES = (
         "unifilter-qwen2.5-0.5b",
         "Qwen/Qwen2.5-0.5B-Instruct",
         _SIGLIP,
-        about="""\
-unifilter-qwen2.5-0.5b: UniFilter on Qwen2.5-0.5B and SigLIP, as in the paper's Table 2.
-
-Command:   mmsieve train projector unifilter-qwen2.5-0.5b --out projector
-             --data blip_laion_cc_sbu_558k.json --images LLaVA-Pretrain
-           mmsieve train classifier unifilter-qwen2.5-0.5b --out classifier
-             --start-from projector --data train.json --val val.json --images images
-           (on several GPUs: accelerate launch -m mmsieve train ...)
-Hardware:  8 GPUs of 80 GB in the published scripts; any number here, total_batch stays
-Time:      not measured here
-Expected:  accuracy 94.8, macro F1 93.8 on the paper's own validation set (Table 2)
-""",
+        "UniFilter on Qwen2.5-0.5B and SigLIP, as in the paper's Table 2",
+        "accuracy 94.8, macro F1 93.8 on the paper's own validation set (Table 2)",
     ),
     _published(
         "unifilter-qwen2.5-1.5b",
         "Qwen/Qwen2.5-1.5B-Instruct",
         _SIGLIP,
-        about="""\
-unifilter-qwen2.5-1.5b: UniFilter on Qwen2.5-1.5B and SigLIP, the paper's best.
-
-Command:   mmsieve train projector unifilter-qwen2.5-1.5b --out projector
-             --data blip_laion_cc_sbu_558k.json --images LLaVA-Pretrain
-           mmsieve train classifier unifilter-qwen2.5-1.5b --out classifier
-             --start-from projector --data train.json --val val.json --images images
-           (on several GPUs: accelerate launch -m mmsieve train ...)
-Hardware:  8 GPUs of 80 GB in the published scripts; any number here, total_batch stays
-Time:      not measured here
-Expected:  accuracy 95.2, macro F1 94.3 on the paper's own validation set (Table 2)
-""",
+        "UniFilter on Qwen2.5-1.5B and SigLIP, the paper's best",
+        "accuracy 95.2, macro F1 94.3 on the paper's own validation set (Table 2)",
     ),
     _published(
         "unifilter-qwen3-0.6b",
         "Qwen/Qwen3-0.6B",
         _SIGLIP2,
-        about="""\
-unifilter-qwen3-0.6b: UniFilter on Qwen3-0.6B and SigLIP 2, as in the newer release.
-
-Command:   mmsieve train projector unifilter-qwen3-0.6b --out projector
-             --data blip_laion_cc_sbu_558k.json --images LLaVA-Pretrain
-           mmsieve train classifier unifilter-qwen3-0.6b --out classifier
-             --start-from projector --data train.json --val val.json --images images
-           (on several GPUs: accelerate launch -m mmsieve train ...)
-Hardware:  8 GPUs of 80 GB in the published scripts; any number here, total_batch stays
-Time:      not measured here
-Expected:  no number was published
-""",
+        "UniFilter on Qwen3-0.6B and SigLIP 2, as in the newer release",
+        "no number was published",
     ),
 )

@@ -375,7 +375,7 @@ def test_wrong_requests_are_one_line_and_quick(model, options, message, monkeypa
 
 
 def test_fingerprint_of_a_large_checkpoint_is_quick(tmp_path):
-    from mmsieve.methods.files import hash_files
+    from mmsieve.methods.folders import hash_files
 
     file = tmp_path / "model.safetensors"
     with file.open("wb") as sparse:

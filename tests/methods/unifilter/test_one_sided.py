@@ -11,7 +11,7 @@ import mmsieve
 from mmsieve import RequestError, RunOptions, Sample, ScoringOptions, load_model
 from mmsieve.cli import main
 from mmsieve.images import ImageLimits
-from mmsieve.methods.catalog import BASELINES
+from mmsieve.methods.folders import BASELINES
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.methods.unifilter.inputs import Item

@@ -1,0 +1,202 @@
+"""Model folders: those that have a name of their own, and what their files hold.
+
+Bundled models, released ones known to work, and baselines by name; JSON, safetensors and the
+Hugging Face cache; fingerprints. These are cheap on gigabytes of weights, and sure to notice
+another checkpoint: small files are hashed whole; of weights the size, the safetensors header
+(names, types, shapes, offsets) and blocks spread evenly over the data, which any training step
+changes.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from mmsieve.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BUNDLED = Path(__file__).parent.parent / "bundled"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A checkpoint that a user can name."""
+
+    name: str
+    verb: str
+    """What it is for."""
+    size: str
+    """Weights, and what they take on disk."""
+    licence: str
+    trained_on: str
+    """Where its training texts come from: some licences forbid to learn from a model's answers."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it lies in the package; None for one that has to be fetched."""
+        folder = _BUNDLED / self.name
+        return folder if folder.is_dir() else None
+
+
+_LARGE = "8.0 B weights, about 16 GB"
+_RENDERED = "rendered scenes only: for trying things, not for photographs"
+_CLAUDE = "texts that Claude 3 or 3.5 wrote: mind its terms"
+_GPT = "by GPT-4o: mind its terms"
+
+CATALOG = (
+    Known("unifilter-tiny", "score", "1.9 M weights, 3.8 MB", "Apache-2.0", _RENDERED),
+    Known("aitqe-tiny", "enhance", "2.1 M weights, 4.2 MB", "Apache-2.0", _RENDERED),
+    Known("mmssr-tiny-scorer", "rate", "2.0 M weights, 4.0 MB", "Apache-2.0", _RENDERED),
+    Known("mmssr-tiny-styler", "rate", "2.0 M weights, 4.0 MB", "Apache-2.0", _RENDERED),
+    Known(
+        "weizhiwang/UniFilter-Qwen2.5-1.5B", "score", "2.0 B weights, about 4 GB", "MIT", _CLAUDE
+    ),
+    Known("weizhiwang/UniFilter-Qwen3-0.6B", "score", "1.0 B weights, about 2 GB", "MIT", _CLAUDE),
+    Known("HymanH/AITQE", "enhance", _LARGE, "Apache-2.0", f"judgements and rewrites {_GPT}"),
+    Known("mengyaolyu/mmssr-7b-scorer", "rate", _LARGE, "see its card", f"ratings {_GPT}"),
+    Known("mengyaolyu/mmssr-7b-styler", "rate", _LARGE, "see its card", f"styles named {_GPT}"),
+)
+"""Licences and sources as on the checkpoints' cards and in their repositories: Victorwz/UniFilter,
+hanhuang22/AITQE, lyumengyao/mmssr."""
+
+BASELINES = {
+    "clip:MODEL": "similarity of image and text by a CLIP or SigLIP, a folder or Hugging Face id",
+    "rules": "DataComp's basic filter: words, characters, image size, aspect ratio, English",
+    "text-only:MODEL": "a classifier of the above shown a blank image",
+    "image-only:MODEL": "a classifier of the above shown no text",
+}
+"""Other scorers by name (`mmsieve.methods.load`), and what each gives."""
+
+
+def bundled_folder(name: str) -> Path | None:
+    """The folder of a bundled model; None where there is none of this name."""
+    return next((known.folder for known in CATALOG if known.name == name), None)
+
+
+def bundled_names(verb: str | None = None) -> list[str]:
+    """The names of the bundled models: those for a verb, or all."""
+    return [known.name for known in CATALOG if known.folder and verb in (None, known.verb)]
+
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "tokenizer.model"]
+"""What is fetched of a hub repository: never a pickle, never code."""
+
+
+def hub_folder(name: str) -> Path | None:
+    """The local folder of a hub repository: from the cache, else downloaded; None where neither.
+
+    Only `HUB_FILES` are fetched. `HF_HUB_OFFLINE=1` keeps to the cache.
+    """
+    if not HUB_ID.fullmatch(name):
+        return None
+    from huggingface_hub import snapshot_download
+
+    for cached in (True, False):
+        try:
+            folder = snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=cached)
+        except (OSError, ValueError):  # what every error of the hub is
+            continue
+        if any(Path(folder).glob("*.safetensors")):
+            return Path(folder)
+    return None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises RequestError."""
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"{file.parent}: no {file.name} in it") from None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file}: {error}") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{file}: not a JSON object")
+    return value
+
+
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Tensor name -> safetensors file; one file, or shards with an index.
+
+    Raises RequestError where there are only pickles, which mmsieve never loads, or nothing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = read_json(index).get("weight_map", {})
+        files = {str(name): folder / Path(str(file)).name for name, file in names.items()}
+    else:
+        found = sorted(folder.glob("*.safetensors"))
+        files = {name: file for file in found for name in _names(file)}
+    missing = sorted({file.name for file in files.values() if not file.is_file()})
+    if missing:
+        raise RequestError(f"{folder}: {missing[0]} is missing (named by {index.name})")
+    if files:
+        return files
+    pickles = sorted(file.name for file in folder.glob("*.bin"))
+    if pickles:
+        advice = "which mmsieve never loads: save the model as safetensors"
+        raise RequestError(f"{folder}: only pickled weights ({pickles[0]}), {advice}")
+    raise RequestError(f"{folder}: no *.safetensors in it")
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        with safe_open(file, "np") as tensors:
+            return list(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"{file}: {error}") from error
+
+
+def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
+    """The shape of a tensor, from the file's header."""
+    with safe_open(file, "np") as tensors:
+        return tuple(tensors.get_slice(name).get_shape())
+
+
+def read_tensors(places: Mapping[str, tuple[Path, str]]) -> dict[str, "Tensor"]:
+    """Tensors by a name of one's own; `places` says in which file, and by which name there."""
+    files: dict[Path, list[tuple[str, str]]] = {}
+    for ours, (file, theirs) in places.items():
+        files.setdefault(file, []).append((ours, theirs))
+    found: dict[str, Tensor] = {}
+    for file, names in files.items():
+        with safe_open(file, "pt") as opened:
+            found |= {ours: opened.get_tensor(theirs) for ours, theirs in names}
+    return found
+
+
+_BLOCKS = 64
+_BLOCK = 4096
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """One short hash over files, by name and content; a missing file is one that is empty."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda path: path.name):
+        if file.is_file():
+            digest.update(f"{file.name}\0".encode())
+            _update(digest, file)
+    return digest.hexdigest()[:16]
+
+
+def _update(digest: "hashlib._Hash", file: Path) -> None:
+    size = file.stat().st_size
+    digest.update(f"{size}\0".encode())
+    with file.open("rb") as opened:
+        if file.suffix != ".safetensors":
+            digest.update(opened.read())
+            return
+        header = min(int.from_bytes(opened.read(8), "little"), size)
+        digest.update(opened.read(header))
+        start = 8 + header
+        step = max(_BLOCK, (size - start) // _BLOCKS)
+        for offset in [*range(start, size, step), max(start, size - _BLOCK)]:
+            opened.seek(offset)
+            digest.update(opened.read(_BLOCK))
