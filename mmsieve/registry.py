@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from mmsieve.generation.options import GenerateOptions
-    from mmsieve.generation.tasks.task import GenerationTask
+    from mmsieve.generation.tasks import GenerationTask
 
 Kind: TypeAlias = Literal["teacher", "recipes", "verb", "training data"]
 """teacher: see `DrawingTeacher`. recipes: a module with RECIPES. verb: of the command line.

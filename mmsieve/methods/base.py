@@ -8,15 +8,16 @@ since the processes that prepare samples import this module too.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain, pairwise
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from cyclopts import Group, Parameter
 
 from mmsieve.devices import Dtype, quiet
 from mmsieve.engine.annotator import Device, Row, RunnerOptions
@@ -24,6 +25,7 @@ from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, decode, fit
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tower import Tower
+from mmsieve.options import Options
 from mmsieve.sample import Image, Sample, Text
 
 if TYPE_CHECKING:
@@ -454,3 +456,32 @@ def build_model(
     if info["missing_keys"]:
         raise RequestError(f"{folder}: no tensor {min(info['missing_keys'])}")
     return model.eval().requires_grad_(False), set(info["unexpected_keys"])
+
+
+_MODEL = Parameter(group=Group("Images and device", sort_key=5))
+"""Of --help: after what a method asks for itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """How images are decoded, and where a model computes."""
+
+    apply_orientation: Annotated[bool, _MODEL] = False
+    """Turn images as their EXIF data says (the published code does not)."""
+    fast_images: Annotated[bool, _MODEL] = False
+    """Decode and resize with simplejpeg and torch: faster, off by a few grey levels."""
+    device: Annotated[str, _MODEL] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _MODEL] = "auto"
+    """auto is float32 on a CPU and bfloat16 on a GPU."""
+    image_limits: Annotated[ImageLimits, _MODEL] = field(default_factory=ImageLimits)
+    """Beyond these an image is refused."""
+
+    @property
+    def of_images(self) -> dict[str, Any]:
+        """How a preparer reads images, by the names of its fields."""
+        return {
+            "orient": self.apply_orientation,
+            "fast": self.fast_images,
+            "limits": self.image_limits,
+        }

@@ -37,8 +37,8 @@ from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, RatingPreparer, capability_question
 from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
+from mmsieve.read import ImageFolder, Record
 from mmsieve.read.instructions import InstructionParser
-from mmsieve.read.records import ImageFolder, Record
 from mmsieve.registry import find
 from mmsieve.sample import Sample
 from mmsieve.training.recipe import (

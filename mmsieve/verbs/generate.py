@@ -15,9 +15,9 @@ from mmsieve.generation.options import (
     TeacherOptions,
 )
 from mmsieve.generation.run import FILES, GenerationRequest, generate
+from mmsieve.generation.tasks import GenerationTask
 from mmsieve.generation.tasks.assessments import AssessmentTask
 from mmsieve.generation.tasks.ratings import RatingTask
-from mmsieve.generation.tasks.task import GenerationTask
 from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
 from mmsieve.options import Options
 from mmsieve.outputs import (
@@ -28,7 +28,7 @@ from mmsieve.outputs import (
     remove_own,
     write_text,
 )
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
 

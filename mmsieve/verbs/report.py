@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from mmsieve.errors import RequestError
 from mmsieve.options import COMMON, NotNegative, OutputOptions
 from mmsieve.outputs import check_file, make_folder, write_text
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 from mmsieve.reporting.inputs import sort_inputs
 from mmsieve.reporting.report import count_all, make_sections, render
 from mmsieve.reports import Report, timed

@@ -24,6 +24,7 @@ from mmsieve.engine.annotator import Runner, RunnerOptions
 from mmsieve.errors import RequestError
 from mmsieve.images import image_path
 from mmsieve.labels import CAPABILITIES, STYLES
+from mmsieve.methods.base import ModelOptions
 from mmsieve.methods.folders import hash_files
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import (
@@ -32,7 +33,6 @@ from mmsieve.methods.mmssr.inputs import (
     RatingPreparer,
     capability_question,
 )
-from mmsieve.methods.options import ModelOptions
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.options import Positive
 

@@ -29,8 +29,8 @@ from cyclopts import Parameter
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Runner, RunnerOptions
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, image_path
+from mmsieve.methods.base import ModelOptions
 from mmsieve.methods.folders import hash_files
-from mmsieve.methods.options import ModelOptions
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.checkpoint import Checkpoint
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
