@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["teacher", "recipes", "verb", "public name", "training data"]
 """teacher: see `DrawingTeacher`. recipes: a module with RECIPES. verb: of the command line.
-public name: of `import mmsieve`. training data: see `DrawnTraining` of `training/data.py`."""
+public name: of `import mmsieve`. training data: see `drawn_training` of `training/data.py`."""
 
 _PLACES: dict[Kind, dict[str, str]] = {}
 

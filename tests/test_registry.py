@@ -6,7 +6,8 @@ import sys
 import pytest
 
 import mmsieve
-from mmsieve.registry import drawn_training, find, find_teacher, registered
+from mmsieve.registry import find, find_teacher, registered
+from mmsieve.training.data import drawn_training
 
 
 def test_the_drawn_world_registers_itself():

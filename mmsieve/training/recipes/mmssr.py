@@ -10,13 +10,7 @@ from typing import Any
 from mmsieve.training.recipe import BundledRecipe, Lora, RaterRecipe, SftStage
 from mmsieve.training.recipes import PUBLISHED
 
-STAGE = SftStage(
-    batch=1,
-    total_batch=256,
-    learning_rate=1e-5,
-    tower_rate=0.2,
-    **PUBLISHED,
-)
+STAGE = SftStage(batch=1, total_batch=256, learning_rate=1e-5, tower_rate=0.2, **PUBLISHED)
 """All of the model learns: several GPUs, with FSDP or DeepSpeed."""
 
 ONE_GPU: Mapping[str, Any] = {
