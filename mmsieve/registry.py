@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["teacher", "recipes", "verb", "training data"]
 """teacher: see `DrawingTeacher`. recipes: a module with RECIPES. verb: of the command line.
-training data: see `DrawnTraining` of `training/data.py`."""
+training data: see `drawn_training` of `training/data.py`."""
 
 _PLACES: dict[Kind, dict[str, str]] = {}
 
