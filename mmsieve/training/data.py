@@ -468,7 +468,7 @@ def known_capabilities(recipe: RaterRecipe) -> dict[str, str]:
 def drawn_training() -> Any:
     """What a recipe with `rendered` learns from where no file is given, and what it starts from.
 
-    It is `mmsieve.synthetic.training`, with its functions `draw`, `draw_pretext` and
+    It is the module registered for it, with the functions `draw`, `draw_pretext` and
     `write_initial`; this is the one look-up that training has of it.
     """
     return find("training data", "drawn")
