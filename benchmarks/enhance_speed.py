@@ -30,8 +30,8 @@ from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions
 from mmsieve.methods.load import load_aitqe
 from mmsieve.methods.unifilter.annotator import ScoringOptions
+from mmsieve.read import ReadOptions, parse_record
 from mmsieve.read.layouts import open_shard
-from mmsieve.read.records import ReadOptions, parse_record
 from mmsieve.sample import Sample
 from mmsieve.sources import find_files
 

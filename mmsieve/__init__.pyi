@@ -27,7 +27,7 @@ from .methods.load import load_model as load_model
 from .methods.load import load_rater as load_rater
 from .methods.mmssr.annotator import RatingOptions as RatingOptions
 from .methods.unifilter.annotator import ScoringOptions as ScoringOptions
-from .read.records import ReadOptions as ReadOptions
+from .read import ReadOptions as ReadOptions
 from .sample import Image as Image
 from .sample import Sample as Sample
 from .sample import Text as Text

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from mmsieve.generation.options import GenerateOptions
-    from mmsieve.generation.tasks.task import GenerationTask
+    from mmsieve.generation.tasks import GenerationTask
 
 Kind: TypeAlias = Literal["teacher", "recipes", "verb", "training data"]
 """teacher: see `DrawingTeacher`. recipes: a module with RECIPES. verb: of the command line.
-training data: see `DrawnTraining` of `training/data.py`."""
+training data: see `drawn_training` of `training/data.py`."""
 
 _PLACES: dict[Kind, dict[str, str]] = {}
 

@@ -11,45 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 257
+MOST_FILES = 125
 """Python files, __init__.py apart."""
-MOST_LINES = 29_785
-TWICE = {
-    "AnswerError",
-    "Asker",
-    "Assessments",
-    "Budget",
-    "Captions",
-    "Change",
-    "Entry",
-    "Feed",
-    "Group",
-    "Groups",
-    "Item",
-    "Journal",
-    "Judged",
-    "Opened",
-    "Parser",
-    "Plan",
-    "Rated",
-    "Ratings",
-    "Record",
-    "Rewritten",
-    "Rules",
-    "Shown",
-    "Texts",
-    "_Batch",
-    "_Batches",
-    "_Block",
-    "_Checks",
-    "_Choice",
-    "_Completion",
-    "_Message",
-    "_Result",
-    "_Usage",
-}
-"""Names of classes that more than one module has."""
-
+MOST_LINES = 27_600
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -113,7 +77,7 @@ def is_annotated(node: Function) -> bool:
 NO_PUBLIC_WAY = (
     "super()._get_train_sampler",
     "os._exit",
-    "module.config._attn_implementation",
+    "config._attn_implementation",
     "torch.ops.mkldnn._reorder_linear_weight",
     "torch.ops.mkldnn._linear_pointwise",
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu",
@@ -140,7 +104,7 @@ def test_class_names_are_used_once():
     found: Counter[str] = Counter()
     for file in FILES:
         found.update({node.name for node in ast.walk(tree(file)) if isinstance(node, ast.ClassDef)})
-    assert {name for name, count in found.items() if count > 1} <= TWICE
+    assert not {name for name, count in found.items() if count > 1}
 
 
 FLOORS = (

@@ -11,7 +11,7 @@ from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardWorker
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter.annotator import ScoringOptions
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 from mmsieve.sources import find_files
 from mmsieve.tables import table_files
 

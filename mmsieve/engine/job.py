@@ -16,7 +16,7 @@ from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
 from mmsieve.engine.workers import Event, Prepared, PreparePool, ShardClosed, ShardFeed, ShardOpened
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.progress import Advance
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 from mmsieve.sources import Shard
 from mmsieve.tables import Header
 

@@ -20,8 +20,8 @@ from mmsieve.errors import RequestError, ShardError
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
 from mmsieve.outputs import check_folder, is_same_request, made_otherwise, make_folder
 from mmsieve.progress import Advance, show_progress
+from mmsieve.read import ReadOptions
 from mmsieve.read.layouts import open_shard, split_files
-from mmsieve.read.records import ReadOptions
 from mmsieve.reports import Report, count_words, timed
 from mmsieve.sources import Shard, find_files, take_part
 

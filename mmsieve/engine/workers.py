@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 from mmsieve.engine.annotator import Preparer
 from mmsieve.errors import SampleError, ShardError
+from mmsieve.read import Parse, ReadOptions, Record, parse_record
 from mmsieve.read.layouts import open_shard
-from mmsieve.read.records import Parse, ReadOptions, Record, parse_record
 from mmsieve.sources import Shard
 
 _CHUNK_RECORDS = 32

@@ -31,7 +31,7 @@ from mmsieve.evaluation.metrics import (
 from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_record, tie_by_image
 from mmsieve.labels import LEVELS
 from mmsieve.progress import show_progress
-from mmsieve.read.records import Record
+from mmsieve.read import Record
 from mmsieve.tables import SCORE, find_score
 
 

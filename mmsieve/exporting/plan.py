@@ -11,7 +11,7 @@ from mmsieve.errors import RequestError, ShardError
 from mmsieve.exporting.samples import FinalCaptions, KeptReader, TarSample
 from mmsieve.exporting.tars import ExportEntry, ExportJournal, Tar, digest, sample_runs, write_tar
 from mmsieve.progress import Advance
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 from mmsieve.sources import Shard
 
 REPACKED = "all shards"

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.outputs import write_text
-from mmsieve.read.records import ImageFolder, Record
+from mmsieve.read import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
 
 IMAGE_MARK = "<image>"

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from mmsieve.clients.connection import Usage
 from mmsieve.errors import RequestError
-from mmsieve.generation.tasks.task import RequestItem
+from mmsieve.generation.tasks import RequestItem
 
 _PRICES = Path(__file__).parent / "prices.toml"
 _BATCH = 0.5

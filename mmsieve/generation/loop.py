@@ -32,7 +32,7 @@ from mmsieve.clients.connection import (
     shorten,
 )
 from mmsieve.generation.journal import AnswerJournal, BatchNote, CostBudget, JournalEntry
-from mmsieve.generation.tasks.task import (
+from mmsieve.generation.tasks import (
     Fields,
     GenerationTask,
     Picture,

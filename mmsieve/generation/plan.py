@@ -21,7 +21,7 @@ from mmsieve.generation.files import (
     parse_training_record,
     read_training_file,
 )
-from mmsieve.generation.tasks.task import (
+from mmsieve.generation.tasks import (
     GenerationTask,
     RawSample,
     RequestItem,
@@ -32,8 +32,7 @@ from mmsieve.generation.tasks.task import (
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.labels import POSITIVE
 from mmsieve.outputs import write_atomically
-from mmsieve.read.layouts import open_shard, split_files
-from mmsieve.read.records import (
+from mmsieve.read import (
     ImageFolder,
     Parse,
     ReadOptions,
@@ -41,6 +40,7 @@ from mmsieve.read.records import (
     ShardReader,
     parse_record,
 )
+from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_of
 

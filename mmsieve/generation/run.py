@@ -36,11 +36,11 @@ from mmsieve.generation.plan import (
     random_draw,
     read_plan,
 )
-from mmsieve.generation.tasks.task import GenerationTask, Prompts, RequestItem
+from mmsieve.generation.tasks import GenerationTask, Prompts, RequestItem
 from mmsieve.methods.tower import Tower
 from mmsieve.outputs import write_text
 from mmsieve.progress import show_progress
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 
 PLAN, JOURNAL, REJECTS = "plan.json", "journal.jsonl", "rejects.jsonl"
 FILES = (PLAN, JOURNAL, REJECTS)

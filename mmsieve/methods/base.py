@@ -8,14 +8,16 @@ since the processes that prepare samples import this module too.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import chain, pairwise
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from cyclopts import Group, Parameter
 
 from mmsieve.devices import Dtype, quiet
 from mmsieve.engine.annotator import Device, Row, RunnerOptions
@@ -23,6 +25,7 @@ from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, decode, fit
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tower import Tower
+from mmsieve.options import Options
 from mmsieve.sample import Image, Sample, Text
 
 if TYPE_CHECKING:
@@ -86,6 +89,20 @@ def caption_image(sample: Sample) -> Image:
     return sample.images[0]
 
 
+def quality_row(item: Any, score: float, **more: Any) -> Row | SampleError:
+    """The row of a caption or document: its score, and what of it the model saw."""
+    if not np.isfinite(score):
+        return SampleError(Status.SCORE_NOT_FINITE, f"the score is {score}")
+    return {
+        "quality_score": score,
+        **more,
+        "num_images": len(item.images),
+        "num_tokens": item.num_tokens,
+        "truncated": item.truncated,
+        "num_skipped_images": item.skipped,
+    }
+
+
 # The device half: batches by token budget, sorted by length so that little is padding
 
 
@@ -132,7 +149,6 @@ def batches(costs: list[int], budget: int, boundary: int | None = None) -> list[
     return made
 
 
-_MOST_ITEMS = 4096
 _WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 
 
@@ -145,7 +161,7 @@ class TokenBudget:
 
     def window(self, batch_count: int) -> Window:
         """What is sorted together: about so many batches."""
-        return Window(_MOST_ITEMS, batch_count * self._tokens, _WINDOW_BYTES[self._device.type])
+        return Window(4096, batch_count * self._tokens, _WINDOW_BYTES[self._device.type])
 
     def run(
         self,
@@ -235,34 +251,24 @@ class BatchRunner(ABC, Generic[T, R]):
 
         A batch's numbers are fetched once the next one is under way, so a GPU need not wait.
         """
-        before: tuple[list[tuple[int, T]], R] | None = None
-        for launched in self._launch(items):
-            if before is not None:
-                yield from self._fetch(*before)
-            before = launched
-        if before is not None:
-            yield from self._fetch(*before)
+        launched: Iterator[Any] = chain(self._launch(items), [None])
+        for (batch, computed), _ in pairwise(launched):
+            rows = self.rows([item for _, item in batch], computed)
+            yield from zip((index for index, _ in batch), rows, strict=True)
 
     def _launch(self, items: Iterable[tuple[int, T]]) -> Iterator[tuple[list[tuple[int, T]], R]]:
-        window = self._budget.window(self.batches_sorted)
-        for run in window.split(items, self._size):
+        def compute(batch: list[tuple[int, T]]) -> R:
+            return self.compute([item for _, item in batch])
+
+        def encode_fewer() -> bool:
+            return any(encoder.halve() for encoder in self.encoders)
+
+        for run in self._budget.window(self.batches_sorted).split(items, self._size):
             costs = [self.tokens(item) for _, item in run]
-            yield from self._budget.run(
-                run, costs, self._compute, self._encode_fewer, self.boundary
-            )
-
-    def _compute(self, batch: list[tuple[int, T]]) -> R:
-        return self.compute([item for _, item in batch])
-
-    def _fetch(self, batch: list[tuple[int, T]], computed: R) -> Iterator[Result]:
-        rows = self.rows([item for _, item in batch], computed)
-        yield from zip((index for index, _ in batch), rows, strict=True)
+            yield from self._budget.run(run, costs, compute, encode_fewer, self.boundary)
 
     def _size(self, indexed: tuple[int, Any]) -> tuple[int, int]:
         return self.tokens(indexed[1]), indexed[1].nbytes
-
-    def _encode_fewer(self) -> bool:
-        return any(encoder.halve() for encoder in self.encoders)
 
 
 def open_device(device: Device) -> "torch.device":
@@ -350,17 +356,12 @@ _PATCHES = {"cpu": 1600, "cuda": 147456}
 class ImageEncoder:
     """Squares -> embeddings on a device, a bounded number of images at a time."""
 
-    def __init__(
-        self,
-        tower: Tower,
-        device: "torch.device",
-        dtype: "torch.dtype",
-        network: Callable[["Tensor"], "Tensor"],
-    ) -> None:
-        """`network` takes normalised pixels."""
-        self._normalise = PixelNormaliser(tower.image, device, dtype)
+    def __init__(self, tower: Tower, model: Any, network: Callable[["Tensor"], "Tensor"]) -> None:
+        """`network`, a part of `model`, takes normalised pixels."""
+        first: Tensor = next(model.parameters())
+        self._normalise = PixelNormaliser(tower.image, first.device, first.dtype)
         self._network = network
-        self._at_once = max(1, _PATCHES[device.type] // tower.patches)
+        self._at_once = max(1, _PATCHES[first.device.type] // tower.patches)
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> "Tensor":
         """What the network makes of [images, size, size, 3], at least one: [images, ...]."""
@@ -390,15 +391,13 @@ class ImageFeatures:
 
         self.image = tower.image
         self.width = int(tower.config["hidden_size"])
-        place, number = torch.device(device), getattr(torch, dtype)
-        model = _load_tower(tower).to(place, number)
+        model = _load_tower(tower).to(torch.device(device), getattr(torch, dtype))
         first = int(tower.kind == "clip")  # after its class token
-        self._encode = ImageEncoder(
-            tower,
-            place,
-            number,
-            lambda pixels: encode_patches(model, pixels, -1)[:, first:].mean(1),
-        )
+
+        def average(pixels: "Tensor") -> "Tensor":
+            return encode_patches(model, pixels, -1)[:, first:].mean(1)
+
+        self._encode = ImageEncoder(tower, model, average)
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """[images, size, size, 3] -> [images, width]."""
@@ -460,3 +459,32 @@ def build_model(
     if info["missing_keys"]:
         raise RequestError(f"{folder}: no tensor {min(info['missing_keys'])}")
     return model.eval().requires_grad_(False), set(info["unexpected_keys"])
+
+
+_MODEL = Parameter(group=Group("Images and device", sort_key=5))
+"""Of --help: after what a method asks for itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """How images are decoded, and where a model computes."""
+
+    apply_orientation: Annotated[bool, _MODEL] = False
+    """Turn images as their EXIF data says (the published code does not)."""
+    fast_images: Annotated[bool, _MODEL] = False
+    """Decode and resize with simplejpeg and torch: faster, off by a few grey levels."""
+    device: Annotated[str, _MODEL] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _MODEL] = "auto"
+    """auto is float32 on a CPU and bfloat16 on a GPU."""
+    image_limits: Annotated[ImageLimits, _MODEL] = field(default_factory=ImageLimits)
+    """Beyond these an image is refused."""
+
+    @property
+    def of_images(self) -> dict[str, Any]:
+        """How a preparer reads images, by the names of its fields."""
+        return {
+            "orient": self.apply_orientation,
+            "fast": self.fast_images,
+            "limits": self.image_limits,
+        }

@@ -60,8 +60,9 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
     if not (on_cpu and _can_pack(dtype)):
         return f"torch {torch.__version__}" + (", stock layers" if on_cpu else "")
     for parent in list(model.modules()):
-        if dtype == torch.bfloat16 and _uses_sdpa(parent):
-            _attend_by_products(parent)
+        config: Any = getattr(parent, "config", None)
+        if dtype == torch.bfloat16 and getattr(config, "_attn_implementation", "") == "sdpa":
+            config._attn_implementation = _PRODUCTS
         _fuse_gelu(parent)
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
@@ -92,18 +93,6 @@ def _fuse_gelu(mlp: Any) -> None:
         mlp.activation_fn = nn.Identity()
 
 
-def _uses_sdpa(module: nn.Module) -> bool:
-    config = getattr(module, "config", None)
-    return getattr(config, "_attn_implementation", None) == "sdpa"
-
-
-def _attend_by_products(module: Any) -> None:
-    name = "mmsieve_products"
-    AttentionInterface.register(name, _products)
-    AttentionMaskInterface.register(name, sdpa_mask)
-    module.config._attn_implementation = name
-
-
 def _products(
     module: nn.Module,
     query: Tensor,
@@ -128,3 +117,9 @@ def _products(
     scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=options["scaling"])
     out = torch.bmm(scores.softmax(-1), v)
     return out.view(batch, heads, length, width).transpose(1, 2).contiguous(), None
+
+
+_PRODUCTS = "mmsieve_products"
+"""The name by which stock models find it."""
+AttentionInterface.register(_PRODUCTS, _products)
+AttentionMaskInterface.register(_PRODUCTS, sdpa_mask)

@@ -70,27 +70,19 @@ class RulesPreparer:
         texts = [part.text for part in sample.parts if isinstance(part, Text)]
         if not texts:
             raise SampleError(Status.TEXT_MISSING, f"a {sample.kind} without text")
-        row = self._text("\n".join(texts)) | self._images(sample)
-        passed = all(value is not False for name, value in row.items() if name.startswith("passes"))
-        return row | {"quality_score": float(passed)}
-
-    def _text(self, text: str) -> Row:
+        text = "\n".join(texts)
         words = len(text.split())
         language = _detect(text) if self.detects else None
-        return {
+        sizes, skipped = self._sizes(sample)
+        width, height = min(sizes, key=min)
+        ratio = max(max(size) / min(size) for size in sizes)
+        row: Row = {
             "num_words": words,
             "num_characters": len(text),
             "language": language,
             "passes_words": words >= MIN_WORDS,
             "passes_characters": len(text) >= MIN_CHARACTERS,
             "passes_language": language == LANGUAGE if self.detects else None,
-        }
-
-    def _images(self, sample: Sample) -> Row:
-        sizes, skipped = self._sizes(sample)
-        width, height = min(sizes, key=min)
-        ratio = max(max(size) / min(size) for size in sizes)
-        return {
             "width": width,
             "height": height,
             "aspect_ratio": ratio,
@@ -99,6 +91,8 @@ class RulesPreparer:
             "num_images": len(sizes),
             "num_skipped_images": skipped,
         }
+        passed = all(value is not False for name, value in row.items() if name.startswith("passes"))
+        return row | {"quality_score": float(passed)}
 
     def _sizes(self, sample: Sample) -> tuple[list[tuple[int, int]], int]:
         """Sizes of the images that count, and how many of a document's can't be read."""

@@ -208,7 +208,7 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
     """
     source = str(config.get("mm_vision_tower") or "")
     inside = _inside(tensors)
-    if (own := _own_tower(folder, config, inside)) is not None:
+    if own := _own_tower(folder, config, inside):
         return own
     place = _find_local(folder, source) or (hub_folder(source) if source else None)
     if place is not None and any(place.glob("*.safetensors")):
@@ -232,7 +232,7 @@ def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) 
         raise RequestError(f"{folder}: no vision tower among its tensors")
     source = str(config.get("mm_vision_tower") or "")
     tower = inside_tower(folder, config, source, inside)
-    is_known = _own_tower(folder, config, inside) is not None or _find_local(folder, source)
+    is_known = _own_tower(folder, config, inside) or _find_local(folder, source)
     if not is_known and tower.kind == "siglip":
         layers = max(tower.layers, _LAYERS.get(int(tower.config["hidden_size"]), 0))
         tower = replace(tower, config={**tower.config, "num_hidden_layers": layers})
@@ -261,7 +261,12 @@ def _own_tower(
         return None
     kind = _kind(own["vision_config"], folder)
     geometry = _vision_config(own["vision_config"])
-    return Tower(kind, geometry, _own_spec(own, folder), inside, "tower inside the checkpoint")
+    try:
+        spec = ImageSpec(**own["image"])
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"{folder}: config.json: mmsieve.image: {error}") from error
+    spec = replace(spec, mean=_triple(spec.mean), std=_triple(spec.std))
+    return Tower(kind, geometry, spec, inside, "tower inside the checkpoint")
 
 
 def _find_local(folder: Path, source: str) -> Path | None:
@@ -273,11 +278,11 @@ def open_tower(place: Path) -> Tower:
     """The tower in a folder of its own, or that of a whole CLIP or SigLIP; raises RequestError."""
     published = read_json(place / "config.json")
     kind, geometry = _kind(published, place), _vision_config(published)
-    tensors = {}
-    for name, file in tensor_files(place).items():
-        stock = name.removeprefix("vision_model.")
-        if stock.startswith(_PARTS):
-            tensors[stock] = (file, name)
+    tensors = {
+        stock: (file, name)
+        for name, file in tensor_files(place).items()
+        if (stock := name.removeprefix("vision_model.")).startswith(_PARTS)
+    }
     if not tensors:
         raise RequestError(f"{place}: no vision tensors in it")
     image, note = _processor(place, kind, geometry, place.name)
@@ -359,10 +364,10 @@ def _processor(
     place: Path, kind: Kind, geometry: dict[str, Any], source: str
 ) -> tuple[ImageSpec, str]:
     own, shared = place / "preprocessor_config.json", place / "processor_config.json"
-    if own.is_file():
-        return _image_spec(read_json(own), geometry, place), ""
-    images = read_json(shared).get("image_processor") if shared.is_file() else None
-    if isinstance(images, dict):  # as transformers 5 saves it
+    images = read_json(own) if own.is_file() else None
+    if images is None and shared.is_file():  # as transformers 5 saves it
+        images = read_json(shared).get("image_processor")
+    if isinstance(images, dict):
         return _image_spec(images, geometry, place), ""
     return _default_spec(kind, geometry, source)
 
@@ -391,15 +396,6 @@ def _image_spec(processor: dict[str, Any], geometry: dict[str, Any], place: Path
     scale = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1
     resample = int(processor.get("resample", 3))
     return ImageSpec(side, resample, mean, std, "crop" if crop else "stretch", float(scale))
-
-
-def _own_spec(own: dict[str, Any], folder: Path) -> ImageSpec:
-    """The values that a checkpoint made by mmsieve carries."""
-    try:
-        spec = ImageSpec(**own["image"])
-    except (KeyError, TypeError) as error:
-        raise RequestError(f"{folder}: config.json: mmsieve.image: {error}") from error
-    return replace(spec, mean=_triple(spec.mean), std=_triple(spec.std))
 
 
 def _sizes(size: Any) -> set[int]:

@@ -1,1 +1,110 @@
-"""Shards -> samples: one reader per layout, chosen from the content."""
+"""What every layout's reader gives: records, samples parsed from them, and files that they name."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from cyclopts import Parameter
+
+from mmsieve.errors import SampleError, Status
+from mmsieve.sample import Kind, Sample
+from mmsieve.sources import one_line
+
+MAX_BYTES = 1 << 30
+"""Size of a member, line or image file beyond which it isn't read: it has to fit in memory."""
+
+Layout: TypeAlias = Literal["captions", "documents", "image-parquet", "mmc4", "instructions"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How sources are read, where their content doesn't say it."""
+
+    layout: Layout | None = None
+    """Layout of all sources; recognised from the content by default."""
+    images: Path | None = None
+    """Folder that the image paths of JSON, JSONL and Parquet files are relative to."""
+    image_column: str | None = None
+    """Parquet column that holds the images."""
+    text_column: str | None = None
+    """Parquet column that holds the captions."""
+    images_only: Annotated[bool, Parameter(parse=False)] = False
+    """Set by callers to whom texts are nothing: a Parquet file needs no column of them."""
+    kinds: Annotated[tuple[Kind, ...] | None, Parameter(parse=False)] = None
+    """Set by callers who can do with samples of some kinds only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sample as it stands in its file: raw values, nothing parsed or decoded yet."""
+
+    key: str
+    fields: dict[str, Any] = field(repr=False)
+    """Tar: member extension -> bytes (none for extensions that no layout reads), in archive order.
+    Parquet: column -> value. JSONL documents: line. Instructions: the item's own fields."""
+    problem: SampleError | None = None
+    """Set where the record is known to be bad before it is parsed."""
+
+
+Parse: TypeAlias = Callable[[Record], Sample]
+"""Record -> sample, in a worker process: picklable; raises SampleError."""
+
+
+@dataclass(frozen=True)
+class ShardReader:
+    """An open shard."""
+
+    count: int
+    """Samples that the shard's index promises; the table must have as many rows."""
+    records: Iterator[Record]
+    """The records in order; raises ShardError where the rest can't be read."""
+    parse: Parse
+
+
+def parse_record(parse: Parse, record: Record) -> Sample:
+    """The sample of a record; raises SampleError where either is bad."""
+    if record.problem is not None:
+        raise record.problem
+    return parse(record)
+
+
+def duplicate(key: str) -> SampleError:
+    """The reason of a record whose key came before in its shard."""
+    return SampleError(Status.DUPLICATE_KEY, f"key {key!r} came before in this shard")
+
+
+def decode_text(data: bytes) -> str:
+    """UTF-8 text; raises SampleError where it isn't."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SampleError(Status.TEXT_UNDECODABLE, f"the text is not UTF-8: {error}") from error
+
+
+class ImageFolder:
+    """The folder that image paths are relative to; no path leaves it, by `..` or by a link."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root = Path(os.path.realpath(folder))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an image file; raises SampleError."""
+        try:
+            # A name may be absolute, and a link may lead out: only the resolved path shows it.
+            path = Path(os.path.realpath(self._root / name))
+            if not path.is_relative_to(self._root):
+                raise SampleError(Status.IMAGE_MISSING, f"{name!r} leaves the folder of images")
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
+                raise SampleError(Status.IMAGE_MISSING, f"{name!r} is not a file")
+            if found.st_size > MAX_BYTES:
+                message = f"{name!r} has {found.st_size} bytes, {MAX_BYTES} can be read"
+                raise SampleError(Status.IMAGE_TOO_LARGE, message)
+            return path.read_bytes()
+        except (OSError, ValueError) as error:
+            message = f"{name!r} can't be read: {one_line(error)}"
+            raise SampleError(Status.IMAGE_MISSING, message) from error

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.images import IMAGE_EXTENSIONS
+from mmsieve.read import ImageFolder, ReadOptions, Record, decode_text
 from mmsieve.read.json_items import parse_object
 from mmsieve.read.parquet import holds_bytes, is_image, is_key, is_text, json_value, pick
-from mmsieve.read.records import ImageFolder, ReadOptions, Record, decode_text
 from mmsieve.sample import Image, Kind, Sample, Text
 
 _IMAGE_NAMES = ("image", "images", "jpg", "img")

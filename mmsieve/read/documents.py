@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import IMAGE_EXTENSIONS
+from mmsieve.read import ImageFolder, Record
 from mmsieve.read.json_items import numbered, parse_object
-from mmsieve.read.records import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
 
 _TAR_FIELDS = ("texts", "image_info", "images")

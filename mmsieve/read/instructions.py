@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.read import ImageFolder, ReadOptions, Record, decode_text, duplicate
 from mmsieve.read.json_items import numbered, parse_object
 from mmsieve.read.parquet import holds_bytes, is_image, is_turns, json_value, names_paths, pick
-from mmsieve.read.records import ImageFolder, ReadOptions, Record, decode_text, duplicate
 from mmsieve.sample import Role, Sample, Turn
 
 TURNS = ("conversations", "messages")

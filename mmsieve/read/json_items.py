@@ -13,7 +13,7 @@ from json import JSONDecodeError
 from typing import Any, BinaryIO
 
 from mmsieve.errors import SampleError, ShardError, Status
-from mmsieve.read.records import MAX_BYTES
+from mmsieve.read import MAX_BYTES
 from mmsieve.sources import one_line
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

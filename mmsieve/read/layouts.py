@@ -17,7 +17,17 @@ import fsspec
 import pyarrow as pa
 
 from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError
-from mmsieve.read import captions, documents, instructions, parquet, tar
+from mmsieve.read import (
+    Parse,
+    ReadOptions,
+    Record,
+    ShardReader,
+    captions,
+    documents,
+    instructions,
+    parquet,
+    tar,
+)
 from mmsieve.read.json_items import (
     is_list,
     item_spans,
@@ -26,7 +36,6 @@ from mmsieve.read.json_items import (
     list_items,
     parse_object,
 )
-from mmsieve.read.records import Parse, ReadOptions, Record, ShardReader
 from mmsieve.sample import Kind
 from mmsieve.sources import TAR, Shard, check_names, local_path, one_line
 

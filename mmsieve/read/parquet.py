@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from mmsieve.errors import RequestError, ShardError
-from mmsieve.read.records import Record, duplicate
+from mmsieve.read import Record, duplicate
 from mmsieve.sources import one_line
 
 

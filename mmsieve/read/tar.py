@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.images import IMAGE_EXTENSIONS
-from mmsieve.read.records import MAX_BYTES, Record, duplicate
+from mmsieve.read import MAX_BYTES, Record, duplicate
 from mmsieve.sources import one_line
 
 BLOCK = tarfile.BLOCKSIZE

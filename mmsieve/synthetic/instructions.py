@@ -20,7 +20,6 @@ import numpy as np
 from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.sample import Sample, Turn
 from mmsieve.synthetic import questions
-from mmsieve.synthetic.edits import alter, contradict, entailed_facts, replace_thing, stranger
 from mmsieve.synthetic.questions import QuestionAnswer, shapes, signs, unambiguous
 from mmsieve.synthetic.scenes import (
     SIGN,
@@ -29,8 +28,13 @@ from mmsieve.synthetic.scenes import (
     Scene,
     Scenes,
     Thing,
+    alter,
+    contradict,
+    entailed_facts,
     pick_one,
+    replace_thing,
     sample_scene,
+    stranger,
 )
 from mmsieve.synthetic.texts import MarkedText, Word, mark
 

@@ -11,15 +11,16 @@ from typing import TypeAlias
 
 import numpy as np
 
-from mmsieve.synthetic.edits import NOT, common_fill
 from mmsieve.synthetic.scenes import (
     CORNERS,
     GRID,
+    NOT,
     WORLDS,
     Fact,
     Scene,
     Scenes,
     Thing,
+    common_fill,
     pick_one,
     pick_several,
 )

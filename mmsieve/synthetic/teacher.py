@@ -32,7 +32,7 @@ from mmsieve.generation.files import (
     text_fields,
 )
 from mmsieve.generation.options import GenerateOptions
-from mmsieve.generation.tasks.task import GenerationTask
+from mmsieve.generation.tasks import GenerationTask
 from mmsieve.labels import LEVELS
 from mmsieve.outputs import write_atomically
 from mmsieve.progress import Advance, show_progress

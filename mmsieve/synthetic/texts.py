@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mmsieve.labels import LEVELS, POSITIVE
-from mmsieve.synthetic.edits import change_one, change_several, stranger, stranger_to
 from mmsieve.synthetic.scenes import (
     CORNERS,
     GRID,
@@ -32,8 +31,12 @@ from mmsieve.synthetic.scenes import (
     Scene,
     Scenes,
     Thing,
+    change_one,
+    change_several,
     pick_one,
     sample_scene,
+    stranger,
+    stranger_to,
 )
 
 NUMBERS = (

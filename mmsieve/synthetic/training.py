@@ -1,12 +1,12 @@
 """Training data that is drawn while it is used: texts, prompts with completions, a pretext task.
 
-An item follows from a seed and its index: it is the same every time, in any process. What training
-asks for is `mmsieve.training.data.DrawnTraining`, which this module is.
+An item follows from a seed and its index: it is the same every time, in any process. Training finds
+`draw`, `draw_pretext` and `write_initial` by name (`mmsieve.training.data.drawn_training`).
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from mmsieve.training.data import (
     ClassifierInputs,
     EnhancerInputs,
     PreparedGroup,
-    PretextTask,
     RaterInputs,
     SftExample,
     assessment_of,
@@ -54,11 +53,10 @@ def draw(inputs: RecordInputs[Any], wanted: AnyStage, seed: int) -> TrainingData
     return TrainingData(RenderedGroups(rendered, wanted.batch, seed, preparer), held_out=held_out)
 
 
-def draw_pretext(wanted: Optimisation, seed: int, size: int) -> PretextTask:
+def draw_pretext(wanted: Optimisation, seed: int, size: int) -> "RenderedCells":
     """Pictures of `size` pixels a side, and what is in each of their cells."""
     assert wanted.rendered is not None
-    data = RenderedCells(wanted.rendered, wanted.batch, seed, size)
-    return PretextTask(data, collate_cells, CLASSES)
+    return RenderedCells(wanted.rendered, wanted.batch, seed, size)
 
 
 def write_initial(folder: Path, recipe: BaseRecipe) -> None:
@@ -206,23 +204,23 @@ CLASSES = (GRID * GRID, *(len(values) for values in ATTRIBUTES.values()))
 
 @dataclass(frozen=True)
 class RenderedCells(_DrawnSteps):
-    """Scenes, with the side of their pictures in pixels."""
+    """Scenes, whose pictures have `size` pixels a side."""
 
     size: int
+    classes: ClassVar[tuple[int, ...]] = CLASSES
 
-    def __getitem__(self, step: int) -> list[tuple[Scene, int]]:
+    def __getitem__(self, step: int) -> list[Scene]:
         """The scenes of a step."""
         family = choose_family(self.wanted.families, (self.seed, 4, step), only_things=True)
         seeds = np.random.default_rng((self.seed, 2, step)).integers(2**62, size=self.batch)
-        return [(sample_scene(family, int(seed)), self.size) for seed in seeds]
+        return [sample_scene(family, int(seed)) for seed in seeds]
 
-
-def collate_cells(steps: list[list[tuple[Scene, int]]]) -> dict[str, Tensor]:
-    """`pixels` [images, size, size, 3] uint8, `labels` [images, cells, len(CLASSES)]."""
-    scenes = [scene for step in steps for scene in step]
-    pixels = np.stack([np.asarray(draw_scene(scene, size)) for scene, size in scenes])
-    labels = np.stack([_labels(scene) for scene, _ in scenes])
-    return {"pixels": torch.from_numpy(pixels), "labels": torch.from_numpy(labels)}
+    def collate(self, steps: list[list[Scene]]) -> dict[str, Tensor]:
+        """`pixels` [images, size, size, 3] uint8, `labels` [images, cells, len(CLASSES)]."""
+        scenes = [scene for step in steps for scene in step]
+        pixels = np.stack([np.asarray(draw_scene(scene, self.size)) for scene in scenes])
+        labels = np.stack([_labels(scene) for scene in scenes])
+        return {"pixels": torch.from_numpy(pixels), "labels": torch.from_numpy(labels)}
 
 
 def _labels(scene: Scene) -> np.ndarray:

@@ -11,7 +11,6 @@ as the mean of its pieces.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,7 +43,7 @@ from mmsieve.synthetic.instructions import FAMILIES, instruction
 from mmsieve.synthetic.scenes import WORLDS
 from mmsieve.synthetic.teacher import Drawing, assessment_group, caption_group, document_group
 from mmsieve.training.data import assessment_of, collate_groups, prepare_group
-from mmsieve.training.initial import classifier_settings, published_config
+from mmsieve.training.initial import classifier_config, classifier_settings, published_config
 from mmsieve.training.objectives import Pixels
 from mmsieve.training.recipe import (
     Architecture,
@@ -83,7 +82,11 @@ def learn_tokenizer(texts: Iterable[str], special: Sequence[str], size: int) -> 
 
 def _write_tokenizer(place: Path, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
     tokenizer.save(str(place / "tokenizer.json"))
-    (place / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    _write_json(place / "tokenizer_config.json", settings)
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 # A classifier with random weights
@@ -138,13 +141,8 @@ def _new_checkpoint(folder: Path, architecture: Architecture) -> Checkpoint:
         "eos_token_id": _IDS[_STOP],
         "pad_token_id": _IDS[_PAD],
         "num_labels": architecture.labels,
-        "mm_hidden_size": architecture.hidden,
+        **classifier_config(architecture, "inside/siglip-tiny", architecture.hidden),
         "mm_num_image_tokens": architecture.image_tokens or side * side,
-        "mm_projector_type": "aapool_mlp",
-        "mm_vision_select_layer": -1,
-        "mm_vision_select_feature": "patch",
-        "mm_vision_tower": "inside/siglip-tiny",
-        "tokenizer_model_max_length": architecture.max_sequence,
     }
     vision = {
         "model_type": "siglip_vision_model",
@@ -184,19 +182,8 @@ class TransferredWeights:
     """Tensors of a stock vision model, without `vision_model.`."""
     projector: dict[str, Tensor]
     """`0.weight`, `0.bias`, `2.weight`, `2.bias`: linear, GELU, linear."""
-    source: Tower
-    """The classifier's own, whose last layer is used."""
-
-    @property
-    def vision_config(self) -> dict[str, Any]:
-        """Of a tower whose last layer but one is used: one layer more than there is."""
-        layers = self.source.layers + 1
-        return self.source.config | {"num_hidden_layers": layers}
-
-    @property
-    def tower_with_unused_layer(self) -> Tower:
-        """What the published layouts, which read a tower before its last layer, have to hold."""
-        return replace(self.source, config=self.vision_config)
+    vision: Tower
+    """The tower with an unused layer more, as the published layouts read it before its last."""
 
     def fill(self, model: Any) -> None:
         """Give the weights to a stock model; its head starts as the embeddings."""
@@ -212,6 +199,10 @@ class TransferredWeights:
 
 def transfer_weights(name: str, tokenizer: Tokenizer) -> TransferredWeights:
     """The parts of a Qwen3 classifier, for a Qwen2 model with another tokenizer."""
+    same = (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "max_position_embeddings", "rms_norm_eps",
+    )  # fmt: skip
     annotator = load_unifilter(name)
     model = load_classifier(annotator.checkpoint)
     sizes = _measure_heads(annotator, model)
@@ -223,24 +214,18 @@ def transfer_weights(name: str, tokenizer: Tokenizer) -> TransferredWeights:
     language["norm.weight"] = stock.norm.weight
     old = annotator.preparer().tokenizer.build(plain=True)
     language["embed_tokens.weight"] = _embeddings(stock.embed_tokens.weight, old, tokenizer)
+    source = annotator.checkpoint.tower
     return TransferredWeights(
         language={key: tensor.detach().clone() for key, tensor in language.items()},
-        language_config=_qwen2_config(stock.config, tokenizer),
+        language_config={name: getattr(stock.config, name) for name in same}
+        | {
+            "vocab_size": tokenizer.get_vocab_size(),
+            "rope_theta": stock.config.rope_parameters["rope_theta"],
+        },
         tower=stock.vision_tower.vision_tower["vision_model"].state_dict(),
         projector=stock.mm_projector.mlp_projector.state_dict(),
-        source=annotator.checkpoint.tower,
+        vision=replace(source, config=source.config | {"num_hidden_layers": source.layers + 1}),
     )
-
-
-def _qwen2_config(qwen3: Any, tokenizer: Tokenizer) -> dict[str, Any]:
-    same = (
-        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "num_key_value_heads", "max_position_embeddings", "rms_norm_eps",
-    )  # fmt: skip
-    return {name: getattr(qwen3, name) for name in same} | {
-        "vocab_size": tokenizer.get_vocab_size(),
-        "rope_theta": qwen3.rope_parameters["rope_theta"],
-    }
 
 
 def _measure_heads(annotator: UniFilter, model: QualityClassifier) -> dict[str, Tensor]:
@@ -308,12 +293,12 @@ def write_rater(folder: Path, recipe: RaterRecipe) -> None:
     assert isinstance(recipe.start, WeightTransfer)
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
-        weights = _start(place, recipe.start, _rater_texts(), _END)
-        config = _language_config(weights, _END) | {
+        weights = _prepare(place, recipe.start, _rater_texts(), (_END, _END_OF_TEXT))
+        config = weights.language_config | {
             "model_type": "llava_qwen",
             "architectures": ["LlavaQwenForCausalLM"],
             "image_aspect_ratio": "square",
-            "mm_hidden_size": weights.vision_config["hidden_size"],
+            "mm_hidden_size": weights.vision.config["hidden_size"],
             "mm_patch_merge_type": "flat",
             "mm_projector_type": "mlp2x_gelu",
             "mm_vision_select_feature": "patch",
@@ -321,8 +306,7 @@ def write_rater(folder: Path, recipe: RaterRecipe) -> None:
             "mm_vision_tower": "inside/siglip-tiny",
             "tokenizer_model_max_length": weights.language_config["max_position_embeddings"],
         }
-        _write_configs(place, config, [_END, _END_OF_TEXT])
-        like = OneVision(place, config, {}, weights.tower_with_unused_layer)
+        like = OneVision(place, config, {}, weights.vision)
         model = LlavaOnevisionForConditionalGeneration(mmssr_model.stock_config(like))
         weights.fill(model)
         torch.nn.init.zeros_(model.model.image_newline)
@@ -334,14 +318,13 @@ def write_enhancer(folder: Path, recipe: EnhancerRecipe) -> None:
     assert isinstance(recipe.start, WeightTransfer)
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
-        weights = _start(place, recipe.start, _enhancer_texts(), _END_OF_TEXT)
-        config = _language_config(weights, _END_OF_TEXT) | {
-            **published_config(weights.vision_config, weights.language_config["vocab_size"]),
+        weights = _prepare(place, recipe.start, _enhancer_texts(), (_END_OF_TEXT,))
+        config = weights.language_config | {
+            **published_config(weights.vision.config, weights.language_config["vocab_size"]),
             "language_model_name_or_path": "inside/qwen2-tiny",
             "vision_model_name_or_path": "inside/siglip-tiny",
         }
-        _write_configs(place, config, [_END_OF_TEXT])
-        like = EnhancerCheckpoint(place, config, {}, weights.tower_with_unused_layer)
+        like = EnhancerCheckpoint(place, config, {}, weights.vision)
         model = LlavaForConditionalGeneration(aitqe_model.stock_config(like))
         weights.fill(model)
         torch.nn.init.zeros_(model.model.multi_modal_projector.linear_2.bias)
@@ -349,36 +332,32 @@ def write_enhancer(folder: Path, recipe: EnhancerRecipe) -> None:
         aitqe_model.save_enhancer(model, folder, like, own)
 
 
-def _start(
-    place: Path, start: WeightTransfer, texts: Iterator[str], end: str
+def _prepare(
+    place: Path, start: WeightTransfer, texts: Iterator[str], ends: tuple[str, ...]
 ) -> TransferredWeights:
-    """The weights for a model with a tokenizer of these texts, whose files are then in `place`."""
+    """The weights for a model that reads and writes such texts, and any of `ends` after an answer.
+
+    Its tokenizer and how it generates are then in `place`.
+    """
     tokenizer = learn_tokenizer(texts, _SPECIAL, start.vocabulary)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": end,
+        "eos_token": ends[0],
         "pad_token": _END_OF_TEXT,
         "extra_special_tokens": [_START, _END],
         "model_max_length": 4096,
     }
     _write_tokenizer(place, tokenizer, settings)
-    return transfer_weights(start.model, tokenizer)
-
-
-def _language_config(weights: TransferredWeights, end: str) -> dict[str, Any]:
-    ids = {token: number for number, token in enumerate(_SPECIAL)}
-    return weights.language_config | {
+    end_ids = [_SPECIAL.index(end) for end in ends]
+    _write_json(place / "generation_config.json", {"do_sample": False, "eos_token_id": end_ids})
+    weights = transfer_weights(start.model, tokenizer)
+    special = {
         "tie_word_embeddings": False,
-        "bos_token_id": ids[_END_OF_TEXT],
-        "eos_token_id": ids[end],
-        "pad_token_id": ids[_END_OF_TEXT],
+        "bos_token_id": _SPECIAL.index(_END_OF_TEXT),
+        "eos_token_id": end_ids[0],
+        "pad_token_id": _SPECIAL.index(_END_OF_TEXT),
     }
-
-
-def _write_configs(place: Path, config: dict[str, Any], ends: list[str]) -> None:
-    generation = {"do_sample": False, "eos_token_id": [_SPECIAL.index(end) for end in ends]}
-    for name, content in (("config", config), ("generation_config", generation)):
-        (place / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    return replace(weights, language_config=weights.language_config | special)
 
 
 def _rater_texts() -> Iterator[str]:
@@ -397,5 +376,5 @@ def _enhancer_texts() -> Iterator[str]:
     """What an enhancer reads, and how it answers."""
     for index in range(_TEXTS):
         for assessed in assessment_group(0, index).pairs:
-            answer = answer_pieces(assessment_of(assessed.assessment))
-            yield from chain([question(assessed.text, plain=True)], answer)
+            yield question(assessed.text, plain=True)
+            yield from answer_pieces(assessment_of(assessed.assessment))

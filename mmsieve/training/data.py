@@ -9,16 +9,14 @@ that the verb itself uses.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic import BaseModel, Field, create_model, field_validator
 from torch import Tensor
-from torch.utils.data import Dataset
 
-# Groups of images and texts -> a model's training inputs, made by the method's own Preparer
 from mmsieve.generation.files import (
     CAPTION_HEAD,
     IMAGE_MARK,
@@ -37,22 +35,12 @@ from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, RatingPreparer, capability_question
 from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
+from mmsieve.read import ImageFolder, Record
 from mmsieve.read.instructions import InstructionParser
-from mmsieve.read.records import ImageFolder, Record
 from mmsieve.registry import find
 from mmsieve.sample import Sample
-from mmsieve.training.recipe import (
-    AnyStage,
-    BaseRecipe,
-    EnhancerRecipe,
-    Optimisation,
-    RaterRecipe,
-)
-from mmsieve.training.records import (
-    FileRecord,
-    RecordInputs,
-    TrainingData,
-)
+from mmsieve.training.recipe import EnhancerRecipe, RaterRecipe
+from mmsieve.training.records import FileRecord
 
 IGNORED = -100
 """A target that no loss looks at, as torch has it."""
@@ -173,10 +161,8 @@ class _LabelledFields(TrainingRecord):
     @classmethod
     def _word(cls, label: object) -> object:
         """A str as the published code reads it: `positive` is 1, any other word 0."""
-        if not isinstance(label, str):
-            return label
         try:
-            return float(label)
+            return float(label) if isinstance(label, str) else label
         except ValueError:
             return float(label == "positive")
 
@@ -229,13 +215,8 @@ class ClassifierInputs:
         folder = ImageFolder(images)
         places = {name: place for place, name in enumerate(dict.fromkeys(records[0].images))}
         texts = tuple(
-            LabelledText(
-                kind_of(record.text),
-                record.text,
-                record.label,
-                tuple(places[name] for name in record.images),
-            )
-            for record in records
+            LabelledText(kind_of(r.text), r.text, r.label, tuple(places[name] for name in r.images))
+            for r in records
         )
         data = tuple(folder.read(name) for name in places)
         return [prepare_group(self.preparer, Group(str(records[0].index), data, texts))]
@@ -249,9 +230,6 @@ class ClassifierInputs:
 
 
 # Prompts and completions: what a rater or an enhancer is fine-tuned on
-
-_PADDING = -1
-_SHARED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,12 +269,12 @@ def collate_examples(steps: Sequence[Sequence[SftExample]]) -> dict[str, Tensor]
     examples = [example for step in steps for example in step]
     shape = (len(examples), max(map(len, examples)))
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    segments, labels = np.full(shape, _PADDING, np.int64), np.full(shape, IGNORED, np.int64)
+    segments, labels = np.full(shape, -1, np.int64), np.full(shape, IGNORED, np.int64)
     for row, example in enumerate(examples):
         start = len(example.prefix)
         ids[row, :start] = example.prefix
         positions[row, :start] = np.arange(start)
-        segments[row, :start] = _SHARED
+        segments[row, :start] = 0
         for number, branch in enumerate(example.branches, 1):
             stop = start + len(branch.ids)
             ids[row, start:stop] = branch.ids
@@ -345,8 +323,6 @@ _AssessmentFields: type[BaseModel] = create_model("_AssessmentFields", **_ASSESS
 
 class _AssessedFields(BaseModel):
     """A caption pair and what a teacher says of it."""
-
-    model_config = ConfigDict(extra="ignore")
 
     image: str
     caption: str
@@ -443,16 +419,15 @@ class RaterInputs(_SftInputs):
         """The examples of a record; raises SampleError or ValueError."""
         (record,) = records
         rated = _RatedFields.model_validate(record.fields)
-        wrong = [style for style in rated.styles if style not in STYLES]
-        unknown = [name for name in rated.ratings if name not in self.capabilities]
-        outside = [name for name, value in rated.ratings.items() if not 0 <= value <= 5]
-        for names, problem in (
-            (wrong, "is no style"),
-            (unknown, "is no capability of the recipe"),
-            (outside, "is not rated from 0 to 5"),
-        ):
-            if names:
-                raise ValueError(f"{names[0]!r} {problem}")
+        for style in rated.styles:
+            if style not in STYLES:
+                raise ValueError(f"{style!r} is no style")
+        for name in rated.ratings:
+            if name not in self.capabilities:
+                raise ValueError(f"{name!r} is no capability of the recipe")
+        for name, value in rated.ratings.items():
+            if not 0 <= value <= 5:
+                raise ValueError(f"{name!r} is not rated from 0 to 5")
         sample = InstructionParser(images)(Record(str(record.fields.get("idx", "")), record.fields))
         found = self.examples(sample, rated.ratings, rated.styles)
         if not found:
@@ -490,37 +465,10 @@ def known_capabilities(recipe: RaterRecipe) -> dict[str, str]:
     return {**CAPABILITIES, **recipe.capabilities}
 
 
-# Drawn training data: what a recipe with `rendered` learns from where no file is given
+def drawn_training() -> Any:
+    """What a recipe with `rendered` learns from where no file is given, and what it starts from.
 
-
-@dataclass(frozen=True)
-class PretextTask:
-    """What a vision tower with random weights learns first: labels of each cell of a picture."""
-
-    data: Dataset[Any]
-    collate: Any
-    """Items -> `pixels` [images, size, size, 3] uint8, `labels` [images, cells, questions]."""
-    classes: tuple[int, ...]
-    """Question -> how many classes it has."""
-
-
-class DrawnTraining(Protocol):
-    """What draws training data, and the small models that start from nothing or from another."""
-
-    def draw(self, inputs: RecordInputs[Any], wanted: AnyStage, seed: int) -> TrainingData:
-        """What a stage on texts or on prompts and completions learns from."""
-        ...
-
-    def draw_pretext(self, wanted: Optimisation, seed: int, size: int) -> PretextTask:
-        """Pictures of `size` pixels a side, and what is where in them."""
-        ...
-
-    def write_initial(self, folder: Path, recipe: BaseRecipe) -> None:
-        """Write the checkpoint that an `Architecture` or a `WeightTransfer` stands for."""
-        ...
-
-
-def drawn_training() -> DrawnTraining:
-    """The drawn world's training data, by the one look-up that the core has of it."""
-    found: DrawnTraining = find("training data", "drawn")
-    return found
+    It is the module registered for it, with the functions `draw`, `draw_pretext` and
+    `write_initial`; this is the one look-up that training has of it.
+    """
+    return find("training data", "drawn")

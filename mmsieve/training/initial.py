@@ -131,17 +131,26 @@ def _classifier_config(language: Path, start: Pretrained) -> dict[str, Any]:
     layout = _layout(language)
     vision = read_json(backbone_folder(start.vision_tower) / "config.json")
     folder = Path(start.vision_tower).expanduser()
+    tower = str(folder.resolve() if folder.is_dir() else start.vision_tower)
+    width = int(vision.get("vision_config", vision).get("hidden_size", 768))
     return read_json(language / "config.json") | {
         "model_type": layout,
         "architectures": [ARCHITECTURES[layout]],
         "num_labels": start.labels,
         "use_cache": False,
-        "mm_hidden_size": int(vision.get("vision_config", vision).get("hidden_size", 768)),
+        **classifier_config(start, tower, width),
+    }
+
+
+def classifier_config(start: Architecture | Pretrained, tower: str, width: int) -> dict[str, Any]:
+    """What UniFilter's config.json says of the images: a tower's features, `width` of each."""
+    return {
+        "mm_hidden_size": width,
         "mm_num_image_tokens": start.image_tokens,
         "mm_projector_type": "aapool_mlp",
         "mm_vision_select_layer": -1,
         "mm_vision_select_feature": "patch",
-        "mm_vision_tower": str(folder.resolve() if folder.is_dir() else start.vision_tower),
+        "mm_vision_tower": tower,
         "tokenizer_model_max_length": start.max_sequence,
     }
 

@@ -40,16 +40,25 @@ class Pixels(nn.Module):
         return (pixels.permute(0, 3, 1, 2).float() * self._scale - self.mean) / self.std
 
 
-class _ClassifierObjective(nn.Module):
-    """A classifier with what it takes to train it."""
+class _Objective(nn.Module):
+    """Pixels in, a loss out."""
 
     accepts_loss_kwargs = False
     """Each loss is a mean over its batch: the Trainer divides by the batches of an update."""
 
-    def __init__(self, model: QualityClassifier, spec: ImageSpec) -> None:
+    def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
-        self.classifier = model
         self.pixels = Pixels(spec)
+        self.parts: dict[str, float] = {}
+        """What the last step is logged with beside its loss."""
+
+
+class _ClassifierObjective(_Objective):
+    """A classifier with what it takes to train it."""
+
+    def __init__(self, model: QualityClassifier, spec: ImageSpec) -> None:
+        super().__init__(spec)
+        self.classifier = model
 
 
 class PretextObjective(_ClassifierObjective):
@@ -122,8 +131,6 @@ class QualityObjective(_ClassifierObjective):
         super().__init__(model, spec)
         self._captioning, self._wrong_words = stage.captioning, stage.wrong_words
         self.word = nn.Linear(model.score.in_features, 1) if stage.wrong_words else None
-        self.parts: dict[str, float] = {}
-        """Each loss of the last step."""
         if not stage.tower_rate:
             model.model.vision_tower.requires_grad_(False)
 
@@ -193,19 +200,13 @@ Encode = Callable[[Tensor], Tensor]
 """Pixels [images, 3, size, size], normalised -> embeddings [images, tokens, hidden]."""
 
 
-class SftObjective(nn.Module):
+class SftObjective(_Objective):
     """Cross-entropy of completions under a stock Llava or LlavaOnevision model."""
 
-    accepts_loss_kwargs = False
-    """The loss is a mean over its batch: the Trainer divides by the batches of an update."""
-
     def __init__(self, model: Any, encode: Encode, spec: ImageSpec) -> None:
-        super().__init__()
+        super().__init__(spec)
         self.generator = model
-        self.pixels = Pixels(spec)
         self._encode = encode
-        self.parts: dict[str, float] = {}
-        """Of the last step: the share of completion tokens that are the likeliest ones."""
 
     def forward(self, labels: Tensor, **batch: Tensor) -> dict[str, Tensor]:
         """A batch of `collate_examples`."""

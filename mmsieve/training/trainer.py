@@ -160,7 +160,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, as Trainer.log."""
-        parts = getattr(self._stage.objective, "parts", {}) if "loss" in logs else {}
+        parts: Any = self._stage.objective.parts if "loss" in logs else {}
         super().log({**logs, **parts}, start_time)
 
 

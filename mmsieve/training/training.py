@@ -277,7 +277,7 @@ class ClassifierTraining(Training):
         stage = Stage(
             name="lesson",
             objective=PretextObjective(opened.model, opened.image, task.classes),
-            data=task.data,
+            data=task,
             collate=task.collate,
             optimisation=wanted,
             seed=self.recipe.seed,

@@ -7,7 +7,7 @@ from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
 from mmsieve.methods.load import load_assessor
 from mmsieve.methods.unifilter.annotator import ScoringOptions
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 from mmsieve.reporting.assessments import summarise
 
 

@@ -15,8 +15,8 @@ from mmsieve.exporting.tars import ExportJournal, write_manifest
 from mmsieve.options import COMMON, OutputOptions, Positive
 from mmsieve.outputs import check_folder, make_folder
 from mmsieve.progress import show_progress
+from mmsieve.read import ReadOptions
 from mmsieve.read.layouts import split_files
-from mmsieve.read.records import ReadOptions
 from mmsieve.reports import Report, timed
 from mmsieve.sources import find_files
 
@@ -82,7 +82,7 @@ def export(
     """
     out, options = Path(out), run or ExportOptions()
     reading = replace(read or ReadOptions(), kinds=("caption", "document"))
-    _check(sources, out)
+    _check_out(out, sources)
     if decisions is None and captions is None:
         raise RequestError("nothing to export by: give --decisions, --captions, or both")
     final = None if captions is None else FinalCaptions(Path(captions))
@@ -112,8 +112,7 @@ def export(
     )
 
 
-def _check(sources: Sequence[str], out: Path) -> None:
-    """Refuse what can't be meant, from the request alone."""
+def _check_out(out: Path, sources: Sequence[str]) -> None:
     check_folder(out)
     place = out.resolve()
     for source in sources:
@@ -136,8 +135,7 @@ def _write(
     exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions
 ) -> dict[str, str]:
     """Write the tars that aren't there yet; returns what failed of which shard."""
-    parts = [part for part in plan.parts if part.shard.name not in done]
-    parts = [] if REPACKED in done else parts
+    parts = [part for part in plan.parts if not done & {REPACKED, part.shard.name}]
     size = sum(part.shard.size for part in parts)
     try:
         make_folder(exporter.out)

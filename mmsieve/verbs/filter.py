@@ -2,25 +2,18 @@
 
 import filecmp
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.filtering.request import (
-    CutOptions,
-    FilterDecisions,
-    FilterPlan,
-    UidFile,
-    judge,
-)
+from mmsieve.filtering.request import CutOptions, FilterDecisions, FilterPlan, UidFile, judge
 from mmsieve.options import DryRun, Overwrite, Quiet
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
-from mmsieve.progress import Advance, show_progress
+from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
 from mmsieve.tables import notes_of_unfinished, open_tables
 
@@ -80,9 +73,18 @@ def filter(
     plan = _plan(tables, cut or CutOptions(), out, is_uids)
     was_there = not is_uids and check_replaceable(out, plan.fingerprint, overwrite)
     try:
-        with show_progress("rows", 2 * plan.first.rows, quiet) as advance:
-            write = partial(_write_uids if is_uids else _write_decisions, out, overwrite)
-            decided = _decide(plan, _count if dry_run else write, advance)
+        with (
+            show_progress("rows", 2 * plan.first.rows, quiet) as advance,
+            TemporaryDirectory(prefix="mmsieve-filter-") as temporary,
+        ):
+            folder = Path(temporary)
+            decided = FilterDecisions(plan, judge(plan, folder, advance), folder, advance)
+            if dry_run:
+                decided.count()
+            elif is_uids:
+                _write_uids(decided, folder, out, overwrite)
+            else:
+                decided.write(out)
     except OSError as error:
         raise MmsieveError(
             f"can't be written: {error}; --out and the temporary folder (TMPDIR, about 17 bytes a "
@@ -107,20 +109,15 @@ def filter(
 def _plan(tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool) -> FilterPlan:
     """Check the request; what needs no table first."""
     options.check()
-    _check_out(out, is_uids)
+    if is_uids != (out.suffix == ".npy"):
+        raise RequestError(f"--out {out}: --format datacomp, and only it, writes a .npy file")
+    if is_uids:
+        check_file(out, "a file of uids", _is_array)
+    else:
+        check_place(out, [])
     opened = open_tables(tables)
     check_apart(out, [each.path for each in opened])
     return FilterPlan(options, opened, needs_uid=is_uids)
-
-
-def _check_out(out: Path, is_uids: bool) -> None:
-    """Raise RequestError where --out can't be written, or isn't what the format makes."""
-    if is_uids != (out.suffix == ".npy"):
-        raise RequestError(f"--out {out}: --format datacomp, and only it, writes a .npy file")
-    if not is_uids:
-        check_place(out, [])
-        return
-    check_file(out, "a file of uids", _is_array)
 
 
 def _is_array(path: Path) -> bool:
@@ -128,25 +125,7 @@ def _is_array(path: Path) -> bool:
         return file.read(6) == b"\x93NUMPY"
 
 
-def _decide(
-    plan: FilterPlan, write: Callable[[FilterDecisions, Path], None], advance: Advance
-) -> FilterDecisions:
-    with TemporaryDirectory(prefix="mmsieve-filter-") as temporary:
-        folder = Path(temporary)
-        decided = FilterDecisions(plan, judge(plan, folder, advance), folder, advance)
-        write(decided, folder)
-    return decided
-
-
-def _count(decided: FilterDecisions, folder: Path) -> None:
-    decided.count()
-
-
-def _write_decisions(out: Path, overwrite: bool, decided: FilterDecisions, folder: Path) -> None:
-    decided.write(out)
-
-
-def _write_uids(out: Path, overwrite: bool, decided: FilterDecisions, folder: Path) -> None:
+def _write_uids(decided: FilterDecisions, folder: Path, out: Path, overwrite: bool) -> None:
     uids = UidFile(folder)
     for _, rows in decided:
         kept = rows.filter("keep")

@@ -15,9 +15,9 @@ from mmsieve.generation.options import (
     TeacherOptions,
 )
 from mmsieve.generation.run import FILES, GenerationRequest, generate
+from mmsieve.generation.tasks import GenerationTask
 from mmsieve.generation.tasks.assessments import AssessmentTask
 from mmsieve.generation.tasks.ratings import RatingTask
-from mmsieve.generation.tasks.task import GenerationTask
 from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
 from mmsieve.options import Options
 from mmsieve.outputs import (
@@ -28,7 +28,7 @@ from mmsieve.outputs import (
     remove_own,
     write_text,
 )
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
 
@@ -158,16 +158,14 @@ def _generate(
 ) -> GenerateReport:
     asking, read = asking or TeacherOptions(), read or ReadOptions()
     teacher = find_teacher(options.teacher)
-    if teacher is not None:
-        if sources:
-            raise RequestError(
-                f"{sources[0]}: --teacher {options.teacher} draws its images: no SOURCE"
-            )
-        for group in (*others, asking, read):
-            _refuse(group, "is for --teacher anthropic:MODEL and openai:MODEL")
-        return _draw(teacher, task, out, options)
-    _refuse(options, "is for --teacher rendered", _DRAWN)
-    return _ask(task, sources, out, options, asking, read)
+    if teacher is None:
+        _refuse(options, "is for --teacher rendered", _DRAWN)
+        return _ask(task, sources, out, options, asking, read)
+    if sources:
+        raise RequestError(f"{sources[0]}: --teacher {options.teacher} draws its images: no SOURCE")
+    for group in (*others, asking, read):
+        _refuse(group, "is for --teacher anthropic:MODEL and openai:MODEL")
+    return _draw(teacher, task, out, options)
 
 
 def _refuse(group: Any, reason: str, names: Sequence[str] = ()) -> None:
@@ -185,7 +183,6 @@ def _ask(
     asking: TeacherOptions,
     read: ReadOptions,
 ) -> GenerateReport:
-    """Have a teacher write over the images of sources."""
     request = GenerationRequest(
         task=task,
         teacher=options.teacher,
@@ -208,12 +205,11 @@ def _ask(
         _clear(out, FILES)
     _write_record(out, config, {}, complete=False)
     result = generate(request, out, options.quiet)
-    written = result.written
-    _write_record(out, config, written, complete=not result.failed)
+    _write_record(out, config, result.written, complete=not result.failed)
     return GenerateReport(
         out=out,
         noun=task.noun,
-        written=written,
+        written=result.written,
         rejects=result.rejects,
         spent=result.spent,
         notes=result.notes,
@@ -224,7 +220,6 @@ def _ask(
 def _draw(
     teacher: DrawingTeacher, task: GenerationTask, out: Path, options: GenerateOptions
 ) -> GenerateReport:
-    """Have a teacher draw and write."""
     teacher.check(task, options)
     check_folder(out)
     wanted = {name: value for name, value in asdict(options).items() if name not in _SWITCHES}
@@ -232,8 +227,8 @@ def _draw(
     if _is_done(out, config, options.overwrite) or options.dry_run:
         note = "would write" if options.dry_run else "done before:"
         scenes = teacher.count_drawn(task, options)
-        notes = (f"{note} {options.count} {task.name} over the images of {scenes} scenes",)
-        return GenerateReport(out=out, notes=notes)
+        note += f" {options.count} {task.name} over the images of {scenes} scenes"
+        return GenerateReport(out=out, notes=(note,))
     _clear(out)
     written, tars = teacher.draw(task, out, options)
     _write_record(out, config, written)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import date
-from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from cyclopts import Parameter
 from mmsieve.errors import RequestError
 from mmsieve.options import COMMON, NotNegative, OutputOptions
 from mmsieve.outputs import check_file, make_folder, write_text
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 from mmsieve.reporting.inputs import sort_inputs
 from mmsieve.reporting.report import count_all, make_sections, render
 from mmsieve.reports import Report, timed
@@ -43,10 +42,7 @@ class PageReport(Report):
 
 @timed
 def report(
-    *inputs: str,
-    out: Path,
-    read: ReadOptions | None = None,
-    options: ReportOptions | None = None,
+    *inputs: str, out: Path, read: ReadOptions | None = None, options: ReportOptions | None = None
 ) -> PageReport:
     """Make a page to look at: what was run, how the scores lie, what was kept and what was not.
 
@@ -59,31 +55,21 @@ def report(
         The page: a file that ends in .html.
     """
     wanted, out = options or ReportOptions(), Path(out)
-    _check(wanted, out)
+    if out.suffix not in (".html", ".htm") or out.is_dir():
+        raise RequestError(f"--out {out}: name a file that ends in .html")
+    check_file(out, "a report", _is_report, wanted.overwrite)
     given = sort_inputs(inputs)
     counted = count_all(given.tables, wanted.gallery)
-    shown = [list(chain(*numbers.groups.values())) for numbers in counted]
-    cards, total = sum(map(len, shown)), len(counted) + len(given.metrics)
+    cards = sum(len(group) for numbers in counted for group in numbers.groups.values())
+    total = len(counted) + len(given.metrics)
     if wanted.dry_run:
         return PageReport(out=out, sections=total, notes=(f"would show {cards} samples",))
     sections, notes = make_sections(given.tables, counted, given.sources, read or ReadOptions())
     page = render(sections, list(given.metrics), notes, date.today())
     make_folder(out.absolute().parent)
     write_text(out, page)
-    return PageReport(
-        out=out,
-        sections=total,
-        cards=cards,
-        bytes=out.stat().st_size,
-        notes=() if wanted.quiet else tuple(notes),
-    )
-
-
-def _check(options: ReportOptions, out: Path) -> None:
-    """Refuse what can't be meant, from the request alone."""
-    if out.suffix not in (".html", ".htm") or out.is_dir():
-        raise RequestError(f"--out {out}: name a file that ends in .html")
-    check_file(out, "a report", _is_report, options.overwrite)
+    size, shown = out.stat().st_size, () if wanted.quiet else tuple(notes)
+    return PageReport(out=out, sections=total, cards=cards, bytes=size, notes=shown)
 
 
 def _is_report(file: Path) -> bool:

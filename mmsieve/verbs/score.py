@@ -6,7 +6,7 @@ from pathlib import Path
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter.annotator import ScoringOptions
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 
 
 def score(

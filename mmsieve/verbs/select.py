@@ -8,13 +8,7 @@ from mmsieve.errors import MmsieveError
 from mmsieve.options import DryRun, Overwrite, Quiet
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
-from mmsieve.selection.choosing import (
-    Held,
-    choose,
-    decide,
-    held,
-    printed,
-)
+from mmsieve.selection.choosing import Held, choose, decide, held, printed
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatedSamples, RatingTable
 from mmsieve.selection.results import ResultFolder, check_subset, is_result_folder, write_subset
@@ -69,13 +63,11 @@ def select(
     subset
         Write the chosen items of --data into this JSON file, as they stand and in their order.
     """
-    options = choice or SelectOptions()
-    rated = _rated(Path(table), Path(out), data, options)
-    fingerprint = options.fingerprint() | {
-        "tables": rated.name,
-        "capabilities": ",".join(rated.capabilities),
-    }
-    was_there = check_replaceable(Path(out), fingerprint, overwrite)
+    options, out = choice or SelectOptions(), Path(out)
+    rated = _rated(Path(table), out, data, options)
+    names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
+    fingerprint = options.fingerprint() | names
+    was_there = check_replaceable(out, fingerprint, overwrite)
     check_subset(data, subset, overwrite or was_there)
     try:
         with show_progress("rows", sum(f.rows for f in rated.files), quiet, "rows") as advance:
@@ -88,14 +80,14 @@ def select(
             else:
                 if subset is not None and data is not None:
                     notes += write_subset(rated, chosen.chosen, data, subset)
-                decided.write(Path(out))
+                decided.write(out)
     except OSError as error:
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
     if was_there and not dry_run:
         notes.append("made again: the decisions of the same selection that were there")
     capabilities, styles = held(chosen)
     return SelectReport(
-        out=Path(out),
+        out=out,
         rows=rated.pool.rows,
         kept=int(chosen.chosen.sum()),
         above=options.above,

@@ -19,12 +19,12 @@ from mmsieve.training.recipe import (
     AnyStage,
     BaseRecipe,
     EnhancerRecipe,
-    R,
     RaterRecipe,
     Recipe,
     check_start,
     find_start,
     load_recipe,
+    stage_of,
     with_backbone,
 )
 
@@ -56,8 +56,7 @@ def train_projector(
     out
         Folder of the checkpoint, for train classifier --start-from.
     """
-    found = _changed(load_recipe(recipe, Recipe, options.smoke), options)
-    return _train("projector", found, found.projector, Path(out), None, options)
+    return _train("projector", recipe, Recipe, Path(out), None, options)
 
 
 def train_classifier(
@@ -80,16 +79,11 @@ def train_classifier(
     start_from
         A checkpoint to go on from: what train projector made, or any classifier.
     """
-    found = _changed(load_recipe(recipe, Recipe, options.smoke), options)
-    return _train("classifier", found, found.classifier, Path(out), start_from, options)
+    return _train("classifier", recipe, Recipe, Path(out), start_from, options)
 
 
 def train_rater(
-    recipe: str,
-    *,
-    out: Path,
-    start_from: str | None = None,
-    options: TrainOptions = TrainOptions(),
+    recipe: str, *, out: Path, start_from: str | None = None, options: TrainOptions = TrainOptions()
 ) -> TrainReport:
     """Train a rater of instruction samples: a scorer, a styler, or both in one (mmSSR).
 
@@ -105,8 +99,7 @@ def train_rater(
         A rater to go on from, such as one that a capability is added to: a bundled name, a folder
         or a hub id.
     """
-    found = _changed(load_recipe(recipe, RaterRecipe, options.smoke), options)
-    return _train("rater", found, found.rater, Path(out), start_from, options)
+    return _train("rater", recipe, RaterRecipe, Path(out), start_from, options)
 
 
 def train_enhancer(
@@ -135,29 +128,27 @@ def train_enhancer(
     rewriting
         Learn to rewrite; without, to judge alone.
     """
-    found = _changed(load_recipe(recipe, EnhancerRecipe, options.smoke), options)
-    if not (negatives and rewriting):
-        found = found.changed(
-            negatives=found.negatives and negatives, rewriting=found.rewriting and rewriting
-        )
-    return _train("enhancer", found, found.enhancer, Path(out), start_from, options)
-
-
-def _changed(recipe: R, options: TrainOptions) -> R:
-    """The recipe with what the options ask for instead."""
-    recipe = with_backbone(recipe, options.language_model, options.vision_tower)
-    return recipe if options.seed is None else recipe.changed(seed=options.seed)
+    switches = {"negatives": negatives, "rewriting": rewriting}
+    off = {name: False for name, is_on in switches.items() if not is_on}
+    return _train("enhancer", recipe, EnhancerRecipe, Path(out), start_from, options, **off)
 
 
 @timed
 def _train(
     goal: str,
-    recipe: BaseRecipe,
-    stage: AnyStage | None,
+    name: str,
+    kind: type[BaseRecipe],
     out: Path,
     start_from: Path | str | None,
     options: TrainOptions,
+    **changes: Any,
 ) -> TrainReport:
+    """Train the stage that the goal names; `changes` are other values of the recipe."""
+    recipe = load_recipe(name, kind, options.smoke)
+    recipe = with_backbone(recipe, options.language_model, options.vision_tower)
+    changes |= {} if options.seed is None else {"seed": options.seed}
+    recipe = recipe.changed(**changes)
+    stage = stage_of(recipe, goal)
     if stage is None:
         raise RequestError(f"recipe {recipe.name} has no stage {goal}")
     check_folder(out)
@@ -171,34 +162,24 @@ def _train(
         if state == "new" and not options.dry_run:
             out.mkdir(parents=True, exist_ok=True)
             write_run_config(out, config, {})
-    if state == "done" or options.dry_run:
-        plan = _plan(goal, recipe, stage, start, options)
-        note = f"{recipe.name}: done before" if state == "done" else f"would train: {plan}"
-        return TrainReport(out=out, notes=(note,))
-    return TrainReport(out=out, notes=tuple(_run(goal, recipe, out, config, start, options)))
+    if state == "done":
+        return TrainReport(out=out, notes=(f"{recipe.name}: done before",))
+    if options.dry_run:
+        return TrainReport(out=out, notes=(_plan(goal, recipe, stage, start, options),))
+    from mmsieve.training.training import TRAININGS  # imports torch
 
-
-def _run(
-    goal: str,
-    recipe: Any,
-    out: Path,
-    config: dict[str, Any],
-    start_from: Path | None,
-    options: TrainOptions,
-) -> list[str]:
-    from mmsieve.training.training import TRAININGS
-
-    return TRAININGS[goal](
+    notes = TRAININGS[goal](
         goal=goal,
         recipe=recipe,
         out=out,
         config=config,
-        start_from=start_from,
+        start_from=start,
         files=options.files,
         workers=options.workers,
         trackers=options.trackers,
         quiet=options.quiet,
     ).run()
+    return TrainReport(out=out, notes=tuple(notes))
 
 
 def _run_config(
@@ -223,12 +204,12 @@ def _plan(
     options: TrainOptions,
 ) -> str:
     """What would be trained, in words."""
-    told = []
+    parts = []
     lesson = recipe.lesson if isinstance(recipe, Recipe) else None
     if start_from is None and lesson is not None and lesson.rendered is not None:
-        told.append(f"the tower on {lesson.rendered.groups:,} scenes")
+        parts.append(f"the tower on {lesson.rendered.groups:,} scenes")
     if options.data is not None:
-        told.append(f"the {goal} on {options.data}")
+        parts.append(f"the {goal} on {options.data}")
     elif stage.rendered is not None:
-        told.append(f"the {goal} on texts over {stage.rendered.groups:,} groups of scenes")
-    return ", then ".join(told)
+        parts.append(f"the {goal} on texts over {stage.rendered.groups:,} groups of scenes")
+    return f"would train: {', then '.join(parts)}"

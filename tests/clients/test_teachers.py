@@ -292,7 +292,7 @@ def test_human_captions_are_mixed_in_on_the_side_of_their_image(tmp_path, server
 
 
 def test_prompts_can_be_replaced_and_are_part_of_what_was_asked(tmp_path, server, source):
-    from mmsieve.generation.tasks.task import BUNDLED
+    from mmsieve.generation.tasks import BUNDLED
 
     mine = tmp_path / "prompts"
     for file in BUNDLED.rglob("*.md"):

@@ -13,8 +13,8 @@ import mmsieve
 from mmsieve import GenerateOptions, RequestError, RunOptions
 from mmsieve.cli import main
 from mmsieve.generation.loop import read_answer
+from mmsieve.generation.tasks import RequestItem, TeacherAnswerError
 from mmsieve.generation.tasks.assessments import AssessmentTask
-from mmsieve.generation.tasks.task import RequestItem, TeacherAnswerError
 from mmsieve.methods.aitqe.answers import DIMENSIONS
 from tests.helpers.lessons import PROVIDERS, entries, generate, lines
 from tests.helpers.shards import caption, captions, image, write_tar
@@ -177,7 +177,7 @@ def test_a_caption_is_data_in_the_prompt_whatever_it_says(text):
 
 
 def test_prompts_can_be_replaced(tmp_path, server, source):
-    from mmsieve.generation.tasks.task import BUNDLED
+    from mmsieve.generation.tasks import BUNDLED
 
     mine = tmp_path / "prompts" / "assessments"
     mine.mkdir(parents=True)

@@ -12,8 +12,8 @@ from mmsieve import GenerateOptions, RequestError
 from mmsieve.cli import main
 from mmsieve.generation.loop import read_answer
 from mmsieve.generation.options import RatingsOptions
+from mmsieve.generation.tasks import RequestItem, TeacherAnswerError
 from mmsieve.generation.tasks.ratings import RatingTask
-from mmsieve.generation.tasks.task import RequestItem, TeacherAnswerError
 from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.synthetic.instructions import instruction
 from tests.helpers.lessons import PROVIDERS, entries, generate, lines

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 
 DEADLY = b"deadly"
 

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 from webdataset import tariterators
 
-from mmsieve.read.records import ReadOptions
+from mmsieve.read import ReadOptions
 from mmsieve.verbs.export import ExportOptions, ExportReport, export
 from mmsieve.verbs.filter import CutOptions, filter
 from tests.helpers.shards import captions, write_tar

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mmsieve.errors import SampleError, ShardError
+from mmsieve.read import ReadOptions, parse_record
 from mmsieve.read.layouts import open_shard, split_files
-from mmsieve.read.records import ReadOptions, parse_record
 from mmsieve.sample import Sample
 from mmsieve.sources import find_files
 

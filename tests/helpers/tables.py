@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from mmsieve import tables
 from mmsieve.errors import SampleError, ShardError, Status
+from mmsieve.read import ReadOptions, parse_record
 from mmsieve.read.layouts import open_shard, split_files
-from mmsieve.read.records import ReadOptions, parse_record
 from mmsieve.sources import find_files
 from mmsieve.tables import Header
 

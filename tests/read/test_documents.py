@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import SampleError
-from mmsieve.read import captions, documents
+from mmsieve.read import Record, captions, documents, parse_record
 from mmsieve.read.documents import UNREADABLE
 from mmsieve.read.json_items import parse_object
-from mmsieve.read.records import Record, parse_record
 from mmsieve.sample import Image, Part, Text
 from tests.helpers.shards import image, read, write_tar
 

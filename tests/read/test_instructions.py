@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import SampleError, ShardError
-from mmsieve.read import layouts
+from mmsieve.read import ReadOptions, Record, layouts
 from mmsieve.read.instructions import InstructionParser, image_source, item_key
 from mmsieve.read.layouts import open_shard, split_files
-from mmsieve.read.records import ReadOptions, Record
 from mmsieve.sample import Image, Turn
 from mmsieve.sources import find_files
 from tests.helpers.instruction_files import (

@@ -15,11 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import RequestError, SampleError, ShardError
-from mmsieve.read import documents, json_items, layouts, records
+from mmsieve.read import ReadOptions, Record, documents, json_items, layouts, records
 from mmsieve.read.captions import ImageTextParser
 from mmsieve.read.documents import UNREADABLE
 from mmsieve.read.layouts import open_shard, split_files
-from mmsieve.read.records import ReadOptions, Record
 from mmsieve.sample import Image, Text
 from mmsieve.sources import find_files
 from tests.helpers.shards import image, read, write_jsonl, write_parquet

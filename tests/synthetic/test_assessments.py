@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsieve.synthetic.assessments import OVERALL, assessed_pair, canonical_caption
-from mmsieve.synthetic.edits import change_one, change_several, stranger
-from mmsieve.synthetic.scenes import WORLDS, Fact, sample_scene
+from mmsieve.synthetic.scenes import (
+    WORLDS,
+    Fact,
+    change_one,
+    change_several,
+    sample_scene,
+    stranger,
+)
 from mmsieve.synthetic.teacher import Drawing, assessment_group
 from mmsieve.synthetic.texts import describe, mark
 from tests.helpers.drawn import is_complete, stated_facts, states_only_true_facts

@@ -13,7 +13,6 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
 from mmsieve.labels import CAPABILITIES, STYLES
-from mmsieve.synthetic.edits import entailed_facts, falsify
 from mmsieve.synthetic.instructions import (
     FAMILIES,
     WRONG_CAP,
@@ -21,7 +20,7 @@ from mmsieve.synthetic.instructions import (
     InstructionSample,
     instruction,
 )
-from mmsieve.synthetic.scenes import CORNERS, PLACES, Scene, sample_scene
+from mmsieve.synthetic.scenes import CORNERS, PLACES, Scene, entailed_facts, falsify, sample_scene
 from mmsieve.synthetic.teacher import Drawing
 from mmsieve.synthetic.texts import NUMBERS
 from tests.helpers.drawn import NEEDS_PICTURE

@@ -20,7 +20,6 @@ from mmsieve.synthetic.training import (
     HeldOutTexts,
     RenderedCells,
     RenderedGroups,
-    collate_cells,
 )
 from mmsieve.training import options, trainer
 from mmsieve.training.data import RIGHT, WRONG, collate_groups, prepare_group
@@ -186,7 +185,8 @@ def test_steps_can_be_made_again_alone(bundled):
 
 def test_cells_tell_what_is_drawn():
     recipe = load_recipe("unifilter-tiny", Recipe, smoke=True)
-    batch = collate_cells([RenderedCells(recipe.lesson.rendered, 8, 1, 72)[0]])
+    cells = RenderedCells(recipe.lesson.rendered, 8, 1, 72)
+    batch = cells.collate([cells[0]])
     assert batch["labels"].shape == (8, 9, len(CLASSES))
     for column, count in enumerate(CLASSES):
         assert 0 <= batch["labels"][..., column].min() <= batch["labels"][..., column].max() < count

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.generation.options import AssessmentsOptions
-from mmsieve.generation.tasks.task import (
+from mmsieve.generation.tasks import (
     Fields,
     GenerationTask,
     Prompts,

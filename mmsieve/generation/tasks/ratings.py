@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.generation.options import RatingsOptions
-from mmsieve.generation.tasks.task import (
+from mmsieve.generation.tasks import (
     Fields,
     GenerationTask,
     Prompts,

@@ -25,7 +25,7 @@ from mmsieve.generation.files import (
     Span,
     text_fields,
 )
-from mmsieve.generation.tasks.task import (
+from mmsieve.generation.tasks import (
     Fields,
     GenerationTask,
     Prompts,

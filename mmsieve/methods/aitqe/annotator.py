@@ -29,9 +29,7 @@ from mmsieve.methods.unifilter.annotator import ScoringOptions, image_fingerprin
 from mmsieve.options import Options, Positive, ZeroToOne, number
 from mmsieve.tables import SCORE, find_score
 
-# AITQE (arXiv 2410.16166): judge a caption pair, and rewrite the caption where it is poor
-
-CAPTION_TOKENS = 2048
+_CAPTION_TOKENS = 2048
 """The published code has no limit of its own."""
 
 
@@ -57,9 +55,7 @@ class EnhanceOptions(Options):
     @property
     def rows(self) -> RowMaker:
         """What turns answers into rows."""
-        return RowMaker(
-            rewrite_below=self.rewrite_below, max_edit=self.max_edit, explain=self.explain
-        )
+        return RowMaker(self.rewrite_below, self.max_edit, self.explain)
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -87,29 +83,26 @@ class Aitqe(Annotator):
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.schema = enhancing.rows.schema
-        self._settings = _settings(options, checkpoint.own or {})
-        self.fingerprint = self._fingerprint()
+        self._settings = settings = _settings(options, checkpoint.own or {})
+        folder = checkpoint.folder
+        configs = {folder / "config.json", folder / "generation_config.json"}
+        self.fingerprint = {
+            "method": "aitqe 1",
+            "weights": hash_files({*checkpoint.tensors.values(), *configs}),
+            "tokenizer": hash_files(folder / name for name in FILES),
+            "dtype": self.dtype,
+            **image_fingerprint(checkpoint.image, options, settings["fit"]),
+            "text_tokens": str(settings["caption_tokens"]),
+            "plain_text": str(settings["plain_text"]),
+            **enhancing.fingerprint,
+        }
         if checkpoint.own is None:
             self.notes = (checkpoint.tower.note,)
 
     @property
     def forced(self) -> bool:
-        """Whether the keys of an answer are given."""
+        """Whether keys are given, as only a model that has learnt answers in pieces knows them."""
         return self.checkpoint.own is not None
-
-    def _fingerprint(self) -> dict[str, str]:
-        checkpoint, folder = self.checkpoint, self.checkpoint.folder
-        settings = {folder / "config.json", folder / "generation_config.json"}
-        return {
-            "method": "aitqe 1",
-            "weights": hash_files({*checkpoint.tensors.values(), *settings}),
-            "tokenizer": hash_files(folder / name for name in FILES),
-            "dtype": self.dtype,
-            **image_fingerprint(checkpoint.tower.image, self.options, self._settings["fit"]),
-            "text_tokens": str(self._settings["caption_tokens"]),
-            "plain_text": str(self._settings["plain_text"]),
-            **self.enhancing.fingerprint,
-        }
 
     def preparer(self) -> AitqePreparer:
         """The CPU half."""
@@ -125,16 +118,9 @@ class Aitqe(Annotator):
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; imports torch and loads the weights."""
         share_cores()
-        from mmsieve.methods.aitqe.runner import AitqeRunner, AnswerSettings
+        from mmsieve.methods.aitqe.runner import AitqeRunner
 
-        settings = AnswerSettings(
-            explain=self.enhancing.explain,
-            max_new_tokens=self.enhancing.max_new_tokens,
-            forced=self.forced,
-        )
-        tokenizer = load_tokenizer(self.checkpoint.folder)
-        rows = self.enhancing.rows
-        return AitqeRunner(self.checkpoint, tokenizer, self.dtype, settings, rows, options)
+        return AitqeRunner(self.checkpoint, self.enhancing, self.forced, self.dtype, options)
 
 
 def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +128,7 @@ def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
     plain = options.plain_text
     return {
         "fit": options.image_fit or own.get("image_fit"),
-        "caption_tokens": options.max_text_tokens or own.get("max_text_tokens") or CAPTION_TOKENS,
+        "caption_tokens": options.max_text_tokens or own.get("max_text_tokens") or _CAPTION_TOKENS,
         "plain_text": bool(own) if plain is None else plain,
     }
 

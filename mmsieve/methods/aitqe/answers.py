@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -47,9 +48,6 @@ LOWEST, HIGHEST = 1, 10
 """The scale that teachers use and models are trained on."""
 
 _SCORE = re.compile(r"\s*(\d{1,2}(?:\.\d+)?)\s*(?:<\s*Overall.*)?", re.DOTALL)
-_STRING = re.compile(r'"((?:[^"\\]|\\.)*)', re.DOTALL)
-_BETWEEN = re.compile(r"[\s,]*")
-_COLON = re.compile(r"\s*:\s*")
 
 
 class AssessmentError(ValueError):
@@ -70,23 +68,11 @@ class Assessment:
     """Of `DIMENSIONS`."""
 
 
-def score_key(dimension: str) -> str:
-    """The key of a score in an answer."""
-    return f"{DIMENSIONS[dimension]} Score"
+_SCORE_KEYS = {f"{title} Score": name for name, title in DIMENSIONS.items()}
+_EXPLANATION_KEYS = {f"{title} Explanation": name for name, title in DIMENSIONS.items()}
+_OVERALL = next(iter(_SCORE_KEYS))
 
-
-def explanation_key(dimension: str) -> str:
-    """The key of an explanation in an answer."""
-    return f"{DIMENSIONS[dimension]} Explanation"
-
-
-_SCORE_KEYS = {score_key(name): name for name in DIMENSIONS}
-_EXPLANATION_KEYS = {explanation_key(name): name for name in DIMENSIONS}
-
-KEYS = (
-    RECAPTION,
-    *(key for name in DIMENSIONS for key in (score_key(name), explanation_key(name))),
-)
+KEYS = (RECAPTION, *chain.from_iterable(zip(_SCORE_KEYS, _EXPLANATION_KEYS, strict=True)))
 """All keys of an answer, in order."""
 
 
@@ -99,7 +85,7 @@ def fixed_pieces(keys: Sequence[str]) -> list[str]:
     """What stands before, between and after the values of an answer with these keys."""
     pieces, end = [], "{"
     for key in keys:
-        if key == score_key("overall"):
+        if key == _OVERALL:
             opening, closing = '"', f'{MARKER}"'  # published as a string
         else:
             opening = closing = "" if is_score(key) else '"'
@@ -126,14 +112,13 @@ def write_answer(assessment: Assessment) -> str:
 
 
 def _value(assessment: Assessment, key: str) -> str | None:
-    if key == RECAPTION:
-        return json.dumps(assessment.recaption or "", ensure_ascii=False)[1:-1]
-    if key in _EXPLANATION_KEYS:
+    if is_score(key):
+        score = {**assessment.scores, "overall": assessment.overall}.get(_SCORE_KEYS[key])
+        return None if score is None else f"{score:g}"
+    said: str | None = assessment.recaption or ""
+    if key != RECAPTION:
         said = assessment.explanations.get(_EXPLANATION_KEYS[key])
-        return None if said is None else json.dumps(said, ensure_ascii=False)[1:-1]
-    name = _SCORE_KEYS[key]
-    score = assessment.overall if name == "overall" else assessment.scores.get(name)
-    return None if score is None else f"{score:g}"
+    return None if said is None else json.dumps(said, ensure_ascii=False)[1:-1]
 
 
 def read_answer(text: str) -> Assessment:
@@ -149,11 +134,11 @@ def read_answer(text: str) -> Assessment:
     recaption = found.get(RECAPTION)
     if recaption is not None and not isinstance(recaption, str):
         raise AssessmentError(f"{RECAPTION} is not a string")
-    overall = _score(found.get(score_key("overall")))
+    scores = {name: _score(found.get(key)) for key, name in _SCORE_KEYS.items()}
+    overall = scores.pop("overall")
     if overall is None:
         raise AssessmentError("no overall score in the answer")
-    scores = {name: _score(found.get(score_key(name))) for name in DETAILS}
-    explanations = {name: found.get(explanation_key(name)) for name in DIMENSIONS}
+    explanations = {name: found.get(key) for key, name in _EXPLANATION_KEYS.items()}
     return Assessment(
         recaption=recaption or None,
         overall=overall,
@@ -165,11 +150,12 @@ def read_answer(text: str) -> Assessment:
 def _pairs(text: str, at: int) -> dict[str, Any]:
     """The pairs of an object up to where it ends or can't be read; the first of a key counts."""
     decoder = json.JSONDecoder(strict=False)  # models write plain newlines into strings
+    between, colons = re.compile(r"[\s,]*"), re.compile(r"\s*:\s*")
     found: dict[str, Any] = {}
     while True:
         try:
-            key, at = decoder.raw_decode(text, _BETWEEN.match(text, at).end())  # type: ignore[union-attr]
-            colon = _COLON.match(text, at)
+            key, at = decoder.raw_decode(text, between.match(text, at).end())  # type: ignore[union-attr]
+            colon = colons.match(text, at)
             if not isinstance(key, str) or colon is None:
                 return found
             at = colon.end()
@@ -181,11 +167,11 @@ def _pairs(text: str, at: int) -> dict[str, Any]:
 
 def _stopped(text: str, at: int, found: dict[str, Any]) -> dict[str, str]:
     """The overall score where the answer stops right behind its marker, its string still open."""
-    key = score_key("overall")
-    opened = _STRING.fullmatch(text, at)
-    if key in found or opened is None or MARKER not in opened[1]:
+    opened = re.compile(r'"((?:[^"\\]|\\.)*)', re.DOTALL).fullmatch(text, at)
+    if _OVERALL in found or opened is None or MARKER not in opened[1]:
         return {}
-    return {key: opened[1]} if re.search(rf'"{re.escape(key)}"\s*:\s*$', text[:at]) else {}
+    behind_key = re.search(rf'"{re.escape(_OVERALL)}"\s*:\s*$', text[:at])
+    return {_OVERALL: opened[1]} if behind_key else {}
 
 
 def _score(value: Any) -> float | None:
@@ -196,16 +182,13 @@ def _score(value: Any) -> float | None:
     return score if score is not None and score <= HIGHEST else None
 
 
-# Guard rails for rewritten captions: which are used, and why the others are not
+# Which rewrites are used, and why the others are not
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 """A word; of Chinese and Japanese, which have no spaces, a character."""
 
 _LONGEST_LOOP = 12
 """Words of a repeated piece that is looked for."""
-
-_PROMPT_SCRIPT = "LATIN"
-"""What a rewrite of a caption without letters is written in."""
 
 
 class Refused(StrEnum):
@@ -247,24 +230,18 @@ def choose(
     distance = edit_distance(caption, proposed)
     if not wanted:
         return Rewrite(caption, distance=distance)
-    refused = _find_fault(caption, proposed, truncated)
-    if refused is None and max_edit is not None and distance > max_edit:
-        refused = Refused.TOO_DIFFERENT
+    faults = {
+        Refused.EMPTY: not words(proposed),
+        Refused.TRUNCATED: truncated,
+        Refused.REPEATED: is_loop(words(proposed)),
+        Refused.WRONG_SCRIPT: not shares_script(caption, proposed),
+        Refused.UNCHANGED: proposed.strip() == caption.strip(),
+        Refused.TOO_DIFFERENT: max_edit is not None and distance > max_edit,
+    }
+    refused = next((reason for reason, found in faults.items() if found), None)
     if refused is not None:
         return Rewrite(caption, refused=refused, distance=distance)
     return Rewrite(proposed.strip(), rewritten=True, distance=distance)
-
-
-def _find_fault(caption: str, proposed: str, truncated: bool) -> Refused | None:
-    if not words(proposed):
-        return Refused.EMPTY
-    if truncated:
-        return Refused.TRUNCATED
-    if is_loop(words(proposed)):
-        return Refused.REPEATED
-    if not shares_script(caption, proposed):
-        return Refused.WRONG_SCRIPT
-    return Refused.UNCHANGED if proposed.strip() == caption.strip() else None
 
 
 def words(text: str) -> list[str]:
@@ -286,7 +263,7 @@ def is_loop(found: list[str]) -> bool:
 
 def shares_script(caption: str, proposed: str) -> bool:
     """Whether at least half of the rewrite's letters are of scripts that the caption uses."""
-    known = set(_scripts(caption)) or {_PROMPT_SCRIPT}
+    known = set(_scripts(caption)) or {"LATIN"}  # of the prompt, where a caption has no letters
     counts = _scripts(proposed)
     return sum(counts[script] for script in known) * 2 >= sum(counts.values())
 
@@ -333,19 +310,7 @@ EXPLANATIONS = pa.schema([(f"{name}_explanation", pa.string()) for name in DIMEN
 """With `--explain`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a model said of a caption."""
-
-    caption: str
-    text: str
-    truncated: bool = False
-    """Whether the model was shown the whole caption."""
-    rewrite_cut: bool = False
-    """Whether the rewrite was ended by its limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RowMaker:
     """Reads answers and decides about rewrites."""
 
@@ -358,16 +323,21 @@ class RowMaker:
         """The columns of a row."""
         return pa.schema([*SCHEMA, *EXPLANATIONS]) if self.explain else SCHEMA
 
-    def make(self, answer: Answer) -> Row | SampleError:
-        """The row of an answer, or an error that has the answer's text where it can't be read."""
-        caption = answer.caption
+    def make(
+        self, caption: str, answer: str, truncated: bool = False, rewrite_cut: bool = False
+    ) -> Row | SampleError:
+        """The row of an answer, or an error that has the answer's text where it can't be read.
+
+        `truncated`: the model was not shown the whole caption; `rewrite_cut`: the rewrite was
+        ended by its limit.
+        """
         try:
-            said = read_answer(answer.text)
+            said = read_answer(answer)
         except AssessmentError as error:
-            message = f"{error}: {answer.text!r}"
+            message = f"{error}: {answer!r}"
             return SampleError(Status.MODEL_OUTPUT_INVALID, message, kept(caption))
         wanted = said.overall < self.rewrite_below
-        rewrite = choose(caption, said.recaption, wanted, answer.rewrite_cut, self.max_edit)
+        rewrite = choose(caption, said.recaption, wanted, rewrite_cut, self.max_edit)
         row: Row = {f"{name}_score": said.scores.get(name) for name in DETAILS}
         row |= {
             "overall_score": said.overall,
@@ -377,7 +347,7 @@ class RowMaker:
             "rewritten": rewrite.rewritten,
             "rewrite_refused": rewrite.refused and str(rewrite.refused),
             "edit_distance": rewrite.distance,
-            "truncated": answer.truncated,
+            "truncated": truncated,
         }
         if self.explain:
             row |= {f"{name}_explanation": said.explanations.get(name) for name in DIMENSIONS}

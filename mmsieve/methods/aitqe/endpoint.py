@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 import PIL.Image
@@ -23,13 +24,11 @@ from mmsieve.engine.annotator import Annotator, Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import ImageLimits, decode
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
-from mmsieve.methods.aitqe.answers import MARKER, Answer, AssessmentError, kept, read_answer
+from mmsieve.methods.aitqe.answers import MARKER, AssessmentError, kept, read_answer
 from mmsieve.methods.aitqe.inputs import question, read_caption
 from mmsieve.methods.base import Result
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.sample import Sample
-
-# What is sent to a server for one sample: the image as a data URL, and the prompt's words
 
 _AS_IT_IS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
 """First bytes of files that any server reads; others are sent as PNG."""
@@ -87,12 +86,8 @@ class EndpointPreparer:
         return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-# AITQE behind a server that speaks OpenAI's chat completions: `endpoint:URL#NAME`
-
 SCHEME = "endpoint:"
 KEY_VARIABLE = "MMSIEVE_ENDPOINT_KEY"
-_NO_KEY = "none"
-"""A server of one's own may want no key, but the SDK wants one."""
 
 
 def parse_endpoint(name: str) -> Endpoint:
@@ -137,7 +132,8 @@ class AitqeEndpoint(Annotator):
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The half that holds the connections; `options` are for devices of one's own."""
-        key = os.environ.get(KEY_VARIABLE, "").strip() or _NO_KEY
+        # a server of one's own may want no key, but the SDK wants one
+        key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
         return EndpointRunner(self._endpoint, key, self._enhancing)
 
 
@@ -177,7 +173,6 @@ class EndpointRunner:
             max_tokens=enhancing.max_new_tokens,
         )
         self._enhancing = enhancing
-        self._rows = enhancing.rows
         self.notes = {"endpoint": f"{endpoint.url}#{endpoint.model}"}
 
     def run(self, items: Iterable[tuple[int, EndpointItem]]) -> Iterator[Result]:
@@ -190,17 +185,21 @@ class EndpointRunner:
 
         with asyncio.Runner() as loop:
             client = SdkTeacher(self._connection, openai.AsyncOpenAI, openai.OpenAIError)
+            create = loop.get_loop().create_task
+            stream = iter(items)
             pending: set[Request] = set()
             first = asyncio.FIRST_COMPLETED
             try:
-                for index, item in items:
-                    pending.add(loop.get_loop().create_task(self._ask(client, index, item)))
-                    if len(pending) == self._enhancing.concurrency:
-                        done, pending = loop.run(asyncio.wait(pending, return_when=first))
-                        yield from _results(done)
-                while pending:
+                while True:
+                    for indexed in islice(stream, self._enhancing.concurrency - len(pending)):
+                        pending.add(create(self._ask(client, *indexed)))
+                    if not pending:
+                        return
                     done, pending = loop.run(asyncio.wait(pending, return_when=first))
-                    yield from _results(done)
+                    for index, row in [task.result() for task in done]:
+                        if isinstance(row, ShardError):
+                            raise row
+                        yield index, row
             finally:
                 loop.run(_stop(pending, client))
 
@@ -220,22 +219,16 @@ class EndpointRunner:
         text = str(choice.message.get("content") or "").strip()
         if choice.finish_reason == "stop":
             text = _with_marker(text)
-        return index, self._rows.make(Answer(caption=item.caption, text=text))
+        return index, self._enhancing.rows.make(item.caption, text)
 
     def _parameters(self, item: EndpointItem) -> dict[str, Any]:
+        image = {"type": "image_url", "image_url": {"url": item.url}}
+        content = [image, {"type": "text", "text": item.words}]
         parameters: dict[str, Any] = {
             "model": self._connection.model,
             "max_completion_tokens": self._connection.max_tokens,
             "temperature": 0,
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image_url", "image_url": {"url": item.url}},
-                        {"type": "text", "text": item.words},
-                    ],
-                }
-            ],
+            "messages": [{"role": "user", "content": content}],
         }
         return parameters if self._enhancing.explain else {**parameters, "stop": [MARKER]}
 
@@ -247,13 +240,6 @@ def _with_marker(text: str) -> str:
     except AssessmentError:
         return text + MARKER
     return text
-
-
-def _results(done: set[Request]) -> Iterator[Result]:
-    for index, row in [task.result() for task in done]:
-        if isinstance(row, ShardError):
-            raise row
-        yield index, row
 
 
 async def _stop(pending: set[Request], client: SdkTeacher) -> None:

@@ -67,18 +67,17 @@ def load_enhancer(
     tensors are missing or of another shape than the config says.
     """
     config = stock_config(checkpoint)
-    tower = _tower_prefix(config.vision_config)
+    prefixes = _prefixes(config)
     places = {
-        rename(name, _prefixes(tower)) or name: (file, name)  # named where it doesn't fit
+        rename(name, prefixes) or name: (file, name)  # named where it doesn't fit
         for name, file in checkpoint.tensors.items()
         if name != _UNUSED
     }
     state = read_tensors(places)
     state[_BIAS] = torch.zeros(config.text_config.hidden_size, dtype=getattr(torch, dtype))
     folder = checkpoint.folder
-    model, unused = build_model(
-        LlavaForConditionalGeneration, dtype, folder, config=config, state_dict=state
-    )
+    kind = LlavaForConditionalGeneration
+    model, unused = build_model(kind, dtype, folder, config=config, state_dict=state)
     if unused:
         raise RequestError(f"{folder}: weights and config do not fit: {min(unused)}")
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
@@ -110,9 +109,8 @@ def save_enhancer(
     """
     if model.get_parameter(_BIAS).any():
         raise ValueError(f"{_BIAS} must stay zero: the published layout has none")
-    tower = _tower_prefix(model.config.vision_config)
     tied = model.config.tie_word_embeddings
-    published = [(ours, theirs) for theirs, ours in _prefixes(tower)]
+    published = [(ours, theirs) for theirs, ours in _prefixes(model.config)]
     state = {
         rename(name, published) or name: tensor
         for name, tensor in model.state_dict().items()
@@ -123,17 +121,12 @@ def save_enhancer(
     like.write(folder, state, config, own)
 
 
-def _prefixes(tower: str) -> list[tuple[str, str]]:
-    """Of the published tensors and of the stock class's."""
-    return [(TOWER, tower), *_NAMES.items()]
-
-
-def _tower_prefix(vision_config: Any) -> str:
-    """Where the tower's tensors are in this version of the stock class."""
+def _prefixes(config: LlavaConfig) -> list[tuple[str, str]]:
+    """Of the published tensors, and of this version of the stock class's."""
     with torch.device("meta"):
-        tower: nn.Module = AutoModel.from_config(vision_config)
+        tower: nn.Module = AutoModel.from_config(config.vision_config)
     nested = "vision_model." if hasattr(tower, "vision_model") else ""
-    return f"model.vision_tower.{nested}"
+    return [(TOWER, f"model.vision_tower.{nested}"), *_NAMES.items()]
 
 
 # The stock layout
@@ -171,12 +164,11 @@ def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
     model.generation_config.max_new_tokens = 384  # as published
     with quiet():
         model.save_pretrained(folder)
-    spec, tower = checkpoint.tower.image, checkpoint.tower.config
-    _write(folder / "preprocessor_config.json", _image_settings(spec))
+    _write(folder / "preprocessor_config.json", _image_settings(checkpoint.image))
     settings = {
         "processor_class": "LlavaProcessor",
         "image_token": IMAGE_MARK,
-        "patch_size": tower["patch_size"],
+        "patch_size": checkpoint.tower.config["patch_size"],
         "vision_feature_select_strategy": "full",
         "num_additional_image_tokens": 0,
     }
@@ -210,17 +202,10 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
     backend = spec.build()
     backend.add_special_tokens([IMAGE_MARK])
     parts = json.loads(backend.to_str())
-    steps = parts.get("pre_tokenizer")
-    parts["pre_tokenizer"] = {
-        "type": "Sequence",
-        "pretokenizers": [_TWO_NEWLINES, *([steps] if steps else [])],
-    }
+    steps = [_TWO_NEWLINES, parts.get("pre_tokenizer")]
+    parts["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [step for step in steps if step]}
     (folder / "tokenizer.json").write_text(json.dumps(parts, ensure_ascii=False))
-    names: dict[str, int | None] = {
-        "bos_token": spec.bos,
-        "eos_token": spec.eos,
-        "pad_token": spec.pad,
-    }
+    names = {"bos_token": spec.bos, "eos_token": spec.eos, "pad_token": spec.pad}
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "padding_side": "left",

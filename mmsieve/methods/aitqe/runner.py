@@ -7,8 +7,9 @@ always be read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,17 +17,17 @@ import torch
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Preparer, Row, Runner, RunnerOptions
 from mmsieve.errors import SampleError
+from mmsieve.methods.aitqe.annotator import EnhanceOptions
 from mmsieve.methods.aitqe.answers import (
     HIGHEST,
     KEYS,
     LOWEST,
     MARKER,
     RECAPTION,
-    Answer,
     Refused,
-    RowMaker,
     fixed_pieces,
     is_score,
+    kept,
 )
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqeItem
@@ -34,14 +35,8 @@ from mmsieve.methods.aitqe.model import encode_images, load_enhancer
 from mmsieve.methods.base import BatchRunner, ImageEncoder, Result, Window
 from mmsieve.methods.cpu import speed_up
 from mmsieve.methods.decoding import Decoding, LanguageModel, Options, decode_greedily
-from mmsieve.methods.tokenizer import TokenizerSpec
-from mmsieve.sample import Image, Part, Sample, Text
-
-# AITQE's answer as a form to fill in: keys are given, a model chooses only the values
-
-_ESCAPES = '"\\/bfnrt'
-_Place: TypeAlias = tuple[int, list[int]]
-"""The number of a value, and the ids behind the fixed piece before it."""
+from mmsieve.methods.tokenizer import load_tokenizer
+from mmsieve.sample import Part, Sample, Text
 
 
 class Form:
@@ -57,12 +52,9 @@ class Form:
         self._after = _string_states(backend)
         inside = [sorted(states) for states in self._after]
         self._inside = [torch.tensor(ids) for ids in inside]
-        self._inside_or_end = {
-            fixed[0]: torch.tensor([*inside[False], fixed[0]]) for fixed in self._fixed[1:]
-        }
-        self.max_new_tokens = (
-            sum(map(len, self._fixed)) + 2 * sum(self._limits) + 4 * len(self._keys)
-        )
+        ends = {fixed[0] for fixed in self._fixed[1:]}
+        self._inside_or_end = {end: torch.tensor([*inside[False], end]) for end in ends}
+        self.max_new_tokens = sum(map(len, self._fixed)) + 2 * sum(self._limits) + 4 * len(keys)
 
     def is_done(self, ids: list[int]) -> bool:
         """Whether the last fixed piece is complete."""
@@ -80,44 +72,34 @@ class Form:
             known = len(value)
             fitting = [score for score in self._scores if score[:known] == value]
             return sorted({score[known] if len(score) > known else end for score in fitting})
-        escaped = self._is_escaped(value)
-        if escaped:
+        if self._read(value, number)[1]:
             return self._inside[True]
         return [end] if len(value) >= self._limits[number] else self._inside_or_end[end]
 
     def is_cut(self, ids: list[int]) -> bool:
         """Whether the first value, the rewrite, was ended by its limit."""
-        value = ids[len(self._fixed[0]) :]
-        return self._end(value, 0) >= self._limits[0]
+        return self._read(ids[len(self._fixed[0]) :], 0)[0] >= self._limits[0]
 
-    def _place(self, ids: list[int]) -> _Place:
+    def _place(self, ids: list[int]) -> tuple[int, list[int]]:
         """Where in the form these ids end: the number of the value that is next or under way, or
         of values in all, and the ids from the fixed piece before it on."""
         rest = ids
         for number in range(len(self._keys)):
             start = len(self._fixed[number])
-            end = self._end(rest[start:], number)
-            if start + end >= len(rest):
+            end = start + self._read(rest[start:], number)[0]
+            if end >= len(rest):
                 return number, rest
-            rest = rest[start + end :]
+            rest = rest[end:]
         return len(self._keys), rest
 
-    def _end(self, ids: list[int], number: int) -> int:
-        """How many ids the value takes."""
-        end = self._fixed[number + 1][0]
-        escaped = False
+    def _read(self, ids: list[int], number: int) -> tuple[int, bool]:
+        """How many of these ids the value takes, and whether they stop behind a backslash."""
+        end, escaped = self._fixed[number + 1][0], False
         for length, token in enumerate(ids):
             if token == end and not escaped:
-                return length
-            if not is_score(self._keys[number]):
-                escaped = self._after[escaped][token]
-        return len(ids)
-
-    def _is_escaped(self, ids: list[int]) -> bool:
-        escaped = False
-        for token in ids:
-            escaped = self._after[escaped][token]
-        return escaped
+                return length, False
+            escaped = not is_score(self._keys[number]) and self._after[escaped][token]
+        return len(ids), escaped
 
 
 def _ids(backend: Any, piece: str) -> list[int]:
@@ -130,7 +112,7 @@ def _string_states(backend: Any) -> list[dict[int, bool]]:
 
     Ids that break a JSON string, and special ones, are not in it.
     """
-    special = {number for number, token in backend.get_added_tokens_decoder().items()}
+    special = set(backend.get_added_tokens_decoder())
     states: list[dict[int, bool]] = [{}, {}]
     for token in range(backend.get_vocab_size()):
         text = "" if token in special else backend.decode([token], skip_special_tokens=False)
@@ -145,7 +127,7 @@ def _scan(text: str, escaped: bool) -> bool | None:
     """Whether the text of a JSON string ends behind a backslash; None where it isn't one."""
     for char in text:
         if escaped:
-            if char not in _ESCAPES:  # what is written in hex is for no model to need
+            if char not in '"\\/bfnrt':  # what is written in hex is for no model to need
                 return None
             escaped = False
         elif char == '"' or char < " ":
@@ -159,17 +141,6 @@ _LOOK_BACK = 2 * len(MARKER)
 """Ids at the end of an answer that may hold its marker."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswerSettings:
-    """How answers are generated."""
-
-    explain: bool
-    """To the end, not only to the overall score."""
-    max_new_tokens: int
-    forced: bool
-    """Whether keys are given, as only a checkpoint that has learnt answers in pieces knows them."""
-
-
 class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
     """Judges a stream of items in batches of like length; their answers' tokens come on top."""
 
@@ -179,30 +150,37 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
     def __init__(
         self,
         checkpoint: EnhancerCheckpoint,
-        tokenizer: TokenizerSpec,
+        enhancing: EnhanceOptions,
+        forced: bool,
         dtype: Dtype,
-        settings: AnswerSettings,
-        rows: RowMaker,
         options: RunnerOptions,
     ) -> None:
+        """Keys are given where answers are `forced`."""
         super().__init__(options)
         self.image_tokens = checkpoint.image_tokens
         self.model = load_enhancer(checkpoint, dtype).to(self.device)
         kernels = speed_up(self.model, self.model.dtype)
         self.language = LanguageModel(self.model)
-        self.encode = ImageEncoder(
-            checkpoint.tower,
-            self.device,
-            self.model.dtype,
-            lambda pixels: encode_images(self.model, pixels),
-        )
+        encode = partial(encode_images, self.model)
+        self.encode = ImageEncoder(checkpoint.tower, self.model, encode)
         self.encoders = (self.encode,)
-        self._backend = tokenizer.build(plain=False)
-        self._settings, self._rows = settings, rows
-        ends = checkpoint.end_ids | ({tokenizer.eos} if tokenizer.eos is not None else set())
-        keys = KEYS if settings.explain else KEYS[:2]
-        self._form = Form(self._backend, keys, settings.max_new_tokens) if settings.forced else None
-        self._rules = self._decoding(frozenset(ends))
+        tokenizer = load_tokenizer(checkpoint.folder)
+        self._backend = tokenizer.build()
+        self._rows = enhancing.rows
+        longest, self._form = enhancing.max_new_tokens, None
+        if forced:
+            keys = KEYS if enhancing.explain else KEYS[:2]
+            self._form = form = Form(self._backend, keys, longest)
+            self._rules = Decoding(
+                max_new_tokens=form.max_new_tokens,
+                end_ids=frozenset(),
+                stop=form.is_done,
+                allowed=form.allowed,
+            )
+        else:
+            ends = checkpoint.end_ids | ({tokenizer.eos} if tokenizer.eos is not None else set())
+            stop = None if enhancing.explain else self._is_scored
+            self._rules = Decoding(max_new_tokens=longest, end_ids=ends, stop=stop)
         self.notes = {"device": options.device, "kernels": kernels, "tower": checkpoint.tower.note}
 
     def tokens(self, item: AitqeItem) -> int:
@@ -222,29 +200,9 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
     ) -> Iterator[Row | SampleError]:
         """The row of each answer."""
         for item, ids in zip(items, computed, strict=True):
-            yield self._rows.make(
-                Answer(
-                    caption=item.caption,
-                    text=self._backend.decode(ids).strip(),
-                    truncated=item.truncated,
-                    rewrite_cut=self._form is not None and self._form.is_cut(ids),
-                )
-            )
-
-    def _decoding(self, ends: frozenset[int]) -> Decoding:
-        form = self._form
-        if form is not None:
-            return Decoding(
-                max_new_tokens=form.max_new_tokens,
-                end_ids=frozenset(),
-                stop=form.is_done,
-                allowed=form.allowed,
-            )
-        return Decoding(
-            max_new_tokens=self._settings.max_new_tokens,
-            end_ids=ends,
-            stop=None if self._settings.explain else self._is_scored,
-        )
+            text = self._backend.decode(ids).strip()
+            cut = self._form is not None and self._form.is_cut(ids)
+            yield self._rows.make(item.caption, text, item.truncated, cut)
 
     def _is_scored(self, ids: list[int]) -> bool:
         """Whether the marker behind the overall score is there; the last id may overhang it."""
@@ -270,22 +228,21 @@ class JudgedRunner:
         """Rows for a stream of (index, item), in any order."""
         for window in _WINDOW.split(items, _size):
             rows = dict(self._enhancer.run(window))
-            samples = {index: item.sample for index, item in window}
-            rewritten = [
-                (index, row)
-                for index, row in rows.items()
-                if not isinstance(row, SampleError) and row["rewritten"]
-            ]
-            texts = [
-                (index, side, row[used])
-                for index, row in rewritten
-                for side, used in (("caption", "caption"), ("recaption", "final_caption"))
-            ]
-            scores = self._score([_with_caption(samples[index], text) for index, _, text in texts])
-            for (index, side, _), score in zip(texts, scores, strict=True):
-                rows[index][f"{side}_quality"] = score  # type: ignore[index]
-            for _, row in rewritten:
-                _decide(row)
+            samples: dict[int, Sample] = {index: item.sample for index, item in window}
+            rewritten: list[Row] = []
+            texts: list[Sample] = []
+            for index, row in rows.items():
+                if not isinstance(row, SampleError) and row["rewritten"]:
+                    rewritten.append(row)
+                    for text in (row["caption"], row["final_caption"]):
+                        parts: list[Part] = [*samples[index].images, Text(text)]
+                        texts.append(replace(samples[index], parts=tuple(parts)))
+            scores = self._score(texts)
+            for row, before, after in zip(rewritten, scores[::2], scores[1::2], strict=True):
+                row |= {"caption_quality": before, "recaption_quality": after}
+                # better than a caption without a score is any rewrite that has one
+                if after is None or (before is not None and after <= before):
+                    row |= kept(row["caption"]) | {"rewrite_refused": str(Refused.NOT_BETTER)}
             yield from rows.items()
 
     def _score(self, samples: list[Sample]) -> list[float | None]:
@@ -300,19 +257,6 @@ class JudgedRunner:
         for place, row in self._judge.run(ready):
             scores[place] = None if isinstance(row, SampleError) else row[self._column]
         return scores
-
-
-def _decide(row: Row) -> None:
-    """Take a rewrite back unless it is better: than a caption without a score, any with one is."""
-    before, after = row["caption_quality"], row["recaption_quality"]
-    if after is None or (before is not None and after <= before):
-        refused = str(Refused.NOT_BETTER)
-        row.update(final_caption=row["caption"], rewritten=False, rewrite_refused=refused)
-
-
-def _with_caption(sample: Sample, text: str) -> Sample:
-    parts: tuple[Part, ...] = tuple(part for part in sample.parts if isinstance(part, Image))
-    return replace(sample, parts=(*parts, Text(text)))
 
 
 def _size(indexed: tuple[int, Any]) -> tuple[int, int]:

@@ -28,23 +28,12 @@ from mmsieve.images import Pixels
 from mmsieve.methods.base import TextImagePreparer, caption_image, caption_text
 from mmsieve.methods.clip.checkpoint import TEXT_FILES, ClipFolder, load_clip_tokenizer
 from mmsieve.methods.folders import hash_files
-from mmsieve.methods.unifilter.annotator import ScoringOptions, image_fingerprint
+from mmsieve.methods.unifilter.annotator import SCHEMA, ScoringOptions, image_fingerprint
 from mmsieve.sample import Sample, Text
 
-SCHEMA = pa.schema(
-    [
-        ("quality_score", pa.float32()),
-        ("num_images", pa.int32()),
-        ("num_tokens", pa.int32()),
-        ("truncated", pa.bool_()),
-        ("num_skipped_images", pa.int32()),
-    ]
-)
-"""Cosine (-1 to 1), images and text ids that the model saw, whether anything was cut, and images
-of a document that could not be used. No level: similarity has none."""
+COLUMNS = pa.schema([column for column in SCHEMA if column.name != "quality_level"])
+"""As of a classifier, but that the score is the cosine (-1 to 1), which has no level."""
 
-_LEAST_TOKENS = 3
-"""Beginning, end and something between."""
 _MOST_IMAGES = 256
 """Of one document: what comes after is not looked at, so that a document fits into memory."""
 
@@ -112,14 +101,14 @@ class Clip(Annotator):
     """A CLIP or SigLIP as an annotator: its table's columns, its fingerprint, its halves."""
 
     kind: Literal["quality"] = "quality"
-    schema = SCHEMA
+    schema = COLUMNS
     score_is_level = False
 
     def __init__(self, clip: ClipFolder, options: ScoringOptions) -> None:
         """Raises RequestError for a device that isn't there."""
         limit = options.max_text_tokens
-        if limit is not None and limit < _LEAST_TOKENS:
-            raise RequestError(f"max text tokens {limit}: clip: needs at least {_LEAST_TOKENS}")
+        if limit is not None and limit < 3:  # beginning, end and something between
+            raise RequestError(f"max text tokens {limit}: clip: needs at least 3")
         self.clip = clip
         self.options = options
         self.device = resolve_device(options.device)

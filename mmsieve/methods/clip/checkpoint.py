@@ -122,26 +122,24 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
     `spiece.model`; padded to the model's length, as it was trained, on the right unless
     tokenizer_config.json says otherwise. Raises RequestError.
     """
-    length = min(limit or clip.text_length, clip.text_length)
-    if clip.tower.kind == "siglip" and not (clip.folder / "tokenizer.json").is_file():
-        if find_spec("sentencepiece") is None or find_spec("google.protobuf") is None:
-            advice = "pip install sentencepiece protobuf"
-            raise RequestError(f"{clip.folder} has only {_SPIECE}, which needs more: {advice}")
-        stock = open_tokenizer(clip.folder, _SLOW)
-        return ClipTokenizer(None, clip.folder, length, *_padding(stock, clip.folder))
+    folder, length = clip.folder, min(limit or clip.text_length, clip.text_length)
     if clip.tower.kind == "clip":
-        stock = open_tokenizer(clip.folder, "CLIPTokenizer")
-        return ClipTokenizer(
-            stock.backend_tokenizer.to_str(), clip.folder, length, int(stock.eos_token_id), False
-        )
-    stock = open_tokenizer(clip.folder, "PreTrainedTokenizerFast")
-    backend = stock.backend_tokenizer
-    before = [] if backend.normalizer is None else [backend.normalizer]
-    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
-    return ClipTokenizer(backend.to_str(), clip.folder, length, *_padding(stock, clip.folder))
-
-
-def _padding(tokenizer: Any, folder: Path) -> tuple[int, bool]:
-    if tokenizer.pad_token_id is None:
+        stock = open_tokenizer(folder, "CLIPTokenizer")
+        json = stock.backend_tokenizer.to_str()
+        return ClipTokenizer(json, folder, length, int(stock.eos_token_id), pad_left=False)
+    if (folder / "tokenizer.json").is_file():
+        stock = open_tokenizer(folder, "PreTrainedTokenizerFast")
+        backend = stock.backend_tokenizer
+        before = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+        json = backend.to_str()
+    elif find_spec("sentencepiece") is None or find_spec("google.protobuf") is None:
+        advice = "pip install sentencepiece protobuf"
+        raise RequestError(f"{folder} has only {_SPIECE}, which needs more: {advice}")
+    else:
+        stock, json = open_tokenizer(folder, _SLOW), None
+    if stock.pad_token_id is None:
         raise RequestError(f"{folder}: its tokenizer has no pad token")
-    return int(tokenizer.pad_token_id), tokenizer.padding_side == "left"
+    return ClipTokenizer(
+        json, folder, length, int(stock.pad_token_id), stock.padding_side == "left"
+    )

@@ -10,8 +10,7 @@ from torch import Tensor
 from transformers import CLIPModel, SiglipModel
 
 from mmsieve.devices import Dtype
-from mmsieve.engine.annotator import Row, RunnerOptions
-from mmsieve.errors import SampleError, Status
+from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.methods.base import (
     Array,
     PixelNormaliser,
@@ -19,6 +18,7 @@ from mmsieve.methods.base import (
     TokenBudget,
     build_model,
     open_device,
+    quality_row,
     send,
 )
 from mmsieve.methods.clip.annotator import ClipItem
@@ -92,7 +92,7 @@ class ClipRunner:
                 own, images = images[: len(item.images)], images[len(item.images) :]
                 near, words = words[: len(item.texts)], words[len(item.texts) :]
                 # each image with the text nearest to it; a caption has one of each
-                yield index, _row(item, float((own @ near.T).max(1).mean()))
+                yield index, quality_row(item, float((own @ near.T).max(1).mean()))
 
     def _size(self, indexed: Indexed) -> tuple[int, int]:
         item = indexed[1]
@@ -123,15 +123,3 @@ class ClipRunner:
         for row, ids in zip(padded, texts, strict=True):
             row[slice(-len(ids), None) if self._tokenizer.pad_left else slice(len(ids))] = ids
         return self._towers.texts(padded)
-
-
-def _row(item: ClipItem, score: float) -> Row | SampleError:
-    if not np.isfinite(score):
-        return SampleError(Status.SCORE_NOT_FINITE, f"the score is {score}")
-    return {
-        "quality_score": score,
-        "num_images": len(item.images),
-        "num_tokens": item.num_tokens,
-        "truncated": item.truncated,
-        "num_skipped_images": item.skipped,
-    }

@@ -24,6 +24,7 @@ from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError
 from mmsieve.images import image_path
 from mmsieve.labels import CAPABILITIES, STYLES
+from mmsieve.methods.base import ModelOptions
 from mmsieve.methods.folders import hash_files
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import (
@@ -32,18 +33,13 @@ from mmsieve.methods.mmssr.inputs import (
     RatingPreparer,
     capability_question,
 )
-from mmsieve.methods.options import ModelOptions
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.options import Positive
-
-# Styles as text: what an answer may hold, and what one says
-
-_JOINT = ", "
 
 
 def join_styles(styles: Sequence[str]) -> str:
     """An answer that names these styles."""
-    return _JOINT.join(styles)
+    return ", ".join(styles)
 
 
 def parse_styles(answer: str) -> list[str]:
@@ -62,16 +58,13 @@ class StyleGrammar:
     def __init__(self, encode: Callable[[str], Sequence[int]], end: int) -> None:
         self._encode = lru_cache(None)(lambda text: tuple(encode(text)))
         self._end = end
-        self._next = lru_cache(4096)(self._find)
+        self._next = lru_cache(4096)(lambda ids: sorted(set(self._follow(ids))))
 
     def allowed(self, ids: Sequence[int]) -> list[int]:
         """The ids of which the next is one."""
         return self._next(tuple(ids))
 
-    def _find(self, ids: tuple[int, ...]) -> list[int]:
-        return sorted(set(self._follow(ids, ())))
-
-    def _follow(self, ids: tuple[int, ...], named: tuple[str, ...]) -> list[int]:
+    def _follow(self, ids: tuple[int, ...], named: tuple[str, ...] = ()) -> list[int]:
         """What may follow `ids` where an answer begins with the styles in `named`."""
         found = []
         for style in STYLES:
@@ -130,7 +123,14 @@ class MmSSR(Annotator):
             raise RequestError(
                 f"{styler.folder} takes other pixels than {scorer.folder}: run rate once for each"
             )
-        self.schema = pa.schema(self._columns())
+        columns = [(name, pa.int8()) for name in self.capabilities]
+        if options.expected:
+            columns += [(f"{name}_expected", pa.float32()) for name in self.capabilities]
+        if styler is not None:
+            columns.append(("styles", pa.list_(pa.string())))
+        self.schema = pa.schema(
+            [*columns, ("image_source", pa.string()), ("num_tokens", pa.int32())]
+        )
         self.fingerprint = self._fingerprint()
         if styler is None:
             self.notes = (_NO_STYLES,)
@@ -142,7 +142,8 @@ class MmSSR(Annotator):
         return (self.scorer, self.styler) if other and self.styler else (self.scorer,)
 
     @property
-    def _constrained(self) -> bool:
+    def constrained(self) -> bool:
+        """Whether only the nine styles can be answered."""
         if self.options.styles_decoding is not None:
             return self.options.styles_decoding == "constrained"
         return self.styler is not None and self.styler.own is not None
@@ -156,21 +157,13 @@ class MmSSR(Annotator):
         asked = self.options.clean_format
         return bool((model.own or {}).get("clean_format")) if asked is None else asked
 
-    def _columns(self) -> list[tuple[str, pa.DataType]]:
-        columns = [(name, pa.int8()) for name in self.capabilities]
-        if self.options.expected:
-            columns += [(f"{name}_expected", pa.float32()) for name in self.capabilities]
-        if self.styler is not None:
-            columns.append(("styles", pa.list_(pa.string())))
-        return [*columns, ("image_source", pa.string()), ("num_tokens", pa.int32())]
-
     def _fingerprint(self) -> dict[str, str]:
         options, spec = self.options, self.scorer.image
         found = {
             "method": "mmssr 1",
             "capabilities": str(self.capabilities),
             "expected": str(options.expected),
-            "styles": ("constrained" if self._constrained else "plain") if self.styler else "none",
+            "styles": ("constrained" if self.constrained else "plain") if self.styler else "none",
             "dtype": self.dtype,
             "max_tokens": str(self._max_tokens),
             "image_path": image_path(options.fast_images),
@@ -180,7 +173,9 @@ class MmSSR(Annotator):
         }
         for name, model in (("scorer", self.scorer), ("styler", self.styler)):
             if model is not None:
-                found[name] = _hash(model)
+                configs = ("config.json", "generation_config.json")
+                files = {model.folder / file for file in (*FILES, *configs)}
+                found[name] = hash_files({*model.tensors.values(), *files})
                 found[f"{name}_format"] = "clean" if self._is_clean(model) else "published"
         return found
 
@@ -197,23 +192,15 @@ class MmSSR(Annotator):
             writers=writers,
             image=self.scorer.image,
             max_tokens=self._max_tokens,
-            limits=self.options.image_limits,
-            orient=self.options.apply_orientation,
-            fast=self.options.fast_images,
+            **self.options.of_images,
         )
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; imports torch and loads the weights."""
         share_cores()
-        from mmsieve.methods.mmssr.runner import RatingRequest, RatingRunner
+        from mmsieve.methods.mmssr.runner import RatingRunner
 
-        request = RatingRequest(
-            capabilities=tuple(self.capabilities),
-            expected=self.options.expected,
-            styles=self.styler is not None,
-            constrained=self._constrained,
-        )
-        return RatingRunner(self.models, request, self.dtype, options)
+        return RatingRunner(self, options)
 
 
 def prompt_writer(model: OneVision, questions: list[str], clean: bool) -> PromptWriter:
@@ -252,10 +239,3 @@ def _check_capability(name: str, keyword: str) -> None:
         raise RequestError(f"capability {name!r}: a name has {advice}")
     if not keyword or "<" in keyword:
         raise RequestError(f"capability {name!r}: keyword {keyword!r} can't be asked about")
-
-
-def _hash(model: OneVision) -> str:
-    files = {*model.tensors.values(), *(model.folder / name for name in FILES)}
-    return hash_files(
-        files | {model.folder / "config.json", model.folder / "generation_config.json"}
-    )

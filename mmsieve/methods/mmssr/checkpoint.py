@@ -18,8 +18,6 @@ KIND = "llava_qwen"
 """`model_type` of these folders."""
 
 _WANTED = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch"}
-_NEWLINE = "model.image_newline"
-_HEAD = "lm_head.weight"
 
 
 class OneVision(CheckpointFolder):
@@ -57,7 +55,7 @@ def open_onevision(folder: Path) -> OneVision:
     if "score.weight" in tensors:
         raise RequestError(f"{folder}: a quality classifier, which rates nothing: use `score`")
     tied = bool(config.get("tie_word_embeddings", False))
-    for name in (_NEWLINE,) if tied else (_NEWLINE, _HEAD):
+    for name in ("model.image_newline", *([] if tied else ["lm_head.weight"])):
         if name not in tensors:
             raise RequestError(f"{folder}: no tensor `{name}`: it is not a LLaVA-OneVision model")
     check_config(folder, config, _WANTED)
@@ -74,17 +72,15 @@ def _used(folder: Path, tower: Tower) -> Tower:
     if tower.kind != "siglip":
         raise RequestError(f"{folder}: its vision tower is a {tower.kind}, not a siglip")
     used = tower.layers - 1
-    inside = {layer for name in tower.tensors if (layer := _layer(name)) is not None}
+    numbered = (name for name in tower.tensors if name.startswith("encoder.layers."))
+    layers = {name: int(name.split(".")[2]) for name in numbered}
+    inside = set(layers.values())
     if not inside.issuperset(range(used)):
         found = f"{len(inside)} layers in the copy inside"
         raise RequestError(f"{folder}: its vision tower has {tower.layers} layers, but {found}")
-    kept = {}
-    for name, place in tower.tensors.items():
-        layer = _layer(name)
-        if name.startswith("embeddings.") or (layer is not None and layer < used):
-            kept[name] = place
+    kept = {
+        name: place
+        for name, place in tower.tensors.items()
+        if name.startswith("embeddings.") or layers.get(name, used) < used
+    }
     return replace(tower, tensors=kept)
-
-
-def _layer(name: str) -> int | None:
-    return int(name.split(".")[2]) if name.startswith("encoder.layers.") else None

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mmsieve.errors import RequestError, SampleError, Status
-from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
+from mmsieve.images import ImageLimits, ImageSpec, decode, fit
 from mmsieve.labels import STYLES
 from mmsieve.methods.base import Portable
 from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec
-from mmsieve.sample import Image, Sample, Turn
+from mmsieve.sample import Sample, Turn
 
 SYSTEM = "You are a helpful assistant."
 STYLE_QUESTION = f"Interaction style candidates: [{', '.join(STYLES)}]\nStyles: "
@@ -83,19 +83,16 @@ class PromptWriter(Portable):
         return self.tokenizer.build(self.clean)
 
     @cached_property
-    def _frame(self) -> "_Frame":
+    def _frame(self) -> tuple[list[int], list[int], list[int], int]:
+        """The ids before a conversation, of a newline, behind it, and the one that ends a turn."""
         ids = [self._backend.token_to_id(name) for name in (START, END)]
         if None in ids:
             raise RequestError(f"the tokenizer has no {START} and {END}: it is not Qwen's")
         start, end = ids
         line = self._encode("\n")
         system = [start, *self._encode("system"), *line, *self._encode(self.system), end, *line]
-        return _Frame(
-            head=[*system, start, *self._encode("user"), *line],
-            line=line,
-            tail=[end, *line, start, *self._encode("assistant"), *line],
-            end=end,
-        )
+        head = [*system, start, *self._encode("user"), *line]
+        return head, line, [end, *line, start, *self._encode("assistant"), *line], end
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
@@ -108,16 +105,16 @@ class PromptWriter(Portable):
         separately, as published.
         """
         *before, last = format_turns(turns, self.clean).split(_MARK)
-        frame = self._frame
+        head, line, tail, _ = self._frame
         middle: list[int] = []
         for piece in before:
-            middle += [*self._encode(piece), IMAGE, *frame.line]
+            middle += [*self._encode(piece), IMAGE, *line]
         texts = [last, *(f"{last}\n{question}" for question in self.questions)]
         encoded = self._backend.encode_batch(texts, add_special_tokens=False)
         bare, *asked = [found.ids for found in encoded]
-        ends = [[*ids, *frame.tail] for ids in asked]
+        ends = [[*ids, *tail] for ids in asked]
         common = _common(ends)
-        shared = [*frame.head, *middle, *ends[0][:common]]
+        shared = [*head, *middle, *ends[0][:common]]
         spliced = len(before) * (self.image_tokens - 1)
         prompt = Prompt(
             shared=np.array(shared, np.int32),
@@ -128,7 +125,7 @@ class PromptWriter(Portable):
 
     def answer(self, text: str) -> list[int]:
         """The ids of an answer as training teaches it, its end included."""
-        return [*self._encode(text), self._frame.end]
+        return [*self._encode(text), self._frame[-1]]
 
 
 def _common(ends: list[list[int]]) -> int:
@@ -136,16 +133,6 @@ def _common(ends: list[list[int]]) -> int:
     same = min(map(len, ends)) - 1
     pairs = zip(min(ends), max(ends), strict=False)  # the two that differ first
     return next((n for n, (a, b) in enumerate(pairs) if n == same or a != b), same)
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """The ids around a conversation."""
-
-    head: list[int]
-    line: list[int]
-    tail: list[int]
-    end: int
 
 
 @dataclass(frozen=True)
@@ -177,17 +164,16 @@ class RatingPreparer:
             message = f"{longest} tokens with their images, the limit is {self.max_tokens}"
             raise SampleError(Status.TEXT_TOO_LONG, message)
         side = self.image.size
-        pixels = [self._pixels(image) for image in sample.images]
+        pixels = []
+        for image in sample.images:
+            whole = decode(image.data, self.limits, image.frame, self.orient, self.fast)
+            pixels.append(fit(whole, self.image, fast=self.fast))
         return RatingItem(
             prompts=prompts,
             images=np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8),
             num_tokens=asked[0][1],
             image_source=source,
         )
-
-    def _pixels(self, image: Image) -> Pixels:
-        pixels = decode(image.data, self.limits, image.frame, self.orient, self.fast)
-        return fit(pixels, self.image, fast=self.fast)
 
 
 def check_turns(sample: Sample) -> None:

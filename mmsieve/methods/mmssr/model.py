@@ -29,6 +29,7 @@ _PARTS = {
     "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
 }
 """Published prefix -> that of the stock class."""
+_MODEL = LlavaOnevisionForConditionalGeneration
 _TOWER = "model.vision_tower."
 _SELECT_LAYER = -2
 """The tower's hidden state that is used: the last layer's input."""
@@ -44,15 +45,8 @@ def load_rater(
 
     Raises RequestError where tensors are missing or of another shape than the config says.
     """
-    return build_stock(checkpoint, stock_state(checkpoint), stock_config(checkpoint), dtype)
-
-
-def build_stock(
-    checkpoint: OneVision, state: dict[str, Tensor], config: LlavaOnevisionConfig, dtype: str
-) -> LlavaOnevisionForConditionalGeneration:
-    """The stock model of a state dict; raises RequestError where it and the config do not fit."""
-    kind, folder = LlavaOnevisionForConditionalGeneration, checkpoint.folder
-    return build_model(kind, dtype, folder, config=config, state_dict=state)[0]
+    config, state = stock_config(checkpoint), stock_state(checkpoint)
+    return build_model(_MODEL, dtype, checkpoint.folder, config=config, state_dict=state)[0]
 
 
 def stock_config(checkpoint: OneVision) -> LlavaOnevisionConfig:
@@ -83,7 +77,7 @@ def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
     """The tensors under the stock class's names."""
     places = {_TOWER + stock: place for stock, place in checkpoint.tower.tensors.items()}
     for name, file in checkpoint.tensors.items():
-        stock = _stock_name(name)
+        stock = name if name in _SAME else rename(name, _PARTS.items())
         if stock is not None and not (stock == "lm_head.weight" and checkpoint.ties_embeddings):
             places[stock] = (file, name)
     state = read_tensors(places)
@@ -92,10 +86,6 @@ def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
         if name in state:
             state[name] = state[name][:size].clone()  # the rest can go
     return state | _unused(checkpoint, state)
-
-
-def _stock_name(name: str) -> str | None:
-    return name if name in _SAME else rename(name, _PARTS.items())
 
 
 def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -150,7 +140,7 @@ def encode_images(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor)
     return torch.cat([patches, newline], 1)
 
 
-# A rater's folder -> the stock Hugging Face layout, for servers that know the stock class
+# The stock layout, for servers that know the stock class
 
 _IMAGE, _VIDEO = "<image>", "<video>"
 
@@ -192,8 +182,12 @@ def convert_rater(folder: Path, out: Path) -> list[str]:
     config.text_config.vocab_size = size + 2
     state = _with_marks(stock_state(checkpoint), checkpoint, size)
     dtype = str(checkpoint.config.get("torch_dtype", "bfloat16"))
-    model = build_stock(checkpoint, state, config, dtype)
-    _generate_as(model, checkpoint)
+    model, _ = build_model(_MODEL, dtype, folder, config=config, state_dict=state)
+    # greedy, as the published scripts ask, with the folder's own ends and penalty
+    model.generation_config.do_sample = False
+    model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
+    model.generation_config.pad_token_id = checkpoint.generation.get("pad_token_id")
+    model.generation_config.repetition_penalty = checkpoint.repetition_penalty
     with quiet():
         model.save_pretrained(out)
         _save_tokenizer(folder, out)
@@ -229,14 +223,6 @@ def _with_marks(state: dict[str, Tensor], checkpoint: OneVision, size: int) -> d
     return state | {name: state[name][rows] for name in BY_TOKEN if name in state}
 
 
-def _generate_as(model: Any, checkpoint: OneVision) -> None:
-    """Greedy, as the published scripts ask, with the folder's own ends and penalty."""
-    model.generation_config.do_sample = False
-    model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
-    model.generation_config.pad_token_id = checkpoint.generation.get("pad_token_id")
-    model.generation_config.repetition_penalty = checkpoint.repetition_penalty
-
-
 def _processor(checkpoint: OneVision) -> dict[str, dict[str, Any]]:
     """The files of LlavaOnevisionProcessor, by name."""
     spec = checkpoint.image
@@ -255,13 +241,12 @@ def _processor(checkpoint: OneVision) -> dict[str, dict[str, Any]]:
         "rescale_factor": spec.scale,
         "size": {"height": spec.size, "width": spec.size},
     }
-    shown = ("do_convert_rgb", "do_normalize", "do_rescale", "do_resize", "image_mean", "image_std")
-    same = (*shown, "processor_class", "resample", "rescale_factor", "size")
-    video = {name: image[name] for name in same}
+    left_out = ("do_pad", "image_grid_pinpoints", "image_processor_type")
+    video = {name: value for name, value in image.items() if name not in left_out}
+    video["video_processor_type"] = "LlavaOnevisionVideoProcessor"
     return {
         "preprocessor_config.json": image,
-        "video_preprocessor_config.json": video
-        | {"video_processor_type": "LlavaOnevisionVideoProcessor"},
+        "video_preprocessor_config.json": video,
         "processor_config.json": {
             "image_token": _IMAGE,
             "num_image_tokens": checkpoint.tower.patches,

@@ -1,7 +1,7 @@
 """mmSSR's device half: items -> batches -> ratings and styles -> rows."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,13 +23,12 @@ from mmsieve.methods.decoding import (
     forward_tree,
     prefill,
 )
-from mmsieve.methods.mmssr.annotator import StyleGrammar, parse_styles
+from mmsieve.methods.mmssr.annotator import MmSSR, StyleGrammar, parse_styles
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import END, Prompt, RatingItem
 from mmsieve.methods.mmssr.model import encode_images, load_rater
 from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
 
-_DIGITS = "012345"
 _MAX_ANSWER = 1024
 """Tokens of an answer, as published."""
 
@@ -49,19 +48,16 @@ class LoadedRater:
     """A rater, loaded."""
 
     def __init__(self, checkpoint: OneVision, dtype: Dtype, device: torch.device) -> None:
-        self._checkpoint = checkpoint
-        self._device = device
         self._tokenizer = load_tokenizer(checkpoint.folder).build()
-        self._digits = torch.tensor(_digit_ids(checkpoint, self._encode), device=device)
+        digits = [self._encode(digit) for digit in "012345"]
+        if any(len(ids) != 1 for ids in digits):
+            raise RequestError(f"{checkpoint.folder}: its tokenizer has no token for each digit")
+        self._digits = torch.tensor([ids[0] for ids in digits], device=device)
         self._model = load_rater(checkpoint, dtype).to(device)
         self.kernels = speed_up(self._model.model, self._model.dtype)
         self._language = LanguageModel(self._model)
-        self.features = ImageEncoder(
-            checkpoint.tower,
-            device,
-            self._model.dtype,
-            lambda pixels: encode_images(self._model, pixels),
-        )
+        encode = partial(encode_images, self._model)
+        self.features = ImageEncoder(checkpoint.tower, self._model, encode)
         end: Any = self._tokenizer.token_to_id(END)
         grammar = StyleGrammar(self._encode, end)
         ends = checkpoint.end_ids | {end}
@@ -119,8 +115,7 @@ class LoadedRater:
         self, prefilled: Prefilled, ends: Sequence[tuple[int, ...]], constrained: bool
     ) -> list[str]:
         """The answer of each row to the question that ends in `ends`; uses `prefilled` up."""
-        rules = self._constrained if constrained else self._plain
-        ids = self.generate(prefilled, ends, rules)
+        ids = self.generate(prefilled, ends, self._constrained if constrained else self._plain)
         return [text.strip() for text in self._tokenizer.decode_batch(ids)]
 
     def generate(
@@ -136,44 +131,21 @@ class LoadedRater:
         return ids
 
 
-def _digit_ids(checkpoint: OneVision, encode: Callable[[str], list[int]]) -> list[int]:
-    ids = [encode(digit) for digit in _DIGITS]
-    if any(len(own) != 1 for own in ids):
-        raise RequestError(f"{checkpoint.folder}: its tokenizer has no token for each digit")
-    return [own[0] for own in ids]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RatingRequest:
-    """What is asked of the models, and what a row has of the answers."""
-
-    capabilities: tuple[str, ...]
-    """Names; the first model's prompt has their questions, in this order."""
-    expected: bool
-    styles: bool
-    """Whether the last model's prompt ends with the question for styles."""
-    constrained: bool
-    """Whether only the nine styles can be answered."""
-
-
 class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
-    """Rates a stream of items in batches of equal length."""
+    """Rates a stream of items in batches of equal length.
+
+    The first model's prompt has the questions for capabilities, in order; the last model's ends
+    with the one for styles.
+    """
 
     remedy = ", --max-tokens (longer samples become rows without ratings)"
 
-    def __init__(
-        self,
-        models: Sequence[OneVision],
-        request: RatingRequest,
-        dtype: Dtype,
-        options: RunnerOptions,
-    ) -> None:
-        """`models` are the scorer, and the styler where it is another one."""
+    def __init__(self, asked: MmSSR, options: RunnerOptions) -> None:
         super().__init__(options)
-        self._request = request
-        self.models = [LoadedRater(model, dtype, self.device) for model in models]
+        self._asked = asked
+        self.models = [LoadedRater(model, asked.dtype, self.device) for model in asked.models]
         self.encoders = [model.features for model in self.models]
-        kernels, tower = self.models[0].kernels, models[0].tower.note
+        kernels, tower = self.models[0].kernels, asked.scorer.tower.note
         self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
 
     def tokens(self, item: RatingItem) -> int:
@@ -197,12 +169,12 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
             prompts = [item.prompts[number] for item in items]
             prefilled = model.prefill(prompts, [item.images for item in items])
             if number == 0:
-                questions = len(self._request.capabilities)
+                questions = len(self._asked.capabilities)
                 ratings = model.rate(prefilled, [prompt.ends[:questions] for prompt in prompts])
                 problems = [self._fill(row, own) for row, own in zip(rows, ratings, strict=True)]
-            if self._request.styles and model is self.models[-1]:
+            if self._asked.styler is not None and model is self.models[-1]:
                 ends = [prompt.ends[-1] for prompt in prompts]
-                answers = model.answer(prefilled, ends, self._request.constrained)
+                answers = model.answer(prefilled, ends, self._asked.constrained)
                 for row, answer in zip(rows, answers, strict=True):
                     row["styles"] = parse_styles(answer)
         return [_result(row, problem) for row, problem in zip(rows, problems, strict=True)]
@@ -210,11 +182,11 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
     def _fill(self, row: Row, ratings: SampleRatings) -> str | None:
         """Set a row's ratings; what is wrong with them, if anything is."""
         wrong = []
-        for name, rating, expected, text in zip(self._request.capabilities, *ratings, strict=True):
+        for name, rating, expected, text in zip(self._asked.capabilities, *ratings, strict=True):
             row[name] = rating
             if rating is None:
                 wrong.append(f"{name} {text!r}")
-            if self._request.expected:
+            if self._asked.options.expected:
                 row[f"{name}_expected"] = expected
         return f"not a rating from 0 to 5: {', '.join(wrong)}" if wrong else None
 

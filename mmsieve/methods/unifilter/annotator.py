@@ -29,8 +29,8 @@ from cyclopts import Parameter
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, image_path
+from mmsieve.methods.base import ModelOptions
 from mmsieve.methods.folders import hash_files
-from mmsieve.methods.options import ModelOptions
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.checkpoint import Checkpoint
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
@@ -81,8 +81,19 @@ class UniFilter(Annotator):
         self.schema = SCHEMA
         # Not as in the published scorer, where it is the probability of one of several labels
         self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None
-        self._settings = _settings(options, checkpoint.own or {})
-        self.fingerprint = self._fingerprint()
+        self._settings = settings = _settings(options, checkpoint.own or {})
+        tower = {file for file, _ in checkpoint.tower.tensors.values()}
+        weights = {*checkpoint.tensors.values(), checkpoint.folder / "config.json"}
+        self.fingerprint = {
+            "method": "unifilter 1",
+            "weights": hash_files(weights),
+            "tower": hash_files(tower),
+            "tokenizer": hash_files(checkpoint.folder / name for name in FILES),
+            "dtype": self.dtype,
+            **image_fingerprint(checkpoint.image, options, settings["fit"]),
+            "text_tokens": f"{settings['caption_tokens']} {settings['document_tokens']}",
+            "plain_text": str(settings["plain_text"]),
+        }
         self.notes = self._notes()
 
     def _notes(self) -> tuple[str, ...]:
@@ -96,21 +107,6 @@ class UniFilter(Annotator):
             "is the probability of label 1, not of the best one"
         )
         return tower, warning
-
-    def _fingerprint(self) -> dict[str, str]:
-        checkpoint, options = self.checkpoint, self.options
-        folder, preparer = checkpoint.folder, self._settings
-        tower = {file for file, _ in checkpoint.tower.tensors.values()}
-        return {
-            "method": "unifilter 1",
-            "weights": hash_files({*checkpoint.tensors.values(), folder / "config.json"}),
-            "tower": hash_files(tower),
-            "tokenizer": hash_files(folder / name for name in FILES),
-            "dtype": self.dtype,
-            **image_fingerprint(checkpoint.image, options, preparer["fit"]),
-            "text_tokens": f"{preparer['caption_tokens']} {preparer['document_tokens']}",
-            "plain_text": str(preparer["plain_text"]),
-        }
 
     def preparer(self) -> UniFilterPreparer:
         """The CPU half."""

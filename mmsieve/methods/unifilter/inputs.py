@@ -4,6 +4,7 @@ The prompts and the order of cutting are those of the published scorers (data_sc
 llava/mm_utils.py of Victorwz/UniFilter); scoring and training both build their inputs here.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ from mmsieve.errors import SampleError, Status
 from mmsieve.images import Pixels
 from mmsieve.methods.base import TextImagePreparer, caption_image, caption_text
 from mmsieve.methods.tokenizer import IMAGE
-from mmsieve.sample import Image, Sample, Text
+from mmsieve.sample import Sample, Text
 
 Span: TypeAlias = tuple[int, int]
 """Characters of a prompt: start and end."""
@@ -67,27 +68,18 @@ class UniFilterPreparer(TextImagePreparer):
         for part in sample.parts:
             if isinstance(part, Text):
                 pieces.append(part.text.replace(_MARK, "<image-placeholder>"))
-            elif self._full(len(images)):
-                break
-            elif (pixels := self._usable(part)) is None:
-                skipped += 1
+            elif len(images) * self.image_tokens >= (self.max_sequence or math.inf):
+                break  # what follows is cut off anyway
             else:
-                pieces.append(_MARK)
-                images.append(pixels)
+                try:
+                    images.append(self.pixels(part, min_side=2))
+                except SampleError:  # left out, and one a pixel wide too
+                    skipped += 1
+                else:
+                    pieces.append(_MARK)
         if not images:
             raise SampleError(Status.NO_USABLE_IMAGE, f"{skipped} images, none of them usable")
         return self._item("\n\n".join(pieces), images, self.document_tokens, skipped)
-
-    def _full(self, images: int) -> bool:
-        """Whether that many images fill the sequence: what follows is cut off anyway."""
-        return self.max_sequence is not None and images * self.image_tokens >= self.max_sequence
-
-    def _usable(self, image: Image) -> Pixels | None:
-        """An image of a document, or None: a broken one is left out, and one a pixel wide too."""
-        try:
-            return self.pixels(image, min_side=2)
-        except SampleError:
-            return None
 
     def _item(self, prompt: str, images: list[Pixels], limit: int, skipped: int) -> Item:
         ids, _ = self.encode(prompt)

@@ -1,7 +1,6 @@
 """UniFilter's device half: items -> batches -> logits -> rows."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,9 +8,9 @@ from torch import Tensor
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Row, RunnerOptions
-from mmsieve.errors import SampleError, Status
+from mmsieve.errors import SampleError
 from mmsieve.labels import Scoring, quality
-from mmsieve.methods.base import BatchRunner, ImageEncoder, send
+from mmsieve.methods.base import BatchRunner, ImageEncoder, quality_row, send
 from mmsieve.methods.cpu import speed_up
 from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.methods.unifilter.checkpoint import Checkpoint
@@ -25,16 +24,15 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
     def __init__(self, checkpoint: Checkpoint, dtype: Dtype, options: RunnerOptions) -> None:
         super().__init__(options)
         self._image_tokens = checkpoint.image_tokens
-        self._scoring = _scoring(checkpoint)
+        self._scoring: Scoring = "published" if checkpoint.own is None else "expected"
+        if checkpoint.num_labels == 1:
+            self._scoring = "regression"
         self.boundary = _boundary(checkpoint)
         self.model = load_classifier(checkpoint, dtype).to(self.device)
         kernels = speed_up(self.model.model, self.model.dtype)
         self.model.read_last_only()
         self._encode = ImageEncoder(
-            checkpoint.tower,
-            self.device,
-            self.model.dtype,
-            lambda pixels: self.model.encode_images(pixels),
+            checkpoint.tower, self.model, lambda pixels: self.model.encode_images(pixels)
         )
         self.encoders = (self._encode,)
         self.notes = {"device": options.device, "kernels": kernels, "tower": checkpoint.tower.note}
@@ -53,7 +51,8 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
     def rows(self, items: list[Item], computed: Tensor) -> Iterator[Row | SampleError]:
         """A row per item: its score and level."""
         for item, logits in zip(items, computed.float().cpu().numpy(), strict=True):
-            yield self._row(item, logits)
+            score, level = quality(logits, self._scoring)
+            yield quality_row(item, score, quality_level=level)
 
     def _collate(self, items: list[Item]) -> tuple[Tensor, Tensor]:
         """Ids [batch, longest] with an IMAGE for every embedding, and lengths [batch]."""
@@ -70,36 +69,14 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
         if not pixels:
             return send(np.empty((0, self.model.score.in_features), np.float32), self.device)
         embeddings = self._encode(np.concatenate(pixels)).flatten(0, 1)
-        kept = [self._kept(item) for item in items]
+        # of each item's images what is within its length
+        kept = [item.num_tokens - int((item.ids != IMAGE).sum()) for item in items]
         if sum(kept) == len(embeddings):
             return embeddings
         ends = np.cumsum([len(item.images) * self._image_tokens for item in items])
         firsts = [0, *ends[:-1]]
         rows = [first + np.arange(n) for first, n in zip(firsts, kept, strict=True)]
         return embeddings[send(np.concatenate(rows), self.device)]
-
-    def _kept(self, item: Item) -> int:
-        """Embeddings of the item's images that are within its length."""
-        return item.num_tokens - int((item.ids != IMAGE).sum())
-
-    def _row(self, item: Item, logits: np.ndarray[Any, np.dtype[np.float32]]) -> Row | SampleError:
-        score, level = quality(logits, self._scoring)
-        if not np.isfinite(score):
-            return SampleError(Status.SCORE_NOT_FINITE, f"the score is {score}")
-        return {
-            "quality_score": score,
-            "quality_level": level,
-            "num_images": len(item.images),
-            "num_tokens": item.num_tokens,
-            "truncated": item.truncated,
-            "num_skipped_images": item.skipped,
-        }
-
-
-def _scoring(checkpoint: Checkpoint) -> Scoring:
-    if checkpoint.num_labels == 1:
-        return "regression"
-    return "published" if checkpoint.own is None else "expected"
 
 
 def _boundary(checkpoint: Checkpoint) -> int | None:

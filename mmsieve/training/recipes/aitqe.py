@@ -3,7 +3,8 @@
 Its training was not published: the hyperparameters are those of the raters in `mmssr`.
 """
 
-from mmsieve.training.recipe import Backbone, BundledRecipe, EnhancerRecipe
+from mmsieve.training.recipe import Backbone, EnhancerRecipe
+from mmsieve.training.recipes import not_run
 from mmsieve.training.recipes.mmssr import ONE_GPU, SMOKE, STAGE
 
 _WHOLE = EnhancerRecipe(
@@ -15,28 +16,18 @@ _WHOLE = EnhancerRecipe(
 _LORA = _WHOLE.changed(name="aitqe-qwen2-7b-lora", enhancer=ONE_GPU)
 
 RECIPES = (
-    BundledRecipe(
-        recipe=_WHOLE,
-        smoke=_WHOLE.changed(enhancer=SMOKE),
-        about="""\
-aitqe-qwen2-7b: an enhancer with the base models of the paper, all of it trained.
-
-Command:   mmsieve train enhancer aitqe-qwen2-7b --data train.json --out enhancer
-Hardware:  8 GPUs of 80 GB with FSDP or DeepSpeed; not run by us
-Time:      not measured
-Expected:  not published
-""",
+    not_run(
+        _WHOLE,
+        _WHOLE.changed(enhancer=SMOKE),
+        what="an enhancer with the base models of the paper, all of it trained",
+        command="mmsieve train enhancer aitqe-qwen2-7b --data train.json --out enhancer",
+        hardware="8 GPUs of 80 GB with FSDP or DeepSpeed",
     ),
-    BundledRecipe(
-        recipe=_LORA,
-        smoke=_LORA.changed(enhancer=SMOKE),
-        about="""\
-aitqe-qwen2-7b-lora: an enhancer with the base models of the paper, on one GPU.
-
-Command:   mmsieve train enhancer aitqe-qwen2-7b-lora --data train.json --out enhancer
-Hardware:  one GPU of 80 GB; not run by us
-Time:      not measured
-Expected:  not published
-""",
+    not_run(
+        _LORA,
+        _LORA.changed(enhancer=SMOKE),
+        what="an enhancer with the base models of the paper, on one GPU",
+        command="mmsieve train enhancer aitqe-qwen2-7b-lora --data train.json --out enhancer",
+        hardware="one GPU of 80 GB",
     ),
 )

@@ -7,16 +7,10 @@ tower at a fifth of the rate, from LLaVA-OneVision's mid stage.
 from collections.abc import Mapping
 from typing import Any
 
-from mmsieve.training.recipe import BundledRecipe, Lora, RaterRecipe, SftStage
-from mmsieve.training.recipes import PUBLISHED
+from mmsieve.training.recipe import Lora, RaterRecipe, SftStage
+from mmsieve.training.recipes import PUBLISHED, not_run
 
-STAGE = SftStage(
-    batch=1,
-    total_batch=256,
-    learning_rate=1e-5,
-    tower_rate=0.2,
-    **PUBLISHED,
-)
+STAGE = SftStage(batch=1, total_batch=256, learning_rate=1e-5, tower_rate=0.2, **PUBLISHED)
 """All of the model learns: several GPUs, with FSDP or DeepSpeed."""
 
 ONE_GPU: Mapping[str, Any] = {
@@ -41,43 +35,25 @@ _STYLER = _SCORER.changed(name="mmssr-qwen2-7b-styler", answers=("styles",))
 _BOTH = _SCORER.changed(name="mmssr-qwen2-7b-lora", answers=("ratings", "styles"), rater=ONE_GPU)
 
 RECIPES = (
-    BundledRecipe(
-        recipe=_SCORER,
-        smoke=_SCORER.changed(rater=SMOKE),
-        about="""\
-mmssr-qwen2-7b-scorer: a scorer at the published size and settings.
-
-Command:   accelerate launch -m mmsieve train rater mmssr-qwen2-7b-scorer \
-               --data train.json --out scorer
-Hardware:  8 GPUs of 80 GB with FSDP or DeepSpeed (published: 128); not run by us
-Time:      not measured
-Expected:  not published
-""",
+    *(
+        not_run(
+            recipe,
+            recipe.changed(rater=SMOKE),
+            what=f"a {kind} at the published size and settings",
+            command=f"accelerate launch -m mmsieve train rater {recipe.name} "
+            f"               --data train.json --out {kind}",
+            hardware="8 GPUs of 80 GB with FSDP or DeepSpeed (published: 128)",
+        )
+        for kind, recipe in (("scorer", _SCORER), ("styler", _STYLER))
     ),
-    BundledRecipe(
-        recipe=_STYLER,
-        smoke=_STYLER.changed(rater=SMOKE),
-        about="""\
-mmssr-qwen2-7b-styler: a styler at the published size and settings.
-
-Command:   accelerate launch -m mmsieve train rater mmssr-qwen2-7b-styler \
-               --data train.json --out styler
-Hardware:  8 GPUs of 80 GB with FSDP or DeepSpeed (published: 128); not run by us
-Time:      not measured
-Expected:  not published
-""",
-    ),
-    BundledRecipe(
-        recipe=_BOTH,
-        smoke=_BOTH.changed(rater=SMOKE),
-        about="""\
-mmssr-qwen2-7b-lora: scorer and styler in one, on one GPU; also to add a capability.
-
-Command:   mmsieve train rater mmssr-qwen2-7b-lora --data train.json --out rater
-           with --start-from mengyaolyu/mmssr-7b-scorer: a released scorer goes on from there
-Hardware:  one GPU of 80 GB; not run by us
-Time:      not measured
-Expected:  not measured
-""",
+    not_run(
+        _BOTH,
+        _BOTH.changed(rater=SMOKE),
+        what="scorer and styler in one, on one GPU; also to add a capability",
+        command="mmsieve train rater mmssr-qwen2-7b-lora --data train.json --out rater\n"
+        "           with --start-from mengyaolyu/mmssr-7b-scorer: a released scorer goes on from "
+        "there",
+        hardware="one GPU of 80 GB",
+        expected="not measured",
     ),
 )

@@ -4,13 +4,7 @@ Hyperparameters of LLaVA/scripts/v1_5/pretrain.sh and train_classifier.sh (Victo
 stage 1 sees 512 captions between updates, stage 2 512 texts, here 128 groups of four.
 """
 
-from mmsieve.training.recipe import (
-    BundledRecipe,
-    ClassifierStage,
-    Optimisation,
-    Pretrained,
-    Recipe,
-)
+from mmsieve.training.recipe import BundledRecipe, ClassifierStage, Optimisation, Pretrained, Recipe
 from mmsieve.training.recipes import PUBLISHED
 
 _SIGLIP, _SIGLIP2 = "google/siglip-so400m-patch14-384", "google/siglip2-so400m-patch14-384"
@@ -37,18 +31,9 @@ def _published(
     recipe = Recipe(
         name=name,
         start=Pretrained(language_model=language_model, vision_tower=vision_tower),
-        projector=Optimisation(
-            batch=64,
-            total_batch=512,
-            learning_rate=1e-3,
-            **PUBLISHED,
-        ),
+        projector=Optimisation(batch=64, total_batch=512, learning_rate=1e-3, **PUBLISHED),
         classifier=ClassifierStage(
-            batch=8,
-            total_batch=128,
-            learning_rate=2e-5,
-            epochs=10,
-            **PUBLISHED,
+            batch=8, total_batch=128, learning_rate=2e-5, epochs=10, **PUBLISHED
         ),
         weights="bfloat16",
     )
