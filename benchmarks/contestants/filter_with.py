@@ -164,20 +164,19 @@ class DuckDb(Contestant):
 
     def outcomes(self) -> Iterator[pl.DataFrame]:
         """The rows read back beside their group's threshold."""
-        source, outcome, tied = "judged", "reason", "NULL"
-        if self.options.top_fraction is not None:
-            source = "judged LEFT JOIN thresholds USING (grp)"
-            outcome = (
-                "CASE WHEN reason IS NOT NULL THEN reason WHEN value >= cutoff THEN NULL "
-                "ELSE 'below_cut' END"
-            )
-            tied = "CASE WHEN reason IS NULL AND value = cutoff AND ties < equal THEN grp END"
-        # a connection reads one result at a time
-        yield from _frames(
-            self.connection.cursor().execute(
-                f"SELECT {outcome} AS reason, score, {tied} AS tied FROM {source}"
-            )
-        )
+        # a join in SQL doesn't keep the order of the rows: thresholds are looked up by polars
+        rows = self._read("SELECT reason, score, value, grp FROM judged")
+        if self.options.top_fraction is None:
+            yield from (frame.select("reason", "score", tied=pl.lit(None)) for frame in rows)
+            return
+        thresholds = pl.concat(self._read("FROM thresholds"))
+        for frame in rows:
+            yield _outcome(frame.lazy(), thresholds).collect()
+
+    def _read(self, query: str) -> Iterator[pl.DataFrame]:
+        # a cursor, as a connection reads one result at a time; `execute` would hold all rows
+        for batch in self.connection.cursor().sql(query).to_arrow_reader(BATCH):
+            yield pl.DataFrame(pa.table(batch))
 
     def kept_ties(self, tied: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """The tied rows ranked by hash, then by place."""
@@ -192,12 +191,18 @@ class DuckDb(Contestant):
             "row_number() OVER (PARTITION BY grp ORDER BY hash DESC, rowid) AS rank FROM tied) "
             "JOIN thresholds USING (grp) ORDER BY n"
         )
-        yield from _frames(self.connection.cursor().execute("SELECT kept FROM kept"))
+        yield from self._read("SELECT kept FROM kept")
 
 
-def _frames(result: Any) -> Iterator[pl.DataFrame]:
-    for batch in result.to_arrow_reader(BATCH):
-        yield pl.DataFrame(pa.table(batch))
+def _outcome(rows: pl.LazyFrame, thresholds: pl.DataFrame) -> pl.LazyFrame:
+    """Judged rows by the threshold of their group."""
+    value, cutoff = pl.col("value"), pl.col("cutoff")
+    ranked = pl.col("reason").is_null()
+    below = pl.when(ranked & (value < cutoff)).then(pl.lit("below_cut"))
+    is_open = ranked & (value == cutoff) & (pl.col("ties") < pl.col("equal"))
+    joined = rows.join(thresholds.lazy(), on="grp", how="left", maintain_order="left")
+    tied = pl.when(is_open).then(pl.col("grp"))
+    return joined.select(below.otherwise(pl.col("reason")).alias("reason"), "score", tied=tied)
 
 
 class Polars(Contestant):
@@ -247,14 +252,16 @@ class Polars(Contestant):
         else:
             nth = pl.len().cast(pl.Int64) * above // below - 1
             at = ranked.group_by("grp").agg(value.sort(descending=True).get(nth))
-        at = wanted.join(at.rename({"value": "at"}), on="grp").collect(engine="streaming").lazy()
+        at = (
+            wanted.join(at.rename({"value": "cutoff"}), on="grp").collect(engine="streaming").lazy()
+        )
         self.thresholds = (
             ranked.join(at, on="grp")
             .group_by("grp")
             .agg(
-                pl.col("at").first(),
-                ties=pl.col("wanted").first() - (value > pl.col("at")).sum().cast(pl.Int64),
-                equal=(value == pl.col("at")).sum().cast(pl.Int64),
+                pl.col("cutoff").first(),
+                ties=pl.col("wanted").first() - (value > pl.col("cutoff")).sum().cast(pl.Int64),
+                equal=(value == pl.col("cutoff")).sum().cast(pl.Int64),
             )
             .collect(engine="streaming")
         )
@@ -266,20 +273,7 @@ class Polars(Contestant):
         if self.options.top_fraction is None:
             rows = rows.select("reason", "score", tied=pl.lit(None))
         else:
-            value, at = pl.col("value"), pl.col("at")
-            left = pl.col("reason").is_null()
-            rows = rows.join(
-                self.thresholds.lazy(), on="grp", how="left", maintain_order="left"
-            ).select(
-                pl.when(left & (value < at))
-                .then(pl.lit("below_cut"))
-                .otherwise(pl.col("reason"))
-                .alias("reason"),
-                "score",
-                pl.when(left & (value == at) & (pl.col("ties") < pl.col("equal")))
-                .then(pl.col("grp"))
-                .alias("tied"),
-            )
+            rows = _outcome(rows, self.thresholds)
         yield from rows.collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming")
 
     def kept_ties(self, tied: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
