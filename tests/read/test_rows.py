@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import RequestError, SampleError, ShardError
-from mmsieve.read import ReadOptions, Record, documents, json_items, layouts, records
+from mmsieve.read import Layout, ReadOptions, Record, documents, json_items, layouts
 from mmsieve.read.captions import ImageTextParser
 from mmsieve.read.documents import UNREADABLE
 from mmsieve.read.layouts import open_shard, split_files
@@ -122,7 +122,7 @@ def test_images_named_by_path(tmp_path, images):
 
 
 def test_an_image_file_too_large_is_a_row(tmp_path, images, monkeypatch):
-    monkeypatch.setattr(records, "MAX_BYTES", 4)
+    monkeypatch.setattr("mmsieve.read.MAX_BYTES", 4)
     path = write_parquet(tmp_path / "p.parquet", {"image": ["a.jpg"], "text": ["t"]})
     assert read(path, images=images).statuses == ["image_too_large"]
 
@@ -398,6 +398,6 @@ def test_parsers_travel_to_worker_processes(images):
 
 
 def test_every_layout_that_may_be_asked_for_has_its_row():
-    assert layouts.LAYOUTS.keys() == set(get_args(records.Layout))
+    assert layouts.LAYOUTS.keys() == set(get_args(Layout))
     suffixes = {suffix for layout in layouts.LAYOUTS.values() for suffix in layout.suffixes}
     assert suffixes == {".tar", ".parquet", ".jsonl", ".json"}
