@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4_000_000)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--only", nargs="+", help="words that the names of the cuts begin with")
+    parser.add_argument("--memory", default="400MB", help="DuckDB's own limit")
     parser.add_argument("--folder", type=Path, help="where to make the tables; kept afterwards")
     parser.add_argument("--out", type=Path, help="result file; by default results/ and the date")
     options = parser.parse_args()
@@ -49,7 +50,7 @@ def main() -> None:
             line
             for variant in variants(folder)
             if not options.only or variant[0].startswith(tuple(options.only))
-            for line in compare(variant, options.engines, folder)
+            for line in compare(variant, options, folder)
         ]
     text = report(options.rows, lines)
     with out.open("a") as file:  # one file for all sizes
@@ -69,12 +70,13 @@ def variants(folder: Path) -> Iterator[Variant]:
     yield "join by uid", [scores, others, *fraction, "--where", "other_score > 0.5", "--on", "uid"]
 
 
-def compare(variant: Variant, engines: list[str], folder: Path) -> Iterator[str]:
+def compare(variant: Variant, options: argparse.Namespace, folder: Path) -> Iterator[str]:
     """The result table's rows of one cut."""
     name, words = variant
     ours = None
-    for engine in engines:
-        peak, busy, problem = run(engine, words, folder)
+    for engine in options.engines:
+        given = [] if engine == "ours" else ["--memory", options.memory]
+        peak, busy, problem = run(engine, [*words, *given], folder)
         compared = ours is not None  # what an earlier run left is not compared with
         equal = problem or (same(folder / "ours", folder / engine) if compared else "-")
         ours = busy if engine == "ours" else ours

@@ -21,8 +21,6 @@ from mmsieve.decisions import DecisionRows
 from mmsieve.filtering.ranking import hash_samples
 from mmsieve.tables import Origins, Table, open_tables
 
-MEMORY = "400MB"
-"""DuckDB's own limit; what it and Python take beside it isn't counted by it."""
 BATCH = 1 << 17
 
 
@@ -105,7 +103,7 @@ class DuckDb(Contestant):
         import duckdb  # only this contestant needs it
 
         super().__init__(*arguments)
-        settings = {"memory_limit": MEMORY, "threads": 2, "temp_directory": str(self.folder)}
+        settings = {"memory_limit": self.options.memory, "threads": 2, "temp_directory": str(self.folder)}
         settings["enable_external_file_cache"] = False
         self.connection = duckdb.connect(str(self.folder / "rows.duckdb"), config=settings)
         for number, table in enumerate(self.tables):
@@ -298,6 +296,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--min-score", type=float)
     parser.add_argument("--top-fraction", type=float)
+    # what DuckDB and Python take beside this isn't counted by it
+    parser.add_argument("--memory", default="400MB", help="DuckDB's own limit")
     for name in ("--where", "--by", "--per", "--on"):
         parser.add_argument(name)
     for name in ("--overwrite", "--quiet"):
