@@ -103,7 +103,11 @@ class DuckDb(Contestant):
         import duckdb  # only this contestant needs it
 
         super().__init__(*arguments)
-        settings = {"memory_limit": self.options.memory, "threads": 2, "temp_directory": str(self.folder)}
+        settings = {
+            "memory_limit": self.options.memory,
+            "threads": 2,
+            "temp_directory": str(self.folder),
+        }
         settings["enable_external_file_cache"] = False
         self.connection = duckdb.connect(str(self.folder / "rows.duckdb"), config=settings)
         for number, table in enumerate(self.tables):

@@ -23,13 +23,7 @@ from mmsieve.filtering.ranking import (
     find_thresholds,
     from_ordered,
 )
-from mmsieve.filtering.rows import (
-    Condition,
-    KeptRows,
-    RowRules,
-    RowStatuses,
-    break_ties,
-)
+from mmsieve.filtering.rows import Condition, KeptRows, RowRules, RowStatuses, break_ties
 from mmsieve.options import Finite, Options, Positive, Share
 from mmsieve.progress import Advance
 from mmsieve.tables import CHUNK, SCORE, Origins, Table, column_names, find_score

@@ -32,14 +32,7 @@ from mmsieve.generation.tasks import (
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.labels import POSITIVE
 from mmsieve.outputs import write_atomically
-from mmsieve.read import (
-    ImageFolder,
-    Parse,
-    ReadOptions,
-    Record,
-    ShardReader,
-    parse_record,
-)
+from mmsieve.read import ImageFolder, Parse, ReadOptions, Record, ShardReader, parse_record
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_of

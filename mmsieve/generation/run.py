@@ -289,11 +289,7 @@ def _left(request: GenerationRequest, plan: GenerationPlan, journal: AnswerJourn
 
 
 def _ask(
-    request: GenerationRequest,
-    plan: GenerationPlan,
-    journal: AnswerJournal,
-    out: Path,
-    quiet: bool,
+    request: GenerationRequest, plan: GenerationPlan, journal: AnswerJournal, out: Path, quiet: bool
 ) -> LoopOutcome:
     """Ask about all items that are left, first collecting batches that are under way."""
     task, options, budget = request.task, request.options, request.budget(plan, journal)

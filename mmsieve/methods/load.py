@@ -45,10 +45,7 @@ def find_model(model: str, verb: str | None = "score") -> Path:
     """
     scorers = [*(f"{method}:MODEL" for method in _SCORERS), _RULES]
     scorers += [f"{plugin.name}:MODEL" for plugin in list_plugins() if not plugin.problem]
-    others = {
-        "score": f"; or {', '.join(scorers)}",
-        "enhance": f"; or {SCHEME}URL#NAME",
-    }
+    others = {"score": f"; or {', '.join(scorers)}", "enhance": f"; or {SCHEME}URL#NAME"}
     bundled = ", ".join(bundled_names(verb)) or "none yet"
     allowed = f"a bundled model ({bundled}), {_PLACES}{others.get(verb or '', '')}"
     return bundled_folder(model) or find_folder(model, allowed)

@@ -197,11 +197,7 @@ def _run_config(
 
 
 def _plan(
-    goal: str,
-    recipe: BaseRecipe,
-    stage: AnyStage,
-    start_from: Path | None,
-    options: TrainOptions,
+    goal: str, recipe: BaseRecipe, stage: AnyStage, start_from: Path | None, options: TrainOptions
 ) -> str:
     """What would be trained, in words."""
     parts = []

@@ -37,12 +37,7 @@ def _column(shards: dict, name: str) -> np.ndarray:
 @pytest.fixture
 def two(tmp_path) -> tuple[Path, Path, dict, dict]:
     one, other = _shards(1), _shards(2)
-    return (
-        write_table(tmp_path / "one", one),
-        write_table(tmp_path / "other", other),
-        one,
-        other,
-    )
+    return (write_table(tmp_path / "one", one), write_table(tmp_path / "other", other), one, other)
 
 
 def test_the_numbers_are_those_of_scipy_and_scikit_learn(two, tmp_path):

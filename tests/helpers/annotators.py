@@ -47,12 +47,7 @@ class ImageBytes(Annotator):
 def annotate(out: Path, *sources: str, **run) -> RunReport:
     options = RunOptions(quiet=True, **run)
     return run_annotator(
-        lambda device: ImageBytes(),
-        sources,
-        out,
-        device="cpu",
-        read=ReadOptions(),
-        run=options,
+        lambda device: ImageBytes(), sources, out, device="cpu", read=ReadOptions(), run=options
     )
 
 

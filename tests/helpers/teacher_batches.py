@@ -119,11 +119,7 @@ class Batches:
             "id": name,
             "type": "message_batch",
             "processing_status": "ended" if done else "in_progress",
-            "request_counts": {
-                **counts,
-                "errored": count - good if done else 0,
-                "expired": 0,
-            },
+            "request_counts": {**counts, "errored": count - good if done else 0, "expired": 0},
             "created_at": _THEN,
             "expires_at": _LATER,
             "ended_at": _THEN if done else None,

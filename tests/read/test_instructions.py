@@ -302,11 +302,7 @@ def test_parquet(tmp_path, images):
     found = read(path, images=images)
     assert found.keys == ["a", "b", "p-000000002", "d"]
     assert found.statuses == ["ok", "ok", "ok", "text_missing"]
-    assert [sample.images for sample in found.samples] == [
-        (Image(JPEG),),
-        (Image(b"a.jpg"),),
-        (),
-    ]
+    assert [sample.images for sample in found.samples] == [(Image(JPEG),), (Image(b"a.jpg"),), ()]
     assert found.samples[0].turns == TURNS and found.samples[0].kind == "instruction"
     assert found.samples[0].metadata == {
         "id": "a",

@@ -81,10 +81,7 @@ def test_ties_are_broken_by_the_order_of_the_files(tmp_path: Path) -> None:
 
 def test_styles_are_split_trimmed_and_count_once(tmp_path: Path) -> None:
     texts = ["a, b ,a", "", "b,", "Yes/No\uff0c comparison"]
-    files = {
-        "ocr": [(n, "3") for n in range(4)],
-        "style": list(enumerate(texts)),
-    }
+    files = {"ocr": [(n, "3") for n in range(4)], "style": list(enumerate(texts))}
     results = write_results(tmp_path, items(*range(4)), files)
     report = pick(results, tmp_path / "keep", budget=1)
     found = {name: held.pool for name, held in report.styles.items()}

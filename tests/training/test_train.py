@@ -15,23 +15,12 @@ from mmsieve.cli import main
 from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.unifilter.model import load_classifier
 from mmsieve.synthetic.teacher import caption_group, document_group
-from mmsieve.synthetic.training import (
-    CLASSES,
-    HeldOutTexts,
-    RenderedCells,
-    RenderedGroups,
-)
+from mmsieve.synthetic.training import CLASSES, HeldOutTexts, RenderedCells, RenderedGroups
 from mmsieve.training import options, trainer
 from mmsieve.training.data import RIGHT, WRONG, collate_groups, prepare_group
 from mmsieve.training.initial import write_initial
 from mmsieve.training.objectives import QualityObjective
-from mmsieve.training.recipe import (
-    BaseRecipe,
-    Recipe,
-    Rendered,
-    bundled_recipes,
-    load_recipe,
-)
+from mmsieve.training.recipe import BaseRecipe, Recipe, Rendered, bundled_recipes, load_recipe
 
 pytestmark = pytest.mark.slow
 
