@@ -9,6 +9,7 @@ tower's averaged patch features, and whatever K is asked for.
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.util import find_spec
 from itertools import chain, islice
 from math import ceil
 from tempfile import TemporaryFile
@@ -37,13 +38,10 @@ Labels: TypeAlias = npt.NDArray[np.int32]
 
 NONE = -1
 
-_AT_ONCE = 256
-"""Samples whose pixels are in memory together."""
-_BLOCK = 4096
-"""Rows of a step of k-means; more where there are more clusters than half of that."""
+_AT_ONCE = 256  # samples whose pixels are in memory together
+_BLOCK = 4096  # rows of a step of k-means; more where there are more clusters than half of that
 _STEPS = 40
-_PASSES = 2
-"""K-means sees the data as often, and takes at least so many steps."""
+_PASSES = 2  # K-means sees the data as often, and takes at least so many steps
 _ZERO = 1e-12
 
 _Vector: TypeAlias = npt.NDArray[np.float32]
@@ -155,12 +153,8 @@ def cluster_images(
 
 def check_installed() -> None:
     """Raise RequestError where scikit-learn, which does the clustering, is missing."""
-    try:
-        import sklearn  # noqa: F401 - only whether it is there
-    except ImportError:
-        raise RequestError(
-            "--diversify needs scikit-learn: pip install 'mmsieve[teachers]'"
-        ) from None
+    if find_spec("sklearn") is None:
+        raise RequestError("--diversify needs scikit-learn: pip install 'mmsieve[teachers]'")
 
 
 def embed(shown: Iterable[Sequence[Image]], features: "ImageFeatures") -> Iterator[_Vector | None]:

@@ -80,8 +80,7 @@ IMAGES = "images"
 SHARDS = "shards"
 """Folder of tars of the same samples, where a teacher writes them too."""
 
-_FOLDER = 5
-"""Letters of a key that name its folder of images: no folder gets too full."""
+_FOLDER = 5  # letters of a key that name its folder of images: no folder gets too full
 
 
 class TrainingRecord(BaseModel):

@@ -6,9 +6,7 @@ A killed run loses at most the answers that were on their way: whether the provi
 nobody can know, and there are never more of them than `--concurrency`.
 """
 
-import json
 import math
-import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -21,10 +19,10 @@ from pydantic import TypeAdapter
 from mmsieve.clients.connection import Usage
 from mmsieve.errors import RequestError
 from mmsieve.generation.tasks import RequestItem
+from mmsieve.outputs import append_line, read_lines
 
 _PRICES = Path(__file__).parent / "prices.toml"
-_BATCH = 0.5
-"""Part of the price that both providers ask for requests in a batch."""
+_BATCH = 0.5  # part of the price that both providers ask for requests in a batch
 
 _DATE = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2})$")
 _PIXELS_A_TOKEN = 750
@@ -83,20 +81,12 @@ class AnswerJournal:
         """Token -> what is known of a batch whose answers are still to come."""
         self.collected: dict[str, set[str]] = {}
         """Token -> items whose answers in that batch are here."""
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            try:
-                self._take(_LINE.validate_json(line))
-            except ValueError:
-                continue  # a line that a killed run left half written: its answer is lost
+        for entry in read_lines(path, _LINE.validate_json):
+            self._take(entry)
 
     def add(self, entry: Line) -> None:
         """Keep an answer: when this returns, it survives a kill and a power cut."""
-        line = json.dumps(asdict(entry), ensure_ascii=False)
-        with self._path.open("ab") as file:
-            # The break comes first: it ends a line that a killed run left half written.
-            file.write(b"\n" + line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, asdict(entry))
         self._take(entry)
 
     def tries(self, item: str) -> int:
@@ -110,7 +100,9 @@ class AnswerJournal:
 
     def _take(self, entry: Line) -> None:
         if isinstance(entry, BatchNote):
-            self._note(entry)
+            before = self.batches.pop(entry.token, entry)
+            if not entry.closed:
+                self.batches[entry.token] = replace(entry, subjects=before.subjects)
             return
         self.requests += 1
         self.unmetered += entry.answer is not None and entry.usage == Usage()
@@ -123,11 +115,6 @@ class AnswerJournal:
             self.answers[entry.subject] = entry.answer
         else:
             self.problems.setdefault(entry.subject, []).append(entry.problem or "")
-
-    def _note(self, note: BatchNote) -> None:
-        before = self.batches.pop(note.token, note)
-        if not note.closed:
-            self.batches[note.token] = replace(note, subjects=before.subjects)
 
 
 @dataclass(frozen=True)
@@ -202,17 +189,12 @@ class CostBudget:
         seen = self.journal.requests
         return self.spent() / seen if seen else self.first
 
-    def affordable(self, in_flight: int) -> float:
-        """Requests that can still be paid for, beyond those that are under way."""
-        if self.most is None:
-            return math.inf
-        return (self.most - self.spent()) / max(self.each(), 1e-12) - in_flight
-
     def objection(self, in_flight: int) -> str | None:
-        """Why another request may not be sent, if so."""
-        if self.affordable(in_flight) >= 1:
+        """Why another request may not be sent beside those that are under way, if so."""
+        if self.most is None:
             return None
-        return f"--max-cost {self.most:g} is reached"
+        affordable = (self.most - self.spent()) / max(self.each(), 1e-12) - in_flight
+        return None if affordable >= 1 else f"--max-cost {self.most:g} is reached"
 
     def describe(self) -> str:
         """What has been spent."""

@@ -74,8 +74,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-_QUALITY = 90
-"""Of the JPEG files that a teacher is shown."""
+_QUALITY = 90  # of the JPEG files that a teacher is shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +124,7 @@ class RequestBuilder:
 
 
 def _shown(picture: Picture, side: int) -> bytes:
-    """A picture as a JPEG file for a teacher.
-
-    Its EXIF orientation isn't applied, as the models that train on it don't see it applied.
-    """
+    """A JPEG file; no EXIF orientation is applied, as models that train on it don't see it so."""
     image = PillowImage.fromarray(decode(picture.data, ImageLimits()))
     image.thumbnail((side, side), PillowImage.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -174,8 +170,6 @@ class LoopOutcome:
 
 @dataclass(kw_only=True)
 class _Loop:
-    """What both loops need."""
-
     teacher: Teacher
     builder: RequestBuilder
     budget: CostBudget
@@ -186,7 +180,6 @@ class _Loop:
 
     @property
     def journal(self) -> AnswerJournal:
-        """What has been answered."""
         return self.builder.journal
 
     def settle(self, item: RequestItem, reply: Reply, batch: str | None = None) -> None:
@@ -290,10 +283,8 @@ def _bytes(pending: Pending) -> int:
 
 MOST_BYTES = 100 * 2**20
 """Of the images of a batch: OpenAI takes files of 200 MB, Anthropic 256 MB."""
-_MOST = 10_000
-"""Requests of a batch: OpenAI takes 50,000, Anthropic 100,000."""
-_LOOKS = 10
-"""Looks at a batch that may fail in a row."""
+_MOST = 10_000  # requests of a batch: OpenAI takes 50,000, Anthropic 100,000
+_LOOKS = 10  # looks at a batch that may fail in a row
 
 
 @dataclass(kw_only=True)
@@ -367,7 +358,12 @@ class BatchLoop(_Loop):
             batch = note.id or await self._find(token, len(note.subjects))
             if batch is not None:
                 await self._wait(batch)
-                await self._collect_or_close(batch, token, note.subjects)
+                try:
+                    await self._collect(batch, token, note.subjects)
+                except TeacherError as error:
+                    if error.trouble == "refused":  # as a whole, so it will never have results
+                        self.journal.add(BatchNote(token=token, closed=True))
+                    raise
             self.journal.add(BatchNote(token=token, closed=True))
 
     async def _find(self, token: str, count: int) -> str | None:
@@ -394,14 +390,6 @@ class BatchLoop(_Loop):
                 if error.trouble != "failed" or in_a_row == _LOOKS:
                     raise
             await asyncio.sleep(self.poll)
-
-    async def _collect_or_close(self, batch: str, token: str, items: tuple[str, ...]) -> None:
-        try:
-            await self._collect(batch, token, items)
-        except TeacherError as error:
-            if error.trouble == "refused":  # as a whole, so it will never have results
-                self.journal.add(BatchNote(token=token, closed=True))
-            raise
 
     async def _collect(self, batch: str, token: str, items: tuple[str, ...]) -> None:
         """Settle a batch's answers, each once: a run may have been killed half way through."""

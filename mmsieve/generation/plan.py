@@ -7,6 +7,7 @@ source as any. Captions that people wrote are mixed in beside what is planned.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Protocol, TypeAlias
 
@@ -129,12 +130,11 @@ class _FolderSource:
             for url in list_files(str(folder.absolute())).files
             if suffix_of(url) in _IMAGES
         )
-        self._samples: list[tuple[str, list[str]]] = [(name, [name]) for name in names]
-        if by_folder:
-            together: dict[str, list[str]] = {}
-            for name in names:
-                together.setdefault(name.rpartition("/")[0] or ".", []).append(name)
-            self._samples = list(together.items())
+        samples: dict[str, list[str]] = {}
+        for name in names:
+            key = (name.rpartition("/")[0] or ".") if by_folder else name
+            samples.setdefault(key, []).append(name)
+        self._samples = list(samples.items())
 
     def count(self) -> int:
         return len(self._samples)
@@ -152,8 +152,7 @@ class _FolderSource:
             yield RawSample(index, key, Sample(key, tuple(images)), None if images else problem)
 
 
-_MORE = 64
-"""Samples that are drawn at a time to replace unusable ones."""
+_MORE = 64  # samples that are drawn at a time to replace unusable ones
 
 
 @dataclass(frozen=True)
@@ -174,9 +173,8 @@ class GenerationPlan:
 
     def write(self, path: Path) -> None:
         """Keep the plan in a file."""
-        write_atomically(
-            path, lambda temporary: temporary.write_bytes(_PLAN.dump_json(self, by_alias=True))
-        )
+        data = _PLAN.dump_json(self, by_alias=True)
+        write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 _PLAN = TypeAdapter(GenerationPlan)
@@ -223,8 +221,8 @@ def make_plan(
                 if len(chosen) < wanted:
                     twice += item.id in chosen
                     chosen.setdefault(item.id, item)
-    names = {source.name: number for number, source in enumerate(sources)}
-    items = sorted(chosen.values(), key=lambda s: (names[s.source], s.index))
+    numbers = {source.name: number for number, source in enumerate(sources)}
+    items = sorted(chosen.values(), key=lambda item: (numbers[item.source], item.index))
     return GenerationPlan(tuple(items), tuple(unusable), failed, sum(counts), twice)
 
 
@@ -250,20 +248,15 @@ def _read(
         wanted = {sample - start for sample in drawn if start <= sample < stop}
         try:
             for raw in source.read(wanted) if wanted else ():
-                yield start + raw.index, _usable(source.name, raw, task, max_images)
+                try:
+                    if raw.problem is not None:
+                        raise raw.problem
+                    yield start + raw.index, task.items(source.name, raw, max_images)
+                except SampleError as error:
+                    status = error.status.value
+                    yield start + raw.index, Unusable(source.name, raw.key, status, str(error))
         except ShardError as error:
             failed[source.name] = str(error)
-
-
-def _usable(
-    source: str, raw: RawSample, task: GenerationTask, most: int
-) -> list[RequestItem] | Unusable:
-    try:
-        if raw.problem is not None:
-            raise raw.problem
-        return task.items(source, raw, most)
-    except SampleError as error:
-        return Unusable(source, raw.key, error.status.value, str(error))
 
 
 HUMAN = "human"
@@ -301,29 +294,25 @@ class HumanCaptionSource:
             try:
                 _add(found, source, parse_record(parse, record), out)
             except SampleError as error:
-                unusable = Unusable(source, record.key, error.status.value, str(error))
-                found.unusable.append(unusable)
+                status = error.status.value
+                found.unusable.append(Unusable(source, record.key, status, str(error)))
         return found
 
     def _is_file(self) -> bool:
         return self.name.endswith(".json")
 
     def _entries(self) -> list[Record]:
-        entries = enumerate(read_training_file(Path(self.name)))
         return [
             Record(str(number if entry.id is None else entry.id), {"text": entry})
-            for number, entry in entries
+            for number, entry in enumerate(read_training_file(Path(self.name)))
             if entry.label == POSITIVE
         ]
 
     def _records(self, failed: dict[str, str]) -> Iterator[tuple[str, Record, Parse]]:
         if self._is_file():
-            folder = Path(self.name).parent
-
-            def parse(record: Record) -> Sample:
-                return parse_training_record(folder, record)
-
-            yield from ((Path(self.name).stem, record, parse) for record in self._entries())
+            file = Path(self.name)
+            parse = partial(parse_training_record, file.parent)
+            yield from ((file.stem, record, parse) for record in self._entries())
             return
         for shard in split_files(find_files([self.name]).files, self.read):
             try:

@@ -123,11 +123,6 @@ class GenerationRequest:
             raise RequestError("--positives is for captions")
         return HumanCaptionSource(self.options.positives, self.read)
 
-    @property
-    def author(self) -> dict[str, str]:
-        """Who writes, as the records say it."""
-        return {"teacher": self.teacher, "prompts": self.prompts.version}
-
     def config(self) -> dict[str, object]:
         """Whatever changes what is generated; a resume with another one is refused."""
         read = {name: str(value) for name, value in asdict(self.read).items() if value}
@@ -151,9 +146,9 @@ class GenerationRequest:
 
     def plan(self, quiet: bool) -> GenerationPlan:
         """The images that are taken; raises RequestError where there is none."""
-        if self.tower is None or self.options.diversify is None:
-            return self.draft()
         clusters, seed = self.options.diversify, self.seed
+        if self.tower is None or clusters is None:
+            return self.draft()
         labels = diversity.cluster_sources(self.images, self.tower, clusters, seed, quiet)
         plan = self._plan(diversity.even_draw(labels, seed))
         return replace(plan, note=diversity.describe(labels))
@@ -215,14 +210,13 @@ class GenerationRequest:
         self, pending: list[RequestItem], failed: dict[str, str]
     ) -> Iterator[RequestItem]:
         """The pending items with their images' bytes; `failed` takes those that are gone."""
-        missing = dict.fromkeys(item.id for item in pending)
+        missing, most = dict.fromkeys(item.id for item in pending), self.options.max_images
         for source in self.images:
             wanted = {item.index for item in pending if item.source == source.name}
             try:
                 for raw in source.read(wanted) if wanted else ():
                     if raw.problem is not None:
                         raise raw.problem
-                    most = self.options.max_images
                     for item in self.task.items(source.name, raw, most, keep=True):
                         if item.id in missing:
                             del missing[item.id]
@@ -257,7 +251,11 @@ def generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationRe
 
 
 def _generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
-    plan = _kept_plan(request, out / PLAN, quiet)
+    if (out / PLAN).exists():  # sources are only searched once
+        plan = read_plan(out / PLAN)
+    else:
+        plan = request.plan(quiet)
+        plan.write(out / PLAN)
     journal = AnswerJournal(out / JOURNAL)
     outcome = LoopOutcome()
     if journal.batches or _left(request, plan, journal):
@@ -269,17 +267,8 @@ def _generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationR
         name = f"{result.undone} of {len(plan.items)} {request.task.unit}"
         failed[name] = f"not done: {reason}; the same command goes on"
     spent = request.budget(plan, journal).describe()
-    notes = (*([plan.note] if plan.note else ()), *request.shortfall(plan))
+    notes = tuple(note for note in (plan.note, *request.shortfall(plan)) if note)
     return replace(result, failed=failed, spent=spent, notes=notes)
-
-
-def _kept_plan(request: GenerationRequest, path: Path, quiet: bool) -> GenerationPlan:
-    """The plan of an earlier run, or a new one: sources are only searched once."""
-    if path.exists():
-        return read_plan(path)
-    plan = request.plan(quiet)
-    plan.write(path)
-    return plan
 
 
 def _left(request: GenerationRequest, plan: GenerationPlan, journal: AnswerJournal) -> set[str]:
@@ -346,18 +335,21 @@ def collect(
     sides = choose_val(images, request.val_fraction, request.seed)
     files = TrainingFiles(out)
     rejects = [{**asdict(one), "requests": 0} for one in (*plan.unusable, *human.unusable)]
+    author = {"teacher": request.teacher, "prompts": request.prompts.version}
     undone = 0
-    for number, (item, is_val) in enumerate(zip(items, sides, strict=True)):
+    for number, (item, digests, is_val) in enumerate(zip(items, images, sides, strict=True)):
+        origin = {"source": item.source, "key": item.key, "sha256": digests}
         if item.id in human.texts:
             records = text_fields(item.names, human.texts[item.id])
-            files.add(item.id, records, is_val, _provenance(item, {"teacher": HUMAN}))
+            files.add(item.id, records, is_val, {"teacher": HUMAN, **origin})
         elif item.id in journal.answers:
             answered = task.records(item, journal.answers[item.id])
             records = islice(answered, request.count - number * task.each)
-            files.add(item.id, records, is_val, _provenance(item, request.author))
+            files.add(item.id, records, is_val, {**author, **origin})
         elif journal.is_settled(item.id, request.options.attempts):
-            rejects.append(_reject(item, journal.problems[item.id]))
-            item.remove_images(out)
+            rejects.append(_reject(item, journal.problems[item.id], digests))
+            for name in item.names:
+                (out / name).unlink(missing_ok=True)
         else:
             undone += 1
     text = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
@@ -365,11 +357,7 @@ def collect(
     return GenerationResult(files.finish(), len(rejects), undone, human.failed)
 
 
-def _provenance(item: RequestItem, author: dict[str, str]) -> dict[str, Any]:
-    return {**author, "source": item.source, "key": item.key, "sha256": _digests(item)}
-
-
-def _reject(item: RequestItem, problems: list[str]) -> dict[str, Any]:
+def _reject(item: RequestItem, problems: list[str], digests: list[str]) -> dict[str, Any]:
     return {
         "source": item.source,
         "key": item.key,
@@ -377,9 +365,5 @@ def _reject(item: RequestItem, problems: list[str]) -> dict[str, Any]:
         "error": problems[-1],
         "requests": len(problems),
         "id": item.id,
-        "sha256": _digests(item),
+        "sha256": digests,
     }
-
-
-def _digests(item: RequestItem) -> list[str]:
-    return [picture.sha256 for picture in item.pictures]

@@ -8,10 +8,11 @@ in one way can be read back into facts without guessing.
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from mmsieve.generation.tasks.assessments import Phase
 from mmsieve.labels import EASY_NEGATIVE, HARD_NEGATIVE, MEDIUM_NEGATIVE, POSITIVE
 from mmsieve.synthetic.scenes import Fact, Scene
 from mmsieve.synthetic.texts import (
@@ -23,7 +24,6 @@ from mmsieve.synthetic.texts import (
     mark,
 )
 
-Phase: TypeAlias = Literal["raw", "partner"]
 Assessment: TypeAlias = dict[str, int | str | None]
 """The fields of AITQE's answer, in the order of writing."""
 
@@ -37,8 +37,7 @@ _OVERALL_REASONS = {
     HARD_NEGATIVE: "It has one thing wrong.",
     POSITIVE: "It is right and complete.",
 }
-_Score: TypeAlias = tuple[int, str]
-"""A score from 1 to 10, and why."""
+_Score: TypeAlias = tuple[int, str]  # a score from 1 to 10, and why
 
 
 def canonical_caption(scene: Scene) -> str:
@@ -110,8 +109,8 @@ def _objects(scene: Scene, described: Scene) -> _Score:
     missing = [name for name in names if not _is_recognised(name, scene, described)]
     if not missing:
         return _BEST, "It tells all objects."
-    told = len(names) - len(missing)
-    return _partial(told, len(names)), f"It does not tell: {', '.join(missing)}."
+    score = _partial(len(names) - len(missing), len(names))
+    return score, f"It does not tell: {', '.join(missing)}."
 
 
 def _is_recognised(name: str, scene: Scene, described: Scene) -> bool:

@@ -239,8 +239,7 @@ _WEIGHTS = {
 """How often one change is of each kind, of those that a scene allows."""
 NOT = "not "
 """Before an attribute: of `subject`, the attribute is anything but `value`."""
-_DENIABLE = ("colour", "shape", "fill")
-"""Attributes that an answer may deny or count."""
+_DENIABLE = ("colour", "shape", "fill")  # attributes that an answer may deny or count
 
 
 def change_one(scene: Scene, rng: np.random.Generator) -> Scene:

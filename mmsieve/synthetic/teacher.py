@@ -281,8 +281,7 @@ def _samples(
         advance(len(group.records), len(group.records))
 
 
-_END = bytes(1024)
-"""Two empty blocks end a tar."""
+_END = bytes(1024)  # two empty blocks end a tar
 
 
 def write_shards(samples: Iterable[Sample], folder: Path, size: int) -> int:

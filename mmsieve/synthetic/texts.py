@@ -65,8 +65,7 @@ _OPENINGS = (
     "this page explains some pictures",
     "what can we learn from these pictures",
 )
-_WHOLE = ("scene", "chart")
-"""Subjects of facts about a picture as a whole."""
+_WHOLE = ("scene", "chart")  # subjects of facts about a picture as a whole
 _PUNCTUATION = frozenset(".,:;?")
 
 

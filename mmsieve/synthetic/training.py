@@ -30,13 +30,13 @@ from mmsieve.training.data import (
 )
 from mmsieve.training.recipe import (
     AnyStage,
+    Architecture,
     BaseRecipe,
-    EnhancerRecipe,
     Optimisation,
     RaterRecipe,
-    Recipe,
     Rendered,
     Scenes,
+    WeightTransfer,
 )
 from mmsieve.training.records import RecordInputs, TrainingData
 
@@ -48,9 +48,9 @@ def draw(inputs: RecordInputs[Any], wanted: AnyStage, seed: int) -> TrainingData
         assert rendered is not None
         return TrainingData(RenderedExamples(rendered, wanted.batch, seed, inputs))
     assert isinstance(inputs, ClassifierInputs) and isinstance(rendered, Rendered)
-    preparer = inputs.preparer
-    held_out = HeldOutTexts(preparer, rendered, seed) if rendered.held_out else None
-    return TrainingData(RenderedGroups(rendered, wanted.batch, seed, preparer), held_out=held_out)
+    groups = RenderedGroups(rendered, wanted.batch, seed, inputs.preparer)
+    held_out = HeldOutTexts(inputs.preparer, rendered, seed) if rendered.held_out else None
+    return TrainingData(groups, held_out=held_out)
 
 
 def draw_pretext(wanted: Optimisation, seed: int, size: int) -> "RenderedCells":
@@ -61,13 +61,12 @@ def draw_pretext(wanted: Optimisation, seed: int, size: int) -> "RenderedCells":
 
 def write_initial(folder: Path, recipe: BaseRecipe) -> None:
     """Write the checkpoint that an `Architecture` or a `WeightTransfer` stands for."""
-    if isinstance(recipe, RaterRecipe):
-        transfer.write_rater(folder, recipe)
-    elif isinstance(recipe, EnhancerRecipe):
-        transfer.write_enhancer(folder, recipe)
+    if isinstance(recipe.start, Architecture):
+        transfer.write_classifier(folder, recipe.start)
     else:
-        assert isinstance(recipe, Recipe)
-        transfer.write_classifier(folder, recipe)
+        assert isinstance(recipe.start, WeightTransfer)
+        is_rater = isinstance(recipe, RaterRecipe)
+        (transfer.write_rater if is_rater else transfer.write_enhancer)(folder, recipe.start)
 
 
 def choose_family(
@@ -103,20 +102,17 @@ class RenderedGroups(_DrawnSteps):
     preparer: UniFilterPreparer
 
     def __getitem__(self, step: int) -> list[PreparedGroup]:
-        """The groups of a step."""
         share = self.wanted.document_share
         documents = int((step + 1) * share) > int(step * share)
         make = document_group if documents else caption_group
         count = max(1, self.batch // _LONGER) if documents else self.batch
         family = choose_family(self.wanted.families, (self.seed, 3, step), only_things=documents)
         drawing = _drawing(self.wanted, family)
-        first = step * self.batch
-        groups = [make(self.seed, first + i, drawing) for i in range(count)]
-        return [prepare_group(self.preparer, group) for group in groups]
+        indices = range(step * self.batch, step * self.batch + count)
+        return [prepare_group(self.preparer, make(self.seed, i, drawing)) for i in indices]
 
 
-_LONGER = 4
-"""How many groups of captions take the room of one group of documents, about."""
+_LONGER = 4  # how many groups of captions take the room of one group of documents, about
 
 
 class HeldOutTexts(Dataset[list[PreparedGroup]]):
@@ -136,12 +132,10 @@ class HeldOutTexts(Dataset[list[PreparedGroup]]):
         return len(self.texts)
 
     def __getitem__(self, index: int) -> list[PreparedGroup]:
-        """The text, as a group of its own."""
         return [prepare_group(self._preparer, self.texts[index])]
 
 
-_UNSEEN = 10**12
-"""Training never counts its groups so far."""
+_UNSEEN = 10**12  # training never counts its groups so far
 
 
 def _drawing(wanted: Rendered, family: str) -> Drawing:
@@ -158,13 +152,11 @@ class RenderedExamples(_DrawnSteps):
     inputs: RaterInputs | EnhancerInputs
 
     def __getitem__(self, step: int) -> list[SftExample]:
-        """The examples of a step."""
         family = choose_family(self.wanted.families, (self.seed, 3, step))
         drawing = Drawing(family=family, encoding="BMP", blank=self.wanted.blank_images)
-        first = step * self.batch
         return [
             example
-            for index in range(first, first + self.batch)
+            for index in range(step * self.batch, (step + 1) * self.batch)
             for example in draw_examples(self.inputs, self.seed, index, drawing)
         ]
 
@@ -187,8 +179,7 @@ def draw_examples(
 
 # The pretext task of a vision tower with random weights: what is where in a scene
 
-_WORLD = WORLDS["many"]
-"""Every other world of objects is a part of it."""
+_WORLD = WORLDS["many"]  # every other world of objects is a part of it
 _NONE = ""
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": (_NONE, *_WORLD.shapes, SIGN),
@@ -210,7 +201,6 @@ class RenderedCells(_DrawnSteps):
     classes: ClassVar[tuple[int, ...]] = CLASSES
 
     def __getitem__(self, step: int) -> list[Scene]:
-        """The scenes of a step."""
         family = choose_family(self.wanted.families, (self.seed, 4, step), only_things=True)
         seeds = np.random.default_rng((self.seed, 2, step)).integers(2**62, size=self.batch)
         return [sample_scene(family, int(seed)) for seed in seeds]
@@ -227,7 +217,5 @@ def _labels(scene: Scene) -> np.ndarray:
     labels = np.zeros((GRID * GRID, len(CLASSES)), np.int64)
     labels[:, 0] = range(GRID * GRID)
     for thing in scene.things:
-        known = thing.attributes()
-        values = [kinds.index(known.get(name, _NONE)) for name, kinds in ATTRIBUTES.items()]
-        labels[thing.cell, 1:] = values
+        labels[thing.cell, 1:] = [kinds.index(getattr(thing, n)) for n, kinds in ATTRIBUTES.items()]
     return labels

@@ -206,9 +206,7 @@ class ClassifierInputs:
     preparer: UniFilterPreparer
     shares_images: ClassVar[bool] = True
 
-    def parse(self, index: int, entry: Any) -> LabelledRecord:
-        """As `parse_labelled`."""
-        return parse_labelled(index, entry)
+    parse = staticmethod(parse_labelled)
 
     def prepare(self, records: Sequence[LabelledRecord], images: Path) -> list[PreparedGroup]:
         """The group; raises SampleError where one of its texts can't be trained on."""

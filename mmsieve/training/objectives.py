@@ -41,8 +41,6 @@ class Pixels(nn.Module):
 
 
 class _Objective(nn.Module):
-    """Pixels in, a loss out."""
-
     accepts_loss_kwargs = False
     """Each loss is a mean over its batch: the Trainer divides by the batches of an update."""
 
@@ -54,8 +52,6 @@ class _Objective(nn.Module):
 
 
 class _ClassifierObjective(_Objective):
-    """A classifier with what it takes to train it."""
-
     def __init__(self, model: QualityClassifier, spec: ImageSpec) -> None:
         super().__init__(spec)
         self.classifier = model

@@ -48,19 +48,15 @@ class RecordInputs(Protocol[R]):
     @property
     def shares_images(self) -> bool:
         """Whether records over the same images are one item, which holds each image once."""
-        ...
 
     def parse(self, index: int, entry: Any) -> R:
         """The record of an entry of the file; raises ValueError where it is none."""
-        ...
 
     def prepare(self, records: Sequence[R], images: Path) -> list[Any]:
         """One item of training data; raises SampleError or ValueError where there can be none."""
-        ...
 
     def measure(self, record: R, prepared: list[Any]) -> int:
         """Tokens of a record that was prepared alone; raises ValueError where it is too long."""
-        ...
 
 
 def read_records(file: Path, parse: Callable[[int, Any], R]) -> Iterator[R | LeftOut]:
@@ -106,7 +102,6 @@ class RecordData(Dataset[list[Any]]):
         return len(self.groups)
 
     def __getitem__(self, index: int) -> list[Any]:
-        """The item; raises SampleError or ValueError where one of its records can't be used."""
         return self._inputs.prepare(self.groups[index], self._images)
 
 
@@ -133,9 +128,8 @@ class CheckedRecords:
         total = f"{file}: {len(self.lengths) + len(self.left_out):,} records"
         if not self.left_out:
             return total
-        count, first = len(self.left_out), self.left_out[0]
-        reason = f"record {first.index}: {first.reason}"
-        return f"{total}, {count:,} left out (left_out.jsonl; {reason})"
+        reason = f"record {self.left_out[0].index}: {self.left_out[0].reason}"
+        return f"{total}, {len(self.left_out):,} left out (left_out.jsonl; {reason})"
 
 
 class _Lengths(Dataset[int | str]):
@@ -202,9 +196,8 @@ def open_files(
     if files.val is not None:
         held_out, others = read(files.val, "val")
         notes.append(others.note(files.val))
-        shared = {name for r in records for name in r.images}
-        shared &= {name for r in held_out for name in r.images}
-        if shared:
+        here, there = ({name for r in part for name in r.images} for part in (records, held_out))
+        if shared := here & there:
             notes.append(f"{len(shared):,} images of {files.val} are in {files.data} too")
     else:
         apart = split_by_image(records, seed)
@@ -245,8 +238,8 @@ def _read_checked(
                 )
             text = json.dumps(asdict(checked))
             write_atomically(place, lambda path: path.write_text(text, "utf-8"))
-    usable = [one for one in found if not isinstance(one, LeftOut)]
-    return [record for record in usable if record.index in checked.lengths], checked
+    usable = [r for r in found if not isinstance(r, LeftOut) and r.index in checked.lengths]
+    return usable, checked
 
 
 _HELD_OUT, _MOST_HELD_OUT = 0.02, 2000

@@ -24,6 +24,7 @@ from mmsieve.training.recipe import Lora, Steps
 
 _LOG_STEPS = 50
 BestBy: TypeAlias = Literal["accuracy", "loss"]
+Log: TypeAlias = list[dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +51,6 @@ class Stage:
     """Where the Trainer's log goes, besides training.json."""
     workers: int = 0
     """Processes that prepare data."""
-
-
-Log = list[dict[str, float]]
 
 
 def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, dict[str, Tensor]]:
@@ -96,7 +94,6 @@ def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
     micro = -(-len(stage.data) // per_step)  # type: ignore[arg-type]
     steps = max(1, -(-micro // (accumulated * count))) * passes
     warmup = wanted.warmup if wanted.warmup >= 1 else wanted.warmup * steps
-    looks = "no" if stage.held_out is None else "steps"
     save_steps = min(wanted.save_steps, steps)
     return TrainingArguments(
         output_dir=str(folder),
@@ -113,7 +110,7 @@ def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
         logging_steps=min(_LOG_STEPS, save_steps),
         save_steps=save_steps,
         save_total_limit=2,
-        eval_strategy=looks,
+        eval_strategy="no" if stage.held_out is None else "steps",
         eval_steps=save_steps,
         load_best_model_at_end=stage.held_out is not None,
         metric_for_best_model=stage.best_by,
@@ -159,7 +156,6 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return _ByLength(self._stage.lengths, seen * self.args.world_size, self._stage.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, as Trainer.log."""
         parts: Any = self._stage.objective.parts if "loss" in logs else {}
         super().log({**logs, **parts}, start_time)
 
@@ -168,8 +164,7 @@ class _ByLength(Sampler[int]):
     """Groups of like length near each other; an epoch's order follows from its number alone."""
 
     def __init__(self, lengths: list[int], batch: int, seed: int) -> None:
-        self._lengths, self._batch, self._seed = lengths, batch, seed
-        self._epoch = 0
+        self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, 0
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -187,8 +182,7 @@ class _ByLength(Sampler[int]):
 def _metrics(found: Any) -> dict[str, float]:
     """What the best state is chosen by, as `evaluate` measures it."""
     measured = measure(found.predictions.astype(float), found.label_ids.astype(int))
-    wanted = ("accuracy", "f1", "mse")
-    return {name: getattr(measured, name) for name in wanted}
+    return {name: getattr(measured, name) for name in ("accuracy", "f1", "mse")}
 
 
 def _last_state(folder: Path) -> Path | None:
@@ -210,11 +204,9 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Shows the Trainer's steps as every verb shows its progress."""
 
     def __init__(self, advance: Advance, before: int) -> None:
-        self._advance = advance
-        self._done = before
+        self._advance, self._done = advance, before
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After each step."""
         self._advance(1, state.global_step - self._done)
         self._done = state.global_step
 
@@ -243,11 +235,10 @@ def add_adapters(language: Any, lora: Lora) -> None:
     """Adapters on every linear layer of a stock language model; of it nothing else learns."""
     language.embed_tokens.requires_grad_(False)
     language.norm.requires_grad_(False)
+    modules = language.layers.named_modules()
+    linear = {name.rpartition(".")[2] for name, one in modules if isinstance(one, nn.Linear)}
     config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=_linear_names(language.layers),
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=sorted(linear)
     )
     LoraModel(language.layers, config, "default")
 
@@ -267,8 +258,3 @@ def checkpoint_activations(language: Any) -> None:
     name = "activation_checkpointing_enable"  # its older name warns where both are there
     enable = getattr(language, name, None) or language.gradient_checkpointing_enable
     enable({"use_reentrant": False})
-
-
-def _linear_names(layers: nn.Module) -> list[str]:
-    linear = (n for n, module in layers.named_modules() if isinstance(module, nn.Linear))
-    return sorted({name.rpartition(".")[2] for name in linear})

@@ -168,13 +168,12 @@ class Training(ABC):
         tower_rate: float = 1.0,
     ) -> list[str]:
         """Train the goal's stage, on files or on drawn data; without `best_by` the last state."""
+        seed, workers, quiet = self.recipe.seed, self.workers, self.quiet
         if self.files is None:
-            data = drawn_training().draw(opened.inputs, wanted, self.recipe.seed)
+            data = drawn_training().draw(opened.inputs, wanted, seed)
         else:
-            seed, workers, quiet = self.recipe.seed, self.workers, self.quiet
-            data = open_files(
-                self.files, opened.inputs, self.out, seed, workers=workers, quiet=quiet
-            )
+            inputs, out = opened.inputs, self.out
+            data = open_files(self.files, inputs, out, seed, workers=workers, quiet=quiet)
         stage = Stage(
             name=self.goal,
             objective=objective,
@@ -186,9 +185,9 @@ class Training(ABC):
             optimisation=wanted,
             tower=tower,
             tower_rate=tower_rate,
-            seed=self.recipe.seed,
+            seed=seed,
             trackers=self.trackers,
-            workers=self.workers,
+            workers=workers,
         )
         self.train(stage, folder, opened)
         return list(data.notes)
@@ -322,7 +321,7 @@ class SftTraining(Training):
     @property
     def steps(self) -> dict[str, Make]:
         """Initial checkpoint, unless there is one to start from; then the goal."""
-        start: dict[str, Make] = {} if self.start_from is not None else {"start": self.write_start}
+        start = {"start": self.write_start} if self.start_from is None else {}
         return {**start, self.goal: self.fine_tune}
 
     def fine_tune(self, folder: Path) -> list[str]:
@@ -352,11 +351,9 @@ class SftTraining(Training):
 def _freeze_unused(model: Any) -> None:
     """What no loss reaches: the tower beyond the layer that is used, and a bias without a place."""
     tower = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
-    unused: list[nn.Module] = [tower.encoder.layers[-1], tower.post_layernorm]
-    if getattr(tower, "head", None) is not None:
-        unused.append(tower.head)
-    for module in unused:
-        module.requires_grad_(False)
+    for module in (tower.encoder.layers[-1], tower.post_layernorm, getattr(tower, "head", None)):
+        if module is not None:
+            module.requires_grad_(False)
     bias: nn.Parameter = model.model.multi_modal_projector.linear_2.bias
     if not bias.any():
         bias.requires_grad_(False)

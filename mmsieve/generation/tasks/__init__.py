@@ -98,11 +98,6 @@ class RequestItem:
             if picture.data and not path.exists():
                 write_atomically(path, partial(Path.write_bytes, data=picture.data))
 
-    def remove_images(self, folder: Path) -> None:
-        """Remove what was stored."""
-        for name in self.names:
-            (folder / name).unlink(missing_ok=True)
-
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
