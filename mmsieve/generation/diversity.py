@@ -1,9 +1,8 @@
 """Diversity: images by kind, and an even draw over the kinds.
 
-As UniFilter's training images were chosen (arXiv 2510.15162, figure 1): web images are clustered,
-and the sample is taken from the clusters, so that what the web has most of does not fill it. The
-published text names neither the embeddings nor the number of clusters; here they are a vision
-tower's averaged patch features, and whatever K is asked for.
+As UniFilter's training images were chosen (arXiv 2510.15162, figure 1), so that what the web has
+most of does not fill the sample. The published text names neither embeddings nor the number of
+clusters; here they are a vision tower's averaged patch features, and whatever K is asked for.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,13 +50,8 @@ def draw_evenly(labels: Labels, count: int, seed: int) -> list[int]:
     """`count` samples, as many of every cluster as it has and the others allow.
 
     Clusters give one sample each, round by round, in an order that differs from round to round;
-    a small cluster is used up, and the others share what is left. No sample comes twice, those
-    of no cluster never; less than `count` come where there are no more. The first N of a draw
-    are the draw of N.
-
-    Returns
-    -------
-    Positions in `labels`, in the order in which they are drawn.
+    a small one is used up, and samples of no cluster are never drawn. Gives positions in `labels`
+    as they are drawn: the first N of a draw are the draw of N.
     """
     usable = np.flatnonzero(labels != NONE)
     chance = np.random.default_rng((seed, 11)).permutation(len(usable))
@@ -98,9 +92,9 @@ def open_features(model: str) -> Tower:
 def cluster_sources(
     sources: Sequence[ImageSource], tower: Tower, clusters: int, seed: int, quiet: bool
 ) -> Labels:
-    """The kind of every sample, counted over all sources in their order.
+    """The kind of every sample of all sources in their order; what can't be read is in none.
 
-    What can't be read is in no cluster. Raises RequestError where the tower's weights don't fit.
+    Raises RequestError where the tower's weights don't fit.
     """
     share_cores()
     from mmsieve.methods.base import ImageFeatures
@@ -133,8 +127,7 @@ def cluster_images(
 ) -> Labels:
     """The kind of every sample by its images, a document's kind by the mean of them.
 
-    The samples are read once; their vectors go to a temporary file (width times 4 bytes each), so
-    memory is bounded by a block of them.
+    Their vectors go to a temporary file, so memory is bounded by a block of them.
     """
     with TemporaryFile() as file:
         usable = []

@@ -49,7 +49,6 @@ class Group:
 
     key: str
     images: tuple[bytes, ...]
-    """Encoded."""
     texts: tuple[LabelledText, ...]
 
     def sample(self, labelled: LabelledText) -> Sample:
@@ -160,10 +159,7 @@ class TrainingFiles:
         is_val: bool,
         provenance: dict[str, Any] | None = None,
     ) -> None:
-        """Take entries, whose images are there, into one of the files.
-
-        Each gets an id, KEY-0 and so on, and `provenance` stands in each.
-        """
+        """Take entries into one of the files, each with an id (KEY-0, ...) and `provenance`."""
         last = {} if provenance is None else {"provenance": provenance}
         lines = self._lines[VAL if is_val else TRAIN]
         lines += [
@@ -204,8 +200,8 @@ def parse_training_record(folder: Path, record: Record) -> Sample:
 def choose_val(images: Sequence[Sequence[str]], fraction: float, seed: int) -> list[bool]:
     """For each item, given by the sha256 of its images, whether it is for validation.
 
-    Items that share an image, directly or through others, stay together. At least `fraction` of
-    the items is for validation, and more only by what the last ones are tied to.
+    Items that are tied by images stay together: at least `fraction` of the items is for validation,
+    and more only by what the last ones are tied to.
     """
     members: dict[int, list[int]] = {}
     for item, root in enumerate(tie_by_image(images)):

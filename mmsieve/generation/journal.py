@@ -1,9 +1,7 @@
 """The journal of a generation: every answer that was paid for, and what it cost.
 
-An answer is a line, which is on disk before anything is made of it.
-
-A killed run loses at most the answers that were on their way: whether the provider billed those
-nobody can know, and there are never more of them than `--concurrency`.
+An answer is a line, which is on disk before anything is made of it. A killed run loses at most the
+answers that were on their way, never more than `--concurrency`, billed or not.
 """
 
 import math
@@ -38,9 +36,8 @@ class JournalEntry:
     """The id of the request item; the name is that of journals on disk."""
     usage: Usage = field(default_factory=Usage)
     answer: dict[str, Any] | None = None
-    """The answer's fields, where it can be used."""
+    """The answer's fields, where it can be used; else there is a `problem`."""
     problem: str | None = None
-    """Why it can't."""
     final: bool = False
     """It would be refused again, so it isn't asked again."""
     batch: str | None = None
@@ -89,14 +86,10 @@ class AnswerJournal:
         append_line(self._path, asdict(entry))
         self._take(entry)
 
-    def tries(self, item: str) -> int:
-        """How many answers an item has had that can't be used."""
-        return len(self.problems.get(item, ()))
-
     def is_settled(self, item: str, attempts: int) -> bool:
         """Whether an item needn't be asked about: it has its answer, or has used up its tries."""
         settled = item in self.answers or item in self.final
-        return settled or self.tries(item) >= attempts
+        return settled or len(self.problems.get(item, ())) >= attempts
 
     def _take(self, entry: Line) -> None:
         if isinstance(entry, BatchNote):
@@ -129,10 +122,6 @@ class Price:
         cost = (usage.input * self.input + usage.output * self.output) / 1e6
         return cost * _BATCH if batch else cost
 
-    def spent(self, journal: AnswerJournal) -> float:
-        """Dollars for all answers of a journal."""
-        return sum(self.of(usage, batch) for batch, usage in journal.usage.items())
-
 
 def find_price(model: str, asked: str | None) -> Price | None:
     """The price that was asked for, or the list's; None where neither is known."""
@@ -152,10 +141,8 @@ def find_price(model: str, asked: str | None) -> Price | None:
 
 
 def expected_usage(items: Sequence[RequestItem], letters: int, answer: int, side: int) -> Usage:
-    """Tokens that requests will take: a guess, good to a factor of two.
-
-    `letters` are those of all requests, `answer` the tokens of an answer, `side` the longest
-    that images are shown with.
+    """Tokens that requests will take, good to a factor of two: `letters` are those of all
+    requests, `answer` the tokens of an answer, `side` the longest that images are shown with.
     """
     pixels = 0.0
     for picture in (picture for item in items for picture in item.pictures):
@@ -182,7 +169,8 @@ class CostBudget:
         """
         if self.price is None:
             return 0.0
-        return self.price.spent(self.journal) + self.journal.unmetered * self.first
+        metered = sum(self.price.of(usage, batch) for batch, usage in self.journal.usage.items())
+        return metered + self.journal.unmetered * self.first
 
     def each(self) -> float:
         """Dollars that the next request is expected to cost."""

@@ -1,10 +1,8 @@
 """The request loop: a request about each item, many at a time or in batches, until all are settled.
 
 Requests are bounded by their number, their bytes and their price; every answer goes to the journal.
-
-A batch is noted in the journal before it is sent, under a token that is in the names of its
-requests, and its id as soon as the provider tells it. So a rerun finds every batch again, also one
-that was sent a moment before a kill.
+A batch is noted there before it is sent, under a token that is in the names of its requests: so a
+rerun finds every batch again, also one that was sent a moment before a kill.
 """
 
 import asyncio
@@ -49,8 +47,7 @@ _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 def read_answer(text: str, task: GenerationTask, item: RequestItem, format: AnswerFormat) -> Fields:
     """The answer in a teacher's words, if it can be used; raises TeacherAnswerError.
 
-    Strict on purpose: nothing is mended, and only `json`, where a server can't be held to a
-    schema, may stand in a code fence.
+    Nothing is mended on purpose; `json`, which holds no server to a schema, may be in a code fence.
     """
     fenced = _FENCE.match(text) if format == "json" else None
     try:
@@ -297,9 +294,8 @@ class BatchLoop(_Loop):
     """Seconds between looks at a batch."""
 
     async def run(self, pending: Callable[[set[str]], Iterator[Pending]] | None) -> LoopOutcome:
-        """Collect the batches that are under way, then send and collect until all is settled.
-
-        `pending` reads the requests about items; without it nothing is sent.
+        """Collect the batches that are under way, then send what `pending` reads, if it is given,
+        and collect until all is settled.
         """
         try:
             await self._collect_all()

@@ -1,8 +1,7 @@
 """The plan: which images of the sources a generation takes, before anything is sent.
 
 It is kept in a file, so that a rerun takes the same. Where only images are wanted, texts are not
-read: a caption tar without `txt` members or a Parquet file without a column of texts is as good a
-source as any. Captions that people wrote are mixed in beside what is planned.
+read, and may be missing. Captions that people wrote are mixed in beside what is planned.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ from mmsieve.generation.tasks import (
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.labels import POSITIVE
 from mmsieve.outputs import write_atomically
-from mmsieve.read import ImageFolder, Parse, ReadOptions, Record, ShardReader, parse_record
+from mmsieve.read import ImageFolder, Parse, ReadOptions, Record, parse_record
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_of
@@ -60,8 +59,7 @@ def find_images(
 ) -> list[ImageSource]:
     """What the SOURCE strings name; raises RequestError where one names nothing readable.
 
-    Without `kinds` texts are left unread, and folders of image files will do: each file a sample,
-    or `by_folder` all files of a (sub)folder together.
+    Without `kinds` folders of image files will do: each file a sample, or `by_folder` all together.
     """
     found: list[ImageSource] = []
     shards: list[str] = []
@@ -103,20 +101,20 @@ class _ShardSource:
         with open_shard(self._shard, self._options) as reader:
             for index, record in enumerate(reader.records):
                 if index in wanted:
-                    yield _raw(index, record, reader, self._options.images_only)
+                    yield self._raw(index, record, reader.parse)
                 if last <= index < reader.count - 1:  # at its end a shard says if it was cut off
                     break
 
-
-def _raw(index: int, record: Record, reader: ShardReader, images_only: bool) -> RawSample:
-    try:
-        return RawSample(index, record.key, parse_record(reader.parse, record))
-    except SampleError as error:
-        members = [record.fields[name] for name in IMAGE_EXTENSIONS if name in record.fields]
-        is_textual = images_only and error.status in _TEXTUAL
-        if is_textual and members and isinstance(members[0], bytes):
-            return RawSample(index, record.key, Sample(record.key, (Image(members[0]),)))
-        return RawSample(index, record.key, problem=error)
+    def _raw(self, index: int, record: Record, parse: Parse) -> RawSample:
+        try:
+            return RawSample(self.name, index, record.key, parse_record(parse, record))
+        except SampleError as error:
+            members = [record.fields[name] for name in IMAGE_EXTENSIONS if name in record.fields]
+            is_textual = self._options.images_only and error.status in _TEXTUAL
+            if is_textual and members and isinstance(members[0], bytes):
+                sample = Sample(record.key, (Image(members[0]),))
+                return RawSample(self.name, index, record.key, sample)
+            return RawSample(self.name, index, record.key, problem=error)
 
 
 class _FolderSource:
@@ -149,7 +147,8 @@ class _FolderSource:
                     images.append(Image(self._folder.read(name)))
                 except SampleError as error:
                     problem = error
-            yield RawSample(index, key, Sample(key, tuple(images)), None if images else problem)
+            sample = Sample(key, tuple(images))
+            yield RawSample(self.name, index, key, sample, None if images else problem)
 
 
 _MORE = 64  # samples that are drawn at a time to replace unusable ones
@@ -251,7 +250,7 @@ def _read(
                 try:
                     if raw.problem is not None:
                         raise raw.problem
-                    yield start + raw.index, task.items(source.name, raw, max_images)
+                    yield start + raw.index, task.items(raw, max_images)
                 except SampleError as error:
                     status = error.status.value
                     yield start + raw.index, Unusable(source.name, raw.key, status, str(error))

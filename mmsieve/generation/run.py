@@ -1,9 +1,8 @@
 """A generation over real images: the request for it, and its way from sources to training files.
 
 plan (which images) -> ask (answers into the journal) -> collect (training files from the journal).
-Each step starts from what the one before left on disk, so any of them can be killed. Everything in
-the plan is in one of three places: the training files, rejects.jsonl, or it has no answer yet and
-the next run asks for it.
+Each step starts from what the one before left on disk, so any can be killed. What is planned is in
+the training files or in rejects.jsonl, or it has no answer yet and the next run asks for it.
 """
 
 import asyncio
@@ -217,7 +216,7 @@ class GenerationRequest:
                 for raw in source.read(wanted) if wanted else ():
                     if raw.problem is not None:
                         raise raw.problem
-                    for item in self.task.items(source.name, raw, most, keep=True):
+                    for item in self.task.items(raw, most, keep=True):
                         if item.id in missing:
                             del missing[item.id]
                             yield item

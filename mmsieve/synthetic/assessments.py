@@ -1,10 +1,9 @@
 """Captions of a scene as AITQE's teacher would assess them: six scores, the reasons, a rewrite.
 
 As in AITQE (arXiv 2410.16166), the overall score goes by the caption's level and the five others by
-what the caption says of the picture. Every picture has a good and a poor caption, and a poor one is
-rewritten as the canonical caption of its picture. A scene has exactly one canonical caption: a
-model that has to write needs one answer to a picture, not one of thousands, and what is always said
-in one way can be read back into facts without guessing.
+what the caption says of the picture. A poor caption is rewritten as the canonical one of its
+picture, of which there is exactly one: a model that has to write needs one answer to a picture, not
+one of thousands.
 """
 
 from dataclasses import dataclass

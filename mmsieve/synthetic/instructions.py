@@ -220,10 +220,7 @@ class InstructionSample:
 def instruction(
     seed: int, index: int, family: str = "core", wrong_share: float = WRONG_SHARE
 ) -> InstructionSample:
-    """The sample of a seed and an index over scenes of a family (a name of FAMILIES).
-
-    Its texts are the same whatever the share of wrong ones.
-    """
+    """The sample of a seed and an index over scenes of a family (a name of FAMILIES)."""
     rng = np.random.default_rng((seed, _INSTRUCTIONS, index))
     names, scenes = _plan(FAMILIES[family], family, rng)
     templates = [FAMILIES[family][name] for name in names]

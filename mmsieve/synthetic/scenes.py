@@ -1,11 +1,8 @@
 """Scenes with known truth: what a synthetic picture shows, and changes that make a text false.
 
-A scene is a plain value, sampled from a seed. `draw` turns it into pixels, `texts`, `assessments`
-and `instructions` write about it. Its truth is a set of `Fact`s, so whatever is written about a
-scene can be checked against it word by word.
-
-A text is written first, as a true one about its own scene; what is false is the picture beside it.
-So right and wrong texts follow the same rules, and nothing but the picture tells them apart.
+A scene is a plain value, sampled from a seed. Its truth is a set of `Fact`s, so whatever is written
+about it can be checked word by word. A text is written first, as a true one about its own scene;
+what is false is the picture beside it: nothing else tells right and wrong texts apart.
 
 Captions and documents describe a scene at one of three distances from the picture: one property
 (`change_one`), several while every object stays recognisable (`change_several`), or a stranger that

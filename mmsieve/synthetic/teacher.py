@@ -99,7 +99,6 @@ class AssessedGroup:
 
     key: str
     image: bytes
-    """Encoded."""
     scene: Scene
     pairs: tuple[AssessedCaption, AssessedCaption]
     """The raw caption, then its partner of the opposite quality."""
@@ -285,9 +284,7 @@ _END = bytes(1024)  # two empty blocks end a tar
 
 
 def write_shards(samples: Iterable[Sample], folder: Path, size: int) -> int:
-    """Write 00000000.tar, 00000001.tar, ... of `size` samples each, in the layouts that `score`
-    reads; returns how many tars.
-    """
+    """Write 00000000.tar, 00000001.tar, ... of `size` samples each; returns how many."""
     folder.mkdir(parents=True, exist_ok=True)
     tars, waiting = 0, iter(samples)
     while chunk := list(islice(waiting, size)):

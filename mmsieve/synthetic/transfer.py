@@ -1,11 +1,9 @@
 """Initial checkpoints of the tiny models: a new classifier, and weights transferred from one.
 
-The published raters and enhancers start from language models that read images (LLaVA-OneVision's
-mid stage, Qwen2). The tiny ones start from `unifilter-tiny`: its tower and projector as they are,
-its Qwen3 as the Qwen2 that the published layouts hold. What Qwen3 has and Qwen2 lacks, the norm of
-queries and keys in each head, becomes a constant: the mean size of that head's queries and keys
-over rendered captions. Words that both vocabularies have keep their embeddings, a new word begins
-as the mean of its pieces.
+Tiny raters and enhancers start from `unifilter-tiny`: its tower and projector as they are, its
+Qwen3 as the Qwen2 that the published layouts hold. What Qwen3 has and Qwen2 lacks, the norm of
+queries and keys in each head, becomes a constant: their mean size over rendered captions. Words
+that both vocabularies have keep their embeddings, a new word begins as the mean of its pieces.
 """
 
 import json
@@ -53,9 +51,7 @@ _WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 
 
 def learn_tokenizer(texts: Iterable[str], special: Sequence[str], size: int) -> Tokenizer:
-    """A byte-level BPE of at most `size` tokens: the texts' words are a token each, and any other
-    text fits too. `special` get the first ids.
-    """
+    """A byte-level BPE of at most `size` tokens, `special` first: the texts' words are one each."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

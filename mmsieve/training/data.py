@@ -1,9 +1,8 @@
 """Training data of each kind of model: records or drawn samples -> inputs and targets -> batches.
 
 A classifier learns from groups: images, and the texts over them at their levels. A rater or an
-enhancer is fine-tuned on prompts and completions (SFT): the capability queries of one instruction
-sample, or several captions of one image, each with its answer. All inputs are made by the preparer
-that the verb itself uses.
+enhancer is fine-tuned (SFT) on the capability queries of an instruction sample, or captions of an
+image, each with its answer. All inputs are made by the preparer that the verb itself uses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -243,8 +242,7 @@ class Branch:
 class SftExample:
     """One row of a batch: a prefix that prompts share, and branches that each go on from it.
 
-    A branch sees the prefix and itself (`mmsieve.methods.decoding`), so a row teaches just what
-    separate rows would and reads the shared part once.
+    A branch sees the prefix and itself, so a row teaches just what separate rows would.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -464,9 +462,7 @@ def known_capabilities(recipe: RaterRecipe) -> dict[str, str]:
 
 
 def drawn_training() -> Any:
-    """What a recipe with `rendered` learns from where no file is given, and what it starts from.
-
-    It is the module registered for it, with the functions `draw`, `draw_pretext` and
-    `write_initial`; this is the one look-up that training has of it.
+    """What a recipe with `rendered` learns from where no file is given, and what it starts from:
+    the module registered for it, with the functions `draw`, `draw_pretext` and `write_initial`.
     """
     return find("training data", "drawn")

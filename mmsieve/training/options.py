@@ -102,9 +102,9 @@ RunConfig = dict[str, Any]
 def check_run_config(
     out: Path, config: RunConfig, overwrite: bool = False
 ) -> Literal["new", "begun", "done"]:
-    """How far this training got in a folder; raises RequestError where something else is in it.
+    """How far this training got in a folder, where `overwrite` removes an earlier training.
 
-    With `overwrite` an earlier training is removed, and only that.
+    Raises RequestError where something else is in it.
     """
     made = read_record(out, _NAME, "train")
     if made is None:

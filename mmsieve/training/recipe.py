@@ -228,10 +228,8 @@ AnyStage: TypeAlias = Optimisation | SftStage
 
 def stage_of(recipe: BaseRecipe, goal: str) -> AnyStage | None:
     """The stage that `train GOAL` ends with; None where the recipe has none."""
-    if isinstance(recipe, RaterRecipe):
-        return recipe.rater
-    if isinstance(recipe, EnhancerRecipe):
-        return recipe.enhancer
+    if isinstance(recipe, RaterRecipe | EnhancerRecipe):
+        return recipe.rater if isinstance(recipe, RaterRecipe) else recipe.enhancer
     assert isinstance(recipe, Recipe)
     return recipe.projector if goal == "projector" else recipe.classifier
 
@@ -241,11 +239,10 @@ def stage_of(recipe: BaseRecipe, goal: str) -> AnyStage | None:
 
 @dataclass(frozen=True, kw_only=True)
 class BundledRecipe:
-    """A recipe of the package with what a user should know before running it."""
+    """A recipe of the package, the same in seconds, and what to know before running it."""
 
     recipe: BaseRecipe
     smoke: BaseRecipe
-    """The same in seconds."""
     about: str
     """What comes about, and the command, the hardware, the time, the expected numbers."""
 
@@ -264,10 +261,7 @@ R = TypeVar("R", bound=BaseRecipe)
 
 
 def load_recipe(recipe: str, kind: type[R], smoke: bool = False) -> R:
-    """A bundled recipe by name, or that of a .py file, which is run; raises RequestError.
-
-    `kind` is what has to come about.
-    """
+    """A bundled recipe of a kind by name, or that of a .py file, which is run; RequestError."""
     bundled = bundled_recipes()
     name = "SMOKE" if smoke else "RECIPE"
     if recipe in bundled:

@@ -216,7 +216,7 @@ def open_files(
 def _read_checked(
     file: Path, place: Path, inputs: RecordInputs[R], images: Path, workers: int, quiet: bool
 ) -> tuple[list[R], CheckedRecords]:
-    """The usable records of a file; raises RequestError where there are none.
+    """The usable records of a file; RequestError: there are none.
 
     The first process checks, the others, and later runs, read what it found in `place`.
     """

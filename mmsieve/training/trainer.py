@@ -20,7 +20,7 @@ from mmsieve.errors import RequestError
 from mmsieve.evaluation.metrics import measure
 from mmsieve.progress import Advance, show_progress
 from mmsieve.training.options import processes
-from mmsieve.training.recipe import Lora, Steps
+from mmsieve.training.recipe import ClassifierStage, Lora, SftStage, Steps
 
 _LOG_STEPS = 50
 BestBy: TypeAlias = Literal["accuracy", "loss"]
@@ -42,22 +42,16 @@ class Stage:
     held_out: Dataset[Any] | None = None
     """A text or an example per index: the saved state that does best on them is taken."""
     best_by: BestBy = "accuracy"
-    """What doing best means."""
     tower: tuple[nn.Parameter, ...] = ()
-    """Parameter group of a learning rate of its own, `tower_rate` times that of the others."""
-    tower_rate: float = 1.0
+    """Parameters whose learning rate is the `tower_rate` part of that of the others."""
     seed: int = 0
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where the Trainer's log goes, besides training.json."""
     workers: int = 0
-    """Processes that prepare data."""
 
 
 def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, dict[str, Tensor]]:
-    """Train the objective in place; returns the log, and the objective's whole state.
-
-    Goes on from the last state in `folder`.
-    """
+    """Train in place, from the last state in `folder` on; returns the log and the whole state."""
     trainer = _Trainer(stage, folder)
     state = _last_state(folder)
     before = 0 if state is None else _step(state)
@@ -217,7 +211,8 @@ def _optimizer(stage: Stage) -> torch.optim.Optimizer:
     others = [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in tower]
     groups: list[dict[str, Any]] = [{"params": others}]
     if stage.tower:
-        rate = wanted.learning_rate * stage.tower_rate
+        assert isinstance(wanted, ClassifierStage | SftStage)
+        rate = wanted.learning_rate * wanted.tower_rate
         groups.append({"params": list(stage.tower), "lr": rate})
     return torch.optim.AdamW(
         groups,

@@ -9,7 +9,8 @@ whole stage, and in a stage from its last saved state.
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,14 +76,12 @@ class TrainableModel:
     model: Any
     language: Any
     """The stock language model in it."""
-    tower: nn.Module
     image: ImageSpec
     encode: Encode
     """The tower and the projector."""
     inputs: RecordInputs[Any]
     collate: Callable[[list[Any]], dict[str, Tensor]]
     save: Callable[[Path], None]
-    """Writes the model as a checkpoint."""
     ties_embeddings: bool = True
     """Whether the language model's output embedding is its input embedding."""
 
@@ -91,12 +90,10 @@ class TrainableModel:
 class Training(ABC):
     """What to train, and where: `out` ends up as a checkpoint in the published layout.
 
-    `training.json` beside it has the run config and each stage's log. Until then `out/stages` holds
-    what has been reached.
+    `training.json` beside it has each stage's log. Until then `out/stages` holds what is reached.
     """
 
     goal: str
-    """The last stage."""
     recipe: BaseRecipe
     out: Path
     config: RunConfig
@@ -144,7 +141,8 @@ class Training(ABC):
     def write_start(self, folder: Path) -> list[str]:
         """The first stage, where there is no checkpoint to start from."""
         if processes().is_main_process:
-            write_whole(folder, lambda place: write_initial(place, self.recipe))
+            with whole_folder(folder) as place:
+                write_initial(place, self.recipe)
         return []
 
     def before(self, stage: str) -> Path:
@@ -165,7 +163,6 @@ class Training(ABC):
         *,
         best_by: BestBy | None = None,
         tower: tuple[nn.Parameter, ...] = (),
-        tower_rate: float = 1.0,
     ) -> list[str]:
         """Train the goal's stage, on files or on drawn data; without `best_by` the last state."""
         seed, workers, quiet = self.recipe.seed, self.workers, self.quiet
@@ -184,7 +181,6 @@ class Training(ABC):
             collate=opened.collate,
             optimisation=wanted,
             tower=tower,
-            tower_rate=tower_rate,
             seed=seed,
             trackers=self.trackers,
             workers=workers,
@@ -200,13 +196,11 @@ class Training(ABC):
         if not processes().is_main_process:
             return
 
-        def write(place: Path) -> None:
-            stage.objective.cpu().load_state_dict(state)
-            merge_adapters(opened.language.layers)
+        stage.objective.cpu().load_state_dict(state)
+        merge_adapters(opened.language.layers)
+        with whole_folder(folder) as place:
             opened.save(place)
             (place / _LOG).write_text(json.dumps(log))
-
-        write_whole(folder, write)
 
     def _publish(self) -> None:
         """The last stage's checkpoint to `out`, config.json last."""
@@ -223,12 +217,13 @@ class Training(ABC):
         shutil.rmtree(self.stages)
 
 
-def write_whole(place: Path, make: Callable[[Path], None]) -> None:
+@contextmanager
+def whole_folder(place: Path) -> Iterator[Path]:
     """A folder that is there is whole: it gets its name when all is in it."""
     temporary = place.with_name(f".{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    make(temporary)
+    yield temporary
     temporary.replace(place)
 
 
@@ -258,7 +253,6 @@ class ClassifierTraining(Training):
         return TrainableModel(
             model=model,
             language=model.model,
-            tower=model.model.vision_tower,
             image=checkpoint.image,
             encode=model.encode_images,
             inputs=ClassifierInputs(annotator.preparer()),
@@ -303,15 +297,8 @@ class ClassifierTraining(Training):
         objective = QualityObjective(opened.model, opened.image, wanted)
         if wanted.lora is not None:
             add_adapters(opened.language, wanted.lora)
-        return self.fit(
-            opened,
-            objective,
-            wanted,
-            folder,
-            best_by="accuracy",
-            tower=tuple(opened.tower.parameters()) if wanted.tower_rate else (),
-            tower_rate=wanted.tower_rate,
-        )
+        tower = opened.model.model.vision_tower.parameters() if wanted.tower_rate else ()
+        return self.fit(opened, objective, wanted, folder, best_by="accuracy", tower=tuple(tower))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,22 +317,16 @@ class SftTraining(Training):
         assert isinstance(wanted, SftStage)
         opened = self.open(self.before(self.goal))
         model = opened.model.train().requires_grad_(True)
+        tower = model.model.vision_tower
         _freeze_unused(model)
         if not wanted.tower_rate:
-            opened.tower.requires_grad_(False)
+            tower.requires_grad_(False)
         if wanted.lora is not None:
             add_adapters(opened.language, wanted.lora)
             model.lm_head.requires_grad_(False)
-        tower = tuple(p for p in opened.tower.parameters() if p.requires_grad)
-        return self.fit(
-            opened,
-            SftObjective(model, opened.encode, opened.image),
-            wanted,
-            folder,
-            best_by="loss",
-            tower=tower if wanted.tower_rate != 1 else (),
-            tower_rate=wanted.tower_rate,
-        )
+        objective = SftObjective(model, opened.encode, opened.image)
+        apart = tuple(p for p in tower.parameters() if p.requires_grad and wanted.tower_rate != 1)
+        return self.fit(opened, objective, wanted, folder, best_by="loss", tower=apart)
 
 
 def _freeze_unused(model: Any) -> None:
@@ -379,9 +360,8 @@ class RaterTraining(SftTraining):
         return TrainableModel(
             model=model,
             language=model.model.language_model,
-            tower=model.model.vision_tower,
             image=checkpoint.image,
-            encode=lambda pixels: mmssr_model.encode_images(model, pixels),
+            encode=partial(mmssr_model.encode_images, model),
             inputs=RaterInputs.of(checkpoint, self.recipe),
             collate=collate_examples,
             save=lambda place: mmssr_model.save_rater(model, place, checkpoint, own),
@@ -403,9 +383,8 @@ class EnhancerTraining(SftTraining):
         return TrainableModel(
             model=model,
             language=model.model.language_model,
-            tower=model.model.vision_tower,
             image=checkpoint.tower.image,
-            encode=lambda pixels: aitqe_model.encode_images(model, pixels),
+            encode=partial(aitqe_model.encode_images, model),
             inputs=EnhancerInputs.of(checkpoint, self.recipe),
             collate=collate_examples,
             save=lambda place: aitqe_model.save_enhancer(model, place, checkpoint, own),
@@ -418,4 +397,3 @@ TRAININGS: dict[str, type[Training]] = {
     "rater": RaterTraining,
     "enhancer": EnhancerTraining,
 }
-"""Goal -> how it is trained."""
