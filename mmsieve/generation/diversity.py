@@ -41,7 +41,6 @@ _AT_ONCE = 256  # samples whose pixels are in memory together
 _BLOCK = 4096  # rows of a step of k-means; more where there are more clusters than half of that
 _STEPS = 40
 _PASSES = 2  # K-means sees the data as often, and takes at least so many steps
-_ZERO = 1e-12
 
 _Vector: TypeAlias = npt.NDArray[np.float32]
 
@@ -83,6 +82,8 @@ def describe(labels: Labels) -> str:
 
 def open_features(model: str) -> Tower:
     """The vision tower of a SigLIP, a CLIP or a quality classifier; raises RequestError."""
+    if find_spec("sklearn") is None:
+        raise RequestError("--diversify needs scikit-learn: pip install 'mmsieve[teachers]'")
     folder = find_model(model)
     if read_json(folder / "config.json").get("model_type") in BACKBONES:
         return open_checkpoint(folder).tower
@@ -144,12 +145,6 @@ def cluster_images(
     return labels
 
 
-def check_installed() -> None:
-    """Raise RequestError where scikit-learn, which does the clustering, is missing."""
-    if find_spec("sklearn") is None:
-        raise RequestError("--diversify needs scikit-learn: pip install 'mmsieve[teachers]'")
-
-
 def embed(shown: Iterable[Sequence[Image]], features: "ImageFeatures") -> Iterator[_Vector | None]:
     """A vector [width] per sample, whose images are given; None where none can be used."""
     rest = iter(shown)
@@ -199,4 +194,4 @@ def _blocks(rows: int, block: int, rng: np.random.Generator) -> Iterator[npt.NDA
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Rows at length 1, so that their distance is the angle between them."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, _ZERO), np.float32)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)

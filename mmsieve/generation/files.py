@@ -54,9 +54,8 @@ class Group:
     def sample(self, labelled: LabelledText) -> Sample:
         """A text with its images, as the sample that a scorer would read."""
         if labelled.kind == "caption":
-            return Sample.caption(
-                self.images[labelled.images[0]], labelled.text[len(CAPTION_HEAD) :]
-            )
+            image = self.images[labelled.images[0]]
+            return Sample.caption(image, labelled.text[len(CAPTION_HEAD) :])
         parts: list[Part] = []
         images = iter(labelled.images)
         for index, piece in enumerate(labelled.text.split(IMAGE_MARK)):
@@ -73,6 +72,7 @@ def kind_of(text: str) -> TextKind:
     return "caption" if starts and text.count(IMAGE_MARK) == 1 else "document"
 
 
+TRAIN, VAL, POOL = "train.json", "val.json", "qas.json"
 IMAGES = "images"
 """Folder of the images, beside the training files."""
 
@@ -106,15 +106,22 @@ def read_training_file(path: Path) -> list[TrainingRecord]:
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
         wanted = 'a JSON list of {"image": path or [paths], "text": "<image> ...", "label": 0-3}'
-        raise RequestError(f"{path}: {where}: {first['msg']}; wanted: {wanted}") from error
+        raise RequestError(f"{path}: {say_invalid(error)}; wanted: {wanted}") from error
     except (OSError, ValueError) as error:
         raise RequestError(f"{path}: {error}") from error
 
 
 _ENTRIES = TypeAdapter(list[TrainingRecord])
+
+
+def say_invalid(error: ValueError) -> str:
+    """What is wrong, in one line: the first field that is, where one is."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def text_fields(names: Sequence[str], texts: Iterable[LabelledText]) -> Iterator[dict[str, Any]]:
@@ -142,7 +149,6 @@ class TrainingFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lines: dict[str, list[str]] = {TRAIN: [], VAL: []}
-        """File -> its entries."""
 
     def add_images(self, key: str, images: Sequence[bytes]) -> None:
         """Write PNG files under the names that entries of this key have for them."""
@@ -179,9 +185,6 @@ class TrainingFiles:
             text = "[\n" + ",\n".join(lines) + "\n]\n"
             write_text(self._folder / name, text)
         return {name: len(self._lines[name]) for name in (TRAIN, VAL)}
-
-
-TRAIN, VAL, POOL = "train.json", "val.json", "qas.json"
 
 
 def parse_training_record(folder: Path, record: Record) -> Sample:

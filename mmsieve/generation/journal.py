@@ -7,7 +7,6 @@ answers that were on their way, never more than `--concurrency`, billed or not.
 import math
 import re
 import tomllib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,16 +15,12 @@ from pydantic import TypeAdapter
 
 from mmsieve.clients.connection import Usage
 from mmsieve.errors import RequestError
-from mmsieve.generation.tasks import RequestItem
 from mmsieve.outputs import append_line, read_lines
 
 _PRICES = Path(__file__).parent / "prices.toml"
 _BATCH = 0.5  # part of the price that both providers ask for requests in a batch
 
 _DATE = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2})$")
-_PIXELS_A_TOKEN = 750
-"""Anthropic's rule of thumb; OpenAI's tiles and patches come to 0.5 to 1.2 times as many tokens."""
-_LETTERS_A_TOKEN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,18 +135,6 @@ def find_price(model: str, asked: str | None) -> Price | None:
     return Price(*known) if known else None
 
 
-def expected_usage(items: Sequence[RequestItem], letters: int, answer: int, side: int) -> Usage:
-    """Tokens that requests will take, good to a factor of two: `letters` are those of all
-    requests, `answer` the tokens of an answer, `side` the longest that images are shown with.
-    """
-    pixels = 0.0
-    for picture in (picture for item in items for picture in item.pictures):
-        shrink = min(1.0, side / max(picture.width, picture.height))
-        pixels += picture.width * picture.height * shrink**2
-    shown = round(pixels / _PIXELS_A_TOKEN)
-    return Usage(shown + letters // _LETTERS_A_TOKEN, len(items) * answer)
-
-
 @dataclass(frozen=True)
 class CostBudget:
     """What has been spent, what a request is expected to cost, and the most that may be spent."""
@@ -172,16 +155,13 @@ class CostBudget:
         metered = sum(self.price.of(usage, batch) for batch, usage in self.journal.usage.items())
         return metered + self.journal.unmetered * self.first
 
-    def each(self) -> float:
-        """Dollars that the next request is expected to cost."""
-        seen = self.journal.requests
-        return self.spent() / seen if seen else self.first
-
     def objection(self, in_flight: int) -> str | None:
         """Why another request may not be sent beside those that are under way, if so."""
         if self.most is None:
             return None
-        affordable = (self.most - self.spent()) / max(self.each(), 1e-12) - in_flight
+        requests = self.journal.requests
+        each = self.spent() / requests if requests else self.first
+        affordable = (self.most - self.spent()) / max(each, 1e-12) - in_flight
         return None if affordable >= 1 else f"--max-cost {self.most:g} is reached"
 
     def describe(self) -> str:

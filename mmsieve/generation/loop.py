@@ -29,6 +29,7 @@ from mmsieve.clients.connection import (
     request_name,
     shorten,
 )
+from mmsieve.generation.files import say_invalid
 from mmsieve.generation.journal import AnswerJournal, BatchNote, CostBudget, JournalEntry
 from mmsieve.generation.tasks import (
     Fields,
@@ -41,6 +42,7 @@ from mmsieve.generation.tasks import (
 from mmsieve.images import ImageLimits, decode
 from mmsieve.progress import Advance
 
+_QUALITY = 90  # of the JPEG files that a teacher is shown
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 
 
@@ -55,9 +57,7 @@ def read_answer(text: str, task: GenerationTask, item: RequestItem, format: Answ
         json.dumps(fields, ensure_ascii=False).encode()  # raises for half a surrogate pair
         return task.check(fields, item)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise TeacherAnswerError(f"wrong fields: {where}: {first['msg']}") from error
+        raise TeacherAnswerError(f"wrong fields: {say_invalid(error)}") from error
     except (ValueError, RecursionError) as error:
         raise TeacherAnswerError(f"not JSON: {error}") from error
 
@@ -69,9 +69,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in fields if sum(name == other for other, _ in pairs) > 1)
         raise ValueError(f"{twice!r} stands there twice")
     return fields
-
-
-_QUALITY = 90  # of the JPEG files that a teacher is shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +317,6 @@ class BatchLoop(_Loop):
         }
 
     async def _send(self, pending: Iterator[Pending]) -> None:
-        """Send all that can be paid for, a batch at a time."""
         chunk: dict[str, ModelRequest] = {}
         size = sent = 0
         while one := await asyncio.to_thread(next, pending, None):

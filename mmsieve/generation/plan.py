@@ -37,6 +37,9 @@ from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_of
 
+HUMAN = "human"
+"""What stands for a teacher's name in the provenance of captions that people wrote."""
+
 _IMAGES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 _TEXTUAL = (Status.TEXT_MISSING, Status.TEXT_UNDECODABLE, Status.JSON_INVALID)
 """Errors of a sample whose images may be fine."""
@@ -86,8 +89,6 @@ def _is_folder_of_images(source: str) -> bool:
 
 
 class _ShardSource:
-    """A shard as `score` reads it."""
-
     def __init__(self, shard: Shard, options: ReadOptions) -> None:
         self.name = shard.name
         self._shard, self._options = shard, options
@@ -258,10 +259,6 @@ def _read(
             failed[source.name] = str(error)
 
 
-HUMAN = "human"
-"""What stands for a teacher's name in their provenance."""
-
-
 @dataclass
 class HumanCaptions:
     """Images and what people wrote about them, the images already stored."""
@@ -281,10 +278,10 @@ class HumanCaptionSource:
 
     def check(self) -> None:
         """Raise RequestError where there is no such thing."""
-        if self._is_file() and not self._entries():
-            raise RequestError(f"--positives {self.name}: no text of level {POSITIVE} in it")
-        if not self._is_file():
+        if not self.name.endswith(".json"):
             find_files([self.name])
+        elif not self._entries():
+            raise RequestError(f"--positives {self.name}: no text of level {POSITIVE} in it")
 
     def take(self, out: Path) -> HumanCaptions:
         """Read all, storing the images below `out`."""
@@ -297,9 +294,6 @@ class HumanCaptionSource:
                 found.unusable.append(Unusable(source, record.key, status, str(error)))
         return found
 
-    def _is_file(self) -> bool:
-        return self.name.endswith(".json")
-
     def _entries(self) -> list[Record]:
         return [
             Record(str(number if entry.id is None else entry.id), {"text": entry})
@@ -308,7 +302,7 @@ class HumanCaptionSource:
         ]
 
     def _records(self, failed: dict[str, str]) -> Iterator[tuple[str, Record, Parse]]:
-        if self._is_file():
+        if self.name.endswith(".json"):
             file = Path(self.name)
             parse = partial(parse_training_record, file.parent)
             yield from ((file.stem, record, parse) for record in self._entries())

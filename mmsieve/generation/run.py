@@ -20,7 +20,7 @@ from mmsieve.clients.connection import Connection, Usage, api_key, open_teacher,
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation import diversity
 from mmsieve.generation.files import TrainingFiles, choose_val, text_fields
-from mmsieve.generation.journal import AnswerJournal, CostBudget, Price, expected_usage, find_price
+from mmsieve.generation.journal import AnswerJournal, CostBudget, Price, find_price
 from mmsieve.generation.loop import BatchLoop, LoopOutcome, Pending, RequestBuilder, RequestLoop
 from mmsieve.generation.options import TeacherOptions
 from mmsieve.generation.plan import (
@@ -45,8 +45,10 @@ PLAN, JOURNAL, REJECTS = "plan.json", "journal.jsonl", "rejects.jsonl"
 FILES = (PLAN, JOURNAL, REJECTS)
 """What is in an output folder beside the training files."""
 
-_LOCK = ".lock"
 _NUMBERS = {1: "one", 2: "two", 4: "four"}
+_LETTERS_A_TOKEN = 4
+_PIXELS_A_TOKEN = 750
+"""Anthropic's rule of thumb; OpenAI's tiles and patches come to 0.5 to 1.2 times as many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,6 @@ class GenerationRequest:
         """What tells kinds of images apart, if that is asked for; raises RequestError."""
         if self.options.diversify is None:
             return None
-        diversity.check_installed()
         return diversity.open_features(self.options.diversify_model)
 
     @cached_property
@@ -147,14 +148,10 @@ class GenerationRequest:
         """The images that are taken; raises RequestError where there is none."""
         clusters, seed = self.options.diversify, self.seed
         if self.tower is None or clusters is None:
-            return self.draft()
+            return self._plan(random_draw(self.seed))
         labels = diversity.cluster_sources(self.images, self.tower, clusters, seed, quiet)
         plan = self._plan(diversity.even_draw(labels, seed))
         return replace(plan, note=diversity.describe(labels))
-
-    def draft(self) -> GenerationPlan:
-        """A plan that looks at no image for more than its size: as large as the other one."""
-        return self._plan(random_draw(self.seed))
 
     def _plan(self, draw: Draw) -> GenerationPlan:
         wanted = -(-self.count // self.task.each)
@@ -176,12 +173,17 @@ class GenerationRequest:
         )
 
     def expect(self, plan: GenerationPlan) -> Usage:
-        """Tokens that the plan will take: a guess."""
+        """Tokens that the plan will take: a guess, good to a factor of two."""
         values = [self.task.values(item) for item in plan.items]
         lengths = [sum(map(len, one.values())) for one in values]
         first = self.prompts.compose(values[0], {}, "schema")
         letters = sum(lengths) + (len(first) - lengths[0]) * len(lengths)
-        return expected_usage(plan.items, letters, self.task.tokens, self.options.image_side)
+        pixels = 0.0
+        for picture in (picture for item in plan.items for picture in item.pictures):
+            shrink = min(1.0, self.options.image_side / max(picture.width, picture.height))
+            pixels += picture.width * picture.height * shrink**2
+        shown = round(pixels / _PIXELS_A_TOKEN)
+        return Usage(shown + letters // _LETTERS_A_TOKEN, len(plan.items) * self.task.tokens)
 
     def budget(self, plan: GenerationPlan, journal: AnswerJournal) -> CostBudget:
         """What may be spent."""
@@ -192,7 +194,7 @@ class GenerationRequest:
 
     def estimate(self) -> tuple[str, ...]:
         """What the generation would take, in lines: images, tokens, dollars."""
-        plan = self.draft()
+        plan = self._plan(random_draw(self.seed))  # as large as one that looks at the images
         usage, cost = self.expect(plan), "unknown, say --price IN,OUT"
         images = sum(len(item.pictures) for item in plan.items)
         if self.price is not None:
@@ -243,7 +245,7 @@ class GenerationResult:
 def generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
     """Generate into a folder, going on from what an earlier run left there."""
     try:
-        with FileLock(out / _LOCK, blocking=False):
+        with FileLock(out / ".lock", blocking=False):
             return _generate(request, out, quiet)
     except Timeout:
         raise RequestError(f"--out {out}: another run is writing there") from None
@@ -271,7 +273,6 @@ def _generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationR
 
 
 def _left(request: GenerationRequest, plan: GenerationPlan, journal: AnswerJournal) -> set[str]:
-    """The ids of the items that are still to be asked about."""
     attempts = request.options.attempts
     return {item.id for item in plan.items if not journal.is_settled(item.id, attempts)}
 
@@ -346,7 +347,11 @@ def collect(
             records = islice(answered, request.count - number * task.each)
             files.add(item.id, records, is_val, {**author, **origin})
         elif journal.is_settled(item.id, request.options.attempts):
-            rejects.append(_reject(item, journal.problems[item.id], digests))
+            problems = journal.problems[item.id]
+            reject: dict[str, Any] = {"source": item.source, "key": item.key}
+            reject |= {"status": "model_output_invalid", "error": problems[-1]}
+            reject |= {"requests": len(problems), "id": item.id, "sha256": digests}
+            rejects.append(reject)
             for name in item.names:
                 (out / name).unlink(missing_ok=True)
         else:
@@ -354,15 +359,3 @@ def collect(
     text = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
     write_text(out / REJECTS, text)
     return GenerationResult(files.finish(), len(rejects), undone, human.failed)
-
-
-def _reject(item: RequestItem, problems: list[str], digests: list[str]) -> dict[str, Any]:
-    return {
-        "source": item.source,
-        "key": item.key,
-        "status": "model_output_invalid",
-        "error": problems[-1],
-        "requests": len(problems),
-        "id": item.id,
-        "sha256": digests,
-    }

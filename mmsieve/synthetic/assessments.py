@@ -13,15 +13,8 @@ import numpy as np
 
 from mmsieve.generation.tasks.assessments import Phase
 from mmsieve.labels import EASY_NEGATIVE, HARD_NEGATIVE, MEDIUM_NEGATIVE, POSITIVE
+from mmsieve.synthetic import texts
 from mmsieve.synthetic.scenes import Fact, Scene
-from mmsieve.synthetic.texts import (
-    NUMBERS,
-    Caption,
-    caption,
-    describe_canonically,
-    described_scene,
-    mark,
-)
 
 Assessment: TypeAlias = dict[str, int | str | None]
 """The fields of AITQE's answer, in the order of writing."""
@@ -41,7 +34,7 @@ _Score: TypeAlias = tuple[int, str]  # a score from 1 to 10, and why
 
 def canonical_caption(scene: Scene) -> str:
     """The text that a poor caption of a picture should be replaced by."""
-    return mark(describe_canonically(scene)).text
+    return texts.mark(texts.describe_canonically(scene)).text
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +57,16 @@ def assessed_pair(
     phase says how good a caption is.
     """
     raw_level = POSITIVE if rng.random() < 0.5 else int(rng.integers(POSITIVE))
-    raw = caption(scene, raw_level, rng)
+    raw = texts.caption(scene, raw_level, rng)
     level = POSITIVE if raw_level < POSITIVE else int(rng.integers(POSITIVE))
-    described = described_scene(scene, level, rng)
-    partner = Caption(level, mark(describe_canonically(described), [scene.facts()]), described)
+    described = texts.described_scene(scene, level, rng)
+    partner = texts.Caption(
+        level, texts.mark(texts.describe_canonically(described), [scene.facts()]), described
+    )
     return _assess("raw", scene, raw), _assess("partner", scene, partner)
 
 
-def _assess(phase: Phase, scene: Scene, caption: Caption) -> AssessedCaption:
+def _assess(phase: Phase, scene: Scene, caption: texts.Caption) -> AssessedCaption:
     scores: dict[str, _Score] = {
         "overall": (OVERALL[caption.level], _OVERALL_REASONS[caption.level]),
         "text_quality": (_BEST, "It is written well."),
@@ -92,7 +87,7 @@ def _partial(part: int, whole: int) -> int:
     return _WORST + round(5 * part / whole)
 
 
-def _matching(caption: Caption) -> _Score:
+def _matching(caption: texts.Caption) -> _Score:
     """By the words that state facts: how many of them are so."""
     marked = caption.text
     if not marked.wrong:
@@ -123,7 +118,7 @@ def _is_recognised(name: str, scene: Scene, described: Scene) -> bool:
     return not ours or bool(ours & theirs)
 
 
-def _meaning(scene: Scene, caption: Caption) -> _Score:
+def _meaning(scene: Scene, caption: texts.Caption) -> _Score:
     """By the picture as a whole: what is in it, and how much of it."""
     described = caption.described
     if caption.level == EASY_NEGATIVE:
@@ -132,7 +127,7 @@ def _meaning(scene: Scene, caption: Caption) -> _Score:
         return _BEST, "It tells the picture as a whole."
     ours, theirs = len(scene.things), len(described.things)
     if ours != theirs:
-        return 4, f"It counts {NUMBERS[theirs]}, and there are {NUMBERS[ours]}."
+        return 4, f"It counts {texts.NUMBERS[theirs]}, and there are {texts.NUMBERS[ours]}."
     return 7, "It tells what is there, with mistakes."
 
 

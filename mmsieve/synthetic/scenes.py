@@ -250,7 +250,7 @@ def change_one(scene: Scene, rng: np.random.Generator) -> Scene:
     if kind == "add":
         return _add(scene, world, rng)
     if kind == "drop":
-        return _drop(scene, rng)
+        return replace_thing(scene, int(rng.integers(len(scene.things))))
     index = pick_one(rng, [i for i, thing in enumerate(scene.things) if kind in _editable(thing)])
     return alter(scene, index, kind, world, rng)
 
@@ -321,10 +321,6 @@ def _possible(scene: Scene, world: World, kind: str) -> bool:
 def _add(scene: Scene, world: World, rng: np.random.Generator) -> Scene:
     newcomer = sample_thing(world, pick_one(rng, _free(scene, world)), rng, sign=False)
     return replace_thing(scene, len(scene.things), newcomer)
-
-
-def _drop(scene: Scene, rng: np.random.Generator) -> Scene:
-    return replace_thing(scene, int(rng.integers(len(scene.things))))
 
 
 def alter(scene: Scene, index: int, kind: str, world: World, rng: np.random.Generator) -> Scene:
@@ -433,7 +429,6 @@ def _change_subject(scene: Scene, statement: Fact, rng: np.random.Generator) -> 
 
 
 def _deciding_attribute(statement: Fact) -> str:
-    """The attribute of an object that decides about the statement."""
     subject, attribute, _ = statement
     if attribute == "corners":
         return "shape"
@@ -445,8 +440,7 @@ def _deciding_attribute(statement: Fact) -> str:
 
 
 def _recount(scene: Scene, world: World, rng: np.random.Generator) -> Scene:
-    """One object more or one less."""
     more = len(scene.things) < max(world.counts)
     if more and (len(scene.things) <= min(world.counts) or rng.random() < 0.5):
         return _add(scene, world, rng)
-    return _drop(scene, rng)
+    return replace_thing(scene, int(rng.integers(len(scene.things))))

@@ -19,15 +19,7 @@ from mmsieve.synthetic.draw import draw_scene
 from mmsieve.synthetic.instructions import instruction
 from mmsieve.synthetic.scenes import GRID, SIGN, WORLDS, Scene, sample_scene
 from mmsieve.synthetic.teacher import Drawing, assessment_group, caption_group, document_group
-from mmsieve.training.data import (
-    ClassifierInputs,
-    EnhancerInputs,
-    PreparedGroup,
-    RaterInputs,
-    SftExample,
-    assessment_of,
-    prepare_group,
-)
+from mmsieve.training import data
 from mmsieve.training.recipe import (
     AnyStage,
     Architecture,
@@ -44,10 +36,10 @@ from mmsieve.training.records import RecordInputs, TrainingData
 def draw(inputs: RecordInputs[Any], wanted: AnyStage, seed: int) -> TrainingData:
     """Groups of texts for a classifier, prompts with completions for a rater or an enhancer."""
     rendered = wanted.rendered
-    if isinstance(inputs, RaterInputs | EnhancerInputs):
+    if isinstance(inputs, data.RaterInputs | data.EnhancerInputs):
         assert rendered is not None
         return TrainingData(RenderedExamples(rendered, wanted.batch, seed, inputs))
-    assert isinstance(inputs, ClassifierInputs) and isinstance(rendered, Rendered)
+    assert isinstance(inputs, data.ClassifierInputs) and isinstance(rendered, Rendered)
     groups = RenderedGroups(rendered, wanted.batch, seed, inputs.preparer)
     held_out = HeldOutTexts(inputs.preparer, rendered, seed) if rendered.held_out else None
     return TrainingData(groups, held_out=held_out)
@@ -93,6 +85,9 @@ class _DrawnSteps(Dataset[list[Any]]):
 
 # Texts at the four levels, for a classifier
 
+_LONGER = 4  # how many groups of captions take the room of one group of documents, about
+_UNSEEN = 10**12  # training never counts its groups so far
+
 
 @dataclass(frozen=True)
 class RenderedGroups(_DrawnSteps):
@@ -101,7 +96,7 @@ class RenderedGroups(_DrawnSteps):
     wanted: Rendered
     preparer: UniFilterPreparer
 
-    def __getitem__(self, step: int) -> list[PreparedGroup]:
+    def __getitem__(self, step: int) -> list[data.PreparedGroup]:
         share = self.wanted.document_share
         documents = int((step + 1) * share) > int(step * share)
         make = document_group if documents else caption_group
@@ -109,13 +104,10 @@ class RenderedGroups(_DrawnSteps):
         family = choose_family(self.wanted.families, (self.seed, 3, step), only_things=documents)
         drawing = _drawing(self.wanted, family)
         indices = range(step * self.batch, step * self.batch + count)
-        return [prepare_group(self.preparer, make(self.seed, i, drawing)) for i in indices]
+        return [data.prepare_group(self.preparer, make(self.seed, i, drawing)) for i in indices]
 
 
-_LONGER = 4  # how many groups of captions take the room of one group of documents, about
-
-
-class HeldOutTexts(Dataset[list[PreparedGroup]]):
+class HeldOutTexts(Dataset[list[data.PreparedGroup]]):
     """Texts over rendered images that no training sees, one per index."""
 
     def __init__(self, preparer: UniFilterPreparer, wanted: Rendered, seed: int) -> None:
@@ -131,11 +123,8 @@ class HeldOutTexts(Dataset[list[PreparedGroup]]):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int) -> list[PreparedGroup]:
-        return [prepare_group(self._preparer, self.texts[index])]
-
-
-_UNSEEN = 10**12  # training never counts its groups so far
+    def __getitem__(self, index: int) -> list[data.PreparedGroup]:
+        return [data.prepare_group(self._preparer, self.texts[index])]
 
 
 def _drawing(wanted: Rendered, family: str) -> Drawing:
@@ -149,9 +138,9 @@ def _drawing(wanted: Rendered, family: str) -> Drawing:
 class RenderedExamples(_DrawnSteps):
     """Drawn prompts and completions, those of a step of one family."""
 
-    inputs: RaterInputs | EnhancerInputs
+    inputs: data.RaterInputs | data.EnhancerInputs
 
-    def __getitem__(self, step: int) -> list[SftExample]:
+    def __getitem__(self, step: int) -> list[data.SftExample]:
         family = choose_family(self.wanted.families, (self.seed, 3, step))
         drawing = Drawing(family=family, encoding="BMP", blank=self.wanted.blank_images)
         return [
@@ -162,15 +151,15 @@ class RenderedExamples(_DrawnSteps):
 
 
 def draw_examples(
-    inputs: RaterInputs | EnhancerInputs, seed: int, index: int, drawing: Drawing
-) -> list[SftExample]:
+    inputs: data.RaterInputs | data.EnhancerInputs, seed: int, index: int, drawing: Drawing
+) -> list[data.SftExample]:
     """Those of one instruction sample, or of one picture's captions."""
-    if isinstance(inputs, RaterInputs):
+    if isinstance(inputs, data.RaterInputs):
         drawn = instruction(seed, index, drawing.family)
         return inputs.examples(drawn.sample(drawing.draw), drawn.ratings, drawn.styles)
     group = assessment_group(seed, index, drawing)
     captions = [
-        (pair.text, assessment_of(pair.assessment))
+        (pair.text, data.assessment_of(pair.assessment))
         for pair in group.pairs
         if inputs.negatives or pair.phase == "raw"
     ]

@@ -29,14 +29,9 @@ from mmsieve.methods.mmssr import model as mmssr_model
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, SYSTEM, capability_question, format_turns
 from mmsieve.methods.tower import Tower
+from mmsieve.methods.unifilter import model as unifilter_model
 from mmsieve.methods.unifilter.annotator import UniFilter
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
-from mmsieve.methods.unifilter.model import (
-    QualityClassifier,
-    QualityConfig,
-    load_classifier,
-    save_classifier,
-)
 from mmsieve.synthetic.instructions import FAMILIES, instruction
 from mmsieve.synthetic.scenes import WORLDS
 from mmsieve.synthetic.teacher import Drawing, assessment_group, caption_group, document_group
@@ -102,8 +97,8 @@ def write_classifier(folder: Path, start: Architecture) -> None:
         like = _new_checkpoint(place, start)
         tokenizer = learn_tokenizer(_labelled_texts(), list(_IDS), start.vocabulary)
         _write_tokenizer(place, tokenizer, settings)
-        model = QualityClassifier(QualityConfig.of(like))
-        save_classifier(model, folder, like, classifier_settings(start))
+        model = unifilter_model.QualityClassifier(unifilter_model.QualityConfig.of(like))
+        unifilter_model.save_classifier(model, folder, like, classifier_settings(start))
 
 
 def _new_checkpoint(folder: Path, architecture: Architecture) -> Checkpoint:
@@ -189,7 +184,7 @@ def transfer_weights(name: str, tokenizer: Tokenizer) -> TransferredWeights:
         "num_key_value_heads", "max_position_embeddings", "rms_norm_eps",
     )  # fmt: skip
     annotator = load_unifilter(name)
-    model = load_classifier(annotator.checkpoint)
+    model = unifilter_model.load_classifier(annotator.checkpoint)
     sizes = _measure_heads(annotator, model)
     stock: Any = model.model
     language: dict[str, Tensor] = {}
@@ -213,7 +208,9 @@ def transfer_weights(name: str, tokenizer: Tokenizer) -> TransferredWeights:
     )
 
 
-def _measure_heads(annotator: UniFilter, model: QualityClassifier) -> dict[str, Tensor]:
+def _measure_heads(
+    annotator: UniFilter, model: unifilter_model.QualityClassifier
+) -> dict[str, Tensor]:
     """Norm's module name -> [heads], root mean square of what it norms, averaged over tokens."""
     preparer, spec = annotator.preparer(), annotator.checkpoint.image
     groups = [prepare_group(preparer, caption_group(_SEED, i)) for i in range(_CAPTIONS)]

@@ -209,13 +209,12 @@ class ClassifierInputs:
 
     def prepare(self, records: Sequence[LabelledRecord], images: Path) -> list[PreparedGroup]:
         """The group; raises SampleError where one of its texts can't be trained on."""
-        folder = ImageFolder(images)
         places = {name: place for place, name in enumerate(dict.fromkeys(records[0].images))}
         texts = tuple(
             LabelledText(kind_of(r.text), r.text, r.label, tuple(places[name] for name in r.images))
             for r in records
         )
-        data = tuple(folder.read(name) for name in places)
+        data = tuple(map(ImageFolder(images).read, places))
         return [prepare_group(self.preparer, Group(str(records[0].index), data, texts))]
 
     def measure(self, record: LabelledRecord, prepared: list[PreparedGroup]) -> int:
@@ -294,8 +293,6 @@ class SftRecord(FileRecord):
 
 
 class _SftInputs:
-    """What the inputs of raters and enhancers have in common."""
-
     shares_images: ClassVar[bool] = False
 
     def parse(self, index: int, entry: Any) -> SftRecord:
@@ -307,7 +304,6 @@ class _SftInputs:
         return SftRecord(index, tuple(path for path in paths if isinstance(path, str)), entry)
 
     def measure(self, record: SftRecord, prepared: list[SftExample]) -> int:
-        """Tokens of the longest example."""
         return max(map(len, prepared))
 
 
@@ -318,8 +314,6 @@ _AssessmentFields: type[BaseModel] = create_model("_AssessmentFields", **_ASSESS
 
 
 class _AssessedFields(BaseModel):
-    """A caption pair and what a teacher says of it."""
-
     image: str
     caption: str
     assessment: dict[str, Any]
@@ -383,8 +377,6 @@ def assessment_of(fields: Mapping[str, Any]) -> Assessment:
 
 
 class _RatedFields(BaseModel):
-    """What a record of an instruction sample says beside the sample."""
-
     ratings: dict[str, int] = {}
     styles: list[str] = Field([])
 

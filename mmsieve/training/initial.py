@@ -90,7 +90,21 @@ def write_pretrained(folder: Path, start: Pretrained) -> None:
         tokenizer.save_pretrained(place)
         (place / "config.json").write_text(json.dumps(config))
         like = Checkpoint(place, config, {}, find_tower(place, config, {}))
-        model = _build_classifier(like, language)
+        inside = f"{INSIDE}vision_model."
+        # The scoring head takes the place of the language model's; the pooling head is never used.
+        unused = ("lm_head.", f"{inside}head.")
+        with quiet():
+            model, info = QualityClassifier.from_pretrained(
+                None,
+                config=QualityConfig.of(like),
+                state_dict=_stock_tensors(language, like.tower, ("model.", inside), unused),
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        new = ("model.mm_projector.", "score.")
+        missing = [name for name in sorted(info["missing_keys"]) if not name.startswith(new)]
+        if missing:
+            raise RequestError(f"{language} or its tower: no tensor {missing[0]}")
         save_classifier(model, folder, like, classifier_settings(start))
 
 
@@ -140,25 +154,6 @@ def classifier_config(start: Architecture | Pretrained, tower: str, width: int) 
         "mm_vision_tower": tower,
         "tokenizer_model_max_length": start.max_sequence,
     }
-
-
-def _build_classifier(like: Checkpoint, language: Path) -> QualityClassifier:
-    tower = f"{INSIDE}vision_model."
-    # The scoring head takes the place of the language model's; the pooling head is never used.
-    state = _stock_tensors(language, like.tower, ("model.", tower), ("lm_head.", f"{tower}head."))
-    with quiet():
-        model, info = QualityClassifier.from_pretrained(
-            None,
-            config=QualityConfig.of(like),
-            state_dict=state,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    new = ("model.mm_projector.", "score.")
-    missing = [name for name in sorted(info["missing_keys"]) if not name.startswith(new)]
-    if missing:
-        raise RequestError(f"{language} or its tower: no tensor {missing[0]}")
-    return model  # type: ignore[no-any-return]
 
 
 # An enhancer, in the layout of AITQE

@@ -15,8 +15,6 @@ from mmsieve.methods.unifilter.model import QualityClassifier
 from mmsieve.training.data import IGNORED, RIGHT
 from mmsieve.training.recipe import ClassifierStage
 
-# Of a classifier
-
 _PLAIN_WORDS = 0.2
 """Weight of a word that states nothing, beside one that states a fact: guessing how a sentence
 goes on would drown what the image says."""
@@ -67,7 +65,10 @@ class PretextObjective(_Objective):
         """`labels` [images, cells, questions]; the loss is the sum over questions."""
         tower = self.classifier.model.vision_tower
         patches = tower(self.pixels(pixels), self.classifier.config.select_layer)
-        labels = _per_patch(labels, patches.shape[1])
+        cells = isqrt(labels.shape[1])
+        finer = isqrt(patches.shape[1]) // cells
+        grid = labels.view(len(labels), cells, cells, -1)
+        labels = grid.repeat_interleave(finer, 1).repeat_interleave(finer, 2).flatten(1, 2)
         logits = [head(patches) for head in self.heads]
         losses = [
             functional.cross_entropy(one.flatten(0, 1).float(), labels[..., index].flatten())
@@ -75,14 +76,6 @@ class PretextObjective(_Objective):
         ]
         guesses = torch.stack([one.argmax(-1) for one in logits], -1)
         return {"loss": torch.stack(losses).sum(), "logits": guesses}
-
-
-def _per_patch(labels: Tensor, patches: int) -> Tensor:
-    """[images, cells, questions] -> [images, patches, questions], both square grids."""
-    cells = isqrt(labels.shape[1])
-    finer = isqrt(patches) // cells
-    grid = labels.view(len(labels), cells, cells, -1)
-    return grid.repeat_interleave(finer, 1).repeat_interleave(finer, 2).flatten(1, 2)
 
 
 class CaptionObjective(_Objective):

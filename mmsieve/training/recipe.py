@@ -14,10 +14,9 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmsieve.errors import RequestError
+from mmsieve.generation.files import say_invalid
 from mmsieve.methods.load import find_model
 from mmsieve.registry import registered
-
-# What every recipe is made of, and those of classifiers
 
 
 class Part(BaseModel):
@@ -279,13 +278,10 @@ def load_recipe(recipe: str, kind: type[R], smoke: bool = False) -> R:
 
 
 def _run_file(recipe: str) -> dict[str, Any]:
-    """What a recipe file sets; raises RequestError."""
     try:
         return runpy.run_path(recipe)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"{recipe}: {where}: {first['msg']}") from error
+        raise RequestError(f"{recipe}: {say_invalid(error)}") from error
     except Exception as error:  # whatever a user's file raises makes the request wrong
         hint = "; recipes import from mmsieve.training" if "mmsieve.train'" in str(error) else ""
         raise RequestError(f"{recipe}: {type(error).__name__}: {error}{hint}") from error

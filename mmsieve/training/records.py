@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 from torch.utils.data import DataLoader, Dataset
 
 from mmsieve.errors import RequestError, SampleError
-from mmsieve.generation.files import tie_by_image
-from mmsieve.outputs import write_atomically
+from mmsieve.generation.files import say_invalid, tie_by_image
+from mmsieve.outputs import write_text
 from mmsieve.progress import Advance, show_progress
 from mmsieve.training.options import DataFiles, processes
 
@@ -72,15 +71,6 @@ def read_records(file: Path, parse: Callable[[int, Any], R]) -> Iterator[R | Lef
             yield parse(index, entry)
         except ValueError as error:
             yield LeftOut(index, say_invalid(error))
-
-
-def say_invalid(error: ValueError) -> str:
-    """Why a record is none, in one line: the first field that is wrong, where one is."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 class RecordData(Dataset[list[Any]]):
@@ -236,8 +226,7 @@ def _read_checked(
                     f"--data {file}: no record can be used; record {first.index}: {first.reason} "
                     f"(images are looked for below {images}: --images)"
                 )
-            text = json.dumps(asdict(checked))
-            write_atomically(place, lambda path: path.write_text(text, "utf-8"))
+            write_text(place, json.dumps(asdict(checked)))
     usable = [r for r in found if not isinstance(r, LeftOut) and r.index in checked.lengths]
     return usable, checked
 

@@ -58,7 +58,7 @@ def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, dict[str, T
     hidden = quiet or not processes().is_main_process
     with (
         quiet_loading(),
-        show_progress(stage.name, trainer.steps, hidden, "steps", before) as advance,
+        show_progress(stage.name, trainer.args.max_steps, hidden, "steps", before) as advance,
     ):
         trainer.add_callback(_ProgressCallback(advance, before))
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
@@ -79,8 +79,7 @@ def check_batches(wanted: Steps, count: int) -> int:
     return total // seen
 
 
-def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
-    """The Trainer's arguments, and how many updates it will make."""
+def _arguments(stage: Stage, folder: Path) -> TrainingArguments:
     wanted, count = stage.optimisation, processes().num_processes
     accumulated = check_batches(wanted, count)
     per_step = 1 if stage.lengths is None else wanted.batch
@@ -119,7 +118,7 @@ def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         label_names=["labels"],
-    ), steps
+    )
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
@@ -127,10 +126,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def __init__(self, stage: Stage, folder: Path) -> None:
         self._stage = stage
-        arguments, self.steps = _arguments(stage, folder)
         super().__init__(
             model=stage.objective,
-            args=arguments,
+            args=_arguments(stage, folder),
             train_dataset=stage.data,
             eval_dataset=stage.held_out,
             data_collator=stage.collate,
@@ -140,7 +138,21 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW on all that learns; made when the Trainer asks, as FSDP wants it."""
-        self.optimizer: torch.optim.Optimizer = _optimizer(self._stage)
+        stage, wanted = self._stage, self._stage.optimisation
+        tower = {id(parameter) for parameter in stage.tower}
+        others = [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in tower]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if stage.tower:
+            assert isinstance(wanted, ClassifierStage | SftStage)
+            rate = wanted.learning_rate * wanted.tower_rate
+            groups.append({"params": list(stage.tower), "lr": rate})
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            groups,
+            lr=wanted.learning_rate,
+            betas=(0.9, wanted.beta2),
+            weight_decay=wanted.weight_decay,
+            fused=True,
+        )
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -203,24 +215,6 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._advance(1, state.global_step - self._done)
         self._done = state.global_step
-
-
-def _optimizer(stage: Stage) -> torch.optim.Optimizer:
-    wanted = stage.optimisation
-    tower = {id(parameter) for parameter in stage.tower}
-    others = [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in tower]
-    groups: list[dict[str, Any]] = [{"params": others}]
-    if stage.tower:
-        assert isinstance(wanted, ClassifierStage | SftStage)
-        rate = wanted.learning_rate * wanted.tower_rate
-        groups.append({"params": list(stage.tower), "lr": rate})
-    return torch.optim.AdamW(
-        groups,
-        lr=wanted.learning_rate,
-        betas=(0.9, wanted.beta2),
-        weight_decay=wanted.weight_decay,
-        fused=True,
-    )
 
 
 # What makes large backbones fit: low-rank adapters (LoRA, arXiv 2106.09685), checkpointing

@@ -26,6 +26,7 @@ from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.mmssr import model as mmssr_model
 from mmsieve.methods.mmssr.checkpoint import open_onevision
 from mmsieve.methods.unifilter.model import load_classifier, save_classifier
+from mmsieve.training import objectives, trainer
 from mmsieve.training.data import (
     ClassifierInputs,
     EnhancerInputs,
@@ -36,13 +37,6 @@ from mmsieve.training.data import (
     known_capabilities,
 )
 from mmsieve.training.initial import output_embedding, write_initial
-from mmsieve.training.objectives import (
-    CaptionObjective,
-    Encode,
-    PretextObjective,
-    QualityObjective,
-    SftObjective,
-)
 from mmsieve.training.options import DataFiles, RunConfig, processes, write_run_config
 from mmsieve.training.recipe import (
     AnyStage,
@@ -55,14 +49,6 @@ from mmsieve.training.recipe import (
     stage_of,
 )
 from mmsieve.training.records import RecordInputs, open_files
-from mmsieve.training.trainer import (
-    BestBy,
-    Stage,
-    add_adapters,
-    checkpoint_activations,
-    merge_adapters,
-    run_stage,
-)
 
 _LOG = "log.json"
 Make: TypeAlias = Callable[[Path], list[str]]
@@ -77,7 +63,7 @@ class TrainableModel:
     language: Any
     """The stock language model in it."""
     image: ImageSpec
-    encode: Encode
+    encode: objectives.Encode
     """The tower and the projector."""
     inputs: RecordInputs[Any]
     collate: Callable[[list[Any]], dict[str, Tensor]]
@@ -161,7 +147,7 @@ class Training(ABC):
         wanted: AnyStage,
         folder: Path,
         *,
-        best_by: BestBy | None = None,
+        best_by: trainer.BestBy | None = None,
         tower: tuple[nn.Parameter, ...] = (),
     ) -> list[str]:
         """Train the goal's stage, on files or on drawn data; without `best_by` the last state."""
@@ -171,7 +157,7 @@ class Training(ABC):
         else:
             inputs, out = opened.inputs, self.out
             data = open_files(self.files, inputs, out, seed, workers=workers, quiet=quiet)
-        stage = Stage(
+        stage = trainer.Stage(
             name=self.goal,
             objective=objective,
             data=data.data,
@@ -188,16 +174,16 @@ class Training(ABC):
         self.train(stage, folder, opened)
         return list(data.notes)
 
-    def train(self, stage: Stage, folder: Path, opened: TrainableModel) -> None:
+    def train(self, stage: trainer.Stage, folder: Path, opened: TrainableModel) -> None:
         """Run a stage, and write the model that comes about."""
         if stage.optimisation.gradient_checkpointing:
-            checkpoint_activations(opened.language)
-        log, state = run_stage(stage, self.stages / f"{stage.name}-states", self.quiet)
+            trainer.checkpoint_activations(opened.language)
+        log, state = trainer.run_stage(stage, self.stages / f"{stage.name}-states", self.quiet)
         if not processes().is_main_process:
             return
 
         stage.objective.cpu().load_state_dict(state)
-        merge_adapters(opened.language.layers)
+        trainer.merge_adapters(opened.language.layers)
         with whole_folder(folder) as place:
             opened.save(place)
             (place / _LOG).write_text(json.dumps(log))
@@ -267,9 +253,9 @@ class ClassifierTraining(Training):
         assert wanted is not None
         opened = self.open(self.before("lesson"))
         task = drawn_training().draw_pretext(wanted, self.recipe.seed, opened.image.size)
-        stage = Stage(
+        stage = trainer.Stage(
             name="lesson",
-            objective=PretextObjective(opened.model, opened.image, task.classes),
+            objective=objectives.PretextObjective(opened.model, opened.image, task.classes),
             data=task,
             collate=task.collate,
             optimisation=wanted,
@@ -286,7 +272,7 @@ class ClassifierTraining(Training):
         table = opened.language.embed_tokens.weight
         if isinstance(start, Pretrained) and not opened.ties_embeddings:
             table = output_embedding(start).float()
-        objective = CaptionObjective(opened.model, opened.image, table)
+        objective = objectives.CaptionObjective(opened.model, opened.image, table)
         return self.fit(opened, objective, wanted, folder)
 
     def train_classifier(self, folder: Path) -> list[str]:
@@ -294,9 +280,9 @@ class ClassifierTraining(Training):
         wanted = self.recipe.classifier
         opened = self.open(self.before("classifier"))
         opened.model.set_labels(self.recipe.start.labels)
-        objective = QualityObjective(opened.model, opened.image, wanted)
+        objective = objectives.QualityObjective(opened.model, opened.image, wanted)
         if wanted.lora is not None:
-            add_adapters(opened.language, wanted.lora)
+            trainer.add_adapters(opened.language, wanted.lora)
         tower = opened.model.model.vision_tower.parameters() if wanted.tower_rate else ()
         return self.fit(opened, objective, wanted, folder, best_by="accuracy", tower=tuple(tower))
 
@@ -322,9 +308,9 @@ class SftTraining(Training):
         if not wanted.tower_rate:
             tower.requires_grad_(False)
         if wanted.lora is not None:
-            add_adapters(opened.language, wanted.lora)
+            trainer.add_adapters(opened.language, wanted.lora)
             model.lm_head.requires_grad_(False)
-        objective = SftObjective(model, opened.encode, opened.image)
+        objective = objectives.SftObjective(model, opened.encode, opened.image)
         apart = tuple(p for p in tower.parameters() if p.requires_grad and wanted.tower_rate != 1)
         return self.fit(opened, objective, wanted, folder, best_by="loss", tower=apart)
 

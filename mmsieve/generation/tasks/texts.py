@@ -206,7 +206,6 @@ class DocumentTask(LevelTask):
 
 
 def _by_level(answer: CaptionAnswer | DocumentAnswer) -> tuple[tuple[int, str], ...]:
-    """The levels from the lowest on, each with its text."""
     return (
         (EASY_NEGATIVE, answer.easy_negative),
         (MEDIUM_NEGATIVE, answer.medium_negative),
