@@ -40,6 +40,7 @@ from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_o
 HUMAN = "human"
 """What stands for a teacher's name in the provenance of captions that people wrote."""
 
+_MORE = 64  # samples that are drawn at a time to replace unusable ones
 _IMAGES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 _TEXTUAL = (Status.TEXT_MISSING, Status.TEXT_UNDECODABLE, Status.JSON_INVALID)
 """Errors of a sample whose images may be fine."""
@@ -150,9 +151,6 @@ class _FolderSource:
                     problem = error
             sample = Sample(key, tuple(images))
             yield RawSample(self.name, index, key, sample, None if images else problem)
-
-
-_MORE = 64  # samples that are drawn at a time to replace unusable ones
 
 
 @dataclass(frozen=True)
