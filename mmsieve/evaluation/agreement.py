@@ -128,11 +128,8 @@ def _check(table: Table, by: str, tables: Sequence[Table], on: str | None) -> No
 def _blocks(
     tables: tuple[Table, Table], on: str | None
 ) -> Iterator[tuple[list[list[Path]], list[str]]]:
-    """Files of both tables that hold the same samples, and the columns to join them by.
-
-    Shard by shard for two tables of ours: memory is bounded by the largest. Anyone else's are
-    joined in one piece.
-    """
+    """Files of both tables that hold the same samples, and the columns to join them by."""
+    # Shard by shard, memory is bounded by the largest; anyone else's tables are joined in one piece
     if on is None and all(table.is_ours for table in tables):
         for shard in sorted(tables[0].by_shard.keys() | tables[1].by_shard.keys()):
             yield [[t.by_shard[shard].path] if shard in t.by_shard else [] for t in tables], ["key"]
@@ -154,7 +151,6 @@ _TYPES = pl.Schema(
 
 
 def _columns(table: Table, by: str, on: str, has_levels: bool) -> dict[str, pl.Expr]:
-    """What is compared of a table's rows, by the names in _TYPES."""
     nothing = pl.lit(None)
     score = pl.col(by).cast(pl.Float64)
     is_ok = score.is_not_null() & score.is_not_nan() & pl.col(on).is_not_null()
@@ -179,9 +175,9 @@ def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> tuple[pl.Dat
             ]
         )
     except pl.exceptions.ComputeError as error:
+        how = f"by {' and '.join(on)} ({one_line(error)})"
         raise RequestError(
-            f"the tables can't be joined by {' and '.join(on)} ({one_line(error)}): "
-            "each may name a sample only once"
+            f"the tables can't be joined {how}: each may name a sample only once"
         ) from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise RequestError(f"a table can't be read ({one_line(error)})") from error

@@ -44,10 +44,7 @@ def write_tar(
     samples: Iterable[TarSample],
     whole: Callable[[Tar], object] = lambda tar: None,
 ) -> Tar | None:
-    """Write one tar of samples; None, and no file, where there are none.
-
-    `whole` is called when all is written and checked, just before the tar gets its name.
-    """
+    """Write one tar of samples, if any; `whole` is called just before the tar gets its name."""
     iterator = iter(samples)
     first = next(iterator, None)
     if first is None:
@@ -143,11 +140,10 @@ class ExportJournal:
     def is_done(self, unit: str) -> bool:
         """Whether a unit needn't be done again: nothing of it failed, and its tars are there."""
         entry = self.entries.get(unit)
-        return entry is not None and entry.complete and all(map(self._is_there, entry.tars))
-
-    def _is_there(self, tar: Tar) -> bool:
-        path = self._folder / tar.name
-        return path.is_file() and path.stat().st_size == tar.bytes
+        if entry is None or not entry.complete:
+            return False
+        files = [(self._folder / tar.name, tar.bytes) for tar in entry.tars]
+        return all(path.is_file() and path.stat().st_size == size for path, size in files)
 
     def add(self, entry: ExportEntry) -> set[str]:
         """Note a unit as finished; returns the names of tars that it had and has no more."""
@@ -180,9 +176,8 @@ class ExportJournal:
         for unit, entry in () if overwrite else self.entries.items():
             same = not entry.complete or identities.get(unit) == entry.identity
             if unit not in identities or not same:
-                raise made_otherwise(
-                    self._folder, [f"choice of samples, source or option ({unit})"]
-                )
+                difference = f"choice of samples, source or option ({unit})"
+                raise made_otherwise(self._folder, [difference])
 
 
 def digest(words: Sequence[str]) -> str:

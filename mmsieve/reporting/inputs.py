@@ -28,10 +28,7 @@ _MOST_BYTES = 1 << 26
 
 
 def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
-    """Name and numbers of each model of a metrics.json; None for a file that may hold samples.
-
-    Raises RequestError for a JSON file that is neither.
-    """
+    """Name and numbers of each model of a metrics.json; None for what may hold samples."""
     try:
         if path.suffix.lower() != ".json" or not path.is_file() or _may_hold_samples(path):
             return None
@@ -40,8 +37,7 @@ def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
         values = parse_object(path.read_bytes())
     except (OSError, SampleError, ValueError) as error:
         raise _neither(path, one_line(error)) from error
-    name = path.parent.name or path.name
-    models = values.get("models")
+    name, models = path.parent.name or path.name, values.get("models")
     named = {name: values}
     if isinstance(models, dict):
         named = {f"{name}: {each}": one for each, one in models.items()}
@@ -64,7 +60,6 @@ def _may_hold_samples(path: Path) -> bool:
 
 
 def _problem(values: Any) -> str | None:
-    """Why values can't be shown as a model's numbers, if that is so."""
     if not isinstance(values, Mapping):
         return "no numbers of a model"
     for name in ("accuracy", "f1", "count"):

@@ -86,12 +86,10 @@ class SectionNumbers(Protocol):
     @property
     def template(self) -> str:
         """The template that shows the numbers."""
-        ...
 
     @property
     def groups(self) -> Groups:
         """The samples to show."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,7 @@ class SectionRequest:
 
 @dataclass(frozen=True)
 class GalleryGroup:
-    """Which rows belong to a group of the gallery, and which of them are shown.
-
-    By default a draw, the same each time: the rows of the highest hashes of their keys.
-    """
+    """Which rows a group of the gallery has and shows; by default those of the highest hashes."""
 
     which: pl.Expr
     by: tuple[str, ...] = ("hash", "shard", "key")
@@ -167,10 +162,7 @@ def count_rows(
 
 
 def read_rows(files: Iterable[Path], columns: Sequence[pl.Expr | str]) -> Iterator[pl.DataFrame]:
-    """Columns of a table's files, a file or a large part of one at a time.
-
-    Raises polars' errors where the table doesn't have them.
-    """
+    """Columns of a table's files, a file or a part of one at a time; raises polars' errors."""
     for file in files:
         rows = scan_files([file])
         for start in range(0, rows.select(pl.len()).collect().item() or 1, _ROWS):

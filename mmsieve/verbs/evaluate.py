@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -151,13 +152,9 @@ def _evaluate_models(
         return EvaluateReport(out=out, notes=(*used, note))
     scored = {}
     for name, annotator in annotators.items():
+        label = "evaluate" if len(names) == 1 else f"evaluate {name}"
         scored[name] = score_texts(
-            "evaluate" if len(names) == 1 else f"evaluate {name}",
-            annotator,
-            texts,
-            workers=options.workers,
-            batch_tokens=options.batch_tokens,
-            quiet=options.quiet,
+            label, annotator, texts, options.workers, options.batch_tokens, options.quiet
         )
     comparison = compare(texts, scored, Bootstrap(options.resamples, options.seed))
     origins = {
@@ -201,11 +198,8 @@ def _names(models: Sequence[str]) -> dict[str, str]:
         method, colon, model = given.rpartition(":")
         folder = Path(model).expanduser()
         name = f"{method}{colon}{folder.resolve().name}" if folder.is_dir() else given
-        unique, count = name, 1
-        while unique in names:
-            count += 1
-            unique = f"{name} {count}"
-        names[unique] = given
+        numbered = chain([name], (f"{name} {number}" for number in count(2)))
+        names[next(each for each in numbered if each not in names)] = given
     return names
 
 

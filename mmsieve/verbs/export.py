@@ -83,11 +83,10 @@ def export(
     out, options = Path(out), run or ExportOptions()
     reading = replace(read or ReadOptions(), kinds=("caption", "document"))
     _check_out(out, sources)
-    if decisions is None and captions is None:
-        raise RequestError("nothing to export by: give --decisions, --captions, or both")
     final = None if captions is None else FinalCaptions(Path(captions))
     chosen: KeptSamples | None = final if decisions is None else Decisions(Path(decisions))
-    assert chosen is not None
+    if chosen is None:
+        raise RequestError("nothing to export by: give --decisions, --captions, or both")
     found = find_files(sources)
     plan = make_plan(split_files(found.files, reading), chosen, options.limit, final)
     journal = ExportJournal(out)
@@ -121,7 +120,6 @@ def _check_out(out: Path, sources: Sequence[str]) -> None:
 
 
 def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[str]:
-    """What would be exported, shard by shard."""
     lines = [
         f"{'done ' if done & {REPACKED, part.shard.name} else 'to do'} {part.shard.name}: "
         f"{part.count} samples"
