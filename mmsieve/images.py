@@ -131,10 +131,7 @@ def decode(
 
 
 def read_size(data: bytes, limits: ImageLimits, frame: int = 0) -> tuple[int, int]:
-    """Width and height of an image file from its header alone; no pixel is decoded.
-
-    Raises SampleError as `decode` does, but can't tell that the pixels are broken.
-    """
+    """Width and height of an image file from its header alone; raises SampleError as `decode`."""
     with _opened(data, limits, frame) as image:
         return image.size
 
@@ -146,9 +143,8 @@ def fit(
 
     `stretch` resizes both sides on their own; `crop` the shorter one, then cuts the middle out
     (CLIP's processor); `pad` first pads to a square with the mean colour, as the published
-    training code does (llava/mm_utils.py, expand2square).
-    Raises SampleError, image_too_large, where an image is so long and thin that either way would
-    pass through more than `MAX_PIXELS`.
+    training code does (llava/mm_utils.py, expand2square). Raises SampleError, image_too_large,
+    where either would pass through more than `MAX_PIXELS`.
     """
     mode = mode or spec.fit
     resize = _resize_torch if fast else _resize_pillow
@@ -253,10 +249,7 @@ def _resize_torch(pixels: Pixels, size: tuple[int, int], resample: int) -> Pixel
 def _pad_square(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
     height, width = pixels.shape[:2]
     side = max(height, width)
-    if height == width:
-        return pixels
-    square = np.empty((side, side, 3), np.uint8)
-    square[:] = colour
+    square = np.full((side, side, 3), colour, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = pixels
     return square

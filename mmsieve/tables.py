@@ -113,10 +113,7 @@ def _other_version(path: Path, error: Exception) -> RequestError:
 
 
 def find_score(columns: pa.Schema | Mapping[str, pa.DataType]) -> str | None:
-    """The column with a table's score: `quality_score`, or its only one of floating-point numbers.
-
-    None where there is none or more than one: then the user has to say which.
-    """
+    """The column of scores: `quality_score`, or the only floating-point one; None: ask the user."""
     types = types_of(columns) if isinstance(columns, pa.Schema) else columns
     if SCORE in types:
         return SCORE
@@ -132,8 +129,7 @@ def types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
 def existing_file(path: Path) -> tuple[Header, pa.Schema] | None:
     """Header and columns of a table file if there is one, for a resume.
 
-    Raises RequestError for a file that isn't ours: it may be what someone else has to keep, such
-    as the sidecars that stand beside tars.
+    Raises RequestError for one that isn't ours, such as the sidecars that stand beside tars.
     """
     try:
         header, schema = _read_footer(path)
@@ -240,10 +236,7 @@ class Table:
         return sum(file.rows for file in self.files)
 
     def read(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pl.DataFrame]:
-        """A file's columns, in one frame if it must be whole, else some rows at a time.
-
-        Raises RequestError where they can't be read: a choice among the others would be wrong.
-        """
+        """A file's columns, in one frame or in pieces; RequestError where not all can be read."""
         for piece in self._pieces(file, columns, whole):
             yield pl.DataFrame(piece)
 

@@ -7,6 +7,7 @@ members of the same key, or the pages of one TIFF in order).
 import base64
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,13 +55,9 @@ def looks_right(members: Mapping[str, bytes]) -> bool:
 
 
 def _interleave(texts: list[str | None], images: list[Image | None]) -> tuple[Part, ...]:
-    """Slot by slot: the image, then the text if there is one.
-
-    Slots are those of the images, as in the published scorer: texts beyond them are not read.
-    """
+    """Slot by slot, image then text; texts beyond the images are not read, as published."""
     parts: list[Part] = []
-    for slot, image in enumerate(images):
-        text = texts[slot] if slot < len(texts) else None
+    for image, text in zip(images, chain(texts, repeat(None)), strict=False):
         if image is not None:
             parts.append(image)
         if text is not None:
@@ -98,10 +95,7 @@ def _members(names: list[Any], record: Record) -> list[Image | None]:
 
 
 def _named_member(name: str, record: Record) -> bytes | None:
-    """The member that a document calls `name`: by file name, by extension, or without one.
-
-    Never the TIFF of the key itself: its pages are taken in order, whatever they are called.
-    """
+    """The member called `name`, with or without extension; never the TIFF, which has all pages."""
     base = name.rpartition("/")[2].lower()
     stem = record.key.rpartition("/")[2].lower()
     base = "" if base == stem else base.removeprefix(stem + ".")
@@ -128,10 +122,9 @@ def is_mmc4(item: Mapping[str, Any]) -> bool:
 
 
 class Mmc4Parser:
-    """Line -> document: each image stands before the text that it is matched to.
+    """Line -> document: each image before the text that it is matched to, else last.
 
-    That is where OpenFlamingo, which trained on MMC4, puts it. An image without a text to stand
-    before comes last.
+    That is where OpenFlamingo, which trained on MMC4, puts it.
     """
 
     def __init__(self, images: Path | None) -> None:
