@@ -118,7 +118,7 @@ def decode(
 
     Size limits are checked from the header, before any pixel is decoded. `orient` applies the
     EXIF orientation (the published scorers ignore it). `fast` decodes RGB and grey JPEG files
-    with simplejpeg where that is installed, and everything else as usual.
+    with simplejpeg where that is installed.
     Raises SampleError: image_undecodable, image_too_large, image_too_small.
     """
     with _opened(data, limits, frame) as image:
@@ -220,18 +220,15 @@ def _simplejpeg(data: bytes) -> Pixels | None:
     """The pixels by simplejpeg, or None where it is missing or can't read this file."""
     try:
         import simplejpeg
-    except ImportError:
-        return None
-    try:
+
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
-    except ValueError:
+    except (ImportError, ValueError):
         return None
 
 
 def _resize_pillow(pixels: Pixels, size: tuple[int, int], resample: int) -> Pixels:
-    height, width = size
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling(resample))
-    return np.asarray(image)
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize(size[::-1], Image.Resampling(resample)))
 
 
 def _resize_torch(pixels: Pixels, size: tuple[int, int], resample: int) -> Pixels:

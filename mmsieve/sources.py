@@ -269,7 +269,7 @@ def _patterns(source: str) -> list[str]:
 
 
 def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
-    """Of a folder or glob the tars, else Parquet and JSONL, else JSON files; what is left is noted."""
+    """Of a folder or glob the tars, else Parquet and JSONL, else JSON files; notes what is left."""
     files = listing.files
     if not listing.searched:
         for url in files:

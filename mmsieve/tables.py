@@ -243,8 +243,7 @@ class Table:
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """The columns of all files, about CHUNK rows at a time, and which files they are from.
 
-        Small files come together: what is done once per batch isn't done thousands of times. The
-        next batch is read while one is used.
+        Small files come together, and the next batch is read while one is used.
         """
         yield from _ahead(self._batches(columns))
 
@@ -267,11 +266,9 @@ class Table:
         names, rows = list(columns), 0
         schema = pa.schema([(name, self.types[name]) for name in names])
         with open_file(file.path) as parquet:
-            pieces: Iterable[pa.Table] = (
-                [parquet.read(names, use_threads=False)]
-                if whole or file.rows <= CHUNK
-                else map(pa.table, parquet.iter_batches(CHUNK, columns=names))
-            )
+            pieces: Iterable[pa.Table] = map(pa.table, parquet.iter_batches(CHUNK, columns=names))
+            if whole or file.rows <= CHUNK:
+                pieces = [parquet.read(names, use_threads=False)]
             for piece in pieces:
                 rows += piece.num_rows
                 yield piece.select(names).cast(schema)

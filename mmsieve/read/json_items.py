@@ -103,7 +103,7 @@ def list_items(file: BinaryIO, begin: int, end: int | None = None) -> Iterator[b
 
 
 def line_items(file: BinaryIO, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """The lines between two bytes, huge ones cut above MAX_BYTES; ShardError where `end` is missing."""
+    """The lines between two bytes, huge ones cut above MAX_BYTES; ShardError for no `end`."""
     file.seek(begin)
     pieces: list[bytes] = []
     size = 0

@@ -243,13 +243,11 @@ def _write_record(
 
 
 def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
-    """Remove what an earlier generation left, and only that."""
     make_folder(out)
     remove_own(out, (_RECORD, TRAIN, VAL, POOL, *others, IMAGES, SHARDS))
 
 
 def _is_done(out: Path, config: dict[str, object], overwrite: bool) -> bool:
-    """Whether the folder holds just this; raises RequestError where it holds something else."""
     stored = read_record(out, _RECORD, "generate", unfinished=(IMAGES,))
     if stored is None or overwrite:
         return False
