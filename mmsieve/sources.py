@@ -108,11 +108,12 @@ def _find(
         magic = _MAGIC.search(path)
         if magic is None:
             return [], None
+        above = path[: magic.start()].rpartition("/")[0]
         infos = list(filesystem.glob(path, detail=True).values())
         folders = [info["name"] for info in infos if info["type"] == "directory"]
         if len(folders) == len(infos):  # a glob of folders names what is in them
-            return [i for folder in folders for i in _search(filesystem, folder)], _above(path)
-        return [info for info in infos if info["type"] != "directory"], _above(path)
+            return [i for folder in folders for i in _search(filesystem, folder)], above
+        return [info for info in infos if info["type"] != "directory"], above
     if info["type"] != "directory":
         return [info], None
     return _search(filesystem, path), path
@@ -129,11 +130,6 @@ def _search(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[dict[str
         folders += [info["name"] for info in shown if info["type"] == "directory"]
         files += [info for info in shown if info["type"] != "directory"]
     return files
-
-
-def _above(path: str) -> str:
-    """The folder in which a glob begins to search."""
-    return _MAGIC.split(path)[0].rpartition("/")[0]
 
 
 def _resolve(filesystem: fsspec.AbstractFileSystem, info: dict[str, Any]) -> tuple[str, int]:

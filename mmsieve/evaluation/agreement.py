@@ -36,7 +36,7 @@ class AgreementOptions:
     """With two TABLEs, join them by this column; by default by shard and key."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TableRows:
     """What became of a table's rows: `rows` = those compared + not_ok + only_here."""
 
@@ -69,13 +69,11 @@ def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Ag
     """Join two tables and compare their scores; raises RequestError where that can't be done."""
     tables = (first, second)
     scored = [options.by or find_score(table.types) or SCORE for table in tables]
+    has_levels = set(scored) == {SCORE} and all(_LEVEL in table.types for table in tables)
+    columns = []
     for table, by in zip(tables, scored, strict=True):
         _check(table, by, tables, options.on)
-    has_levels = set(scored) == {SCORE} and all(_LEVEL in table.types for table in tables)
-    columns = [
-        _columns(table, by, options.on or "key", has_levels)
-        for table, by in zip(tables, scored, strict=True)
-    ]
+        columns.append(_columns(table, by, options.on or "key", has_levels))
     joined, alone = [], np.zeros(2, np.int64)
     for files, on in _blocks(tables, options.on):
         one, other = (
@@ -94,18 +92,14 @@ def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Ag
     pairs = pl.concat(joined)
     scores = pairs["score"].to_numpy(), pairs["score_right"].to_numpy()
     same_level, kappa = _level_agreement(pairs)
+    rows = {}
+    for table, only_here in zip(tables, alone.tolist(), strict=True):
+        not_ok = table.rows - pairs.height - only_here
+        rows[table.name] = TableRows(str(table.path), table.rows, not_ok, only_here)
     return Agreement(
         count=pairs.height,
         by=" and ".join(dict.fromkeys(scored)),
-        tables={
-            table.name: TableRows(
-                path=str(table.path),
-                rows=table.rows,
-                not_ok=table.rows - pairs.height - only_here,
-                only_here=only_here,
-            )
-            for table, only_here in zip(tables, alone.tolist(), strict=True)
-        },
+        tables=rows,
         spearman=spearman(*scores),
         pearson=pearson(*scores),
         same_level=same_level,

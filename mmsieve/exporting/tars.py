@@ -26,7 +26,7 @@ from mmsieve.read.tar import index_tar
 from mmsieve.tables import product_version
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Tar:
     """What the manifest says of an output tar."""
 
@@ -83,13 +83,7 @@ def _write(file: Path, name: str, samples: Iterable[TarSample]) -> Tar:
             "the tar written from it doesn't read back as the same samples "
             f"({index.problem or 'other members'}): please report this"
         )
-    return Tar(
-        name=name,
-        samples=len(written),
-        bytes=size + len(last),
-        sha256=sha256.hexdigest(),
-        sources=tuple(sources),
-    )
+    return Tar(name, len(written), size + len(last), sha256.hexdigest(), tuple(sources))
 
 
 def sample_runs(samples: Iterable[TarSample], size: int) -> Iterator[Iterator[TarSample]]:

@@ -22,17 +22,12 @@ from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
 from mmsieve.tables import scan_files
 
+_CAPTIONS = ("caption", "recaption", "final_caption")
+_TEXTS = ("key", "shard", "status", "error", *_CAPTIONS, "rewrite_refused")
 _TYPES: sections.Types = {
-    "key": pl.String,
-    "shard": pl.String,
-    "status": pl.String,
-    "error": pl.String,
+    **dict.fromkeys(_TEXTS, pl.String),
     "overall_score": pl.Float32,
-    "recaption": pl.String,
-    "caption": pl.String,
-    "final_caption": pl.String,
     "rewritten": pl.Boolean,
-    "rewrite_refused": pl.String,
 }
 _QUALITIES = ("caption_quality", "recaption_quality")
 """What a classifier said of the captions that were to be rewritten, where one was asked."""

@@ -4,6 +4,7 @@ Only counts and the few rows of the gallery stay in memory.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,13 +116,10 @@ def _bins(
     width = (high - low) / _BINS
     place = ((pl.col("score").cast(pl.Float64) - low) / width).floor().clip(0, _BINS - 1)
     found = scored.group_by(place.cast(pl.Int64).alias("bin"), "keep").len().collect()
-    counts = {(index, keep): n for index, keep, n in found.iter_rows()}
+    counts = Counter({(index, keep): n for index, keep, n in found.iter_rows()})
+    edges = [low + index * width for index in range(_BINS + 1)]
+    kept = [counts[index, True] + counts[index, None] for index in range(_BINS)]
     return [
-        sections.Bin(
-            low + index * width,
-            low + (index + 1) * width,
-            counts.get((index, True), 0) + counts.get((index, None), 0),
-            counts.get((index, False), 0),
-        )
+        sections.Bin(edges[index], edges[index + 1], kept[index], counts[index, False])
         for index in range(_BINS)
     ]

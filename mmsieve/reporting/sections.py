@@ -140,11 +140,11 @@ class Gallery:
 
     def groups(self, shown: Callable[[str, dict[str, Any]], GallerySample]) -> Groups:
         """What was picked, by title; `shown` makes a sample of a title and a row."""
-        made = {
+        return {
             title: [shown(title, row) for row in rows.iter_rows(named=True)]
             for title, rows in self._picked.items()
+            if not rows.is_empty()
         }
-        return {title: samples for title, samples in made.items() if samples}
 
 
 def count_rows(
@@ -170,10 +170,7 @@ def read_rows(files: Iterable[Path], columns: Sequence[pl.Expr | str]) -> Iterat
 
 
 def typed(types: Types) -> list[pl.Expr]:
-    """Columns as these types, and `nth`: which of the rows of its key a row is, from 0.
-
-    A key that comes twice is two rows, of which one failed.
-    """
+    """Columns as these types, and `nth_of_key`: a key that comes twice is two rows, one failed."""
     return [*(pl.col(name).cast(type_) for name, type_ in types.items()), nth_of_key()]
 
 

@@ -183,11 +183,6 @@ class Rounds:
 # Simpler ways to choose
 
 
-def choose_at_random(usable: Bools, budget: SampleBudget, seed: int) -> None:
-    """Any usable rows. What comes first is a fixed hash of a row's number: the same everywhere."""
-    _spend(np.flatnonzero(usable), budget, seed, budget.left)
-
-
 def choose_top_means(pool: Pool, usable: Bools, budget: SampleBudget, above: float) -> None:
     """The rows with the highest means of their ratings, those above a number; ties by order."""
     means = pool.means()
@@ -205,10 +200,11 @@ def choose_per_source(pool: Pool, usable: Bools, budget: SampleBudget, seed: int
     names = np.argsort(np.argsort(np.array(pool.source_names, object)))  # ties by name
     for done, source in enumerate(np.lexsort((names, sizes))):
         own = by_source[ends[source] - sizes[source] : ends[source]]
-        _spend(own, budget, seed, budget.left // (len(sizes) - done))
+        _spend_at_random(own, budget, seed, budget.left // (len(sizes) - done))
 
 
-def _spend(rows: Numbers, budget: SampleBudget, seed: int, allowance: int) -> None:
+def _spend_at_random(rows: Numbers, budget: SampleBudget, seed: int, allowance: int) -> None:
+    """Choose rows in the order of a fixed hash of their numbers: the same everywhere."""
     numbers = mix(rows.astype(np.uint64) + mix(np.array([seed], np.uint64) + np.uint64(1)))
     budget.spend(budget.fit(rows[np.argsort(numbers, kind="stable")], allowance))
 
@@ -282,7 +278,7 @@ def choose(rated: RatedSamples, options: SelectOptions) -> Choice:
     elif options.strategy == "top-mean":
         choose_top_means(pool, usable, budget, options.above)
     elif options.strategy == "random":
-        choose_at_random(usable, budget, options.seed)
+        _spend_at_random(np.flatnonzero(usable), budget, options.seed, budget.left)
     else:
         choose_per_source(pool, usable, budget, options.seed)
     if budget.left > 0:

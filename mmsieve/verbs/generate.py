@@ -160,7 +160,17 @@ def _generate(
     teacher = find_teacher(options.teacher)
     if teacher is None:
         _refuse(options, "is for --teacher rendered", _DRAWN)
-        return _ask(task, sources, out, options, asking, read)
+        request = GenerationRequest(
+            task=task,
+            teacher=options.teacher,
+            sources=sources,
+            count=options.count,
+            seed=options.seed,
+            val_fraction=options.val_fraction,
+            read=read,
+            options=asking,
+        )
+        return _ask(request, out, options)
     if sources:
         raise RequestError(f"{sources[0]}: --teacher {options.teacher} draws its images: no SOURCE")
     for group in (*others, asking, read):
@@ -175,24 +185,7 @@ def _refuse(group: Any, reason: str, names: Sequence[str] = ()) -> None:
             raise RequestError(f"--{known.name.replace('_', '-')} {reason}")
 
 
-def _ask(
-    task: GenerationTask,
-    sources: tuple[str, ...],
-    out: Path,
-    options: GenerateOptions,
-    asking: TeacherOptions,
-    read: ReadOptions,
-) -> GenerateReport:
-    request = GenerationRequest(
-        task=task,
-        teacher=options.teacher,
-        sources=sources,
-        count=options.count,
-        seed=options.seed,
-        val_fraction=options.val_fraction,
-        read=read,
-        options=asking,
-    )
+def _ask(request: GenerationRequest, out: Path, options: GenerateOptions) -> GenerateReport:
     request.check()
     check_folder(out)
     if options.dry_run:
@@ -208,7 +201,7 @@ def _ask(
     _write_record(out, config, result.written, complete=not result.failed)
     return GenerateReport(
         out=out,
-        noun=task.noun,
+        noun=request.task.noun,
         written=result.written,
         rejects=result.rejects,
         spent=result.spent,
