@@ -169,7 +169,11 @@ def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Imag
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
-                _seek(image, frame, limits)
+                if frame >= limits.max_frames:
+                    raise _too_large(f"frame {frame}, the limit is {limits.max_frames}")
+                if frame:
+                    _check_size(image.size, limits)
+                    image.seek(frame)
                 _check_size(image.size, limits)
                 yield image
         except SampleError:
@@ -188,14 +192,6 @@ def _formats() -> tuple[str, ...]:
     """The decoders of FORMATS that the installed Pillow has."""
     Image.init()
     return tuple(name for known in FORMATS for name in known.decoders if name in Image.OPEN)
-
-
-def _seek(image: Image.Image, frame: int, limits: ImageLimits) -> None:
-    if frame >= limits.max_frames:
-        raise _too_large(f"frame {frame}, the limit is {limits.max_frames}")
-    if frame:
-        _check_size(image.size, limits)
-        image.seek(frame)
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:

@@ -19,10 +19,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image as its file's bytes; `frame` counts the pages of a multi-page file from 0.
-
-    Undecoded on purpose: whoever needs pixels decodes (`mmsieve.images`), an export never does.
-    """
+    """An image as its file's bytes, decoded by who needs pixels; `frame` counts pages from 0."""
 
     data: bytes = field(repr=False)
     frame: int = 0

@@ -163,13 +163,11 @@ _MOST_PATTERNS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The unit of work, of resume and of failure: a tar, or a range of rows of a larger file.
-
-    `name` is the path of its table, without suffix, below the folder of tables.
-    """
+    """The unit of work, of resume and of failure: a tar, or a range of rows of a larger file."""
 
     url: str
     name: str
+    """The path of its table, without suffix, below the folder of tables."""
     size: int
     """Bytes of the file."""
     start: int = 0

@@ -127,10 +127,7 @@ def types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
 
 
 def existing_file(path: Path) -> tuple[Header, pa.Schema] | None:
-    """Header and columns of a table file if there is one, for a resume.
-
-    Raises RequestError for one that isn't ours, such as the sidecars that stand beside tars.
-    """
+    """Header and columns of a table file, if it is there; RequestError for one that isn't ours."""
     try:
         header, schema = _read_footer(path)
     except FileNotFoundError:
@@ -154,12 +151,9 @@ def remove_file(path: Path) -> None:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """The files of a table: shard name -> path, in the order of the names."""
-    found = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in folder.rglob("*.parquet")
-        if not path.name.startswith(".")
-    }
-    return dict(sorted(found.items()))
+    files = [path for path in folder.rglob("*.parquet") if not path.name.startswith(".")]
+    named = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+    return dict(sorted(named.items()))
 
 
 # Reading: files one by one, and the tables given to a verb, of a run or anyone's

@@ -148,9 +148,8 @@ def _calibration(scores: Floats, levels: Ints, predicted: Ints, is_level: bool) 
 def _bins(scores: Floats, levels: Ints) -> list[dict[str, float]]:
     width = POSITIVE / _BINS
     place = np.minimum(np.clip(scores, 0, POSITIVE) // width, _BINS - 1).astype(np.int64)
-    counts, score, level = (
-        np.bincount(place, weights, _BINS) for weights in (None, scores, levels)
-    )
+    weights = (None, scores, levels)
+    counts, score, level = (np.bincount(place, each, _BINS) for each in weights)
     return [
         {
             "low": index * width,

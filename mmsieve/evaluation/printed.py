@@ -106,7 +106,9 @@ def _side_by_side(models: Mapping[str, Measured]) -> Table:
 
 def _add_numbers(table: Table, columns: list[Metrics], names: Iterable[str]) -> None:
     for name in names:
-        table.add_row(name, *(_cell(metrics, name) for metrics in columns))
+        form = ".4f" if name == "mse" else ".3f"
+        found = [(getattr(metrics, name), metrics.intervals.get(name)) for metrics in columns]
+        table.add_row(name, *(_with_interval(*each, form) for each in found))
     errors = (metrics.calibration.expected_error for metrics in columns)
     table.add_row("calibration error", *(_with_interval(error, None) for error in errors))
 
@@ -137,11 +139,6 @@ def _details(one: Measured) -> Iterator[RenderableType]:
     if one.thresholds is not None:
         cuts = ", ".join(f"{value:.4g}" for value in one.thresholds)
         yield Text(f"levels 1, 2, 3 from a score of {cuts}")
-
-
-def _cell(metrics: Metrics, name: str) -> str:
-    form = ".4f" if name == "mse" else ".3f"
-    return _with_interval(getattr(metrics, name), metrics.intervals.get(name), form)
 
 
 def _with_interval(value: float | None, interval: Interval | None, form: str = ".3f") -> str:

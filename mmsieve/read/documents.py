@@ -148,7 +148,10 @@ class Mmc4Parser:
             raise SampleError(Status.JSON_INVALID, "`image_info` is not a list of objects")
         before: list[list[Part]] = [[] for _ in range(len(texts) + 1)]
         for info in infos:
-            before[_slot(info, len(texts))].append(self._image(info.get("image_name")))
+            place = info.get("matched_text_index")
+            if type(place) is not int or not 0 <= place < len(texts):
+                place = len(texts)
+            before[place].append(self._image(info.get("image_name")))
         parts: list[Part] = []
         for images, text in zip(before, [*texts, None], strict=True):
             parts += images if text is None else [*images, Text(text)]
@@ -161,10 +164,3 @@ class Mmc4Parser:
             if isinstance(name, str) and name:
                 return Image(self._folder.read(name))
         return UNREADABLE
-
-
-def _slot(info: dict[str, Any], texts: int) -> int:
-    index = info.get("matched_text_index")
-    if not isinstance(index, int) or isinstance(index, bool):
-        return texts
-    return index if 0 <= index < texts else texts

@@ -298,8 +298,7 @@ def decide(
             yield origins, named.hstack(choice.decisions(row, row + named.height))
             row += named.height
 
-    notes = {"budget": str(choice.budget)}
-    return DecisionRows(rows(), rated.files, fingerprint, notes, advance)
+    return DecisionRows(rows(), rated.files, fingerprint, {"budget": str(choice.budget)}, advance)
 
 
 def _unmet(budget: SampleBudget, options: SelectOptions) -> str:

@@ -242,10 +242,8 @@ class Grouping:
         last = narrowed(np.array([place[name] for name in names], np.int64), len(ordered))
         for number, part in enumerate(self._groups):
             self._groups[number] = last[part]
-        counts, groups = (
-            np.concatenate([np.zeros(0, np.uint8), *parts])
-            for parts in (self._counts, self._groups)
-        )
+        counts = np.concatenate([np.zeros(0, np.uint8), *self._counts])
+        groups = np.concatenate([np.zeros(0, np.uint8), *self._groups])
         return StyleGroups(ordered, [named[name] for name in ordered], counts, groups)
 
 

@@ -120,11 +120,10 @@ def _check_out(out: Path, sources: Sequence[str]) -> None:
 
 
 def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[str]:
-    lines = [
-        f"{'done ' if done & {REPACKED, part.shard.name} else 'to do'} {part.shard.name}: "
-        f"{part.count} samples"
-        for part in plan.parts
-    ]
+    lines = []
+    for part in plan.parts:
+        state = "done " if done & {REPACKED, part.shard.name} else "to do"
+        lines.append(f"{state} {part.shard.name}: {part.count} samples")
     into = "" if options.shard_size is None else f" into tars of {options.shard_size}"
     return [*lines, f"dry run: {plan.kept} samples would be exported{into}, nothing was written"]
 
