@@ -93,7 +93,6 @@ def _numbers(columns: Mapping[str, Metrics]) -> Table:
 
 
 def _side_by_side(models: Mapping[str, Measured]) -> Table:
-    """A column per model, all texts first, then each kind."""
     table = _grid("", *models, is_wide=True)
     columns = [_columns(one) for one in models.values()]
     for kind in columns[0]:
@@ -122,7 +121,6 @@ def _differences(reference: str, models: Mapping[str, Measured]) -> Table:
 
 
 def _details(one: Measured) -> Iterator[RenderableType]:
-    """The confusion, with each true level's recall and each predicted level's meaning."""
     metrics = one.overall
     assert metrics is not None
     table = _grid("true level", *(f"as {level}" for level in LEVELS), "recall", "f1")

@@ -12,16 +12,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from mmsieve import outputs
 from mmsieve.errors import ShardError
 from mmsieve.exporting.samples import Sizes, TarSample
-from mmsieve.outputs import (
-    append_line,
-    made_otherwise,
-    not_ours,
-    read_lines,
-    write_atomically,
-    write_text,
-)
 from mmsieve.read.tar import index_tar
 from mmsieve.tables import product_version
 
@@ -55,7 +48,7 @@ def write_tar(
         made.append(_write(temporary, name, chain([first], iterator)))
         whole(made[0])
 
-    write_atomically(folder / name, write)
+    outputs.write_atomically(folder / name, write)
     return made[0]
 
 
@@ -128,7 +121,7 @@ class ExportJournal:
         self._folder = folder
         self._lock = Lock()
         self._path = folder / _JOURNAL
-        entries = read_lines(self._path, TypeAdapter(ExportEntry).validate_json)
+        entries = outputs.read_lines(self._path, TypeAdapter(ExportEntry).validate_json)
         self.entries = {entry.unit: entry for entry in entries}
 
     def is_done(self, unit: str) -> bool:
@@ -144,7 +137,7 @@ class ExportJournal:
         with self._lock:
             before = self.entries.get(entry.unit)
             self.entries[entry.unit] = entry
-            append_line(self._path, asdict(entry))
+            outputs.append_line(self._path, asdict(entry))
         had = () if before is None else before.tars
         return {tar.name for tar in had} - {tar.name for tar in entry.tars}
 
@@ -166,12 +159,12 @@ class ExportJournal:
         if not self._path.exists():
             tar = next(self._folder.rglob("*.tar"), None) if self._folder.is_dir() else None
             if tar is not None:
-                raise not_ours(self._folder, f"{tar} isn't an export's")
+                raise outputs.not_ours(self._folder, f"{tar} isn't an export's")
         for unit, entry in () if overwrite else self.entries.items():
             same = not entry.complete or identities.get(unit) == entry.identity
             if unit not in identities or not same:
                 difference = f"choice of samples, source or option ({unit})"
-                raise made_otherwise(self._folder, [difference])
+                raise outputs.made_otherwise(self._folder, [difference])
 
 
 def digest(words: Sequence[str]) -> str:
@@ -195,4 +188,4 @@ def write_manifest(
         "tars": [asdict(tar) for tar in sorted(tars, key=lambda tar: tar.name)],
         "failed": dict(sorted(failed.items())),
     }
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    outputs.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")

@@ -25,16 +25,9 @@ from mmsieve.read import (
     captions,
     documents,
     instructions,
+    json_items,
     parquet,
     tar,
-)
-from mmsieve.read.json_items import (
-    is_list,
-    item_spans,
-    line_items,
-    line_starts,
-    list_items,
-    parse_object,
 )
 from mmsieve.sample import Kind
 from mmsieve.sources import TAR, Shard, check_names, local_path, one_line
@@ -163,12 +156,13 @@ def _item_reader(layout: str) -> ItemReader:
 def _first_items(file: BinaryIO, suffix: str) -> list[dict[str, Any]]:
     """The first items that can be read; where a file breaks off is said when its rows are read."""
     found: list[dict[str, Any]] = []
-    raw = list_items(file, 0) if is_list(file, suffix) else line_items(file)
+    is_list = json_items.is_list(file, suffix)
+    raw = json_items.list_items(file, 0) if is_list else json_items.line_items(file)
     with suppress(ShardError):
         for data in islice(raw, _PROBE):
             found.append({})
             with suppress(SampleError):
-                found[-1] = parse_object(data)
+                found[-1] = json_items.parse_object(data)
     return found
 
 
@@ -283,9 +277,9 @@ def _item_ranges(file: Shard, handle: BinaryIO, options: ReadOptions) -> Iterato
 
     The last ends with the file, so that who reads it finds what is broken behind the last item.
     """
-    starts = line_starts(handle)
-    if is_list(handle, file.suffix):
-        starts = (start for start, _ in item_spans(handle))
+    starts = json_items.line_starts(handle)
+    if json_items.is_list(handle, file.suffix):
+        starts = (start for start, _ in json_items.item_spans(handle))
     first = number = begin = 0
     with suppress(ShardError):
         for start in starts:
@@ -356,11 +350,11 @@ def _open_json(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         if shard.span is None or shard.stop is None:
             raise ShardError("its items could not be counted when the run was planned")
         begin, end = shard.span
-        if is_list(file, shard.suffix):
+        if json_items.is_list(file, shard.suffix):
             is_last = end >= file.seek(0, 2)  # in it the list must end
-            items = list_items(file, begin, None if is_last else end)
+            items = json_items.list_items(file, begin, None if is_last else end)
         else:
-            items = line_items(file, begin, end)
+            items = json_items.line_items(file, begin, end)
         reader = _item_reader(shard.layout or "mmc4")
         records = reader.records(items, shard.start, shard.stop, shard.stem)
         yield ShardReader(shard.stop - shard.start, records, reader.parser(options.images))

@@ -35,15 +35,15 @@ def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("too large")
         values = parse_object(path.read_bytes())
+        name, models = path.parent.name or path.name, values.get("models")
+        named = {name: values}
+        if isinstance(models, dict):
+            named = {f"{name}: {each}": one for each, one in models.items()}
+        if problem := next(filter(None, map(_problem, named.values())), None):
+            raise ValueError(problem)
     except (OSError, SampleError, ValueError) as error:
-        raise _neither(path, one_line(error)) from error
-    name, models = path.parent.name or path.name, values.get("models")
-    named = {name: values}
-    if isinstance(models, dict):
-        named = {f"{name}: {each}": one for each, one in models.items()}
-    for one in named.values():
-        if problem := _problem(one):
-            raise _neither(path, problem)
+        what = "neither a metrics.json with the numbers of a model, nor samples"
+        raise RequestError(f"{path}: {what} ({one_line(error)})") from error
     return list(named.items())
 
 
@@ -71,12 +71,6 @@ def _problem(values: Any) -> str | None:
     ):
         return "no confusion of a model"
     return None
-
-
-def _neither(path: Path, reason: str) -> RequestError:
-    return RequestError(
-        f"{path}: neither a metrics.json with the numbers of a model, nor samples ({reason})"
-    )
 
 
 @dataclass(frozen=True)

@@ -375,11 +375,9 @@ class _KeyJoin:
 
     def rows(self, path: Path, keys: pl.Series, notes: list[str]) -> Numbers:
         """The row of each key, -1 where the pool has none; raises RequestError for a repeat."""
-        kind = self._rows["key"].dtype
-        if keys.dtype != kind:  # "5" and 5 are the same key
-            keys = keys.cast(kind, strict=False) if keys.dtype == pl.Int64 else keys
-            if keys.dtype != kind:
-                self._rows = self._rows.cast({"key": pl.String})
+        if keys.dtype != self._rows["key"].dtype:  # "5" and 5 are the same key
+            keys = keys.cast(pl.String)
+            self._rows = self._rows.cast({"key": pl.String})
         if self._last is None or not keys.equals(self._last[0]):
             if keys.n_unique() < len(keys):
                 twice = keys.filter(keys.is_duplicated())[0]

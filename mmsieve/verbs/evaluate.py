@@ -11,15 +11,8 @@ import numpy as np
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
+from mmsieve.evaluation import comparing
 from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_tables
-from mmsieve.evaluation.comparing import (
-    LabelledTexts,
-    Measured,
-    check_labels,
-    compare,
-    predictions,
-    score_texts,
-)
 from mmsieve.evaluation.metrics import Bootstrap, Metrics, check_installed
 from mmsieve.evaluation.printed import agreement_table, model_tables, render, status_counts
 from mmsieve.generation.files import read_training_file
@@ -53,7 +46,7 @@ class EvaluateOptions(CommonOptions):
 class EvaluateReport(Report):
     """How an evaluation went."""
 
-    models: dict[str, Measured] = field(default_factory=dict)
+    models: dict[str, comparing.Measured] = field(default_factory=dict)
     """Model -> its numbers; the others are compared with the first."""
     agreement: Agreement | None = None
     """Of two tables, where those were given."""
@@ -137,10 +130,10 @@ def _evaluate_models(
     options: EvaluateOptions,
 ) -> EvaluateReport:
     records = read_training_file(data)[: options.limit]
-    check_labels(records, data)
+    comparing.check_labels(records, data)
     names = _names(models)
     annotators = {name: load_annotator(given, scoring) for name, given in names.items()}
-    texts = LabelledTexts(records, options.images or data.parent)
+    texts = comparing.LabelledTexts(records, options.images or data.parent)
     texts.check_scores(annotators)
     used = [
         f"{name}: {note}" if len(names) > 1 else note
@@ -153,10 +146,10 @@ def _evaluate_models(
     scored = {}
     for name, annotator in annotators.items():
         label = "evaluate" if len(names) == 1 else f"evaluate {name}"
-        scored[name] = score_texts(
+        scored[name] = comparing.score_texts(
             label, annotator, texts, options.workers, options.batch_tokens, options.quiet
         )
-    comparison = compare(texts, scored, Bootstrap(options.resamples, options.seed))
+    comparison = comparing.compare(texts, scored, Bootstrap(options.resamples, options.seed))
     origins = {
         name: {"model": given, "fingerprint": annotators[name].fingerprint}
         for name, given in names.items()
@@ -171,7 +164,7 @@ def _evaluate_models(
         "seed": options.seed,
     }
     _write(out, comparison.as_dict(origins) | made)
-    write_atomically(out / PREDICTIONS, predictions(texts, comparison).write_parquet)
+    write_atomically(out / PREDICTIONS, comparing.predictions(texts, comparison).write_parquet)
     notes = (*used, *comparison.notes, *comparison.notes_of_intervals(units, options.resamples))
     return EvaluateReport(out=out, models=comparison.models, notes=notes)
 

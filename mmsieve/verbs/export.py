@@ -131,7 +131,6 @@ def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[s
 def _write(
     exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions
 ) -> dict[str, str]:
-    """Write the tars that aren't there yet; returns what failed of which shard."""
     parts = [part for part in plan.parts if not done & {REPACKED, part.shard.name}]
     size = sum(part.shard.size for part in parts)
     try:
