@@ -156,7 +156,9 @@ def fit(
     elif mode == "crop":
         _check_bound(spec.size, spec.size * long // short)
         size = int(spec.size * height / short), int(spec.size * width / short)
-        return _crop_square(resize(pixels, size, spec.resample), spec.size)
+        whole = resize(pixels, size, spec.resample)
+        top, left = (size[0] - spec.size) // 2, (size[1] - spec.size) // 2
+        return np.ascontiguousarray(whole[top : top + spec.size, left : left + spec.size])
     return resize(pixels, (spec.size, spec.size), spec.resample)
 
 
@@ -246,9 +248,3 @@ def _pad_square(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = pixels
     return square
-
-
-def _crop_square(pixels: Pixels, side: int) -> Pixels:
-    height, width = pixels.shape[:2]
-    top, left = (height - side) // 2, (width - side) // 2
-    return np.ascontiguousarray(pixels[top : top + side, left : left + side])

@@ -39,14 +39,12 @@ class Turn:
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One caption pair (an image, then its text), one document (any interleaving), or one
-    instruction sample: its images, and the turns of a conversation about them.
-
-    `kind` is kept because a model may be asked about each in different words.
-    """
+    instruction sample: its images, and the turns of a conversation about them."""
 
     key: str
     parts: tuple[Part, ...]
     kind: Kind = "document"
+    """A model may be asked about each in different words."""
     metadata: dict[str, Any] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
 

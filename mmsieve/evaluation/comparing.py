@@ -308,12 +308,10 @@ def _measure_one(
 
     overall = numbers(is_measured)
     kinds = np.array(texts.kinds)
+    there = np.unique(kinds[is_measured]).tolist()
     measured = Measured(
         overall=overall[0],
-        by_kind={
-            kind: numbers(is_measured & (kinds == kind))[0]
-            for kind in np.unique(kinds[is_measured]).tolist()
-        },
+        by_kind={kind: numbers(is_measured & (kinds == kind))[0] for kind in there},
         statuses=statuses,
         thresholds=one.thresholds,
         differences={} if first is None else _differences(overall, first),

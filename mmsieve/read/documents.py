@@ -122,17 +122,13 @@ def is_mmc4(item: Mapping[str, Any]) -> bool:
 
 
 class Mmc4Parser:
-    """Line -> document: each image before the text that it is matched to, else last.
-
-    That is where OpenFlamingo, which trained on MMC4, puts it.
-    """
+    """Line -> document: each image before its matched text, as OpenFlamingo has it, else last."""
 
     def __init__(self, images: Path | None) -> None:
         """Raises RequestError where there is no folder of images."""
         if images is None:
-            raise RequestError(
-                "MMC4 documents name image files: say where they are with --images DIR"
-            )
+            fix = "say where they are with --images DIR"
+            raise RequestError(f"MMC4 documents name image files: {fix}")
         if not images.is_dir():
             raise RequestError(f"--images {images}: no such folder")
         self._folder = ImageFolder(images)

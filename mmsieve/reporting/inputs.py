@@ -143,8 +143,8 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
 
 def _table(path: Path) -> ReportTable | None:
     """The table or decisions at a path; None where it holds no file made by mmsieve."""
-    files = tuple(decisions.decision_files(path).values()) if path.exists() else ()
-    files = tuple(file for file in files if file.suffix == ".parquet")
+    found = decisions.decision_files(path).values()
+    files = tuple(file for file in found if file.suffix == ".parquet")
     headers = [tables.read_header(file) for file in files]
     ours = [header for header in headers if header is not None]
     if not ours:

@@ -109,11 +109,8 @@ def choose_in_rounds(
     while live and budget.left > 0:
         together = sum(shares[number] for number in live)
         quotas = [max(int(budget.left * shares[n] / together), budget.dearest) for n in live]
-        live = [
-            number
-            for number, quota in zip(live, quotas, strict=True)
-            if rounds.choose(number, min(quota, budget.left))
-        ]
+        asked = zip(live, quotas, strict=True)
+        live = [n for n, quota in asked if rounds.choose(n, min(quota, budget.left))]
 
 
 class Rounds:
@@ -128,10 +125,9 @@ class Rounds:
         used_up = budget.used_up()
         left = usable if used_up is None else usable & ~used_up
         self._left = left.astype(np.uint8)  # as numbers: to multiply by
-        self._sizes = [
-            self._members.counts((ranks > least) & (self._left > 0))
-            for ranks, least in zip(self._ranks, self._least, strict=True)
-        ]
+        each = zip(self._ranks, self._least, strict=True)
+        counted = ((ranks > least) & (self._left > 0) for ranks, least in each)
+        self._sizes = [self._members.counts(rows) for rows in counted]
 
     def choose(self, capability: int, quota: int) -> int:
         """One capability's choice in a round; returns how many rows it chose."""
