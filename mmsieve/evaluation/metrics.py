@@ -88,7 +88,7 @@ def predict(scores: Floats, thresholds: Sequence[float] | None = None) -> Ints:
 
 
 def measure(scores: Floats, levels: Ints, thresholds: Sequence[float] | None = None) -> Metrics:
-    """Metrics of scores [n > 0] against levels 0-3 [n]; with thresholds, mse and error are None."""
+    """Metrics of scores [n > 0] for levels 0-3 [n]; thresholds rule out mse and expected error."""
     from sklearn import metrics
 
     predicted = predict(scores, thresholds)

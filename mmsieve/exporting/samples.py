@@ -58,7 +58,7 @@ class CaptionChange:
         return metadata | self.fields | kept
 
     def json_member(self, data: bytes | None) -> bytes:
-        """The json member, or a new one for None, with these fields; else SampleError."""
+        """The json member, or a new one, with these fields; SampleError if it is no object."""
         if data is None:
             return json.dumps(self.fields).encode()
         metadata = parse_object(data)

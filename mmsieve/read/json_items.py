@@ -93,9 +93,9 @@ def line_starts(file: BinaryIO) -> Iterator[int]:
 
 
 def list_items(file: BinaryIO, begin: int, end: int | None = None) -> Iterator[bytes]:
-    """The items of a list as they stand in the file, from one that starts at byte `begin` (or 0).
+    """The items of a list as they stand in the file, from the one at byte `begin`; 0: all.
 
-    They end before the one at byte `end`, or with the list. ShardError as of `item_spans`.
+    They end before the one at byte `end`, or with the list. Raises ShardError as `item_spans` does.
     """
     window = _Window(file, begin)
     for start, stop in _items(window, 0 if begin else _into_list(window), end):
@@ -103,7 +103,7 @@ def list_items(file: BinaryIO, begin: int, end: int | None = None) -> Iterator[b
 
 
 def line_items(file: BinaryIO, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """The lines between two bytes, huge ones cut above MAX_BYTES; ShardError for no `end`."""
+    """The lines between two bytes, huge ones cut above MAX_BYTES; ShardError in a shorter file."""
     file.seek(begin)
     pieces: list[bytes] = []
     size = 0
@@ -126,7 +126,7 @@ def line_items(file: BinaryIO, begin: int = 0, end: int | None = None) -> Iterat
 
 
 def raw_items(file: BinaryIO) -> Iterator[bytes]:
-    """The items of a JSON list, or of a JSONL file with empty lines as items; raises ShardError."""
+    """The items of a JSON list, or the lines of a JSONL file, empty ones too; raises ShardError."""
     yield from list_items(file, 0) if first_sign(file) == "[" else line_items(file)
 
 

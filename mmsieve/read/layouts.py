@@ -136,7 +136,7 @@ def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
 
 
 def _json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> str:
-    """The layout of a JSON or JSONL file; RequestError where it isn't read or can't find images."""
+    """The layout of a JSON or JSONL file; RequestError for one not read, or without its images."""
     items = _first_items(file, suffix)
     layout = options.layout or _recognised(items, suffix)
     if problem := _wrong_kind(layout, options):

@@ -103,7 +103,7 @@ class SampleBudget:
 def choose_in_rounds(
     pool: Pool, usable: Bools, budget: SampleBudget, above: float, shares: Sequence[Fraction]
 ) -> None:
-    """Spend the budget on usable rows rated above a number; `shares` are the capabilities'."""
+    """Spend the budget on usable rows rated above a number, by the shares of the capabilities."""
     rounds = Rounds(pool, usable, budget, above)
     live = list(range(len(pool.ratings)))
     while live and budget.left > 0:
