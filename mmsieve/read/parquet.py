@@ -182,12 +182,11 @@ def rows_at_once(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
 
 def _to_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
+        return list(batch.to_pylist())
     except (ValueError, ArithmeticError, pa.ArrowException):  # a value that Python can't hold
         columns = [map(_value, column) for column in batch.columns]
         names = batch.schema.names
-        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-    return rows
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _value(scalar: Any) -> Any:
