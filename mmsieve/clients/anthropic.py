@@ -7,6 +7,7 @@ always think refuse forced tools.
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -81,9 +82,7 @@ class AnthropicTeacher(SdkTeacher):
     async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
         create = self.client.messages.with_raw_response.create
-        parameters = self.parameters(request)
-        body = await self.body(lambda: create(**parameters))
-        return self.reply(body)
+        return self.reply(await self.body(partial(create, **self.parameters(request))))
 
     async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
         """Send a batch; raises TeacherError."""
@@ -104,7 +103,7 @@ class AnthropicTeacher(SdkTeacher):
     async def is_ended(self, batch: str) -> bool:
         """Whether a batch has its answers; raises TeacherError."""
         retrieve = self.client.messages.batches.with_raw_response.retrieve
-        found = await self.read(_MessageBatch, lambda: retrieve(batch))
+        found = await self.read(_MessageBatch, partial(retrieve, batch))
         return found.processing_status == "ended"
 
     async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:

@@ -78,9 +78,7 @@ class OpenAITeacher(SdkTeacher):
     async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
         create = self.client.chat.completions.with_raw_response.create
-        parameters = self.parameters(request)
-        body = await self.body(lambda: create(**parameters))
-        return self.reply(body)
+        return self.reply(await self.body(partial(create, **self.parameters(request))))
 
     async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
         """Send a batch; raises TeacherError."""
@@ -94,8 +92,7 @@ class OpenAITeacher(SdkTeacher):
         # Sent once: if the answer to this request is lost, another would be paid for twice.
         create = self.client.with_options(max_retries=0).batches.with_raw_response.create
         wanted = {"completion_window": "24h", "endpoint": _URL, "metadata": {"token": token}}
-        made = await self.read(_Named, lambda: create(input_file_id=file.id, **wanted))
-        return made.id
+        return (await self.read(_Named, partial(create, input_file_id=file.id, **wanted))).id
 
     async def candidates(self, token: str, count: int) -> list[str]:
         """The batch of a token, if there is one; raises TeacherError."""

@@ -29,9 +29,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.after: tuple[str, list[float], str] = (
-            ("gelu", [], "tanh") if gelu else ("none", [], "")
-        )
+        self.after: tuple[Any, ...] = ("gelu", [], "tanh") if gelu else ("none", [], "")
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -39,23 +37,8 @@ class PackedLinear(nn.Module):
         return product
 
 
-class FusedNorm(nn.Module):
-    """RMSNorm in one pass over the data."""
-
-    def __init__(self, weight: Tensor, epsilon: float) -> None:
-        super().__init__()
-        self.weight, self.epsilon = weight.detach(), epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., width] -> [..., width]."""
-        return nn.functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
-
-
 def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
-    """Swap a CPU model's layers for faster ones, in place; what was done, for the record.
-
-    A model on a GPU stays as it is.
-    """
+    """Swap a CPU model's layers for faster ones, in place; what was done, for the record."""
     on_cpu = all(part.device.type == "cpu" for part in model.parameters())
     if not (on_cpu and _can_pack(dtype)):
         return f"torch {torch.__version__}" + (", stock layers" if on_cpu else "")
@@ -69,7 +52,9 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
                 setattr(parent, name, PackedLinear(child))
             elif type(child).__name__ in _NORMS and dtype == torch.float32:
                 norm: Any = child
-                setattr(parent, name, FusedNorm(norm.weight, norm.variance_epsilon))
+                fused = nn.RMSNorm(norm.weight.shape, norm.variance_epsilon)
+                fused.weight = norm.weight
+                setattr(parent, name, fused)
     return f"torch {torch.__version__}, linear layers packed by oneDNN"
 
 

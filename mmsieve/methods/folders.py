@@ -91,10 +91,7 @@ HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "tokenizer.model"]
 
 
 def hub_folder(name: str) -> Path | None:
-    """The local folder of a hub repository: from the cache, else downloaded; None where neither.
-
-    Only `HUB_FILES` are fetched. `HF_HUB_OFFLINE=1` keeps to the cache.
-    """
+    """A hub repository from the cache, or `HUB_FILES` of it downloaded; None where neither is."""
     if not HUB_ID.fullmatch(name):
         return None
     from huggingface_hub import snapshot_download
@@ -123,10 +120,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
-    """Tensor name -> safetensors file; one file, or shards with an index.
-
-    Raises RequestError where there are only pickles, which mmsieve never loads, or nothing.
-    """
+    """Tensor name -> safetensors file; raises RequestError for pickles, which are never loaded."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = read_json(index).get("weight_map", {})

@@ -72,11 +72,6 @@ def list_plugins() -> list[Plugin]:
     return [_plugin(point, counts[point.name]) for point in found]
 
 
-def find_plugin(name: str) -> Plugin | None:
-    """The plug-in of a name; None where none of that name is installed."""
-    return next((plugin for plugin in list_plugins() if plugin.name == name), None)
-
-
 def _plugin(point: EntryPoint, count: int) -> Plugin:
     problem = ""
     if point.name in _TAKEN:

@@ -48,6 +48,11 @@ class TokenizerSpec:
         return tokenizer
 
 
+def encode_piece(tokenizer: Tokenizer, piece: str) -> list[int]:
+    """The ids of a piece of a prompt, without the first and the last token of a whole one."""
+    return tokenizer.encode(piece, add_special_tokens=False).ids
+
+
 def load_tokenizer(folder: Path) -> TokenizerSpec:
     """The tokenizer of a checkpoint folder; raises RequestError where there is none.
 
@@ -62,10 +67,7 @@ def load_tokenizer(folder: Path) -> TokenizerSpec:
 
 
 def open_tokenizer(folder: Path, stock: str | None = None) -> Any:
-    """The transformers tokenizer of a folder, of the class named `stock` or else by its files.
-
-    Raises RequestError where it can't be read.
-    """
+    """A transformers tokenizer, of the class `stock` or else by its files; raises RequestError."""
     import transformers
 
     try:

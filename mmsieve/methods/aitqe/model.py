@@ -20,9 +20,8 @@ from transformers import AutoConfig, AutoModel, LlavaConfig, LlavaForConditional
 
 from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
-from mmsieve.images import ImageSpec
 from mmsieve.methods.aitqe.checkpoint import TOWER, EnhancerCheckpoint
-from mmsieve.methods.base import build_model, encode_patches, rename
+from mmsieve.methods.base import build_model, encode_patches, pixel_settings, rename
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tokenizer import load_tokenizer
 
@@ -61,10 +60,9 @@ def stock_config(checkpoint: EnhancerCheckpoint) -> LlavaConfig:
 def load_enhancer(
     checkpoint: EnhancerCheckpoint, dtype: str = "float32"
 ) -> LlavaForConditionalGeneration:
-    """The stock model with the checkpoint's weights, on the CPU.
+    """The stock model with the checkpoint's weights, on the CPU; raises RequestError.
 
-    `multi_modal_projector.linear_2.bias` is zero and is to stay so. Raises RequestError where
-    tensors are missing or of another shape than the config says.
+    `multi_modal_projector.linear_2.bias` is zero and is to stay so.
     """
     config = stock_config(checkpoint)
     prefixes = _prefixes(config)
@@ -85,10 +83,7 @@ def load_enhancer(
 
 
 def encode_images(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """[images, 3, size, size] normalised -> [images, tokens, hidden].
-
-    What the stock class computes, without the tower's last layer, which isn't looked at.
-    """
+    """[images, 3, size, size] normalised -> [images, tokens, hidden], without the last layer."""
     hidden = encode_patches(model.model.vision_tower, pixels, _SELECT_LAYER)
     embeddings: Tensor = model.model.multi_modal_projector(hidden)
     return embeddings
@@ -102,10 +97,8 @@ def save_enhancer(
 ) -> None:
     """Write a checkpoint folder that the published code and mmsieve both read.
 
-    Config and tokenizer are those of `like`, the checkpoint that the model was built from. `own`
-    (`max_text_tokens`, `plain_text`, `backbone`, ...) is how a model trained by mmsieve wants its
-    inputs; with it the folder stands alone, vision settings included. Raises ValueError where the
-    projector's second bias isn't zero: the layout has no place for it.
+    Config and tokenizer are those of `like`, the checkpoint that the model was built from; `own` is
+    for `CheckpointFolder.write`. Raises ValueError where the projector's second bias isn't zero.
     """
     if model.get_parameter(_BIAS).any():
         raise ValueError(f"{_BIAS} must stay zero: the published layout has none")
@@ -152,10 +145,7 @@ _CHAT = (
 
 
 def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
-    """Write the checkpoint in the stock layout; what a user should know of it, a line each.
-
-    Raises RequestError as `load_enhancer` does.
-    """
+    """Write the stock layout; what a user should know of it, a line each. Raises RequestError."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype = str(checkpoint.config.get("torch_dtype") or "float32")
     model = load_enhancer(checkpoint, dtype)
@@ -164,7 +154,8 @@ def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
     model.generation_config.max_new_tokens = 384  # as published
     with quiet():
         model.save_pretrained(folder)
-    _write(folder / "preprocessor_config.json", _image_settings(checkpoint.image))
+    kinds = {"image_processor_type": "SiglipImageProcessor", "processor_class": "LlavaProcessor"}
+    _write(folder / "preprocessor_config.json", kinds | pixel_settings(checkpoint.image))
     settings = {
         "processor_class": "LlavaProcessor",
         "image_token": IMAGE_MARK,
@@ -215,22 +206,6 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
     }
     _write(folder / "tokenizer_config.json", settings)
     return int(backend.token_to_id(IMAGE_MARK) or 0)
-
-
-def _image_settings(spec: ImageSpec) -> dict[str, Any]:
-    return {
-        "image_processor_type": "SiglipImageProcessor",
-        "processor_class": "LlavaProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": spec.size, "width": spec.size},
-        "resample": spec.resample,
-        "do_rescale": True,
-        "rescale_factor": spec.scale,
-        "do_normalize": True,
-        "image_mean": spec.mean,
-        "image_std": spec.std,
-    }
 
 
 def _write(file: Path, settings: dict[str, Any]) -> None:

@@ -11,16 +11,8 @@ from transformers import CLIPModel, SiglipModel
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import RunnerOptions
-from mmsieve.methods.base import (
-    Array,
-    PixelNormaliser,
-    Result,
-    TokenBudget,
-    build_model,
-    open_device,
-    quality_row,
-    send,
-)
+from mmsieve.methods import base
+from mmsieve.methods.base import Array, Result
 from mmsieve.methods.clip.annotator import ClipItem
 from mmsieve.methods.clip.checkpoint import ClipFolder, load_clip_tokenizer
 from mmsieve.methods.cpu import speed_up
@@ -32,14 +24,14 @@ class ClipTowers:
     def __init__(self, clip: ClipFolder, dtype: str, device: torch.device) -> None:
         """Raises RequestError where weights and config do not fit."""
         stock: Any = CLIPModel if clip.tower.kind == "clip" else SiglipModel
-        model, _ = build_model(
+        model, _ = base.build_model(
             stock, dtype, clip.folder, clip.folder, use_safetensors=True, local_files_only=True
         )
         self._model, self._device = model.to(device), device
         self.kernels = speed_up(model.vision_model, model.dtype)
         if model.dtype == torch.float32:  # else attention is swapped for one that isn't causal
             speed_up(model.text_model, model.dtype)
-        self._normalise = PixelNormaliser(clip.tower.image, device, model.dtype)
+        self._normalise = base.PixelNormaliser(clip.tower.image, device, model.dtype)
 
     @torch.inference_mode()
     def images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
@@ -49,7 +41,7 @@ class ClipTowers:
     @torch.inference_mode()
     def texts(self, ids: npt.NDArray[np.int64]) -> Tensor:
         """[n, length], padded -> float32 [n, width]."""
-        return _unit(self._model.get_text_features(input_ids=send(ids, self._device)))
+        return _unit(self._model.get_text_features(input_ids=base.send(ids, self._device)))
 
 
 def _unit(features: Any) -> Tensor:
@@ -70,13 +62,13 @@ class ClipRunner:
     """Scores a stream of items, window by window."""
 
     def __init__(self, clip: ClipFolder, dtype: Dtype, options: RunnerOptions) -> None:
-        self._device = open_device(options.device)
+        self._device = base.open_device(options.device)
         self._kind = clip.tower.kind
         self._patches = clip.tower.patches
         self._text_length = clip.text_length
         self._tokenizer = load_clip_tokenizer(clip)
         tokens = options.batch_tokens or _BATCH_TOKENS[self._device.type]
-        self._budget = TokenBudget(self._device, tokens)
+        self._budget = base.TokenBudget(self._device, tokens)
         self._towers = ClipTowers(clip, dtype, self._device)
         kernels, tower = self._towers.kernels, clip.tower.note
         self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
@@ -92,7 +84,7 @@ class ClipRunner:
                 own, images = images[: len(item.images)], images[len(item.images) :]
                 near, words = words[: len(item.texts)], words[len(item.texts) :]
                 # each image with the text nearest to it; a caption has one of each
-                yield index, quality_row(item, float((own @ near.T).max(1).mean()))
+                yield index, base.quality_row(item, float((own @ near.T).max(1).mean()))
 
     def _size(self, indexed: Indexed) -> tuple[int, int]:
         item = indexed[1]

@@ -22,17 +22,12 @@ from cyclopts import Parameter
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError
-from mmsieve.images import image_path
 from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.methods.base import ModelOptions
 from mmsieve.methods.folders import hash_files
+from mmsieve.methods.mmssr import inputs
 from mmsieve.methods.mmssr.checkpoint import OneVision
-from mmsieve.methods.mmssr.inputs import (
-    STYLE_QUESTION,
-    PromptWriter,
-    RatingPreparer,
-    capability_question,
-)
+from mmsieve.methods.mmssr.inputs import PromptWriter, RatingPreparer
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.options import Positive
 
@@ -51,8 +46,7 @@ def parse_styles(answer: str) -> list[str]:
 class StyleGrammar:
     """Which tokens may come next, so that an answer names one or more of the nine, none twice.
 
-    Answers are tokenised whole, as in training: a label's last letter and the comma after it may
-    be one token.
+    Answers are tokenised whole, as in training: a last letter and its comma may be one token.
     """
 
     def __init__(self, encode: Callable[[str], Sequence[int]], end: int) -> None:
@@ -108,14 +102,8 @@ class MmSSR(Annotator):
     kind: Literal["ratings"] = "ratings"
 
     def __init__(self, scorer: OneVision, styler: OneVision | None, options: RatingOptions) -> None:
-        """`styler` may be the scorer.
-
-        Raises RequestError where the two can't be shown the same pixels, for wrong options, or a
-        device that isn't there.
-        """
-        self.scorer = scorer
-        self.styler = styler
-        self.options = options
+        """`styler` may be the scorer. Raises RequestError where the two take different pixels."""
+        self.scorer, self.styler, self.options = scorer, styler, options
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.capabilities = parse_capabilities(options.capabilities, scorer.own or {})
@@ -158,7 +146,7 @@ class MmSSR(Annotator):
         return bool((model.own or {}).get("clean_format")) if asked is None else asked
 
     def _fingerprint(self) -> dict[str, str]:
-        options, spec = self.options, self.scorer.image
+        options = self.options
         found = {
             "method": "mmssr 1",
             "capabilities": str(self.capabilities),
@@ -166,10 +154,7 @@ class MmSSR(Annotator):
             "styles": ("constrained" if self.constrained else "plain") if self.styler else "none",
             "dtype": self.dtype,
             "max_tokens": str(self._max_tokens),
-            "image_path": image_path(options.fast_images),
-            "image_values": f"{spec.size} {spec.resample} {spec.mean} {spec.std} {spec.scale:.6g}",
-            "image_limits": str(options.image_limits),
-            "apply_orientation": str(options.apply_orientation),
+            **options.image_fingerprint(self.scorer.image),
         }
         for name, model in (("scorer", self.scorer), ("styler", self.styler)):
             if model is not None:
@@ -181,8 +166,8 @@ class MmSSR(Annotator):
 
     def preparer(self) -> RatingPreparer:
         """The CPU half."""
-        ratings = [capability_question(keyword) for keyword in self.capabilities.values()]
-        styles = [STYLE_QUESTION] if self.styler is not None else []
+        ratings = [inputs.capability_question(keyword) for keyword in self.capabilities.values()]
+        styles = [inputs.STYLE_QUESTION] if self.styler is not None else []
         asked = [ratings, styles] if len(self.models) == 2 else [ratings + styles]
         writers = tuple(
             prompt_writer(model, questions, self._is_clean(model))
@@ -210,10 +195,7 @@ def prompt_writer(model: OneVision, questions: list[str], clean: bool) -> Prompt
 
 
 def parse_capabilities(asked: str | None, own: dict[str, Any]) -> dict[str, str]:
-    """Name -> keyword of `NAME` or `NAME=KEYWORD`, comma-separated; None: all that are known.
-
-    `own` is what a checkpoint made by mmsieve says of itself. Raises RequestError.
-    """
+    """Name -> keyword of `NAME` or `NAME=KEYWORD`, comma-separated; raises RequestError."""
     known = {**CAPABILITIES, **own.get("capabilities", {})}
     if asked is None:
         return dict(own.get("capabilities") or CAPABILITIES)

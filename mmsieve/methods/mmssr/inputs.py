@@ -16,8 +16,8 @@ import numpy.typing as npt
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import ImageLimits, ImageSpec, decode, fit
 from mmsieve.labels import STYLES
-from mmsieve.methods.base import Portable
-from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec
+from mmsieve.methods.base import ArrayItem, Portable
+from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec, encode_piece
 from mmsieve.sample import Sample, Turn
 
 SYSTEM = "You are a helpful assistant."
@@ -50,7 +50,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class RatingItem:
+class RatingItem(ArrayItem):
     """The inputs of one sample."""
 
     prompts: tuple[Prompt, ...]
@@ -60,11 +60,6 @@ class RatingItem:
     num_tokens: int
     """Text and image tokens of the conversation, without system text and question."""
     image_source: str | None
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory, more or less."""
-        return self.images.nbytes
 
 
 @dataclass(frozen=True)
@@ -95,8 +90,7 @@ class PromptWriter(Portable):
         return head, line, [end, *line, start, *self._encode("assistant"), *line], end
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return encode_piece(self._backend, text)
 
     def write(self, turns: Sequence[Turn]) -> tuple[Prompt, int]:
         """All questions about a conversation, and the conversation's own tokens.

@@ -23,13 +23,8 @@ BACKBONES = {
 }
 """`model_type` of a published classifier -> that of the stock language model inside."""
 
-ARCHITECTURES = {
-    "llava_qwen3": "LlavaQwen3Classifier",
-    "llava_qwen": "LlavaQwenClassifier",
-    "llava_llama": "LlavaLlamaClassifier",
-    "llava_phi3": "LlavaPhi3Classifier",
-    "llava_gemma": "LlavaGemmaClassifier",
-}
+ARCHITECTURES = {kind: f"{kind.title().replace('_', '')}Classifier" for kind in BACKBONES}
+"""`model_type` -> the published class, such as `LlavaQwen3Classifier`."""
 
 PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp(\d+)x_gelu")
 

@@ -219,10 +219,7 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
 
 
 def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityClassifier:
-    """The classifier of a checkpoint folder, on the CPU, ready to score.
-
-    Raises RequestError where tensors are missing or of another shape than the config says.
-    """
+    """The classifier of a checkpoint folder, on the CPU, ready to score; raises RequestError."""
     places = {
         name: (file, name)
         for name, file in checkpoint.tensors.items()
@@ -244,10 +241,8 @@ def save_classifier(
 ) -> None:
     """Write a checkpoint folder that the published code and mmsieve both read.
 
-    Config and tokenizer are those of `like`, the checkpoint that the model was built from. `own`
-    (`image_fit`, `max_text_tokens`, `plain_text`) is how a model trained by mmsieve wants its
-    inputs; with it the folder stands alone: the tower inside it is the one that is used. The
-    tower's pooling head, which neither code uses, is not written.
+    Config and tokenizer are those of `like`, the checkpoint that the model was built from; `own` is
+    for `CheckpointFolder.write`. The tower's pooling head, which neither uses, is not written.
     """
     labels = model.config.num_labels
     left_out = ("id2label", "label2id", "num_labels", "dtype")
