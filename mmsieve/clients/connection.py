@@ -196,7 +196,6 @@ def read_body(model: type[M], body: str) -> M | None:
 
 
 _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-PROVIDERS = tuple(_KEYS)
 NO_KEY = "none"
 """A server of one's own may want no key, but the SDKs want one."""
 
@@ -204,7 +203,7 @@ NO_KEY = "none"
 def split_name(name: str) -> tuple[str, str]:
     """Provider and model of `provider:MODEL`; raises RequestError."""
     provider, _, model = name.partition(":")
-    if provider not in PROVIDERS or not model:
+    if provider not in _KEYS or not model:
         raise RequestError(
             f"--teacher {name}: not rendered, anthropic:MODEL or openai:MODEL (with --base-url "
             "any server that speaks the same protocol)"

@@ -46,7 +46,10 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
         config: Any = getattr(parent, "config", None)
         if dtype == torch.bfloat16 and getattr(config, "_attn_implementation", "") == "sdpa":
             config._attn_implementation = _PRODUCTS
-        _fuse_gelu(parent)
+        if type(getattr(parent, "activation_fn", None)).__name__ == "GELUTanh":  # a SigLIP MLP
+            mlp: Any = parent
+            mlp.fc1 = PackedLinear(mlp.fc1, gelu=True)
+            mlp.activation_fn = nn.Identity()
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
                 setattr(parent, name, PackedLinear(child))
@@ -71,35 +74,21 @@ def _can_pack(dtype: torch.dtype) -> bool:
         return False
 
 
-def _fuse_gelu(mlp: Any) -> None:
-    """Give a SigLIP MLP's GELU to its first layer."""
-    if type(getattr(mlp, "activation_fn", None)).__name__ == "GELUTanh":
-        mlp.fc1 = PackedLinear(mlp.fc1, gelu=True)
-        mlp.activation_fn = nn.Identity()
-
-
 def _products(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
     """Attention of [batch, heads, length, width] -> [batch, length, heads, width]."""
     batch, heads, length, width = query.shape
-    if attention_mask is not None or length > _SHORT or length != key.shape[2]:
-        stock: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, **options
-        )
+    if mask is not None or length > _SHORT or length != key.shape[2]:
+        stock: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **more)
         return stock
     groups = heads // key.shape[1]
     keys, values = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
     q, k, v = (x.reshape(batch * heads, length, width) for x in (query, keys, values))
-    mask = query.new_zeros(length, length)
+    unseen = query.new_zeros(length, length)
     if getattr(module, "is_causal", False):
-        mask.fill_(-torch.inf).triu_(1)
-    scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=options["scaling"])
+        unseen.fill_(-torch.inf).triu_(1)
+    scores = torch.baddbmm(unseen, q, k.transpose(1, 2), alpha=more["scaling"])
     out = torch.bmm(scores.softmax(-1), v)
     return out.view(batch, heads, length, width).transpose(1, 2).contiguous(), None
 

@@ -208,7 +208,10 @@ class EndpointRunner:
         choice = completion.choices[0] if completion.choices else _AnswerChoice(message={})
         text = str(choice.message.get("content") or "").strip()
         if choice.finish_reason == "stop":
-            text = _with_marker(text)
+            try:
+                read_answer(text)
+            except AssessmentError:  # it stopped at the marker, which servers leave out
+                text += MARKER
         return index, self._enhancing.rows.make(item.caption, text)
 
     def _parameters(self, item: EndpointItem) -> dict[str, Any]:
@@ -221,15 +224,6 @@ class EndpointRunner:
             "messages": [{"role": "user", "content": content}],
         }
         return parameters if self._enhancing.explain else {**parameters, "stop": [MARKER]}
-
-
-def _with_marker(text: str) -> str:
-    """The answer with the marker that it stopped at, which servers leave out."""
-    try:
-        read_answer(text)
-    except AssessmentError:
-        return text + MARKER
-    return text
 
 
 async def _stop(pending: set[Request], client: SdkTeacher) -> None:

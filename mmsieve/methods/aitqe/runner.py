@@ -24,9 +24,9 @@ from mmsieve.methods.aitqe.answers import (
     LOWEST,
     MARKER,
     RECAPTION,
+    SCORE_KEYS,
     Refused,
     fixed_pieces,
-    is_score,
     kept,
 )
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
@@ -68,7 +68,7 @@ class Form:
         if len(rest) < len(fixed):
             return [fixed[len(rest)]]
         value, end = rest[len(fixed) :], self._fixed[number + 1][0]
-        if is_score(self._keys[number]):
+        if self._keys[number] in SCORE_KEYS:
             known = len(value)
             fitting = [score for score in self._scores if score[:known] == value]
             return sorted({score[known] if len(score) > known else end for score in fitting})
@@ -98,7 +98,7 @@ class Form:
         for length, token in enumerate(ids):
             if token == end and not escaped:
                 return length, False
-            escaped = not is_score(self._keys[number]) and self._after[escaped][token]
+            escaped = self._keys[number] not in SCORE_KEYS and self._after[escaped][token]
         return len(ids), escaped
 
 

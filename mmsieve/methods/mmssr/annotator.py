@@ -93,9 +93,6 @@ class RatingOptions(ModelOptions):
     """Longest prompt, images included; a longer sample is a row without ratings."""
 
 
-_NO_STYLES = "no styles: name who gives them with --styler (it may be the scorer itself)"
-
-
 class MmSSR(Annotator):
     """A scorer, with or without a styler, as an annotator."""
 
@@ -119,27 +116,18 @@ class MmSSR(Annotator):
         self.schema = pa.schema(
             [*columns, ("image_source", pa.string()), ("num_tokens", pa.int32())]
         )
+        self.models: tuple[OneVision, ...] = (scorer,)
+        if styler is not None and styler.folder != scorer.folder:
+            self.models = (scorer, styler)
+        decoding = options.styles_decoding
+        by_default = styler is not None and styler.own is not None
+        self.constrained = decoding == "constrained" if decoding else by_default
+        longest = min(model.max_sequence for model in self.models)
+        self._max_tokens = min(options.max_tokens or longest, longest)
         self.fingerprint = self._fingerprint()
         if styler is None:
-            self.notes = (_NO_STYLES,)
-
-    @property
-    def models(self) -> tuple[OneVision, ...]:
-        """The scorer, and the styler where it is another one."""
-        other = self.styler is not None and self.styler.folder != self.scorer.folder
-        return (self.scorer, self.styler) if other and self.styler else (self.scorer,)
-
-    @property
-    def constrained(self) -> bool:
-        """Whether only the nine styles can be answered."""
-        if self.options.styles_decoding is not None:
-            return self.options.styles_decoding == "constrained"
-        return self.styler is not None and self.styler.own is not None
-
-    @property
-    def _max_tokens(self) -> int:
-        longest = min(model.max_sequence for model in self.models)
-        return min(self.options.max_tokens or longest, longest)
+            how = "name who gives them with --styler (it may be the scorer itself)"
+            self.notes = (f"no styles: {how}",)
 
     def _is_clean(self, model: OneVision) -> bool:
         asked = self.options.clean_format
@@ -194,6 +182,9 @@ def prompt_writer(model: OneVision, questions: list[str], clean: bool) -> Prompt
     return PromptWriter(tokenizer, model.image_tokens, tuple(questions), clean)
 
 
+_TAKEN = {"key", "shard", "status", "error", "uid", "metadata", "styles", "idx", "style"}
+
+
 def parse_capabilities(asked: str | None, own: dict[str, Any]) -> dict[str, str]:
     """Name -> keyword of `NAME` or `NAME=KEYWORD`, comma-separated; raises RequestError."""
     known = {**CAPABILITIES, **own.get("capabilities", {})}
@@ -207,17 +198,10 @@ def parse_capabilities(asked: str | None, own: dict[str, Any]) -> dict[str, str]
         if not given and name not in known:
             names = ", ".join(known)
             raise RequestError(f"capability {name!r}: give NAME=KEYWORD, or one of {names}")
-        found[name] = keyword if given else known[name]
-        _check_capability(name, found[name])
+        keyword = found[name] = keyword if given else known[name]
+        if not re.fullmatch(r"[a-z][a-z0-9]*", name) or name in _TAKEN:
+            advice = "small letters and digits only, and is no other column"
+            raise RequestError(f"capability {name!r}: a name has {advice}")
+        if not keyword or "<" in keyword:
+            raise RequestError(f"capability {name!r}: keyword {keyword!r} can't be asked about")
     return found
-
-
-_TAKEN = {"key", "shard", "status", "error", "uid", "metadata", "styles", "idx", "style"}
-
-
-def _check_capability(name: str, keyword: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9]*", name) or name in _TAKEN:
-        advice = "small letters and digits only, and is no other column"
-        raise RequestError(f"capability {name!r}: a name has {advice}")
-    if not keyword or "<" in keyword:
-        raise RequestError(f"capability {name!r}: keyword {keyword!r} can't be asked about")

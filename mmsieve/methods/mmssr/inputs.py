@@ -8,6 +8,7 @@ both build their inputs here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -212,14 +213,10 @@ def format_turns(turns: Sequence[Turn], clean: bool) -> str:
             raise SampleError(Status.CONVERSATION_INVALID, message)
         lines.append(f"System: {turns[0].text}")
         turns = turns[1:]
-    for number in range(0, len(turns), 2):
-        answer = turns[number + 1].text if number + 1 < len(turns) else ""
-        lines.append(f"{_question(turns[number].text, clean)} Answer: {answer}")
+    for asked, answered in zip_longest(turns[::2], turns[1::2]):
+        text, answer = asked.text, answered.text if answered else ""
+        if not text.startswith(_HINTS):
+            bare = text.removeprefix(_STRIPPED) if clean else text.strip(_STRIPPED)
+            text = f"Question: {bare}"
+        lines.append(f"{text} Answer: {answer}")
     return "\n".join(lines)
-
-
-def _question(text: str, clean: bool) -> str:
-    if text.startswith(_HINTS):
-        return text
-    bare = text.removeprefix(_STRIPPED) if clean else text.strip(_STRIPPED)
-    return f"Question: {bare}"

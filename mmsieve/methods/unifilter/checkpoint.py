@@ -79,13 +79,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if "score.weight" not in tensors:
         raise RequestError(f"{folder}: no tensor `score.weight`: it is not a quality classifier")
     check_tokenizer(folder)
-    checkpoint = Checkpoint(folder, config, tensors, find_tower(folder, config, tensors))
-    _check_supported(checkpoint)
-    return checkpoint
-
-
-def _check_supported(checkpoint: Checkpoint) -> None:
-    folder, config, tower = checkpoint.folder, checkpoint.config, checkpoint.tower
+    tower = find_tower(folder, config, tensors)
+    checkpoint = Checkpoint(folder, config, tensors, tower)
     if not PROJECTORS.fullmatch(checkpoint.projector):
         allowed = "aapool_mlp, linear, mlpNx_gelu, identity"
         raise RequestError(f"{folder}: projector {checkpoint.projector!r} is not one of {allowed}")
@@ -102,3 +97,4 @@ def _check_supported(checkpoint: Checkpoint) -> None:
     if int(config.get("mm_hidden_size", width)) != width:
         wanted = config["mm_hidden_size"]
         raise RequestError(f"{folder}: its tower is {wanted} wide, the one found is {width}")
+    return checkpoint

@@ -93,13 +93,11 @@ class QualityConfig(PreTrainedConfig):  # type: ignore[misc]
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "QualityConfig":
         """The config of a checkpoint folder."""
+        tokens = int(checkpoint.config.get("mm_num_image_tokens", 144))
         return cls(
             text_config=checkpoint.text_config,
             vision_config=checkpoint.tower.config,
-            projector={
-                "kind": checkpoint.projector,
-                "tokens": int(checkpoint.config.get("mm_num_image_tokens", 144)),
-            },
+            projector={"kind": checkpoint.projector, "tokens": tokens},
             select_layer=checkpoint.select_layer,
             keep_class_token=checkpoint.select_feature == "cls_patch",
             num_labels=checkpoint.num_labels,
@@ -149,12 +147,9 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         attention = "eager" if text.model_type == "gemma2" else "sdpa"  # sdpa has no soft-capping
         self.model = AutoModel.from_config(text, attn_implementation=attention)
         self.model.vision_tower = VisionTower(vision)
-        self.model.mm_projector = build_projector(
-            config.projector["kind"],
-            vision.hidden_size,
-            text.hidden_size,
-            config.projector["tokens"],
-        )
+        kind, tokens = config.projector["kind"], config.projector["tokens"]
+        widths = (vision.hidden_size, text.hidden_size)
+        self.model.mm_projector = build_projector(kind, *widths, tokens)
         self.score = nn.Linear(text.hidden_size, config.num_labels, bias=False)
         self.drop_class_token = vision.model_type.startswith("clip") and not config.keep_class_token
         self.post_init()
