@@ -114,9 +114,8 @@ def load_assessor(
     if enhancing.accept_if_better is None:
         return enhancer
     # What is set for one model's inputs says nothing about another's
-    own = ScoringOptions(
-        device=options.device, dtype=options.dtype, image_limits=options.image_limits
-    )
+    limits = options.image_limits
+    own = ScoringOptions(device=options.device, dtype=options.dtype, image_limits=limits)
     return Judged(enhancer, load_annotator(enhancing.accept_if_better, own))
 
 

@@ -109,9 +109,8 @@ def _load(folder: Path) -> Any:
     gemma = "gemma" in _config_text(folder, "config.json", "tokenizer_config.json")
     stock = transformers.GemmaTokenizer if gemma else transformers.LlamaTokenizer
     tokenizer = stock.from_pretrained(folder, local_files_only=True, add_bos_token=True)
-    if not gemma and not re.search(
-        r'"legacy": *false', _config_text(folder, "tokenizer_config.json")
-    ):
+    settings = _config_text(folder, "tokenizer_config.json")
+    if not gemma and not re.search(r'"legacy": *false', settings):
         _prefix_every_text(tokenizer.backend_tokenizer)
     return tokenizer
 
@@ -120,9 +119,8 @@ def _prefix_every_text(backend: Tokenizer) -> None:
     """Put a space before each run of text, as sentencepiece does; transformers 5 no longer does."""
     space = "\u2581"
     backend.pre_tokenizer = None
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(space), normalizers.Replace(" ", space)]
-    )
+    steps = [normalizers.Prepend(space), normalizers.Replace(" ", space)]
+    backend.normalizer = normalizers.Sequence(steps)
 
 
 def _config_text(folder: Path, *names: str) -> str:

@@ -12,7 +12,7 @@ image one by one, as the published code does.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from mmsieve.methods.base import build_model, encode_patches, pixel_settings, re
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tokenizer import load_tokenizer
 
+Enhancer: TypeAlias = LlavaForConditionalGeneration
 _NAMES = {
     "model.model.": "model.language_model.",
     "model.lm_head.": "lm_head.",
@@ -57,9 +58,7 @@ def stock_config(checkpoint: EnhancerCheckpoint) -> LlavaConfig:
     )
 
 
-def load_enhancer(
-    checkpoint: EnhancerCheckpoint, dtype: str = "float32"
-) -> LlavaForConditionalGeneration:
+def load_enhancer(checkpoint: EnhancerCheckpoint, dtype: str = "float32") -> Enhancer:
     """The stock model with the checkpoint's weights, on the CPU; raises RequestError.
 
     `multi_modal_projector.linear_2.bias` is zero and is to stay so.
@@ -74,15 +73,14 @@ def load_enhancer(
     state = read_tensors(places)
     state[_BIAS] = torch.zeros(config.text_config.hidden_size, dtype=getattr(torch, dtype))
     folder = checkpoint.folder
-    kind = LlavaForConditionalGeneration
-    model, unused = build_model(kind, dtype, folder, config=config, state_dict=state)
+    model, unused = build_model(Enhancer, dtype, folder, config=config, state_dict=state)
     if unused:
         raise RequestError(f"{folder}: weights and config do not fit: {min(unused)}")
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
     return model
 
 
-def encode_images(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+def encode_images(model: Enhancer, pixels: Tensor) -> Tensor:
     """[images, 3, size, size] normalised -> [images, tokens, hidden], without the last layer."""
     hidden = encode_patches(model.model.vision_tower, pixels, _SELECT_LAYER)
     embeddings: Tensor = model.model.multi_modal_projector(hidden)
@@ -90,10 +88,7 @@ def encode_images(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tenso
 
 
 def save_enhancer(
-    model: LlavaForConditionalGeneration,
-    folder: Path,
-    like: EnhancerCheckpoint,
-    own: dict[str, Any] | None = None,
+    model: Enhancer, folder: Path, like: EnhancerCheckpoint, own: dict[str, Any] | None = None
 ) -> None:
     """Write a checkpoint folder that the published code and mmsieve both read.
 
@@ -127,12 +122,8 @@ def _prefixes(config: LlavaConfig) -> list[tuple[str, str]]:
 IMAGE_MARK = "<|aitqe_image|>"
 """Stands for an image; an id of its own, as every id like it is counted as one."""
 
-_TWO_NEWLINES = {
-    "type": "Split",
-    "pattern": {"Regex": r"\A\n(?=\n)"},
-    "behavior": "Isolated",
-    "invert": False,
-}
+_FIRST_OF_TWO = {"Regex": r"\A\n(?=\n)"}
+_NEWLINES = {"type": "Split", "pattern": _FIRST_OF_TWO, "behavior": "Isolated", "invert": False}
 
 _CHAT = (
     "{%- for message in messages %}"
@@ -168,9 +159,7 @@ def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
     return [f"{checkpoint.tower.note}; an image is {checkpoint.image_tokens} tokens"]
 
 
-def _make_room(
-    model: LlavaForConditionalGeneration, image: int, checkpoint: EnhancerCheckpoint
-) -> None:
+def _make_room(model: Enhancer, image: int, checkpoint: EnhancerCheckpoint) -> None:
     """Give the image token a row where it has none; it is scored like the pad token, so that it
     is never preferred to it."""
     model.config.image_token_index = image
@@ -193,7 +182,7 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
     backend = spec.build()
     backend.add_special_tokens([IMAGE_MARK])
     parts = json.loads(backend.to_str())
-    steps = [_TWO_NEWLINES, parts.get("pre_tokenizer")]
+    steps = [_NEWLINES, parts.get("pre_tokenizer")]
     parts["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [step for step in steps if step]}
     (folder / "tokenizer.json").write_text(json.dumps(parts, ensure_ascii=False))
     names = {"bos_token": spec.bos, "eos_token": spec.eos, "pad_token": spec.pad}

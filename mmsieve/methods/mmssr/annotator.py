@@ -113,9 +113,8 @@ class MmSSR(Annotator):
             columns += [(f"{name}_expected", pa.float32()) for name in self.capabilities]
         if styler is not None:
             columns.append(("styles", pa.list_(pa.string())))
-        self.schema = pa.schema(
-            [*columns, ("image_source", pa.string()), ("num_tokens", pa.int32())]
-        )
+        columns += [("image_source", pa.string()), ("num_tokens", pa.int32())]
+        self.schema = pa.schema(columns)
         self.models: tuple[OneVision, ...] = (scorer,)
         if styler is not None and styler.folder != scorer.folder:
             self.models = (scorer, styler)

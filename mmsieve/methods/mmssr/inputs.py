@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -38,14 +38,18 @@ def capability_question(keyword: str) -> str:
     )
 
 
+Ids: TypeAlias = tuple[int, ...]
+"""Token ids of one question."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """The questions about one sample to one model: a question is `shared` and then its end."""
 
     shared: npt.NDArray[np.int32]
     """Token ids, one IMAGE per image."""
-    ends: tuple[tuple[int, ...], ...]
-    """Token ids per question, in the order asked, none of them empty."""
+    ends: tuple[Ids, ...]
+    """In the order asked, none of them empty."""
     length: int
     """Tokens of `shared` after each IMAGE has become its embeddings."""
 

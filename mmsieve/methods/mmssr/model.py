@@ -7,7 +7,7 @@ before, and never computed here.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from tokenizers import AddedToken
@@ -29,7 +29,7 @@ _PARTS = {
     "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
 }
 """Published prefix -> that of the stock class."""
-_MODEL = LlavaOnevisionForConditionalGeneration
+Rater: TypeAlias = LlavaOnevisionForConditionalGeneration
 _TOWER = "model.vision_tower."
 _SELECT_LAYER = -2
 """The tower's hidden state that is used: the last layer's input."""
@@ -38,12 +38,10 @@ BY_TOKEN = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 """A row per token."""
 
 
-def load_rater(
-    checkpoint: OneVision, dtype: str = "float32"
-) -> LlavaOnevisionForConditionalGeneration:
+def load_rater(checkpoint: OneVision, dtype: str = "float32") -> Rater:
     """The stock model, on the CPU, its rows cut to the tokenizer's tokens; raises RequestError."""
     config, state = stock_config(checkpoint), stock_state(checkpoint)
-    return build_model(_MODEL, dtype, checkpoint.folder, config=config, state_dict=state)[0]
+    return build_model(Rater, dtype, checkpoint.folder, config=config, state_dict=state)[0]
 
 
 def stock_config(checkpoint: OneVision) -> LlavaOnevisionConfig:
@@ -97,10 +95,7 @@ def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def save_rater(
-    model: LlavaOnevisionForConditionalGeneration,
-    folder: Path,
-    like: OneVision,
-    own: dict[str, Any] | None = None,
+    model: Rater, folder: Path, like: OneVision, own: dict[str, Any] | None = None
 ) -> None:
     """Write a folder in the published layout, in the model's number format.
 
@@ -125,7 +120,7 @@ def _published_name(name: str) -> str:
     return rename(name, ((stock, ours) for ours, stock in _PARTS.items())) or name
 
 
-def encode_images(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
+def encode_images(model: Rater, pixels: Tensor) -> Tensor:
     """[images, 3, size, size] normalised -> [images, patches + 1, hidden].
 
     One view of each image and one newline, as in the published scorer. The stock method, made for
@@ -181,7 +176,7 @@ def convert_rater(folder: Path, out: Path) -> list[str]:
     state = stock_state(checkpoint)
     state |= {name: state[name][rows] for name in BY_TOKEN if name in state}
     dtype = str(checkpoint.config.get("torch_dtype", "bfloat16"))
-    model, _ = build_model(_MODEL, dtype, folder, config=config, state_dict=state)
+    model, _ = build_model(Rater, dtype, folder, config=config, state_dict=state)
     # greedy, as the published scripts ask, with the folder's own ends and penalty
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)

@@ -215,11 +215,8 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
 
 def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityClassifier:
     """The classifier of a checkpoint folder, on the CPU, ready to score; raises RequestError."""
-    places = {
-        name: (file, name)
-        for name, file in checkpoint.tensors.items()
-        if not name.startswith(INSIDE)
-    }
+    outside = (name for name in checkpoint.tensors if not name.startswith(INSIDE))
+    places = {name: (checkpoint.tensors[name], name) for name in outside}
     for stock, place in checkpoint.tower.tensors.items():
         if not stock.startswith("head."):  # the pooling head is never used
             places[f"{INSIDE}vision_model.{stock}"] = place
