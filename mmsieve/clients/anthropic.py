@@ -13,17 +13,7 @@ from typing import Any
 import anthropic
 from pydantic import BaseModel
 
-from mmsieve.clients.connection import (
-    Connection,
-    ModelRequest,
-    Reply,
-    SdkTeacher,
-    TeacherError,
-    Usage,
-    as_trouble,
-    by_status,
-    read_body,
-)
+from mmsieve.clients.connection import ModelRequest, Reply, Teacher, TeacherError, Usage, read_body
 
 _ENDED = {
     "max_tokens": "cut off: the answer is longer than --max-tokens",
@@ -73,11 +63,11 @@ class _MessageResult(BaseModel):
     result: _MessageOutcome
 
 
-class AnthropicTeacher(SdkTeacher):
+class AnthropicTeacher(Teacher):
     """Asks for a message per request."""
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection, anthropic.AsyncAnthropic, anthropic.AnthropicError)
+    sdk = anthropic.AsyncAnthropic
+    errors = anthropic.AnthropicError
 
     async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
@@ -114,14 +104,14 @@ class AnthropicTeacher(SdkTeacher):
                 if result is not None:
                     yield result.custom_id, self._result(result.result)
         except (anthropic.AnthropicError, ValueError) as error:
-            raise as_trouble(error, self._connection) from None
+            raise self.as_trouble(error) from None
 
     def _result(self, result: _MessageOutcome) -> Reply | TeacherError:
         if result.type == "succeeded":
             return self.reply(json.dumps(result.message))
         words = json.dumps(result.error) if result.error else result.type
         invalid = "invalid_request_error" in words
-        return by_status(400 if invalid else None, words, self._connection)
+        return self.by_status(400 if invalid else None, words)
 
     def parameters(self, request: ModelRequest) -> dict[str, Any]:
         """The parameters of a request."""

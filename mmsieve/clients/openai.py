@@ -9,16 +9,7 @@ from typing import Any, Final
 import openai
 from pydantic import BaseModel
 
-from mmsieve.clients.connection import (
-    Connection,
-    ModelRequest,
-    Reply,
-    SdkTeacher,
-    TeacherError,
-    Usage,
-    by_status,
-    read_body,
-)
+from mmsieve.clients.connection import ModelRequest, Reply, Teacher, TeacherError, Usage, read_body
 
 _URL: Final = "/v1/chat/completions"
 
@@ -69,11 +60,11 @@ class _FileLine(BaseModel):
     error: dict[str, Any] | None = None
 
 
-class OpenAITeacher(SdkTeacher):
+class OpenAITeacher(Teacher):
     """Asks for a chat completion per request."""
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection, openai.AsyncOpenAI, openai.OpenAIError)
+    sdk = openai.AsyncOpenAI
+    errors = openai.OpenAIError
 
     async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
@@ -123,7 +114,7 @@ class OpenAITeacher(SdkTeacher):
         if response.get("status_code") == 200:
             return self.reply(body)
         words = json.dumps(result.error) if result.error else body
-        return by_status(response.get("status_code"), words, self._connection)
+        return self.by_status(response.get("status_code"), words)
 
     async def _batch(self, batch: str) -> _FileBatch:
         retrieve = self.client.batches.with_raw_response.retrieve

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 import PIL.Image
 from pydantic import BaseModel
 
-from mmsieve.clients.connection import NO_KEY, Connection, SdkTeacher, TeacherError
+from mmsieve.clients.connection import NO_KEY, Connection, Teacher, TeacherError, open_teacher
 from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
@@ -172,10 +172,8 @@ class EndpointRunner:
         Raises ShardError where the server can't be reached or doesn't know the model or the key;
         a request that it refuses is that sample's error.
         """
-        import openai
-
         with asyncio.Runner() as loop:
-            client = SdkTeacher(self._connection, openai.AsyncOpenAI, openai.OpenAIError)
+            client = open_teacher(self._connection)
             create = loop.get_loop().create_task
             stream = iter(items)
             pending: set[Request] = set()
@@ -194,7 +192,7 @@ class EndpointRunner:
             finally:
                 loop.run(_stop(pending, client))
 
-    async def _ask(self, client: SdkTeacher, index: int, item: EndpointItem) -> Outcome:
+    async def _ask(self, client: Teacher, index: int, item: EndpointItem) -> Outcome:
         """The row of an item; an error of the shard is returned too, so that none is lost."""
         create = client.client.chat.completions.with_raw_response.create
         try:
@@ -226,7 +224,7 @@ class EndpointRunner:
         return parameters if self._enhancing.explain else {**parameters, "stop": [MARKER]}
 
 
-async def _stop(pending: set[Request], client: SdkTeacher) -> None:
+async def _stop(pending: set[Request], client: Teacher) -> None:
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)

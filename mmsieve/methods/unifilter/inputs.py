@@ -49,9 +49,8 @@ class UniFilterPreparer(TextImagePreparer):
 
     def prepare(self, sample: Sample) -> Item:
         """The inputs of a sample; raises SampleError where it has no score."""
-        return self._caption(sample) if sample.kind == "caption" else self._document(sample)
-
-    def _caption(self, sample: Sample) -> Item:
+        if sample.kind != "caption":
+            return self._document(sample)
         image, text = caption_image(sample), caption_text(sample)
         prompt = f"{_MARK}\n" + text.replace(_MARK, "image")
         return self._item(prompt, [self.pixels(image)], self.caption_tokens, 0)
