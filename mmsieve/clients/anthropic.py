@@ -100,8 +100,7 @@ class AnthropicTeacher(Teacher):
         """The answers of an ended batch; raises TeacherError."""
         try:
             async for line in await self.client.messages.batches.results(batch):
-                result = read_body(_MessageResult, line.to_json())
-                if result is not None:
+                if result := read_body(_MessageResult, line.to_json()):
                     yield result.custom_id, self._result(result.result)
         except (anthropic.AnthropicError, ValueError) as error:
             raise self.as_trouble(error) from None
@@ -110,8 +109,7 @@ class AnthropicTeacher(Teacher):
         if result.type == "succeeded":
             return self.reply(json.dumps(result.message))
         words = json.dumps(result.error) if result.error else result.type
-        invalid = "invalid_request_error" in words
-        return self.by_status(400 if invalid else None, words)
+        return self.by_status(400 if "invalid_request_error" in words else None, words)
 
     def parameters(self, request: ModelRequest) -> dict[str, Any]:
         """The parameters of a request."""

@@ -104,8 +104,7 @@ class OpenAITeacher(Teacher):
         for file in filter(None, (made.output_file_id, made.error_file_id)):
             body = await self.body(partial(content, file))
             for line in body.splitlines():
-                result = read_body(_FileLine, line)
-                if result is not None:
+                if result := read_body(_FileLine, line):
                     yield result.custom_id, self._result(result)
 
     def _result(self, result: _FileLine) -> Reply | TeacherError:

@@ -128,13 +128,11 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     else:
         found = sorted(folder.glob("*.safetensors"))
         files = {name: file for file in found for name in _names(file)}
-    missing = sorted({file.name for file in files.values() if not file.is_file()})
-    if missing:
+    if missing := sorted({file.name for file in files.values() if not file.is_file()}):
         raise RequestError(f"{folder}: {missing[0]} is missing (named by {index.name})")
     if files:
         return files
-    pickles = sorted(file.name for file in folder.glob("*.bin"))
-    if pickles:
+    if pickles := sorted(file.name for file in folder.glob("*.bin")):
         advice = "which mmsieve never loads: save the model as safetensors"
         raise RequestError(f"{folder}: only pickled weights ({pickles[0]}), {advice}")
     raise RequestError(f"{folder}: no *.safetensors in it")

@@ -70,8 +70,7 @@ def load_annotator(model: str, options: ScoringOptions | None = None) -> Annotat
         if colon:
             raise RequestError(f"model {model!r}: {_RULES} takes no model")
         return Rules(options)
-    plugin = _find_plugin(method)
-    if plugin is not None:
+    if plugin := _find_plugin(method):
         return plugin.annotator(name if colon else None, options)
     if not colon or method not in _SCORERS:
         return load_unifilter(str(model), options)

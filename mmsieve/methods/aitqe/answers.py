@@ -324,8 +324,7 @@ class RowMaker:
     ) -> Row | SampleError:
         """The row of an answer, or an error that has the answer's text where it can't be read.
 
-        `truncated`: the model was not shown the whole caption; `rewrite_cut`: the rewrite was
-        ended by its limit.
+        `truncated`: the model wasn't shown the whole caption; `rewrite_cut`: the rewrite hit its limit.
         """
         try:
             said = read_answer(answer)

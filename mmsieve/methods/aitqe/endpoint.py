@@ -167,10 +167,9 @@ class EndpointRunner:
         self.notes = {"endpoint": f"{connection.base_url}#{connection.model}"}
 
     def run(self, items: Iterable[tuple[int, EndpointItem]]) -> Iterator[Result]:
-        """Rows for a stream of (index, item).
+        """Rows for a stream of (index, item); a request that is refused is that sample's error.
 
-        Raises ShardError where the server can't be reached or doesn't know the model or the key;
-        a request that it refuses is that sample's error.
+        Raises ShardError where the server can't be reached or doesn't know the model or the key.
         """
         with asyncio.Runner() as loop:
             client = open_teacher(self._connection)

@@ -24,13 +24,7 @@ from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import Pixels
-from mmsieve.methods.base import (
-    ArrayItem,
-    TextImagePreparer,
-    caption_image,
-    caption_text,
-    read_usable,
-)
+from mmsieve.methods import base
 from mmsieve.methods.clip.checkpoint import TEXT_FILES, ClipFolder, load_clip_tokenizer
 from mmsieve.methods.folders import hash_files
 from mmsieve.methods.unifilter.annotator import SCHEMA, ScoringOptions
@@ -44,7 +38,7 @@ _MOST_IMAGES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class ClipItem(ArrayItem):
+class ClipItem(base.ArrayItem):
     """The inputs of one sample: each image is compared with each text."""
 
     texts: tuple[npt.NDArray[np.int32], ...]
@@ -62,14 +56,14 @@ class ClipItem(ArrayItem):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipPreparer(TextImagePreparer):
+class ClipPreparer(base.TextImagePreparer):
     """The CPU half: images to pixels, texts to ids."""
 
     def prepare(self, sample: Sample) -> ClipItem:
         """The inputs of a sample; raises SampleError where there is nothing to compare."""
         if sample.kind == "document":
             return self._document(sample)
-        image, caption = caption_image(sample), caption_text(sample)
+        image, caption = base.caption_image(sample), base.caption_text(sample)
         if not caption.strip():
             raise SampleError(Status.TEXT_MISSING, "an image without a caption")
         return self._item([caption], [self.pixels(image)])
@@ -79,7 +73,7 @@ class ClipPreparer(TextImagePreparer):
         texts, images = [text for text in texts if text.strip()], sample.images
         if not texts:
             raise SampleError(Status.TEXT_MISSING, "a document without text")
-        usable, skipped = read_usable(images[:_MOST_IMAGES], self.pixels)
+        usable, skipped = base.read_usable(images[:_MOST_IMAGES], self.pixels)
         return self._item(texts, usable, len(images) > _MOST_IMAGES, skipped)
 
     def _item(

@@ -63,9 +63,7 @@ class ClipRunner:
 
     def __init__(self, clip: ClipFolder, dtype: Dtype, options: RunnerOptions) -> None:
         self._device = base.open_device(options.device)
-        self._kind = clip.tower.kind
-        self._patches = clip.tower.patches
-        self._text_length = clip.text_length
+        self._clip, self._text_length = clip, clip.text_length
         self._tokenizer = load_clip_tokenizer(clip)
         tokens = options.batch_tokens or _BATCH_TOKENS[self._device.type]
         self._budget = base.TokenBudget(self._device, tokens)
@@ -78,7 +76,7 @@ class ClipRunner:
         for run in self._budget.window(_WINDOW).split(items, self._size):
             pixels = [image for _, item in run for image in item.images]
             texts = [ids for _, item in run for ids in item.texts]
-            images = self._encode(pixels, self._patches, self._images)
+            images = self._encode(pixels, self._clip.tower.patches, self._images)
             words = self._encode_texts(texts)
             for index, item in run:
                 own, images = images[: len(item.images)], images[len(item.images) :]
@@ -88,7 +86,7 @@ class ClipRunner:
 
     def _size(self, indexed: Indexed) -> tuple[int, int]:
         item = indexed[1]
-        return len(item.images) * self._patches + item.num_tokens, item.nbytes
+        return len(item.images) * self._clip.tower.patches + item.num_tokens, item.nbytes
 
     def _encode_texts(self, texts: list[Array]) -> Array:
         """Features [texts, width], in order; encoded by length, so that little is padding."""
@@ -110,7 +108,9 @@ class ClipRunner:
 
     def _texts(self, texts: list[Array]) -> Tensor:
         """Padded after the eos (CLIP, which never looks there) or to its length (SigLIP)."""
-        longest = max(len(ids) for ids in texts) if self._kind == "clip" else self._text_length
+        longest = (
+            max(len(ids) for ids in texts) if self._clip.tower.kind == "clip" else self._text_length
+        )
         padded = np.full((len(texts), longest), self._tokenizer.pad, np.int64)
         for row, ids in zip(padded, texts, strict=True):
             row[slice(-len(ids), None) if self._tokenizer.pad_left else slice(len(ids))] = ids

@@ -98,11 +98,7 @@ class PromptWriter(Portable):
         return encode_piece(self._backend, text)
 
     def write(self, turns: Sequence[Turn]) -> tuple[Prompt, int]:
-        """All questions about a conversation, and the conversation's own tokens.
-
-        The text before an image, a newline after it, and the text that follows are tokenised
-        separately, as published.
-        """
+        """All questions about a conversation, piece by piece as published, and its own tokens."""
         *before, last = format_turns(turns, self.clean).split(_MARK)
         head, line, tail, _ = self._frame
         middle: list[int] = []
@@ -205,10 +201,9 @@ def check_turns(sample: Sample) -> None:
 
 
 def format_turns(turns: Sequence[Turn], clean: bool) -> str:
-    """A conversation as the model reads it.
+    """A conversation as the model reads it; raises SampleError for a system turn unless `clean`.
 
-    Unless `clean`, questions lose the letters of "Question: " at both ends, as published.
-    Raises SampleError for a system turn, which released checkpoints have no place for.
+    Unless `clean`, questions lose the letters of "Question: " at both ends too, as published.
     """
     lines = []
     if turns[0].role == "system":

@@ -123,8 +123,7 @@ def _published_name(name: str) -> str:
 def encode_images(model: Rater, pixels: Tensor) -> Tensor:
     """[images, 3, size, size] normalised -> [images, patches + 1, hidden].
 
-    One view of each image and one newline, as in the published scorer. The stock method, made for
-    tiles, can't be asked for that, and computes the last layer too.
+    One view of each image and one newline, as published; the stock method is made for tiles.
     """
     hidden = encode_patches(model.model.vision_tower, pixels, _SELECT_LAYER)
     patches = model.model.multi_modal_projector(hidden)

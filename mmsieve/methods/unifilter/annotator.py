@@ -28,7 +28,7 @@ from cyclopts import Parameter
 
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
-from mmsieve.images import ImageLimits, ImageSpec
+from mmsieve.images import ImageLimits
 from mmsieve.methods.base import ModelOptions
 from mmsieve.methods.folders import hash_files
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
@@ -150,14 +150,12 @@ class OneSidedPreparer:
 
     def prepare(self, sample: Sample) -> Item:
         """The inputs of what is shown; raises SampleError as the classifier's preparer does."""
-        return self.whole.prepare(replace(sample, parts=self._shown(sample)))
-
-    def _shown(self, sample: Sample) -> tuple[Part, ...]:
+        parts: tuple[Part, ...] = sample.images
         if self.side == "text":
-            return tuple(self.blank if isinstance(p, Image) else p for p in sample.parts)
-        if sample.kind == "document":
-            return sample.images
-        return tuple(Text("") if isinstance(p, Text) else p for p in sample.parts)
+            parts = tuple(self.blank if isinstance(p, Image) else p for p in sample.parts)
+        elif sample.kind != "document":
+            parts = tuple(Text("") if isinstance(p, Text) else p for p in sample.parts)
+        return self.whole.prepare(replace(sample, parts=parts))
 
 
 class OneSided(Annotator):
@@ -177,15 +175,11 @@ class OneSided(Annotator):
         whole = self._classifier.preparer()
         if self._side == "text":  # no image of the sample is opened, so no limit has a meaning
             whole = replace(whole, limits=ImageLimits())
-        return OneSidedPreparer(whole, self._side, _blank(whole.image))
+        spec, out = whole.image, io.BytesIO()
+        red, green, blue = (min(255, int(channel / spec.scale)) for channel in spec.mean)
+        PIL.Image.new("RGB", (spec.size, spec.size), (red, green, blue)).save(out, "PNG")
+        return OneSidedPreparer(whole, self._side, Image(out.getvalue()))
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The classifier's own device half."""
         return self._classifier.runner(options)
-
-
-def _blank(spec: ImageSpec) -> Image:
-    red, green, blue = (min(255, int(channel / spec.scale)) for channel in spec.mean)
-    out = io.BytesIO()
-    PIL.Image.new("RGB", (spec.size, spec.size), (red, green, blue)).save(out, "PNG")
-    return Image(out.getvalue())

@@ -87,11 +87,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if "unpad" in str(config.get("mm_patch_merge_type", "flat")):
         raise RequestError(f"{folder}: mm_patch_merge_type with `unpad` is not supported")
     features = ("patch", "cls_patch") if tower.kind == "clip" else ("patch",)
-    if checkpoint.select_feature not in features:
-        name = checkpoint.select_feature
-        raise RequestError(f"{folder}: select feature {name!r} of a {tower.kind} tower: not usable")
-    if not -tower.layers - 1 <= checkpoint.select_layer <= tower.layers:
-        layer = checkpoint.select_layer
+    feature, layer = checkpoint.select_feature, checkpoint.select_layer
+    if feature not in features:
+        found = f"select feature {feature!r} of a {tower.kind} tower"
+        raise RequestError(f"{folder}: {found}: not usable")
+    if not -tower.layers - 1 <= layer <= tower.layers:
         raise RequestError(f"{folder}: vision layer {layer} of {tower.layers} does not exist")
     width = int(tower.config["hidden_size"])
     if int(config.get("mm_hidden_size", width)) != width:

@@ -27,8 +27,7 @@ from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
 def build_projector(kind: str, vision: int, hidden: int, tokens: int) -> nn.Module:
     """The projector of a kind, from `vision` wide features to `hidden` wide embeddings.
 
-    `tokens` is what an image becomes under `aapool_mlp` (its square root is floored, as
-    published); the other kinds keep one embedding per patch.
+    `tokens` is what an image becomes under `aapool_mlp`; the others keep one per patch.
     """
     if kind == "aapool_mlp":
         return PooledProjector(vision, hidden, tokens)
