@@ -324,7 +324,7 @@ class RowMaker:
     ) -> Row | SampleError:
         """The row of an answer, or an error that has the answer's text where it can't be read.
 
-        `truncated`: the model was shown only a part of the caption; `rewrite_cut`: of the rewrite.
+        `truncated`: the caption was cut for the model; `rewrite_cut`: its limit ended the rewrite.
         """
         try:
             said = read_answer(answer)
