@@ -165,6 +165,8 @@ def _tar_layout(records: Iterator[Record], options: ReadOptions) -> str:
 def _json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> str:
     """The layout of a JSON or JSONL file; RequestError for one not read, or without its images."""
     items = _first_items(file, suffix)
+    if items and not any(items) and suffix == ".json":
+        raise RequestError("layout not recognised: neither a list of objects nor an object a line")
     if not any(items):  # no rows, or none that can be read: the run says so
         return options.layout or "instructions"
     layout = options.layout or _recognised(items, options)
