@@ -109,6 +109,7 @@ def test_class_names_are_used_once():
 
 FLOORS = (
     ("errors",),
+    ("manifests",),
     ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
     ("images", "reports"),
     ("clients", "read", "tables"),

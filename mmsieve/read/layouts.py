@@ -267,6 +267,7 @@ def _with_layout(file: Shard, options: ReadOptions) -> Shard:
     """The file with its layout where that has to be known before its rows are read."""
     if file.suffix not in _JSON:
         return file
+    options = _of_shard(file, options)
     layout = _look_into(file, lambda handle: _json_layout(handle, file.suffix, options))
     return replace(file, layout=layout)
 
@@ -276,6 +277,7 @@ def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
     if file.suffix in TAR:
         yield file
         return
+    options = _of_shard(file, options)
     split = _row_ranges if file.suffix in _PARQUET else _item_ranges
     ranges = _look_into(file, lambda handle: list(split(file, handle, options))) or [file]
     for number, shard in enumerate(ranges):
@@ -327,6 +329,11 @@ def _item_ranges(file: Shard, handle: BinaryIO, options: ReadOptions) -> Iterato
     yield replace(file, start=first, stop=number, span=(begin, handle.seek(0, 2)))
 
 
+def _of_shard(shard: Shard, options: ReadOptions) -> ReadOptions:
+    """The options with the folder of images that a manifest names for a file, if one does."""
+    return options if shard.images is None else replace(options, images=shard.images)
+
+
 # Shards -> records and their parser
 
 
@@ -335,7 +342,8 @@ def open_shard(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     """Open a shard; raises ShardError where nothing of it can be read."""
     with ExitStack() as stack:
         with _as_shard_error():
-            reader = stack.enter_context(_OPENERS[shard.suffix](shard, options))
+            open_file = _OPENERS[shard.suffix]
+            reader = stack.enter_context(open_file(shard, _of_shard(shard, options)))
         count, records = reader.count, _read_on(reader.records)
         if shard.limit is not None and shard.limit < count:
             count, records = shard.limit, islice(records, shard.limit)
