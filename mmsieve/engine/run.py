@@ -184,6 +184,8 @@ def _is_done(job: ShardJob, shard: Shard) -> bool:
 
 def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunReport:
     statuses: Counter[str] = sum((Counter(report.statuses) for report in reports), Counter())
+    odd: Counter[str] = sum((Counter(report.notes) for report in reports), Counter())
+    notes = [*notes, *(f"{count} samples: {what}" for what, count in sorted(odd.items()))]
     return RunReport(
         out=out,
         shards=len(reports),
