@@ -291,7 +291,7 @@ def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Imag
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-_ORIENTATION = b"XML:com.adobe.xmp\0"
+_ORIENTATION = b"XML:com.adobe.xmp\0\0"
 _MOST_TEXT = 1 << 20
 
 
