@@ -25,6 +25,8 @@ class Status(StrEnum):
     PREPARATION_FAILED = "preparation_failed"
     CONVERSATION_INVALID = "conversation_invalid"
     JSON_INVALID = "json_invalid"
+    UNSUPPORTED_MEDIA = "unsupported_media"
+    NO_CONVERSATION = "no_conversation"
     NO_USABLE_IMAGE = "no_usable_image"
     DUPLICATE_KEY = "duplicate_key"
     MODEL_OUTPUT_INVALID = "model_output_invalid"

@@ -20,7 +20,16 @@ from mmsieve.sources import one_line
 MAX_BYTES = 1 << 30
 """Size of a member, line or image file beyond which it isn't read: it has to fit in memory."""
 
-Layout: TypeAlias = Literal["captions", "documents", "image-parquet", "mmc4", "instructions"]
+Layout: TypeAlias = Literal[
+    "captions",
+    "documents",
+    "image-parquet",
+    "mmc4",
+    "instructions",
+    "instruction-tar",
+    "question-answer",
+    "turn-captions",
+]
 
 
 @Parameter(name="*")
@@ -36,6 +45,12 @@ class ReadOptions:
     """Parquet column that holds the images."""
     text_column: str | None = None
     """Parquet column that holds the captions."""
+    images_first: Annotated[bool, Parameter(negative="")] = False
+    """Of an instruction item without `<image>` in its text, show the images before the first
+    question; by default so only in layouts without such marks."""
+    source_column: str | None = None
+    """Field that says where an instruction item comes from, or path:N for the N-th folder of its
+    image's path; by default image_source, data_source or path:1."""
     images_only: Annotated[bool, Parameter(parse=False)] = False
     """Set by callers to whom texts are nothing: a Parquet file needs no column of them."""
     kinds: Annotated[tuple[Kind, ...] | None, Parameter(parse=False)] = None

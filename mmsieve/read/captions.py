@@ -45,8 +45,20 @@ def looks_possible(members: Mapping[str, bytes]) -> bool:
     return "txt" in members or not members.keys().isdisjoint(IMAGE_EXTENSIONS)
 
 
+def has_columns(types: Mapping[str, pa.DataType]) -> bool:
+    """Whether a Parquet file has a column of images and one of texts under usual names."""
+    is_there = (
+        any(name in types and fits(types[name]) for name in names)
+        for names, fits in ((_IMAGE_NAMES, is_image), (_TEXT_NAMES, is_text))
+    )
+    return all(is_there)
+
+
 class ImageTextParser:
     """Row -> caption pair, or a document where a row has several images."""
+
+    repeats_keys = False
+    """A row is known by its key."""
 
     def __init__(self, types: dict[str, pa.DataType], options: ReadOptions) -> None:
         self.image_column = pick(types, options.image_column, _IMAGE_NAMES, "image", is_image)

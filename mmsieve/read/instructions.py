@@ -1,98 +1,61 @@
-"""Instruction items: images and a conversation's turns, of JSON, JSONL and Parquet files.
+"""Instruction items: images and a conversation, of JSON, JSONL, Parquet files and tars.
 
-An item has `conversations` or `messages`, an optional `image` (or `images`): a path, bytes, an
-object of both, or a list of those, and whatever else, which is its metadata.
+An item has turns in one of the forms of `mmsieve.read.conversations`, its images in one of
+`IMAGES`, or named by its turns, and whatever else, which is its metadata.
 """
 
-import base64
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from mmsieve.errors import RequestError, SampleError, Status
-from mmsieve.read import ImageFolder, ReadOptions, Record, decode_text, duplicate
-from mmsieve.read.json_items import numbered, parse_object
-from mmsieve.read.parquet import holds_bytes, is_image, is_turns, json_value, names_paths, pick
-from mmsieve.sample import Role, Sample, Turn
+from mmsieve.images import IMAGE_EXTENSIONS
+from mmsieve.read import ImageFolder, ReadOptions, Record
+from mmsieve.read.conversations import LISTS, PAIRS, TURNS, Dialogue, form_names
+from mmsieve.read.image_values import image_bytes, image_path, image_values
+from mmsieve.read.json_items import numbered, parse_json, parse_object
+from mmsieve.read.parquet import holds_bytes, is_image, json_value, names_paths, pick
+from mmsieve.sample import Sample, Text
 
-TURNS = ("conversations", "messages")
-"""Fields that may hold the turns, the first that does is read."""
-
-IMAGES = ("image", "images")
+_BASE64 = "image_base64_str"
+IMAGES = ("image", "images", _BASE64)
 """Fields that may hold the images, the first that does is read."""
 
 _KEYS = ("idx", "id")
 _SOURCES = ("image_source", "data_source")
-
-MARK = "<image>"
-"""What stands in a turn's text wherever an image does."""
-
-_ROLES: dict[str, Role] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "system": "system",
-}
-_TEXT_PARTS = ("text", "input_text", "output_text")
-_IMAGE_PARTS = ("image", "image_url", "input_image")
-
-
-def read_turns(item: Mapping[str, Any]) -> tuple[list[Turn], list[Any]]:
-    """The turns of an item, and the images that they name themselves; raises SampleError.
-
-    A turn is {`from`, `value`} or {`role`, `content`}. A content that is a list of parts becomes a
-    text with the parts on lines of their own, each image as its mark.
-    """
-    name = next((name for name in TURNS if item.get(name) is not None), None)
-    if name is None:
-        raise SampleError(Status.TEXT_MISSING, f"neither {' nor '.join(TURNS)}")
-    turns, images = item[name], list[Any]()
-    if not isinstance(turns, list):
-        raise SampleError(Status.JSON_INVALID, f"`{name}` is not a list of turns")
-    if not turns:
-        raise SampleError(Status.TEXT_MISSING, f"`{name}` is empty")
-    return [_turn(turn, number, images) for number, turn in enumerate(turns)], images
-
-
-def _turn(turn: Any, number: int, images: list[Any]) -> Turn:
-    if not isinstance(turn, Mapping):
-        raise SampleError(Status.JSON_INVALID, f"turn {number} is not an object")
-    role = turn.get("role") if turn.get("from") is None else turn["from"]
-    content = turn.get("content") if turn.get("value") is None else turn["value"]
-    if not isinstance(role, str) or role not in _ROLES:
-        message = f"turn {number} is from {role!r:.40}, not one of {', '.join(_ROLES)}"
-        raise SampleError(Status.JSON_INVALID, message)
-    if content is None:
-        raise SampleError(Status.TEXT_MISSING, f"turn {number} has no text")
-    parts = content if isinstance(content, list) else [content]
-    return Turn(_ROLES[role], "\n".join(_part(part, number, images) for part in parts))
-
-
-def _part(part: Any, number: int, images: list[Any]) -> str:
-    """A part's text; the image that it names is added to `images`."""
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind in _IMAGE_PARTS:
-        named = [part[name] for name in ("image", "image_url", "url", "path") if part.get(name)]
-        images += [n["url"] if isinstance(n, Mapping) and "url" in n else n for n in named[:1]]
-        return MARK
-    text = part.get("text") if kind in _TEXT_PARTS else part
-    if isinstance(text, bytes):  # of a Parquet column that is not UTF-8
-        return decode_text(text)
-    if not isinstance(text, str):
-        what = f"a part of type {kind!r:.40}" if kind is not None else type(part).__name__
-        message = f"turn {number} holds {what}, neither text nor image"
-        raise SampleError(Status.JSON_INVALID, message)
-    return text
+_FOLDER = re.compile(r"path:([1-9])")
 
 
 def looks_right(fields: Mapping[str, Any]) -> bool:
-    """Whether an item has turns, or a Parquet file a column (name -> type) that can hold them."""
-    found = [fields[name] for name in TURNS if name in fields]
-    return any(is_turns(v) if isinstance(v, pa.DataType) else isinstance(v, list) for v in found)
+    """Whether an item has turns, or a Parquet file columns (name -> type) that can hold them."""
+    return any(form.is_in(fields) for form in LISTS)
+
+
+def looks_like_pairs(fields: Mapping[str, Any]) -> bool:
+    """Whether an item has a question and an answer, or a Parquet file such columns."""
+    return any(form.is_in(fields) for form in PAIRS)
+
+
+def looks_like_caption(fields: Mapping[str, Any]) -> bool:
+    """Whether an item is an image that one answer is about; a Parquet file's rows may be."""
+    if not looks_right(fields):
+        return False
+    columns = {name for name, value in fields.items() if isinstance(value, pa.DataType)}
+    if columns:
+        return any(name in columns and is_image(fields[name]) for name in IMAGES)
+    dialogue = Dialogue(image_values(fields, IMAGES))
+    try:
+        dialogue.read(fields)
+    except SampleError:
+        return False
+    roles = [turn.role for turn in dialogue.turns if turn.role != "system"]
+    return roles == ["user", "assistant"] and len(dialogue.images) == 1
 
 
 def item_key(item: Mapping[str, Any], stem: str, number: int) -> str:
@@ -100,15 +63,40 @@ def item_key(item: Mapping[str, Any], stem: str, number: int) -> str:
     return _name(item, _KEYS) or f"{stem}-{number:09d}"
 
 
-def image_source(item: Mapping[str, Any]) -> str | None:
-    """Where an item comes from: as it says itself, else the first folder of its image's path."""
-    if named := _name(item, _SOURCES):
-        return named
-    images = _images(item, IMAGES)
-    path = _path(images[0]) if images else None
-    if path is None or path.startswith("data:"):
-        return None
-    return next((part for part in PurePosixPath(path).parts[:-1] if part != "/"), None)
+def image_source(
+    item: Mapping[str, Any],
+    images: list[Any] | None = None,
+    folder: Path | None = None,
+    asked: str | None = None,
+) -> str | None:
+    """Where an item comes from: as it says itself, else the first folder of its image's path.
+
+    `images`: its values, where they are known. `folder`: what an absolute path is relative to.
+    `asked`: the field that says it, or `path:N` for the N-th folder.
+    """
+    at = _FOLDER.fullmatch(asked or "path:1")
+    if at is None:
+        return _name(item, (asked or "",))
+    # FineVision's rows say it in `source`, which in other layouts may be anything
+    named = _SOURCES if item.get("texts") is None else (*_SOURCES, "source")
+    if asked is None and (name := _name(item, named)):
+        return name
+    values = image_values(item, IMAGES) if images is None else images
+    paths = (v.get("path") if isinstance(v, Mapping) else image_path(v) for v in values)
+    path = next((path for path in paths if isinstance(path, str) and path), None)
+    folders = [] if path is None else _folders(path, folder)
+    return folders[int(at[1]) - 1] if len(folders) >= int(at[1]) else None
+
+
+def _folders(path: str, folder: Path | None) -> list[str]:
+    """The folders of a path in its shortest form, below the folder of images if it leads there."""
+    found = PurePosixPath(os.path.normpath(path))
+    if found.is_absolute() and folder is not None:
+        bases = [
+            base for base in (folder.absolute(), folder.resolve()) if found.is_relative_to(base)
+        ]
+        found = found.relative_to(bases[0]) if bases else found
+    return [part for part in found.parts[:-1] if part != "/"]
 
 
 def _name(item: Mapping[str, Any], fields: tuple[str, ...]) -> str | None:
@@ -121,60 +109,98 @@ def _name(item: Mapping[str, Any], fields: tuple[str, ...]) -> str | None:
 
 def names_image_files(item: Mapping[str, Any]) -> bool:
     """Whether an item's images are files elsewhere, to be found with --images."""
+    dialogue = Dialogue(image_values(item, IMAGES))
     try:
-        images = _images(item, IMAGES) or read_turns(item)[1]
+        dialogue.read(item)
     except SampleError:
         return False
-    return any(_is_file(image) for image in images)
+    return any(image_path(image) is not None for image in dialogue.images)
 
 
 def read_items(items: Iterable[bytes], start: int, stop: int, stem: str) -> Iterator[Record]:
     """Items `start` to `stop` (one past it), parsed here and not in a worker: the key is inside."""
-    seen: set[str] = set()
     for number, data, problem in numbered(items, start, stop):
         fields: dict[str, Any] = {}
         try:
             fields = fields if problem else parse_object(data)
         except SampleError as error:
             problem = error
-        key = item_key(fields, stem, number)
-        if problem is None and key in seen:
-            problem = duplicate(key)
-        yield Record(key, fields, problem)
-        seen.add(key)
+        yield Record(item_key(fields, stem, number), fields, problem)
+
+
+Finish: TypeAlias = Callable[[Sample], Sample]
+"""What becomes of an instruction sample; raises SampleError."""
+
+
+def as_caption(sample: Sample) -> Sample:
+    """The caption pair of an item: its image, and the only answer; raises SampleError."""
+    answers = [turn.text for turn in sample.turns if turn.role == "assistant"]
+    if not sample.images:
+        raise SampleError(Status.IMAGE_MISSING, "no image beside the turns")
+    if len(answers) != 1 or len(sample.images) != 1:
+        found = f"{len(sample.images)} images and {len(answers)} answers"
+        raise SampleError(Status.CONVERSATION_INVALID, f"{found}, where a caption is one of each")
+    parts = (sample.images[0], Text(answers[0]))
+    return replace(sample, parts=parts, kind="caption", turns=())
 
 
 class InstructionParser:
     """Item -> instruction sample."""
 
-    def __init__(self, images: Path | None, image_names: tuple[str, ...] = IMAGES) -> None:
-        self._folder = None if images is None else ImageFolder(images)
-        self._image_names = image_names
+    def __init__(
+        self, options: ReadOptions, names: tuple[str, ...] = IMAGES, finish: Finish | None = None
+    ) -> None:
+        """`names`: the fields of images, the first that holds any is read."""
+        self._options, self._finish = options, finish
+        self._folder = None if options.images is None else ImageFolder(options.images)
+        self._names = names if options.image_column is None else (options.image_column,)
 
     def __call__(self, record: Record) -> Sample:
         """The sample of one item; raises SampleError."""
-        item = record.fields
-        turns, named = read_turns(item)
         read = None if self._folder is None else self._folder.read_once()
-        images = [_image(value, read) for value in _images(item, self._image_names) or named]
-        content = (*TURNS, *self._image_names)
+        values = image_values(record.fields, self._names)
+        return self._sample(record.key, record.fields, values, read)
+
+    def _sample(
+        self,
+        key: str,
+        item: Mapping[str, Any],
+        images: list[Any],
+        read: Callable[[str], bytes] | None,
+    ) -> Sample:
+        dialogue = Dialogue(images)
+        dialogue.read(item)
+        if self._options.images_first or not dialogue.is_marked:
+            dialogue.put_images_first()
+        content = {*form_names(TURNS), *dialogue.fields, *self._names}
         metadata = {n: json_value(value) for n, value in item.items() if n not in content}
-        metadata["image_source"] = image_source(item)
-        return Sample.instruction(images, turns, record.key, metadata)
+        values = [*image_values(item, self._names), *dialogue.images]
+        options = self._options
+        metadata["image_source"] = image_source(item, values, options.images, options.source_column)
+        data = [image_bytes(value, read) for value in dialogue.images]
+        sample = Sample.instruction(data, dialogue.turns, key, metadata)
+        return sample if self._finish is None else self._finish(sample)
 
 
 class InstructionRowParser(InstructionParser):
     """Row of a Parquet file -> instruction sample."""
 
-    def __init__(self, types: dict[str, pa.DataType], options: ReadOptions) -> None:
-        if not looks_right(types):
-            raise RequestError(f"no column of turns: {' or '.join(TURNS)}; there are {types}")
+    repeats_keys = True
+    """Its keys are what a column says: a row is known by its place."""
+
+    def __init__(
+        self, types: dict[str, pa.DataType], options: ReadOptions, finish: Finish | None = None
+    ) -> None:
+        if not looks_right(types) and not looks_like_pairs(types):
+            wanted = " or ".join(form_names(TURNS))
+            raise RequestError(f"no column of turns: {wanted}; there are {types}")
         names = tuple(name for name in IMAGES if name in types and is_image(types[name]))
         if options.image_column is not None:
             names = (pick(types, options.image_column, (), "image", is_image),)
-        if options.images is None and any(names_paths(types[name]) for name in names):
-            raise RequestError(f"column {names[0]} has paths: say with --images DIR where they are")
-        super().__init__(options.images, names)
+        paths = [name for name in names if name != _BASE64 and names_paths(types[name])]
+        if options.images is None and paths:
+            raise RequestError(f"column {paths[0]} has paths: say with --images DIR where they are")
+        super().__init__(options, names, finish)
         self.columns = [n for n, type_ in types.items() if n in names or not holds_bytes(type_)]
         """What is read: other columns of bytes are no metadata, and may be large."""
 
@@ -183,52 +209,61 @@ class InstructionRowParser(InstructionParser):
         return item_key(row, stem, number)
 
 
-def _image(value: Any, read: Callable[[str], bytes] | None) -> bytes:
-    """The bytes of an image: as they are, behind a data: address, or in a file."""
-    data = value.get("bytes") if isinstance(value, Mapping) else value
-    if isinstance(data, bytes):
-        return data
-    path = _path(value)
-    if path is None:
-        raise SampleError(Status.JSON_INVALID, f"an image is {value!r:.60}, no path or bytes")
-    if path.startswith("data:"):
-        return _decoded(path)
-    if "://" in path:
-        raise SampleError(Status.IMAGE_MISSING, f"{path!r:.200} is an address, not a file")
-    if read is None:
-        message = f"only the path {path!r:.200} is there: say --images DIR"
-        raise SampleError(Status.IMAGE_MISSING, message)
-    return read(path)
+caption_parser = partial(InstructionParser, finish=as_caption)
+caption_row_parser = partial(InstructionRowParser, finish=as_caption)
 
 
-def _images(item: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
-    """The values that stand for an item's images; none for null, an empty path or list."""
-    for name in names:
-        value = item.get(name)
-        if isinstance(value, list) and value:
-            return value
-        if value not in (None, "", [], {"bytes": None, "path": None}):
-            return [value]
-    return []
+# Tars: a json of turns, and image members of the same key (Infinity-MM, LLaVA-OneVision-1.5)
 
 
-def _path(value: Any) -> str | None:
-    path = value.get("path") if isinstance(value, Mapping) else value
-    return path if isinstance(path, str) and path else None
+def tar_item(members: Mapping[str, bytes]) -> dict[str, Any]:
+    """The item of a tar's members; raises SampleError where their json is none.
+
+    LLaVA-OneVision-1.5 writes a list of turns alone, or `texts` with the `name` of each member.
+    """
+    if "json" not in members:
+        present = ", ".join(members) or "nothing"
+        raise SampleError(Status.JSON_INVALID, f"no json member; there is {present}")
+    item = parse_json(members["json"])
+    if isinstance(item, list):
+        item = {"messages": item}
+    if not isinstance(item, dict):
+        raise SampleError(Status.JSON_INVALID, f"JSON {type(item).__name__}, not an object")
+    return item
 
 
-def _is_file(value: Any) -> bool:
-    has_bytes = isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes)
-    path = None if has_bytes else _path(value)
-    return path is not None and not path.startswith("data:") and "://" not in path
-
-
-def _decoded(address: str) -> bytes:
-    head, _, data = address.partition(",")
+def tar_looks_right(members: Mapping[str, bytes]) -> bool:
+    """Whether a record's members are those of an instruction sample."""
     try:
-        if not head.endswith(";base64"):
-            raise ValueError("not base64")
-        return base64.b64decode(data, validate=True)
-    except ValueError as error:
-        message = f"{address[:40]!r} can't be decoded: {error}"
-        raise SampleError(Status.IMAGE_UNDECODABLE, message) from error
+        return looks_right(tar_item(members))
+    except SampleError:
+        return False
+
+
+class InstructionTarParser(InstructionParser):
+    """Members of one key -> instruction sample: those that the json names, else all, in order."""
+
+    def __call__(self, record: Record) -> Sample:
+        """The sample of one record; raises SampleError."""
+        members, item = record.fields, tar_item(record.fields)
+        pickled = [name for name in members if name.rpartition(".")[2] in ("jpgs", "videos", "mp4")]
+        if item.get("media") == "video" or pickled:
+            message = f"{', '.join(pickled) or 'a video'}: neither video nor pickle is read"
+            raise SampleError(Status.UNSUPPORTED_MEDIA, message)
+        images = [n for n in members if n.rpartition(".")[2] in IMAGE_EXTENSIONS and members[n]]
+        stem = record.key.rpartition("/")[2]
+        named = [
+            _member(str(name), stem, images) for name in image_values(item, ("name", *self._names))
+        ]
+        chosen = [name for name in named if name is not None]
+        if len(chosen) < len(named) or not named:
+            chosen = images
+        item.pop("name", None)
+        return self._sample(record.key, item, [members[name] for name in chosen], None)
+
+
+def _member(name: str, stem: str, members: list[str]) -> str | None:
+    """The member that a json names: by what follows the key in its name, or by all of it."""
+    base = name.rpartition("/")[2]
+    wanted = (base.lower(), base.removeprefix(f"{stem}.").lower())
+    return next((member for member in members if member in wanted), None)

@@ -31,14 +31,22 @@ _scan = json.JSONDecoder(strict=False, parse_int=float).raw_decode
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object; raises SampleError where it isn't one.
+    """A JSON object; raises SampleError where it isn't one."""
+    if not data.strip():
+        raise SampleError(Status.JSON_INVALID, "empty, not a JSON object")
+    value = parse_json(data)
+    if not isinstance(value, dict):
+        raise SampleError(Status.JSON_INVALID, f"JSON {type(value).__name__}, not an object")
+    return value
+
+
+def parse_json(data: bytes) -> Any:
+    """A JSON value; raises SampleError where it is none.
 
     Two things that common writers make and others choke on are mended: NaN and Infinity, which
     are not JSON, are read as null; half a surrogate pair (a cut emoji), which is no text and fits
     into no table, as U+FFFD.
     """
-    if not data.strip():
-        raise SampleError(Status.JSON_INVALID, "empty, not a JSON object")
     try:
         text = data.decode("utf-8-sig")
         value = json.loads(text, parse_constant=lambda name: None)
@@ -48,8 +56,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
                 value = json.loads(_SURROGATE.sub("\ufffd", plain))
     except (ValueError, RecursionError) as error:
         raise SampleError(Status.JSON_INVALID, f"invalid JSON: {one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise SampleError(Status.JSON_INVALID, f"JSON {type(value).__name__}, not an object")
     return value
 
 

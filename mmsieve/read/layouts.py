@@ -5,7 +5,7 @@ order of the file) and `parse` (record -> sample, or the reason why there is non
 shard; a file of rows becomes shards of about 4,096, so that a large one is resumable and parallel.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +23,7 @@ from mmsieve.read import (
     Record,
     ShardReader,
     captions,
+    conversations,
     documents,
     instructions,
     json_items,
@@ -47,8 +48,8 @@ class ItemReader:
 
     records: Callable[[Iterable[bytes], int, int, str], Iterator[Record]]
     """Of raw items, the number of the first and one past the last, and the file's stem."""
-    parser: Callable[[Path | None], Parse]
-    """Of the folder of images; raises RequestError where it can't do without one."""
+    parser: Callable[[ReadOptions], Parse]
+    """Raises RequestError where it can't do without what isn't there, as a folder of images."""
 
 
 RowParser: TypeAlias = captions.ImageTextParser | instructions.InstructionRowParser
@@ -61,9 +62,16 @@ class LayoutReader:
     kinds: tuple[Kind, ...]
     looks_right: Callable[[Mapping[str, Any]], bool]
     """Whether a record is in it: a tar's members, a JSON item, a Parquet file's column types."""
-    tar: Parse | None = None
+    tar: Callable[[ReadOptions], Parse] | None = None
     items: ItemReader | None = None
     rows: Callable[[dict[str, pa.DataType], ReadOptions], RowParser] | None = None
+    all_look_so: bool = False
+    """Whether not one, but each item that is looked at must look right: they could be another's."""
+
+    def is_of(self, items: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether items, some of which may be broken and so empty, look right."""
+        found = map(self.looks_right, filter(None, items))
+        return (all if self.all_look_so and any(items) else any)(found)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -73,24 +81,42 @@ class LayoutReader:
 
 
 LAYOUTS: dict[str, LayoutReader] = {
-    "documents": LayoutReader(("document",), documents.looks_right, tar=documents.parse),
-    "captions": LayoutReader(("caption",), captions.looks_right, tar=captions.parse),
+    "documents": LayoutReader(("document",), documents.looks_right, tar=lambda _: documents.parse),
+    "captions": LayoutReader(("caption",), captions.looks_right, tar=lambda _: captions.parse),
     "instructions": LayoutReader(
         ("instruction",),
         instructions.looks_right,
         items=ItemReader(instructions.read_items, instructions.InstructionParser),
         rows=instructions.InstructionRowParser,
     ),
+    "instruction-tar": LayoutReader(
+        ("instruction",), instructions.tar_looks_right, tar=instructions.InstructionTarParser
+    ),
     "mmc4": LayoutReader(
         ("document",),
         documents.is_mmc4,
-        items=ItemReader(documents.read_lines, documents.Mmc4Parser),
+        items=ItemReader(
+            documents.read_lines, lambda options: documents.Mmc4Parser(options.images)
+        ),
     ),
     "image-parquet": LayoutReader(
-        ("caption", "document"), lambda columns: True, rows=captions.ImageTextParser
+        ("caption", "document"), captions.has_columns, rows=captions.ImageTextParser
+    ),
+    "question-answer": LayoutReader(
+        ("instruction",),
+        instructions.looks_like_pairs,
+        items=ItemReader(instructions.read_items, instructions.InstructionParser),
+        rows=instructions.InstructionRowParser,
+    ),
+    "turn-captions": LayoutReader(
+        ("caption",),
+        instructions.looks_like_caption,
+        items=ItemReader(instructions.read_items, instructions.caption_parser),
+        rows=instructions.caption_row_parser,
+        all_look_so=True,
     ),
 }
-"""A row per layout; the first that looks right is taken."""
+"""A row per layout; the first that looks right, and that the caller can do with, is taken."""
 
 
 class LayoutError(ShardError):
@@ -110,8 +136,9 @@ def _wrong_kind(layout: str, options: ReadOptions) -> str | None:
     return f"holds {kinds[0]} samples, where {wanted} samples are read; {verbs} for those"
 
 
-def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
+def _tar_layout(records: Iterator[Record], options: ReadOptions) -> str:
     """A tar's layout: what was asked for, unless its records show another, or what they show."""
+    asked = options.layout
     right: list[str] = []
     may_be_captions = False
     seen: list[str] = []
@@ -126,22 +153,24 @@ def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
         return asked
     known = (
         "captions are an image and a txt of one key, documents a json with `texts` and "
-        "`image_info` or `images`"
+        "`image_info` or `images`, instructions a json with turns"
     )
     if asked is not None:
         raise LayoutError(f"not {asked}: {known}")
     if right or may_be_captions or not seen:
-        return right[0] if right else "captions"
+        return _suited(right, options) if right else "captions"
     raise LayoutError(f"layout not recognised from {', '.join(seen[:3])}: {known}")
 
 
 def _json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> str:
     """The layout of a JSON or JSONL file; RequestError for one not read, or without its images."""
     items = _first_items(file, suffix)
-    layout = options.layout or _recognised(items, suffix)
+    if not any(items):  # no rows, or none that can be read: the run says so
+        return options.layout or "instructions"
+    layout = options.layout or _recognised(items, options)
     if problem := _wrong_kind(layout, options):
         raise RequestError(problem)
-    _item_reader(layout).parser(options.images)  # raises where it can't do without images
+    _item_reader(layout).parser(options)  # raises where it can't do without images
     if options.images is None and any(map(instructions.names_image_files, items)):
         raise RequestError("its items name image files: say where they are with --images DIR")
     return layout
@@ -166,24 +195,30 @@ def _first_items(file: BinaryIO, suffix: str) -> list[dict[str, Any]]:
     return found
 
 
-def _recognised(items: list[dict[str, Any]], suffix: str) -> str:
-    if not items and suffix == ".json":
-        return "instructions"
-    for layout, reader in LAYOUTS.items():
-        if reader.items and any(map(reader.looks_right, items)):
-            return layout
-    if suffix == ".jsonl":
-        return "mmc4"
+def _recognised(items: list[dict[str, Any]], options: ReadOptions) -> str:
+    """The layout that items look like; RequestError, with the fields seen, for none."""
+    found = [name for name, one in LAYOUTS.items() if one.items and one.is_of(items)]
+    if found:
+        return _suited(found, options)
+    seen = ", ".join(next(filter(None, items)))
+    known = " or ".join(conversations.form_names(conversations.TURNS))
     raise RequestError(
-        f"layout not recognised: none of its first items has {' or '.join(instructions.TURNS)}; "
-        "say --layout instructions if others have, or name the files that are meant"
+        f"layout not recognised: none of its first items has {known}, or what else a layout has; "
+        f"their fields: {seen:.200}; say --layout NAME if others are of one"
     )
+
+
+def _suited(layouts: list[str], options: ReadOptions) -> str:
+    """The first layout whose samples the caller can do with, else the first."""
+    return next((name for name in layouts if not _wrong_kind(name, options)), layouts[0])
 
 
 def _row_parser(schema: pa.Schema, options: ReadOptions) -> RowParser:
     types = dict(zip(schema.names, schema.types, strict=True))
-    fitting = (n for n, one in LAYOUTS.items() if one.rows and one.looks_right(types))
-    usual = "image-parquet" if options.text_column else next(fitting)
+    fitting = [n for n, one in LAYOUTS.items() if one.rows and one.looks_right(types)]
+    usual = "image-parquet"
+    if fitting and not options.text_column:
+        usual = _suited(fitting, options)
     layout = options.layout or usual
     if problem := _wrong_kind(layout, options):
         raise RequestError(problem)
@@ -325,12 +360,12 @@ def _read_on(records: Iterator[Record]) -> Iterator[Record]:
 def _open_tar(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     with local_path(shard) as path, Path(path).open("rb") as file:
         index = tar.index_tar(file)
-        layout = _tar_layout(islice(tar.read_records(file, index), _PROBE), options.layout)
+        layout = _tar_layout(islice(tar.read_records(file, index), _PROBE), options)
         if problem := _wrong_kind(layout, options):
             raise LayoutError(problem)
         parse = LAYOUTS[layout].tar
         assert parse is not None
-        yield ShardReader(len(index.groups), tar.read_records(file, index), parse)
+        yield ShardReader(len(index.groups), tar.read_records(file, index), parse(options))
 
 
 @contextmanager
@@ -341,6 +376,7 @@ def _open_parquet(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         parser = _row_parser(opened.schema_arrow, options)
         key_of = partial(parser.key, shard.stem)
         records = parquet.read_records(opened, shard.start, stop, parser.columns, key_of)
+        records = records if parser.repeats_keys else parquet.mark_duplicates(records)
         yield ShardReader(stop - shard.start, records, parser)
 
 
@@ -357,7 +393,7 @@ def _open_json(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
             items = json_items.line_items(file, begin, end)
         reader = _item_reader(shard.layout or "mmc4")
         records = reader.records(items, shard.start, shard.stop, shard.stem)
-        yield ShardReader(shard.stop - shard.start, records, reader.parser(options.images))
+        yield ShardReader(shard.stop - shard.start, records, reader.parser(options))
 
 
 _OPENERS = {".tar": _open_tar, ".parquet": _open_parquet, ".jsonl": _open_json, ".json": _open_json}

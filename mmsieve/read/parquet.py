@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -128,18 +129,23 @@ def read_records(
     key_of: Callable[[Mapping[str, Any], int], str],
 ) -> Iterator[Record]:
     """The rows of a range, `key_of` each by its number; ShardError where a page can't be read."""
-    seen: set[str] = set()
     number = start
     try:
         for row in _rows(file, start, stop, columns):
-            key = key_of(row, number)
-            yield Record(key, row, duplicate(key) if key in seen else None)
-            seen.add(key)
+            yield Record(key_of(row, number), row)
             number += 1
     except (pa.ArrowException, OSError) as error:
         raise ShardError(f"unreadable from row {number}: {one_line(error)}") from error
     if number != stop:
         raise ShardError(f"ends at row {number}, expected {stop}: the file has changed")
+
+
+def mark_duplicates(records: Iterator[Record]) -> Iterator[Record]:
+    """The records, with the reason why it can't be used for each whose key came before."""
+    seen: set[str] = set()
+    for record in records:
+        yield replace(record, problem=duplicate(record.key)) if record.key in seen else record
+        seen.add(record.key)
 
 
 def _rows(

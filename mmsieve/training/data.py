@@ -34,7 +34,7 @@ from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, RatingPreparer, capability_question
 from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
-from mmsieve.read import ImageFolder, Record
+from mmsieve.read import ImageFolder, ReadOptions, Record
 from mmsieve.read.instructions import InstructionParser
 from mmsieve.registry import find
 from mmsieve.sample import Sample
@@ -416,7 +416,8 @@ class RaterInputs(_SftInputs):
         for name, value in rated.ratings.items():
             if not 0 <= value <= 5:
                 raise ValueError(f"{name!r} is not rated from 0 to 5")
-        sample = InstructionParser(images)(Record(str(record.fields.get("idx", "")), record.fields))
+        parse = InstructionParser(ReadOptions(images=images))
+        sample = parse(Record(str(record.fields.get("idx", "")), record.fields))
         found = self.examples(sample, rated.ratings, rated.styles)
         if not found:
             raise ValueError(f"no {' or '.join(self.answers)} in it")

@@ -97,12 +97,12 @@ def test_keys(qas):
     path = qas([{"conversations": TALK} | fields for fields in [*ids, {"id": "x"}]])
     found = read(path)
     assert found.keys == ["0", "5", f"{path.stem}-000000002", f"{path.stem}-000000003", "x", "x"]
-    assert found.statuses == ["ok"] * 5 + ["duplicate_key"]
+    assert found.statuses == ["ok"] * 6, "an id that comes twice names two samples"
     assert item_key({}, "s", 3) == "s-000000003"
 
 
 def test_messages(images):
-    parser = InstructionParser(images)
+    parser = InstructionParser(ReadOptions(images=images))
     address = "data:image/jpeg;base64," + base64.b64encode(JPEG).decode()
     asked = [
         {"type": "image", "image": "a.jpg"},
@@ -144,7 +144,10 @@ def test_messages(images):
         (item(conversations=[{"from": "tool", "value": "x"}]), "json_invalid"),
         (item(conversations=[{"from": ["human"], "value": "x"}]), "json_invalid"),
         (item(conversations=[{"value": "x"}]), "json_invalid"),
-        (item(conversations=[{"from": "human", "value": [{"type": "video"}]}]), "json_invalid"),
+        (
+            item(conversations=[{"from": "human", "value": [{"type": "video"}]}]),
+            "unsupported_media",
+        ),
         (item(image=5), "json_invalid"),
         (item(image={"url": "x"}), "json_invalid"),
         (item(image=["a.jpg", None]), "json_invalid"),
@@ -188,7 +191,7 @@ values = st.recursive(
 )
 def test_any_item_gives_a_sample_or_a_reason(fields):
     try:
-        sample = InstructionParser(Path("/nowhere"))(Record("k", fields))
+        sample = InstructionParser(ReadOptions(images=Path("/nowhere")))(Record("k", fields))
     except SampleError as error:
         assert "\n" not in str(error)
         return
@@ -327,7 +330,7 @@ def test_columns_of_images(tmp_path, values, type_, count):
     columns = {"images": values, "messages": [[{"role": "user", "content": "Hi"}]]}
     found = read(write_parquet(tmp_path / "p.parquet", columns, {"images": type_}))
     assert found.samples[0].images == (Image(JPEG),) * count
-    assert found.samples[0].turns == (Turn("user", "Hi"),)
+    assert found.samples[0].turns == (Turn("user", "<image>\n" * count + "Hi"),)
 
 
 def test_columns_that_decide(tmp_path, images):
@@ -343,5 +346,5 @@ def test_columns_that_decide(tmp_path, images):
 
 
 def test_parsers_travel_to_worker_processes(images):
-    parser = pickle.loads(pickle.dumps(InstructionParser(images)))
+    parser = pickle.loads(pickle.dumps(InstructionParser(ReadOptions(images=images))))
     assert parser(Record("k", item(image="a.jpg"))).images == (Image(b"a.jpg"),)

@@ -356,7 +356,7 @@ def test_lines_are_split_as_written(tmp_path_factory, lines, ends):
     (folder / "p.jsonl").write_bytes(data)
     expected = data.split(b"\n")
     expected = expected[:-1] if expected[-1] == b"" else expected
-    options = ReadOptions(images=folder)
+    options = ReadOptions(images=folder, layout="mmc4")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layouts, "ROWS", 4)
         patch.setattr(json_items, "_CHUNK", 7)
