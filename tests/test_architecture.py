@@ -109,8 +109,9 @@ def test_class_names_are_used_once():
 
 FLOORS = (
     ("errors",),
-    ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
-    ("images", "reports"),
+    ("sample", "labels", "options", "outputs", "devices", "progress"),
+    ("images",),
+    ("sources", "reports"),
     ("clients", "read", "tables"),
     ("decisions", "engine"),
     ("methods",),
