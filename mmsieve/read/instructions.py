@@ -109,7 +109,8 @@ def _name(item: Mapping[str, Any], fields: tuple[str, ...]) -> str | None:
 
 def image_slots(item: Mapping[str, Any], options: ReadOptions) -> list[Any]:
     """The values that stand for an item's images."""
-    dialogue = Dialogue(image_values(item, IMAGES))
+    names = IMAGES if options.image_column is None else (options.image_column,)
+    dialogue = Dialogue(image_values(item, names))
     try:
         dialogue.read(item)
     except SampleError:

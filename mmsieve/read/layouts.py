@@ -127,9 +127,6 @@ LAYOUTS: dict[str, LayoutReader] = {
         images=instructions.image_slots,
         repeats_keys=True,
     ),
-    "instruction-tar": LayoutReader(
-        ("instruction",), instructions.tar_looks_right, tar=instructions.InstructionTarParser
-    ),
     "mmc4": LayoutReader(
         ("document",),
         documents.is_mmc4,
@@ -159,6 +156,9 @@ LAYOUTS: dict[str, LayoutReader] = {
         captions.has_columns,
         rows=captions.ImageTextParser,
         images=captions.image_slots,
+    ),
+    "instruction-tar": LayoutReader(
+        ("instruction",), instructions.tar_looks_right, tar=instructions.InstructionTarParser
     ),
     "turn-captions": LayoutReader(
         ("caption",),
@@ -448,7 +448,7 @@ def _row_ranges(file: Shard, rows: RowFile, options: ReadOptions) -> Iterator[Sh
     """Ranges that end where a row group ends, if groups are small enough for that."""
     options = _with_images(file, options)
     layout, parser = _row_parser(rows.schema, options)  # raises where a column is missing
-    paths = [n for n in parser.columns if parquet.names_paths(rows.schema.field(n).type)]
+    paths = [n for n in parser.columns if not parquet.holds_bytes(rows.schema.field(n).type)]
     with suppress(ShardError, OSError, pa.ArrowException):  # a broken page: the run names it
         _check_images(layout, rows.rows(0, min(_PROBE, sum(rows.groups)), paths), options)
     start = stop = 0

@@ -156,7 +156,7 @@ def test_messages(images):
         (item(image="coco/../../secret.jpg"), "image_missing"),
         (item(image="out.jpg"), "image_missing"),
         (item(image="/etc/hostname"), "image_missing"),
-        (item(image="https://example.org/a.jpg"), "image_missing"),
+        (item(image=["a.jpg", "https://example.org/a.jpg"]), "image_missing"),
         (item(image="file:///etc/hostname"), "image_missing"),
         (item(image="data:image/png,abc"), "image_undecodable"),
         (item(image="data:image/png;base64,*"), "image_undecodable"),
