@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
@@ -24,6 +24,7 @@ from fsspec.core import url_to_fs
 
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.images import IMAGE_EXTENSIONS
+from mmsieve.manifests import Listed, read_manifest
 
 # Finding files through fsspec, with errors that say the fix
 
@@ -209,6 +210,8 @@ class Shard:
     """The range's bytes, where rows are lines or the items of a JSON list."""
     layout: str | None = None
     """The layout of a JSON or JSONL file, recognised when the run was planned."""
+    images: Path | None = None
+    """Folder that its image paths are relative to, where a manifest says it."""
     limit: int | None = None
     """Read only so many samples: a trial run, never taken for the whole shard."""
 
@@ -240,12 +243,19 @@ class Sources:
 def find_files(sources: Sequence[str]) -> Sources:
     """Expand SOURCE strings; raises RequestError where one names nothing or nothing readable."""
     urls: dict[str, int] = {}
+    images: dict[str, Path] = {}
     notes: list[str] = []
     for source in sources:
-        urls.update(_expand(source, notes))
+        manifest = read_manifest(source)
+        notes += manifest.notes if manifest else ()
+        for listed in manifest.files if manifest else [Listed(source)]:
+            found = _expand(listed.source, notes)
+            urls.update(found)
+            images.update(dict.fromkeys(found, listed.images) if listed.images else {})
     if not urls:
         raise RequestError("no SOURCE given: name a tar, a folder, a glob or a brace pattern")
-    return Sources(tuple(name_shards(urls)), tuple(dict.fromkeys(notes)))
+    files = (replace(file, images=images.get(file.url)) for file in name_shards(urls))
+    return Sources(tuple(files), tuple(dict.fromkeys(notes)))
 
 
 @contextmanager

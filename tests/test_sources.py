@@ -13,7 +13,7 @@ import pytest
 from mmsieve import sources
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.read import ReadOptions
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sources import Shard, find_files, local_path, take_part
 from tests.helpers.shards import (
     captions,

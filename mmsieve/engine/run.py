@@ -22,7 +22,7 @@ from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptio
 from mmsieve.outputs import check_folder, is_same_request, made_otherwise, make_folder
 from mmsieve.progress import Advance, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, count_words, timed
 from mmsieve.sources import Shard, find_files, take_part
 
@@ -134,6 +134,8 @@ def _fingerprint(annotator: Annotator, read: ReadOptions, run: RunOptions) -> di
         "layout": read.layout,
         "image_column": read.image_column,
         "text_column": read.text_column,
+        "images_first": read.images_first,
+        "source_column": read.source_column,
         "keep_metadata": run.keep_metadata,
     }
     usual = SampleLimits()

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from mmsieve.engine.annotator import Preparer
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.read import Parse, ReadOptions, Record, SampleLimits, parse_record
-from mmsieve.read.layouts import open_shard
+from mmsieve.read.shards import open_shard
 from mmsieve.sample import collect_notes
 from mmsieve.sources import Shard, one_line
 

@@ -27,7 +27,13 @@ from mmsieve.evaluation.metrics import (
     measure,
     predict,
 )
-from mmsieve.generation.files import TrainingRecord, kind_of, parse_training_record, tie_by_image
+from mmsieve.generation.files import (
+    TrainingRecord,
+    kind_of,
+    parse_training_entry,
+    parse_training_record,
+    tie_by_image,
+)
 from mmsieve.labels import LEVELS
 from mmsieve.progress import show_progress
 from mmsieve.read import Record
@@ -81,13 +87,12 @@ class LabelledTexts:
                 )
 
 
-def check_labels(records: Sequence[TrainingRecord], data: Path) -> None:
-    """Raise RequestError where there is nothing to evaluate, or a label is no level."""
-    if not records:
-        raise RequestError(f"{data}: no texts in it")
-    for index, record in enumerate(records):
-        if record.label not in LEVELS:
-            raise RequestError(f"{data}: {index}: label {record.label:g} is not a level 0-3")
+def parse_level(index: int, entry: Any) -> TrainingRecord:
+    """The record of an entry of a training file; raises ValueError where its label is no level."""
+    record = parse_training_entry(index, entry)
+    if record.label not in LEVELS:
+        raise ValueError(f"label {record.label:g} is not a level 0-3")
+    return record
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,18 @@ real images also `provenance`.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.outputs import write_text
 from mmsieve.read import ImageFolder, Record
+from mmsieve.read.json_items import read_file
 from mmsieve.sample import Image, Part, Sample, Text
 
 IMAGE_MARK = "<image>"
@@ -82,6 +83,15 @@ SHARDS = "shards"
 _FOLDER = 5  # letters of a key that name its folder of images: no folder gets too full
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A record of a training file that can't be used."""
+
+    index: int
+    """Its place in the file, from 0."""
+    reason: str
+
+
 class TrainingRecord(BaseModel):
     """One entry of a training file."""
 
@@ -92,27 +102,60 @@ class TrainingRecord(BaseModel):
     label: float
     id: str | int | None = None
 
+    @field_validator("label", mode="before")
+    @classmethod
+    def _word(cls, label: object) -> object:
+        """A str as the published code reads it: `positive` is 1, any other word 0."""
+        try:
+            return float(label) if isinstance(label, str) else label
+        except ValueError:
+            return float(label == "positive")
+
     @property
     def images(self) -> list[str]:
         """Paths of the images, in the order of their marks."""
         return [self.image] if isinstance(self.image, str) else self.image
 
 
-def read_training_file(path: Path) -> list[TrainingRecord]:
-    """The entries of a training file; raises RequestError, naming the first that is wrong."""
+R = TypeVar("R")
+_WANTED = '{"image": path or [paths], "text": "<image> ...", "label": 0-3}, a list or one a line'
+
+
+def read_entries(file: Path, parse: Callable[[int, Any], R]) -> Iterator[R | LeftOut]:
+    """The records of a JSON list or JSONL file, in order; `parse` raises ValueError for a bad one.
+
+    Raises RequestError where the file can't be read on.
+    """
     try:
-        text = path.read_text("utf-8")
-        return _ENTRIES.validate_json(text)
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file") from None
-    except ValidationError as error:
-        wanted = 'a JSON list of {"image": path or [paths], "text": "<image> ...", "label": 0-3}'
-        raise RequestError(f"{path}: {say_invalid(error)}; wanted: {wanted}") from error
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path}: {error}") from error
+        for index, _, entry in read_file(file):
+            try:
+                if isinstance(entry, SampleError):
+                    raise ValueError(str(entry))
+                found: R | LeftOut = parse(index, entry)
+            except ValueError as error:
+                found = LeftOut(index, say_invalid(error))
+            yield found
+    except ShardError as error:
+        raise RequestError(f"{file}: {error}; wanted: a JSON list, or an object a line") from error
 
 
-_ENTRIES = TypeAdapter(list[TrainingRecord])
+def parse_training_entry(index: int, entry: Any) -> TrainingRecord:
+    """The record of an entry of a training file; raises ValueError where it is none."""
+    return TrainingRecord.model_validate(entry)
+
+
+def read_training_file(
+    path: Path, parse: Callable[[int, Any], TrainingRecord] = parse_training_entry
+) -> tuple[list[TrainingRecord], list[LeftOut]]:
+    """The records of a training file, and those that are none; RequestError where all are."""
+    if not path.is_file():
+        raise RequestError(f"{path}: no such file")
+    found = list(read_entries(path, parse))
+    left_out = [one for one in found if isinstance(one, LeftOut)]
+    if found and len(left_out) == len(found):
+        first = f"record {left_out[0].index}: {left_out[0].reason}"
+        raise RequestError(f"{path}: no record can be used; {first}; wanted: {_WANTED}")
+    return [one for one in found if not isinstance(one, LeftOut)], left_out
 
 
 def say_invalid(error: ValueError) -> str:

@@ -33,7 +33,7 @@ from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.labels import POSITIVE
 from mmsieve.outputs import write_atomically
 from mmsieve.read import ImageFolder, Parse, ReadOptions, Record, parse_record
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_of
 
@@ -278,13 +278,13 @@ class HumanCaptionSource:
         """Raise RequestError where there is no such thing."""
         if not self.name.endswith(".json"):
             find_files([self.name])
-        elif not self._entries():
+        elif not self._entries(HumanCaptions()):
             raise RequestError(f"--positives {self.name}: no text of level {POSITIVE} in it")
 
     def take(self, out: Path) -> HumanCaptions:
         """Read all, storing the images below `out`."""
         found = HumanCaptions()
-        for source, record, parse in self._records(found.failed):
+        for source, record, parse in self._records(found):
             try:
                 _add(found, source, parse_record(parse, record), out)
             except SampleError as error:
@@ -292,25 +292,32 @@ class HumanCaptionSource:
                 found.unusable.append(Unusable(source, record.key, status, str(error)))
         return found
 
-    def _entries(self) -> list[Record]:
+    def _entries(self, found: HumanCaptions) -> list[Record]:
+        """The texts of the best level; what is no record is noted in `found`."""
+        file = Path(self.name)
+        entries, left_out = read_training_file(file)
+        invalid = Status.JSON_INVALID.value
+        found.unusable += [
+            Unusable(file.stem, str(one.index), invalid, one.reason) for one in left_out
+        ]
         return [
             Record(str(number if entry.id is None else entry.id), {"text": entry})
-            for number, entry in enumerate(read_training_file(Path(self.name)))
+            for number, entry in enumerate(entries)
             if entry.label == POSITIVE
         ]
 
-    def _records(self, failed: dict[str, str]) -> Iterator[tuple[str, Record, Parse]]:
+    def _records(self, found: HumanCaptions) -> Iterator[tuple[str, Record, Parse]]:
         if self.name.endswith(".json"):
             file = Path(self.name)
             parse = partial(parse_training_record, file.parent)
-            yield from ((file.stem, record, parse) for record in self._entries())
+            yield from ((file.stem, record, parse) for record in self._entries(found))
             return
         for shard in split_files(find_files([self.name]).files, self.read):
             try:
                 with open_shard(shard, self.read) as reader:
                     yield from ((shard.name, record, reader.parse) for record in reader.records)
             except ShardError as error:
-                failed[f"--positives {shard.name}"] = str(error)
+                found.failed[f"--positives {shard.name}"] = str(error)
 
 
 def _add(found: HumanCaptions, source: str, sample: Sample, out: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.read import BROKEN_JSON, ImageFolder, ReadOptions, Record
-from mmsieve.read.columns import Column, is_blank, parse_column, text_of
+from mmsieve.read.columns import ColumnPath, is_blank, parse_column, text_of
 from mmsieve.read.image_values import image_bytes, image_values
 from mmsieve.read.json_items import parse_object
 from mmsieve.read.parquet import holds_bytes, is_image, is_key, is_text, is_texts, json_value, pick
@@ -39,11 +39,11 @@ _OTHER_IMAGES = ("img", "image", *(f"{n}.{e}" for n in ("image", "img") for e in
 _TEXT_MEMBERS = ("txt", "caption", "cap", "text", "caption.txt", "text.txt")
 MEMBERS = frozenset((*_OTHER_IMAGES, *_TEXT_MEMBERS))
 """Members that are read beside those whose extension says what they are."""
-_IN_JSON = Column("json", "caption")
+_IN_JSON = ColumnPath("json", "caption")
 RULE = "a key ends, and a member's name begins, at the first dot (webdataset's rule)"
 
 
-def as_asked(options: ReadOptions) -> tuple[Column | None, Column | None]:
+def as_asked(options: ReadOptions) -> tuple[ColumnPath | None, ColumnPath | None]:
     """The columns of image and text that are asked for; raises RequestError."""
     image = options.image_column and parse_column(options.image_column, "image-column")
     text = options.text_column and parse_column(options.text_column, "text-column")
@@ -147,13 +147,13 @@ def has_columns(types: Mapping[str, pa.DataType]) -> bool:
     return all(is_there)
 
 
-def _first_text(item: Mapping[str, Any]) -> Column | None:
+def _first_text(item: Mapping[str, Any]) -> ColumnPath | None:
     """The first field that may hold captions: a text, or a list of texts."""
     for name in TEXT_NAMES:
         value = item.get(name)
         first = value[0] if isinstance(value, list) and value else value
         if isinstance(first, (str, bytes)):
-            return Column(name)
+            return ColumnPath(name)
     return None
 
 
@@ -183,7 +183,7 @@ class CaptionItemParser:
         kind: Kind = "caption" if len(images) == 1 else "document"
         return Sample(record.key, (*images, Text(text)), kind, metadata)
 
-    def _caption(self, item: Mapping[str, Any], column: Column | None) -> str:
+    def _caption(self, item: Mapping[str, Any], column: ColumnPath | None) -> str:
         value = None if column is None else column.value(item)
         where = _where(item, column.name if column else None, "text")
         text = text_of(value, where.removeprefix("in "))
@@ -212,11 +212,11 @@ def key_text(value: Any) -> str | None:
     return str(value) if is_key else None
 
 
-def _first_image(item: Mapping[str, Any]) -> Column | None:
-    return next((Column(name) for name in IMAGE_NAMES if image_values(item, (name,))), None)
+def _first_image(item: Mapping[str, Any]) -> ColumnPath | None:
+    return next((ColumnPath(name) for name in IMAGE_NAMES if image_values(item, (name,))), None)
 
 
-def _values(item: Mapping[str, Any], image: Column) -> list[Any]:
+def _values(item: Mapping[str, Any], image: ColumnPath) -> list[Any]:
     if image.field is None and image.number is None:
         return image_values(item, (image.name,))
     return [image.value(item)]
@@ -254,18 +254,18 @@ def _may_be_text(type_: pa.DataType) -> bool:
 
 def _pick(
     types: dict[str, pa.DataType],
-    asked: Column | None,
+    asked: ColumnPath | None,
     usual: tuple[str, ...],
     what: str,
     fits: Callable[[pa.DataType], bool],
-) -> Column:
+) -> ColumnPath:
     """The column of a Parquet file that is asked for, or the first usual one that fits."""
     if asked is not None:
         any_type = asked.field is not None
         pick(types, asked.name, (), what, (lambda type_: True) if any_type else fits)
         return asked
     try:
-        return Column(pick(types, None, usual, what, fits))
+        return ColumnPath(pick(types, None, usual, what, fits))
     except RequestError as error:
         addresses = [name for name in types if name.lower() in ADDRESSES]
         if what != "image" or not addresses:

@@ -19,7 +19,7 @@ SEVERAL = "several captions: the first is read (the second: --text-column 'NAME[
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ColumnPath:
     """Where a value stands in a record."""
 
     name: str
@@ -40,12 +40,12 @@ class Column:
         return next(iter(found[self.number or 0 :]), None)
 
 
-def parse_column(asked: str, option: str) -> Column:
+def parse_column(asked: str, option: str) -> ColumnPath:
     """The column that an option names; raises RequestError."""
     match = _ASKED.fullmatch(asked)
     if match is None:
         raise RequestError(f"--{option} {asked}: write NAME, NAME:FIELD or NAME[1]")
-    return Column(match[1], match[2], None if match[3] is None else int(match[3]))
+    return ColumnPath(match[1], match[2], None if match[3] is None else int(match[3]))
 
 
 def text_of(value: Any, where: str) -> str:

@@ -22,7 +22,7 @@ csv.field_size_limit(MAX_BYTES)  # 131,072 by default: less than an image in bas
 
 def row_starts(file: BinaryIO, suffix: str) -> Iterator[int]:
     """The first byte of each row behind the line of names; raises ShardError, as the other does."""
-    rows = _Rows(file, suffix, 0)
+    rows = _CsvRows(file, suffix, 0)
     next(rows, None)
     start = rows.position
     for row in rows:
@@ -35,9 +35,9 @@ def row_items(
     file: BinaryIO, suffix: str, begin: int = 0, end: int | None = None
 ) -> Iterator[bytes]:
     """The rows from byte `begin` (0: the first) to `end`, empty lines left out."""
-    head = _Rows(file, suffix, 0)
+    head = _CsvRows(file, suffix, 0)
     names = next(head, [])
-    rows = _Rows(file, suffix, begin or head.position)
+    rows = _CsvRows(file, suffix, begin or head.position)
     while end is None or rows.position < end:
         row = next(rows, None)
         if row is None:
@@ -52,7 +52,7 @@ def _item(names: list[str], row: list[str]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
 
 
-class _Rows(Iterator[list[str]]):
+class _CsvRows(Iterator[list[str]]):
     """The rows of a file from a byte on; `position` is where the next one begins."""
 
     def __init__(self, file: BinaryIO, suffix: str, begin: int) -> None:

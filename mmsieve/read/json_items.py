@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from json import JSONDecodeError
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmsieve.errors import SampleError, ShardError, Status
@@ -131,9 +132,26 @@ def line_items(file: BinaryIO, begin: int = 0, end: int | None = None) -> Iterat
         yield b"".join(pieces)
 
 
-def raw_items(file: BinaryIO) -> Iterator[bytes]:
-    """The items of a JSON list, or the lines of a JSONL file, empty ones too; raises ShardError."""
-    yield from list_items(file, 0) if first_sign(file) == "[" else line_items(file)
+def read_file(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any] | SampleError]]:
+    """Number, bytes and object of each item of a JSON list or JSONL file, or why it has none.
+
+    Empty lines are passed over, but count. Raises ShardError where the file can't be read on.
+    """
+    try:
+        with path.open("rb") as file:
+            listed = is_list(file, path.suffix.lower())
+            for number, raw in enumerate(list_items(file, 0) if listed else line_items(file)):
+                if raw and not raw.isspace():
+                    yield number, raw.strip(), _object(raw)
+    except OSError as error:
+        raise ShardError(f"can't be read: {one_line(error)}") from error
+
+
+def _object(raw: bytes) -> dict[str, Any] | SampleError:
+    try:
+        return parse_object(raw)
+    except SampleError as error:
+        return error
 
 
 def numbered(

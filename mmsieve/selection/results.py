@@ -20,11 +20,11 @@ import numpy as np
 import polars as pl
 from pydantic_core import from_json
 
-from mmsieve.errors import RequestError, ShardError, Status
+from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.labels import CAPABILITIES
 from mmsieve.outputs import check_folder, write_atomically
 from mmsieve.read.instructions import image_source, item_key
-from mmsieve.read.json_items import raw_items
+from mmsieve.read.json_items import read_file
 from mmsieve.selection.groups import (
     Bools,
     Grouping,
@@ -43,11 +43,12 @@ from mmsieve.tables import CHUNK, Origins, TableFile
 # The items of an instruction file (JSON list or JSONL), and a part of them as a file of their own
 
 
-def read_items(data: Path) -> Iterator[tuple[str, str | None]]:
-    """Key and image source of each item in order; raises RequestError where one can't be read."""
-    for number, raw in _raw_items(data):
-        item = _parsed(data, number, raw)
-        yield item_key(item, data.stem, number), image_source(item)
+def read_items(data: Path) -> Iterator[tuple[str, str | None, SampleError | None]]:
+    """Key and image source of each item in order, or why it can't be read; raises RequestError."""
+    for number, _, item in _items_of(data):
+        problem = item if isinstance(item, SampleError) else None
+        known: dict[str, Any] = {} if isinstance(item, SampleError) else item
+        yield item_key(known, data.stem, number), image_source(known), problem
 
 
 def check_subset(data: Path | None, subset: Path | None, overwrite: bool) -> None:
@@ -70,16 +71,16 @@ def check_subset(data: Path | None, subset: Path | None, overwrite: bool) -> Non
 def write_subset(rated: RatedSamples, chosen: Bools, data: Path, subset: Path) -> list[str]:
     """Write the chosen items, in the file's order and to the byte; returns what to say of it."""
     if isinstance(rated, ResultFolder):  # its rows are the items
-        items = zip(_raw_items(data), chosen, strict=True)
-        _write_items(subset, (raw for (_, raw), is_chosen in items if is_chosen))
+        items = zip(_items_of(data), chosen, strict=True)
+        _write_items(subset, (raw for (_, raw, _), is_chosen in items if is_chosen))
         return []
     left = _chosen_keys(rated, chosen)
     count = len(left)
 
     def found() -> Iterator[bytes]:
-        for number, raw in _raw_items(data):
-            key = item_key(_parsed(data, number, raw), data.stem, number)
-            if key in left:
+        for number, raw, item in _items_of(data):
+            key = None if isinstance(item, SampleError) else item_key(item, data.stem, number)
+            if key is not None and key in left:
                 left.remove(key)
                 yield raw
 
@@ -113,25 +114,12 @@ def _write_items(out: Path, items: Iterable[bytes]) -> None:
     write_atomically(out, write)
 
 
-def _raw_items(data: Path) -> Iterator[tuple[int, bytes]]:
-    """Each item's number in the file, as keys count them, and its bytes; no empty lines."""
+def _items_of(data: Path) -> Iterator[tuple[int, bytes, dict[str, Any] | SampleError]]:
+    """Each item's number in the file, as keys count them, its bytes and what they hold."""
     try:
-        with data.open("rb") as file:
-            for number, raw in enumerate(raw_items(file)):
-                if raw and not raw.isspace():
-                    yield number, raw.strip()
-    except (OSError, ShardError) as error:
-        raise RequestError(f"--data {data}: can't be read: {error}") from error
-
-
-def _parsed(data: Path, number: int, raw: bytes) -> dict[str, Any]:
-    try:
-        item = from_json(raw)
-    except ValueError as error:
-        raise RequestError(f"--data {data}: item {number} is no JSON: {error}") from error
-    if not isinstance(item, dict):
-        raise RequestError(f"--data {data}: item {number} is no object: give a list of objects")
-    return item
+        yield from read_file(data)
+    except ShardError as error:
+        raise RequestError(f"--data {data}: {error}") from error
 
 
 # A result file of the published code: JSON lines of `idx` and `pred_response`
@@ -326,12 +314,16 @@ class ResultFolder:
     def _items(self) -> _Items:
         codes = TextCodes()
         keys, sources = [pl.Series("key", [], pl.String)], [np.zeros(0, np.int32)]
-        without = 0
+        without, bad = 0, list[str]()
         items = read_items(self._data)
         while part := list(islice(items, CHUNK)):
-            keys.append(pl.Series("key", [key for key, _ in part], pl.String))
-            without += sum(source is None for _, source in part)
-            sources.append(codes.encode(pl.Series([source for _, source in part], dtype=pl.String)))
+            keys.append(pl.Series("key", [key for key, _, _ in part], pl.String))
+            named = pl.Series([source for _, source, _ in part], dtype=pl.String)
+            without += named.null_count()
+            sources.append(codes.encode(named))
+            bad += [f"{key}: {problem}" for key, _, problem in part if problem is not None]
+        if bad:
+            self.notes.append(f"{self._data}: {len(bad)} items can't be read; {bad[0]}")
         if without:
             self.notes.append(f"{self._data}: {without} items have no image source")
         joined = pl.concat(keys)

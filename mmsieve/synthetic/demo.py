@@ -130,7 +130,7 @@ class Rewritten:
 def levels_of_texts(pool: Path) -> dict[str, int]:
     """Key -> level of every caption and document, as the teacher wrote them down."""
     places = (pool / what / TRAIN for what in ("captions", "documents"))
-    entries = (entry for place in places for entry in read_training_file(place))
+    entries = (entry for place in places for entry in read_training_file(place)[0])
     return {str(entry.id): int(entry.label) for entry in entries}
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, Field, create_model, field_validator
+from pydantic import BaseModel, Field, create_model
 from torch import Tensor
 
 from mmsieve.generation.files import (
@@ -155,17 +155,6 @@ class LabelledRecord(FileRecord):
     label: float
 
 
-class _LabelledFields(TrainingRecord):
-    @field_validator("label", mode="before")
-    @classmethod
-    def _word(cls, label: object) -> object:
-        """A str as the published code reads it: `positive` is 1, any other word 0."""
-        try:
-            return float(label) if isinstance(label, str) else label
-        except ValueError:
-            return float(label == "positive")
-
-
 class _Turn(BaseModel):
     value: str
 
@@ -189,7 +178,7 @@ def parse_labelled(index: int, entry: Any) -> LabelledRecord:
             raise ValueError("conversations: no turn in it")
         caption = captioned.conversations[-1].value.replace(IMAGE_MARK, "image").strip()
         return LabelledRecord(index, (captioned.image,), CAPTION_HEAD + caption, POSITIVE)
-    found = _LabelledFields.model_validate(entry)
+    found = TrainingRecord.model_validate(entry)
     if not LEVELS[0] <= found.label <= LEVELS[-1]:
         raise ValueError(f"label: {found.label:g} is not from {LEVELS[0]} to {LEVELS[-1]}")
     marks = found.text.count(IMAGE_MARK)

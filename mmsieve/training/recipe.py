@@ -308,7 +308,7 @@ def find_start(recipe: BaseRecipe, start_from: Path | str | None) -> Path | None
         return None
     if isinstance(recipe, RaterRecipe):
         return find_model(name, "rate")
-    return find_model(name, "enhance") if isinstance(recipe, EnhancerRecipe) else Path(name)
+    return find_model(name, "enhance" if isinstance(recipe, EnhancerRecipe) else "score")
 
 
 def check_start(recipe: BaseRecipe) -> None:

@@ -5,7 +5,7 @@ what a model reads of it, is a `RecordInputs` (`mmsieve.training.data`).
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from mmsieve.errors import RequestError, SampleError
-from mmsieve.generation.files import say_invalid, tie_by_image
+from mmsieve.generation.files import LeftOut, read_entries, say_invalid, tie_by_image
 from mmsieve.outputs import write_text
 from mmsieve.progress import Advance, show_progress
 from mmsieve.training.options import DataFiles, processes
@@ -28,14 +28,6 @@ class FileRecord:
     """Its place in the file, from 0."""
     images: tuple[str, ...]
     """Paths; none for a sample without an image."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A record that can't be trained on."""
-
-    index: int
-    reason: str
 
 
 R = TypeVar("R", bound=FileRecord)
@@ -56,21 +48,6 @@ class RecordInputs(Protocol[R]):
 
     def measure(self, record: R, prepared: list[Any]) -> int:
         """Tokens of a record that was prepared alone; raises ValueError where it is too long."""
-
-
-def read_records(file: Path, parse: Callable[[int, Any], R]) -> Iterator[R | LeftOut]:
-    """The records of a training file, in order; raises RequestError where it is no JSON list."""
-    try:
-        entries = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"--data {file}: {error}") from error
-    if not isinstance(entries, list) or not entries:
-        raise RequestError(f"--data {file}: not a JSON list of records")
-    for index, entry in enumerate(entries):
-        try:
-            yield parse(index, entry)
-        except ValueError as error:
-            yield LeftOut(index, say_invalid(error))
 
 
 class RecordData(Dataset[list[Any]]):
@@ -215,7 +192,9 @@ def _read_checked(
         processes().main_process_first(),
         show_progress(f"check {file.name}", 0, quiet, "records") as advance,
     ):
-        found = list(read_records(file, inputs.parse))
+        found = list(read_entries(file, inputs.parse))
+        if not found:
+            raise RequestError(f"--data {file}: no records in it")
         if place.is_file():
             checked = CheckedRecords.load(place)
         else:

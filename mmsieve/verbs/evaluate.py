@@ -129,8 +129,10 @@ def _evaluate_models(
     scoring: ScoringOptions | None,
     options: EvaluateOptions,
 ) -> EvaluateReport:
-    records = read_training_file(data)[: options.limit]
-    comparing.check_labels(records, data)
+    records, left_out = read_training_file(data, comparing.parse_level)
+    records = records[: options.limit]
+    if not records:
+        raise RequestError(f"{data}: no texts in it")
     names = _names(models)
     annotators = {name: load_annotator(given, scoring) for name, given in names.items()}
     texts = comparing.LabelledTexts(records, options.images or data.parent)
@@ -165,6 +167,9 @@ def _evaluate_models(
     }
     _write(out, comparison.as_dict(origins) | made)
     write_atomically(out / PREDICTIONS, comparing.predictions(texts, comparison).write_parquet)
+    if left_out:
+        first = f"record {left_out[0].index}: {left_out[0].reason}"
+        used.append(f"{data}: {len(left_out):,} records left out ({first})")
     notes = (*used, *comparison.notes, *comparison.notes_of_intervals(units, options.resamples))
     return EvaluateReport(out=out, models=comparison.models, notes=notes)
 

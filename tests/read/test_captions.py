@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mmsieve import sources
 from mmsieve.errors import RequestError, ShardError
-from mmsieve.read import BROKEN_JSON, csv_items, layouts
+from mmsieve.read import BROKEN_JSON, ReadOptions, csv_items, shards
 from mmsieve.read.columns import SEVERAL, is_blank
 from mmsieve.sample import Image, Text, collect_notes
 from tests.helpers.shards import (
@@ -147,11 +147,11 @@ def test_a_folder_of_files(tmp_path, monkeypatch):
     found = read(write_files(tmp_path / "f", 5))
     assert found.keys == [f"{n:03}" for n in range(5)] and found.statuses == ["ok"] * 5
     assert found.samples[0].parts == PAIR and found.samples[4].uid == "4"
-    shards = layouts.split_files(sources.find_files([str(tmp_path)]).files, layouts.ReadOptions())
-    assert [shard.name for shard in shards] == ["00000"]
-    monkeypatch.setattr(layouts, "ROWS", 2)
-    shards = layouts.split_files(sources.find_files([str(tmp_path)]).files, layouts.ReadOptions())
-    assert [shard.name for shard in shards] == [f"00000-{n:06}" for n in range(3)]
+    found_shards = shards.split_files(sources.find_files([str(tmp_path)]).files, ReadOptions())
+    assert [shard.name for shard in found_shards] == ["00000"]
+    monkeypatch.setattr(shards, "ROWS", 2)
+    found_shards = shards.split_files(sources.find_files([str(tmp_path)]).files, ReadOptions())
+    assert [shard.name for shard in found_shards] == [f"00000-{n:06}" for n in range(3)]
     assert read(tmp_path).keys == found.keys
 
 
@@ -326,7 +326,7 @@ def test_compressed_tars(tmp_path, name, pack):
 
 
 def test_compressed_items(tmp_path, images, monkeypatch):
-    monkeypatch.setattr(layouts, "ROWS", 2)
+    monkeypatch.setattr(shards, "ROWS", 2)
     lines = "".join(json.dumps({"image": "a.jpg", "text": "t"}) + "\n" for _ in range(5))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     assert read(tmp_path / "a.jsonl.gz", images=images).keys == [f"a-{n:09}" for n in range(5)]

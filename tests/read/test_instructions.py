@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import SampleError, ShardError
-from mmsieve.read import ReadOptions, Record, layouts
+from mmsieve.read import ReadOptions, Record, shards
+from mmsieve.read.conversations import LISTS, PAIRS, Dialogue, form_names
 from mmsieve.read.instructions import InstructionParser, image_source, item_key
-from mmsieve.read.layouts import open_shard, split_files
-from mmsieve.sample import Image, Turn
+from mmsieve.read.shards import open_shard, split_files
+from mmsieve.sample import Image, Text, Turn
 from mmsieve.sources import find_files
 from tests.helpers.instruction_files import (
     TALK,
@@ -212,7 +213,7 @@ def test_a_list_is_cut_into_ranges(tmp_path_factory, count, indent, end):
     whole = json.dumps(items, indent=indent, ensure_ascii=False).rstrip("]\n")
     (folder / "p.json").write_text(whole + end, "utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layouts, "ROWS", 4)
+        patch.setattr(shards, "ROWS", 4)
         starts = range(0, max(count, 1), 4)
         expected = [(f"p-{n:06d}", start, min(start + 4, count)) for n, start in enumerate(starts)]
         assert plan(folder) == expected
@@ -224,7 +225,7 @@ def test_a_list_is_cut_into_ranges(tmp_path_factory, count, indent, end):
 
 
 def test_a_list_that_breaks_is_read_up_to_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "ROWS", 4)
+    monkeypatch.setattr(shards, "ROWS", 4)
     parts = [json.dumps(item(number)) for number in range(10)]
     parts[8] = parts[8][:-20]
     (tmp_path / "p.json").write_text(f"[{','.join(parts)}]")
@@ -343,6 +344,214 @@ def test_columns_that_decide(tmp_path, images):
     assert read(path, images=images, layout="image-parquet").samples[0].kind == "caption"
     path = write_parquet(tmp_path / "q.parquet", {"image": [JPEG], "text": ["t"]})
     assert "no column of turns" in request_error(path, layout="instructions")
+
+
+QA = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}]
+MARKED = (Turn("user", "<image>\nWhat?"), Turn("assistant", "A cat."))
+"""What each form below says, with the image that is beside it."""
+PAIR = {"user": "What?", "assistant": "A cat."}
+FORMS: dict[str, dict[str, Any]] = {
+    "llava": {"conversations": TALK},
+    "a JSON text": {"conversations": json.dumps(TALK)},
+    "messages": {"messages": QA},
+    "parts": {
+        "messages": [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+        ]
+    },
+    "MiniCPM-V": {"conversations": QA},
+    "FineVision": {"texts": [PAIR], "relevance_min": 5},
+    "TRL": {"prompt": QA[:1], "completion": QA[1:]},
+    "TRL, texts": {"prompt": "What?", "completion": "A cat."},
+    "ms-swift": {"query": "<image>\nWhat?", "response": "A cat.", "history": []},
+    "ms-swift, pairs": {"conversation": [{"human": "What?", "assistant": "A cat."}]},
+    "alpaca": {"instruction": "What?", "input": "", "output": "A cat."},
+    "M3IT": {"instruction": "What?", "inputs": "", "outputs": "A cat."},
+    "VQA": {"question": "What?", "answer": "A cat."},
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_comes_to_the_same(qas, tmp_path, images, name):
+    paths = {"image" if name in ("llava", "VQA") else "images": ["coco/b.jpg"]}
+    lines = read(qas([FORMS[name] | paths]), images=images, kinds=("instruction",))
+    columns = {key: [value] for key, value in FORMS[name].items()} | {"image": [JPEG]}
+    table = write_parquet(tmp_path / "p.parquet", columns)
+    rows = read(table, kinds=("instruction",))
+    assert [sample.turns for sample in (*lines.samples, *rows.samples)] == [MARKED, MARKED]
+    assert lines.samples[0].images == (Image(b"coco/b.jpg"),)
+    assert rows.samples[0].images == (Image(JPEG),)
+    assert lines.samples[0].metadata["image_source"] == "coco"
+    if "relevance_min" in FORMS[name]:
+        assert lines.samples[0].metadata["relevance_min"] == 5
+
+
+def test_earlier_turns_come_first(images):
+    item = {"query": "And now?", "response": "b", "history": [["What?", "a"]], "images": ["a.jpg"]}
+    sample = InstructionParser(ReadOptions(images=images))(Record("k", item))
+    assert [turn.text for turn in sample.turns] == ["<image>\nWhat?", "a", "And now?", "b"]
+
+
+def test_where_an_image_without_a_mark_stands(qas, images):
+    """LLaVA's form has a mark for each image; only an option puts them first."""
+    bare = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cat."}]
+    path = qas([item(image="a.jpg", conversations=bare), item(image="a.jpg")])
+    assert [s.turns[0].text for s in read(path, images=images).samples] == [
+        "What?",
+        "<image>\nWhat?",
+    ]
+    found = read(path, images=images, images_first=True)
+    assert [sample.turns for sample in found.samples] == [MARKED, MARKED]
+
+
+def test_images_that_texts_name(qas, images):
+    named = {"<image_00>": "a.jpg", "<image_01>": "coco/b.jpg"}
+    minicpm = "<image_01>\n<image_00> What differs from <image_02>?"
+    qwen = "Picture 1: <img>a.jpg</img>\nPicture 2: <img>coco/b.jpg</img> <img src=x>"
+    texts = [{"image": named}, minicpm], [{}, qwen], [{"image": "a.jpg"}, qwen]
+    items = [
+        {
+            "conversations": [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": "<img>x</img>"},
+            ]
+        }
+        | more
+        for more, text in texts
+    ]
+    found = read(qas(items), images=images)
+    assert found.statuses == ["ok", "ok", "unsupported_media"]
+    first, second = found.samples
+    assert first.turns[0].text == "<image>\n<image> What differs from <image_02>?"
+    assert first.images == (Image(b"coco/b.jpg"), Image(b"a.jpg"))
+    assert second.turns[0].text == "Picture 1: <image>\nPicture 2: <image> <img src=x>"
+    assert second.images == (Image(b"a.jpg"), Image(b"coco/b.jpg"))
+    assert second.turns[1].text == "<img>x</img>"
+
+
+def test_images_in_every_spelling(images):
+    text = base64.b64encode(JPEG).decode()
+    folded = "\n".join(text[n : n + 76] for n in range(0, len(text), 76))
+    there = images / "coco" / "b.jpg"
+    parser = InstructionParser(ReadOptions(images=images))
+    for value in (text, f"data:image;base64,{folded}", [text], {"path": text}):
+        assert parser(Record("k", item(image=value))).images == (Image(JPEG),)
+    for value in (f"file://{there}", str(there), "coco/../coco/b.jpg", {"path": "coco/b.jpg"}):
+        sample = parser(Record("k", item(image=value)))
+        assert sample.images == (Image(b"coco/b.jpg"),)
+        assert sample.metadata["image_source"] == "coco", value
+    for value in ([None], [""], None, "", [], [{"bytes": None, "path": None}], {"path": ""}):
+        assert parser(Record("k", item(image=value))).images == ()
+
+
+def test_a_source_that_is_asked_for(images):
+    item = {"messages": QA, "images": ["coco/b.jpg"], "origin": "vqa"}
+    for asked, source in (("origin", "vqa"), ("path:1", "coco"), ("path:2", None), ("id", None)):
+        options = ReadOptions(images=images, source_column=asked)
+        found = InstructionParser(options)(Record("k", item))
+        assert found.metadata["image_source"] == source
+
+
+@pytest.mark.parametrize(
+    ("odd", "status"),
+    [
+        ({"video": "a.mp4", "conversations": TALK}, "unsupported_media"),
+        (
+            {"videos": ["a.mp4"], "messages": [{"role": "user", "content": "Hi"}]},
+            "unsupported_media",
+        ),
+        ({"messages": [{"role": "user", "content": "<image><video>Hi"}]}, "unsupported_media"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+            "unsupported_media",
+        ),
+        ({"messages": [{"role": "user", "content": "Is <video> a tag?"}], "videos": []}, "ok"),
+        ({"messages": QA, "video": "a.mp4", "images": ["a.jpg"]}, "ok"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "no_conversation"),
+        ({"conversations": TALK[:1], "chosen": TALK[1], "rejected": TALK[1]}, "no_conversation"),
+        ({"history": [1], "query": "a", "response": "b"}, "json_invalid"),
+        ({"conversations": "[1"}, "json_invalid"),
+    ],
+)
+def test_what_is_no_conversation_with_images(qas, images, odd, status):
+    assert read(qas([item(), odd]), images=images).statuses == ["ok", status]
+
+
+@given(
+    st.dictionaries(st.sampled_from([*form_names([*LISTS, *PAIRS]), "history", "chosen"]), values)
+)
+def test_any_form_gives_turns_or_a_reason(fields):
+    dialogue = Dialogue([])
+    try:
+        dialogue.read(fields)
+    except SampleError as error:
+        assert "\n" not in str(error)
+        return
+    assert dialogue.turns and dialogue.fields
+    assert len(dialogue.named) <= sum(turn.text.count("<image>") for turn in dialogue.turns)
+
+
+CAPTION = [TALK[0], {"from": "gpt", "value": "A cat on a mat."}]
+
+
+def test_captions_in_turns(tmp_path, qas, images):
+    """LLaVA-Pretrain: who scores captions reads an image and the answer."""
+    items = [item(number, image="a.jpg", conversations=CAPTION) for number in range(2)]
+    found = read(qas(items), images=images, kinds=("caption", "document"))
+    assert found.keys == ["i0", "i1"] and found.samples[0].kind == "caption"
+    assert found.samples[0].parts == (Image(b"a.jpg"), Text("A cat on a mat."))
+    path = qas([*items, item(2, image="a.jpg", conversations=TALK * 2)])
+    assert "holds instruction samples" in request_error(path, images=images, kinds=("caption",))
+    found = read(path, images=images, kinds=("caption",), layout="turn-captions")
+    assert found.statuses == ["ok", "ok", "conversation_invalid"]
+    assert read(path, images=images).samples[0].kind == "instruction"
+    columns = {"id": ["a", "b"], "image": [JPEG, None], "conversations": [CAPTION, CAPTION]}
+    found = read(write_parquet(tmp_path / "p.parquet", columns), kinds=("caption",))
+    assert found.statuses == ["ok", "image_missing"]
+    assert found.samples[0].parts == (Image(JPEG), Text("A cat on a mat."))
+
+
+def test_instruction_tars(tmp_path):
+    """Infinity-MM; LLaVA-OneVision-1.5 with a list of turns, and with named members."""
+    two = [{"role": "user", "content": "<image><image>What?"}, QA[1]]
+    named = {"texts": two, "media": "image", "name": ["1_B.JPG", "0_a.jpg"]}
+    records = {
+        "mm": [("json", item(image="vg/mm.jpg")), ("jpg", JPEG)],
+        "list": [("jpg", JPEG), ("json", QA)],
+        "named": [("0_a.jpg", image(1)), ("1_B.JPG", image(2)), ("json", named)],
+        "text": [("json", {"texts": QA, "media": "text"})],
+        "film": [("json", {"texts": QA, "media": "video", "name": ["0_a.mp4"]}), ("0_a.mp4", b"x")],
+        "pickle": [("json", {"conversations": TALK}), ("jpgs", b"x")],
+        "none": [("jpg", JPEG)],
+        "odd": [("json", 5)],
+    }
+    members = [
+        (f"{key}.{name}", data if isinstance(data, bytes) else json.dumps(data).encode())
+        for key, record in records.items()
+        for name, data in record
+    ]
+    path = write_tar(tmp_path / "a.tar", members)
+    found = read(path, kinds=("instruction",))
+    media = ["unsupported_media"] * 2
+    assert found.statuses == ["ok"] * 4 + media + ["json_invalid"] * 2
+    mm, listed, named_, text = found.samples
+    assert mm.turns == listed.turns == MARKED and mm.images == listed.images == (Image(JPEG),)
+    assert mm.metadata == {"id": "i0", "image_source": "vg"} and mm.kind == "instruction"
+    assert named_.images == (Image(image(2)), Image(image(1)))
+    assert text.images == () and text.turns == tuple(Turn(t.role, t.text) for t in text.turns)
+    assert "holds instruction samples" in request_error(path, kinds=("caption",))
+    assert "instruction-tar is for .tar" in request_error(
+        write_json(tmp_path / "q.json", [item()]), layout="instruction-tar"
+    )
+
+
+def test_an_empty_file_has_no_rows(tmp_path, images):
+    (tmp_path / "0.jsonl").write_bytes(b"")
+    (tmp_path / "1.json").write_text("[]")
+    for kinds in (("instruction",), ("caption", "document")):
+        for name in ("0.jsonl", "1.json"):
+            assert read(tmp_path / name, kinds=kinds) == ([], [], [], [])
 
 
 def test_parsers_travel_to_worker_processes(images):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmsieve.errors import ShardError
 from mmsieve.read import json_items
-from mmsieve.read.json_items import first_sign, item_spans, line_items, list_items, raw_items
+from mmsieve.read.json_items import first_sign, item_spans, line_items, list_items
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -51,7 +51,7 @@ def test_every_item_stands_where_it_is_said_to(items, chunk, blank, plain, inden
     for mark in (b"", b"\xef\xbb\xbf"):
         assert read_all(mark + data) == (expected, None)
         file = io.BytesIO(mark + data)
-        assert first_sign(file) == "[" and list(raw_items(file)) == expected
+        assert first_sign(file) == "[" and list(list_items(file, 0)) == expected
         spans = list(item_spans(file))
         for low, high in pairwise(sorted({0, len(items) // 3, len(items) // 2, len(items)})):
             end = spans[high][0] if high < len(items) else None
@@ -149,7 +149,7 @@ def test_lines(lines, chunk):
     data = b"".join(line + b"\n" for line in lines)
     assert list(line_items(io.BytesIO(data))) == lines
     assert list(line_items(io.BytesIO(b"{}\n" + data), 3, 3 + len(data))) == lines
-    assert list(raw_items(io.BytesIO(b"{}\n" + data + b"{}"))) == [b"{}", *lines, b"{}"]
+    assert list(line_items(io.BytesIO(b"{}\n" + data + b"{}"))) == [b"{}", *lines, b"{}"]
 
 
 def test_lines_of_a_file_that_shrank():

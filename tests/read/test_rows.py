@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import RequestError, SampleError, ShardError
-from mmsieve.read import Layout, ReadOptions, Record, documents, json_items, layouts
+from mmsieve.read import Layout, ReadOptions, Record, documents, json_items, layouts, shards
 from mmsieve.read.captions import ImageTextParser
 from mmsieve.read.documents import UNREADABLE
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sample import Image, Text
 from mmsieve.sources import find_files
 from tests.helpers.shards import image, read, write_jsonl, write_parquet
@@ -235,7 +235,7 @@ def spans(path: Path, **options: Any) -> list[tuple[int, int | None]]:
     ],
 )
 def test_parquet_ranges_end_with_row_groups(tmp_path, monkeypatch, rows, group, expected):
-    monkeypatch.setattr(layouts, "ROWS", 10)
+    monkeypatch.setattr(shards, "ROWS", 10)
     columns = {
         "image": pa.array([JPEG] * rows, pa.binary()),
         "text": pa.array(["t"] * rows, pa.string()),
@@ -368,7 +368,7 @@ def test_lines_are_split_as_written(tmp_path_factory, lines, ends):
     expected = expected[:-1] if expected[-1] == b"" else expected
     options = ReadOptions(images=folder, layout="mmc4")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layouts, "ROWS", 4)
+        patch.setattr(shards, "ROWS", 4)
         patch.setattr(json_items, "_CHUNK", 7)
         patch.setattr(json_items, "_CHUNK", 5)
         found = []

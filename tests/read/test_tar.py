@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.read import ReadOptions
 from mmsieve.read import tar as tar_module
-from mmsieve.read.layouts import LayoutError, open_shard
+from mmsieve.read.layouts import LayoutError
+from mmsieve.read.shards import open_shard
 from mmsieve.read.tar import index_tar, read_records
 from mmsieve.sample import Image, Text
 from mmsieve.sources import Shard

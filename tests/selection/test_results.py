@@ -164,7 +164,6 @@ def test_a_folder_needs_the_items(tmp_path: Path) -> None:
     [
         ("res/ocr.jsonl", '{"idx": 0, "pred_response": "3"}\n{"idx": 1, "pre', "line 2: no JSON"),
         ("qas.json", '[{"idx": 0}, {"idx": 0}]', "the key '0' comes twice"),
-        ("qas.json", '[{"idx": 0}, 5]', "item 1 is no object"),
         ("qas.json", '[{"idx": 0}', "cut off"),
     ],
 )
@@ -174,3 +173,13 @@ def test_broken_files(name: str, text: str, message: str, tmp_path: Path) -> Non
     with pytest.raises(RequestError, match=message):
         pick(results, tmp_path / "keep", budget=1)
     assert not (tmp_path / "keep").exists()
+
+
+def test_an_item_that_can_not_be_read_is_named_and_never_chosen(tmp_path: Path) -> None:
+    results = write_results(tmp_path, items(0, 1), GOOD)
+    (tmp_path / "qas.json").write_text('\ufeff[{"idx": 0}, 5, {"idx": 1, "n": "\\ud83d"}, null]')
+    report = pick(results, tmp_path / "keep", budget=4, subset=tmp_path / "out.json")
+    assert "2 items can't be read; qas-000000001: JSON int, not an object" in report.summary()
+    decisions = read_decisions(tmp_path / "keep")
+    assert decisions["reason"].to_list() == [None, "no_rating", None, "no_rating"]
+    assert [item["idx"] for item in json.loads((tmp_path / "out.json").read_text())] == [0, 1]

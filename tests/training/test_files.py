@@ -14,12 +14,12 @@ import torch
 
 import mmsieve
 from mmsieve import RequestError, TrainOptions
-from mmsieve.generation.files import CAPTION_HEAD
+from mmsieve.generation.files import CAPTION_HEAD, LeftOut, read_entries
 from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.unifilter.model import load_classifier
 from mmsieve.synthetic.teacher import caption_group, document_group
 from mmsieve.training.data import LabelledRecord, parse_labelled
-from mmsieve.training.records import FileRecord, LeftOut, read_records, split_by_image
+from mmsieve.training.records import FileRecord, split_by_image
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def test_the_released_layout_trains(tmp_path):
     assert "16 records\n" in report.summary()
     assert "0 records held out, by image" in report.summary()
     assert (out / "left_out.jsonl").read_text() == ""
-    labels = [record.label for record in read_records(data, parse_labelled)]
+    labels = [record.label for record in read_entries(data, parse_labelled)]
     assert labels[3:5] == [1.0, 0.0]  # a str is a yes or a no, as in the published code
     row = mmsieve.load_model(str(out)).score(
         [caption_group(5, 0).sample(caption_group(5, 0).texts[0])]
@@ -144,7 +144,7 @@ def test_a_projector_trains_on_llava_captions(tmp_path):
         recipe(tmp_path), out=out, options=options(folder / "chat.json", images=folder)
     )
     assert "record 6: conversations" in report.summary()
-    found = list(read_records(folder / "chat.json", parse_labelled))
+    found = list(read_entries(folder / "chat.json", parse_labelled))
     assert isinstance(found[6], LeftOut)
     assert isinstance(found[0], LabelledRecord)
     assert found[0].label == 3

@@ -226,7 +226,7 @@ def refusal(capsys, words: list[str]) -> str:
         (["--images", "x"], "--images goes with --data"),
         (["--data", "missing.json"], "no such file"),
         (["--language-model", "x"], "starts from no language model"),
-        (["--start-from", "missing"], "no *.safetensors"),
+        (["--start-from", "missing"], "no model 'missing'"),
         (["--wandb"], "wandb: pip install wandb"),
     ],
 )

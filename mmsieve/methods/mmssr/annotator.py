@@ -113,7 +113,8 @@ class MmSSR(Annotator):
             columns += [(f"{name}_expected", pa.float32()) for name in self.capabilities]
         if styler is not None:
             columns.append(("styles", pa.list_(pa.string())))
-        columns += [("image_source", pa.string()), ("num_tokens", pa.int32())]
+        columns += [("image_source", pa.string())]
+        columns += [(name, pa.int32()) for name in ("num_images", "num_tokens")]
         self.schema = pa.schema(columns)
         self.models: tuple[OneVision, ...] = (scorer,)
         if styler is not None and styler.folder != scorer.folder:

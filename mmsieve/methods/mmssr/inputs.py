@@ -148,7 +148,8 @@ class RatingPreparer:
         try:
             return self._prepare(sample, source)
         except SampleError as error:
-            raise error.knowing({"image_source": source}) from error
+            known = {"image_source": source, "num_images": len(sample.images)}
+            raise error.knowing(known) from error
 
     def _prepare(self, sample: Sample, source: str | None) -> RatingItem:
         check_turns(sample)
@@ -203,7 +204,8 @@ def check_turns(sample: Sample) -> None:
     if marks > images:
         raise SampleError(Status.IMAGE_MISSING, f"{marks} {_MARK} in the text, {images} images")
     if marks < images:
-        message = f"{images} images, {marks} {_MARK} in the text to say where they stand"
+        fix = "" if marks else " (--images-first)"
+        message = f"{images} images, {marks} {_MARK} in the text to say where they stand{fix}"
         raise SampleError(Status.CONVERSATION_INVALID, message)
 
 

@@ -144,7 +144,12 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
     def compute(self, items: list[RatingItem]) -> list[Row | SampleError]:
         """The rows of a batch."""
         rows: list[Row] = [
-            {"image_source": item.image_source, "num_tokens": item.num_tokens} for item in items
+            {
+                "image_source": item.image_source,
+                "num_images": len(item.images),
+                "num_tokens": item.num_tokens,
+            }
+            for item in items
         ]
         problems: list[str | None] = [None] * len(items)
         for number, model in enumerate(self.models):
