@@ -31,7 +31,7 @@ from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions
 from mmsieve.methods.load import load_aitqe
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions, parse_record
-from mmsieve.read.layouts import open_shard
+from mmsieve.read.shards import open_shard
 from mmsieve.sample import Sample
 from mmsieve.sources import find_files
 

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
@@ -25,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.options import NotNegative, Options, Positive
+from mmsieve.sample import add_note
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """Height x width x 3, RGB, 0-255."""
@@ -38,7 +39,7 @@ class ImageFormat:
     """A format of image files, under one of its extensions."""
 
     extension: str
-    """Of files and of a tar's members; empty for what is decoded wherever bytes hold it, only."""
+    """Of files and of a tar's members."""
     decoders: tuple[str, ...] = ()
     """Pillow's names; none for a second extension."""
     magic: bytes = rb"(?!)"
@@ -52,16 +53,26 @@ FORMATS = (
     ImageFormat("webp", ("WEBP",), rb"RIFF.{4}WEBP"),
     ImageFormat("gif", ("GIF",), rb"GIF8"),
     ImageFormat("bmp", ("BMP", "DIB"), rb"BM"),
-    ImageFormat("tif", ("TIFF",), rb"II\*\0|MM\0\*"),
+    ImageFormat("tif", ("TIFF",), rb"II\*\0|MM\0\*|II\+\0|MM\0\+"),
     ImageFormat("tiff"),
-    ImageFormat("", ("PPM", "JPEG2000", "AVIF", "ICO")),
+    ImageFormat("avif", ("AVIF",), rb".{4}ftyp(avi[fs]|mif1|msf1)"),
+    ImageFormat("jp2", ("JPEG2000",), rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    ImageFormat("ppm", ("PPM",), rb"P[1-7fFy]\s|P0CMYK"),
+    ImageFormat("ico", ("ICO",), rb"\0\0\x01\0"),
+    ImageFormat("jfif"),
+    ImageFormat("jpe"),
+    ImageFormat("j2k"),
+    ImageFormat("jpx"),
+    ImageFormat("dib"),
+    *map(ImageFormat, ("pgm", "pbm", "pnm", "pfm")),
 )
-"""All that is read; of several images of a tar's key the first here is (webdataset's habit).
+"""All that is read: members of tars, files, bytes anywhere; of several images of a tar's key the
+first here is (webdataset's habit).
 
 Formats whose decoder runs another program (EPS) are not among them.
 """
 
-IMAGE_EXTENSIONS = tuple(known.extension for known in FORMATS if known.extension)
+IMAGE_EXTENSIONS = tuple(known.extension for known in FORMATS)
 
 MAX_PIXELS = 89_478_485
 """256 MiB as RGB, where Pillow starts to warn."""
@@ -80,6 +91,13 @@ class ImageLimits(Options):
     """Pages or frames that may be skipped to reach the one that is asked for."""
     min_side: NotNegative = 1
     """Shortest side in pixels: less is `image_too_small`, and left out of a document."""
+    convert_well: bool = field(default=False, repr=False)
+    """16-bit and float images scaled to 8 bits, transparent ones laid on white; the published code
+    clips the former and drops transparency, which can leave one flat colour (a run says so)."""
+
+    def __str__(self) -> str:
+        """What fingerprints have had from the first, and what was added where it is used."""
+        return repr(self) + (" convert_well" if self.convert_well else "")
 
 
 @dataclass(frozen=True)
@@ -129,7 +147,54 @@ def decode(
             if pixels is not None:
                 return pixels
         turned = ImageOps.exif_transpose(image) if orient else image
-        return np.asarray(turned.convert("RGB"))
+        return _to_rgb(turned, limits.convert_well)
+
+
+FLAT = "16-bit, float or transparent: as RGB one flat colour (--convert-well)"
+_MOST_FLAT = 0.99
+"""Share of the pixels of one colour, from which on an image shows nothing."""
+
+
+def _to_rgb(image: Image.Image, well: bool) -> Pixels:
+    """The pixels by Pillow's own conversion, or `well`; notes an image that the former empties."""
+    has_alpha = image.has_transparency_data
+    if not has_alpha and image.mode[0] not in "IF":
+        return np.asarray(image.convert("RGB"))
+    better = _laid_on_white if has_alpha else _scaled
+    if well:
+        return better(image)
+    plain = np.asarray(image.convert("RGB"))
+    if _is_flat(plain) and not _is_flat(better(image)):
+        add_note(FLAT)
+    return plain
+
+
+def _laid_on_white(image: Image.Image) -> Pixels:
+    layers = image.convert("RGBA")
+    white = Image.new("RGBA", layers.size, "white")
+    return np.asarray(Image.alpha_composite(white, layers).convert("RGB"))
+
+
+def _scaled(image: Image.Image) -> Pixels:
+    """Grey values of 16 or 32 bits or floats as 8 bits: 0-65535 and 0-1 as such, others stretched
+    between their extremes."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 1 and image.mode == "F":
+        low, high = 0.0, 1.0
+    elif low >= 0 and 255 < high <= 65535:
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 255:
+        low, high = 0.0, 255.0
+    grey = np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _is_flat(pixels: Pixels) -> bool:
+    """Whether nearly all pixels have the colour of the brightest or the darkest corner of RGB."""
+    plain = pixels.reshape(-1, 3)
+    share = max(float((plain == value).all(axis=1).mean()) for value in (0, 255))
+    return share >= _MOST_FLAT
 
 
 _squares: WeakValueDictionary[Any, Pixels] = WeakValueDictionary()
@@ -202,7 +267,8 @@ def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Imag
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            file = io.BytesIO(_without_texts(data))
+            with Image.open(file, formats=_formats()) as image:
                 if frame >= limits.max_frames:
                     raise _too_large(f"frame {frame}, the limit is {limits.max_frames}")
                 if frame:
@@ -221,6 +287,29 @@ def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Imag
             raise SampleError(Status.IMAGE_UNDECODABLE, message) from error
         except Exception as error:  # decoders fail in many ways on hostile bytes
             raise SampleError(Status.IMAGE_UNDECODABLE, f"{error or type(error)}") from error
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_ORIENTATION = b"XML:com.adobe.xmp\0\0"
+_MOST_TEXT = 1 << 20
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG file without texts and colour profile, which no pixel depends on and which may be too
+    large, or damaged, for a decoder that reads all before it gives the pixels."""
+    if not data.startswith(_PNG):
+        return data
+    kept = [_PNG]
+    start = len(_PNG)
+    while start + 12 <= len(data):
+        size, kind = int.from_bytes(data[start : start + 4]), data[start + 4 : start + 8]
+        stop = start + 12 + size
+        turns = size < _MOST_TEXT and data.startswith(_ORIENTATION, start + 8)
+        if kind not in _TEXTS or turns:
+            kept.append(data[start:stop])
+        start = stop
+    return b"".join([*kept, data[start:]]) if sum(map(len, kept)) < start else data
 
 
 @cache

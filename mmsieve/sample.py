@@ -1,6 +1,8 @@
 """Sample: an ordered run of text and undecoded images, with a key and its metadata."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -23,6 +25,8 @@ class Image:
 
     data: bytes = field(repr=False)
     frame: int = 0
+    problem: str = field(default="", compare=False)
+    """Why there are no bytes, where that is known."""
 
 
 Part: TypeAlias = Text | Image
@@ -80,6 +84,27 @@ class Sample:
         """An instruction sample: its images in the order of their `<image>`, and its turns."""
         parts = tuple(_image(image) for image in images)
         return cls(key, parts, "instruction", metadata or {}, tuple(turns))
+
+
+_notes: ContextVar[set[str] | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def collect_notes() -> Iterator[set[str]]:
+    """What `add_note` is told inside the block, in this thread: oddities that cost no sample."""
+    found: set[str] = set()
+    token = _notes.set(found)
+    try:
+        yield found
+    finally:
+        _notes.reset(token)
+
+
+def add_note(text: str) -> None:
+    """Say something about the sample that is being read or prepared, to be counted by the run."""
+    found = _notes.get()
+    if found is not None:
+        found.add(text)
 
 
 def _image(image: bytes | str | PathLike[str]) -> Image:

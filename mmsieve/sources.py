@@ -1,22 +1,29 @@
 """SOURCE strings -> shards: paths, globs, brace patterns, folders and fsspec URLs."""
 
+import bz2
+import gzip
+import lzma
 import os
 import posixpath
 import re
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.manifests import Listed, read_manifest
 
 # Finding files through fsspec, with errors that say the fix
@@ -89,9 +96,23 @@ def path_of(url: str) -> str:
     return re.split("[?#]", rest)[0] if protocol in ("http", "https") else rest
 
 
+def split_name(url: str) -> tuple[str, str]:
+    """The name of a file without its suffix, and the suffix as it stands there: `.tar.gz` too."""
+    path = PurePosixPath(path_of(url))
+    if url.endswith("/"):
+        return path.name, ""
+    inner = path.with_suffix("").suffix if path.suffix.lower() in _PACKINGS else ""
+    stem = path.name[: len(path.name) - len(inner + path.suffix)]
+    return stem, inner + path.suffix
+
+
 def suffix_of(url: str) -> str:
-    """The suffix of a file's name in lower case, with its dot."""
-    return PurePosixPath(path_of(url)).suffix.lower()
+    """The suffix of a file's name in lower case, with its dot: of what a compressed one holds."""
+    if url.endswith("/"):
+        return FOLDER
+    suffix = split_name(url)[1].lower()
+    first, dot, _ = suffix[1:].partition(".")
+    return ".tar" if suffix in _TARBALLS else f".{first}" if dot else suffix
 
 
 def one_line(error: BaseException) -> str:
@@ -157,11 +178,18 @@ def _url(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
 # Shards
 
 TAR = (".tar",)
-RANGED = (".parquet", ".jsonl")
-LISTS = (".json",)
-"""Beside tars, or files of RANGED, a JSON file is a sidecar: statistics, a hub's data card."""
+RANGED = (".parquet", ".jsonl", ".arrow")
+LISTS = (".json", ".csv", ".tsv")
+"""Beside tars, or files of RANGED, these are sidecars: statistics, a hub's data card."""
+FOLDER = "/"
+"""In the place of a suffix: a folder of image files with texts of the same names beside them."""
+TEXTS = (".txt", ".caption")
+"""Suffixes of texts beside image files."""
 _READ = TAR + RANGED + LISTS
-_PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
+_PACKINGS = (".gz", ".zst", ".bz2", ".xz")
+_TARBALLS = (".tgz", ".tbz2", ".txz", ".tzst")
+_CACHE = re.compile(r"cache-[^/]*\.arrow")
+"""What `datasets` leaves beside the data of a folder that it saved."""
 _MOST_PATTERNS = 1_000_000
 
 
@@ -189,13 +217,19 @@ class Shard:
 
     @property
     def suffix(self) -> str:
-        """The file's suffix in lower case, with its dot."""
+        """The file's suffix in lower case, with its dot; of a compressed one that of its content,
+        of a folder FOLDER."""
         return suffix_of(self.url)
 
     @property
     def stem(self) -> str:
         """The file's name without its suffix."""
-        return PurePosixPath(path_of(self.url)).stem
+        return split_name(self.url)[0]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the file has to be unpacked before anything in it can be found."""
+        return split_name(self.url)[1].lower().endswith((*_PACKINGS, *_TARBALLS))
 
 
 @dataclass(frozen=True)
@@ -226,10 +260,11 @@ def find_files(sources: Sequence[str]) -> Sources:
 
 @contextmanager
 def local_path(shard: Shard) -> Iterator[str]:
-    """A local path of the shard's file; a remote file is copied for as long as it is needed."""
+    """A local path of the shard's file; a remote or compressed one is copied while it is needed."""
     filesystem, path = open_filesystem(shard.url)
     if is_local(filesystem):
-        yield path
+        with unpacked(path) as content:
+            yield content
         return
     with TemporaryDirectory(prefix="mmsieve-") as folder:
         copy = posixpath.join(folder, "shard" + shard.suffix)
@@ -237,7 +272,48 @@ def local_path(shard: Shard) -> Iterator[str]:
             filesystem.get_file(path, copy)
         except Exception as error:  # every fsspec backend has errors of its own
             raise ShardError(f"can't be fetched: {one_line(error)}") from error
-        yield copy
+        with unpacked(copy) as content:
+            yield content
+
+
+_PACKED: dict[bytes, Callable[[str], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+    b"\x28\xb5\x2f\xfd": partial(pa.input_stream, compression="zstd"),
+}
+"""How a file begins -> what opens it."""
+_CHUNK = 1 << 20
+_MOST_EXPANSION = 100
+_ALWAYS = 1 << 28
+
+
+@contextmanager
+def unpacked(path: str) -> Iterator[str]:
+    """A path of a file's content: of a compressed one, by its first bytes, a temporary copy.
+
+    Members and lines are found again by their place, which needs a file. It may be as large as
+    _MOST_EXPANSION times the compressed one (or _ALWAYS): beyond, it is made to fill the disk.
+    Raises ShardError.
+    """
+    with Path(path).open("rb") as file:
+        begin = file.read(8)
+    opener = next((open_ for magic, open_ in _PACKED.items() if begin.startswith(magic)), None)
+    if opener is None:
+        yield path
+        return
+    most = left = max(_ALWAYS, _MOST_EXPANSION * Path(path).stat().st_size)
+    with TemporaryDirectory(prefix="mmsieve-") as folder:
+        copy = Path(folder, "content")
+        try:
+            with opener(path) as content, copy.open("wb") as out:
+                while chunk := content.read(_CHUNK):
+                    left -= out.write(chunk)
+                    if left < 0:
+                        raise ShardError(f"compressed: expands to more than {most} bytes")
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+            raise ShardError(f"compressed, can't be unpacked: {one_line(error)}") from error
+        yield str(copy)
 
 
 def _expand(source: str, notes: list[str]) -> dict[str, int]:
@@ -281,20 +357,48 @@ def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
     if not listing.searched:
         for url in files:
             if suffix_of(url) not in _READ:
-                fix = "; unpack it first" if suffix_of(url) in _PACKED else ""
+                fix = "; unpack it first" if url.lower().endswith(".zip") else ""
                 raise RequestError(f"{url}: not a file that is read ({', '.join(_READ)}){fix}")
         return files
-    kept: dict[str, int] = {}
-    for suffixes in (TAR, RANGED, LISTS):
-        kept = kept or {url: size for url, size in files.items() if suffix_of(url) in suffixes}
-    if not kept:
-        raise RequestError(f"{pattern}: nothing there that is read ({', '.join(_READ)})")
-    left = Counter(suffix_of(url) or "no suffix" for url in files if url not in kept)
+    kept = {url: size for url, size in files.items() if suffix_of(url) in TAR}
+    of_pairs = {} if kept else _folders_of_pairs(files)
+    for suffixes in (RANGED, LISTS) if not of_pairs else ():
+        kept = kept or {u: size for u, size in files.items() if suffix_of(u) in suffixes}
+    kept = {url: size for url, size in kept.items() if not _CACHE.fullmatch(url.rpartition("/")[2])}
+    if not kept and not of_pairs:
+        captions = "NAME.txt beside each, metadata.csv, metadata.jsonl or metadata.parquet"
+        fix = f"; its images have no captions ({captions})" if any(map(_is_image, files)) else ""
+        raise RequestError(f"{pattern}: nothing there that is read ({', '.join(_READ)}){fix}")
+    read = kept.keys() | {url for url in files if url.rpartition("/")[0] + "/" in of_pairs}
+    if any(split_name(url)[0] == "metadata" for url in kept):  # of the images beside it
+        read |= set(filter(_is_image, files))
+    left = Counter(suffix_of(url) or "no suffix" for url in files if url not in read)
     left.update({"links to folders": listing.linked_folders} if listing.linked_folders else {})
     if left:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left.items()))
         notes.append(f"{pattern}: left alone beside the shards: {kinds}")
-    return kept
+    return kept or of_pairs
+
+
+def _folders_of_pairs(files: dict[str, int]) -> dict[str, int]:
+    """The folders in which image files have a text of the same name beside them -> all bytes."""
+    images: set[str] = set()
+    texts: set[str] = set()
+    sizes: dict[str, int] = {}
+    for url, size in files.items():
+        folder = url.rpartition("/")[0] + "/"
+        sizes[folder] = sizes.get(folder, 0) + size
+        stem, suffix = split_name(url)
+        if suffix.lower() in TEXTS:
+            texts.add(folder + stem)
+        elif _is_image(url):
+            images.add(folder + stem)
+    found = {name.rpartition("/")[0] + "/" for name in texts & images}
+    return {folder: size for folder, size in sorted(sizes.items()) if folder in found}
+
+
+def _is_image(url: str) -> bool:
+    return suffix_of(url)[1:] in IMAGE_EXTENSIONS
 
 
 def name_shards(urls: dict[str, int]) -> Iterator[Shard]:
@@ -304,8 +408,7 @@ def name_shards(urls: dict[str, int]) -> Iterator[Shard]:
     base = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, folders))
     seen: dict[tuple[str, bool], str] = {}
     for url, parts in paths.items():
-        relative = "/".join(parts[base:])
-        name = relative[: -len(suffix_of(url))]
+        name = "/".join([*parts[base:-1], split_name(url)[0]])
         other = seen.setdefault((name, suffix_of(url) in TAR), url)
         if other != url:
             raise RequestError(f"{other} and {url} would share a table: rename one")

@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 125
+MOST_FILES = 136
 """Python files, __init__.py apart."""
-MOST_LINES = 26_500
+MOST_LINES = 28_200
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -110,8 +110,9 @@ def test_class_names_are_used_once():
 FLOORS = (
     ("errors",),
     ("manifests",),
-    ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
-    ("images", "reports"),
+    ("sample", "labels", "options", "outputs", "devices", "progress"),
+    ("images",),
+    ("sources", "reports"),
     ("clients", "read", "tables"),
     ("decisions", "engine"),
     ("methods",),

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.images import ImageLimits, ImageSpec, decode, fit
+from mmsieve.images import FLAT, IMAGE_EXTENSIONS, ImageLimits, ImageSpec, decode, extension_of, fit
+from mmsieve.sample import collect_notes
 from tests.helpers.tiny import picture
 
 LIMITS = ImageLimits()
@@ -256,3 +257,88 @@ def test_the_exact_path_needs_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "extension"),
+    [
+        ("AVIF", "avif"),
+        ("JPEG2000", "jp2"),
+        ("PPM", "ppm"),
+        ("ICO", "ico"),
+        ("JPEG", "jpg"),
+        ("WEBP", "webp"),
+    ],
+)
+def test_what_is_decoded_has_an_extension(kind, extension):
+    data = encode(Image.new("RGB", (32, 32), "red"), kind)
+    assert extension_of(data) == extension in IMAGE_EXTENSIONS
+    assert decode(data, ImageLimits()).shape == (32, 32, 3)
+
+
+def test_a_big_tiff_is_a_tiff():
+    assert extension_of(encode(Image.new("L", (9, 9)), "TIFF", big_tiff=True)) == "tif"
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    crc = zlib.crc32(kind + data).to_bytes(4, "big")
+    return len(data).to_bytes(4, "big") + kind + data + crc
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 2_000_000)),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"<x/>" * 500_000))
+        + chunk(b"tEXt", b"p\0" + b"x" * 2_000_000),
+        chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2_000_000))),
+        chunk(b"tEXt", b"a\0b")[:-4] + b"\0\0\0\0",
+        b"".join(chunk(b"tEXt", b"k%d\0" % n + b"x" * 999_999) for n in range(70)),
+    ],
+)
+def test_texts_in_a_png_do_not_cost_its_pixels(extra):
+    plain = encode(Image.new("RGB", (8, 9), "red"), "PNG")
+    pixels = decode(plain[:33] + extra + plain[33:], ImageLimits())
+    assert (pixels == decode(plain, ImageLimits())).all()
+
+
+def ramp() -> np.ndarray:
+    return np.linspace(0, 65535, 64 * 64).reshape(64, 64)
+
+
+def hidden() -> Image.Image:
+    """Black words on nothing."""
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (10, 10, 30, 30))
+    return image
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(Image.fromarray(ramp().astype(np.uint16)), "PNG"),
+        encode(Image.fromarray((ramp() / 65535).astype(np.float32)), "TIFF"),
+        encode(Image.fromarray((ramp() - 9).astype(np.float32)), "TIFF"),
+        encode(hidden(), "PNG"),
+    ],
+)
+def test_what_conversion_empties_is_noted_and_can_be_converted_well(data):
+    with collect_notes() as notes:
+        plain = decode(data, ImageLimits())
+    assert notes == {FLAT} and len(np.unique(plain)) <= 32
+    with collect_notes() as notes:
+        well = decode(data, ImageLimits(convert_well=True))
+    assert not notes and well.min() == 0 and well.max() == 255
+
+
+def test_usual_images_are_not_noted():
+    kinds = [("RGB", "white"), ("L", 255), ("RGBA", (255, 0, 0, 255)), ("P", 3), ("I;16", 9)]
+    for mode, colour in kinds:
+        with collect_notes() as notes:
+            decode(encode(Image.new(mode, (9, 9), colour), "PNG"), ImageLimits())
+        assert not notes
+
+
+def test_options_that_change_pixels_are_in_the_fingerprint():
+    usual, well = ImageLimits(), ImageLimits(convert_well=True)
+    assert "convert_well" not in str(usual) and str(well) != str(usual)

@@ -13,7 +13,7 @@ import pytest
 from mmsieve import sources
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.read import ReadOptions
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sources import Shard, find_files, local_path, take_part
 from tests.helpers.shards import (
     captions,
@@ -186,15 +186,15 @@ def test_pipes_are_no_files(folder):
         ("nothing.tar", "no such file"),
         ("nothing", "no such file"),
         ("cc/00000.tar/x.tar", "no such file"),
-        ("cc/*.zip", "nothing there that is read (.tar, .parquet, .jsonl, .json)"),
+        ("cc/*.zip", "nothing there that is read (.tar, .parquet, .jsonl, .arrow"),
         ("empty", "nothing there that is read"),
-        ("cc/notes.txt", "not a file that is read (.tar, .parquet, .jsonl, .json)"),
-        ("packed.tar.gz", "unpack it first"),
+        ("cc/notes.txt", "not a file that is read (.tar, .parquet, .jsonl, .arrow"),
+        ("packed.zip", "unpack it first"),
     ],
 )
 def test_sources_that_name_nothing_readable(folder, pattern, message):
     (folder / "empty").mkdir()
-    touch(folder / "packed.tar.gz")
+    touch(folder / "packed.zip")
     touch(folder / "cc/notes.txt")
     assert message in refused(folder / pattern)
 

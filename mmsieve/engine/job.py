@@ -60,6 +60,8 @@ class ShardReport:
     statuses: dict[str, int] = field(default_factory=dict)
     problem: str | None = None
     """Why the shard failed, or why its table is incomplete."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """What was odd about samples and cost them nothing -> how many of them."""
     details: str | None = None
     """The traceback, where the problem was not foreseen."""
 
@@ -150,6 +152,7 @@ class _Rows:
         self.count: int | None = None
         self.error: Exception | None = None
         self.rows: list[dict[str, Any]] = []
+        self.notes: Counter[str] = Counter()
         self._missing: set[int] = set()
         self._advance = advance
 
@@ -164,6 +167,7 @@ class _Rows:
             else:
                 index = len(self.rows)
                 self._missing.add(index)
+                self.notes.update(event.notes)
                 row = {"key": event.key, "shard": self.shard.name, "uid": event.uid}
                 known = {} if event.metadata is None else {"metadata": event.metadata}
                 self.rows.append(row | known)
@@ -223,4 +227,10 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
         return ShardReport(shard=shard.name, problem=message, details=details)
     statuses = dict(Counter(row["status"] for row in rows.rows))
     problem = None if problem is None else f"incomplete: {problem}"
-    return ShardReport(shard=shard.name, rows=len(rows.rows), statuses=statuses, problem=problem)
+    return ShardReport(
+        shard=shard.name,
+        rows=len(rows.rows),
+        statuses=statuses,
+        problem=problem,
+        notes=dict(rows.notes),
+    )

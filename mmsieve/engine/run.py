@@ -22,7 +22,7 @@ from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptio
 from mmsieve.outputs import check_folder, is_same_request, made_otherwise, make_folder
 from mmsieve.progress import Advance, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, count_words, timed
 from mmsieve.sources import Shard, find_files, take_part
 
@@ -186,6 +186,8 @@ def _is_done(job: ShardJob, shard: Shard) -> bool:
 
 def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunReport:
     statuses: Counter[str] = sum((Counter(report.statuses) for report in reports), Counter())
+    odd: Counter[str] = sum((Counter(report.notes) for report in reports), Counter())
+    notes = [*notes, *(f"{count} samples: {what}" for what, count in sorted(odd.items()))]
     return RunReport(
         out=out,
         shards=len(reports),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import connection
 from queue import Full, Queue
@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 from mmsieve.engine.annotator import Preparer
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.read import Parse, ReadOptions, Record, SampleLimits, parse_record
-from mmsieve.read.layouts import open_shard
+from mmsieve.read.shards import open_shard
+from mmsieve.sample import collect_notes
 from mmsieve.sources import Shard, one_line
 
 _CHUNK_RECORDS = 32
@@ -35,6 +36,8 @@ class Prepared:
     problem: SampleError | None = None
     uid: str | None = None
     metadata: str | None = None
+    notes: tuple[str, ...] = ()
+    """Oddities that cost it nothing, to be counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,11 @@ class Preparation:
         return [self._run_one(parse, record) for record in records]
 
     def _run_one(self, parse: Parse, record: Record) -> Prepared:
+        with collect_notes() as notes:
+            prepared = self._prepare(parse, record)
+        return replace(prepared, notes=tuple(sorted(notes))) if notes else prepared
+
+    def _prepare(self, parse: Parse, record: Record) -> Prepared:
         uid = metadata = None
         try:
             with _time_limit(self.limits.sample_timeout):

@@ -24,7 +24,7 @@ from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.images import extension_of
 from mmsieve.read import ReadOptions, Record, parse_record
 from mmsieve.read.json_items import parse_object
-from mmsieve.read.layouts import open_shard
+from mmsieve.read.shards import open_shard
 from mmsieve.read.tar import BLOCK, TarGroup, index_tar
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import TAR, Shard, local_path

@@ -33,7 +33,7 @@ from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.labels import POSITIVE
 from mmsieve.outputs import write_atomically
 from mmsieve.read import ImageFolder, Parse, ReadOptions, Record, parse_record
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_of
 

@@ -5,7 +5,6 @@ Torch is imported only by what computes: the processes that prepare samples impo
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain, pairwise
@@ -108,13 +107,22 @@ def caption_image(sample: Sample) -> Image:
 def read_usable(images: Sequence[Image], read: Callable[[Image], T]) -> tuple[list[T], int]:
     """What is read of the images, and how many can't be used; raises SampleError where none can."""
     usable: list[T] = []
+    first = ""
     for image in images:
-        with suppress(SampleError):
+        try:
             usable.append(read(image))
+        except SampleError as error:
+            first = first or image.problem or str(error)
     skipped = len(images) - len(usable)
     if not usable:
-        raise SampleError(Status.NO_USABLE_IMAGE, f"{skipped} images, none of them usable")
+        raise no_usable_image(skipped, first)
     return usable, skipped
+
+
+def no_usable_image(count: int, first: str) -> SampleError:
+    """The reason of a document that shows nothing: how many images it has, why of the first."""
+    why = f": {first}" if first else ""
+    return SampleError(Status.NO_USABLE_IMAGE, f"{count} images, none of them usable{why}")
 
 
 def quality_row(item: Any, score: float, **more: Any) -> Row | SampleError:

@@ -17,6 +17,8 @@ from mmsieve.options import AboveZero, Options, Positive
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import one_line
 
+BROKEN_JSON = "its json is no JSON object: taken as no metadata"
+"""Note on a pair whose json costs it nothing."""
 MAX_BYTES = 1 << 30
 """Size of a member, line or image file beyond which it isn't read: it has to fit in memory."""
 
@@ -42,9 +44,11 @@ class ReadOptions:
     images: Path | None = None
     """Folder that the image paths of JSON, JSONL and Parquet files are relative to."""
     image_column: str | None = None
-    """Parquet column that holds the images."""
+    """Column, field or tar member that holds the images; by default the first usual one."""
     text_column: str | None = None
-    """Parquet column that holds the captions."""
+    """That of the captions: also json:caption (a field inside it) or captions[1] (the second)."""
+    key_column: str | None = None
+    """Column or field of keys; rows that share one are then duplicates."""
     images_first: Annotated[bool, Parameter(negative="")] = False
     """Of an instruction item without `<image>` in its text, show the images before the first
     question; by default so only in layouts without such marks."""
@@ -53,6 +57,8 @@ class ReadOptions:
     image's path; by default image_source, data_source or path:1."""
     images_only: Annotated[bool, Parameter(parse=False)] = False
     """Set by callers to whom texts are nothing: a Parquet file needs no column of them."""
+    needs_text: Annotated[bool, Parameter(parse=False)] = False
+    """Set by callers to whom an empty caption, or a word for a missing one, is no sample."""
     kinds: Annotated[tuple[Kind, ...] | None, Parameter(parse=False)] = None
     """Set by callers who can do with samples of some kinds only."""
 

@@ -41,6 +41,14 @@ def image_path(value: Any) -> str | None:
     return None if "://" in path or _BASE64.fullmatch(value) else path
 
 
+def is_address(value: Any) -> bool:
+    """Whether an image is somewhere on the web."""
+    if isinstance(value, Mapping):
+        value = None if isinstance(value.get("bytes"), bytes) else value.get("path")
+    is_text = isinstance(value, str) and not value.startswith((_DATA, _FILE))
+    return is_text and "://" in value
+
+
 def image_bytes(value: Any, read: Callable[[str], bytes] | None) -> bytes:
     """The file of an image: given as it is, in base64, or as a path that `read` reads.
 

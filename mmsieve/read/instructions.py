@@ -6,7 +6,7 @@ An item has turns in one of the forms of `mmsieve.read.conversations`, its image
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,8 +19,8 @@ from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.read import ImageFolder, ReadOptions, Record
 from mmsieve.read.conversations import LISTS, PAIRS, TURNS, Dialogue, form_names
 from mmsieve.read.image_values import image_bytes, image_path, image_values
-from mmsieve.read.json_items import numbered, parse_json, parse_object
-from mmsieve.read.parquet import holds_bytes, is_image, json_value, names_paths, pick
+from mmsieve.read.json_items import parse_json
+from mmsieve.read.parquet import holds_bytes, is_image, json_value, pick
 from mmsieve.sample import Sample, Text
 
 _BASE64 = "image_base64_str"
@@ -107,25 +107,15 @@ def _name(item: Mapping[str, Any], fields: tuple[str, ...]) -> str | None:
     return None
 
 
-def names_image_files(item: Mapping[str, Any]) -> bool:
-    """Whether an item's images are files elsewhere, to be found with --images."""
-    dialogue = Dialogue(image_values(item, IMAGES))
+def image_slots(item: Mapping[str, Any], options: ReadOptions) -> list[Any]:
+    """The values that stand for an item's images."""
+    names = IMAGES if options.image_column is None else (options.image_column,)
+    dialogue = Dialogue(image_values(item, names))
     try:
         dialogue.read(item)
     except SampleError:
-        return False
-    return any(image_path(image) is not None for image in dialogue.images)
-
-
-def read_items(items: Iterable[bytes], start: int, stop: int, stem: str) -> Iterator[Record]:
-    """Items `start` to `stop` (one past it), parsed here and not in a worker: the key is inside."""
-    for number, data, problem in numbered(items, start, stop):
-        fields: dict[str, Any] = {}
-        try:
-            fields = fields if problem else parse_object(data)
-        except SampleError as error:
-            problem = error
-        yield Record(item_key(fields, stem, number), fields, problem)
+        return []
+    return dialogue.images
 
 
 Finish: TypeAlias = Callable[[Sample], Sample]
@@ -185,9 +175,6 @@ class InstructionParser:
 class InstructionRowParser(InstructionParser):
     """Row of a Parquet file -> instruction sample."""
 
-    repeats_keys = True
-    """Its keys are what a column says: a row is known by its place."""
-
     def __init__(
         self, types: dict[str, pa.DataType], options: ReadOptions, finish: Finish | None = None
     ) -> None:
@@ -197,9 +184,6 @@ class InstructionRowParser(InstructionParser):
         names = tuple(name for name in IMAGES if name in types and is_image(types[name]))
         if options.image_column is not None:
             names = (pick(types, options.image_column, (), "image", is_image),)
-        paths = [name for name in names if name != _BASE64 and names_paths(types[name])]
-        if options.images is None and paths:
-            raise RequestError(f"column {paths[0]} has paths: say with --images DIR where they are")
         super().__init__(options, names, finish)
         self.columns = [n for n, type_ in types.items() if n in names or not holds_bytes(type_)]
         """What is read: other columns of bytes are no metadata, and may be large."""

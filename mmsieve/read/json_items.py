@@ -8,13 +8,13 @@ item is dropped.
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmsieve.errors import SampleError, ShardError, Status
-from mmsieve.read import MAX_BYTES
+from mmsieve.read import MAX_BYTES, Record
 from mmsieve.sources import one_line
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -167,6 +167,23 @@ def numbered(
         number += 1
     if number != stop:
         raise ShardError(f"item {number} follows where {stop} was expected: the file has changed")
+
+
+def read_objects(
+    items: Iterable[bytes],
+    start: int,
+    stop: int,
+    stem: str,
+    key_of: Callable[[Mapping[str, Any], str, int], str],
+) -> Iterator[Record]:
+    """Items `start` to `stop` (one past it), parsed here and not in a worker: the key is inside."""
+    for number, data, problem in numbered(items, start, stop):
+        fields: dict[str, Any] = {}
+        try:
+            fields = fields if problem else parse_object(data)
+        except SampleError as error:
+            problem = error
+        yield Record(key_of(fields, stem, number), fields, problem)
 
 
 class _Window:

@@ -1,45 +1,41 @@
-"""Layouts: which one a file is in, the shards that it becomes, and the reader of a shard.
+"""Layouts: the list of those that are read, and which one a file is in.
 
-A reader works in two steps, so that parsing runs in worker processes: records (raw bytes, in the
-order of the file) and `parse` (record -> sample, or the reason why there is none). A tar is a
-shard; a file of rows becomes shards of about 4,096, so that a large one is resumable and parallel.
+A layout's knowledge stands in one module of this package and in one row of the list.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeVar
+from typing import Any, BinaryIO, TypeAlias
 
-import fsspec
 import pyarrow as pa
 
-from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError
+from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.read import (
     Parse,
     ReadOptions,
     Record,
-    ShardReader,
     captions,
     conversations,
+    csv_items,
     documents,
     instructions,
     json_items,
     parquet,
-    tar,
 )
+from mmsieve.read.columns import parse_column
+from mmsieve.read.image_values import image_path, is_address
 from mmsieve.sample import Kind
-from mmsieve.sources import TAR, Shard, check_names, local_path, one_line
+from mmsieve.sources import FOLDER, TAR
 
-T = TypeVar("T")
-ROWS = 4096
-"""Of a shard."""
-_PROBE = 64
-"""Records that are looked at to recognise a layout."""
-_JSON = (".jsonl", ".json")
-_PARQUET = (".parquet",)
+_LOOKED_AT = 4096
+"""Items that are looked at where the first ones don't tell."""
+PROBE = 64
+"""Records that are looked at to recognise a layout, and as many again where those don't tell."""
+JSON = (".jsonl", ".json")
+TABLES = (".parquet", ".arrow")
 
 
 @dataclass(frozen=True)
@@ -50,9 +46,13 @@ class ItemReader:
     """Of raw items, the number of the first and one past the last, and the file's stem."""
     parser: Callable[[ReadOptions], Parse]
     """Raises RequestError where it can't do without what isn't there, as a folder of images."""
+    suffixes: tuple[str, ...] = JSON
 
 
-RowParser: TypeAlias = captions.ImageTextParser | instructions.InstructionRowParser
+RowParser: TypeAlias = (
+    captions.ImageTextParser | documents.DocumentRowParser | instructions.InstructionRowParser
+)
+RowFile: TypeAlias = parquet.ParquetRows | parquet.ArrowRows
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,16 @@ class LayoutReader:
     looks_right: Callable[[Mapping[str, Any]], bool]
     """Whether a record is in it: a tar's members, a JSON item, a Parquet file's column types."""
     tar: Callable[[ReadOptions], Parse] | None = None
+    in_folders: bool = False
+    """Whether files of a folder, grouped by name, are read as a tar's members are."""
     items: ItemReader | None = None
     rows: Callable[[dict[str, pa.DataType], ReadOptions], RowParser] | None = None
     all_look_so: bool = False
     """Whether not one, but each item that is looked at must look right: they could be another's."""
+    images: Callable[[Mapping[str, Any], ReadOptions], list[Any]] = lambda item, options: []
+    """The values that stand for an item's or a row's images."""
+    repeats_keys: bool = False
+    """Whether several items may have one key: where not, all but the first get their place's."""
 
     def is_of(self, items: Sequence[Mapping[str, Any]]) -> bool:
         """Whether items, some of which may be broken and so empty, look right."""
@@ -76,21 +82,40 @@ class LayoutReader:
     @property
     def suffixes(self) -> tuple[str, ...]:
         """The suffixes of its files."""
-        known = ((self.tar, TAR), (self.items, _JSON), (self.rows, _PARQUET))
+        of_items = self.items.suffixes if self.items else ()
+        known = (
+            (self.tar, TAR),
+            (self.in_folders, (FOLDER,)),
+            (self.items, of_items),
+            (self.rows, TABLES),
+        )
         return tuple(suffix for way, suffixes in known if way for suffix in suffixes)
 
 
+def _objects(key_of: Callable[[Mapping[str, Any], str, int], str], parser: Any) -> ItemReader:
+    return ItemReader(partial(json_items.read_objects, key_of=key_of), parser)
+
+
+_CAPTION_ITEMS = replace(
+    _objects(captions.item_key, captions.CaptionItemParser), suffixes=(*JSON, *csv_items.CSV)
+)
+
 LAYOUTS: dict[str, LayoutReader] = {
-    "documents": LayoutReader(("document",), documents.looks_right, tar=lambda _: documents.parse),
-    "captions": LayoutReader(("caption",), captions.looks_right, tar=lambda _: captions.parse),
+    "documents": LayoutReader(
+        ("document",),
+        documents.looks_right,
+        tar=lambda _: documents.parse,
+        items=_objects(documents.item_key, documents.DocumentItemParser),
+        rows=documents.DocumentRowParser,
+        images=documents.image_slots,
+    ),
     "instructions": LayoutReader(
         ("instruction",),
         instructions.looks_right,
-        items=ItemReader(instructions.read_items, instructions.InstructionParser),
+        items=_objects(instructions.item_key, instructions.InstructionParser),
         rows=instructions.InstructionRowParser,
-    ),
-    "instruction-tar": LayoutReader(
-        ("instruction",), instructions.tar_looks_right, tar=instructions.InstructionTarParser
+        images=instructions.image_slots,
+        repeats_keys=True,
     ),
     "mmc4": LayoutReader(
         ("document",),
@@ -98,22 +123,41 @@ LAYOUTS: dict[str, LayoutReader] = {
         items=ItemReader(
             documents.read_lines, lambda options: documents.Mmc4Parser(options.images)
         ),
-    ),
-    "image-parquet": LayoutReader(
-        ("caption", "document"), captions.has_columns, rows=captions.ImageTextParser
+        images=documents.image_slots,
     ),
     "question-answer": LayoutReader(
         ("instruction",),
         instructions.looks_like_pairs,
-        items=ItemReader(instructions.read_items, instructions.InstructionParser),
+        items=_objects(instructions.item_key, instructions.InstructionParser),
         rows=instructions.InstructionRowParser,
+        images=instructions.image_slots,
+        repeats_keys=True,
+    ),
+    "captions": LayoutReader(
+        ("caption", "document"),
+        captions.looks_right,
+        tar=captions.MemberParser,
+        in_folders=True,
+        items=_CAPTION_ITEMS,
+        images=captions.image_slots,
+    ),
+    "image-parquet": LayoutReader(
+        ("caption", "document"),
+        captions.has_columns,
+        rows=captions.ImageTextParser,
+        images=captions.image_slots,
+    ),
+    "instruction-tar": LayoutReader(
+        ("instruction",), instructions.tar_looks_right, tar=instructions.InstructionTarParser
     ),
     "turn-captions": LayoutReader(
         ("caption",),
         instructions.looks_like_caption,
-        items=ItemReader(instructions.read_items, instructions.caption_parser),
+        items=_objects(instructions.item_key, instructions.caption_parser),
         rows=instructions.caption_row_parser,
         all_look_so=True,
+        images=instructions.image_slots,
+        repeats_keys=True,
     ),
 }
 """A row per layout; the first that looks right, and that the caller can do with, is taken."""
@@ -126,7 +170,7 @@ class LayoutError(ShardError):
 # Which layout a file is in
 
 
-def _wrong_kind(layout: str, options: ReadOptions) -> str | None:
+def wrong_kind(layout: str, options: ReadOptions) -> str | None:
     """Why the caller can't do with samples of a layout, if that is so."""
     kinds = LAYOUTS[layout].kinds
     if options.kinds is None or set(kinds) & set(options.kinds):
@@ -136,18 +180,21 @@ def _wrong_kind(layout: str, options: ReadOptions) -> str | None:
     return f"holds {kinds[0]} samples, where {wanted} samples are read; {verbs} for those"
 
 
-def _tar_layout(records: Iterator[Record], options: ReadOptions) -> str:
+def tar_layout(records: Iterator[Record], options: ReadOptions) -> str:
     """A tar's layout: what was asked for, unless its records show another, or what they show."""
     asked = options.layout
+    if asked is None and options.text_column and not wrong_kind("captions", options):
+        asked = "captions"
     right: list[str] = []
-    may_be_captions = False
+    may_be_captions = has_image = False
     seen: list[str] = []
     with suppress(ShardError):  # cut short: the run says so when it has read what there is
         for record in records:
             right = [n for n, one in LAYOUTS.items() if one.tar and one.looks_right(record.fields)]
             if right:
                 break
-            may_be_captions |= captions.looks_possible(record.fields)
+            may_be_captions |= captions.looks_possible(record.fields, options)
+            has_image |= captions.has_image_member(record.fields)
             seen += [f"{record.key}.{extension}" for extension in record.fields]
     if asked is not None and (not right or asked in right):
         return asked
@@ -159,251 +206,120 @@ def _tar_layout(records: Iterator[Record], options: ReadOptions) -> str:
         raise LayoutError(f"not {asked}: {known}")
     if right or may_be_captions or not seen:
         return _suited(right, options) if right else "captions"
-    raise LayoutError(f"layout not recognised from {', '.join(seen[:3])}: {known}")
+    rule = f"; {captions.RULE}; name members with --image-column and --text-column"
+    found = rule if has_image else f"; no image member in it ({captions.DOWNLOAD}, if it has url)"
+    raise LayoutError(f"layout not recognised from {', '.join(seen[:3])}: {known}{found}")
 
 
-def _json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> str:
-    """The layout of a JSON or JSONL file; RequestError for one not read, or without its images."""
-    items = _first_items(file, suffix)
+def json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> str:
+    """The layout of a file of items; RequestError for one not read, or without its images."""
+    items = _first_items(file, suffix, PROBE)
+    if len(items) == PROBE and not options.layout and not _fitting(items):
+        items = _first_items(file, suffix, _LOOKED_AT)
     if items and not any(items) and suffix == ".json":
         raise RequestError("layout not recognised: neither a list of objects nor an object a line")
     if not any(items):  # no rows, or none that can be read: the run says so
-        return options.layout or "instructions"
-    layout = options.layout or _recognised(items, options)
-    if problem := _wrong_kind(layout, options):
+        return options.layout or ("captions" if suffix in csv_items.CSV else "instructions")
+    layout = options.layout or _recognised(items, suffix, options)
+    if problem := wrong_kind(layout, options):
         raise RequestError(problem)
-    _item_reader(layout).parser(options)  # raises where it can't do without images
-    if options.images is None and any(map(instructions.names_image_files, items)):
-        raise RequestError("its items name image files: say where they are with --images DIR")
+    item_reader(layout).parser(options)  # raises where it can't do without images
+    check_images(layout, items, options)
     return layout
 
 
-def _item_reader(layout: str) -> ItemReader:
+def item_reader(layout: str) -> ItemReader:
+    """How the items of a layout are read, which is one that has any."""
     items = LAYOUTS[layout].items
     assert items is not None  # a layout that was asked for has been checked against the suffix
     return items
 
 
-def _first_items(file: BinaryIO, suffix: str) -> list[dict[str, Any]]:
+def raw_items(
+    file: BinaryIO, suffix: str, begin: int = 0, end: int | None = None
+) -> Iterator[bytes]:
+    """The items of a file between two bytes, as they stand there; of CSV as JSON."""
+    if suffix in csv_items.CSV:
+        return csv_items.row_items(file, suffix, begin, end)
+    if json_items.is_list(file, suffix):
+        is_last = end is None or end >= file.seek(0, 2)  # in it the list must end
+        return json_items.list_items(file, begin, None if is_last else end)
+    return json_items.line_items(file, begin, end)
+
+
+def _first_items(file: BinaryIO, suffix: str, count: int) -> list[dict[str, Any]]:
     """The first items that can be read; where a file breaks off is said when its rows are read."""
     found: list[dict[str, Any]] = []
-    is_list = json_items.is_list(file, suffix)
-    raw = json_items.list_items(file, 0) if is_list else json_items.line_items(file)
     with suppress(ShardError):
-        for data in islice(raw, _PROBE):
+        for data in islice(raw_items(file, suffix), count):
             found.append({})
             with suppress(SampleError):
                 found[-1] = json_items.parse_object(data)
     return found
 
 
-def _recognised(items: list[dict[str, Any]], options: ReadOptions) -> str:
+def _fitting(items: list[dict[str, Any]]) -> list[str]:
+    return [name for name, one in LAYOUTS.items() if one.items and one.is_of(items)]
+
+
+def _recognised(items: list[dict[str, Any]], suffix: str, options: ReadOptions) -> str:
     """The layout that items look like; RequestError, with the fields seen, for none."""
-    found = [name for name, one in LAYOUTS.items() if one.items and one.is_of(items)]
+    found = [name for name in _fitting(items) if suffix in LAYOUTS[name].suffixes]
+    if options.text_column and not wrong_kind("captions", options):
+        return "captions"
     if found:
         return _suited(found, options)
-    seen = ", ".join(next(filter(None, items)))
-    known = " or ".join(conversations.form_names(conversations.TURNS))
-    raise RequestError(
-        f"layout not recognised: none of its first items has {known}, or what else a layout has; "
-        f"their fields: {seen:.200}; say --layout NAME if others are of one"
-    )
+    seen = next(filter(None, items))
+    raise RequestError(f"layout not recognised: its items have {_names(seen)}; {_nearest(seen)}")
+
+
+def _names(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name:.40}" for name in list(fields)[:12])
+
+
+def _nearest(fields: Mapping[str, Any]) -> str:
+    """What the layout that fields come nearest to would have."""
+    has_image = any(name in fields for name in captions.IMAGE_NAMES)
+    has_text = any(name in fields for name in captions.TEXT_NAMES)
+    addresses = [name for name in fields if name.lower() in captions.ADDRESSES]
+    if addresses and not has_image:
+        return f"{addresses[0]} has addresses: {captions.DOWNLOAD}"
+    if has_image or has_text:
+        lacks = "--text-column the text" if has_image else "--image-column the image"
+        return f"nearest are captions, an image and a text: name with {lacks}"
+    turns = " or ".join(conversations.form_names(conversations.TURNS))
+    nearest = f"captions have an image and a text, instructions {turns}, documents texts and images"
+    return f"{nearest} (`mmsieve layouts` lists all); say --layout NAME if others are of one"
+
+
+def check_images(layout: str, items: Iterable[Mapping[str, Any]], options: ReadOptions) -> None:
+    """Raise RequestError where the images of items are nowhere that is known."""
+    values = [v for item in items for v in LAYOUTS[layout].images(item, options) if v is not None]
+    if values and all(map(is_address, values)):
+        raise RequestError(f"its images are addresses ({values[0]:.60}): {captions.DOWNLOAD}")
+    if options.images is None and any(image_path(value) is not None for value in values):
+        raise RequestError("its items name image files: say where they are with --images DIR")
 
 
 def _suited(layouts: list[str], options: ReadOptions) -> str:
     """The first layout whose samples the caller can do with, else the first."""
-    return next((name for name in layouts if not _wrong_kind(name, options)), layouts[0])
+    return next((name for name in layouts if not wrong_kind(name, options)), layouts[0])
 
 
-def _row_parser(schema: pa.Schema, options: ReadOptions) -> RowParser:
+def row_parser(schema: pa.Schema, options: ReadOptions) -> tuple[str, RowParser]:
+    """The layout of a file of columns, and what parses its rows; raises RequestError."""
     types = dict(zip(schema.names, schema.types, strict=True))
     fitting = [n for n, one in LAYOUTS.items() if one.rows and one.looks_right(types)]
     usual = "image-parquet"
     if fitting and not options.text_column:
         usual = _suited(fitting, options)
     layout = options.layout or usual
-    if problem := _wrong_kind(layout, options):
+    if problem := wrong_kind(layout, options):
         raise RequestError(problem)
     make = LAYOUTS[layout].rows
     assert make is not None  # as for JSON
-    return make(types, options)
-
-
-# Files -> shards
-
-
-def split_files(files: tuple[Shard, ...], options: ReadOptions) -> list[Shard]:
-    """The shards of all files; raises RequestError where the options don't fit the files."""
-    _check(files, options)
-    known = [_with_layout(file, options) for file in files]  # all requests before a long pass
-    shards = [shard for file in known for shard in _split(file, options)]
-    check_names(shards)
-    return shards
-
-
-def _check(files: tuple[Shard, ...], options: ReadOptions) -> None:
-    """What can be known of a request's layout before anything is read in earnest."""
-    if options.images is not None and not Path(options.images).is_dir():
-        raise RequestError(f"--images {options.images}: no such folder")
-    expected = None if options.layout is None else LAYOUTS[options.layout].suffixes
-    for file in files:
-        if expected is not None and file.suffix not in expected:
-            suffixes = ", ".join(expected)
-            raise RequestError(f"{file.url}: --layout {options.layout} is for {suffixes} files")
-    errors = []
-    for file in [file for file in files if file.suffix in TAR and "://" not in file.url][:8]:
-        try:
-            with open_shard(file, options):
-                return
-        except LayoutError as error:
-            errors.append(f"{file.url}: {error}")
-        except ShardError:  # broken: the run names it, and the others may be fine
-            continue
-    if errors:
-        raise RequestError(errors[0])
-
-
-def _with_layout(file: Shard, options: ReadOptions) -> Shard:
-    """The file with its layout where that has to be known before its rows are read."""
-    if file.suffix not in _JSON:
-        return file
-    options = _of_shard(file, options)
-    layout = _look_into(file, lambda handle: _json_layout(handle, file.suffix, options))
-    return replace(file, layout=layout)
-
-
-def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
-    """The ranges of a file; of one that can't be read one that fails and is named in the run."""
-    if file.suffix in TAR:
-        yield file
-        return
-    options = _of_shard(file, options)
-    split = _row_ranges if file.suffix in _PARQUET else _item_ranges
-    ranges = _look_into(file, lambda handle: list(split(file, handle, options))) or [file]
-    for number, shard in enumerate(ranges):
-        yield replace(shard, name=f"{file.name}-{number:06d}")
-
-
-def _look_into(file: Shard, read: Callable[[BinaryIO], T]) -> T | None:
-    """What `read` finds in a file; None where it is broken or out of reach: the run names it."""
-    try:
-        with fsspec.open(file.url, "rb") as handle:
-            return read(handle)
-    except RequestError as error:
-        raise RequestError(f"{file.url}: {error}") from error
-    except Exception:  # noqa: BLE001 - every fsspec backend has errors of its own
-        return None
-
-
-def _row_ranges(file: Shard, handle: BinaryIO, options: ReadOptions) -> Iterator[Shard]:
-    """Ranges that end where a row group ends, if groups are small enough for that."""
-    opened = parquet.open_parquet(handle)
-    _row_parser(opened.schema_arrow, options)  # raises where a column is missing
-    metadata = opened.metadata
-    start = stop = 0
-    for index in range(metadata.num_row_groups):
-        stop += metadata.row_group(index).num_rows
-        while stop - start >= ROWS:
-            end = stop if stop - start < 2 * ROWS else start + ROWS
-            yield replace(file, start=start, stop=end)
-            start = end
-    if stop > start or stop == 0:  # a file without rows is a shard without rows
-        yield replace(file, start=start, stop=stop)
-
-
-def _item_ranges(file: Shard, handle: BinaryIO, options: ReadOptions) -> Iterator[Shard]:
-    """Ranges of the items of a JSON list, or of lines, with their bytes, in one pass over the file.
-
-    The last ends with the file, so that who reads it finds what is broken behind the last item.
-    """
-    starts = json_items.line_starts(handle)
-    if json_items.is_list(handle, file.suffix):
-        starts = (start for start, _ in json_items.item_spans(handle))
-    first = number = begin = 0
-    with suppress(ShardError):
-        for start in starts:
-            if number - first == ROWS:
-                yield replace(file, start=first, stop=number, span=(begin, start))
-                first, begin = number, start
-            number += 1
-    yield replace(file, start=first, stop=number, span=(begin, handle.seek(0, 2)))
-
-
-def _of_shard(shard: Shard, options: ReadOptions) -> ReadOptions:
-    """The options with the folder of images that a manifest names for a file, if one does."""
-    return options if shard.images is None else replace(options, images=shard.images)
-
-
-# Shards -> records and their parser
-
-
-@contextmanager
-def open_shard(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
-    """Open a shard; raises ShardError where nothing of it can be read."""
-    with ExitStack() as stack:
-        with _as_shard_error():
-            open_file = _OPENERS[shard.suffix]
-            reader = stack.enter_context(open_file(shard, _of_shard(shard, options)))
-        count, records = reader.count, _read_on(reader.records)
-        if shard.limit is not None and shard.limit < count:
-            count, records = shard.limit, islice(records, shard.limit)
-        yield ShardReader(count, records, reader.parse)
-
-
-@contextmanager
-def _as_shard_error() -> Iterator[None]:
-    """Whatever a file system or a broken file raises is the shard's failure, and names it."""
-    try:
-        yield
-    except MmsieveError:
-        raise
-    except Exception as error:
-        raise ShardError(f"can't be read: {one_line(error)}") from error
-
-
-def _read_on(records: Iterator[Record]) -> Iterator[Record]:
-    with _as_shard_error():
-        yield from records
-
-
-@contextmanager
-def _open_tar(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
-    with local_path(shard) as path, Path(path).open("rb") as file:
-        index = tar.index_tar(file)
-        layout = _tar_layout(islice(tar.read_records(file, index), _PROBE), options)
-        if problem := _wrong_kind(layout, options):
-            raise LayoutError(problem)
-        parse = LAYOUTS[layout].tar
-        assert parse is not None
-        yield ShardReader(len(index.groups), tar.read_records(file, index), parse(options))
-
-
-@contextmanager
-def _open_parquet(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
-    with fsspec.open(shard.url, "rb") as file:
-        opened = parquet.open_parquet(file)
-        stop = opened.metadata.num_rows if shard.stop is None else shard.stop
-        parser = _row_parser(opened.schema_arrow, options)
-        key_of = partial(parser.key, shard.stem)
-        records = parquet.read_records(opened, shard.start, stop, parser.columns, key_of)
-        records = records if parser.repeats_keys else parquet.mark_duplicates(records)
-        yield ShardReader(stop - shard.start, records, parser)
-
-
-@contextmanager
-def _open_json(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
-    with fsspec.open(shard.url, "rb") as file:
-        if shard.span is None or shard.stop is None:
-            raise ShardError("its items could not be counted when the run was planned")
-        begin, end = shard.span
-        if json_items.is_list(file, shard.suffix):
-            is_last = end >= file.seek(0, 2)  # in it the list must end
-            items = json_items.list_items(file, begin, None if is_last else end)
-        else:
-            items = json_items.line_items(file, begin, end)
-        reader = _item_reader(shard.layout or "mmc4")
-        records = reader.records(items, shard.start, shard.stop, shard.stem)
-        yield ShardReader(shard.stop - shard.start, records, reader.parser(options))
-
-
-_OPENERS = {".tar": _open_tar, ".parquet": _open_parquet, ".jsonl": _open_json, ".json": _open_json}
+    parser = make(types, options)
+    if options.key_column is not None:
+        key = parse_column(options.key_column, "key-column")
+        parquet.pick(types, key.name, (), "key", parquet.is_key if not key.field else bool)
+    return layout, parser

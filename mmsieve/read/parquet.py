@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from mmsieve.errors import RequestError, ShardError
-from mmsieve.read import Record, duplicate
+from mmsieve.read import Record
 from mmsieve.sources import one_line
 
 
@@ -40,10 +39,16 @@ def is_text(type_: pa.DataType) -> bool:
     return any(test(plain) for test in tests)
 
 
+def is_texts(type_: pa.DataType) -> bool:
+    """Whether a column of that type holds lists of texts."""
+    plain = _plain(type_)
+    return is_list(plain) and is_text(plain.value_type) and not pt.is_null(plain.value_type)
+
+
 def is_image(type_: pa.DataType) -> bool:
     """Whether a column of that type can hold images: bytes, a path, both, or a list."""
     plain = _plain(type_)
-    if _is_list(plain):
+    if is_list(plain):
         return is_image(plain.value_type)
     if pt.is_struct(plain):
         return any(field.name in ("bytes", "path") for field in plain)
@@ -53,13 +58,13 @@ def is_image(type_: pa.DataType) -> bool:
 def is_turns(type_: pa.DataType) -> bool:
     """Whether a column of that type can hold the turns of conversations."""
     plain = _plain(type_)
-    return _is_list(plain) and pt.is_struct(_plain(plain.value_type))
+    return is_list(plain) and pt.is_struct(_plain(plain.value_type))
 
 
 def names_paths(type_: pa.DataType) -> bool:
     """Whether a column of images of that type can hold nothing but paths."""
     plain = _plain(type_)
-    if _is_list(plain):
+    if is_list(plain):
         return names_paths(plain.value_type)
     return is_text(plain) and not pt.is_null(plain)
 
@@ -77,7 +82,7 @@ def holds_bytes(type_: pa.DataType) -> bool:
         return any(holds_bytes(field.type) for field in plain)
     if pt.is_map(plain):
         return holds_bytes(plain.key_type) or holds_bytes(plain.item_type)
-    return holds_bytes(plain.value_type) if _is_list(plain) else _is_bytes(plain)
+    return holds_bytes(plain.value_type) if is_list(plain) else _is_bytes(plain)
 
 
 def json_value(value: Any) -> Any:
@@ -92,7 +97,8 @@ def _is_bytes(type_: pa.DataType) -> bool:
     return any(test(type_) for test in tests)
 
 
-def _is_list(type_: pa.DataType) -> bool:
+def is_list(type_: pa.DataType) -> bool:
+    """Whether a type is one of lists."""
     tests = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list)
     return any(test(type_) for test in tests)
 
@@ -113,16 +119,63 @@ _MOST_EXPANSION = 1000
 """Beyond this and _BATCH_BYTES a column is made to fill memory: images don't compress."""
 
 
-def open_parquet(file: Any) -> pq.ParquetFile:
+class ParquetRows:
     """A Parquet file, read in bounded pieces: a column of images may be larger than memory."""
-    try:
-        return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(f"not a Parquet file: {one_line(error)}") from error
+
+    def __init__(self, file: Any) -> None:
+        """Raises ShardError where it is none."""
+        try:
+            self._file = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise ShardError(f"not a Parquet file: {one_line(error)}") from error
+        metadata = self._file.metadata
+        self.schema: pa.Schema = self._file.schema_arrow
+        self.groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+        """Rows of each row group."""
+
+    def rows(self, start: int, stop: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Rows start..stop, decoding only the row groups that hold them."""
+        first = 0
+        for group, rows in enumerate(self.groups):
+            begin, end = max(start - first, 0), min(stop - first, rows)
+            first += rows
+            if begin >= end:
+                continue
+            position = 0
+            at_once = rows_at_once(self._file, group, columns)
+            for batch in self._file.iter_batches(at_once, row_groups=[group], columns=columns):
+                low, high = max(begin - position, 0), min(end - position, batch.num_rows)
+                if low < high:
+                    yield from _to_rows(batch.slice(low, high - low))
+                position += batch.num_rows
+                if position >= end:
+                    break
+
+
+class ArrowRows:
+    """An Arrow file as `datasets` keeps them (save_to_disk, its caches), mapped into memory."""
+
+    def __init__(self, path: str) -> None:
+        """Raises ShardError where it is none."""
+        try:
+            file = pa.memory_map(path)
+            try:
+                self._table = pa.ipc.open_stream(file).read_all()
+            except pa.ArrowInvalid:
+                self._table = pa.ipc.open_file(file).read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise ShardError(f"not an Arrow file: {one_line(error)}") from error
+        self.schema: pa.Schema = self._table.schema
+        self.groups = [self._table.num_rows]
+
+    def rows(self, start: int, stop: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Rows start..stop, of some columns."""
+        for batch in self._table.slice(start, stop - start).select(columns).to_batches(_BATCH_ROWS):
+            yield from _to_rows(batch)
 
 
 def read_records(
-    file: pq.ParquetFile,
+    file: ParquetRows | ArrowRows,
     start: int,
     stop: int,
     columns: list[str],
@@ -131,43 +184,13 @@ def read_records(
     """The rows of a range, `key_of` each by its number; ShardError where a page can't be read."""
     number = start
     try:
-        for row in _rows(file, start, stop, columns):
+        for row in file.rows(start, stop, columns):
             yield Record(key_of(row, number), row)
             number += 1
     except (pa.ArrowException, OSError) as error:
         raise ShardError(f"unreadable from row {number}: {one_line(error)}") from error
     if number != stop:
         raise ShardError(f"ends at row {number}, expected {stop}: the file has changed")
-
-
-def mark_duplicates(records: Iterator[Record]) -> Iterator[Record]:
-    """The records, with the reason why it can't be used for each whose key came before."""
-    seen: set[str] = set()
-    for record in records:
-        yield replace(record, problem=duplicate(record.key)) if record.key in seen else record
-        seen.add(record.key)
-
-
-def _rows(
-    file: pq.ParquetFile, start: int, stop: int, columns: list[str]
-) -> Iterator[dict[str, Any]]:
-    """Rows start..stop, decoding only the row groups that hold them."""
-    first = 0
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        begin, end = max(start - first, 0), min(stop - first, rows)
-        first += rows
-        if begin >= end:
-            continue
-        position = 0
-        at_once = rows_at_once(file, group, columns)
-        for batch in file.iter_batches(at_once, row_groups=[group], columns=columns):
-            low, high = max(begin - position, 0), min(end - position, batch.num_rows)
-            if low < high:
-                yield from _to_rows(batch.slice(low, high - low))
-            position += batch.num_rows
-            if position >= end:
-                break
 
 
 def rows_at_once(file: pq.ParquetFile, group: int, columns: list[str]) -> int:

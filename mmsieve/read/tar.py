@@ -5,7 +5,7 @@ The standard library reads the headers; the ranges are what lets an export copy 
 
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
@@ -17,12 +17,6 @@ from mmsieve.sources import one_line
 BLOCK = tarfile.BLOCKSIZE
 _READ = frozenset([*IMAGE_EXTENSIONS, "txt", "json"])
 _TOO_LARGE = {"txt": Status.TEXT_UNDECODABLE, "json": Status.JSON_INVALID}
-_PACKED = {
-    b"\x1f\x8b": "gzip (gunzip)",
-    b"BZh": "bzip2 (bunzip2)",
-    b"\xfd7zXZ": "xz (unxz)",
-    b"\x28\xb5\x2f\xfd": "zstd (unzstd)",
-}
 _CHUNK = 1 << 20
 
 
@@ -144,14 +138,17 @@ def index_tar(file: BinaryIO) -> TarIndex:
     return TarIndex(tuple(groups.ordered), problem)
 
 
-def read_records(file: BinaryIO, index: TarIndex) -> Iterator[Record]:
-    """The records of an indexed archive; at the end raises ShardError if it was cut short."""
+def read_records(file: BinaryIO, index: TarIndex, also: Container[str] = ()) -> Iterator[Record]:
+    """The records of an indexed archive; at the end raises ShardError if it was cut short.
+
+    `also`: members that are read beside those whose extension is an image's, `txt` or `json`.
+    """
     for group in index.groups:
         problem = duplicate(group.key) if group.is_duplicate else None
         fields = dict.fromkeys(group.members, b"")
         for extension, member in group.members.items():
             kind = extension.rpartition(".")[2]
-            if kind not in _READ or problem is not None:
+            if (kind not in _READ and extension not in also) or problem is not None:
                 continue
             if member.size > MAX_BYTES:
                 message = f"member {extension} has {member.size} bytes, {MAX_BYTES} can be read"
@@ -187,11 +184,6 @@ _JOINED = "data after the end-of-archive marker"
 
 
 def _open(file: BinaryIO) -> tarfile.TarFile:
-    head = file.read(BLOCK)
-    file.seek(0)
-    packed = next((name for magic, name in _PACKED.items() if head.startswith(magic)), None)
-    if packed is not None:
-        raise ShardError(f"compressed with {packed}: members can't be found in it; unpack it first")
     try:
         # Names that aren't UTF-8 keep their bytes as \xNN: a key has to fit into a table.
         headers = cast(BinaryIO, _Headers(file))

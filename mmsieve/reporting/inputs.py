@@ -19,7 +19,7 @@ from mmsieve.read import ReadOptions
 from mmsieve.read.documents import is_mmc4
 from mmsieve.read.instructions import looks_right
 from mmsieve.read.json_items import first_sign, line_items, parse_object
-from mmsieve.read.layouts import split_files
+from mmsieve.read.shards import split_files
 from mmsieve.sources import Shard, find_files, one_line, path_of
 from mmsieve.tables import Header
 

@@ -17,7 +17,7 @@ from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.images import ImageLimits, decode
 from mmsieve.read import ReadOptions, parse_record
-from mmsieve.read.layouts import open_shard
+from mmsieve.read.shards import open_shard
 from mmsieve.reporting import assessments, ratings, scores
 from mmsieve.reporting.inputs import Places, ReportTable
 from mmsieve.reporting.sections import (

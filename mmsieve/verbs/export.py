@@ -16,7 +16,7 @@ from mmsieve.options import COMMON, OutputOptions, Positive
 from mmsieve.outputs import check_folder, make_folder
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
-from mmsieve.read.layouts import split_files
+from mmsieve.read.shards import split_files
 from mmsieve.reports import Report, timed
 from mmsieve.sources import find_files
 

@@ -9,7 +9,7 @@ import pytest
 
 import mmsieve
 from mmsieve.errors import RequestError
-from mmsieve.read import layouts
+from mmsieve.read import shards
 from mmsieve.verbs.filter import CutOptions, filter
 from tests.helpers.annotators import annotate
 from tests.helpers.instruction_files import TALK, item, request_error, write_json
@@ -20,7 +20,7 @@ JPEG = image()
 
 
 def test_a_list_runs_like_any_source(tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "ROWS", 4)
+    monkeypatch.setattr(shards, "ROWS", 4)
     address = "data:image/jpeg;base64," + base64.b64encode(JPEG).decode()
     items = [item(number, image=address) for number in range(10)]
     items[5]["conversations"] = []
@@ -40,7 +40,7 @@ def test_a_list_runs_like_any_source(tmp_path, monkeypatch):
 
 
 def test_a_broken_list_has_a_table_of_what_was_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "ROWS", 4)
+    monkeypatch.setattr(shards, "ROWS", 4)
     address = "data:image/jpeg;base64," + base64.b64encode(JPEG).decode()
     whole = json.dumps([item(number, image=address) for number in range(10)])
     (tmp_path / "qas.json").write_text(whole[:-30])

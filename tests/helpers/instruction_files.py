@@ -8,7 +8,7 @@ import pytest
 
 from mmsieve.errors import RequestError
 from mmsieve.read import ReadOptions
-from mmsieve.read.layouts import split_files
+from mmsieve.read.shards import split_files
 from mmsieve.sample import Turn
 from mmsieve.sources import find_files
 from tests.helpers.shards import write_jsonl

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmsieve.errors import SampleError, ShardError
 from mmsieve.read import ReadOptions, parse_record
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sample import Sample
 from mmsieve.sources import find_files
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from mmsieve import tables
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.read import ReadOptions, parse_record
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sources import find_files
 from mmsieve.tables import Header
 

@@ -21,7 +21,7 @@ from mmsieve.methods.folders import bundled_folder
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.tower import open_tower
 from mmsieve.read import ReadOptions, parse_record
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sources import find_files
 from mmsieve.tables import table_files
 from tests.helpers.paths import RECORDED_DATA

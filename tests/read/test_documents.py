@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import SampleError
-from mmsieve.read import Record, captions, documents, parse_record
+from mmsieve.read import ReadOptions, Record, captions, documents, parse_record
 from mmsieve.read.documents import UNREADABLE
 from mmsieve.read.json_items import parse_object
 from mmsieve.sample import Image, Part, Text
@@ -198,7 +198,8 @@ def test_any_json_gives_a_sample_or_a_reason(document, members):
     st.dictionaries(st.sampled_from(["json", "txt", "jpg", "tiff", "x"]), st.binary(max_size=60))
 )
 def test_any_bytes_give_a_sample_or_a_reason(members):
-    for parse_any in (documents.parse, captions.parse):
+    for parse_any in (documents.parse, captions.MemberParser(ReadOptions())):
+        captions.looks_right(members)
         documents.looks_right(members)
         try:
             parse_any(Record("k", members))

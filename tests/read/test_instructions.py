@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import SampleError, ShardError
-from mmsieve.read import ReadOptions, Record, layouts
+from mmsieve.read import ReadOptions, Record, shards
 from mmsieve.read.conversations import LISTS, PAIRS, Dialogue, form_names
 from mmsieve.read.instructions import InstructionParser, image_source, item_key
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sample import Image, Text, Turn
 from mmsieve.sources import find_files
 from tests.helpers.instruction_files import (
@@ -157,7 +157,7 @@ def test_messages(images):
         (item(image="coco/../../secret.jpg"), "image_missing"),
         (item(image="out.jpg"), "image_missing"),
         (item(image="/etc/hostname"), "image_missing"),
-        (item(image="https://example.org/a.jpg"), "image_missing"),
+        (item(image=["a.jpg", "https://example.org/a.jpg"]), "image_missing"),
         (item(image="file:///etc/hostname"), "image_missing"),
         (item(image="data:image/png,abc"), "image_undecodable"),
         (item(image="data:image/png;base64,*"), "image_undecodable"),
@@ -213,7 +213,7 @@ def test_a_list_is_cut_into_ranges(tmp_path_factory, count, indent, end):
     whole = json.dumps(items, indent=indent, ensure_ascii=False).rstrip("]\n")
     (folder / "p.json").write_text(whole + end, "utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layouts, "ROWS", 4)
+        patch.setattr(shards, "ROWS", 4)
         starts = range(0, max(count, 1), 4)
         expected = [(f"p-{n:06d}", start, min(start + 4, count)) for n, start in enumerate(starts)]
         assert plan(folder) == expected
@@ -225,7 +225,7 @@ def test_a_list_is_cut_into_ranges(tmp_path_factory, count, indent, end):
 
 
 def test_a_list_that_breaks_is_read_up_to_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "ROWS", 4)
+    monkeypatch.setattr(shards, "ROWS", 4)
     parts = [json.dumps(item(number)) for number in range(10)]
     parts[8] = parts[8][:-20]
     (tmp_path / "p.json").write_text(f"[{','.join(parts)}]")

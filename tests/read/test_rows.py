@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import RequestError, SampleError, ShardError
-from mmsieve.read import Layout, ReadOptions, Record, documents, json_items, layouts
+from mmsieve.read import Layout, ReadOptions, Record, documents, json_items, layouts, shards
 from mmsieve.read.captions import ImageTextParser
 from mmsieve.read.documents import UNREADABLE
-from mmsieve.read.layouts import open_shard, split_files
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sample import Image, Text
 from mmsieve.sources import find_files
 from tests.helpers.shards import image, read, write_jsonl, write_parquet
@@ -118,7 +118,9 @@ def test_images_named_by_path(tmp_path, images):
         assert found.statuses == ["ok"] * 4 + ["image_missing"] * len(NEVER_READ)
         data = [sample.images[0].data for sample in found.samples]
         assert data == [b"a.jpg", b"sub/c.jpg", b"b.jpg", b"a.jpg"]
-        assert read(path).statuses == ["image_missing"] * len(names)
+    assert read(hub).statuses == ["image_missing"] * len(names)
+    with pytest.raises(RequestError, match="--images DIR"):
+        read(paths)
 
 
 def test_an_image_file_too_large_is_a_row(tmp_path, images, monkeypatch):
@@ -130,6 +132,9 @@ def test_an_image_file_too_large_is_a_row(tmp_path, images, monkeypatch):
 def test_keys(tmp_path):
     columns = {"id": ["x", None, "x", "p-000000001"], "image": [JPEG] * 4, "text": ["t"] * 4}
     found = read(write_parquet(tmp_path / "p.parquet", columns))
+    assert found.keys == ["x", "p-000000001", "p-000000002", "p-000000003"]
+    assert found.statuses == ["ok"] * 4
+    found = read(tmp_path / "p.parquet", key_column="id")
     assert found.keys == ["x", "p-000000001", "x", "p-000000001"]
     assert found.statuses == ["ok", "ok", "duplicate_key", "duplicate_key"]
     columns = {"id": [7, 8], "image": [JPEG] * 2, "text": ["t"] * 2}
@@ -185,9 +190,13 @@ def test_texts_that_are_not_utf8_are_rows(tmp_path):
     ("columns", "options", "message"),
     [
         ({"picture": [JPEG], "text": ["t"]}, {}, "--image-column"),
-        ({"image": [JPEG], "title": ["t"]}, {}, "--text-column"),
+        ({"image": [JPEG], "headline": ["t"]}, {}, "--text-column"),
         ({"image": [1], "text": ["t"]}, {}, "--image-column"),
-        ({"image": [JPEG], "text": [["t"]]}, {}, "--text-column"),
+        ({"image": [JPEG], "text": [[1]]}, {}, "--text-column"),
+        ({"url": ["http://a/b"], "text": ["t"]}, {}, "img2dataset"),
+        ({"image": ["http://a/b"], "text": ["t"]}, {}, "img2dataset"),
+        ({"image": [JPEG], "text": ["t"]}, {"key_column": "k"}, "no column 'k'"),
+        ({"image": [JPEG], "text": ["t"]}, {"text_column": "a[b]"}, "write NAME"),
         ({"image": [JPEG], "text": ["t"]}, {"text_column": "title"}, "no column 'title'"),
         ({"image": [JPEG], "text": ["t"], "n": [1]}, {"text_column": "n"}, "of type int64"),
         ({"image": [JPEG], "text": ["t"]}, {"layout": "mmc4"}, r"is for \.jsonl, \.json files"),
@@ -226,7 +235,7 @@ def spans(path: Path, **options: Any) -> list[tuple[int, int | None]]:
     ],
 )
 def test_parquet_ranges_end_with_row_groups(tmp_path, monkeypatch, rows, group, expected):
-    monkeypatch.setattr(layouts, "ROWS", 10)
+    monkeypatch.setattr(shards, "ROWS", 10)
     columns = {
         "image": pa.array([JPEG] * rows, pa.binary()),
         "text": pa.array(["t"] * rows, pa.string()),
@@ -334,7 +343,8 @@ def test_jsonl_of_zero_bytes_has_no_rows(tmp_path, images):
 
 
 def test_jsonl_needs_its_images(tmp_path):
-    path = write_jsonl(tmp_path / "a.jsonl", [{"text_list": ["a"]}])
+    document = {"text_list": ["a"], "image_info": [{"image_name": "a.jpg"}]}
+    path = write_jsonl(tmp_path / "a.jsonl", [document])
     with pytest.raises(RequestError, match="--images DIR"):
         read(path)
 
@@ -358,7 +368,7 @@ def test_lines_are_split_as_written(tmp_path_factory, lines, ends):
     expected = expected[:-1] if expected[-1] == b"" else expected
     options = ReadOptions(images=folder, layout="mmc4")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layouts, "ROWS", 4)
+        patch.setattr(shards, "ROWS", 4)
         patch.setattr(json_items, "_CHUNK", 7)
         patch.setattr(json_items, "_CHUNK", 5)
         found = []
@@ -400,4 +410,4 @@ def test_parsers_travel_to_worker_processes(images):
 def test_every_layout_that_may_be_asked_for_has_its_row():
     assert layouts.LAYOUTS.keys() == set(get_args(Layout))
     suffixes = {suffix for layout in layouts.LAYOUTS.values() for suffix in layout.suffixes}
-    assert suffixes == {".tar", ".parquet", ".jsonl", ".json"}
+    assert suffixes == {".tar", "/", ".parquet", ".arrow", ".jsonl", ".json", ".csv", ".tsv"}

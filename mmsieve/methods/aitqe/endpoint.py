@@ -72,7 +72,7 @@ class EndpointPreparer:
     def _url(self, data: bytes) -> str:
         pixels = decode(data, self.limits, 0, self.orient)
         kind = next((kind for magic, kind in _AS_IT_IS.items() if data.startswith(magic)), None)
-        if kind is None or self.orient:
+        if kind is None or self.orient or self.limits.convert_well:
             out = io.BytesIO()
             PIL.Image.fromarray(pixels).save(out, "PNG")
             kind, data = "png", out.getvalue()

@@ -13,7 +13,13 @@ import numpy.typing as npt
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.images import Pixels
-from mmsieve.methods.base import ArrayItem, TextImagePreparer, caption_image, caption_text
+from mmsieve.methods.base import (
+    ArrayItem,
+    TextImagePreparer,
+    caption_image,
+    caption_text,
+    no_usable_image,
+)
 from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.sample import Sample, Text
 
@@ -58,7 +64,7 @@ class UniFilterPreparer(TextImagePreparer):
     def _document(self, sample: Sample) -> Item:
         pieces: list[str] = []
         images: list[Pixels] = []
-        skipped = 0
+        skipped, first = 0, ""
         for part in sample.parts:
             if isinstance(part, Text):
                 pieces.append(part.text.replace(_MARK, "<image-placeholder>"))
@@ -67,12 +73,13 @@ class UniFilterPreparer(TextImagePreparer):
             else:
                 try:
                     images.append(self.pixels(part, min_side=2))
-                except SampleError:  # left out, and one a pixel wide too
+                except SampleError as error:  # left out, and one a pixel wide too
                     skipped += 1
+                    first = first or part.problem or str(error)
                 else:
                     pieces.append(_MARK)
         if not images:
-            raise SampleError(Status.NO_USABLE_IMAGE, f"{skipped} images, none of them usable")
+            raise no_usable_image(skipped, first)
         return self._item("\n\n".join(pieces), images, self.document_tokens, skipped)
 
     def _item(self, prompt: str, images: list[Pixels], limit: int, skipped: int) -> Item:
