@@ -462,7 +462,9 @@ def _recognised(items: list[dict[str, Any]], suffix: str, options: ReadOptions) 
     if found:
         return _suited(found, options)
     seen = next(filter(None, items))
-    raise RequestError(f"layout not recognised: its items have {_names(seen)}; {_nearest(seen)}")
+    names = "; its first line is taken for names of columns" if suffix in csv_items.CSV else ""
+    message = f"layout not recognised: its items have {_names(seen)}{names}; {_nearest(seen)}"
+    raise RequestError(message)
 
 
 def _names(fields: Mapping[str, Any]) -> str:
@@ -471,6 +473,8 @@ def _names(fields: Mapping[str, Any]) -> str:
 
 def _nearest(fields: Mapping[str, Any]) -> str:
     """What the layout that fields come nearest to would have."""
+    if {"annotations", "images"} <= fields.keys():
+        return "COCO's annotations: make an item of each image's path and its captions"
     has_image = any(name in fields for name in captions.IMAGE_NAMES)
     has_text = any(name in fields for name in captions.TEXT_NAMES)
     addresses = [name for name in fields if name.lower() in captions.ADDRESSES]
