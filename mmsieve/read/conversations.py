@@ -23,6 +23,7 @@ MARK = "<image>"
 Said: TypeAlias = Iterator[tuple[Any, Any, bool]]
 """Who says it, and what, as they stand in the item, unchecked; whether that is LLaVA's `from`."""
 
+_QUESTION, _ANSWER = "What is it?", "A cat."
 _ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
@@ -47,6 +48,9 @@ class ConversationForm:
 
     fields: tuple[str, ...]
     """It has all of them."""
+    whose: str
+    """Trainers and data sets that have it."""
+    example: Mapping[str, Any]
     says: Callable[[Mapping[str, Any]], Said]
     """Raises SampleError."""
     fits: Callable[[Any], bool]
@@ -74,8 +78,13 @@ def _holds_pairs(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(turn, Mapping) for turn in value)
 
 
-def _list_form(name: str, fits: Callable[[Any], bool] = _holds_turns) -> ConversationForm:
-    return ConversationForm((name,), lambda item: _said(item[name], name), fits)
+def _list_form(
+    name: str, whose: str, example: list[dict[str, str]], fits: Callable[[Any], bool] = _holds_turns
+) -> ConversationForm:
+    def says(item: Mapping[str, Any]) -> Said:
+        return _said(item[name], name)
+
+    return ConversationForm((name,), whose, {name: example}, says, fits)
 
 
 def _said(turns: Any, name: str) -> Said:
@@ -106,11 +115,13 @@ def _holds_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _pair_form(question: str, answer: str, more: str = "input") -> ConversationForm:
+def _pair_form(question: str, answer: str, whose: str, more: str = "input") -> ConversationForm:
     """A field each for question and answer; `more` goes on with the question."""
 
     def says(item: Mapping[str, Any]) -> Said:
-        for earlier in item.get("history") or ():
+        history = item.get("history") or []
+        pairs = history if isinstance(history, list) else [history]
+        for earlier in pairs:
             if not isinstance(earlier, list) or len(earlier) != 2:
                 raise SampleError(Status.JSON_INVALID, "`history` is not a list of pairs")
             yield from zip(("user", "assistant"), earlier, (False, False), strict=True)
@@ -118,7 +129,8 @@ def _pair_form(question: str, answer: str, more: str = "input") -> ConversationF
         yield "user", asked, False
         yield "assistant", item[answer], False
 
-    return ConversationForm((question, answer), says, _holds_text)
+    example = {question: _QUESTION, answer: _ANSWER}
+    return ConversationForm((question, answer), whose, example, says, _holds_text)
 
 
 def _holds_said(value: Any) -> bool:
@@ -133,20 +145,39 @@ def _prompted(item: Mapping[str, Any]) -> Said:
             yield from _said(item[name], name)
 
 
-TURNS = (_list_form("conversations"), _list_form("messages"))
+_ROLED = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+TURNS = (
+    _list_form(
+        "conversations",
+        "LLaVA, ShareGPT4V, InternVL, Cambrian, Infinity-MM, MiniCPM-V, Qwen-VL",
+        [{"from": "human", "value": f"{MARK}\n{_QUESTION}"}, {"from": "gpt", "value": _ANSWER}],
+    ),
+    _list_form("messages", "OpenAI, TRL, ms-swift, LLaMA-Factory, Qwen2-VL", _ROLED),
+)
 """The first that is there is read, whatever it holds."""
 LISTS = (
     *TURNS,
-    _list_form("conversation"),
-    _list_form("texts", _holds_pairs),
-    ConversationForm(("prompt", "completion"), _prompted, _holds_said),
+    _list_form("conversation", "ms-swift", [{"human": _QUESTION, "assistant": _ANSWER}]),
+    _list_form(
+        "texts",
+        "FineVision, The Cauldron, LLaVA-OneVision-1.5",
+        [{"user": _QUESTION, "assistant": _ANSWER}],
+        _holds_pairs,
+    ),
+    ConversationForm(
+        ("prompt", "completion"),
+        "TRL",
+        {"prompt": _ROLED[:1], "completion": _ROLED[1:]},
+        _prompted,
+        _holds_said,
+    ),
 )
 """A list of turns: {from, value}, {role, content}, {user, assistant} or {human, assistant}."""
 PAIRS = (
-    _pair_form("query", "response"),
-    _pair_form("instruction", "output"),
-    _pair_form("instruction", "outputs", "inputs"),
-    _pair_form("question", "answer"),
+    _pair_form("query", "response", "ms-swift"),
+    _pair_form("instruction", "output", "alpaca, LLaMA-Factory"),
+    _pair_form("instruction", "outputs", "M3IT", "inputs"),
+    _pair_form("question", "answer", "VQA sets on the hub"),
 )
 """Fields that captions may have beside their text, too."""
 

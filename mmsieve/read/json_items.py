@@ -142,7 +142,8 @@ def read_file(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any] | SampleE
             listed = is_list(file, path.suffix.lower())
             for number, raw in enumerate(list_items(file, 0) if listed else line_items(file)):
                 if raw and not raw.isspace():
-                    yield number, raw.strip(), _object(raw)
+                    raw = raw.removeprefix(_BOM.encode("latin-1")).strip()
+                    yield number, raw, _object(raw)
     except OSError as error:
         raise ShardError(f"can't be read: {one_line(error)}") from error
 

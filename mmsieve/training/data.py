@@ -35,7 +35,8 @@ from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, RatingPreparer, capabil
 from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
 from mmsieve.read import ImageFolder, ReadOptions, Record
-from mmsieve.read.instructions import InstructionParser
+from mmsieve.read.image_values import image_path, image_values
+from mmsieve.read.instructions import IMAGES, InstructionParser
 from mmsieve.registry import find
 from mmsieve.sample import Sample
 from mmsieve.training.recipe import EnhancerRecipe, RaterRecipe
@@ -288,9 +289,8 @@ class _SftInputs:
         """The record of an entry, its fields unchecked; raises ValueError where it is no object."""
         if not isinstance(entry, dict):
             raise ValueError("not an object")
-        image = entry.get("image")
-        paths = image if isinstance(image, list) else [image]
-        return SftRecord(index, tuple(path for path in paths if isinstance(path, str)), entry)
+        paths = (image_path(value) for value in image_values(entry, IMAGES))
+        return SftRecord(index, tuple(path for path in paths if path is not None), entry)
 
     def measure(self, record: SftRecord, prepared: list[SftExample]) -> int:
         return max(map(len, prepared))

@@ -346,35 +346,31 @@ def test_columns_that_decide(tmp_path, images):
     assert "no column of turns" in request_error(path, layout="instructions")
 
 
-QA = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}]
-MARKED = (Turn("user", "<image>\nWhat?"), Turn("assistant", "A cat."))
-"""What each form below says, with the image that is beside it."""
-PAIR = {"user": "What?", "assistant": "A cat."}
+QA = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A cat."}]
+MARKED = (Turn("user", "<image>\nWhat is it?"), Turn("assistant", "A cat."))
+"""What each form says, with the image that is beside it."""
+PARTS = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
 FORMS: dict[str, dict[str, Any]] = {
-    "llava": {"conversations": TALK},
-    "a JSON text": {"conversations": json.dumps(TALK)},
-    "messages": {"messages": QA},
+    form.fields[-1]: dict(form.example) for form in (*LISTS, *PAIRS)
+}
+FORMS |= {
+    "a JSON text": {"conversations": json.dumps(FORMS["conversations"]["conversations"])},
     "parts": {
         "messages": [
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+            {"role": "user", "content": PARTS},
             {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
         ]
     },
     "MiniCPM-V": {"conversations": QA},
-    "FineVision": {"texts": [PAIR], "relevance_min": 5},
-    "TRL": {"prompt": QA[:1], "completion": QA[1:]},
-    "TRL, texts": {"prompt": "What?", "completion": "A cat."},
-    "ms-swift": {"query": "<image>\nWhat?", "response": "A cat.", "history": []},
-    "ms-swift, pairs": {"conversation": [{"human": "What?", "assistant": "A cat."}]},
-    "alpaca": {"instruction": "What?", "input": "", "output": "A cat."},
-    "M3IT": {"instruction": "What?", "inputs": "", "outputs": "A cat."},
-    "VQA": {"question": "What?", "answer": "A cat."},
+    "texts": {"prompt": "What is it?", "completion": "A cat."},
+    "ratings": FORMS["texts"] | {"relevance_min": 5},
+    "marks": {"query": "<image>\nWhat is it?", "response": "A cat.", "history": []},
 }
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_comes_to_the_same(qas, tmp_path, images, name):
-    paths = {"image" if name in ("llava", "VQA") else "images": ["coco/b.jpg"]}
+    paths = {"image" if name == "conversations" else "images": ["coco/b.jpg"]}
     lines = read(qas([FORMS[name] | paths]), images=images, kinds=("instruction",))
     columns = {key: [value] for key, value in FORMS[name].items()} | {"image": [JPEG]}
     table = write_parquet(tmp_path / "p.parquet", columns)
@@ -395,12 +391,11 @@ def test_earlier_turns_come_first(images):
 
 def test_where_an_image_without_a_mark_stands(qas, images):
     """LLaVA's form has a mark for each image; only an option puts them first."""
-    bare = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cat."}]
-    path = qas([item(image="a.jpg", conversations=bare), item(image="a.jpg")])
-    assert [s.turns[0].text for s in read(path, images=images).samples] == [
-        "What?",
-        "<image>\nWhat?",
-    ]
+    bare = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A cat."}]
+    marked = FORMS["conversations"]["conversations"]
+    path = qas([item(image="a.jpg", conversations=talk) for talk in (bare, marked)])
+    found = read(path, images=images)
+    assert [sample.turns[0].text for sample in found.samples] == [bare[0]["value"], MARKED[0].text]
     found = read(path, images=images, images_first=True)
     assert [sample.turns for sample in found.samples] == [MARKED, MARKED]
 
@@ -514,10 +509,13 @@ def test_captions_in_turns(tmp_path, qas, images):
 
 def test_instruction_tars(tmp_path):
     """Infinity-MM; LLaVA-OneVision-1.5 with a list of turns, and with named members."""
-    two = [{"role": "user", "content": "<image><image>What?"}, QA[1]]
+    two = [{"role": "user", "content": "<image><image>What is it?"}, QA[1]]
     named = {"texts": two, "media": "image", "name": ["1_B.JPG", "0_a.jpg"]}
     records = {
-        "mm": [("json", item(image="vg/mm.jpg")), ("jpg", JPEG)],
+        "mm": [
+            ("json", {"id": "i0", "image": "vg/mm.jpg"} | FORMS["conversations"]),
+            ("jpg", JPEG),
+        ],
         "list": [("jpg", JPEG), ("json", QA)],
         "named": [("0_a.jpg", image(1)), ("1_B.JPG", image(2)), ("json", named)],
         "text": [("json", {"texts": QA, "media": "text"})],

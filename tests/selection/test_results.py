@@ -183,3 +183,11 @@ def test_an_item_that_can_not_be_read_is_named_and_never_chosen(tmp_path: Path) 
     decisions = read_decisions(tmp_path / "keep")
     assert decisions["reason"].to_list() == [None, "no_rating", None, "no_rating"]
     assert [item["idx"] for item in json.loads((tmp_path / "out.json").read_text())] == [0, 1]
+
+
+def test_lines_with_a_byte_order_mark_are_written_without_it(tmp_path: Path) -> None:
+    results = write_results(tmp_path, items(0, 1), GOOD)
+    data = tmp_path / "qas.jsonl"
+    data.write_text('\ufeff{"idx": 0}\r\n\n{"idx": 1}\n', "utf-8")
+    choose(results, tmp_path / "keep", budget=2, data=data, subset=tmp_path / "out.json")
+    assert (tmp_path / "out.json").read_text("utf-8") == '[\n{"idx": 0},\n{"idx": 1}\n]\n'
