@@ -52,6 +52,10 @@ from .verbs.generate import generate_assessments as generate_assessments
 from .verbs.generate import generate_captions as generate_captions
 from .verbs.generate import generate_documents as generate_documents
 from .verbs.generate import generate_ratings as generate_ratings
+from .verbs.layouts import LayoutsReport as LayoutsReport
+from .verbs.layouts import list_layouts as list_layouts
+from .verbs.look import LookReport as LookReport
+from .verbs.look import look as look
 from .verbs.models import ModelsReport as ModelsReport
 from .verbs.models import list_models as list_models
 from .verbs.rate import rate as rate

@@ -29,6 +29,8 @@ app = App(
 VERBS = ("score", "enhance", "rate", "filter", "select", "export", "evaluate", "report", "convert")
 for verb in VERBS:
     app.command(f"mmsieve.verbs.{verb}:{verb}")
+app.command("mmsieve.verbs.look:look")
+app.command("mmsieve.verbs.layouts:list_layouts", name="layouts")
 app.command("mmsieve.verbs.models:list_models", name="models")
 for verb, place in registered("verb").items():
     app.command(place, name=verb)

@@ -134,6 +134,7 @@ def _fingerprint(annotator: Annotator, read: ReadOptions, run: RunOptions) -> di
         "layout": read.layout,
         "image_column": read.image_column,
         "text_column": read.text_column,
+        "key_column": read.key_column,
         "images_first": read.images_first,
         "source_column": read.source_column,
         "keep_metadata": run.keep_metadata,

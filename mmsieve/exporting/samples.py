@@ -58,10 +58,13 @@ class CaptionChange:
         return metadata | self.fields | kept
 
     def json_member(self, data: bytes | None) -> bytes:
-        """The json member, or a new one, with these fields; SampleError if it is no object."""
+        """The json member, or a new one, with these fields; one that is no object as it is."""
         if data is None:
             return json.dumps(self.fields).encode()
-        metadata = parse_object(data)
+        try:
+            metadata = parse_object(data)
+        except SampleError:
+            return data
         if metadata.keys() & self.fields.keys():
             return json.dumps(self.annotate(metadata)).encode()
         head = data.decode("utf-8-sig").rstrip().removesuffix("}").rstrip()
@@ -147,6 +150,7 @@ def safe_key(key: str) -> str:
     if not key:
         return "%"
     parts = ["".join(map(_escaped, part)) for part in key.split("/")]
+    parts = [part.replace("__", "%5F%5F") if part == "__MACOSX" else part for part in parts]
     return "/".join(parts) if all(parts) else "%2F".join(parts)
 
 
@@ -174,14 +178,21 @@ def _document(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
         texts.append(part.text if isinstance(part, Text) else None)
         if isinstance(part, Text):
             images.append(None)
-        elif part.data:
-            extension = f"{slot}.{extension_of(part.data)}"
-            images.append(f"{key}.{extension}")
-            members.append((extension, part.data))
+        elif kind := _kind(part):
+            images.append(f"{key}.{slot}.{kind}")
+            members.append((f"{slot}.{kind}", part.data))
         else:
             images.append(f"{key}.{slot}.missing")
     yield "json", _json(sample.metadata | {"texts": texts, "images": images})
     yield from members
+
+
+def _kind(image: Image) -> str | None:
+    """The extension of a document's image; None for one that can't be had, or is none."""
+    try:
+        return extension_of(image.data)
+    except SampleError:
+        return None
 
 
 def _json(value: dict[str, Any]) -> bytes:
@@ -256,14 +267,13 @@ class KeptReader:
                 if group.is_duplicate or not self._missing.pop(group.key, False):
                     continue
                 if group.key.startswith("/") or ".." in PurePosixPath(group.key).parts:
-                    self.problems.append(f"{group.key!r} is no name to write: left out")
+                    self.problems.append(
+                        f"{group.key!r} is no name to write (absolute, or with ..): left out"
+                    )
                     continue
                 new: dict[str, bytes] = {}
                 if change := self._changes.get(group.key):
-                    try:
-                        new = _changed_members(file, group, change)
-                    except SampleError as error:
-                        self.problems.append(f"{group.key!r} keeps its caption: {error}")
+                    new = _changed_members(file, group, change)
                 sizes, data = _members(file, group, new)
                 yield TarSample(group.key, self._shard.name, sizes, data)
             if index.problem is not None:
@@ -306,7 +316,7 @@ def _members(file: BinaryIO, group: TarGroup, new: dict[str, bytes]) -> tuple[Si
     for name in {**group.members, **new}:
         if name in new:
             sizes[name] = len(new[name])
-            blocks.append(member_bytes(f"{group.key}.{name}", new[name]))
+            blocks.append(member_bytes(f"{group.name}.{name}", new[name]))
             continue
         member = group.members[name]
         sizes[name] = member.size

@@ -127,6 +127,8 @@ class ShardReader:
     records: Iterator[Record]
     """The records in order; raises ShardError where the rest can't be read."""
     parse: Parse
+    layout: str = ""
+    """What it was recognised as."""
 
 
 def parse_record(parse: Parse, record: Record) -> Sample:

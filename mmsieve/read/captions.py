@@ -88,8 +88,8 @@ class MemberParser:
 def _missing(wanted: str, members: Mapping[str, Any], what: str) -> str:
     present = ", ".join(members) or "nothing"
     rule = f"; {RULE}" if any("." in name for name in members) else ""
-    fix = f", or name it: --{what}-column MEMBER" if len(members) > 1 or rule else ""
-    return f"{wanted}; there is {present}{rule}{fix}"
+    fix = f" (--{what}-column names another)" if len(members) > 1 else ""
+    return f"{wanted}; there is {present}{fix}{rule}"
 
 
 def _image_member(members: Mapping[str, Any]) -> Any:

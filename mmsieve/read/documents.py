@@ -82,6 +82,8 @@ def looks_right(fields: Mapping[str, Any]) -> bool:
             return False
         if is_mmc4(fields):
             return isinstance(fields.get(_INFO), list)
+    if is_mmc4(fields):  # of a JSONL file: a layout of its own
+        return False
     return _is_marked(fields) or any(
         isinstance(fields.get(texts), list)
         and any(isinstance(fields.get(name), list) for name in (images, _INFO))
@@ -199,7 +201,7 @@ def _members(names: list[Any], record: Record) -> list[Image | None]:
         elif (data := _named_member(str(name), record)) is not None:
             images.append(Image(data))
         elif pages is None:
-            images.append(UNREADABLE)
+            images.append(Image(b"", problem=f"there is no member {str(name)!r:.200}"))
         else:
             images.append(Image(pages, page))
             page += 1

@@ -56,9 +56,26 @@ RowFile: TypeAlias = parquet.ParquetRows | parquet.ArrowRows
 
 
 @dataclass(frozen=True)
+class LayoutForm:
+    """A form in which a layout is met, for people to recognise theirs by."""
+
+    source: str
+    """A file's name, as it would be given."""
+    example: str
+    """A sample in it."""
+    flags: str = ""
+    """What the command needs beside the source."""
+    of: str = ""
+    """Who writes it so."""
+
+
+@dataclass(frozen=True)
 class LayoutReader:
     """What samples a layout holds, and how it is recognised and read in each kind of file."""
 
+    about: str
+    """What it is, in a line."""
+    forms: tuple[LayoutForm, ...]
     kinds: tuple[Kind, ...]
     looks_right: Callable[[Mapping[str, Any]], bool]
     """Whether a record is in it: a tar's members, a JSON item, a Parquet file's column types."""
@@ -73,6 +90,11 @@ class LayoutReader:
     """The values that stand for an item's or a row's images."""
     repeats_keys: bool = False
     """Whether several items may have one key: where not, all but the first get their place's."""
+
+    @property
+    def verb(self) -> str:
+        """The verb that its samples are for."""
+        return "rate" if self.kinds == ("instruction",) else "score"
 
     def is_of(self, items: Sequence[Mapping[str, Any]]) -> bool:
         """Whether items, some of which may be broken and so empty, look right."""
@@ -102,6 +124,49 @@ _CAPTION_ITEMS = replace(
 
 LAYOUTS: dict[str, LayoutReader] = {
     "documents": LayoutReader(
+        "Texts with images between them, in two parallel lists; also as Data-Juicer marks them.",
+        (
+            LayoutForm(
+                "docs/{000..099}.tar",
+                'page.json: {"texts": [null, "A kiln."], "image_info": '
+                '[{"image_base64": ...}, null]}',
+                of="OBELICS",
+            ),
+            LayoutForm(
+                "docs/{000..099}.tar",
+                'doc.json: {"texts": ["A kiln.", null], "images": [null, "doc_0.png"]}, doc.tiff',
+                of="MINT-1T; images may be members, too",
+            ),
+            LayoutForm(
+                "docs/{000..099}.tar",
+                'page.json: {"text_list": ["A kiln."], "image_info": [{"image_base64": ..., '
+                '"matched_text_index": 0}]}',
+                of="MMC4 as OpenFlamingo packs it",
+            ),
+            LayoutForm(
+                "docs.jsonl",
+                '{"images": ["a.jpg", null], "texts": [null, "A kiln."]}',
+                "--images pictures",
+                "Multimodal Textbook, OBELICS and OmniCorpus with files; also JSON lists, Parquet",
+            ),
+            LayoutForm(
+                "docs.parquet",
+                "images: list<{bytes, path}>, texts: list<string>",
+                of="OBELICS with images inside",
+            ),
+            LayoutForm(
+                "docs.jsonl",
+                '{"image_list": [null, "a.jpg"], "text_list": ["A kiln.", null]}',
+                "--images pictures",
+                "InfiMM",
+            ),
+            LayoutForm(
+                "docs.jsonl",
+                '{"text": "<__dj__image> A kiln. <|__dj__eoc|>", "images": ["a.jpg"]}',
+                "--images pictures",
+                "Data-Juicer",
+            ),
+        ),
         ("document",),
         documents.looks_right,
         tar=lambda _: documents.parse,
@@ -110,6 +175,34 @@ LAYOUTS: dict[str, LayoutReader] = {
         images=documents.image_slots,
     ),
     "instructions": LayoutReader(
+        "A conversation about images, as a list of turns.",
+        (
+            LayoutForm(
+                "mix.json",
+                '{"id": "1", "image": "a.jpg", "conversations": [{"from": "human", "value": '
+                '"<image>What is it?"}, {"from": "gpt", "value": "A kiln."}]}',
+                "--images pictures",
+                "LLaVA, ShareGPT4V, InternVL; JSON lists, JSONL, Parquet",
+            ),
+            LayoutForm(
+                "mix.jsonl",
+                '{"messages": [{"role": "user", "content": "<image>What is it?"}, {"role": '
+                '"assistant", "content": "A kiln."}], "images": ["a.jpg"]}',
+                "--images pictures",
+                "OpenAI, TRL, LLaMA-Factory, ms-swift; contents may be lists of parts",
+            ),
+            LayoutForm(
+                "mix.parquet",
+                "images: list<{bytes, path}>, texts: list<{user, assistant}>",
+                of="FineVision, The Cauldron",
+            ),
+            LayoutForm(
+                "mix.jsonl",
+                '{"prompt": "What is it?", "completion": "A kiln.", "images": ["a.jpg"]}',
+                "--images pictures",
+                "TRL",
+            ),
+        ),
         ("instruction",),
         instructions.looks_right,
         items=_objects(instructions.item_key, instructions.InstructionParser),
@@ -118,6 +211,16 @@ LAYOUTS: dict[str, LayoutReader] = {
         repeats_keys=True,
     ),
     "mmc4": LayoutReader(
+        "Documents whose images say which text they belong to.",
+        (
+            LayoutForm(
+                "docs.jsonl",
+                '{"text_list": ["A kiln."], "image_info": [{"image_name": "a.jpg", '
+                '"matched_text_index": 0}]}',
+                "--images pictures",
+                "MMC4",
+            ),
+        ),
         ("document",),
         documents.is_mmc4,
         items=ItemReader(
@@ -126,6 +229,21 @@ LAYOUTS: dict[str, LayoutReader] = {
         images=documents.image_slots,
     ),
     "question-answer": LayoutReader(
+        "A question and an answer about images, a field each.",
+        (
+            LayoutForm(
+                "vqa.jsonl",
+                '{"question": "What is it?", "answer": "A kiln.", "image": "a.jpg"}',
+                "--images pictures",
+                "VQA sets; JSON lists, JSONL, Parquet",
+            ),
+            LayoutForm(
+                "vqa.json",
+                '{"instruction": "What is it?", "output": "A kiln.", "images": ["a.jpg"]}',
+                "--images pictures",
+                "Alpaca; M3IT (`inputs`, `outputs`); ms-swift (`query`, `response`)",
+            ),
+        ),
         ("instruction",),
         instructions.looks_like_pairs,
         items=_objects(instructions.item_key, instructions.InstructionParser),
@@ -134,6 +252,47 @@ LAYOUTS: dict[str, LayoutReader] = {
         repeats_keys=True,
     ),
     "captions": LayoutReader(
+        "An image and its caption.",
+        (
+            LayoutForm(
+                "cc3m/{00000..00331}.tar",
+                "000.jpg, 000.txt, 000.json (metadata, optional)",
+                of="webdataset, img2dataset, DataComp",
+            ),
+            LayoutForm(
+                "cc3m/{00000..00331}.tar",
+                '000.jpg, 000.json: {"caption": "A kiln."}',
+                of="without txt the json's caption is read",
+            ),
+            LayoutForm(
+                "dr/{0000..1023}.tar",
+                '000.jpg, 000.syn.json: {"syn_text": ["A kiln.", "An oven."]}',
+                "--text-column 'syn.json:syn_text[1]'",
+                "any other member, a field inside it, the second of several",
+            ),
+            LayoutForm(
+                "pictures/",
+                "00000/000.jpg, 00000/000.txt, 00000/000.json",
+                of="img2dataset's files",
+            ),
+            LayoutForm(
+                "pictures/",
+                'a.jpg, metadata.jsonl: {"file_name": "a.jpg", "text": "A kiln."}',
+                of="Hugging Face's imagefolder; metadata.csv, metadata.parquet too",
+            ),
+            LayoutForm(
+                "pairs.jsonl",
+                '{"image": "a.jpg", "caption": "A kiln."}',
+                "--images pictures",
+                "JSON lists, JSONL; images may be in base64, captions a list",
+            ),
+            LayoutForm(
+                "pairs.csv",
+                "filepath,title / a.jpg,A kiln.",
+                "--images pictures",
+                "open_clip; CSV and TSV with a line of names",
+            ),
+        ),
         ("caption", "document"),
         captions.looks_right,
         tar=captions.MemberParser,
@@ -142,15 +301,48 @@ LAYOUTS: dict[str, LayoutReader] = {
         images=captions.image_slots,
     ),
     "image-parquet": LayoutReader(
+        "A column of images and one of captions.",
+        (
+            LayoutForm(
+                "data/*.parquet",
+                "image: {bytes, path}, caption: string",
+                of="the Hugging Face hub; also bytes, paths, lists of captions",
+            ),
+            LayoutForm(
+                "saved/",
+                "data-00000-of-00001.arrow: image: {bytes, path}, text: string",
+                of="`save_to_disk` of datasets",
+            ),
+        ),
         ("caption", "document"),
         captions.has_columns,
         rows=captions.ImageTextParser,
         images=captions.image_slots,
     ),
     "instruction-tar": LayoutReader(
-        ("instruction",), instructions.tar_looks_right, tar=instructions.InstructionTarParser
+        "A conversation as json beside its images.",
+        (
+            LayoutForm(
+                "mix/{000..099}.tar",
+                '000.jpg, 000.json: {"conversations": [...]}',
+                of="Infinity-MM, LLaVA-OneVision-1.5",
+            ),
+        ),
+        ("instruction",),
+        instructions.tar_looks_right,
+        tar=instructions.InstructionTarParser,
     ),
     "turn-captions": LayoutReader(
+        "An image that one answer describes, as instruction data.",
+        (
+            LayoutForm(
+                "blip_558k.json",
+                '{"id": "1", "image": "a.jpg", "conversations": [{"from": "human", "value": '
+                '"Describe it.\\n<image>"}, {"from": "gpt", "value": "A kiln."}]}',
+                "--images pictures",
+                "LLaVA-Pretrain, ShareGPT4V; for `score` and `enhance`",
+            ),
+        ),
         ("caption",),
         instructions.looks_like_caption,
         items=_objects(instructions.item_key, instructions.caption_parser),
@@ -270,7 +462,9 @@ def _recognised(items: list[dict[str, Any]], suffix: str, options: ReadOptions) 
     if found:
         return _suited(found, options)
     seen = next(filter(None, items))
-    raise RequestError(f"layout not recognised: its items have {_names(seen)}; {_nearest(seen)}")
+    names = "; its first line is taken for names of columns" if suffix in csv_items.CSV else ""
+    message = f"layout not recognised: its items have {_names(seen)}{names}; {_nearest(seen)}"
+    raise RequestError(message)
 
 
 def _names(fields: Mapping[str, Any]) -> str:
@@ -279,6 +473,8 @@ def _names(fields: Mapping[str, Any]) -> str:
 
 def _nearest(fields: Mapping[str, Any]) -> str:
     """What the layout that fields come nearest to would have."""
+    if {"annotations", "images"} <= fields.keys():
+        return "COCO's annotations: make an item of each image's path and its captions"
     has_image = any(name in fields for name in captions.IMAGE_NAMES)
     has_text = any(name in fields for name in captions.TEXT_NAMES)
     addresses = [name for name in fields if name.lower() in captions.ADDRESSES]

@@ -119,15 +119,20 @@ _MOST_EXPANSION = 1000
 """Beyond this and _BATCH_BYTES a column is made to fill memory: images don't compress."""
 
 
-class ParquetRows:
+def open_parquet(file: Any) -> pq.ParquetFile:
     """A Parquet file, read in bounded pieces: a column of images may be larger than memory."""
+    try:
+        return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"not a Parquet file: {one_line(error)}") from error
+
+
+class ParquetRows:
+    """The rows of a Parquet file."""
 
     def __init__(self, file: Any) -> None:
         """Raises ShardError where it is none."""
-        try:
-            self._file = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-        except (pa.ArrowException, OSError) as error:
-            raise ShardError(f"not a Parquet file: {one_line(error)}") from error
+        self._file = open_parquet(file)
         metadata = self._file.metadata
         self.schema: pa.Schema = self._file.schema_arrow
         self.groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]

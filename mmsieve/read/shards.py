@@ -207,7 +207,7 @@ def open_shard(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         count, records = reader.count, _read_on(reader.records)
         if shard.limit is not None and shard.limit < count:
             count, records = shard.limit, islice(records, shard.limit)
-        yield ShardReader(count, records, reader.parse)
+        yield replace(reader, count=count, records=records)
 
 
 @contextmanager
@@ -237,7 +237,7 @@ def _open_tar(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         parse = LAYOUTS[layout].tar
         assert parse is not None
         records = tar.read_records(file, index, also)
-        yield ShardReader(len(index.groups), records, parse(options))
+        yield ShardReader(len(index.groups), records, parse(options), layout)
 
 
 def _probe(file: BinaryIO, index: tar.TarIndex, also: frozenset[str]) -> Iterator[Record]:
@@ -253,7 +253,7 @@ def _open_folder(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         raise LayoutError(problem)
     stop = shard.start if shard.stop is None else shard.stop
     records = files.read_files(shard.url, shard.start, stop)
-    yield ShardReader(stop - shard.start, records, captions.MemberParser(options))
+    yield ShardReader(stop - shard.start, records, captions.MemberParser(options), "captions")
 
 
 @contextmanager
@@ -263,7 +263,8 @@ def _open_table(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         layout, parser = layouts.row_parser(rows.schema, options)
         key_of = partial(parser.key, shard.stem)
         records = parquet.read_records(rows, shard.start, stop, parser.columns, key_of)
-        yield ShardReader(stop - shard.start, _with_keys(records, shard, layout, options), parser)
+        records = _with_keys(records, shard, layout, options)
+        yield ShardReader(stop - shard.start, records, parser, layout)
 
 
 @contextmanager
@@ -277,7 +278,7 @@ def _open_items(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         records = reader.records(items, shard.start, shard.stop, shard.stem)
         records = _with_keys(records, shard, layout, options)
         parser = reader.parser(options)
-        yield ShardReader(shard.stop - shard.start, records, parser)
+        yield ShardReader(shard.stop - shard.start, records, parser, layout)
 
 
 def _with_keys(

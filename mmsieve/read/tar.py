@@ -42,6 +42,8 @@ class TarGroup:
 
     key: str
     is_duplicate: bool
+    name: str
+    """Of its members, up to the dot: the key, but bytes that are no UTF-8 are lone surrogates."""
     members: dict[str, Member] = field(default_factory=dict)
 
 
@@ -57,13 +59,13 @@ class TarGroups:
 
     def add(self, info: tarfile.TarInfo) -> None:
         """Take in a member, unless its name is no sample's."""
-        named = split_name(info.name)
-        if named is None:
+        split = split_name(info.name)
+        if split is None:
             return
-        self._last, extension = key, _ = named
+        self._last, extension = key, _ = named = _printable(split[0]), _printable(split[1])
         same = self._by_key.setdefault(key, [])
         if self._count[named] == len(same):
-            same.append(TarGroup(key, is_duplicate=bool(same)))
+            same.append(TarGroup(key, bool(same), split[0]))
             self.ordered.append(same[-1])
         group = same[self._count[named]]
         self._count[named] += 1
@@ -72,7 +74,7 @@ class TarGroups:
     def begin(self, name: str) -> None:
         """Take note that a member of that name came next, but can't be read."""
         named = split_name(name)
-        self._last = self._last if named is None else named[0]
+        self._last = self._last if named is None else _printable(named[0])
 
     def drop_unfinished(self) -> None:
         """Of an archive that was cut: leave out its last sample unless it is known to be whole.
@@ -85,6 +87,11 @@ class TarGroups:
         before = self.ordered[-2].members.keys() if len(self.ordered) > 1 else {""}
         if not before <= self.ordered[-1].members.keys():
             self.ordered.pop()
+
+
+def _printable(name: str) -> str:
+    r"""A name that fits into a table: its bytes that are no UTF-8 as \xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -185,9 +192,8 @@ _JOINED = "data after the end-of-archive marker"
 
 def _open(file: BinaryIO) -> tarfile.TarFile:
     try:
-        # Names that aren't UTF-8 keep their bytes as \xNN: a key has to fit into a table.
         headers = cast(BinaryIO, _Headers(file))
-        return tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="backslashreplace")
+        return tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape")
     except _BROKEN as error:
         raise ShardError(f"not a tar archive: {one_line(error)}") from error
 

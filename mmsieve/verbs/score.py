@@ -37,6 +37,6 @@ def score(
         sources,
         Path(out),
         device=asked.device,
-        read=replace(read or ReadOptions(), kinds=("caption", "document")),
+        read=replace(read or ReadOptions(), kinds=("caption", "document"), needs_text=True),
         run=run or RunOptions(),
     )

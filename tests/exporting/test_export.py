@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.errors import RequestError
-from mmsieve.exporting.samples import safe_key
+from mmsieve.exporting.samples import member_bytes, safe_key, sample_members
+from mmsieve.read.tar import index_tar
 from mmsieve.verbs.filter import CutOptions, filter
 from tests.helpers.exports import (
     decide,
@@ -386,3 +387,36 @@ def test_real_shards(kind: str, tmp_path: Path) -> None:
     assert report.samples == len(kept_keys(keep))
     repacked = run(source, decisions=keep, out=tmp_path / "again", shard_size=37)
     assert repacked.samples == report.samples
+
+
+def test_odd_names_and_pages_are_written(tmp_path):
+    """Keys that a tar reader would pass over, and a page that is no image."""
+    columns = {"id": ["__MACOSX/k", "plain"], "image": [image()] * 2, "text": ["a", "b"]}
+    pairs = write_parquet(tmp_path / "pairs.parquet", columns)
+    item = {"images": ["a.jpg", None, "b.jpg"], "texts": [None, "a", None]}
+    (tmp_path / "a.jpg").write_bytes(image())
+    (tmp_path / "b.jpg").write_bytes(b"<html>")
+    pages = write_jsonl(tmp_path / "pages.jsonl", [item])
+    for path, options in ((pairs, {}), (pages, {"images": tmp_path})):
+        samples = read(path, **options).samples
+        members = [member for sample in samples for member in sample_members(sample)]
+        found = read(write_tar(tmp_path / "out.tar", members))
+        assert found.statuses == ["ok"] * len(samples)
+        assert [len(one.parts) for one in found.samples] == [len(one.parts) for one in samples]
+
+
+def test_a_rewritten_sample_keeps_the_bytes_of_its_name(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for name, data in [("\u00e9t\u00e9.jpg", image()), ("\u00e9t\u00e9.txt", b"old")]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    with path.open("rb") as file:
+        (group,) = index_tar(file).groups
+    assert group.key == "\\xe9t\\xe9"
+    made = member_bytes(f"{group.name}.txt", b"new")
+    with tarfile.open(fileobj=io.BytesIO(made + bytes(1024))) as archive:
+        assert archive.getnames() == [f"{group.name}.txt"]
+    with tarfile.open(path) as archive:
+        assert archive.getnames() == [f"{group.name}.jpg", f"{group.name}.txt"]

@@ -20,6 +20,8 @@ VERBS = [
     "report",
     "convert",
     "models",
+    "layouts",
+    "look",
     "demo",
     "generate",
     "generate captions",
