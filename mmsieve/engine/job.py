@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mmsieve.engine.workers import (
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions, SampleLimits
-from mmsieve.sources import Shard, one_line
+from mmsieve.sources import Shard, identify, one_line
 from mmsieve.tables import Header
 
 
@@ -202,12 +202,17 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
     try:
         rows.check()
         problem = str(rows.error) if rows.error is not None else None
+        source = identify(shard.url)
+        if source.size != shard.size:
+            raise ShardError(f"has changed while it was read: {source.size} bytes, {shard.size}")
         header = Header(
             kind=job.annotator.kind,
             version=tables.product_version(),
             shard=shard.name,
             size=shard.size,
             rows=len(rows.rows),
+            start=shard.start,
+            source=asdict(source),
             complete=problem is None and shard.limit is None,
             problem=problem,
             limit=shard.limit,
