@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import fsspec
@@ -17,6 +16,7 @@ from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.leftovers import scratch_folder
 
 # Finding files through fsspec, with errors that say the fix
 
@@ -238,7 +238,7 @@ def local_path(shard: Shard) -> Iterator[str]:
     if is_local(filesystem):
         yield path
         return
-    with TemporaryDirectory(prefix="mmsieve-") as folder:
+    with scratch_folder() as folder:
         copy = posixpath.join(folder, "shard" + shard.suffix)
         try:
             filesystem.get_file(path, copy)

@@ -16,8 +16,9 @@ from typing import Any, Literal
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
+from mmsieve.leftovers import remove
 from mmsieve.options import NotNegative, OutputOptions, Workers
-from mmsieve.outputs import is_same_request, read_record, remove, write_text
+from mmsieve.outputs import is_same_request, read_record, write_text
 
 # Options of a training: what it reads, and how it runs
 
