@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import hidden_name, leftovers_in, leftovers_of, remove
-from mmsieve.outputs import can_rename, made_otherwise
+from mmsieve.outputs import made_otherwise, workplace
 
 _BEGINNING = 10.0
 """Seconds in which a run that has just got a lock says who it is."""
@@ -32,16 +32,21 @@ def writing_to(
     verb: str,
     *,
     wait: bool = False,
+    dry_run: bool = False,
     part: str | None = None,
     request: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
     """Hold the lock of an output while it is written, after what killed runs left is removed.
 
+    A `dry_run` holds and removes nothing.
     With `part`, I/N, other parts that carry out the same `request` may write there too. Raises
     RequestError where another run holds it, unless it shall `wait` for that.
     """
+    if dry_run:
+        yield
+        return
     place = Path(os.path.realpath(out))
-    own = place if place.is_dir() and not can_rename(place) else place.parent
+    own = workplace(place)
     name = "mmsieve" if own == place else place.name
     asked = dict(request or {})
     made = [folder for folder in (own, *own.parents) if not folder.exists()]
@@ -96,10 +101,7 @@ class _Lock:
                 self._about.write_text(json.dumps(record) + "\n", "utf-8")
             yield
         finally:
-            with suppress(OSError):
-                self._about.unlink(missing_ok=True)
-                self._path.unlink(missing_ok=True)
-            lock.release()
+            self._let_go(lock)
 
     def holder(self) -> dict[str, Any] | None:
         """What the run that has the lock says of itself; None where none has it."""
@@ -108,11 +110,15 @@ class _Lock:
             lock.acquire(timeout=0)
         except Timeout:
             return self._read()
+        self._let_go(lock)
+        return None
+
+    def _let_go(self, lock: FileLock) -> None:
+        """Remove the files while they are ours, as a lock on a removed file counts for nothing."""
         with suppress(OSError):
             self._about.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
         lock.release()
-        return None
 
     def _get(self, lock: FileLock, wait: bool) -> None:
         try:

@@ -96,8 +96,7 @@ def staged(out: Path) -> Iterator[Path]:
     """
     place = Path(os.path.realpath(out))
     place.parent.mkdir(parents=True, exist_ok=True)
-    is_inside = place.is_dir() and not can_rename(place)
-    staging = hidden_place(place / "all" if is_inside else place)
+    staging = hidden_place(place / "all" if workplace(place) == place else place)
     try:
         yield staging
         _sync(staging)
@@ -110,11 +109,15 @@ def staged(out: Path) -> Iterator[Path]:
         remove(staging)
 
 
-def can_rename(place: Path) -> bool:
-    """Whether a folder can get another name: not where it is a mount, or stands in a folder that
-    can't be written to.
+def workplace(out: Path) -> Path:
+    """The folder in which what takes an output's place is made: the one around it.
+
+    A folder that can't get another name, as it is a mount or those around can't be written to, is
+    its own.
     """
-    return os.access(place.parent, os.W_OK | os.X_OK) and not place.is_mount()
+    place = Path(os.path.realpath(out))
+    can_rename = os.access(place.parent, os.W_OK | os.X_OK) and not place.is_mount()
+    return place.parent if can_rename or not place.is_dir() else place
 
 
 def _replace_folder(place: Path, staging: Path) -> None:

@@ -161,7 +161,7 @@ def table_files(folder: Path) -> dict[str, Path]:
     found = {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for path in folder.rglob("*.parquet")
-        if not path.name.startswith(".")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
     return dict(sorted(found.items()))
 
