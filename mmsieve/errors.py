@@ -21,6 +21,8 @@ class Status(StrEnum):
     TEXT_MISSING = "text_missing"
     TEXT_UNDECODABLE = "text_undecodable"
     TEXT_TOO_LONG = "text_too_long"
+    TOO_MANY_IMAGES = "too_many_images"
+    PREPARATION_FAILED = "preparation_failed"
     CONVERSATION_INVALID = "conversation_invalid"
     JSON_INVALID = "json_invalid"
     NO_USABLE_IMAGE = "no_usable_image"

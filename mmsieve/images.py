@@ -6,6 +6,7 @@ fast one (simplejpeg and torch) is within a few grey levels of it. Which one mad
 of the annotator's fingerprint.
 """
 
+import hashlib
 import io
 import re
 import warnings
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +132,36 @@ def decode(
         return np.asarray(turned.convert("RGB"))
 
 
+_squares: WeakValueDictionary[Any, Pixels] = WeakValueDictionary()
+
+
+def load_square(
+    data: bytes,
+    spec: ImageSpec,
+    limits: ImageLimits,
+    *,
+    frame: int = 0,
+    mode: ImageFit | None = None,
+    orient: bool = False,
+    fast: bool = False,
+    min_side: int = 1,
+) -> Pixels:
+    """An image file as the square that a tower takes: `decode`, then `fit`.
+
+    The same picture is decoded once while its square is in use: a document may show one a thousand
+    times. Raises SampleError as both do, and image_too_small below `min_side` pixels.
+    """
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    asked = digest, spec, limits, frame, mode, orient, fast, min_side
+    square = _squares.get(asked)
+    if square is None:
+        pixels = decode(data, limits, frame, orient, fast)
+        if min(pixels.shape[:2]) < min_side:
+            raise SampleError(Status.IMAGE_TOO_SMALL, "one pixel wide or high")
+        square = _squares[asked] = fit(pixels, spec, mode, fast)
+    return square
+
+
 def read_size(data: bytes, limits: ImageLimits, frame: int = 0) -> tuple[int, int]:
     """Width and height of an image file from its header alone; no pixel is decoded.
 
@@ -178,7 +210,9 @@ def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Imag
                 yield image
         except SampleError:
             raise
-        except (Image.DecompressionBombError, MemoryError) as error:
+        except MemoryError:  # of the machine, which may be another sample's doing
+            raise
+        except Image.DecompressionBombError as error:
             raise _too_large(str(error)) from error
         except UnidentifiedImageError as error:
             message = "no known image format" if data else "no image data"

@@ -101,8 +101,11 @@ def suffix_of(url: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an error says, in one line; of one that can't say anything, its name."""
+    try:
+        return " ".join(str(error).split()) or type(error).__name__
+    except Exception:  # noqa: BLE001 - somebody else's `__str__` may fail in any way
+        return type(error).__name__
 
 
 def _find(

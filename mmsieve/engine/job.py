@@ -13,11 +13,19 @@ import pyarrow as pa
 
 from mmsieve import tables
 from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
-from mmsieve.engine.workers import Event, Prepared, PreparePool, ShardClosed, ShardFeed, ShardOpened
+from mmsieve.engine.workers import (
+    Event,
+    Preparation,
+    Prepared,
+    PreparePool,
+    ShardClosed,
+    ShardFeed,
+    ShardOpened,
+)
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.progress import Advance
-from mmsieve.read import ReadOptions
-from mmsieve.sources import Shard
+from mmsieve.read import ReadOptions, SampleLimits
+from mmsieve.sources import Shard, one_line
 from mmsieve.tables import Header
 
 
@@ -31,6 +39,7 @@ class ShardJob:
     runner: RunnerOptions
     fingerprint: dict[str, str]
     keep_metadata: bool = False
+    limits: SampleLimits = field(default_factory=SampleLimits)
 
     @property
     def schema(self) -> pa.Schema:
@@ -62,7 +71,10 @@ class ShardWorker:
     def __init__(self, job: ShardJob, workers: int, advance: Advance | None = None) -> None:
         self._job = job
         self._advance = advance or (lambda samples, size: None)
-        self._pool = PreparePool(job.annotator.preparer(), workers, job.keep_metadata)
+        preparation = Preparation(
+            preparer=job.annotator.preparer(), limits=job.limits, keep_metadata=job.keep_metadata
+        )
+        self._pool = PreparePool(preparation, workers)
         self._runner = job.annotator.runner(job.runner)
         self._writer = ThreadPoolExecutor(1, "mmsieve-writer")
 
@@ -91,7 +103,7 @@ class ShardWorker:
         for report in self._run([shard]):
             return report
         self._pool.close()
-        problem = "kills its worker process (a crash in a decoder, or out of memory)"
+        problem = "kills its worker process (a crash or hang in a decoder, or out of memory)"
         return ShardReport(shard=shard.name, problem=problem)
 
     def _run(self, shards: Sequence[Shard]) -> Iterator[ShardReport]:
@@ -118,10 +130,12 @@ class ShardWorker:
         try:
             for index, result in self._runner.run(stream):
                 rows.finish(index, result)
-        except BrokenProcessPool:
+        except (BrokenProcessPool, KeyboardInterrupt, SystemExit):
             raise
         except Exception as error:  # noqa: BLE001 - one shard's failure must not end the run
             rows.error = rows.error or error
+        except BaseException as error:  # noqa: BLE001 - nor may a panic of a library
+            rows.error = rows.error or RuntimeError(one_line(error))
         for _ in stream:  # whatever the runner left: the next shard begins after it
             pass
         if isinstance(rows.error, BrokenProcessPool):

@@ -20,7 +20,7 @@ from mmsieve.errors import RequestError, ShardError
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
 from mmsieve.outputs import check_folder, is_same_request, made_otherwise, make_folder
 from mmsieve.progress import Advance, show_progress
-from mmsieve.read import ReadOptions
+from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.reports import Report, count_words, timed
 from mmsieve.sources import Shard, find_files, take_part
@@ -31,7 +31,7 @@ _MOST_WORKERS = 16
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(OutputOptions):
-    """How a run is carried out; nothing here changes a number in the table."""
+    """How a run is carried out; nothing here changes a number in the table, but for the limits."""
 
     workers: Annotated[NotNegative | None, Parameter(group=COMMON)] = None
     """Processes that prepare data (0: the main one does it). With Ray: CPUs of an actor."""
@@ -45,6 +45,8 @@ class RunOptions(OutputOptions):
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
     keep_metadata: bool = False
     """Add a column `metadata`: each sample's metadata as JSON."""
+    limits: SampleLimits = field(default_factory=SampleLimits)
+    """Beyond these a sample isn't looked at."""
 
 
 class LocalEngine:
@@ -112,6 +114,7 @@ def run_annotator(
         runner=runner,
         fingerprint=_fingerprint(annotator, read, run),
         keep_metadata=run.keep_metadata,
+        limits=run.limits,
     )
     shards = _limit(shards, run.limit, read)
     todo = shards if run.overwrite else _not_done(shards, job)
@@ -140,6 +143,10 @@ def _fingerprint(annotator: Annotator, read: ReadOptions, run: RunOptions) -> di
         "text_column": read.text_column,
         "keep_metadata": run.keep_metadata,
     }
+    usual = SampleLimits()
+    for name in ("max_images", "max_text_chars", "max_sample_pixels"):
+        limit = getattr(run.limits, name)
+        reading[name] = None if limit == getattr(usual, name) else limit
     return annotator.fingerprint | {name: str(value) for name, value in reading.items() if value}
 
 

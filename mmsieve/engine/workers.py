@@ -1,21 +1,26 @@
 """Worker processes that parse and prepare samples, reading ahead over shards within bounds."""
 
+import faulthandler
 import json
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import connection
 from queue import Full, Queue
 from typing import Any, TypeAlias
 
 from mmsieve.engine.annotator import Preparer
-from mmsieve.errors import SampleError, ShardError
-from mmsieve.read import Parse, ReadOptions, Record, parse_record
+from mmsieve.errors import SampleError, ShardError, Status
+from mmsieve.read import Parse, ReadOptions, Record, SampleLimits, parse_record
 from mmsieve.read.layouts import open_shard
-from mmsieve.sources import Shard
+from mmsieve.sources import Shard, one_line
 
 _CHUNK_RECORDS = 32
 _CHUNK_BYTES = 8 << 20
@@ -49,29 +54,97 @@ class ShardClosed:
 
 Event: TypeAlias = ShardOpened | Prepared | ShardClosed
 """What reading shards yields: a shard's opening, its samples, its end, and the next shard's."""
-_Queued: TypeAlias = "ShardOpened | Future[list[Prepared]] | ShardClosed"
+_Queued: TypeAlias = ShardOpened | Callable[[], list[Prepared]] | ShardClosed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What is done to each record: parsed, checked against limits, prepared."""
+
+    preparer: Preparer
+    limits: SampleLimits = field(default_factory=SampleLimits)
+    keep_metadata: bool = False
+
+    def run(self, parse: Parse, records: list[Record]) -> list[Prepared]:
+        """One of each record, in order; raises ShardError where there is too little memory."""
+        return [self._run_one(parse, record) for record in records]
+
+    def _run_one(self, parse: Parse, record: Record) -> Prepared:
+        uid = metadata = None
+        try:
+            with _time_limit(self.limits.sample_timeout):
+                sample = parse_record(parse, record)
+                uid = sample.uid
+                if self.keep_metadata:
+                    metadata = json.dumps(sample.metadata, ensure_ascii=False, default=str)
+                self.limits.check(sample)
+                return Prepared(record.key, self.preparer.prepare(sample), None, uid, metadata)
+        except SampleError as error:
+            problem = error
+        except MemoryError as error:  # whose fault it is can't be known: nothing is written of it
+            raise ShardError(f"out of memory at {record.key!r}: use fewer --workers") from error
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and multiprocessing.parent_process() is None:
+                raise
+            problem = SampleError(Status.PREPARATION_FAILED, one_line(error))
+        return Prepared(record.key, None, problem, uid, metadata)
+
+
+class _TookTooLong(BaseException):
+    """Not an Exception: a decoder that takes any of them must not take this one."""
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise in the block once it has taken so long, where the system can interrupt this thread.
+
+    A worker process whose library can't be interrupted ends itself after twice the time.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise _TookTooLong(f"not prepared after {seconds:g} seconds (--sample-timeout)")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    if _traces is not None:
+        faulthandler.dump_traceback_later(2 * seconds, exit=True, file=_traces)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if _traces is not None:
+            faulthandler.cancel_dump_traceback_later()
 
 
 class PreparePool:
-    """A preparer in `workers` processes; with 0, in this one."""
+    """Prepares samples in `workers` processes; with 0, in this one when the result is asked for."""
 
-    def __init__(self, preparer: Preparer, workers: int, keep_metadata: bool) -> None:
-        self._start = (preparer, keep_metadata)
+    def __init__(self, preparation: Preparation, workers: int) -> None:
+        self._preparation = preparation
         self.workers = workers
         self._executor: ProcessPoolExecutor | None = None
 
-    def submit(self, parse: Parse, records: list[Record]) -> "Future[list[Prepared]]":
-        """Prepare records; raises BrokenProcessPool where a worker process has died."""
+    def submit(self, parse: Parse, records: list[Record]) -> Callable[[], list[Prepared]]:
+        """Prepare records, and wait for them by a call of what is returned.
+
+        Both raise BrokenProcessPool where a worker process has died.
+        """
         if self.workers == 0:
-            future: Future[list[Prepared]] = Future()
-            future.set_result(_prepare(*self._start, parse, records))
-            return future
+            return partial(self._preparation.run, parse, records)
         if self._executor is None:
             # spawn: a fork of a process with torch's threads can deadlock.
             self._executor = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), _start_worker, self._start
+                self.workers,
+                multiprocessing.get_context("spawn"),
+                _start_worker,
+                (self._preparation,),
             )
-        return self._executor.submit(_prepare_in_worker, parse, records)
+        return self._executor.submit(_prepare_in_worker, parse, records).result
 
     def close(self) -> None:
         """End the worker processes; the next `submit` starts new ones."""
@@ -97,13 +170,24 @@ class ShardFeed:
 
     def __iter__(self) -> Iterator[Event]:
         open_shards = len(self._shards)
+        lost: Exception | None = None
         while open_shards:
             event = self._queue.get()
-            if isinstance(event, Future):
-                yield from event.result()
-                continue
-            open_shards -= isinstance(event, ShardClosed)
-            yield event
+            if isinstance(event, ShardOpened):
+                yield event
+            elif isinstance(event, ShardClosed):
+                open_shards -= 1
+                yield ShardClosed(lost or event.error)
+                lost = None
+            elif lost is None:  # after what is lost nothing more: the rows are the shard's first
+                try:
+                    prepared = event()
+                except BrokenProcessPool:
+                    raise
+                except Exception as error:  # noqa: BLE001 - the consumer decides what it means
+                    lost = error
+                else:
+                    yield from prepared
 
     def close(self) -> None:
         """Stop reading; what was read ahead is dropped."""
@@ -120,8 +204,8 @@ class ShardFeed:
                         self._put(self._pool.submit(reader.parse, records))
             except _Stopped:
                 return
-            except Exception as caught:  # noqa: BLE001 - the consumer decides what each one means
-                error = caught
+            except BaseException as caught:  # noqa: BLE001 - the consumer decides what it means
+                error = caught if isinstance(caught, Exception) else ShardError(one_line(caught))
             try:
                 self._put(ShardClosed(error))
             except _Stopped:
@@ -169,36 +253,21 @@ def _size(value: Any) -> int:
     return len(value) if isinstance(value, (bytes, str)) else 0
 
 
-def _prepare(
-    preparer: Preparer, keep_metadata: bool, parse: Parse, records: list[Record]
-) -> list[Prepared]:
-    return [_prepare_one(preparer, keep_metadata, parse, record) for record in records]
+_preparation: Preparation | None = None
+_traces: int | None = None
+"""Where a worker process that ends itself writes what it was doing: nobody reads it."""
 
 
-def _prepare_one(preparer: Preparer, keep_metadata: bool, parse: Parse, record: Record) -> Prepared:
-    uid = metadata = None
-    try:
-        sample = parse_record(parse, record)
-        uid = sample.uid
-        if keep_metadata:
-            metadata = json.dumps(sample.metadata, ensure_ascii=False, default=str)
-        return Prepared(record.key, preparer.prepare(sample), None, uid, metadata)
-    except SampleError as problem:
-        return Prepared(record.key, None, problem, uid, metadata)
-
-
-_worker_state: tuple[Preparer, bool] | None = None
-
-
-def _start_worker(preparer: Preparer, keep_metadata: bool) -> None:
-    global _worker_state
-    _worker_state = (preparer, keep_metadata)
+def _start_worker(preparation: Preparation) -> None:
+    global _preparation, _traces
+    _preparation, _traces = preparation, os.open(os.devnull, os.O_WRONLY)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one says it all
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _prepare_in_worker(parse: Parse, records: list[Record]) -> list[Prepared]:
-    assert _worker_state is not None
-    return _prepare(*_worker_state, parse, records)
+    assert _preparation is not None
+    return _preparation.run(parse, records)
 
 
 def _die_with_parent() -> None:

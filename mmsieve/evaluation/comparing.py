@@ -1,8 +1,7 @@
 """Models against labelled texts: their scores, their metrics, their differences."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mmsieve.engine.annotator import Annotator, RunnerOptions
-from mmsieve.engine.workers import Prepared, PreparePool
+from mmsieve.engine.workers import Preparation, Prepared, PreparePool
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.evaluation.metrics import (
     Bootstrap,
@@ -122,7 +121,7 @@ def score_texts(
     column = find_score(annotator.schema) or SCORE
     scores = np.full(len(texts.records), np.nan)
     statuses = [Status.OK.value] * len(scores)
-    pool = PreparePool(annotator.preparer(), workers, keep_metadata=False)
+    pool = PreparePool(Preparation(preparer=annotator.preparer()), workers)
     try:
         runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
         with show_progress(label, len(scores), quiet, "texts") as advance:
@@ -152,13 +151,13 @@ def _prepared(pool: PreparePool, texts: LabelledTexts) -> Iterator[Prepared]:
     """What the pool makes of the texts, in order, a bounded number of chunks ahead."""
     parse = partial(parse_training_record, texts.images)
     records = [Record(str(i), {"text": text}) for i, text in enumerate(texts.records)]
-    ahead: deque[Future[list[Prepared]]] = deque()
+    ahead: deque[Callable[[], list[Prepared]]] = deque()
     for start in range(0, len(records), _CHUNK):
         ahead.append(pool.submit(parse, records[start : start + _CHUNK]))
         while len(ahead) > 2 * pool.workers:
-            yield from ahead.popleft().result()
-    for future in ahead:
-        yield from future.result()
+            yield from ahead.popleft()()
+    for prepared in ahead:
+        yield from prepared()
 
 
 # Scores of one or more models against the true levels, and against the first model's

@@ -22,7 +22,7 @@ from cyclopts import Group, Parameter
 from mmsieve.devices import Dtype, quiet
 from mmsieve.engine.annotator import Device, Row, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, decode, fit
+from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, load_square
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tower import Tower
 from mmsieve.options import Options
@@ -68,10 +68,16 @@ class TextImagePreparer(Portable):
 
     def pixels(self, image: Image, min_side: int = 1) -> Pixels:
         """The square of an image; raises SampleError where it can't be used."""
-        pixels = decode(image.data, self.limits, image.frame, self.orient, self.fast)
-        if min(pixels.shape[:2]) < min_side:
-            raise SampleError(Status.IMAGE_TOO_SMALL, "one pixel wide or high")
-        return fit(pixels, self.image, self.fit, self.fast)
+        return load_square(
+            image.data,
+            self.image,
+            self.limits,
+            frame=image.frame,
+            mode=self.fit,
+            orient=self.orient,
+            fast=self.fast,
+            min_side=min_side,
+        )
 
 
 def caption_text(sample: Sample) -> str:

@@ -3,14 +3,18 @@
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
 from mmsieve.errors import SampleError, Status
-from mmsieve.sample import Kind, Sample
+from mmsieve.images import ImageLimits, read_size
+from mmsieve.options import AboveZero, Options, Positive
+from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import one_line
 
 MAX_BYTES = 1 << 30
@@ -36,6 +40,45 @@ class ReadOptions:
     """Set by callers to whom texts are nothing: a Parquet file needs no column of them."""
     kinds: Annotated[tuple[Kind, ...] | None, Parameter(parse=False)] = None
     """Set by callers who can do with samples of some kinds only."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SampleLimits(Options):
+    """What a sample may take: beyond it, it is a row that says so."""
+
+    max_images: Positive = 1000
+    """Most images of a sample."""
+    max_text_chars: Positive = 1_000_000
+    """Most characters of a sample's texts: a tokenizer may need 400 bytes for one."""
+    max_sample_pixels: Positive = 10**9
+    """Most pixels of a sample's images together, one that is there twice counted once."""
+    sample_timeout: AboveZero = 300
+    """Seconds after which a sample that is still being prepared is given up."""
+
+    def check(self, sample: Sample) -> None:
+        """Raise SampleError for a sample beyond them; of images, headers alone are read."""
+        texts = [part.text for part in sample.parts if isinstance(part, Text)]
+        chars = sum(map(len, texts)) + sum(len(turn.text) for turn in sample.turns)
+        if chars > self.max_text_chars:
+            message = f"{chars} characters, the limit is {self.max_text_chars} (--max-text-chars)"
+            raise SampleError(Status.TEXT_TOO_LONG, message)
+        images = sample.images
+        if len(images) > self.max_images:
+            message = f"{len(images)} images, the limit is {self.max_images} (--max-images)"
+            raise SampleError(Status.TOO_MANY_IMAGES, message)
+        if len(images) > 1:
+            self._check_pixels(set(images))
+
+    def _check_pixels(self, images: set[Image]) -> None:
+        pixels = 0
+        for image in images:
+            with suppress(SampleError):  # what can't be used isn't decoded either
+                width, height = read_size(image.data, ImageLimits(), image.frame)
+                pixels += width * height
+        if pixels > self.max_sample_pixels:
+            limit = f"the limit is {self.max_sample_pixels} (--max-sample-pixels)"
+            raise SampleError(Status.IMAGE_TOO_LARGE, f"{pixels} pixels in its images, {limit}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +133,22 @@ class ImageFolder:
 
     def __init__(self, folder: Path) -> None:
         self._root = Path(os.path.realpath(folder))
+
+    def read_once(self) -> Callable[[str], bytes]:
+        """`read` for the images of one sample: each file once, MAX_BYTES in all."""
+        left = MAX_BYTES
+
+        @cache
+        def read(name: str) -> bytes:
+            nonlocal left
+            data = self.read(name)
+            left -= len(data)
+            if left < 0:
+                message = f"its image files have more than {MAX_BYTES} bytes together"
+                raise SampleError(Status.IMAGE_TOO_LARGE, message)
+            return data
+
+        return read
 
     def read(self, name: str) -> bytes:
         """The bytes of an image file; raises SampleError."""

@@ -4,7 +4,7 @@ A tar's are members of one key: an image, `txt`, and optionally `json` (webdatas
 as on the Hugging Face hub, has a column of images and one of texts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -71,7 +71,9 @@ class ImageTextParser:
         """The sample of one row; raises SampleError."""
         value = record.fields[self.image_column]
         text = record.fields[self.text_column] if self.text_column else ""
-        images = [self._image(item) for item in (value if isinstance(value, list) else [value])]
+        read = None if self._folder is None else self._folder.read_once()
+        values = value if isinstance(value, list) else [value]
+        images = [self._image(item, read) for item in values]
         if not images:
             raise SampleError(Status.IMAGE_MISSING, f"column {self.image_column} is empty")
         if text is None:
@@ -82,14 +84,14 @@ class ImageTextParser:
         kind: Kind = "caption" if len(images) == 1 else "document"
         return Sample(record.key, (*images, Text(text)), kind, metadata)
 
-    def _image(self, value: Any) -> Image:
+    def _image(self, value: Any, read: Callable[[str], bytes] | None) -> Image:
         fields = value if isinstance(value, dict) else {}
         data = value if isinstance(value, bytes) else fields.get("bytes")
         path = value if isinstance(value, str) else fields.get("path")
         if isinstance(data, bytes):
             return Image(data)
-        if not isinstance(path, str) or self._folder is None:
+        if not isinstance(path, str) or read is None:
             fix = "" if path is None else f", only the path {path!r}: say --images DIR"
             message = f"column {self.image_column} holds no bytes{fix}"
             raise SampleError(Status.IMAGE_MISSING, message)
-        return Image(self._folder.read(path))
+        return Image(read(path))

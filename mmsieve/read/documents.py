@@ -5,7 +5,7 @@ members of the same key, or the pages of one TIFF in order).
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -154,20 +154,22 @@ class Mmc4Parser:
         if not isinstance(infos, list) or not all(isinstance(info, dict) for info in infos):
             raise SampleError(Status.JSON_INVALID, "`image_info` is not a list of objects")
         before: list[list[Part]] = [[] for _ in range(len(texts) + 1)]
+        read = self._folder.read_once()
         for info in infos:
-            before[_slot(info, len(texts))].append(self._image(info.get("image_name")))
+            before[_slot(info, len(texts))].append(_file_image(read, info.get("image_name")))
         parts: list[Part] = []
         for images, text in zip(before, [*texts, None], strict=True):
             parts += images if text is None else [*images, Text(text)]
         metadata = {name: value for name, value in document.items() if name not in _MMC4_FIELDS}
         return Sample(record.key, tuple(parts), "document", metadata)
 
-    def _image(self, name: Any) -> Image:
-        """The image file of that name; one that can't be had is counted, and left out later."""
-        with suppress(SampleError):
-            if isinstance(name, str) and name:
-                return Image(self._folder.read(name))
-        return UNREADABLE
+
+def _file_image(read: Callable[[str], bytes], name: Any) -> Image:
+    """The image file of that name; one that can't be had is counted, and left out later."""
+    with suppress(SampleError):
+        if isinstance(name, str) and name:
+            return Image(read(name))
+    return UNREADABLE
 
 
 def _slot(info: dict[str, Any], texts: int) -> int:

@@ -5,7 +5,7 @@ object of both, or a list of those, and whatever else, which is its metadata.
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -158,28 +158,12 @@ class InstructionParser:
         """The sample of one item; raises SampleError."""
         item = record.fields
         turns, named = read_turns(item)
-        images = [self._image(value) for value in _images(item, self._image_names) or named]
+        read = None if self._folder is None else self._folder.read_once()
+        images = [_image(value, read) for value in _images(item, self._image_names) or named]
         content = (*TURNS, *self._image_names)
         metadata = {n: json_value(value) for n, value in item.items() if n not in content}
         metadata["image_source"] = image_source(item)
         return Sample.instruction(images, turns, record.key, metadata)
-
-    def _image(self, value: Any) -> bytes:
-        """The bytes of an image: as they are, behind a data: address, or in a file."""
-        data = value.get("bytes") if isinstance(value, Mapping) else value
-        if isinstance(data, bytes):
-            return data
-        path = _path(value)
-        if path is None:
-            raise SampleError(Status.JSON_INVALID, f"an image is {value!r:.60}, no path or bytes")
-        if path.startswith("data:"):
-            return _decoded(path)
-        if "://" in path:
-            raise SampleError(Status.IMAGE_MISSING, f"{path!r:.200} is an address, not a file")
-        if self._folder is None:
-            message = f"only the path {path!r:.200} is there: say --images DIR"
-            raise SampleError(Status.IMAGE_MISSING, message)
-        return self._folder.read(path)
 
 
 class InstructionRowParser(InstructionParser):
@@ -200,6 +184,24 @@ class InstructionRowParser(InstructionParser):
     def key(self, stem: str, row: Mapping[str, Any], number: int) -> str:
         """The key of a row, of its file's stem and the row's number."""
         return item_key(row, stem, number)
+
+
+def _image(value: Any, read: Callable[[str], bytes] | None) -> bytes:
+    """The bytes of an image: as they are, behind a data: address, or in a file."""
+    data = value.get("bytes") if isinstance(value, Mapping) else value
+    if isinstance(data, bytes):
+        return data
+    path = _path(value)
+    if path is None:
+        raise SampleError(Status.JSON_INVALID, f"an image is {value!r:.60}, no path or bytes")
+    if path.startswith("data:"):
+        return _decoded(path)
+    if "://" in path:
+        raise SampleError(Status.IMAGE_MISSING, f"{path!r:.200} is an address, not a file")
+    if read is None:
+        message = f"only the path {path!r:.200} is there: say --images DIR"
+        raise SampleError(Status.IMAGE_MISSING, message)
+    return read(path)
 
 
 def _images(item: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mmsieve.errors import RequestError, SampleError, Status
-from mmsieve.images import ImageLimits, ImageSpec, decode, fit
+from mmsieve.images import ImageLimits, ImageSpec, Pixels, load_square
 from mmsieve.labels import STYLES
 from mmsieve.methods.base import Portable
 from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec
-from mmsieve.sample import Sample, Turn
+from mmsieve.sample import Image, Sample, Turn
 
 SYSTEM = "You are a helpful assistant."
 STYLE_QUESTION = f"Interaction style candidates: [{', '.join(STYLES)}]\nStyles: "
@@ -164,15 +164,22 @@ class RatingPreparer:
             message = f"{longest} tokens with their images, the limit is {self.max_tokens}"
             raise SampleError(Status.TEXT_TOO_LONG, message)
         side = self.image.size
-        pixels = []
-        for image in sample.images:
-            whole = decode(image.data, self.limits, image.frame, self.orient, self.fast)
-            pixels.append(fit(whole, self.image, fast=self.fast))
+        pixels = [self._pixels(image) for image in sample.images]
         return RatingItem(
             prompts=prompts,
             images=np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8),
             num_tokens=asked[0][1],
             image_source=source,
+        )
+
+    def _pixels(self, image: Image) -> Pixels:
+        return load_square(
+            image.data,
+            self.image,
+            self.limits,
+            frame=image.frame,
+            orient=self.orient,
+            fast=self.fast,
         )
 
 
