@@ -239,8 +239,14 @@ def below(folder: Path, name: str) -> Path:
     return path
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What an OSError says where there is no room left."""
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what it comes from, says that a disk has no room left."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 # What an output was made by: the same request, or another one
