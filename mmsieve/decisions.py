@@ -53,10 +53,7 @@ _GROUP_ROWS = 1 << 16
 
 
 class Decisions:
-    """Decisions that were written before: of any verb, or anyone's with `key`, `shard`, `keep`.
-
-    Raises RequestError where they can't be read, or aren't decisions.
-    """
+    """Decisions of a verb, or anyone's with `key`, `shard` and `keep`; RequestError for others."""
 
     def __init__(self, path: Path) -> None:
         self.label = f"--decisions {path}"
@@ -97,7 +94,7 @@ class Decisions:
         is_ours = header is not None and header.kind == KIND
         if header is not None and is_ours and header.shard == name and header.size:
             self._sizes[name] = header.size
-        types = dict(zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True))
+        types = tables.types_of(parquet.schema_arrow)
         by_name = path != self.path  # a file of a folder is named after its shard
         for column in ("key", "keep") if by_name else ("key", "keep", "shard"):
             if column not in types:
@@ -107,9 +104,7 @@ class Decisions:
         if by_name:
             self._groups.setdefault(name, [])
         for number in range(parquet.num_row_groups):
-            shards = [name]
-            if "shard" in types:
-                shards = _shards(parquet, number, trust_statistics=is_ours)
+            shards = _shards(parquet, number, is_ours) if "shard" in types else [name]
             for shard in shards:
                 self._groups.setdefault(shard, []).append((path, number))
 
@@ -173,7 +168,6 @@ class DecisionRows:
             writer.finish()
 
     def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
-        """The header of a decision file: that of one shard, or of all (None)."""
         files = self.files if source is None else [source]
         return Header(
             kind=KIND,
@@ -217,7 +211,6 @@ class _Writer:
         self._pending.append(self._threads.submit(self._add_parts, parts))
 
     def finish(self) -> None:
-        """Write what is left."""
         self._wait()
         if self._file is not None:
             self._file.close()
@@ -252,7 +245,6 @@ class _DecisionFile:
     """One decision file, written some rows at a time."""
 
     def __init__(self, path: Path, header: Callable[[int, int], Header]) -> None:
-        """`header` makes the file's of its rows and kept rows."""
         path.parent.mkdir(parents=True, exist_ok=True)
         # keys don't repeat: to look for a dictionary takes most of the time
         self._writer = pq.ParquetWriter(
@@ -263,7 +255,6 @@ class _DecisionFile:
         self._rows = self._kept = 0
 
     def add(self, rows: pa.Table) -> None:
-        """Add rows of SCHEMA."""
         self._waiting.append(rows)
         self._rows += rows.num_rows
         self._kept += pc.sum(rows["keep"]).as_py() or 0
@@ -271,10 +262,9 @@ class _DecisionFile:
             self._flush()
 
     def close(self) -> None:
-        """Write the header and finish."""
         self._flush()
-        header = tables.header_metadata(self._header(self._rows, self._kept))
-        self._writer.add_key_value_metadata(header)
+        header = self._header(self._rows, self._kept)
+        self._writer.add_key_value_metadata(tables.header_metadata(header))
         self._writer.close()
 
     def _flush(self) -> None:
@@ -300,10 +290,7 @@ def check_place(out: Path, inputs: Sequence[Path]) -> None:
 
 
 def check_replaceable(out: Path, fingerprint: dict[str, str], overwrite: bool) -> bool:
-    """Whether decisions of the same request are there; RequestError where --out can't be used.
-
-    Nothing that isn't a decision is ever replaced.
-    """
+    """Whether decisions of the same request are there; RequestError for what isn't decisions."""
     files = decision_files(out)
     found = (path for top in contents(out) for path in (top, *top.rglob("*")))
     other = next((p for p in found if p.suffix != ".parquet" and not p.is_dir()), None)

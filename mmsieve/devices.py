@@ -44,9 +44,8 @@ def resolve_dtype(dtype: str, device: Device) -> Dtype:
 def share_cores() -> None:
     """Let torch's threads sleep while they wait for each other; before torch is imported.
 
-    By default they spin, which starves the processes that prepare samples beside them (and any
-    other work on the machine): scoring then took 3 to 4 times as long. On an idle machine
-    sleeping costs nothing measurable. A value that the user has set stays.
+    By default they spin, which starves the processes that prepare samples beside them: scoring
+    then took 3 to 4 times as long. A value that the user has set stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -120,7 +120,7 @@ def decode(
 
     Size limits are checked from the header, before any pixel is decoded. `orient` applies the
     EXIF orientation (the published scorers ignore it). `fast` decodes RGB and grey JPEG files
-    with simplejpeg where that is installed, and everything else as usual.
+    with simplejpeg where that is installed.
     Raises SampleError: image_undecodable, image_too_large, image_too_small.
     """
     with _opened(data, limits, frame) as image:
@@ -163,10 +163,7 @@ def load_square(
 
 
 def read_size(data: bytes, limits: ImageLimits, frame: int = 0) -> tuple[int, int]:
-    """Width and height of an image file from its header alone; no pixel is decoded.
-
-    Raises SampleError as `decode` does, but can't tell that the pixels are broken.
-    """
+    """Width and height of an image file from its header alone; raises SampleError as `decode`."""
     with _opened(data, limits, frame) as image:
         return image.size
 
@@ -178,9 +175,8 @@ def fit(
 
     `stretch` resizes both sides on their own; `crop` the shorter one, then cuts the middle out
     (CLIP's processor); `pad` first pads to a square with the mean colour, as the published
-    training code does (llava/mm_utils.py, expand2square).
-    Raises SampleError, image_too_large, where an image is so long and thin that either way would
-    pass through more than `MAX_PIXELS`.
+    training code does (llava/mm_utils.py, expand2square). Raises SampleError, image_too_large,
+    where either would pass through more than `MAX_PIXELS`.
     """
     mode = mode or spec.fit
     resize = _resize_torch if fast else _resize_pillow
@@ -192,7 +188,9 @@ def fit(
     elif mode == "crop":
         _check_bound(spec.size, spec.size * long // short)
         size = int(spec.size * height / short), int(spec.size * width / short)
-        return _crop_square(resize(pixels, size, spec.resample), spec.size)
+        whole = resize(pixels, size, spec.resample)
+        top, left = (size[0] - spec.size) // 2, (size[1] - spec.size) // 2
+        return np.ascontiguousarray(whole[top : top + spec.size, left : left + spec.size])
     return resize(pixels, (spec.size, spec.size), spec.resample)
 
 
@@ -205,7 +203,11 @@ def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Imag
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
-                _seek(image, frame, limits)
+                if frame >= limits.max_frames:
+                    raise _too_large(f"frame {frame}, the limit is {limits.max_frames}")
+                if frame:
+                    _check_size(image.size, limits)
+                    image.seek(frame)
                 _check_size(image.size, limits)
                 yield image
         except SampleError:
@@ -226,14 +228,6 @@ def _formats() -> tuple[str, ...]:
     """The decoders of FORMATS that the installed Pillow has."""
     Image.init()
     return tuple(name for known in FORMATS for name in known.decoders if name in Image.OPEN)
-
-
-def _seek(image: Image.Image, frame: int, limits: ImageLimits) -> None:
-    if frame >= limits.max_frames:
-        raise _too_large(f"frame {frame}, the limit is {limits.max_frames}")
-    if frame:
-        _check_size(image.size, limits)
-        image.seek(frame)
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
@@ -258,18 +252,15 @@ def _simplejpeg(data: bytes) -> Pixels | None:
     """The pixels by simplejpeg, or None where it is missing or can't read this file."""
     try:
         import simplejpeg
-    except ImportError:
-        return None
-    try:
+
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
-    except ValueError:
+    except (ImportError, ValueError):
         return None
 
 
 def _resize_pillow(pixels: Pixels, size: tuple[int, int], resample: int) -> Pixels:
-    height, width = size
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling(resample))
-    return np.asarray(image)
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize(size[::-1], Image.Resampling(resample)))
 
 
 def _resize_torch(pixels: Pixels, size: tuple[int, int], resample: int) -> Pixels:
@@ -287,16 +278,7 @@ def _resize_torch(pixels: Pixels, size: tuple[int, int], resample: int) -> Pixel
 def _pad_square(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
     height, width = pixels.shape[:2]
     side = max(height, width)
-    if height == width:
-        return pixels
-    square = np.empty((side, side, 3), np.uint8)
-    square[:] = colour
+    square = np.full((side, side, 3), colour, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = pixels
     return square
-
-
-def _crop_square(pixels: Pixels, side: int) -> Pixels:
-    height, width = pixels.shape[:2]
-    top, left = (height - side) // 2, (width - side) // 2
-    return np.ascontiguousarray(pixels[top : top + side, left : left + side])

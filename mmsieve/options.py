@@ -111,7 +111,6 @@ def _checks(hint: Any) -> list[Callable[[Any, Any], Any]]:
 
 
 def _check_choice(choices: tuple[Any, ...], kind: Any, value: Any) -> None:
-    """Refuse what is not among the choices; the command line has a message of its own."""
     if value is not None and value not in choices:
         raise ValueError(f"is not one of {', '.join(map(str, choices))}")
 

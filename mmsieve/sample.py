@@ -19,10 +19,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image as its file's bytes; `frame` counts the pages of a multi-page file from 0.
-
-    Undecoded on purpose: whoever needs pixels decodes (`mmsieve.images`), an export never does.
-    """
+    """An image as its file's bytes, decoded by who needs pixels; `frame` counts pages from 0."""
 
     data: bytes = field(repr=False)
     frame: int = 0
@@ -42,14 +39,12 @@ class Turn:
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One caption pair (an image, then its text), one document (any interleaving), or one
-    instruction sample: its images, and the turns of a conversation about them.
-
-    `kind` is kept because a model may be asked about each in different words.
-    """
+    instruction sample: its images, and the turns of a conversation about them."""
 
     key: str
     parts: tuple[Part, ...]
     kind: Kind = "document"
+    """A model may be asked about each in different words."""
     metadata: dict[str, Any] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
 

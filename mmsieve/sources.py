@@ -21,14 +21,8 @@ from mmsieve.leftovers import scratch_folder
 # Finding files through fsspec, with errors that say the fix
 
 _MAGIC = re.compile(r"[*?\[]")
-_INSTALL = {
-    "s3": "mmsieve[s3]",
-    "s3a": "mmsieve[s3]",
-    "gs": "mmsieve[gcs]",
-    "gcs": "mmsieve[gcs]",
-    "http": "mmsieve[http]",
-    "https": "mmsieve[http]",
-}
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
+"""Protocol -> the extra of mmsieve that installs its filesystem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +65,12 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         found: tuple[fsspec.AbstractFileSystem, str] = url_to_fs(url)
     except ImportError as error:
-        fix = f"pip install '{_INSTALL[protocol]}'" if protocol in _INSTALL else one_line(error)
+        extra = _EXTRAS.get(protocol)
+        fix = f"pip install 'mmsieve[{extra}]'" if extra else one_line(error)
         raise RequestError(f"{url}: {protocol}:// needs a package not installed: {fix}") from error
     except ValueError as error:
-        raise RequestError(
-            f"{url}: {one_line(error)}; a SOURCE is a path or a URL such as s3://, gs://, hf://, "
-            "https://"
-        ) from error
+        fix = "a SOURCE is a path or a URL such as s3://, gs://, hf://, https://"
+        raise RequestError(f"{url}: {one_line(error)}; {fix}") from error
     return found
 
 
@@ -118,25 +111,22 @@ def _find(
         magic = _MAGIC.search(path)
         if magic is None:
             return [], None
+        above = path[: magic.start()].rpartition("/")[0]
         infos = list(filesystem.glob(path, detail=True).values())
         folders = [info["name"] for info in infos if info["type"] == "directory"]
         if len(folders) == len(infos):  # a glob of folders names what is in them
-            return [i for folder in folders for i in _search(filesystem, folder)], _above(path)
-        return [info for info in infos if info["type"] != "directory"], _above(path)
+            return [i for folder in folders for i in _search(filesystem, folder)], above
+        return [info for info in infos if info["type"] != "directory"], above
     if info["type"] != "directory":
         return [info], None
     return _search(filesystem, path), path
 
 
 def _search(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[dict[str, Any]]:
-    """All files below a folder.
-
-    A local folder that can't be listed is an error; `find` would leave a gap in the data.
-    """
     if not is_local(filesystem):
         return list(filesystem.find(folder, detail=True).values())
     files: list[dict[str, Any]] = []
-    folders = [folder]
+    folders = [folder]  # `find` would pass over a local one that can't be listed: a gap in the data
     while folders:
         inside = filesystem.ls(folders.pop(), detail=True)
         shown = [info for info in inside if not info["name"].rpartition("/")[2].startswith(".")]
@@ -145,20 +135,12 @@ def _search(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[dict[str
     return files
 
 
-def _above(path: str) -> str:
-    """The folder in which a glob begins to search."""
-    return _MAGIC.split(path)[0].rpartition("/")[0]
-
-
 def _resolve(filesystem: fsspec.AbstractFileSystem, info: dict[str, Any]) -> tuple[str, int]:
-    """Kind and size of an entry; a link (the hub's cache is made of them) is what it leads to.
-
-    A link that leads nowhere counts as a file, so that the run names what is missing.
-    """
+    """Kind and size of an entry; a link (the hub's cache is made of them) is what it leads to."""
     if info["type"] == "other" and info.get("islink"):
         try:
             info = filesystem.info(info["name"])
-        except OSError:
+        except OSError:  # it leads nowhere, and the run names what is missing
             return "file", 0
     return info["type"], int(info.get("size") or 0)
 
@@ -184,13 +166,11 @@ _MOST_PATTERNS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The unit of work, of resume and of failure: a tar, or a range of rows of a larger file.
-
-    `name` is the path of its table, without suffix, below the folder of tables.
-    """
+    """The unit of work, of resume and of failure: a tar, or a range of rows of a larger file."""
 
     url: str
     name: str
+    """The path of its table, without suffix, below the folder of tables."""
     size: int
     """Bytes of the file."""
     start: int = 0
@@ -251,7 +231,6 @@ def local_path(shard: Shard) -> Iterator[str]:
 
 
 def _expand(source: str, notes: list[str]) -> dict[str, int]:
-    """URL -> size in bytes for all files that one SOURCE names."""
     patterns = _patterns(source)
     found: dict[str, int] = {}
     missing = []
@@ -270,7 +249,6 @@ def _expand(source: str, notes: list[str]) -> dict[str, int]:
 
 
 def _patterns(source: str) -> list[str]:
-    """The paths and globs that a SOURCE with braces stands for."""
     if not source.strip():
         raise RequestError("an empty SOURCE: name a tar, a folder, a glob or a brace pattern")
     if "{" not in source or os.path.exists(os.path.expanduser(source)):  # noqa: PTH110, PTH111
@@ -288,10 +266,7 @@ def _patterns(source: str) -> list[str]:
 
 
 def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
-    """Of a folder or glob: the tars if there are any, else Parquet and JSONL files, else JSON.
-
-    What is left is noted.
-    """
+    """Of a folder or glob the tars, else Parquet and JSONL, else JSON files; notes what is left."""
     files = listing.files
     if not listing.searched:
         for url in files:

@@ -113,10 +113,7 @@ def _other_version(path: Path, error: Exception) -> RequestError:
 
 
 def find_score(columns: pa.Schema | Mapping[str, pa.DataType]) -> str | None:
-    """The column with a table's score: `quality_score`, or its only one of floating-point numbers.
-
-    None where there is none or more than one: then the user has to say which.
-    """
+    """The column of scores: `quality_score`, or the only floating-point one; None: ask the user."""
     types = types_of(columns) if isinstance(columns, pa.Schema) else columns
     if SCORE in types:
         return SCORE
@@ -130,11 +127,7 @@ def types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
 
 
 def existing_file(path: Path) -> tuple[Header, pa.Schema] | None:
-    """Header and columns of a table file if there is one, for a resume.
-
-    Raises RequestError for a file that isn't ours: it may be what someone else has to keep, such
-    as the sidecars that stand beside tars.
-    """
+    """Header and columns of a table file, if it is there; RequestError for one that isn't ours."""
     try:
         header, schema = _read_footer(path)
     except FileNotFoundError:
@@ -158,12 +151,13 @@ def remove_file(path: Path) -> None:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """The files of a table: shard name -> path, in the order of the names."""
-    found = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in folder.rglob("*.parquet")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    found = ((path.relative_to(folder), path) for path in folder.rglob("*.parquet"))
+    shown = {
+        inside.with_suffix("").as_posix(): path
+        for inside, path in found
+        if not any(part.startswith(".") for part in inside.parts)
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(shown.items()))
 
 
 # Reading: files one by one, and the tables given to a verb, of a run or anyone's
@@ -240,18 +234,14 @@ class Table:
         return sum(file.rows for file in self.files)
 
     def read(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pl.DataFrame]:
-        """A file's columns, in one frame if it must be whole, else some rows at a time.
-
-        Raises RequestError where they can't be read: a choice among the others would be wrong.
-        """
+        """A file's columns, in one frame or in pieces; RequestError where not all can be read."""
         for piece in self._pieces(file, columns, whole):
             yield pl.DataFrame(piece)
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """The columns of all files, about CHUNK rows at a time, and which files they are from.
 
-        Small files come together: what is done once per batch isn't done thousands of times. The
-        next batch is read while one is used.
+        Small files come together, and the next batch is read while one is used.
         """
         yield from _ahead(self._batches(columns))
 
@@ -274,11 +264,9 @@ class Table:
         names, rows = list(columns), 0
         schema = pa.schema([(name, self.types[name]) for name in names])
         with open_file(file.path) as parquet:
-            pieces: Iterable[pa.Table] = (
-                [parquet.read(names, use_threads=False)]
-                if whole or file.rows <= CHUNK
-                else map(pa.table, parquet.iter_batches(CHUNK, columns=names))
-            )
+            pieces: Iterable[pa.Table] = map(pa.table, parquet.iter_batches(CHUNK, columns=names))
+            if whole or file.rows <= CHUNK:
+                pieces = [parquet.read(names, use_threads=False)]
             for piece in pieces:
                 rows += piece.num_rows
                 yield piece.select(names).cast(schema)

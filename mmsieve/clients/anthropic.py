@@ -7,22 +7,13 @@ always think refuse forced tools.
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 import anthropic
 from pydantic import BaseModel
 
-from mmsieve.clients.connection import (
-    Connection,
-    ModelRequest,
-    Reply,
-    SdkTeacher,
-    TeacherError,
-    Usage,
-    as_trouble,
-    by_status,
-    read_body,
-)
+from mmsieve.clients.connection import ModelRequest, Reply, Teacher, TeacherError, Usage, read_body
 
 _ENDED = {
     "max_tokens": "cut off: the answer is longer than --max-tokens",
@@ -72,18 +63,16 @@ class _MessageResult(BaseModel):
     result: _MessageOutcome
 
 
-class AnthropicTeacher(SdkTeacher):
+class AnthropicTeacher(Teacher):
     """Asks for a message per request."""
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection, anthropic.AsyncAnthropic, anthropic.AnthropicError)
+    sdk = anthropic.AsyncAnthropic
+    errors = anthropic.AnthropicError
 
     async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
         create = self.client.messages.with_raw_response.create
-        parameters = self.parameters(request)
-        body = await self.body(lambda: create(**parameters))
-        return self.reply(body)
+        return self.reply(await self.body(partial(create, **self.parameters(request))))
 
     async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
         """Send a batch; raises TeacherError."""
@@ -104,25 +93,23 @@ class AnthropicTeacher(SdkTeacher):
     async def is_ended(self, batch: str) -> bool:
         """Whether a batch has its answers; raises TeacherError."""
         retrieve = self.client.messages.batches.with_raw_response.retrieve
-        found = await self.read(_MessageBatch, lambda: retrieve(batch))
+        found = await self.read(_MessageBatch, partial(retrieve, batch))
         return found.processing_status == "ended"
 
     async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
         """The answers of an ended batch; raises TeacherError."""
         try:
             async for line in await self.client.messages.batches.results(batch):
-                result = read_body(_MessageResult, line.to_json())
-                if result is not None:
+                if result := read_body(_MessageResult, line.to_json()):
                     yield result.custom_id, self._result(result.result)
         except (anthropic.AnthropicError, ValueError) as error:
-            raise as_trouble(error, self._connection) from None
+            raise self.as_trouble(error) from None
 
     def _result(self, result: _MessageOutcome) -> Reply | TeacherError:
         if result.type == "succeeded":
             return self.reply(json.dumps(result.message))
         words = json.dumps(result.error) if result.error else result.type
-        invalid = "invalid_request_error" in words
-        return by_status(400 if invalid else None, words, self._connection)
+        return self.by_status(400 if "invalid_request_error" in words else None, words)
 
     def parameters(self, request: ModelRequest) -> dict[str, Any]:
         """The parameters of a request."""

@@ -7,10 +7,11 @@ jitter). What reaches us is an answer, which may be a bad one, or a TeacherError
 import asyncio
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -106,57 +107,61 @@ def shorten(text: str) -> str:
     return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 3] + "..."
 
 
-class Teacher(Protocol):
-    """Answers requests; holds connections, so `close` it."""
-
-    async def ask(self, request: ModelRequest) -> Reply:
-        """Ask; raises TeacherError."""
-
-    async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
-        """Send a batch of requests by name; returns its id. Sent once: raises TeacherError."""
-
-    async def candidates(self, token: str, count: int) -> list[str]:
-        """The ids of batches that may be one of so many requests whose id was lost."""
-
-    async def is_ended(self, batch: str) -> bool:
-        """Whether a batch has its answers; raises TeacherError."""
-
-    def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
-        """The answers of an ended batch by name, in any order; raises TeacherError."""
-
-    async def close(self) -> None:
-        """Close the connections."""
-
-
-def as_trouble(error: Exception, connection: Connection) -> TeacherError:
-    """An SDK's error as ours, without the key: `from None`, as its cause may hold it."""
-    out_of_money = getattr(error, "code", None) == "insufficient_quota"
-    status = 402 if out_of_money else getattr(error, "status_code", None)
-    return by_status(status, one_line(error), connection)
-
-
-def by_status(status: int | None, words: str, connection: Connection) -> TeacherError:
-    """The error that an HTTP status means."""
-    trouble: Trouble = "refused" if status in _REFUSED else "failed"
-    return TeacherError("stop" if status in _STOP else trouble, connection.scrub(words))
-
-
 def request_name(item: str, token: str) -> str:
     """The name of a request in a batch: the token tells whose batch it is."""
     return f"{item}-{token}"
 
 
-class SdkTeacher:
-    """A client of an SDK, whose errors become TeacherErrors; `client` is the SDK's own."""
+class Teacher(ABC):
+    """Answers requests through the client of an SDK, whose errors become TeacherErrors.
 
-    def __init__(self, connection: Connection, client: Any, errors: type[Exception]) -> None:
-        self._connection, self._errors = connection, errors
-        self.client = client(
+    It holds connections, so `close` it.
+    """
+
+    sdk: ClassVar[Any]
+    """The SDK's class of clients."""
+    errors: ClassVar[type[Exception]]
+    """What the SDK raises."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.client = self.sdk(
             api_key=connection.key,
             base_url=connection.base_url,
             max_retries=connection.max_retries,
             timeout=connection.timeout,
         )
+
+    @abstractmethod
+    async def ask(self, request: ModelRequest) -> Reply:
+        """Ask; raises TeacherError."""
+
+    @abstractmethod
+    async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
+        """Send a batch of requests by name; returns its id. Sent once: raises TeacherError."""
+
+    @abstractmethod
+    async def candidates(self, token: str, count: int) -> list[str]:
+        """The ids of batches that may be one of so many requests whose id was lost."""
+
+    @abstractmethod
+    async def is_ended(self, batch: str) -> bool:
+        """Whether a batch has its answers; raises TeacherError."""
+
+    @abstractmethod
+    def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
+        """The answers of an ended batch by name, in any order; raises TeacherError."""
+
+    def as_trouble(self, error: Exception) -> TeacherError:
+        """An SDK's error as ours, without the key: `from None`, as its cause may hold it."""
+        out_of_money = getattr(error, "code", None) == "insufficient_quota"
+        status = 402 if out_of_money else getattr(error, "status_code", None)
+        return self.by_status(status, one_line(error))
+
+    def by_status(self, status: int | None, words: str) -> TeacherError:
+        """The error that an HTTP status means."""
+        trouble: Trouble = "refused" if status in _REFUSED else "failed"
+        return TeacherError("stop" if status in _STOP else trouble, self._connection.scrub(words))
 
     async def body(self, call: Callable[[], Awaitable[Any]]) -> str:
         """The body of a response; raises TeacherError.
@@ -171,8 +176,8 @@ class SdkTeacher:
             body: str = response.http_response.text
         except TimeoutError:
             raise TeacherError("failed", f"no answer within {most:.0f} s") from None
-        except self._errors as error:
-            raise as_trouble(error, self._connection) from None
+        except self.errors as error:
+            raise self.as_trouble(error) from None
         return body
 
     async def read(self, model: type[M], call: Callable[[], Awaitable[Any]]) -> M:
@@ -196,7 +201,6 @@ def read_body(model: type[M], body: str) -> M | None:
 
 
 _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-PROVIDERS = tuple(_KEYS)
 NO_KEY = "none"
 """A server of one's own may want no key, but the SDKs want one."""
 
@@ -204,7 +208,7 @@ NO_KEY = "none"
 def split_name(name: str) -> tuple[str, str]:
     """Provider and model of `provider:MODEL`; raises RequestError."""
     provider, _, model = name.partition(":")
-    if provider not in PROVIDERS or not model:
+    if provider not in _KEYS or not model:
         raise RequestError(
             f"--teacher {name}: not rendered, anthropic:MODEL or openai:MODEL (with --base-url "
             "any server that speaks the same protocol)"

@@ -9,16 +9,7 @@ from typing import Any, Final
 import openai
 from pydantic import BaseModel
 
-from mmsieve.clients.connection import (
-    Connection,
-    ModelRequest,
-    Reply,
-    SdkTeacher,
-    TeacherError,
-    Usage,
-    by_status,
-    read_body,
-)
+from mmsieve.clients.connection import ModelRequest, Reply, Teacher, TeacherError, Usage, read_body
 
 _URL: Final = "/v1/chat/completions"
 
@@ -69,18 +60,16 @@ class _FileLine(BaseModel):
     error: dict[str, Any] | None = None
 
 
-class OpenAITeacher(SdkTeacher):
+class OpenAITeacher(Teacher):
     """Asks for a chat completion per request."""
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection, openai.AsyncOpenAI, openai.OpenAIError)
+    sdk = openai.AsyncOpenAI
+    errors = openai.OpenAIError
 
     async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises TeacherError."""
         create = self.client.chat.completions.with_raw_response.create
-        parameters = self.parameters(request)
-        body = await self.body(lambda: create(**parameters))
-        return self.reply(body)
+        return self.reply(await self.body(partial(create, **self.parameters(request))))
 
     async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
         """Send a batch; raises TeacherError."""
@@ -94,8 +83,7 @@ class OpenAITeacher(SdkTeacher):
         # Sent once: if the answer to this request is lost, another would be paid for twice.
         create = self.client.with_options(max_retries=0).batches.with_raw_response.create
         wanted = {"completion_window": "24h", "endpoint": _URL, "metadata": {"token": token}}
-        made = await self.read(_Named, lambda: create(input_file_id=file.id, **wanted))
-        return made.id
+        return (await self.read(_Named, partial(create, input_file_id=file.id, **wanted))).id
 
     async def candidates(self, token: str, count: int) -> list[str]:
         """The batch of a token, if there is one; raises TeacherError."""
@@ -116,8 +104,7 @@ class OpenAITeacher(SdkTeacher):
         for file in filter(None, (made.output_file_id, made.error_file_id)):
             body = await self.body(partial(content, file))
             for line in body.splitlines():
-                result = read_body(_FileLine, line)
-                if result is not None:
+                if result := read_body(_FileLine, line):
                     yield result.custom_id, self._result(result)
 
     def _result(self, result: _FileLine) -> Reply | TeacherError:
@@ -126,7 +113,7 @@ class OpenAITeacher(SdkTeacher):
         if response.get("status_code") == 200:
             return self.reply(body)
         words = json.dumps(result.error) if result.error else body
-        return by_status(response.get("status_code"), words, self._connection)
+        return self.by_status(response.get("status_code"), words)
 
     async def _batch(self, batch: str) -> _FileBatch:
         retrieve = self.client.batches.with_raw_response.retrieve

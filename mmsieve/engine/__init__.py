@@ -1,4 +1,1 @@
-"""Engines map a shard job over shards: one report per shard, in any order, raising for none.
-
-Every engine runs the same ShardWorker, so all of them write the same tables.
-"""
+"""Engines map a shard job over shards; all run the same ShardWorker and write the same tables."""

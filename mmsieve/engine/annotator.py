@@ -44,6 +44,21 @@ class Runner(Protocol):
         """Rows for a stream of (index, item), in any order, each index exactly once."""
 
 
+def annotate_samples(
+    preparer: Preparer, runner: Runner, samples: Iterable[Sample]
+) -> list[Row | SampleError]:
+    """The row of each sample, in order, or why it has none; all in this process."""
+    found: dict[int, Row | SampleError] = {}
+    ready: list[tuple[int, Any]] = []
+    for index, sample in enumerate(samples):
+        try:
+            ready.append((index, preparer.prepare(sample)))
+        except SampleError as error:
+            found[index] = error
+    found.update(runner.run(ready))
+    return [found[index] for index in sorted(found)]
+
+
 class Annotator(Protocol):
     """A method with its model chosen: picklable, cheap to make, loads no weights by itself.
 

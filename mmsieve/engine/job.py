@@ -16,7 +16,6 @@ from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
 from mmsieve.engine.workers import (
     Event,
     Preparation,
-    Prepared,
     PreparePool,
     ShardClosed,
     ShardFeed,
@@ -164,7 +163,11 @@ class _Rows:
                 self.error = self.error or event.error
                 return
             else:
-                index = self._add(event)
+                index = len(self.rows)
+                self._missing.add(index)
+                row = {"key": event.key, "shard": self.shard.name, "uid": event.uid}
+                known = {} if event.metadata is None else {"metadata": event.metadata}
+                self.rows.append(row | known)
                 if event.problem is not None:
                     self.finish(index, event.problem)
                 else:
@@ -181,32 +184,24 @@ class _Rows:
         self._advance(1, self.shard.size / self.count if self.count else 0.0)
 
     def check(self) -> None:
-        """Raise unless the shard has as many rows as its index has samples, each with a result."""
+        """Raise unless the shard has as many rows as its index has samples, each with a result.
+
+        Where the rest of it can't be read, what was read and computed is enough.
+        """
+        if isinstance(self.error, ShardError) and self.rows and not self._missing:
+            return
         if self.error is not None:
             raise self.error
         if self._missing or len(self.rows) != self.count:
             rows = f"{len(self.rows)} rows, {len(self._missing)} of them without a result"
             raise ShardError(f"{rows}, for {self.count} samples")
 
-    def _add(self, sample: Prepared) -> int:
-        index = len(self.rows)
-        self._missing.add(index)
-        row = {"key": sample.key, "shard": self.shard.name, "uid": sample.uid}
-        self.rows.append(row | ({} if sample.metadata is None else {"metadata": sample.metadata}))
-        return index
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether some of the shard was read and computed, and the rest can't be read."""
-        return isinstance(self.error, ShardError) and bool(self.rows) and not self._missing
-
 
 def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
     """Write a shard's table and report; runs in the writer's thread."""
     shard = rows.shard
     try:
-        if not rows.is_partial:
-            rows.check()
+        rows.check()
         problem = str(rows.error) if rows.error is not None else None
         header = Header(
             kind=job.annotator.kind,

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -50,25 +51,15 @@ class RunOptions(OutputOptions):
     """Beyond these a sample isn't looked at."""
 
 
-class LocalEngine:
-    """Runs shards on this machine, on one device; samples are prepared in worker processes."""
-
-    def device(self, asked: str) -> Device:
-        """What is asked for, or a GPU where there is one."""
-        return resolve_device(asked)
-
-    def run(
-        self, job: ShardJob, shards: Sequence[Shard], workers: int | None, advance: Advance
-    ) -> Iterator[ShardReport]:
-        """A report per shard, in order."""
-        if workers is None:  # enough to keep a GPU fed; one where the model needs the CPU itself
-            cores = len(os.sched_getaffinity(0))
-            workers = 1 if job.runner.device == "cpu" else min(cores, _MOST_WORKERS)
-        worker = ShardWorker(job, workers, advance)
-        try:
-            yield from worker.run(shards)
-        finally:
-            worker.close()
+def run_locally(
+    job: ShardJob, shards: Sequence[Shard], workers: int | None, advance: Advance
+) -> Iterator[ShardReport]:
+    """A report per shard, in order: on one device, samples prepared in worker processes."""
+    if workers is None:  # enough to keep a GPU fed; one where the model needs the CPU itself
+        cores = len(os.sched_getaffinity(0))
+        workers = 1 if job.runner.device == "cpu" else min(cores, _MOST_WORKERS)
+    with closing(ShardWorker(job, workers, advance)) as worker:
+        yield from worker.run(shards)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +96,9 @@ def run_annotator(
     check_folder(out)
     found = find_files(sources)
     shards = take_part(split_files(found.files, read), run.part)
-    engine = LocalEngine() if run.engine == "local" else RayEngine(run.ray_address)
-    runner = RunnerOptions(device=engine.device(device), batch_tokens=run.batch_tokens)
+    ray = RayEngine(run.ray_address) if run.engine == "ray" else None
+    device = ray.device(device) if ray else resolve_device(device)
+    runner = RunnerOptions(device=device, batch_tokens=run.batch_tokens)
     annotator = make(runner.device)
     job = ShardJob(
         annotator=annotator,
@@ -153,7 +145,8 @@ def _run(
     reports: list[ShardReport] = []
     if todo:
         with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:
-            reports += engine.run(job, todo, run.workers, progress)
+            engine = ray.run if ray else run_locally
+            reports += engine(job, todo, run.workers, progress)
     return _report(reports, notes, out)
 
 

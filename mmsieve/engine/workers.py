@@ -249,9 +249,7 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _size(value: Any) -> int:
-    """Bytes of a raw value; images of Parquet rows are nested in structs and lists.
-
-    A text counts too: that of a JSON item may hold an image."""
+    """Bytes of a raw value, nested as in Parquet rows; a text counts, as it may hold an image."""
     if isinstance(value, dict):
         return sum(map(_size, value.values()))
     if isinstance(value, list):

@@ -36,7 +36,7 @@ class AgreementOptions:
     """With two TABLEs, join them by this column; by default by shard and key."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TableRows:
     """What became of a table's rows: `rows` = those compared + not_ok + only_here."""
 
@@ -69,13 +69,11 @@ def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Ag
     """Join two tables and compare their scores; raises RequestError where that can't be done."""
     tables = (first, second)
     scored = [options.by or find_score(table.types) or SCORE for table in tables]
+    has_levels = set(scored) == {SCORE} and all(_LEVEL in table.types for table in tables)
+    columns = []
     for table, by in zip(tables, scored, strict=True):
         _check(table, by, tables, options.on)
-    has_levels = set(scored) == {SCORE} and all(_LEVEL in table.types for table in tables)
-    columns = [
-        _columns(table, by, options.on or "key", has_levels)
-        for table, by in zip(tables, scored, strict=True)
-    ]
+        columns.append(_columns(table, by, options.on or "key", has_levels))
     joined, alone = [], np.zeros(2, np.int64)
     for files, on in _blocks(tables, options.on):
         one, other = (
@@ -94,18 +92,14 @@ def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Ag
     pairs = pl.concat(joined)
     scores = pairs["score"].to_numpy(), pairs["score_right"].to_numpy()
     same_level, kappa = _level_agreement(pairs)
+    rows = {}
+    for table, only_here in zip(tables, alone.tolist(), strict=True):
+        not_ok = table.rows - pairs.height - only_here
+        rows[table.name] = TableRows(str(table.path), table.rows, not_ok, only_here)
     return Agreement(
         count=pairs.height,
         by=" and ".join(dict.fromkeys(scored)),
-        tables={
-            table.name: TableRows(
-                path=str(table.path),
-                rows=table.rows,
-                not_ok=table.rows - pairs.height - only_here,
-                only_here=only_here,
-            )
-            for table, only_here in zip(tables, alone.tolist(), strict=True)
-        },
+        tables=rows,
         spearman=spearman(*scores),
         pearson=pearson(*scores),
         same_level=same_level,
@@ -128,11 +122,8 @@ def _check(table: Table, by: str, tables: Sequence[Table], on: str | None) -> No
 def _blocks(
     tables: tuple[Table, Table], on: str | None
 ) -> Iterator[tuple[list[list[Path]], list[str]]]:
-    """Files of both tables that hold the same samples, and the columns to join them by.
-
-    Shard by shard for two tables of ours: memory is bounded by the largest. Anyone else's are
-    joined in one piece.
-    """
+    """Files of both tables that hold the same samples, and the columns to join them by."""
+    # Shard by shard, memory is bounded by the largest; anyone else's tables are joined in one piece
     if on is None and all(table.is_ours for table in tables):
         for shard in sorted(tables[0].by_shard.keys() | tables[1].by_shard.keys()):
             yield [[t.by_shard[shard].path] if shard in t.by_shard else [] for t in tables], ["key"]
@@ -154,7 +145,6 @@ _TYPES = pl.Schema(
 
 
 def _columns(table: Table, by: str, on: str, has_levels: bool) -> dict[str, pl.Expr]:
-    """What is compared of a table's rows, by the names in _TYPES."""
     nothing = pl.lit(None)
     score = pl.col(by).cast(pl.Float64)
     is_ok = score.is_not_null() & score.is_not_nan() & pl.col(on).is_not_null()
@@ -179,9 +169,9 @@ def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> tuple[pl.Dat
             ]
         )
     except pl.exceptions.ComputeError as error:
+        how = f"by {' and '.join(on)} ({one_line(error)})"
         raise RequestError(
-            f"the tables can't be joined by {' and '.join(on)} ({one_line(error)}): "
-            "each may name a sample only once"
+            f"the tables can't be joined {how}: each may name a sample only once"
         ) from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise RequestError(f"a table can't be read ({one_line(error)})") from error

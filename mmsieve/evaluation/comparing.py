@@ -35,11 +35,7 @@ from mmsieve.tables import SCORE, find_score
 
 
 def units_of(images: Iterable[list[str]]) -> Ints:
-    """The number [n] of each text's unit, for the image paths of each text.
-
-    The texts over one caption's image are a unit, and so are those over a document's images, in
-    whatever order each text shows them: its first image alone would take them apart.
-    """
+    """The number [n] of each text's unit, from its image paths: texts that share one are a unit."""
     _, units = np.unique(tie_by_image(list(images)), return_inverse=True)
     return units
 
@@ -69,7 +65,7 @@ class LabelledTexts:
 
     @cached_property
     def units(self) -> Ints:
-        """The number [n] of each text's unit: texts that share an image belong together."""
+        """The number [n] of each text's unit."""
         return units_of(record.images for record in self.records)
 
     def check_scores(self, annotators: Mapping[str, Annotator]) -> None:
@@ -112,7 +108,6 @@ def score_texts(
     label: str,
     annotator: Annotator,
     texts: LabelledTexts,
-    *,
     workers: int,
     batch_tokens: int | None,
     quiet: bool,
@@ -200,7 +195,7 @@ class Measured:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Comparison:
     """All models' numbers over the same texts."""
 
@@ -286,13 +281,7 @@ def compare(texts: LabelledTexts, scored: Mapping[str, Scored], bootstrap: Boots
     for name, one in scored.items():
         models[name], numbers = _measure_one(texts, is_measured, bootstrap, one, first)
         first = first or numbers
-    return Comparison(
-        models=models,
-        scored=dict(scored),
-        is_measured=is_measured,
-        is_fitted=is_fitted,
-        notes=tuple(notes),
-    )
+    return Comparison(models, dict(scored), is_measured, is_fitted, tuple(notes))
 
 
 _Numbers: TypeAlias = tuple[Metrics, Draws]
@@ -318,12 +307,10 @@ def _measure_one(
 
     overall = numbers(is_measured)
     kinds = np.array(texts.kinds)
+    there = np.unique(kinds[is_measured]).tolist()
     measured = Measured(
         overall=overall[0],
-        by_kind={
-            kind: numbers(is_measured & (kinds == kind))[0]
-            for kind in np.unique(kinds[is_measured]).tolist()
-        },
+        by_kind={kind: numbers(is_measured & (kinds == kind))[0] for kind in there},
         statuses=statuses,
         thresholds=one.thresholds,
         differences={} if first is None else _differences(overall, first),

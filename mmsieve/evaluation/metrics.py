@@ -2,19 +2,13 @@
 
 As compute_metrics of train_classifier.py (Victorwz/UniFilter): a score is clamped to 0-3 and
 rounded to a level. Macro averages are over all four levels; a level that neither occurs nor is
-predicted counts 0. A score on another scale becomes a level by thresholds. The numbers are
-scikit-learn's and scipy's, which are an extra: they are imported where they are needed.
+predicted counts 0. A score on another scale becomes a level by thresholds, which are fitted on half
+of the images and measured on the other. scikit-learn and scipy, which compute the numbers, are an
+extra: they are imported where they are needed.
 
-Percentile intervals (Efron, 1979), of images rather than of texts: the texts over one image are
-written together, from positive to negative, and a model that misreads the image misses several at
-once. Drawing them one by one would take one accident for several, and the intervals would be too
-narrow. So the texts that share an image are one unit, drawn as a whole.
-
-A number without any error in sight (accuracy 1) gets an interval without width: no draw from
-faultless texts has a fault. With n images the rate of errors may still be as high as about 3 / n.
-
-What thresholds are fitted on can't be measured on: they would know the answers. So half of the
-images (all texts over them) is for fitting and the other half for measuring.
+Percentile intervals (Efron, 1979) are of images, not of texts: a model that misreads an image
+misses several of its texts at once, so those that share one are a unit, drawn as a whole. Faultless
+texts get an interval without width; with n images the rate of errors may still be about 3 / n.
 """
 
 import warnings
@@ -94,10 +88,7 @@ def predict(scores: Floats, thresholds: Sequence[float] | None = None) -> Ints:
 
 
 def measure(scores: Floats, levels: Ints, thresholds: Sequence[float] | None = None) -> Metrics:
-    """Metrics of scores [n] against levels 0-3 [n]; n is at least 1.
-
-    With thresholds the scores have a scale of their own: what takes them for levels is None.
-    """
+    """Metrics of scores [n > 0] for levels 0-3 [n]; thresholds rule out mse and expected error."""
     from sklearn import metrics
 
     predicted = predict(scores, thresholds)
@@ -157,9 +148,8 @@ def _calibration(scores: Floats, levels: Ints, predicted: Ints, is_level: bool) 
 def _bins(scores: Floats, levels: Ints) -> list[dict[str, float]]:
     width = POSITIVE / _BINS
     place = np.minimum(np.clip(scores, 0, POSITIVE) // width, _BINS - 1).astype(np.int64)
-    counts, score, level = (
-        np.bincount(place, weights, _BINS) for weights in (None, scores, levels)
-    )
+    weights = (None, scores, levels)
+    counts, score, level = (np.bincount(place, each, _BINS) for each in weights)
     return [
         {
             "low": index * width,
@@ -194,10 +184,7 @@ class Bootstrap:
     def draw(
         self, scores: Floats, levels: Ints, units: Ints, thresholds: list[float] | None = None
     ) -> Draws:
-        """Metrics of `resamples` draws of the units, for scores [n], levels [n] and units [n].
-
-        A single unit says nothing of how others differ: all is NaN.
-        """
+        """Metrics of draws of the units of texts [n]; NaN for a single one, which has no spread."""
         names, units = np.unique(units, return_inverse=True)
         if len(names) == 1:
             return {name: np.full(self.resamples, np.nan) for name in RESAMPLED}
@@ -259,10 +246,7 @@ class _RankedTexts:
         }
 
     def _spearman(self, weights: Floats, sizes: Floats) -> Floats:
-        """Correlation of ranks, each text counting `weights` [draws, n] times.
-
-        Ranks are taken from their mean, so that a mean rank is 0; equal scores share a rank.
-        """
+        """Correlation of ranks (less their mean; equal scores share one), weighted [draws, n]."""
         tied = np.add.reduceat(weights, self.starts, axis=1)
         score = (np.cumsum(tied, 1) - tied / 2 - sizes[:, None] / 2)[:, self.group]
         per_level = weights @ self.is_level

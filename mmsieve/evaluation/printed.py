@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mmsieve.evaluation.agreement import Agreement
 from mmsieve.evaluation.comparing import COMPARED, Measured
-from mmsieve.evaluation.metrics import Interval, Metrics
+from mmsieve.evaluation.metrics import RESAMPLED, Interval, Metrics
 from mmsieve.labels import LEVELS
 
 WIDTH = 100
@@ -61,7 +61,6 @@ def model_tables(models: Mapping[str, Measured]) -> list[RenderableType]:
 
 
 def _parted(names: list[str]) -> list[list[str]]:
-    """As many as fit side by side, then the next ones."""
     return [names[start : start + _COLUMNS] for start in range(0, len(names), _COLUMNS)]
 
 
@@ -71,17 +70,16 @@ def agreement_table(found: Agreement) -> list[RenderableType]:
     for name, one in found.tables.items():
         rows.add_row(name, f"{one.rows:,}", f"{one.not_ok:,}", f"{one.only_here:,}")
     numbers = _grid(f"{found.by}, {found.count:,} samples", "")
-    numbers.add_row("spearman", _number(found.spearman))
-    numbers.add_row("pearson", _number(found.pearson))
-    numbers.add_row("same level", _number(found.same_level))
-    numbers.add_row("kappa of levels, quadratic", _number(found.kappa))
+    named = {"spearman": found.spearman, "pearson": found.pearson, "same level": found.same_level}
+    named["kappa of levels, quadratic"] = found.kappa
     for top, overlap in found.top.items():
-        numbers.add_row(f"top {float(top):.0%}: overlap of what is kept", _number(overlap))
+        named[f"top {float(top):.0%}: overlap of what is kept"] = overlap
+    for name, value in named.items():
+        numbers.add_row(name, _number(value))
     return [rows, "", numbers]
 
 
 def _columns(one: Measured) -> dict[str, Metrics]:
-    """All texts, and each kind where there are several."""
     assert one.overall is not None
     return {"all": one.overall} | (one.by_kind if len(one.by_kind) > 1 else {})
 
@@ -89,29 +87,29 @@ def _columns(one: Measured) -> dict[str, Metrics]:
 def _numbers(columns: Mapping[str, Metrics]) -> Table:
     table = _grid("", *columns, is_wide=True)
     table.add_row("texts", *(f"{metrics.count:>{_NUMBER},}" for metrics in columns.values()))
-    for name in ("accuracy", "precision", "recall", "f1", "mse", "spearman"):
-        table.add_row(name, *(_cell(metrics, name) for metrics in columns.values()))
-    table.add_row(*_calibration_errors(columns.values()))
+    names = ("accuracy", "precision", "recall", "f1", "mse", "spearman")
+    _add_numbers(table, list(columns.values()), names)
     return table
 
 
 def _side_by_side(models: Mapping[str, Measured]) -> Table:
-    """A column per model, all texts first, then each kind."""
     table = _grid("", *models, is_wide=True)
     columns = [_columns(one) for one in models.values()]
     for kind in columns[0]:
         metrics = [each[kind] for each in columns]
         table.add_section()
         table.add_row(f"[bold]{kind}, {metrics[0].count:,} texts[/bold]")
-        for name in ("accuracy", "f1", "mse", "spearman"):
-            table.add_row(name, *(_cell(each, name) for each in metrics))
-        table.add_row(*_calibration_errors(metrics))
+        _add_numbers(table, metrics, RESAMPLED)
     return table
 
 
-def _calibration_errors(columns: Iterable[Metrics]) -> list[str]:
+def _add_numbers(table: Table, columns: list[Metrics], names: Iterable[str]) -> None:
+    for name in names:
+        form = ".4f" if name == "mse" else ".3f"
+        found = [(getattr(metrics, name), metrics.intervals.get(name)) for metrics in columns]
+        table.add_row(name, *(_with_interval(*each, form) for each in found))
     errors = (metrics.calibration.expected_error for metrics in columns)
-    return ["calibration error", *(_with_interval(error, None) for error in errors)]
+    table.add_row("calibration error", *(_with_interval(error, None) for error in errors))
 
 
 def _differences(reference: str, models: Mapping[str, Measured]) -> Table:
@@ -123,7 +121,6 @@ def _differences(reference: str, models: Mapping[str, Measured]) -> Table:
 
 
 def _details(one: Measured) -> Iterator[RenderableType]:
-    """The confusion, with each true level's recall and each predicted level's meaning."""
     metrics = one.overall
     assert metrics is not None
     table = _grid("true level", *(f"as {level}" for level in LEVELS), "recall", "f1")
@@ -140,12 +137,6 @@ def _details(one: Measured) -> Iterator[RenderableType]:
     if one.thresholds is not None:
         cuts = ", ".join(f"{value:.4g}" for value in one.thresholds)
         yield Text(f"levels 1, 2, 3 from a score of {cuts}")
-
-
-def _cell(metrics: Metrics, name: str) -> str:
-    return _with_interval(
-        getattr(metrics, name), metrics.intervals.get(name), ".4f" if name == "mse" else ".3f"
-    )
 
 
 def _with_interval(value: float | None, interval: Interval | None, form: str = ".3f") -> str:

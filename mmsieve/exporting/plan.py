@@ -74,9 +74,8 @@ def make_plan(
         keys = decisions.kept(shard.name)[:left]
         size = decisions.source_size(shard.name)
         if size not in (None, shard.size):
-            failed[shard.name] = (
-                f"has {shard.size} bytes and had {size} when it was scored: score it again"
-            )
+            change = f"has {shard.size} bytes and had {size} when it was scored"
+            failed[shard.name] = f"{change}: score it again"
             continue
         words = [shard.name, str(shard.size), str(shard.start), str(shard.stop), *keys]
         if captions is not None:
@@ -143,8 +142,8 @@ class Exporter:
     def _copy(self, part: ExportPart) -> list[str]:
         """Write the tar of one shard; returns what could not be exported.
 
-        It is noted before it gets its name, after what had that name is gone: so, whenever a run
-        is killed, a tar that is there and noted is the one that was noted.
+        It is noted after what had its name is gone and before it gets it: whenever a run is
+        killed, a tar that is there and noted is the one that was noted.
         """
         samples = self._select(part)
         name, identity = part.shard.name, part.identity
@@ -169,7 +168,6 @@ class Exporter:
 
 
 def _named(part: ExportPart, problems: Sequence[str]) -> dict[str, str]:
-    """The problems of a shard as one line, under its name."""
     if not problems:
         return {}
     more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""

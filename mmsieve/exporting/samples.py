@@ -58,10 +58,7 @@ class CaptionChange:
         return metadata | self.fields | kept
 
     def json_member(self, data: bytes | None) -> bytes:
-        """The json member with these fields, the rest of it as it was; a new one where it is None.
-
-        Raises SampleError where it isn't a JSON object.
-        """
+        """The json member, or a new one, with these fields; SampleError if it is no object."""
         if data is None:
             return json.dumps(self.fields).encode()
         metadata = parse_object(data)
@@ -226,8 +223,7 @@ class KeptReader:
     """Iterates over the kept samples of a shard, in their order.
 
     A tar's members are copied as they are, header and bytes, but for a caption that `changes`.
-    After the iteration `problems` says what could not be had; nothing is raised for it, so that
-    the rest is exported.
+    What can't be had is in `problems` at the end, and not raised: the rest is exported.
     """
 
     def __init__(
@@ -239,7 +235,7 @@ class KeptReader:
     ) -> None:
         self.problems: list[str] = []
         self._shard = shard
-        self._missing = dict.fromkeys(keys)
+        self._missing = dict.fromkeys(keys, True)
         self._read = read
         self._changes = changes or {}
 
@@ -257,7 +253,7 @@ class KeptReader:
         with local_path(self._shard) as path, Path(path).open("rb") as file:
             index = index_tar(file)
             for group in index.groups:
-                if group.is_duplicate or not self._take(group.key):
+                if group.is_duplicate or not self._missing.pop(group.key, False):
                     continue
                 if group.key.startswith("/") or ".." in PurePosixPath(group.key).parts:
                     self.problems.append(f"{group.key!r} is no name to write: left out")
@@ -276,12 +272,12 @@ class KeptReader:
     def _from_records(self) -> Iterator[TarSample]:
         with open_shard(self._shard, self._read) as reader:
             for record in reader.records:
-                if record.problem is not None or not self._take(record.key):
+                if record.problem is not None or not self._missing.pop(record.key, False):
                     continue
                 try:
-                    sample = _with_change(
-                        parse_record(reader.parse, record), self._changes.get(record.key)
-                    )
+                    sample = parse_record(reader.parse, record)
+                    if change := self._changes.get(record.key):
+                        sample = _with_caption(sample, change)
                     sample.metadata.update(_more_metadata(record))
                     members = list(sample_members(sample))
                 except SampleError as error:
@@ -291,13 +287,6 @@ class KeptReader:
                 sizes = tuple((n.removeprefix(key + "."), len(data)) for n, data in members)
                 data = b"".join(member_bytes(name, data) for name, data in members)
                 yield TarSample(key, self._shard.name, sizes, data)
-
-    def _take(self, key: str) -> bool:
-        """Whether a sample is kept; each key once."""
-        if key not in self._missing:
-            return False
-        del self._missing[key]
-        return True
 
 
 def _changed_members(file: BinaryIO, group: TarGroup, change: CaptionChange) -> dict[str, bytes]:
@@ -329,19 +318,14 @@ def _members(file: BinaryIO, group: TarGroup, new: dict[str, bytes]) -> tuple[Si
     return tuple(sizes.items()), b"".join(blocks)
 
 
-def _with_change(sample: Sample, change: CaptionChange | None) -> Sample:
-    if change is None:
-        return sample
+def _with_caption(sample: Sample, change: CaptionChange) -> Sample:
     images = tuple(part for part in sample.parts if isinstance(part, Image))
     metadata = change.annotate(sample.metadata)
     return replace(sample, parts=(*images, Text(change.text)), metadata=metadata)
 
 
 def _more_metadata(record: Record) -> dict[str, Any]:
-    """What a document of MMC4 says of its images: where they are from, how they are matched.
-
-    Not as `image_info`: readers would take that for OBELICS' list of images.
-    """
+    """A document's `image_info` of MMC4, by a name that no reader takes for that of OBELICS."""
     if "line" not in record.fields:
         return {}
     return {"mmc4_image_info": parse_object(record.fields["line"]).get("image_info")}

@@ -12,21 +12,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from mmsieve import outputs
 from mmsieve.errors import ShardError
 from mmsieve.exporting.samples import Sizes, TarSample
-from mmsieve.outputs import (
-    append_line,
-    made_otherwise,
-    not_ours,
-    read_lines,
-    write_atomically,
-    write_text,
-)
 from mmsieve.read.tar import index_tar
 from mmsieve.tables import product_version
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Tar:
     """What the manifest says of an output tar."""
 
@@ -44,10 +37,7 @@ def write_tar(
     samples: Iterable[TarSample],
     whole: Callable[[Tar], object] = lambda tar: None,
 ) -> Tar | None:
-    """Write one tar of samples; None, and no file, where there are none.
-
-    `whole` is called when all is written and checked, just before the tar gets its name.
-    """
+    """Write one tar of samples, if any; `whole` is called just before the tar gets its name."""
     iterator = iter(samples)
     first = next(iterator, None)
     if first is None:
@@ -58,7 +48,7 @@ def write_tar(
         made.append(_write(temporary, name, chain([first], iterator)))
         whole(made[0])
 
-    write_atomically(folder / name, write)
+    outputs.write_atomically(folder / name, write)
     return made[0]
 
 
@@ -86,13 +76,7 @@ def _write(file: Path, name: str, samples: Iterable[TarSample]) -> Tar:
             "the tar written from it doesn't read back as the same samples "
             f"({index.problem or 'other members'}): please report this"
         )
-    return Tar(
-        name=name,
-        samples=len(written),
-        bytes=size + len(last),
-        sha256=sha256.hexdigest(),
-        sources=tuple(sources),
-    )
+    return Tar(name, len(written), size + len(last), sha256.hexdigest(), tuple(sources))
 
 
 def sample_runs(samples: Iterable[TarSample], size: int) -> Iterator[Iterator[TarSample]]:
@@ -137,24 +121,23 @@ class ExportJournal:
         self._folder = folder
         self._lock = Lock()
         self._path = folder / _JOURNAL
-        entries = read_lines(self._path, TypeAdapter(ExportEntry).validate_json)
+        entries = outputs.read_lines(self._path, TypeAdapter(ExportEntry).validate_json)
         self.entries = {entry.unit: entry for entry in entries}
 
     def is_done(self, unit: str) -> bool:
         """Whether a unit needn't be done again: nothing of it failed, and its tars are there."""
         entry = self.entries.get(unit)
-        return entry is not None and entry.complete and all(map(self._is_there, entry.tars))
-
-    def _is_there(self, tar: Tar) -> bool:
-        path = self._folder / tar.name
-        return path.is_file() and path.stat().st_size == tar.bytes
+        if entry is None or not entry.complete:
+            return False
+        files = [(self._folder / tar.name, tar.bytes) for tar in entry.tars]
+        return all(path.is_file() and path.stat().st_size == size for path, size in files)
 
     def add(self, entry: ExportEntry) -> set[str]:
         """Note a unit as finished; returns the names of tars that it had and has no more."""
         with self._lock:
             before = self.entries.get(entry.unit)
             self.entries[entry.unit] = entry
-            append_line(self._path, asdict(entry))
+            outputs.append_line(self._path, asdict(entry))
         had = () if before is None else before.tars
         return {tar.name for tar in had} - {tar.name for tar in entry.tars}
 
@@ -176,13 +159,12 @@ class ExportJournal:
         if not self._path.exists():
             tar = next(self._folder.rglob("*.tar"), None) if self._folder.is_dir() else None
             if tar is not None:
-                raise not_ours(self._folder, f"{tar} isn't an export's")
+                raise outputs.not_ours(self._folder, f"{tar} isn't an export's")
         for unit, entry in () if overwrite else self.entries.items():
             same = not entry.complete or identities.get(unit) == entry.identity
             if unit not in identities or not same:
-                raise made_otherwise(
-                    self._folder, [f"choice of samples, source or option ({unit})"]
-                )
+                difference = f"choice of samples, source or option ({unit})"
+                raise outputs.made_otherwise(self._folder, [difference])
 
 
 def digest(words: Sequence[str]) -> str:
@@ -206,4 +188,4 @@ def write_manifest(
         "tars": [asdict(tar) for tar in sorted(tars, key=lambda tar: tar.name)],
         "failed": dict(sorted(failed.items())),
     }
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    outputs.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")

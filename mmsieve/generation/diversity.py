@@ -1,14 +1,14 @@
 """Diversity: images by kind, and an even draw over the kinds.
 
-As UniFilter's training images were chosen (arXiv 2510.15162, figure 1): web images are clustered,
-and the sample is taken from the clusters, so that what the web has most of does not fill it. The
-published text names neither the embeddings nor the number of clusters; here they are a vision
-tower's averaged patch features, and whatever K is asked for.
+As UniFilter's training images were chosen (arXiv 2510.15162, figure 1), so that what the web has
+most of does not fill the sample. The published text names neither embeddings nor the number of
+clusters; here they are a vision tower's averaged patch features, and whatever K is asked for.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.util import find_spec
 from itertools import chain, islice
 from math import ceil
 from tempfile import TemporaryFile
@@ -37,14 +37,10 @@ Labels: TypeAlias = npt.NDArray[np.int32]
 
 NONE = -1
 
-_AT_ONCE = 256
-"""Samples whose pixels are in memory together."""
-_BLOCK = 4096
-"""Rows of a step of k-means; more where there are more clusters than half of that."""
+_AT_ONCE = 256  # samples whose pixels are in memory together
+_BLOCK = 4096  # rows of a step of k-means; more where there are more clusters than half of that
 _STEPS = 40
-_PASSES = 2
-"""K-means sees the data as often, and takes at least so many steps."""
-_ZERO = 1e-12
+_PASSES = 2  # K-means sees the data as often, and takes at least so many steps
 
 _Vector: TypeAlias = npt.NDArray[np.float32]
 
@@ -53,13 +49,8 @@ def draw_evenly(labels: Labels, count: int, seed: int) -> list[int]:
     """`count` samples, as many of every cluster as it has and the others allow.
 
     Clusters give one sample each, round by round, in an order that differs from round to round;
-    a small cluster is used up, and the others share what is left. No sample comes twice, those
-    of no cluster never; less than `count` come where there are no more. The first N of a draw
-    are the draw of N.
-
-    Returns
-    -------
-    Positions in `labels`, in the order in which they are drawn.
+    a small one is used up, and samples of no cluster are never drawn. Gives positions in `labels`
+    as they are drawn: the first N of a draw are the draw of N.
     """
     usable = np.flatnonzero(labels != NONE)
     chance = np.random.default_rng((seed, 11)).permutation(len(usable))
@@ -91,6 +82,8 @@ def describe(labels: Labels) -> str:
 
 def open_features(model: str) -> Tower:
     """The vision tower of a SigLIP, a CLIP or a quality classifier; raises RequestError."""
+    if find_spec("sklearn") is None:
+        raise RequestError("--diversify needs scikit-learn: pip install 'mmsieve[teachers]'")
     folder = find_model(model)
     if read_json(folder / "config.json").get("model_type") in BACKBONES:
         return open_checkpoint(folder).tower
@@ -100,9 +93,9 @@ def open_features(model: str) -> Tower:
 def cluster_sources(
     sources: Sequence[ImageSource], tower: Tower, clusters: int, seed: int, quiet: bool
 ) -> Labels:
-    """The kind of every sample, counted over all sources in their order.
+    """The kind of every sample of all sources in their order; what can't be read is in none.
 
-    What can't be read is in no cluster. Raises RequestError where the tower's weights don't fit.
+    Raises RequestError where the tower's weights don't fit.
     """
     share_cores()
     from mmsieve.methods.base import ImageFeatures
@@ -135,8 +128,7 @@ def cluster_images(
 ) -> Labels:
     """The kind of every sample by its images, a document's kind by the mean of them.
 
-    The samples are read once; their vectors go to a temporary file (width times 4 bytes each), so
-    memory is bounded by a block of them.
+    Their vectors go to a temporary file, so memory is bounded by a block of them.
     """
     with TemporaryFile() as file:
         usable = []
@@ -151,16 +143,6 @@ def cluster_images(
             vectors = np.memmap(file, np.float32, "r").reshape(-1, features.width)
             labels[np.array(usable)] = _cluster(vectors, clusters, seed)
     return labels
-
-
-def check_installed() -> None:
-    """Raise RequestError where scikit-learn, which does the clustering, is missing."""
-    try:
-        import sklearn  # noqa: F401 - only whether it is there
-    except ImportError:
-        raise RequestError(
-            "--diversify needs scikit-learn: pip install 'mmsieve[teachers]'"
-        ) from None
 
 
 def embed(shown: Iterable[Sequence[Image]], features: "ImageFeatures") -> Iterator[_Vector | None]:
@@ -212,4 +194,4 @@ def _blocks(rows: int, block: int, rng: np.random.Generator) -> Iterator[npt.NDA
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Rows at length 1, so that their distance is the angle between them."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, _ZERO), np.float32)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)

@@ -49,15 +49,13 @@ class Group:
 
     key: str
     images: tuple[bytes, ...]
-    """Encoded."""
     texts: tuple[LabelledText, ...]
 
     def sample(self, labelled: LabelledText) -> Sample:
         """A text with its images, as the sample that a scorer would read."""
         if labelled.kind == "caption":
-            return Sample.caption(
-                self.images[labelled.images[0]], labelled.text[len(CAPTION_HEAD) :]
-            )
+            image = self.images[labelled.images[0]]
+            return Sample.caption(image, labelled.text[len(CAPTION_HEAD) :])
         parts: list[Part] = []
         images = iter(labelled.images)
         for index, piece in enumerate(labelled.text.split(IMAGE_MARK)):
@@ -74,14 +72,14 @@ def kind_of(text: str) -> TextKind:
     return "caption" if starts and text.count(IMAGE_MARK) == 1 else "document"
 
 
+TRAIN, VAL, POOL = "train.json", "val.json", "qas.json"
 IMAGES = "images"
 """Folder of the images, beside the training files."""
 
 SHARDS = "shards"
 """Folder of tars of the same samples, where a teacher writes them too."""
 
-_FOLDER = 5
-"""Letters of a key that name its folder of images: no folder gets too full."""
+_FOLDER = 5  # letters of a key that name its folder of images: no folder gets too full
 
 
 class TrainingRecord(BaseModel):
@@ -108,15 +106,22 @@ def read_training_file(path: Path) -> list[TrainingRecord]:
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
         wanted = 'a JSON list of {"image": path or [paths], "text": "<image> ...", "label": 0-3}'
-        raise RequestError(f"{path}: {where}: {first['msg']}; wanted: {wanted}") from error
+        raise RequestError(f"{path}: {say_invalid(error)}; wanted: {wanted}") from error
     except (OSError, ValueError) as error:
         raise RequestError(f"{path}: {error}") from error
 
 
 _ENTRIES = TypeAdapter(list[TrainingRecord])
+
+
+def say_invalid(error: ValueError) -> str:
+    """What is wrong, in one line: the first field that is, where one is."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def text_fields(names: Sequence[str], texts: Iterable[LabelledText]) -> Iterator[dict[str, Any]]:
@@ -144,7 +149,6 @@ class TrainingFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lines: dict[str, list[str]] = {TRAIN: [], VAL: []}
-        """File -> its entries."""
 
     def add_images(self, key: str, images: Sequence[bytes]) -> None:
         """Write PNG files under the names that entries of this key have for them."""
@@ -161,10 +165,7 @@ class TrainingFiles:
         is_val: bool,
         provenance: dict[str, Any] | None = None,
     ) -> None:
-        """Take entries, whose images are there, into one of the files.
-
-        Each gets an id, KEY-0 and so on, and `provenance` stands in each.
-        """
+        """Take entries into one of the files, each with an id (KEY-0, ...) and `provenance`."""
         last = {} if provenance is None else {"provenance": provenance}
         lines = self._lines[VAL if is_val else TRAIN]
         lines += [
@@ -186,9 +187,6 @@ class TrainingFiles:
         return {name: len(self._lines[name]) for name in (TRAIN, VAL)}
 
 
-TRAIN, VAL, POOL = "train.json", "val.json", "qas.json"
-
-
 def parse_training_record(folder: Path, record: Record) -> Sample:
     """The sample of a training record, its images read below `folder`; raises SampleError."""
     entry: TrainingRecord = record.fields["text"]
@@ -205,8 +203,8 @@ def parse_training_record(folder: Path, record: Record) -> Sample:
 def choose_val(images: Sequence[Sequence[str]], fraction: float, seed: int) -> list[bool]:
     """For each item, given by the sha256 of its images, whether it is for validation.
 
-    Items that share an image, directly or through others, stay together. At least `fraction` of
-    the items is for validation, and more only by what the last ones are tied to.
+    Items that are tied by images stay together: at least `fraction` of the items is for validation,
+    and more only by what the last ones are tied to.
     """
     members: dict[int, list[int]] = {}
     for item, root in enumerate(tie_by_image(images)):

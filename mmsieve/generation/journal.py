@@ -1,17 +1,12 @@
 """The journal of a generation: every answer that was paid for, and what it cost.
 
-An answer is a line, which is on disk before anything is made of it.
-
-A killed run loses at most the answers that were on their way: whether the provider billed those
-nobody can know, and there are never more of them than `--concurrency`.
+An answer is a line, which is on disk before anything is made of it. A killed run loses at most the
+answers that were on their way, never more than `--concurrency`, billed or not.
 """
 
-import json
 import math
-import os
 import re
 import tomllib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,16 +15,12 @@ from pydantic import TypeAdapter
 
 from mmsieve.clients.connection import Usage
 from mmsieve.errors import RequestError
-from mmsieve.generation.tasks import RequestItem
+from mmsieve.outputs import append_line, read_lines
 
 _PRICES = Path(__file__).parent / "prices.toml"
-_BATCH = 0.5
-"""Part of the price that both providers ask for requests in a batch."""
+_BATCH = 0.5  # part of the price that both providers ask for requests in a batch
 
 _DATE = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2})$")
-_PIXELS_A_TOKEN = 750
-"""Anthropic's rule of thumb; OpenAI's tiles and patches come to 0.5 to 1.2 times as many tokens."""
-_LETTERS_A_TOKEN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +31,8 @@ class JournalEntry:
     """The id of the request item; the name is that of journals on disk."""
     usage: Usage = field(default_factory=Usage)
     answer: dict[str, Any] | None = None
-    """The answer's fields, where it can be used."""
+    """The answer's fields, where it can be used; else there is a `problem`."""
     problem: str | None = None
-    """Why it can't."""
     final: bool = False
     """It would be refused again, so it isn't asked again."""
     batch: str | None = None
@@ -83,34 +73,24 @@ class AnswerJournal:
         """Token -> what is known of a batch whose answers are still to come."""
         self.collected: dict[str, set[str]] = {}
         """Token -> items whose answers in that batch are here."""
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            try:
-                self._take(_LINE.validate_json(line))
-            except ValueError:
-                continue  # a line that a killed run left half written: its answer is lost
+        for entry in read_lines(path, _LINE.validate_json):
+            self._take(entry)
 
     def add(self, entry: Line) -> None:
         """Keep an answer: when this returns, it survives a kill and a power cut."""
-        line = json.dumps(asdict(entry), ensure_ascii=False)
-        with self._path.open("ab") as file:
-            # The break comes first: it ends a line that a killed run left half written.
-            file.write(b"\n" + line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, asdict(entry))
         self._take(entry)
-
-    def tries(self, item: str) -> int:
-        """How many answers an item has had that can't be used."""
-        return len(self.problems.get(item, ()))
 
     def is_settled(self, item: str, attempts: int) -> bool:
         """Whether an item needn't be asked about: it has its answer, or has used up its tries."""
         settled = item in self.answers or item in self.final
-        return settled or self.tries(item) >= attempts
+        return settled or len(self.problems.get(item, ())) >= attempts
 
     def _take(self, entry: Line) -> None:
         if isinstance(entry, BatchNote):
-            self._note(entry)
+            before = self.batches.pop(entry.token, entry)
+            if not entry.closed:
+                self.batches[entry.token] = replace(entry, subjects=before.subjects)
             return
         self.requests += 1
         self.unmetered += entry.answer is not None and entry.usage == Usage()
@@ -124,11 +104,6 @@ class AnswerJournal:
         else:
             self.problems.setdefault(entry.subject, []).append(entry.problem or "")
 
-    def _note(self, note: BatchNote) -> None:
-        before = self.batches.pop(note.token, note)
-        if not note.closed:
-            self.batches[note.token] = replace(note, subjects=before.subjects)
-
 
 @dataclass(frozen=True)
 class Price:
@@ -141,10 +116,6 @@ class Price:
         """Dollars for so many tokens; an upper bound, as cached ones may be cheaper."""
         cost = (usage.input * self.input + usage.output * self.output) / 1e6
         return cost * _BATCH if batch else cost
-
-    def spent(self, journal: AnswerJournal) -> float:
-        """Dollars for all answers of a journal."""
-        return sum(self.of(usage, batch) for batch, usage in journal.usage.items())
 
 
 def find_price(model: str, asked: str | None) -> Price | None:
@@ -164,20 +135,6 @@ def find_price(model: str, asked: str | None) -> Price | None:
     return Price(*known) if known else None
 
 
-def expected_usage(items: Sequence[RequestItem], letters: int, answer: int, side: int) -> Usage:
-    """Tokens that requests will take: a guess, good to a factor of two.
-
-    `letters` are those of all requests, `answer` the tokens of an answer, `side` the longest
-    that images are shown with.
-    """
-    pixels = 0.0
-    for picture in (picture for item in items for picture in item.pictures):
-        shrink = min(1.0, side / max(picture.width, picture.height))
-        pixels += picture.width * picture.height * shrink**2
-    shown = round(pixels / _PIXELS_A_TOKEN)
-    return Usage(shown + letters // _LETTERS_A_TOKEN, len(items) * answer)
-
-
 @dataclass(frozen=True)
 class CostBudget:
     """What has been spent, what a request is expected to cost, and the most that may be spent."""
@@ -195,24 +152,17 @@ class CostBudget:
         """
         if self.price is None:
             return 0.0
-        return self.price.spent(self.journal) + self.journal.unmetered * self.first
-
-    def each(self) -> float:
-        """Dollars that the next request is expected to cost."""
-        seen = self.journal.requests
-        return self.spent() / seen if seen else self.first
-
-    def affordable(self, in_flight: int) -> float:
-        """Requests that can still be paid for, beyond those that are under way."""
-        if self.most is None:
-            return math.inf
-        return (self.most - self.spent()) / max(self.each(), 1e-12) - in_flight
+        metered = sum(self.price.of(usage, batch) for batch, usage in self.journal.usage.items())
+        return metered + self.journal.unmetered * self.first
 
     def objection(self, in_flight: int) -> str | None:
-        """Why another request may not be sent, if so."""
-        if self.affordable(in_flight) >= 1:
+        """Why another request may not be sent beside those that are under way, if so."""
+        if self.most is None:
             return None
-        return f"--max-cost {self.most:g} is reached"
+        requests = self.journal.requests
+        each = self.spent() / requests if requests else self.first
+        affordable = (self.most - self.spent()) / max(each, 1e-12) - in_flight
+        return None if affordable >= 1 else f"--max-cost {self.most:g} is reached"
 
     def describe(self) -> str:
         """What has been spent."""

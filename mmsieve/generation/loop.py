@@ -1,10 +1,8 @@
 """The request loop: a request about each item, many at a time or in batches, until all are settled.
 
 Requests are bounded by their number, their bytes and their price; every answer goes to the journal.
-
-A batch is noted in the journal before it is sent, under a token that is in the names of its
-requests, and its id as soon as the provider tells it. So a rerun finds every batch again, also one
-that was sent a moment before a kill.
+A batch is noted there before it is sent, under a token that is in the names of its requests: so a
+rerun finds every batch again, also one that was sent a moment before a kill.
 """
 
 import asyncio
@@ -31,6 +29,7 @@ from mmsieve.clients.connection import (
     request_name,
     shorten,
 )
+from mmsieve.generation.files import say_invalid
 from mmsieve.generation.journal import AnswerJournal, BatchNote, CostBudget, JournalEntry
 from mmsieve.generation.tasks import (
     Fields,
@@ -43,14 +42,14 @@ from mmsieve.generation.tasks import (
 from mmsieve.images import ImageLimits, decode
 from mmsieve.progress import Advance
 
+_QUALITY = 90  # of the JPEG files that a teacher is shown
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 
 
 def read_answer(text: str, task: GenerationTask, item: RequestItem, format: AnswerFormat) -> Fields:
     """The answer in a teacher's words, if it can be used; raises TeacherAnswerError.
 
-    Strict on purpose: nothing is mended, and only `json`, where a server can't be held to a
-    schema, may stand in a code fence.
+    Nothing is mended on purpose; `json`, which holds no server to a schema, may be in a code fence.
     """
     fenced = _FENCE.match(text) if format == "json" else None
     try:
@@ -58,9 +57,7 @@ def read_answer(text: str, task: GenerationTask, item: RequestItem, format: Answ
         json.dumps(fields, ensure_ascii=False).encode()  # raises for half a surrogate pair
         return task.check(fields, item)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise TeacherAnswerError(f"wrong fields: {where}: {first['msg']}") from error
+        raise TeacherAnswerError(f"wrong fields: {say_invalid(error)}") from error
     except (ValueError, RecursionError) as error:
         raise TeacherAnswerError(f"not JSON: {error}") from error
 
@@ -72,10 +69,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in fields if sum(name == other for other, _ in pairs) > 1)
         raise ValueError(f"{twice!r} stands there twice")
     return fields
-
-
-_QUALITY = 90
-"""Of the JPEG files that a teacher is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +118,7 @@ class RequestBuilder:
 
 
 def _shown(picture: Picture, side: int) -> bytes:
-    """A picture as a JPEG file for a teacher.
-
-    Its EXIF orientation isn't applied, as the models that train on it don't see it applied.
-    """
+    """A JPEG file; no EXIF orientation is applied, as models that train on it don't see it so."""
     image = PillowImage.fromarray(decode(picture.data, ImageLimits()))
     image.thumbnail((side, side), PillowImage.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -174,8 +164,6 @@ class LoopOutcome:
 
 @dataclass(kw_only=True)
 class _Loop:
-    """What both loops need."""
-
     teacher: Teacher
     builder: RequestBuilder
     budget: CostBudget
@@ -186,7 +174,6 @@ class _Loop:
 
     @property
     def journal(self) -> AnswerJournal:
-        """What has been answered."""
         return self.builder.journal
 
     def settle(self, item: RequestItem, reply: Reply, batch: str | None = None) -> None:
@@ -290,10 +277,8 @@ def _bytes(pending: Pending) -> int:
 
 MOST_BYTES = 100 * 2**20
 """Of the images of a batch: OpenAI takes files of 200 MB, Anthropic 256 MB."""
-_MOST = 10_000
-"""Requests of a batch: OpenAI takes 50,000, Anthropic 100,000."""
-_LOOKS = 10
-"""Looks at a batch that may fail in a row."""
+_MOST = 10_000  # requests of a batch: OpenAI takes 50,000, Anthropic 100,000
+_LOOKS = 10  # looks at a batch that may fail in a row
 
 
 @dataclass(kw_only=True)
@@ -306,9 +291,8 @@ class BatchLoop(_Loop):
     """Seconds between looks at a batch."""
 
     async def run(self, pending: Callable[[set[str]], Iterator[Pending]] | None) -> LoopOutcome:
-        """Collect the batches that are under way, then send and collect until all is settled.
-
-        `pending` reads the requests about items; without it nothing is sent.
+        """Collect the batches that are under way, then send what `pending` reads, if it is given,
+        and collect until all is settled.
         """
         try:
             await self._collect_all()
@@ -333,7 +317,6 @@ class BatchLoop(_Loop):
         }
 
     async def _send(self, pending: Iterator[Pending]) -> None:
-        """Send all that can be paid for, a batch at a time."""
         chunk: dict[str, ModelRequest] = {}
         size = sent = 0
         while one := await asyncio.to_thread(next, pending, None):
@@ -367,7 +350,12 @@ class BatchLoop(_Loop):
             batch = note.id or await self._find(token, len(note.subjects))
             if batch is not None:
                 await self._wait(batch)
-                await self._collect_or_close(batch, token, note.subjects)
+                try:
+                    await self._collect(batch, token, note.subjects)
+                except TeacherError as error:
+                    if error.trouble == "refused":  # as a whole, so it will never have results
+                        self.journal.add(BatchNote(token=token, closed=True))
+                    raise
             self.journal.add(BatchNote(token=token, closed=True))
 
     async def _find(self, token: str, count: int) -> str | None:
@@ -394,14 +382,6 @@ class BatchLoop(_Loop):
                 if error.trouble != "failed" or in_a_row == _LOOKS:
                     raise
             await asyncio.sleep(self.poll)
-
-    async def _collect_or_close(self, batch: str, token: str, items: tuple[str, ...]) -> None:
-        try:
-            await self._collect(batch, token, items)
-        except TeacherError as error:
-            if error.trouble == "refused":  # as a whole, so it will never have results
-                self.journal.add(BatchNote(token=token, closed=True))
-            raise
 
     async def _collect(self, batch: str, token: str, items: tuple[str, ...]) -> None:
         """Settle a batch's answers, each once: a run may have been killed half way through."""

@@ -30,8 +30,7 @@ _Rendered = Parameter(group=Group(f"{OPTIONS_OF}rendered", sort_key=5))
 
 Family: TypeAlias = Literal["core", "many", "chart", "table"]
 
-_TOWER = "google/siglip-base-patch16-224"
-"""Small enough for a CPU, and trained on web images."""
+_TOWER = "google/siglip-base-patch16-224"  # small enough for a CPU, and trained on web images
 
 
 @Parameter(name="*")

@@ -1,12 +1,12 @@
 """The plan: which images of the sources a generation takes, before anything is sent.
 
 It is kept in a file, so that a rerun takes the same. Where only images are wanted, texts are not
-read: a caption tar without `txt` members or a Parquet file without a column of texts is as good a
-source as any. Captions that people wrote are mixed in beside what is planned.
+read, and may be missing. Captions that people wrote are mixed in beside what is planned.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Protocol, TypeAlias
 
@@ -32,11 +32,15 @@ from mmsieve.generation.tasks import (
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.labels import POSITIVE
 from mmsieve.outputs import write_atomically
-from mmsieve.read import ImageFolder, Parse, ReadOptions, Record, ShardReader, parse_record
+from mmsieve.read import ImageFolder, Parse, ReadOptions, Record, parse_record
 from mmsieve.read.layouts import open_shard, split_files
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_of
 
+HUMAN = "human"
+"""What stands for a teacher's name in the provenance of captions that people wrote."""
+
+_MORE = 64  # samples that are drawn at a time to replace unusable ones
 _IMAGES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 _TEXTUAL = (Status.TEXT_MISSING, Status.TEXT_UNDECODABLE, Status.JSON_INVALID)
 """Errors of a sample whose images may be fine."""
@@ -59,8 +63,7 @@ def find_images(
 ) -> list[ImageSource]:
     """What the SOURCE strings name; raises RequestError where one names nothing readable.
 
-    Without `kinds` texts are left unread, and folders of image files will do: each file a sample,
-    or `by_folder` all files of a (sub)folder together.
+    Without `kinds` folders of image files will do: each file a sample, or `by_folder` all together.
     """
     found: list[ImageSource] = []
     shards: list[str] = []
@@ -87,8 +90,6 @@ def _is_folder_of_images(source: str) -> bool:
 
 
 class _ShardSource:
-    """A shard as `score` reads it."""
-
     def __init__(self, shard: Shard, options: ReadOptions) -> None:
         self.name = shard.name
         self._shard, self._options = shard, options
@@ -102,20 +103,20 @@ class _ShardSource:
         with open_shard(self._shard, self._options) as reader:
             for index, record in enumerate(reader.records):
                 if index in wanted:
-                    yield _raw(index, record, reader, self._options.images_only)
+                    yield self._raw(index, record, reader.parse)
                 if last <= index < reader.count - 1:  # at its end a shard says if it was cut off
                     break
 
-
-def _raw(index: int, record: Record, reader: ShardReader, images_only: bool) -> RawSample:
-    try:
-        return RawSample(index, record.key, parse_record(reader.parse, record))
-    except SampleError as error:
-        members = [record.fields[name] for name in IMAGE_EXTENSIONS if name in record.fields]
-        is_textual = images_only and error.status in _TEXTUAL
-        if is_textual and members and isinstance(members[0], bytes):
-            return RawSample(index, record.key, Sample(record.key, (Image(members[0]),)))
-        return RawSample(index, record.key, problem=error)
+    def _raw(self, index: int, record: Record, parse: Parse) -> RawSample:
+        try:
+            return RawSample(self.name, index, record.key, parse_record(parse, record))
+        except SampleError as error:
+            members = [record.fields[name] for name in IMAGE_EXTENSIONS if name in record.fields]
+            is_textual = self._options.images_only and error.status in _TEXTUAL
+            if is_textual and members and isinstance(members[0], bytes):
+                sample = Sample(record.key, (Image(members[0]),))
+                return RawSample(self.name, index, record.key, sample)
+            return RawSample(self.name, index, record.key, problem=error)
 
 
 class _FolderSource:
@@ -129,12 +130,11 @@ class _FolderSource:
             for url in list_files(str(folder.absolute())).files
             if suffix_of(url) in _IMAGES
         )
-        self._samples: list[tuple[str, list[str]]] = [(name, [name]) for name in names]
-        if by_folder:
-            together: dict[str, list[str]] = {}
-            for name in names:
-                together.setdefault(name.rpartition("/")[0] or ".", []).append(name)
-            self._samples = list(together.items())
+        samples: dict[str, list[str]] = {}
+        for name in names:
+            key = (name.rpartition("/")[0] or ".") if by_folder else name
+            samples.setdefault(key, []).append(name)
+        self._samples = list(samples.items())
 
     def count(self) -> int:
         return len(self._samples)
@@ -149,11 +149,8 @@ class _FolderSource:
                     images.append(Image(self._folder.read(name)))
                 except SampleError as error:
                     problem = error
-            yield RawSample(index, key, Sample(key, tuple(images)), None if images else problem)
-
-
-_MORE = 64
-"""Samples that are drawn at a time to replace unusable ones."""
+            sample = Sample(key, tuple(images))
+            yield RawSample(self.name, index, key, sample, None if images else problem)
 
 
 @dataclass(frozen=True)
@@ -174,9 +171,8 @@ class GenerationPlan:
 
     def write(self, path: Path) -> None:
         """Keep the plan in a file."""
-        write_atomically(
-            path, lambda temporary: temporary.write_bytes(_PLAN.dump_json(self, by_alias=True))
-        )
+        data = _PLAN.dump_json(self, by_alias=True)
+        write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 _PLAN = TypeAdapter(GenerationPlan)
@@ -223,8 +219,8 @@ def make_plan(
                 if len(chosen) < wanted:
                     twice += item.id in chosen
                     chosen.setdefault(item.id, item)
-    names = {source.name: number for number, source in enumerate(sources)}
-    items = sorted(chosen.values(), key=lambda s: (names[s.source], s.index))
+    numbers = {source.name: number for number, source in enumerate(sources)}
+    items = sorted(chosen.values(), key=lambda item: (numbers[item.source], item.index))
     return GenerationPlan(tuple(items), tuple(unusable), failed, sum(counts), twice)
 
 
@@ -250,24 +246,15 @@ def _read(
         wanted = {sample - start for sample in drawn if start <= sample < stop}
         try:
             for raw in source.read(wanted) if wanted else ():
-                yield start + raw.index, _usable(source.name, raw, task, max_images)
+                try:
+                    if raw.problem is not None:
+                        raise raw.problem
+                    yield start + raw.index, task.items(raw, max_images)
+                except SampleError as error:
+                    status = error.status.value
+                    yield start + raw.index, Unusable(source.name, raw.key, status, str(error))
         except ShardError as error:
             failed[source.name] = str(error)
-
-
-def _usable(
-    source: str, raw: RawSample, task: GenerationTask, most: int
-) -> list[RequestItem] | Unusable:
-    try:
-        if raw.problem is not None:
-            raise raw.problem
-        return task.items(source, raw, most)
-    except SampleError as error:
-        return Unusable(source, raw.key, error.status.value, str(error))
-
-
-HUMAN = "human"
-"""What stands for a teacher's name in their provenance."""
 
 
 @dataclass
@@ -289,10 +276,10 @@ class HumanCaptionSource:
 
     def check(self) -> None:
         """Raise RequestError where there is no such thing."""
-        if self._is_file() and not self._entries():
-            raise RequestError(f"--positives {self.name}: no text of level {POSITIVE} in it")
-        if not self._is_file():
+        if not self.name.endswith(".json"):
             find_files([self.name])
+        elif not self._entries():
+            raise RequestError(f"--positives {self.name}: no text of level {POSITIVE} in it")
 
     def take(self, out: Path) -> HumanCaptions:
         """Read all, storing the images below `out`."""
@@ -301,29 +288,22 @@ class HumanCaptionSource:
             try:
                 _add(found, source, parse_record(parse, record), out)
             except SampleError as error:
-                unusable = Unusable(source, record.key, error.status.value, str(error))
-                found.unusable.append(unusable)
+                status = error.status.value
+                found.unusable.append(Unusable(source, record.key, status, str(error)))
         return found
 
-    def _is_file(self) -> bool:
-        return self.name.endswith(".json")
-
     def _entries(self) -> list[Record]:
-        entries = enumerate(read_training_file(Path(self.name)))
         return [
             Record(str(number if entry.id is None else entry.id), {"text": entry})
-            for number, entry in entries
+            for number, entry in enumerate(read_training_file(Path(self.name)))
             if entry.label == POSITIVE
         ]
 
     def _records(self, failed: dict[str, str]) -> Iterator[tuple[str, Record, Parse]]:
-        if self._is_file():
-            folder = Path(self.name).parent
-
-            def parse(record: Record) -> Sample:
-                return parse_training_record(folder, record)
-
-            yield from ((Path(self.name).stem, record, parse) for record in self._entries())
+        if self.name.endswith(".json"):
+            file = Path(self.name)
+            parse = partial(parse_training_record, file.parent)
+            yield from ((file.stem, record, parse) for record in self._entries())
             return
         for shard in split_files(find_files([self.name]).files, self.read):
             try:

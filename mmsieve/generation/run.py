@@ -1,9 +1,8 @@
 """A generation over real images: the request for it, and its way from sources to training files.
 
 plan (which images) -> ask (answers into the journal) -> collect (training files from the journal).
-Each step starts from what the one before left on disk, so any of them can be killed. Everything in
-the plan is in one of three places: the training files, rejects.jsonl, or it has no answer yet and
-the next run asks for it.
+Each step starts from what the one before left on disk, so any can be killed. What is planned is in
+the training files or in rejects.jsonl, or it has no answer yet and the next run asks for it.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from mmsieve.clients.connection import Connection, Usage, api_key, open_teacher,
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation import diversity
 from mmsieve.generation.files import TrainingFiles, choose_val, text_fields
-from mmsieve.generation.journal import AnswerJournal, CostBudget, Price, expected_usage, find_price
+from mmsieve.generation.journal import AnswerJournal, CostBudget, Price, find_price
 from mmsieve.generation.loop import BatchLoop, LoopOutcome, Pending, RequestBuilder, RequestLoop
 from mmsieve.generation.options import TeacherOptions
 from mmsieve.generation.plan import (
@@ -46,8 +45,10 @@ PLAN, JOURNAL, REJECTS = "plan.json", "journal.jsonl", "rejects.jsonl"
 FILES = (PLAN, JOURNAL, REJECTS)
 """What is in an output folder beside the training files."""
 
-_LOCK = ".lock"
 _NUMBERS = {1: "one", 2: "two", 4: "four"}
+_LETTERS_A_TOKEN = 4
+_PIXELS_A_TOKEN = 750
+"""Anthropic's rule of thumb; OpenAI's tiles and patches come to 0.5 to 1.2 times as many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,6 @@ class GenerationRequest:
         """What tells kinds of images apart, if that is asked for; raises RequestError."""
         if self.options.diversify is None:
             return None
-        diversity.check_installed()
         return diversity.open_features(self.options.diversify_model)
 
     @cached_property
@@ -122,11 +122,6 @@ class GenerationRequest:
         if self.task.name != "captions":
             raise RequestError("--positives is for captions")
         return HumanCaptionSource(self.options.positives, self.read)
-
-    @property
-    def author(self) -> dict[str, str]:
-        """Who writes, as the records say it."""
-        return {"teacher": self.teacher, "prompts": self.prompts.version}
 
     def config(self) -> dict[str, object]:
         """Whatever changes what is generated; a resume with another one is refused."""
@@ -151,16 +146,12 @@ class GenerationRequest:
 
     def plan(self, quiet: bool) -> GenerationPlan:
         """The images that are taken; raises RequestError where there is none."""
-        if self.tower is None or self.options.diversify is None:
-            return self.draft()
         clusters, seed = self.options.diversify, self.seed
+        if self.tower is None or clusters is None:
+            return self._plan(random_draw(self.seed))
         labels = diversity.cluster_sources(self.images, self.tower, clusters, seed, quiet)
         plan = self._plan(diversity.even_draw(labels, seed))
         return replace(plan, note=diversity.describe(labels))
-
-    def draft(self) -> GenerationPlan:
-        """A plan that looks at no image for more than its size: as large as the other one."""
-        return self._plan(random_draw(self.seed))
 
     def _plan(self, draw: Draw) -> GenerationPlan:
         wanted = -(-self.count // self.task.each)
@@ -182,12 +173,17 @@ class GenerationRequest:
         )
 
     def expect(self, plan: GenerationPlan) -> Usage:
-        """Tokens that the plan will take: a guess."""
+        """Tokens that the plan will take: a guess, good to a factor of two."""
         values = [self.task.values(item) for item in plan.items]
         lengths = [sum(map(len, one.values())) for one in values]
         first = self.prompts.compose(values[0], {}, "schema")
         letters = sum(lengths) + (len(first) - lengths[0]) * len(lengths)
-        return expected_usage(plan.items, letters, self.task.tokens, self.options.image_side)
+        pixels = 0.0
+        for picture in (picture for item in plan.items for picture in item.pictures):
+            shrink = min(1.0, self.options.image_side / max(picture.width, picture.height))
+            pixels += picture.width * picture.height * shrink**2
+        shown = round(pixels / _PIXELS_A_TOKEN)
+        return Usage(shown + letters // _LETTERS_A_TOKEN, len(plan.items) * self.task.tokens)
 
     def budget(self, plan: GenerationPlan, journal: AnswerJournal) -> CostBudget:
         """What may be spent."""
@@ -198,7 +194,7 @@ class GenerationRequest:
 
     def estimate(self) -> tuple[str, ...]:
         """What the generation would take, in lines: images, tokens, dollars."""
-        plan = self.draft()
+        plan = self._plan(random_draw(self.seed))  # as large as one that looks at the images
         usage, cost = self.expect(plan), "unknown, say --price IN,OUT"
         images = sum(len(item.pictures) for item in plan.items)
         if self.price is not None:
@@ -215,15 +211,14 @@ class GenerationRequest:
         self, pending: list[RequestItem], failed: dict[str, str]
     ) -> Iterator[RequestItem]:
         """The pending items with their images' bytes; `failed` takes those that are gone."""
-        missing = dict.fromkeys(item.id for item in pending)
+        missing, most = dict.fromkeys(item.id for item in pending), self.options.max_images
         for source in self.images:
             wanted = {item.index for item in pending if item.source == source.name}
             try:
                 for raw in source.read(wanted) if wanted else ():
                     if raw.problem is not None:
                         raise raw.problem
-                    most = self.options.max_images
-                    for item in self.task.items(source.name, raw, most, keep=True):
+                    for item in self.task.items(raw, most, keep=True):
                         if item.id in missing:
                             del missing[item.id]
                             yield item
@@ -250,14 +245,18 @@ class GenerationResult:
 def generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
     """Generate into a folder, going on from what an earlier run left there."""
     try:
-        with FileLock(out / _LOCK, blocking=False):
+        with FileLock(out / ".lock", blocking=False):
             return _generate(request, out, quiet)
     except Timeout:
         raise RequestError(f"--out {out}: another run is writing there") from None
 
 
 def _generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
-    plan = _kept_plan(request, out / PLAN, quiet)
+    if (out / PLAN).exists():  # sources are only searched once
+        plan = read_plan(out / PLAN)
+    else:
+        plan = request.plan(quiet)
+        plan.write(out / PLAN)
     journal = AnswerJournal(out / JOURNAL)
     outcome = LoopOutcome()
     if journal.batches or _left(request, plan, journal):
@@ -269,21 +268,11 @@ def _generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationR
         name = f"{result.undone} of {len(plan.items)} {request.task.unit}"
         failed[name] = f"not done: {reason}; the same command goes on"
     spent = request.budget(plan, journal).describe()
-    notes = (*([plan.note] if plan.note else ()), *request.shortfall(plan))
+    notes = tuple(note for note in (plan.note, *request.shortfall(plan)) if note)
     return replace(result, failed=failed, spent=spent, notes=notes)
 
 
-def _kept_plan(request: GenerationRequest, path: Path, quiet: bool) -> GenerationPlan:
-    """The plan of an earlier run, or a new one: sources are only searched once."""
-    if path.exists():
-        return read_plan(path)
-    plan = request.plan(quiet)
-    plan.write(path)
-    return plan
-
-
 def _left(request: GenerationRequest, plan: GenerationPlan, journal: AnswerJournal) -> set[str]:
-    """The ids of the items that are still to be asked about."""
     attempts = request.options.attempts
     return {item.id for item in plan.items if not journal.is_settled(item.id, attempts)}
 
@@ -346,40 +335,27 @@ def collect(
     sides = choose_val(images, request.val_fraction, request.seed)
     files = TrainingFiles(out)
     rejects = [{**asdict(one), "requests": 0} for one in (*plan.unusable, *human.unusable)]
+    author = {"teacher": request.teacher, "prompts": request.prompts.version}
     undone = 0
-    for number, (item, is_val) in enumerate(zip(items, sides, strict=True)):
+    for number, (item, digests, is_val) in enumerate(zip(items, images, sides, strict=True)):
+        origin = {"source": item.source, "key": item.key, "sha256": digests}
         if item.id in human.texts:
             records = text_fields(item.names, human.texts[item.id])
-            files.add(item.id, records, is_val, _provenance(item, {"teacher": HUMAN}))
+            files.add(item.id, records, is_val, {"teacher": HUMAN, **origin})
         elif item.id in journal.answers:
             answered = task.records(item, journal.answers[item.id])
             records = islice(answered, request.count - number * task.each)
-            files.add(item.id, records, is_val, _provenance(item, request.author))
+            files.add(item.id, records, is_val, {**author, **origin})
         elif journal.is_settled(item.id, request.options.attempts):
-            rejects.append(_reject(item, journal.problems[item.id]))
-            item.remove_images(out)
+            problems = journal.problems[item.id]
+            reject: dict[str, Any] = {"source": item.source, "key": item.key}
+            reject |= {"status": "model_output_invalid", "error": problems[-1]}
+            reject |= {"requests": len(problems), "id": item.id, "sha256": digests}
+            rejects.append(reject)
+            for name in item.names:
+                (out / name).unlink(missing_ok=True)
         else:
             undone += 1
     text = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
     write_text(out / REJECTS, text)
     return GenerationResult(files.finish(), len(rejects), undone, human.failed)
-
-
-def _provenance(item: RequestItem, author: dict[str, str]) -> dict[str, Any]:
-    return {**author, "source": item.source, "key": item.key, "sha256": _digests(item)}
-
-
-def _reject(item: RequestItem, problems: list[str]) -> dict[str, Any]:
-    return {
-        "source": item.source,
-        "key": item.key,
-        "status": "model_output_invalid",
-        "error": problems[-1],
-        "requests": len(problems),
-        "id": item.id,
-        "sha256": _digests(item),
-    }
-
-
-def _digests(item: RequestItem) -> list[str]:
-    return [picture.sha256 for picture in item.pictures]

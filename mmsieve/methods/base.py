@@ -1,13 +1,11 @@
 """What all methods share: how samples are read, and how inputs go through a device in batches.
 
-The CPU half: a caption's text, images as the squares that a vision tower takes. The device half:
-windows of a stream, batches by token budget, what to do where memory runs out, pixels to values,
-a tower up to the layer that is used, one vector per image. Torch is imported only by what computes,
-since the processes that prepare samples import this module too.
+Torch is imported only by what computes: the processes that prepare samples import this module too.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain, pairwise
@@ -22,7 +20,7 @@ from cyclopts import Group, Parameter
 from mmsieve.devices import Dtype, quiet
 from mmsieve.engine.annotator import Device, Row, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, load_square
+from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, image_path, load_square
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tower import Tower
 from mmsieve.options import Options
@@ -39,6 +37,18 @@ Result: TypeAlias = tuple[int, Row | SampleError]
 """The number of an item in its stream, and its row."""
 
 # The CPU half
+
+
+class ArrayItem:
+    """The inputs of one sample, as a dataclass with arrays."""
+
+    __slots__ = ()
+
+    @property
+    def nbytes(self) -> int:
+        """What its arrays take in memory."""
+        values = (getattr(self, part.name) for part in fields(self))  # type: ignore[arg-type]
+        return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
 class Portable:
@@ -93,6 +103,18 @@ def caption_image(sample: Sample) -> Image:
     if not sample.images:
         raise SampleError(Status.IMAGE_MISSING, "a caption without an image")
     return sample.images[0]
+
+
+def read_usable(images: Sequence[Image], read: Callable[[Image], T]) -> tuple[list[T], int]:
+    """What is read of the images, and how many can't be used; raises SampleError where none can."""
+    usable: list[T] = []
+    for image in images:
+        with suppress(SampleError):
+            usable.append(read(image))
+    skipped = len(images) - len(usable)
+    if not usable:
+        raise SampleError(Status.NO_USABLE_IMAGE, f"{skipped} images, none of them usable")
+    return usable, skipped
 
 
 def quality_row(item: Any, score: float, **more: Any) -> Row | SampleError:
@@ -435,12 +457,23 @@ def _load_tower(tower: Tower) -> Any:
 
 
 def rename(name: str, prefixes: Iterable[tuple[str, str]]) -> str | None:
-    """A tensor's name, the first of the prefixes that it has replaced; None where it has none.
+    """A name with its prefix, one of pairs (old, new), replaced; None where it has none of them."""
+    return next((new + name[len(old) :] for old, new in prefixes if name.startswith(old)), None)
 
-    `prefixes` are pairs of what is looked for and what takes its place.
-    """
-    found = (new + name[len(old) :] for old, new in prefixes if name.startswith(old))
-    return next(found, None)
+
+def pixel_settings(spec: ImageSpec) -> dict[str, Any]:
+    """What a stock image processor is told of a tower's pixels."""
+    return {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": spec.size, "width": spec.size},
+        "resample": spec.resample,
+        "do_rescale": True,
+        "rescale_factor": spec.scale,
+        "do_normalize": True,
+        "image_mean": spec.mean,
+        "image_std": spec.std,
+    }
 
 
 def build_model(
@@ -448,9 +481,8 @@ def build_model(
 ) -> tuple[Any, set[str]]:
     """The model of a transformers class, on the CPU, and the tensors that it has no use for.
 
-    `source` and `given` are what its `from_pretrained` takes: a folder, or config and state_dict.
-    Raises RequestError, naming `folder`, where tensors are missing or of another shape than the
-    config says.
+    `source` and `given` are for its `from_pretrained`. Raises RequestError, naming `folder`, where
+    tensors are missing or of another shape than the config says.
     """
     import torch
 
@@ -489,8 +521,15 @@ class ModelOptions(Options):
     @property
     def of_images(self) -> dict[str, Any]:
         """How a preparer reads images, by the names of its fields."""
+        fast, limits = self.fast_images, self.image_limits
+        return {"orient": self.apply_orientation, "fast": fast, "limits": limits}
+
+    def image_fingerprint(self, spec: ImageSpec, fitted: str | None = None) -> dict[str, str]:
+        """Whatever changes the pixels that a tower is shown; `fitted` where that can be chosen."""
         return {
-            "orient": self.apply_orientation,
-            "fast": self.fast_images,
-            "limits": self.image_limits,
+            "image_path": image_path(self.fast_images),
+            **({"image_fit": fitted} if fitted else {}),
+            "image_values": f"{spec.size} {spec.resample} {spec.mean} {spec.std} {spec.scale:.6g}",
+            "image_limits": str(self.image_limits),
+            "apply_orientation": str(self.apply_orientation),
         }

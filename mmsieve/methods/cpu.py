@@ -29,9 +29,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.after: tuple[str, list[float], str] = (
-            ("gelu", [], "tanh") if gelu else ("none", [], "")
-        )
+        self.after: tuple[Any, ...] = ("gelu", [], "tanh") if gelu else ("none", [], "")
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -39,23 +37,8 @@ class PackedLinear(nn.Module):
         return product
 
 
-class FusedNorm(nn.Module):
-    """RMSNorm in one pass over the data."""
-
-    def __init__(self, weight: Tensor, epsilon: float) -> None:
-        super().__init__()
-        self.weight, self.epsilon = weight.detach(), epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., width] -> [..., width]."""
-        return nn.functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
-
-
 def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
-    """Swap a CPU model's layers for faster ones, in place; what was done, for the record.
-
-    A model on a GPU stays as it is.
-    """
+    """Swap a CPU model's layers for faster ones, in place; what was done, for the record."""
     on_cpu = all(part.device.type == "cpu" for part in model.parameters())
     if not (on_cpu and _can_pack(dtype)):
         return f"torch {torch.__version__}" + (", stock layers" if on_cpu else "")
@@ -63,13 +46,18 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
         config: Any = getattr(parent, "config", None)
         if dtype == torch.bfloat16 and getattr(config, "_attn_implementation", "") == "sdpa":
             config._attn_implementation = _PRODUCTS
-        _fuse_gelu(parent)
+        if type(getattr(parent, "activation_fn", None)).__name__ == "GELUTanh":  # a SigLIP MLP
+            mlp: Any = parent
+            mlp.fc1 = PackedLinear(mlp.fc1, gelu=True)
+            mlp.activation_fn = nn.Identity()
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
                 setattr(parent, name, PackedLinear(child))
             elif type(child).__name__ in _NORMS and dtype == torch.float32:
                 norm: Any = child
-                setattr(parent, name, FusedNorm(norm.weight, norm.variance_epsilon))
+                fused = nn.RMSNorm(norm.weight.shape, norm.variance_epsilon)
+                fused.weight = norm.weight
+                setattr(parent, name, fused)
     return f"torch {torch.__version__}, linear layers packed by oneDNN"
 
 
@@ -86,35 +74,21 @@ def _can_pack(dtype: torch.dtype) -> bool:
         return False
 
 
-def _fuse_gelu(mlp: Any) -> None:
-    """Give a SigLIP MLP's GELU to its first layer."""
-    if type(getattr(mlp, "activation_fn", None)).__name__ == "GELUTanh":
-        mlp.fc1 = PackedLinear(mlp.fc1, gelu=True)
-        mlp.activation_fn = nn.Identity()
-
-
 def _products(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
     """Attention of [batch, heads, length, width] -> [batch, length, heads, width]."""
     batch, heads, length, width = query.shape
-    if attention_mask is not None or length > _SHORT or length != key.shape[2]:
-        stock: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, **options
-        )
+    if mask is not None or length > _SHORT or length != key.shape[2]:
+        stock: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **more)
         return stock
     groups = heads // key.shape[1]
     keys, values = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
     q, k, v = (x.reshape(batch * heads, length, width) for x in (query, keys, values))
-    mask = query.new_zeros(length, length)
+    unseen = query.new_zeros(length, length)
     if getattr(module, "is_causal", False):
-        mask.fill_(-torch.inf).triu_(1)
-    scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=options["scaling"])
+        unseen.fill_(-torch.inf).triu_(1)
+    scores = torch.baddbmm(unseen, q, k.transpose(1, 2), alpha=more["scaling"])
     out = torch.bmm(scores.softmax(-1), v)
     return out.view(batch, heads, length, width).transpose(1, 2).contiguous(), None
 

@@ -19,14 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 # Greedy decoding of rows of any length together: a row's answer is the one it has alone
 
-Stop: TypeAlias = Callable[[list[int]], bool]
 Options: TypeAlias = Sequence[int] | Tensor
 """Tokens to choose from."""
-Allowed: TypeAlias = Callable[[list[int]], Options | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +38,9 @@ class Decoding:
     repetition_penalty: float = 1.0
     """Divides the positive logits of tokens that were generated before, multiplies the others
     (Keskar et al., arXiv 1909.05858); the prompt's tokens don't count."""
-    stop: Stop | None = None
+    stop: Callable[[list[int]], bool] | None = None
     """Whether the answer is done."""
-    allowed: Allowed | None = None
+    allowed: Callable[[list[int]], Options | None] | None = None
     """The tokens of which the next is one; None: any."""
 
     def is_done(self, ids: list[int]) -> bool:
@@ -164,12 +163,10 @@ class _DecodingBatch:
 
     def step(self, inputs: list[Tensor]) -> Tensor:
         """Logits [rows, vocabulary] after each row's next embeddings [length, hidden]."""
-        longest = max(map(len, inputs))
-        padded = inputs[0].new_zeros(len(inputs), longest, inputs[0].shape[1])
-        for row, own in zip(padded, inputs, strict=True):
-            row[longest - len(own) :] = own
-        fresh = [[0] * (longest - len(own)) + [1] * len(own) for own in inputs]
-        self._mask = torch.cat([self._mask, torch.tensor(fresh)], 1)
+        padded = pad_sequence(inputs, batch_first=True, padding_side="left")
+        fresh = [torch.ones(len(own), dtype=torch.long) for own in inputs]
+        mask = pad_sequence(fresh, batch_first=True, padding_side="left")
+        self._mask = torch.cat([self._mask, mask], 1)
         hidden = self._model.hidden(padded, self._mask, self._cache)
         logits: Tensor = self._model.head(hidden[:, -1]).float()
         return logits
@@ -248,21 +245,16 @@ def prefill(model: LanguageModel, rows: Sequence[Tensor]) -> Prefilled:
 
     Causal attention never looks at padding on the right, so no mask is made.
     """
-    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    padded = pad_sequence(list(rows), batch_first=True)
     cache = DynamicCache()
     positions = torch.arange(padded.shape[1], device=padded.device)[None]
     model.run(padded, None, positions, cache)
-    mask = torch.zeros(padded.shape[:2], dtype=torch.long)
-    for row, own in zip(mask, rows, strict=True):
-        row[: len(own)] = 1
-    return Prefilled(cache, mask)
+    mask = [torch.ones(len(row), dtype=torch.long) for row in rows]
+    return Prefilled(cache, pad_sequence(mask, batch_first=True))
 
 
 def forward_tree(model: LanguageModel, prefilled: Prefilled, trees: Sequence[Tree]) -> Tensor:
-    """[leaves of all trees, in order, hidden]: after the last norm, at each sequence's last token.
-
-    The cache is left as it was.
-    """
+    """[leaves of all trees, in order, hidden], after the last norm; the cache is left as it was."""
     rows, before = prefilled.mask.shape
     nodes = max(len(tree.ids) for tree in trees)
     ids = torch.zeros(rows, nodes, dtype=torch.long)

@@ -91,10 +91,7 @@ HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "tokenizer.model"]
 
 
 def hub_folder(name: str) -> Path | None:
-    """The local folder of a hub repository: from the cache, else downloaded; None where neither.
-
-    Only `HUB_FILES` are fetched. `HF_HUB_OFFLINE=1` keeps to the cache.
-    """
+    """A hub repository from the cache, or `HUB_FILES` of it downloaded; None where neither is."""
     if not HUB_ID.fullmatch(name):
         return None
     from huggingface_hub import snapshot_download
@@ -123,10 +120,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
-    """Tensor name -> safetensors file; one file, or shards with an index.
-
-    Raises RequestError where there are only pickles, which mmsieve never loads, or nothing.
-    """
+    """Tensor name -> safetensors file; raises RequestError for pickles, which are never loaded."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = read_json(index).get("weight_map", {})
@@ -134,13 +128,11 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     else:
         found = sorted(folder.glob("*.safetensors"))
         files = {name: file for file in found for name in _names(file)}
-    missing = sorted({file.name for file in files.values() if not file.is_file()})
-    if missing:
+    if missing := sorted({file.name for file in files.values() if not file.is_file()}):
         raise RequestError(f"{folder}: {missing[0]} is missing (named by {index.name})")
     if files:
         return files
-    pickles = sorted(file.name for file in folder.glob("*.bin"))
-    if pickles:
+    if pickles := sorted(file.name for file in folder.glob("*.bin")):
         advice = "which mmsieve never loads: save the model as safetensors"
         raise RequestError(f"{folder}: only pickled weights ({pickles[0]}), {advice}")
     raise RequestError(f"{folder}: no *.safetensors in it")
@@ -179,24 +171,18 @@ _BLOCK = 4096
 def hash_files(files: Iterable[Path]) -> str:
     """One short hash over files, by name and content; a missing file is one that is empty."""
     digest = hashlib.sha256()
-    for file in sorted(files, key=lambda path: path.name):
-        if file.is_file():
-            digest.update(f"{file.name}\0".encode())
-            _update(digest, file)
+    for file in sorted(filter(Path.is_file, files), key=lambda path: path.name):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as opened:
+            if file.suffix != ".safetensors":
+                digest.update(opened.read())
+                continue
+            header = min(int.from_bytes(opened.read(8), "little"), size)
+            digest.update(opened.read(header))
+            start = 8 + header
+            step = max(_BLOCK, (size - start) // _BLOCKS)
+            for offset in [*range(start, size, step), max(start, size - _BLOCK)]:
+                opened.seek(offset)
+                digest.update(opened.read(_BLOCK))
     return digest.hexdigest()[:16]
-
-
-def _update(digest: "hashlib._Hash", file: Path) -> None:
-    size = file.stat().st_size
-    digest.update(f"{size}\0".encode())
-    with file.open("rb") as opened:
-        if file.suffix != ".safetensors":
-            digest.update(opened.read())
-            return
-        header = min(int.from_bytes(opened.read(8), "little"), size)
-        digest.update(opened.read(header))
-        start = 8 + header
-        step = max(_BLOCK, (size - start) // _BLOCKS)
-        for offset in [*range(start, size, step), max(start, size - _BLOCK)]:
-            opened.seek(offset)
-            digest.update(opened.read(_BLOCK))

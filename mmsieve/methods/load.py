@@ -10,24 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Row, RunnerOptions, annotate_samples
 from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.methods import folders
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions, Judged
 from mmsieve.methods.aitqe.checkpoint import MODEL_TYPE, open_enhancer
-from mmsieve.methods.aitqe.endpoint import SCHEME, AitqeEndpoint, parse_endpoint
+from mmsieve.methods.aitqe.endpoint import SCHEME, AitqeEndpoint
 from mmsieve.methods.clip.annotator import Clip
 from mmsieve.methods.clip.checkpoint import open_clip
-from mmsieve.methods.folders import (
-    HUB_ID,
-    bundled_folder,
-    bundled_names,
-    hub_folder,
-    read_json,
-    tensor_files,
-)
 from mmsieve.methods.mmssr.annotator import MmSSR, RatingOptions
 from mmsieve.methods.mmssr.checkpoint import OneVision, is_onevision, open_onevision
-from mmsieve.methods.plugins import Plugin, find_plugin, list_plugins
+from mmsieve.methods.plugins import Plugin, list_plugins
 from mmsieve.methods.rules import Rules
 from mmsieve.methods.unifilter.annotator import OneSided, ScoringOptions, UniFilter
 from mmsieve.methods.unifilter.checkpoint import open_checkpoint
@@ -39,31 +32,25 @@ _PLACES = "a folder with config.json and *.safetensors, or a Hugging Face id (ow
 
 
 def find_model(model: str, verb: str | None = "score") -> Path:
-    """The folder of a bundled model, a folder or a hub id, for a verb or any (None).
-
-    Raises RequestError, in one line, where there is none.
-    """
+    """The folder of a bundled model (of one verb), a path or a hub id; raises RequestError."""
     scorers = [*(f"{method}:MODEL" for method in _SCORERS), _RULES]
     scorers += [f"{plugin.name}:MODEL" for plugin in list_plugins() if not plugin.problem]
     others = {"score": f"; or {', '.join(scorers)}", "enhance": f"; or {SCHEME}URL#NAME"}
-    bundled = ", ".join(bundled_names(verb)) or "none yet"
+    bundled = ", ".join(folders.bundled_names(verb)) or "none yet"
     allowed = f"a bundled model ({bundled}), {_PLACES}{others.get(verb or '', '')}"
-    return bundled_folder(model) or find_folder(model, allowed)
+    return folders.bundled_folder(model) or find_folder(model, allowed)
 
 
 def find_folder(model: str, allowed: str = _PLACES) -> Path:
-    """The folder of a model that is not bundled: a local one, or that of a Hugging Face id.
-
-    Of a hub only JSON and safetensors are fetched. Raises RequestError that says what is allowed.
-    """
+    """The folder of a path or a Hugging Face id; raises RequestError that says what is allowed."""
     folder = Path(model).expanduser()
     if model and folder.is_dir():
         return folder
     if model and folder.exists():
         raise RequestError(f"model {model!r} is a file: give {allowed}")
-    if not HUB_ID.fullmatch(model):
+    if not folders.HUB_ID.fullmatch(model):
         raise RequestError(f"no model {model!r}: give {allowed}")
-    found = hub_folder(model)
+    found = folders.hub_folder(model)
     if found is None:
         raise RequestError(
             f"no folder {model!r}, and no such model in the local Hugging Face cache or on the "
@@ -76,18 +63,14 @@ def find_folder(model: str, allowed: str = _PLACES) -> Path:
 
 
 def load_annotator(model: str, options: ScoringOptions | None = None) -> Annotator:
-    """The annotator that scores with a model by its name, such as `clip:folder` or a plug-in's.
-
-    Raises RequestError where there is no such model or mmsieve can't score with it.
-    """
+    """The annotator of a model by its name, such as `clip:FOLDER`; raises RequestError."""
     options = options or ScoringOptions()
     method, colon, name = str(model).partition(":")
     if method == _RULES:
         if colon:
             raise RequestError(f"model {model!r}: {_RULES} takes no model")
         return Rules(options)
-    plugin = _find_plugin(method)
-    if plugin is not None:
+    if plugin := _find_plugin(method):
         return plugin.annotator(name if colon else None, options)
     if not colon or method not in _SCORERS:
         return load_unifilter(str(model), options)
@@ -103,8 +86,9 @@ def load_unifilter(model: str, options: ScoringOptions | None = None) -> UniFilt
 
 def _find_plugin(method: str) -> Plugin | None:
     """The plug-in of a name that is no method of mmsieve's own, no bundled model and no path."""
-    is_ours = method in _SCORERS or bundled_folder(method) is not None
-    return None if is_ours or "/" in method else find_plugin(method)
+    if method in _SCORERS or folders.bundled_folder(method) is not None or "/" in method:
+        return None
+    return next((plugin for plugin in list_plugins() if plugin.name == method), None)
 
 
 _RULES = "rules"
@@ -119,22 +103,18 @@ _SCORERS: dict[str, Callable[[str, ScoringOptions], Annotator]] = {
 def load_assessor(
     model: str, enhancing: EnhanceOptions | None = None, options: ScoringOptions | None = None
 ) -> Annotator:
-    """The annotator of an AITQE checkpoint or endpoint, and of the judge that the options name.
-
-    Raises RequestError where there is no such model or mmsieve can't enhance with it.
-    """
+    """The annotator of an AITQE checkpoint or endpoint, and of its judge; raises RequestError."""
     enhancing, options = enhancing or EnhanceOptions(), options or ScoringOptions()
     enhancer: Annotator
     if model.startswith(SCHEME):
-        enhancer = AitqeEndpoint(parse_endpoint(model), enhancing, options)
+        enhancer = AitqeEndpoint(model, enhancing, options)
     else:
         enhancer = load_aitqe(model, enhancing, options)
     if enhancing.accept_if_better is None:
         return enhancer
     # What is set for one model's inputs says nothing about another's
-    own = ScoringOptions(
-        device=options.device, dtype=options.dtype, image_limits=options.image_limits
-    )
+    limits = options.image_limits
+    own = ScoringOptions(device=options.device, dtype=options.dtype, image_limits=limits)
     return Judged(enhancer, load_annotator(enhancing.accept_if_better, own))
 
 
@@ -144,10 +124,7 @@ def load_aitqe(model: str, enhancing: EnhanceOptions, options: ScoringOptions) -
 
 
 def load_raters(model: str, options: RatingOptions | None = None) -> MmSSR:
-    """The annotator of a scorer, and of the styler that the options name.
-
-    Raises RequestError where there is no such model or mmsieve can't rate with it.
-    """
+    """The annotator of a scorer, and of the styler that the options name; raises RequestError."""
     options = options or RatingOptions()
     scorer = open_onevision(find_model(model, "rate"))
     if (scorer.own or {}).get("capabilities") == {}:
@@ -206,22 +183,16 @@ class LoadedModel:
         A sample that can't be used has its reason as status, and None in the other columns but
         for what is known of it all the same.
         """
+        samples = list(samples)
         rows: list[Row] = []
-        ready: list[tuple[int, Any]] = []
-        for sample in samples:
+        found = annotate_samples(self.preparer, self.runner, samples)
+        for sample, row in zip(samples, found, strict=True):
             rows.append({"key": sample.key, "status": str(Status.OK), "error": None})
             rows[-1] |= dict.fromkeys(self.annotator.schema.names)
-            try:
-                ready.append((len(rows) - 1, self.preparer.prepare(sample)))
-            except SampleError as error:
-                rows[-1] |= _failed(error)
-        for index, row in self.runner.run(ready):
-            rows[index] |= _failed(row) if isinstance(row, SampleError) else row
+            if isinstance(row, SampleError):
+                row = {**row.known, "status": str(row.status), "error": str(row)}
+            rows[-1] |= row
         return rows
-
-
-def _failed(error: SampleError) -> Row:
-    return {**error.known, "status": str(error.status), "error": str(error)}
 
 
 def load_model(
@@ -234,8 +205,7 @@ def load_model(
     """A model ready for use: `load_model("folder").score([Sample.caption("a.jpg", "A dog.")])`.
 
     What it can do, `score`, `enhance` or `rate`, is what the model was trained for. `options` are
-    those of ScoringOptions; of an enhancer and a rater those of `load_enhancer` and `load_rater`.
-    Raises RequestError.
+    those of ScoringOptions, `load_enhancer` or `load_rater`. Raises RequestError.
     """
     verb = _find_verb(str(model))
     if verb == "enhance":
@@ -254,10 +224,10 @@ def _find_verb(model: str) -> str:
     if method == _RULES or (colon and method in _SCORERS) or _find_plugin(method) is not None:
         return "score"
     folder = find_model(model)
-    config = read_json(folder / "config.json")
+    config = folders.read_json(folder / "config.json")
     if config.get("model_type") == MODEL_TYPE:
         return "enhance"
-    return "rate" if is_onevision(config, tensor_files(folder)) else "score"
+    return "rate" if is_onevision(config, folders.tensor_files(folder)) else "score"
 
 
 def load_enhancer(
@@ -270,8 +240,7 @@ def load_enhancer(
 ) -> LoadedModel:
     """A model ready to enhance: `load_enhancer("folder").enhance([Sample.caption("a.jpg", "A")])`.
 
-    `options` are those of EnhanceOptions; `scoring` says how images and texts are prepared.
-    Raises RequestError.
+    `options` are those of EnhanceOptions; `scoring` is how inputs are made. Raises RequestError.
     """
     enhancing = _make("load_enhancer", EnhanceOptions, **options)
     inputs = replace(scoring or ScoringOptions(), device=device, dtype=dtype)  # type: ignore[arg-type]

@@ -21,7 +21,8 @@ from mmsieve.tables import COMMON, METADATA, find_score
 
 GROUP = "mmsieve.annotators"
 
-_NEEDED = ("kind", "schema", "fingerprint", "device", "notes", "score_is_level")
+_PROPERTIES = ("kind", "schema", "fingerprint", "device", "notes", "score_is_level")
+_NEEDED = (*_PROPERTIES, "preparer", "runner")
 _DOCS = "see docs/own_scorer.md"
 _TAKEN = {name.partition(":")[0] for name in BASELINES} | {known.name for known in CATALOG}
 
@@ -56,8 +57,7 @@ class Plugin:
             raise
         except Exception as error:  # somebody else's code may fail in any way
             raise self._broken(_described(error)) from error
-        problem = _find_problem(found)
-        if problem:
+        if problem := _find_problem(found):
             raise self._broken(f"{problem}; {_DOCS}")
         return found  # type: ignore[no-any-return]
 
@@ -70,11 +70,6 @@ def list_plugins() -> list[Plugin]:
     found = sorted(entry_points(group=GROUP), key=lambda point: point.name)
     counts = Counter(point.name for point in found)
     return [_plugin(point, counts[point.name]) for point in found]
-
-
-def find_plugin(name: str) -> Plugin | None:
-    """The plug-in of a name; None where none of that name is installed."""
-    return next((plugin for plugin in list_plugins() if plugin.name == name), None)
 
 
 def _plugin(point: EntryPoint, count: int) -> Plugin:
@@ -95,15 +90,13 @@ def _described(error: Exception) -> str:
 
 def _find_problem(found: Any) -> str:
     """Why something can't be used as an annotator of `score`, if that is so."""
-    missing = [name for name in (*_NEEDED, "preparer", "runner") if not hasattr(found, name)]
-    if missing:
+    if missing := [name for name in _NEEDED if not hasattr(found, name)]:
         return f"gives a {type(found).__name__}, no Annotator: it has no {', '.join(missing)}"
     if found.kind != "quality":
         return f"makes a table of {found.kind}, where score needs one of quality"
     if not isinstance(found.schema, pa.Schema):
         return "has a schema that is no pyarrow.Schema"
-    taken = {*COMMON.names, METADATA.name} & set(found.schema.names)
-    if taken:
+    if taken := {*COMMON.names, METADATA.name} & set(found.schema.names):
         return f"has the column {min(taken)}, which every table has already"
     if find_score(found.schema) is None:
         return "has no quality_score, and not exactly one column of floating-point numbers"

@@ -14,16 +14,15 @@ its text says "below" for the aspect ratio, its code lets 3 pass). What differs 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from mmsieve.engine.annotator import Annotator, Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import ImageLimits, read_size
-from mmsieve.methods.base import caption_image
+from mmsieve.methods.base import caption_image, read_usable
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.sample import Image, Sample, Text
 
@@ -98,16 +97,7 @@ class RulesPreparer:
         """Sizes of the images that count, and how many of a document's can't be read."""
         if sample.kind == "caption":
             return [self._size(caption_image(sample))], 0
-        sizes = []
-        for image in sample.images:
-            try:
-                sizes.append(self._size(image))
-            except SampleError:
-                continue
-        skipped = len(sample.images) - len(sizes)
-        if not sizes:
-            raise SampleError(Status.NO_USABLE_IMAGE, f"{skipped} images, none of them usable")
-        return sizes, skipped
+        return read_usable(sample.images, self._size)
 
     def _size(self, image: Image) -> tuple[int, int]:
         return read_size(image.data, self.limits, image.frame)
@@ -127,10 +117,7 @@ class RulesRunner:
 class Rules(Annotator):
     """The rules as an annotator."""
 
-    kind: Literal["quality"] = "quality"
     schema = SCHEMA
-    score_is_level = False
-    device = "cpu"
 
     def __init__(self, options: ScoringOptions) -> None:
         """Raises RequestError for options that mean nothing here."""
@@ -168,11 +155,6 @@ def _detect(text: str) -> str | None:
     """The language of a text; None where it has no letters."""
     if not any(letter.isalpha() for letter in text):
         return None
-    return str(_classify()(text)[0])
-
-
-@cache
-def _classify() -> Any:
     import py3langid
 
-    return py3langid.classify
+    return str(py3langid.classify(text)[0])

@@ -48,6 +48,11 @@ class TokenizerSpec:
         return tokenizer
 
 
+def encode_piece(tokenizer: Tokenizer, piece: str) -> list[int]:
+    """The ids of a piece of a prompt, without the first and the last token of a whole one."""
+    return tokenizer.encode(piece, add_special_tokens=False).ids
+
+
 def load_tokenizer(folder: Path) -> TokenizerSpec:
     """The tokenizer of a checkpoint folder; raises RequestError where there is none.
 
@@ -62,10 +67,7 @@ def load_tokenizer(folder: Path) -> TokenizerSpec:
 
 
 def open_tokenizer(folder: Path, stock: str | None = None) -> Any:
-    """The transformers tokenizer of a folder, of the class named `stock` or else by its files.
-
-    Raises RequestError where it can't be read.
-    """
+    """A transformers tokenizer, of the class `stock` or else by its files; raises RequestError."""
     import transformers
 
     try:
@@ -107,9 +109,8 @@ def _load(folder: Path) -> Any:
     gemma = "gemma" in _config_text(folder, "config.json", "tokenizer_config.json")
     stock = transformers.GemmaTokenizer if gemma else transformers.LlamaTokenizer
     tokenizer = stock.from_pretrained(folder, local_files_only=True, add_bos_token=True)
-    if not gemma and not re.search(
-        r'"legacy": *false', _config_text(folder, "tokenizer_config.json")
-    ):
+    settings = _config_text(folder, "tokenizer_config.json")
+    if not gemma and not re.search(r'"legacy": *false', settings):
         _prefix_every_text(tokenizer.backend_tokenizer)
     return tokenizer
 
@@ -118,9 +119,8 @@ def _prefix_every_text(backend: Tokenizer) -> None:
     """Put a space before each run of text, as sentencepiece does; transformers 5 no longer does."""
     space = "\u2581"
     backend.pre_tokenizer = None
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(space), normalizers.Replace(" ", space)]
-    )
+    steps = [normalizers.Prepend(space), normalizers.Replace(" ", space)]
+    backend.normalizer = normalizers.Sequence(steps)
 
 
 def _config_text(folder: Path, *names: str) -> str:

@@ -3,7 +3,7 @@
 What the layouts of UniFilter, AITQE and mmSSR share: `config.json` is the language model's own with
 a few keys of the whole, weights are safetensors, a vision tower is named or lies among them, and
 mmsieve's own checkpoints add one key, `mmsieve`: how their tower is built and how they want their
-inputs. A tower is where its weights lie, its geometry, and what pixels it takes.
+inputs.
 
 The published code loads the tower that `mm_vision_tower` names and ignores the copy inside the
 checkpoint (llava/model/multimodal_encoder). So does mmsieve where that tower can be had; else the
@@ -28,16 +28,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Kind: TypeAlias = Literal["siglip", "clip"]
+Places: TypeAlias = dict[str, tuple[Path, str]]
+"""A tensor's stock name -> file, name in that file."""
 
 INSIDE = "model.vision_tower.vision_tower."
 """Prefix of the copy's tensors."""
 
-_KINDS: dict[str, Kind] = {
-    "siglip": "siglip",
-    "siglip_vision_model": "siglip",
-    "clip": "clip",
-    "clip_vision_model": "clip",
-}
+_KINDS: dict[str, Kind] = {"siglip": "siglip", "clip": "clip"}
 _PARTS = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.", "head.")
 
 _HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1536: 16}
@@ -58,8 +55,8 @@ class Tower:
     config: dict[str, Any] = field(repr=False)
     """The stock SiglipVisionConfig or CLIPVisionConfig, as a dict."""
     image: ImageSpec
-    tensors: dict[str, tuple[Path, str]] = field(repr=False)
-    """The stock name without its `vision_model.` -> file, name in that file."""
+    tensors: Places = field(repr=False)
+    """By their stock names without `vision_model.`."""
     note: str
     """Where weights and pixel values come from, for people."""
 
@@ -114,11 +111,8 @@ class CheckpointFolder:
     def text_config(self) -> dict[str, Any]:
         """The config of the stock language model."""
         left_out = {*_NOT_TEXT, *self.not_text}
-        kept = {
-            name: value
-            for name, value in self.config.items()
-            if not name.startswith("mm_") and name not in left_out
-        }
+        names = (name for name in self.config if not name.startswith("mm_"))
+        kept = {name: self.config[name] for name in names if name not in left_out}
         return {**kept, "model_type": self.backbone}
 
     @property
@@ -218,7 +212,7 @@ def find_tower(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -
             f"{folder}: the vision tower {source!r} is neither inside it nor found from here or "
             "beside the checkpoint, nor on the hub: put its folder in one of these places"
         )
-    return _copy(folder, source, place, inside)
+    return inside_tower(folder, config, source, inside, place)
 
 
 def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) -> Tower:
@@ -240,27 +234,31 @@ def find_inside(folder: Path, config: dict[str, Any], tensors: dict[str, Path]) 
 
 
 def inside_tower(
-    folder: Path, config: dict[str, Any], source: str, inside: dict[str, tuple[Path, str]]
+    folder: Path, config: dict[str, Any], source: str, inside: Places, place: Path | None = None
 ) -> Tower:
     """The tower whose weights, all of them, are `inside` the checkpoint, by their stock names.
 
     How it is built, and its pixel values, are what the checkpoint says where mmsieve made it, else
-    what is in the folder `source`, looked for as in `find_tower`, else what is known of published
+    what is in `place` (by default `source`, looked for as in `find_tower`), else those of published
     widths. Raises RequestError.
     """
-    own = _own_tower(folder, config, inside)
-    return own or _copy(folder, source, _find_local(folder, source), inside)
+    if own := _own_tower(folder, config, inside):
+        return own
+    place = place or _find_local(folder, source)
+    if place is None:
+        kind, geometry = _infer(folder, source, inside)
+    else:
+        kind, geometry = _geometry(read_json(place / "config.json"), place)
+    image, note = _pixel_values(place, kind, geometry, source)
+    return Tower(kind, geometry, image, inside, f"tower inside the checkpoint{note}")
 
 
-def _own_tower(
-    folder: Path, config: dict[str, Any], inside: dict[str, tuple[Path, str]]
-) -> Tower | None:
+def _own_tower(folder: Path, config: dict[str, Any], inside: Places) -> Tower | None:
     """The tower of a checkpoint made by mmsieve, which says how it is built."""
     own = config.get("mmsieve")
     if not (isinstance(own, dict) and "vision_config" in own and inside):
         return None
-    kind = _kind(own["vision_config"], folder)
-    geometry = _vision_config(own["vision_config"])
+    kind, geometry = _geometry(own["vision_config"], folder)
     try:
         spec = ImageSpec(**own["image"])
     except (KeyError, TypeError) as error:
@@ -276,8 +274,7 @@ def _find_local(folder: Path, source: str) -> Path | None:
 
 def open_tower(place: Path) -> Tower:
     """The tower in a folder of its own, or that of a whole CLIP or SigLIP; raises RequestError."""
-    published = read_json(place / "config.json")
-    kind, geometry = _kind(published, place), _vision_config(published)
+    kind, geometry = _geometry(read_json(place / "config.json"), place)
     tensors = {
         stock: (file, name)
         for name, file in tensor_files(place).items()
@@ -285,24 +282,11 @@ def open_tower(place: Path) -> Tower:
     }
     if not tensors:
         raise RequestError(f"{place}: no vision tensors in it")
-    image, note = _processor(place, kind, geometry, place.name)
+    image, note = _pixel_values(place, kind, geometry, place.name)
     return Tower(kind, geometry, image, tensors, f"tower from {place}{note}")
 
 
-def _copy(
-    folder: Path, source: str, place: Path | None, inside: dict[str, tuple[Path, str]]
-) -> Tower:
-    if place is not None:
-        published = read_json(place / "config.json")
-        kind, geometry = _kind(published, place), _vision_config(published)
-        image, note = _processor(place, kind, geometry, source)
-    else:
-        kind, geometry = _infer(folder, source, inside)
-        image, note = _default_spec(kind, geometry, source)
-    return Tower(kind, geometry, image, inside, f"tower inside the checkpoint{note}")
-
-
-def _inside(tensors: dict[str, Path]) -> dict[str, tuple[Path, str]]:
+def _inside(tensors: dict[str, Path]) -> Places:
     return {
         name.removeprefix(INSIDE).removeprefix("vision_model."): (file, name)
         for name, file in tensors.items()
@@ -310,32 +294,25 @@ def _inside(tensors: dict[str, Path]) -> dict[str, tuple[Path, str]]:
     }
 
 
-def _kind(config: dict[str, Any], place: Path) -> Kind:
-    kind = str(config.get("model_type"))
-    if kind not in _KINDS:
-        allowed = "siglip (fixed size) or clip"
-        raise RequestError(f"{place}: vision tower of type {kind!r} is not {allowed}")
-    return _KINDS[kind]
+_STOCK_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224}
+_STOCK_PATCHES = {"siglip": 16, "clip": 32}
 
 
-_STOCK_DEFAULTS: dict[Kind, dict[str, Any]] = {
-    "siglip": {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 16},
-    "clip": {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 32},
-}
-
-
-def _vision_config(published: dict[str, Any]) -> dict[str, Any]:
+def _geometry(published: dict[str, Any], place: Path) -> tuple[Kind, dict[str, Any]]:
     """The vision part of a tower's config.json, with what the stock config leaves unsaid."""
-    kind = _KINDS[str(published["model_type"])]
+    found = str(published.get("model_type"))
+    kind = _KINDS.get(found.removesuffix("_vision_model"))
+    if kind is None:
+        allowed = "siglip (fixed size) or clip"
+        raise RequestError(f"{place}: vision tower of type {found!r} is not {allowed}")
     vision = published.get("vision_config", published)
     drop = ("torch_dtype", "dtype", "transformers_version", "architectures")
     kept = {name: value for name, value in vision.items() if name not in drop}
-    return {**_STOCK_DEFAULTS[kind], **kept, "model_type": f"{kind}_vision_model"}
+    unsaid = {**_STOCK_DEFAULTS, "patch_size": _STOCK_PATCHES[kind]}
+    return kind, {**unsaid, **kept, "model_type": f"{kind}_vision_model"}
 
 
-def _infer(
-    folder: Path, source: str, inside: dict[str, tuple[Path, str]]
-) -> tuple[Kind, dict[str, Any]]:
+def _infer(folder: Path, source: str, inside: Places) -> tuple[Kind, dict[str, Any]]:
     """The geometry from the copy's tensors alone, for towers of a published width."""
     kind: Kind = "clip" if "embeddings.class_embedding" in inside else "siglip"
     width, _, patch, _ = tensor_shape(*inside["embeddings.patch_embedding.weight"])
@@ -360,19 +337,17 @@ def _infer(
     }
 
 
-def _processor(
-    place: Path, kind: Kind, geometry: dict[str, Any], source: str
+def _pixel_values(
+    place: Path | None, kind: Kind, geometry: dict[str, Any], source: str
 ) -> tuple[ImageSpec, str]:
-    own, shared = place / "preprocessor_config.json", place / "processor_config.json"
-    images = read_json(own) if own.is_file() else None
-    if images is None and shared.is_file():  # as transformers 5 saves it
-        images = read_json(shared).get("image_processor")
-    if isinstance(images, dict):
-        return _image_spec(images, geometry, place), ""
-    return _default_spec(kind, geometry, source)
-
-
-def _default_spec(kind: Kind, geometry: dict[str, Any], source: str) -> tuple[ImageSpec, str]:
+    """What the folder of a tower says of its pixels, else its kind's defaults and a note of it."""
+    own, shared = "preprocessor_config.json", "processor_config.json"
+    if place is not None and (place / own).is_file():
+        return _image_spec(read_json(place / own), geometry, place), ""
+    if place is not None and (place / shared).is_file():  # as transformers 5 saves it
+        images = read_json(place / shared).get("image_processor")
+        if isinstance(images, dict):
+            return _image_spec(images, geometry, place), ""
     size = int(geometry["image_size"])
     note = f", pixel values by {kind}'s defaults (no preprocessor_config.json)"
     if kind == "clip":
@@ -382,7 +357,6 @@ def _default_spec(kind: Kind, geometry: dict[str, Any], source: str) -> tuple[Im
 
 
 def _image_spec(processor: dict[str, Any], geometry: dict[str, Any], place: Path) -> ImageSpec:
-    """The values of a preprocessor_config.json."""
     side = int(geometry["image_size"])
     crop = bool(processor.get("do_center_crop", False))
     sizes = _sizes(processor.get("size", side))

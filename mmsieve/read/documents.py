@@ -7,6 +7,7 @@ members of the same key, or the pages of one TIFF in order).
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,13 +55,9 @@ def looks_right(members: Mapping[str, bytes]) -> bool:
 
 
 def _interleave(texts: list[str | None], images: list[Image | None]) -> tuple[Part, ...]:
-    """Slot by slot: the image, then the text if there is one.
-
-    Slots are those of the images, as in the published scorer: texts beyond them are not read.
-    """
+    """Slot by slot, image then text; texts beyond the images are not read, as published."""
     parts: list[Part] = []
-    for slot, image in enumerate(images):
-        text = texts[slot] if slot < len(texts) else None
+    for image, text in zip(images, chain(texts, repeat(None)), strict=False):
         if image is not None:
             parts.append(image)
         if text is not None:
@@ -98,10 +95,7 @@ def _members(names: list[Any], record: Record) -> list[Image | None]:
 
 
 def _named_member(name: str, record: Record) -> bytes | None:
-    """The member that a document calls `name`: by file name, by extension, or without one.
-
-    Never the TIFF of the key itself: its pages are taken in order, whatever they are called.
-    """
+    """The member called `name`, with or without extension; never the TIFF, which has all pages."""
     base = name.rpartition("/")[2].lower()
     stem = record.key.rpartition("/")[2].lower()
     base = "" if base == stem else base.removeprefix(stem + ".")
@@ -128,18 +122,13 @@ def is_mmc4(item: Mapping[str, Any]) -> bool:
 
 
 class Mmc4Parser:
-    """Line -> document: each image stands before the text that it is matched to.
-
-    That is where OpenFlamingo, which trained on MMC4, puts it. An image without a text to stand
-    before comes last.
-    """
+    """Line -> document: each image before its matched text, as OpenFlamingo has it, else last."""
 
     def __init__(self, images: Path | None) -> None:
         """Raises RequestError where there is no folder of images."""
         if images is None:
-            raise RequestError(
-                "MMC4 documents name image files: say where they are with --images DIR"
-            )
+            fix = "say where they are with --images DIR"
+            raise RequestError(f"MMC4 documents name image files: {fix}")
         if not images.is_dir():
             raise RequestError(f"--images {images}: no such folder")
         self._folder = ImageFolder(images)
@@ -156,7 +145,10 @@ class Mmc4Parser:
         before: list[list[Part]] = [[] for _ in range(len(texts) + 1)]
         read = self._folder.read_once()
         for info in infos:
-            before[_slot(info, len(texts))].append(_file_image(read, info.get("image_name")))
+            place = info.get("matched_text_index")
+            if type(place) is not int or not 0 <= place < len(texts):
+                place = len(texts)
+            before[place].append(_file_image(read, info.get("image_name")))
         parts: list[Part] = []
         for images, text in zip(before, [*texts, None], strict=True):
             parts += images if text is None else [*images, Text(text)]
@@ -170,10 +162,3 @@ def _file_image(read: Callable[[str], bytes], name: Any) -> Image:
         if isinstance(name, str) and name:
             return Image(read(name))
     return UNREADABLE
-
-
-def _slot(info: dict[str, Any], texts: int) -> int:
-    index = info.get("matched_text_index")
-    if not isinstance(index, int) or isinstance(index, bool):
-        return texts
-    return index if 0 <= index < texts else texts

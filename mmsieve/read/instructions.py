@@ -129,10 +129,7 @@ def names_image_files(item: Mapping[str, Any]) -> bool:
 
 
 def read_items(items: Iterable[bytes], start: int, stop: int, stem: str) -> Iterator[Record]:
-    """The items `start` to `stop` (one past it) of a JSON or JSONL file, from their bytes.
-
-    They are parsed here and not in a worker process, as the key stands inside.
-    """
+    """Items `start` to `stop` (one past it), parsed here and not in a worker: the key is inside."""
     seen: set[str] = set()
     for number, data, problem in numbered(items, start, stop):
         fields: dict[str, Any] = {}

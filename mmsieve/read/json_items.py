@@ -93,10 +93,9 @@ def line_starts(file: BinaryIO) -> Iterator[int]:
 
 
 def list_items(file: BinaryIO, begin: int, end: int | None = None) -> Iterator[bytes]:
-    """The items of a list as they stand in the file, from the one that starts at byte `begin`.
+    """The items of a list as they stand in the file, from the one at byte `begin`; 0: all.
 
-    With byte 0 they start with the list. They end before the one that starts at byte `end`, or
-    else with the list. Raises ShardError as `item_spans` does.
+    They end before the one at byte `end`, or with the list. Raises ShardError as `item_spans` does.
     """
     window = _Window(file, begin)
     for start, stop in _items(window, 0 if begin else _into_list(window), end):
@@ -104,10 +103,7 @@ def list_items(file: BinaryIO, begin: int, end: int | None = None) -> Iterator[b
 
 
 def line_items(file: BinaryIO, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """The lines between two bytes, without their ends; of a huge one, just more than MAX_BYTES.
-
-    Raises ShardError where the file ends before `end`.
-    """
+    """The lines between two bytes, huge ones cut above MAX_BYTES; ShardError in a shorter file."""
     file.seek(begin)
     pieces: list[bytes] = []
     size = 0
@@ -130,21 +126,14 @@ def line_items(file: BinaryIO, begin: int = 0, end: int | None = None) -> Iterat
 
 
 def raw_items(file: BinaryIO) -> Iterator[bytes]:
-    """The items of a JSON list or, one a line, of a JSONL file, in order and as they stand.
-
-    An empty line is an item too, so that items count as rows do. Raises ShardError as `item_spans`
-    does.
-    """
+    """The items of a JSON list, or the lines of a JSONL file, empty ones too; raises ShardError."""
     yield from list_items(file, 0) if first_sign(file) == "[" else line_items(file)
 
 
 def numbered(
     items: Iterable[bytes], start: int, stop: int
 ) -> Iterator[tuple[int, bytes, SampleError | None]]:
-    """Items with their numbers, from `start` on; one that is too large as nothing, with the reason.
-
-    Raises ShardError at their end where `stop` is not the next number.
-    """
+    """Items with numbers, b"" for too large ones; ShardError where they don't end before `stop`."""
     number = start
     for data in items:
         problem = None
@@ -178,7 +167,6 @@ class _Window:
         return bool(chunk)
 
     def after_bom(self) -> int:
-        """Where the text begins behind a byte order mark."""
         while len(self.text) < len(_BOM) and self.read_on(0):
             pass
         return len(_BOM) if self.text.startswith(_BOM) else 0
@@ -195,16 +183,13 @@ class _Window:
             at = 0
 
     def sign(self, at: int) -> str:
-        """The character at a place of the text, empty at the end of the file."""
         return self.text[at : at + 1]
 
     def error(self, what: str, at: int) -> ShardError:
-        """What is wrong at a place of the text, as the shard's error."""
         return ShardError(f"{what} at byte {self.begin + at}")
 
 
 def _into_list(window: _Window) -> int:
-    """The place behind the bracket that opens the list."""
     at = window.skip_blank(window.after_bom())
     if window.sign(at) != "[":
         raise window.error("not a JSON list", at)
@@ -212,10 +197,7 @@ def _into_list(window: _Window) -> int:
 
 
 def _items(window: _Window, at: int, end: int | None = None) -> Iterator[tuple[int, int]]:
-    """Start and stop of items in the window's text, valid until the next is asked for.
-
-    `at` is where the first item, or the list's end, is expected.
-    """
+    """Start and stop of items from `at` on, valid in the window until the next is asked for."""
     while True:
         at = window.skip_blank(at)
         if end is not None and window.begin + at >= end:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -25,20 +25,14 @@ from mmsieve.read import (
     captions,
     documents,
     instructions,
+    json_items,
     parquet,
     tar,
-)
-from mmsieve.read.json_items import (
-    is_list,
-    item_spans,
-    line_items,
-    line_starts,
-    list_items,
-    parse_object,
 )
 from mmsieve.sample import Kind
 from mmsieve.sources import TAR, Shard, check_names, local_path, one_line
 
+T = TypeVar("T")
 ROWS = 4096
 """Of a shard."""
 _PROBE = 64
@@ -117,10 +111,7 @@ def _wrong_kind(layout: str, options: ReadOptions) -> str | None:
 
 
 def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
-    """A tar's layout, from the first of its records that shows it.
-
-    One that was asked for is used as long as the content doesn't say that it is another.
-    """
+    """A tar's layout: what was asked for, unless its records show another, or what they show."""
     right: list[str] = []
     may_be_captions = False
     seen: list[str] = []
@@ -145,10 +136,7 @@ def _tar_layout(records: Iterator[Record], asked: str | None) -> str:
 
 
 def _json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> str:
-    """The layout of a JSON or JSONL file, from the first of its items that show it.
-
-    Raises RequestError where that layout is not read, or images are named that nobody can find.
-    """
+    """The layout of a JSON or JSONL file; RequestError for one not read, or without its images."""
     items = _first_items(file, suffix)
     layout = options.layout or _recognised(items, suffix)
     if problem := _wrong_kind(layout, options):
@@ -168,12 +156,13 @@ def _item_reader(layout: str) -> ItemReader:
 def _first_items(file: BinaryIO, suffix: str) -> list[dict[str, Any]]:
     """The first items that can be read; where a file breaks off is said when its rows are read."""
     found: list[dict[str, Any]] = []
-    raw = list_items(file, 0) if is_list(file, suffix) else line_items(file)
+    is_list = json_items.is_list(file, suffix)
+    raw = json_items.list_items(file, 0) if is_list else json_items.line_items(file)
     with suppress(ShardError):
         for data in islice(raw, _PROBE):
             found.append({})
             with suppress(SampleError):
-                found[-1] = parse_object(data)
+                found[-1] = json_items.parse_object(data)
     return found
 
 
@@ -192,7 +181,6 @@ def _recognised(items: list[dict[str, Any]], suffix: str) -> str:
 
 
 def _row_parser(schema: pa.Schema, options: ReadOptions) -> RowParser:
-    """The parser for a Parquet file's rows; raises RequestError where the columns don't fit."""
     types = dict(zip(schema.names, schema.types, strict=True))
     fitting = (n for n, one in LAYOUTS.items() if one.rows and one.looks_right(types))
     usual = "image-parquet" if options.text_column else next(fitting)
@@ -242,13 +230,8 @@ def _with_layout(file: Shard, options: ReadOptions) -> Shard:
     """The file with its layout where that has to be known before its rows are read."""
     if file.suffix not in _JSON:
         return file
-    try:
-        with fsspec.open(file.url, "rb") as handle:
-            return replace(file, layout=_json_layout(handle, file.suffix, options))
-    except RequestError as error:
-        raise RequestError(f"{file.url}: {error}") from error
-    except Exception:  # noqa: BLE001 - broken, or out of reach: the run names it
-        return file
+    layout = _look_into(file, lambda handle: _json_layout(handle, file.suffix, options))
+    return replace(file, layout=layout)
 
 
 def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
@@ -256,17 +239,21 @@ def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
     if file.suffix in TAR:
         yield file
         return
+    split = _row_ranges if file.suffix in _PARQUET else _item_ranges
+    ranges = _look_into(file, lambda handle: list(split(file, handle, options))) or [file]
+    for number, shard in enumerate(ranges):
+        yield replace(shard, name=f"{file.name}-{number:06d}")
+
+
+def _look_into(file: Shard, read: Callable[[BinaryIO], T]) -> T | None:
+    """What `read` finds in a file; None where it is broken or out of reach: the run names it."""
     try:
         with fsspec.open(file.url, "rb") as handle:
-            is_rows = file.suffix in _PARQUET
-            found = _row_ranges(file, handle, options) if is_rows else _item_ranges(file, handle)
-            ranges = list(found)
+            return read(handle)
     except RequestError as error:
         raise RequestError(f"{file.url}: {error}") from error
     except Exception:  # noqa: BLE001 - every fsspec backend has errors of its own
-        ranges = [file]
-    for number, shard in enumerate(ranges):
-        yield replace(shard, name=f"{file.name}-{number:06d}")
+        return None
 
 
 def _row_ranges(file: Shard, handle: BinaryIO, options: ReadOptions) -> Iterator[Shard]:
@@ -285,15 +272,14 @@ def _row_ranges(file: Shard, handle: BinaryIO, options: ReadOptions) -> Iterator
         yield replace(file, start=start, stop=stop)
 
 
-def _item_ranges(file: Shard, handle: BinaryIO) -> Iterator[Shard]:
+def _item_ranges(file: Shard, handle: BinaryIO, options: ReadOptions) -> Iterator[Shard]:
     """Ranges of the items of a JSON list, or of lines, with their bytes, in one pass over the file.
 
-    The first range begins with the file. The last ends with it, so that who reads it finds what
-    comes after the last item, or what is broken there. An empty line is an item.
+    The last ends with the file, so that who reads it finds what is broken behind the last item.
     """
-    starts = line_starts(handle)
-    if is_list(handle, file.suffix):
-        starts = (start for start, _ in item_spans(handle))
+    starts = json_items.line_starts(handle)
+    if json_items.is_list(handle, file.suffix):
+        starts = (start for start, _ in json_items.item_spans(handle))
     first = number = begin = 0
     with suppress(ShardError):
         for start in starts:
@@ -364,11 +350,11 @@ def _open_json(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         if shard.span is None or shard.stop is None:
             raise ShardError("its items could not be counted when the run was planned")
         begin, end = shard.span
-        if is_list(file, shard.suffix):
+        if json_items.is_list(file, shard.suffix):
             is_last = end >= file.seek(0, 2)  # in it the list must end
-            items = list_items(file, begin, None if is_last else end)
+            items = json_items.list_items(file, begin, None if is_last else end)
         else:
-            items = line_items(file, begin, end)
+            items = json_items.line_items(file, begin, end)
         reader = _item_reader(shard.layout or "mmc4")
         records = reader.records(items, shard.start, shard.stop, shard.stem)
         yield ShardReader(shard.stop - shard.start, records, reader.parser(options.images))

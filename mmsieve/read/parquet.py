@@ -106,6 +106,10 @@ def _plain(type_: pa.DataType) -> pa.DataType:
 # Rows of a range, decoded in bounded pieces
 
 _BATCH_ROWS = 32
+_BATCH_BYTES = 256 << 20
+"""What a batch may take: a dictionary can stand for one large value in every row."""
+_MOST_EXPANSION = 1000
+"""Beyond this and _BATCH_BYTES a column is made to fill memory: images don't compress."""
 
 
 def open_parquet(file: Any) -> pq.ParquetFile:
@@ -150,7 +154,8 @@ def _rows(
         if begin >= end:
             continue
         position = 0
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+        at_once = rows_at_once(file, group, columns)
+        for batch in file.iter_batches(at_once, row_groups=[group], columns=columns):
             low, high = max(begin - position, 0), min(end - position, batch.num_rows)
             if low < high:
                 yield from _to_rows(batch.slice(low, high - low))
@@ -159,14 +164,29 @@ def _rows(
                 break
 
 
+def rows_at_once(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
+    """How many rows of a group surely fit in memory; raises ShardError where not one may."""
+    metadata = file.metadata.row_group(group)
+    largest = 1
+    for number in range(metadata.num_columns):
+        column = metadata.column(number)
+        name, size = column.path_in_schema.partition(".")[0], column.total_uncompressed_size
+        if name not in columns:
+            continue
+        if size > max(_BATCH_BYTES, _MOST_EXPANSION * column.total_compressed_size):
+            packed = f"{column.total_compressed_size} bytes of column {name} expand to {size}"
+            raise ShardError(f"row group {group}: {packed}")
+        largest = max(largest, size)
+    return min(max(_BATCH_BYTES // largest, 1), _BATCH_ROWS)
+
+
 def _to_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
+        return list(batch.to_pylist())
     except (ValueError, ArithmeticError, pa.ArrowException):  # a value that Python can't hold
         columns = [map(_value, column) for column in batch.columns]
         names = batch.schema.names
-        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-    return rows
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _value(scalar: Any) -> Any:

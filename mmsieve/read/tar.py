@@ -83,8 +83,8 @@ class TarGroups:
     def drop_unfinished(self) -> None:
         """Of an archive that was cut: leave out its last sample unless it is known to be whole.
 
-        It is if another sample had begun, or if it has all that the sample before it has.
-        A sample without its caption is no finding about the data, it is what the cut left.
+        It is if another had begun, or if it has all that the one before it has. A sample without
+        its caption is no finding about the data, it is what the cut left.
         """
         if not self.ordered or self.ordered[-1].key != self._last:
             return
@@ -94,11 +94,8 @@ class TarGroups:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Key and extension of a member as webdataset splits them; None where it is no sample's.
-
-    That is a name without a dot, and a hidden one: macOS puts `._a.jpg` beside `a.jpg`, and a
-    folder `__MACOSX` beside all.
-    """
+    """Key and extension of a member as webdataset splits them; None where it is no sample's."""
+    # Without a dot, or hidden: macOS puts `._a.jpg` beside `a.jpg`, and `__MACOSX` beside all
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
     if not stem or not dot or "__MACOSX" in folder.split("/"):
@@ -204,10 +201,7 @@ def _open(file: BinaryIO) -> tarfile.TarFile:
 
 
 def _check_end(file: BinaryIO, offset: int, size: int) -> str | None:
-    """Why the archive doesn't end properly where its headers do; tarfile stops there silently.
-
-    One empty block is an end: some writers make only one, and no sample is missing.
-    """
+    """Why the archive doesn't end properly where its headers do; one empty block is end enough."""
     file.seek(offset)
     block = file.read(BLOCK)
     if len(block) < BLOCK:

@@ -22,17 +22,12 @@ from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
 from mmsieve.tables import scan_files
 
+_CAPTIONS = ("caption", "recaption", "final_caption")
+_TEXTS = ("key", "shard", "status", "error", *_CAPTIONS, "rewrite_refused")
 _TYPES: sections.Types = {
-    "key": pl.String,
-    "shard": pl.String,
-    "status": pl.String,
-    "error": pl.String,
+    **dict.fromkeys(_TEXTS, pl.String),
     "overall_score": pl.Float32,
-    "recaption": pl.String,
-    "caption": pl.String,
-    "final_caption": pl.String,
     "rewritten": pl.Boolean,
-    "rewrite_refused": pl.String,
 }
 _QUALITIES = ("caption_quality", "recaption_quality")
 """What a classifier said of the captions that were to be rewritten, where one was asked."""
@@ -60,8 +55,6 @@ _GROUPS = {
 
 @dataclass
 class _Tally:
-    """What became of the captions, counted."""
-
     scores: Counter[tuple[int, bool]] = field(default_factory=Counter)
     """Overall score, rounded, and whether the caption was rewritten -> captions."""
     words: tuple[Counter[int], Counter[int]] = field(default_factory=lambda: (Counter(), Counter()))
@@ -79,9 +72,8 @@ class _Tally:
                 self._change("words, rewritten captions", *lengths)
                 for found, length in zip(self.words, lengths, strict=True):
                     found[length] += 1
-                self._change(
-                    "classifier's score, rewritten captions", *(row[n] for n in _QUALITIES)
-                )
+                qualities = (row[name] for name in _QUALITIES)
+                self._change("classifier's score, rewritten captions", *qualities)
 
     def _change(self, name: str, before: float | None, after: float | None) -> None:
         if before is not None and after is not None:
@@ -140,7 +132,6 @@ def _rows(files: Sequence[Path]) -> Iterator[pl.DataFrame]:
 
 
 def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> sections.Shares:
-    """How long the rewritten captions were, and are."""
     shortest, longest = min(map(min, found)), max(map(max, found))
     width = (longest - shortest) // _LENGTH_BINS + 1
     starts = range(shortest, longest + 1, width)
@@ -172,44 +163,34 @@ def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:
 
 
 class Vocabulary:
-    """Counts distinct words in bounded memory: exactly up to `most` of them, then closely.
+    """Counts words, and distinct ones in bounded memory: exactly up to `most`, then closely.
 
     Adaptive sampling (Flajolet, On adaptive sampling, 1990): of the words' hashes only those that
     are multiples of a power of two are kept, and that power grows as they get too many.
     """
 
     def __init__(self, most: int = 1 << 18) -> None:
+        self.words = 0
         self._most = most
         self._kept: set[int] = set()
         self._step = 1
 
-    def add(self, found: Iterable[str]) -> None:
-        """Add words."""
-        for word in found:
-            digest = int.from_bytes(blake2b(word.encode("utf-8"), digest_size=8).digest())
-            if digest % self._step == 0:
-                self._kept.add(digest)
-        while len(self._kept) > self._most:
-            self._step *= 2
-            self._kept = {digest for digest in self._kept if digest % self._step == 0}
+    def add(self, texts: Iterable[str]) -> None:
+        """Add the words of texts."""
+        for found in (words(text.lower()) for text in texts):
+            self.words += len(found)
+            for word in found:
+                digest = int.from_bytes(blake2b(word.encode("utf-8"), digest_size=8).digest())
+                if digest % self._step == 0:
+                    self._kept.add(digest)
+            while len(self._kept) > self._most:
+                self._step *= 2
+                self._kept = {digest for digest in self._kept if digest % self._step == 0}
 
     @property
     def size(self) -> int:
         """How many distinct words were added, about."""
         return len(self._kept) * self._step
-
-
-@dataclass
-class _CaptionTexts:
-    """Length and vocabulary of many captions."""
-
-    words: int = 0
-    vocabulary: Vocabulary = field(default_factory=Vocabulary)
-
-    def add(self, text: str) -> None:
-        found = words(text.lower())
-        self.words += len(found)
-        self.vocabulary.add(found)
 
 
 @dataclass
@@ -220,26 +201,23 @@ class RewriteSummary:
     refused: Counter[str] = field(default_factory=Counter)
     scores: Counter[int] = field(default_factory=Counter)
     """Overall scores, rounded."""
-    before: _CaptionTexts = field(default_factory=_CaptionTexts)
-    after: _CaptionTexts = field(default_factory=_CaptionTexts)
+    before: Vocabulary = field(default_factory=Vocabulary)
+    after: Vocabulary = field(default_factory=Vocabulary)
     quality_before: Counter[float] = field(default_factory=Counter)
     """What a classifier said of captions that were rewritten, rounded to hundredths."""
     quality_after: Counter[float] = field(default_factory=Counter)
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Add a row whose status is `ok`."""
-        self.scores[round(row["overall_score"])] += 1
-        if row["rewrite_refused"] is not None:
-            self.refused[row["rewrite_refused"]] += 1
-        self.before.add(row["caption"])
-        self.after.add(row["final_caption"])
-        if not row["rewritten"]:
-            return
-        self.rewritten += 1
-        if row["recaption_quality"] is not None:
-            self.quality_after[round(row["recaption_quality"], 2)] += 1
-            if row["caption_quality"] is not None:
-                self.quality_before[round(row["caption_quality"], 2)] += 1
+    def add(self, rows: pl.DataFrame) -> None:
+        """Add rows whose status is `ok`."""
+        self.scores.update(map(round, rows["overall_score"]))
+        self.refused.update(rows["rewrite_refused"].drop_nulls())
+        self.before.add(rows["caption"])
+        self.after.add(rows["final_caption"])
+        rewritten = rows.filter("rewritten")
+        self.rewritten += rewritten.height
+        judged = rewritten.drop_nulls("recaption_quality")
+        self.quality_after.update(round(q, 2) for q in judged["recaption_quality"])
+        self.quality_before.update(round(q, 2) for q in judged["caption_quality"].drop_nulls())
 
     def lines(self) -> Iterator[str]:
         """What a user should know."""
@@ -257,7 +235,7 @@ class RewriteSummary:
             yield f"quality of the rewritten, quartiles: {before} before, {after} after"
         texts = {"before": self.before, "after": self.after}
         means = ", ".join(f"{t.words / max(1, judged):.1f} {n}" for n, t in texts.items())
-        sizes = ", ".join(f"{t.vocabulary.size} {n}" for n, t in texts.items())
+        sizes = ", ".join(f"{t.size} {n}" for n, t in texts.items())
         yield f"words of a caption: {means}; distinct words: {sizes}"
 
 
@@ -265,8 +243,7 @@ def summarise(folder: Path) -> RewriteSummary:
     """What became of the captions of an assessment table."""
     found = RewriteSummary()
     for rows in _rows(list(tables.table_files(folder).values())):
-        for row in rows.filter(pl.col("status") == Status.OK).iter_rows(named=True):
-            found.add(row)
+        found.add(rows.filter(pl.col("status") == Status.OK))
     return found
 
 

@@ -28,26 +28,22 @@ _MOST_BYTES = 1 << 26
 
 
 def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
-    """Name and numbers of each model of a metrics.json; None for a file that may hold samples.
-
-    Raises RequestError for a JSON file that is neither.
-    """
+    """Name and numbers of each model of a metrics.json; None for what may hold samples."""
     try:
         if path.suffix.lower() != ".json" or not path.is_file() or _may_hold_samples(path):
             return None
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("too large")
         values = parse_object(path.read_bytes())
+        name, models = path.parent.name or path.name, values.get("models")
+        named = {name: values}
+        if isinstance(models, dict):
+            named = {f"{name}: {each}": one for each, one in models.items()}
+        if problem := next(filter(None, map(_problem, named.values())), None):
+            raise ValueError(problem)
     except (OSError, SampleError, ValueError) as error:
-        raise _neither(path, one_line(error)) from error
-    name = path.parent.name or path.name
-    models = values.get("models")
-    named = {name: values}
-    if isinstance(models, dict):
-        named = {f"{name}: {each}": one for each, one in models.items()}
-    for one in named.values():
-        if problem := _problem(one):
-            raise _neither(path, problem)
+        what = "neither a metrics.json with the numbers of a model, nor samples"
+        raise RequestError(f"{path}: {what} ({one_line(error)})") from error
     return list(named.items())
 
 
@@ -64,7 +60,6 @@ def _may_hold_samples(path: Path) -> bool:
 
 
 def _problem(values: Any) -> str | None:
-    """Why values can't be shown as a model's numbers, if that is so."""
     if not isinstance(values, Mapping):
         return "no numbers of a model"
     for name in ("accuracy", "f1", "count"):
@@ -76,12 +71,6 @@ def _problem(values: Any) -> str | None:
     ):
         return "no confusion of a model"
     return None
-
-
-def _neither(path: Path, reason: str) -> RequestError:
-    return RequestError(
-        f"{path}: neither a metrics.json with the numbers of a model, nor samples ({reason})"
-    )
 
 
 @dataclass(frozen=True)
@@ -154,8 +143,8 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
 
 def _table(path: Path) -> ReportTable | None:
     """The table or decisions at a path; None where it holds no file made by mmsieve."""
-    files = tuple(decisions.decision_files(path).values()) if path.exists() else ()
-    files = tuple(file for file in files if file.suffix == ".parquet")
+    found = decisions.decision_files(path).values()
+    files = tuple(file for file in found if file.suffix == ".parquet")
     headers = [tables.read_header(file) for file in files]
     ours = [header for header in headers if header is not None]
     if not ours:

@@ -101,9 +101,7 @@ def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers
 def _groups(subsets: list[str]) -> tuple[dict[str, sections.GalleryGroup], dict[str, int]]:
     """What each subset keeps and leaves, without a subset all; and title -> the subset's number."""
     is_ok = pl.col("status") == Status.OK
-    groups: dict[str, sections.GalleryGroup] = (
-        {} if subsets else {"Samples": sections.GalleryGroup(is_ok)}
-    )
+    groups = {} if subsets else {"Samples": sections.GalleryGroup(is_ok)}
     subset_of: dict[str, int] = {}
     for number, name in enumerate(subsets):
         keep, title = pl.col(f"keep{number}"), f"Kept in {name}"
@@ -138,9 +136,8 @@ def _with_decisions(rows: pl.DataFrame, subset: ReportTable, number: int) -> pl.
         files = [by_name[shard] for shard in shards if shard in by_name]
     keep, reason = f"keep{number}", f"reason{number}"
     if not files:
-        return rows.with_columns(
-            pl.lit(None, pl.Boolean).alias(keep), pl.lit(None, pl.String).alias(reason)
-        )
+        nothing = {keep: pl.lit(None, pl.Boolean), reason: pl.lit(None, pl.String)}
+        return rows.with_columns(**nothing)
     decisions = (
         scan_files(files)
         .filter(pl.col("shard").is_in(shards))
@@ -152,7 +149,6 @@ def _with_decisions(rows: pl.DataFrame, subset: ReportTable, number: int) -> pl.
 
 
 def _capability(name: str, tallies: list[RatingTally]) -> sections.Shares:
-    """How the ratings of one capability are spread; None only where there is any."""
     counts = [tally.ratings.get(name, Counter()) for tally in tallies]
     ratings = [*range(6), *([None] if any(found[None] for found in counts) else [])]
     means = (tally.mean(name) for tally in tallies)

@@ -43,10 +43,7 @@ COUNTS: dict[str, Callable[[ReportTable, SectionRequest], SectionNumbers]] = {
 
 
 def count_all(tables: Sequence[ReportTable], gallery: int) -> list[SectionNumbers]:
-    """The numbers of all tables, with up to `gallery` samples in each group.
-
-    Raises RequestError for a table of another kind, or without the columns of its kind.
-    """
+    """The numbers of all tables; raises RequestError for a kind or columns that aren't shown."""
     for one in tables:
         if one.kind not in COUNTS:
             raise RequestError(
@@ -163,10 +160,7 @@ def make_sections(
 def _find(
     sections: Sequence[Section], places: Places
 ) -> tuple[dict[Shard, dict[str, list[tuple[Section, GallerySample]]]], list[str]]:
-    """Shard -> key -> the samples of sections that are there; and what was not found.
-
-    A shard is read once, however many tables are about it.
-    """
+    """Shard -> key -> the samples to read in it, for any section; and what was not found."""
     found: dict[Shard, dict[str, list[tuple[Section, GallerySample]]]] = {}
     problems = []
     for section in sections:

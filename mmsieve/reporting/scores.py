@@ -4,6 +4,7 @@ Only counts and the few rows of the gallery stay in memory.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,24 +27,13 @@ _SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 def _columns(table: ReportTable, score: str) -> tuple[pl.Expr | str, ...]:
     """The columns of a table or of decisions, and `what` to count by."""
     if table.kind == DECISIONS:
-        return (
-            "key",
-            "shard",
-            pl.lit(None, pl.String).alias("error"),
-            "score",
-            "keep",
-            "reason",
-            pl.when("keep").then(pl.lit("kept")).otherwise("reason").alias("what"),
-        )
-    return (
-        "key",
-        "shard",
-        "error",
-        pl.col(score).alias("score"),
-        pl.lit(None, pl.Boolean).alias("keep"),
-        pl.when(pl.col("status") != Status.OK).then("status").alias("reason"),
-        pl.col("status").alias("what"),
-    )
+        error = pl.lit(None, pl.String).alias("error")
+        what = pl.when("keep").then(pl.lit("kept")).otherwise("reason").alias("what")
+        return "key", "shard", error, "score", "keep", "reason", what
+    keep = pl.lit(None, pl.Boolean).alias("keep")
+    reason = pl.when(pl.col("status") != Status.OK).then("status").alias("reason")
+    named = pl.col(score).alias("score"), keep, reason, pl.col("status").alias("what")
+    return "key", "shard", "error", *named
 
 
 _KEEP, _SCORE, _IS_FINITE = pl.col("keep"), pl.col("score"), pl.col("score").is_finite()
@@ -51,9 +41,8 @@ _KEEP, _SCORE, _IS_FINITE = pl.col("keep"), pl.col("score"), pl.col("score").is_
 
 def _by_score(which: pl.Expr, best: bool) -> sections.GalleryGroup:
     """The rows of the highest or lowest scores; ties go by shard and key."""
-    return sections.GalleryGroup(
-        which, ("score", "shard", "key"), (best, False, False), from_end=False
-    )
+    order = ("score", "shard", "key")
+    return sections.GalleryGroup(which, order, (best, False, False), from_end=False)
 
 
 _GROUPS = {
@@ -101,16 +90,13 @@ def count(table: ReportTable, request: sections.SectionRequest) -> ScoreNumbers:
     scored = scan_files(table.files).select(columns).filter(_IS_FINITE)
     edges = scored.group_by("keep").agg(_SCORE.min().alias("low"), _SCORE.max().alias("high"))
     sides = {keep: (low, high) for keep, low, high in edges.collect().iter_rows()}
-    threshold = None
-    if sides.keys() >= {True, False} and sides[False][1] <= sides[True][0]:
-        threshold = sides[True][0]
-    kept = counts.get("kept", 0) if table.kind == DECISIONS else None
+    is_cut = sides.keys() >= {True, False} and sides[False][1] <= sides[True][0]
     return ScoreNumbers(
         rows=sum(counts.values()),
-        kept=kept,
+        kept=counts.get("kept", 0) if table.kind == DECISIONS else None,
         counts=counts,
         bins=_bins(scored, sides),
-        threshold=threshold,
+        threshold=sides[True][0] if is_cut else None,
         groups=groups,
         score="score" if own in (None, SCORE) else own,
     )
@@ -130,13 +116,10 @@ def _bins(
     width = (high - low) / _BINS
     place = ((pl.col("score").cast(pl.Float64) - low) / width).floor().clip(0, _BINS - 1)
     found = scored.group_by(place.cast(pl.Int64).alias("bin"), "keep").len().collect()
-    counts = {(index, keep): n for index, keep, n in found.iter_rows()}
+    counts = Counter({(index, keep): n for index, keep, n in found.iter_rows()})
+    edges = [low + index * width for index in range(_BINS + 1)]
+    kept = [counts[index, True] + counts[index, None] for index in range(_BINS)]
     return [
-        sections.Bin(
-            low + index * width,
-            low + (index + 1) * width,
-            counts.get((index, True), 0) + counts.get((index, None), 0),
-            counts.get((index, False), 0),
-        )
+        sections.Bin(edges[index], edges[index + 1], kept[index], counts[index, False])
         for index in range(_BINS)
     ]

@@ -86,12 +86,10 @@ class SectionNumbers(Protocol):
     @property
     def template(self) -> str:
         """The template that shows the numbers."""
-        ...
 
     @property
     def groups(self) -> Groups:
         """The samples to show."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,7 @@ class SectionRequest:
 
 @dataclass(frozen=True)
 class GalleryGroup:
-    """Which rows belong to a group of the gallery, and which of them are shown.
-
-    By default a draw, the same each time: the rows of the highest hashes of their keys.
-    """
+    """Which rows a group of the gallery has and shows; by default those of the highest hashes."""
 
     which: pl.Expr
     by: tuple[str, ...] = ("hash", "shard", "key")
@@ -145,11 +140,11 @@ class Gallery:
 
     def groups(self, shown: Callable[[str, dict[str, Any]], GallerySample]) -> Groups:
         """What was picked, by title; `shown` makes a sample of a title and a row."""
-        made = {
+        return {
             title: [shown(title, row) for row in rows.iter_rows(named=True)]
             for title, rows in self._picked.items()
+            if not rows.is_empty()
         }
-        return {title: samples for title, samples in made.items() if samples}
 
 
 def count_rows(
@@ -167,10 +162,7 @@ def count_rows(
 
 
 def read_rows(files: Iterable[Path], columns: Sequence[pl.Expr | str]) -> Iterator[pl.DataFrame]:
-    """Columns of a table's files, a file or a large part of one at a time.
-
-    Raises polars' errors where the table doesn't have them.
-    """
+    """Columns of a table's files, a file or a part of one at a time; raises polars' errors."""
     for file in files:
         rows = scan_files([file])
         for start in range(0, rows.select(pl.len()).collect().item() or 1, _ROWS):
@@ -178,10 +170,7 @@ def read_rows(files: Iterable[Path], columns: Sequence[pl.Expr | str]) -> Iterat
 
 
 def typed(types: Types) -> list[pl.Expr]:
-    """Columns as these types, and `nth`: which of the rows of its key a row is, from 0.
-
-    A key that comes twice is two rows, of which one failed.
-    """
+    """Columns as these types, and `nth_of_key`: a key that comes twice is two rows, one failed."""
     return [*(pl.col(name).cast(type_) for name, type_ in types.items()), nth_of_key()]
 
 

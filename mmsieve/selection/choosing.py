@@ -60,10 +60,7 @@ class SampleBudget:
         """What one sample costs on average: a group's least share."""
 
     def fit(self, rows: Numbers, allowance: int) -> Numbers:
-        """As many of the rows, in order, as the allowance pays for and the sources' quotas allow.
-
-        A sample that is dearer than all of the allowance is passed over.
-        """
+        """As many rows, in order, as allowance and quotas allow; too dear ones are passed over."""
         if self._tokens is not None:
             rows = rows[self._tokens[rows] <= allowance]
         if self._quotas is not None:  # without those that come when enough of their source did
@@ -106,20 +103,14 @@ class SampleBudget:
 def choose_in_rounds(
     pool: Pool, usable: Bools, budget: SampleBudget, above: float, shares: Sequence[Fraction]
 ) -> None:
-    """Spend the budget on usable rows with ratings above a number, as far as there are any.
-
-    `shares` are the capabilities' parts of what is missing, in their order.
-    """
+    """Spend the budget on usable rows rated above a number, by the shares of the capabilities."""
     rounds = Rounds(pool, usable, budget, above)
     live = list(range(len(pool.ratings)))
     while live and budget.left > 0:
         together = sum(shares[number] for number in live)
         quotas = [max(int(budget.left * shares[n] / together), budget.dearest) for n in live]
-        live = [
-            number
-            for number, quota in zip(live, quotas, strict=True)
-            if rounds.choose(number, min(quota, budget.left))
-        ]
+        asked = zip(live, quotas, strict=True)
+        live = [n for n, quota in asked if rounds.choose(n, min(quota, budget.left))]
 
 
 class Rounds:
@@ -132,15 +123,14 @@ class Rounds:
         self._ranks = [ratings.ranks for ratings in pool.ratings.values()]
         self._least = [ratings.rank_of(above) for ratings in pool.ratings.values()]
         used_up = budget.used_up()
-        self._left = usable if used_up is None else usable & ~used_up
-        self._left = self._left.astype(np.uint8)  # as numbers: to multiply by
-        self._sizes = [
-            self._members.counts((ranks > least) & (self._left > 0))
-            for ranks, least in zip(self._ranks, self._least, strict=True)
-        ]
+        left = usable if used_up is None else usable & ~used_up
+        self._left = left.astype(np.uint8)  # as numbers: to multiply by
+        each = zip(self._ranks, self._least, strict=True)
+        counted = ((ranks > least) & (self._left > 0) for ranks, least in each)
+        self._sizes = [self._members.counts(rows) for rows in counted]
 
     def choose(self, capability: int, quota: int) -> int:
-        """One capability's choice in a round: returns how many rows it chose."""
+        """One capability's choice in a round; returns how many rows it chose."""
         sizes = self._sizes[capability]
         groups = np.flatnonzero(sizes)
         if quota <= 0 or not len(groups):
@@ -179,7 +169,6 @@ class Rounds:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _leave_out(self, rows: Numbers) -> None:
-        """Count rows no more."""
         self._left[rows] = 0
         owners, groups = self._groups.of(rows)
         for ranks, least, sizes in zip(self._ranks, self._least, self._sizes, strict=True):
@@ -188,11 +177,6 @@ class Rounds:
 
 
 # Simpler ways to choose
-
-
-def choose_at_random(usable: Bools, budget: SampleBudget, seed: int) -> None:
-    """Any usable rows. What comes first is a fixed hash of a row's number: the same everywhere."""
-    _spend(np.flatnonzero(usable), budget, seed, budget.left)
 
 
 def choose_top_means(pool: Pool, usable: Bools, budget: SampleBudget, above: float) -> None:
@@ -212,10 +196,11 @@ def choose_per_source(pool: Pool, usable: Bools, budget: SampleBudget, seed: int
     names = np.argsort(np.argsort(np.array(pool.source_names, object)))  # ties by name
     for done, source in enumerate(np.lexsort((names, sizes))):
         own = by_source[ends[source] - sizes[source] : ends[source]]
-        _spend(own, budget, seed, budget.left // (len(sizes) - done))
+        _spend_at_random(own, budget, seed, budget.left // (len(sizes) - done))
 
 
-def _spend(rows: Numbers, budget: SampleBudget, seed: int, allowance: int) -> None:
+def _spend_at_random(rows: Numbers, budget: SampleBudget, seed: int, allowance: int) -> None:
+    """Choose rows in the order of a fixed hash of their numbers: the same everywhere."""
     numbers = mix(rows.astype(np.uint64) + mix(np.array([seed], np.uint64) + np.uint64(1)))
     budget.spend(budget.fit(rows[np.argsort(numbers, kind="stable")], allowance))
 
@@ -251,13 +236,8 @@ class Choice:
         reason[statuses > 0] = statuses[statuses > 0] + words.index(EXCLUDED)
         reason[keep] = 0
         score = pl.Series(pool.means(start, stop)).fill_nan(None).cast(pl.Float32)
-        return pl.DataFrame(
-            {
-                "keep": keep,
-                "reason": pl.Series(words, dtype=pl.String).gather(reason),
-                "score": score,
-            }
-        )
+        said = pl.Series(words, dtype=pl.String).gather(reason)
+        return pl.DataFrame({"keep": keep, "reason": said, "score": score})
 
 
 def choose(rated: RatedSamples, options: SelectOptions) -> Choice:
@@ -294,7 +274,7 @@ def choose(rated: RatedSamples, options: SelectOptions) -> Choice:
     elif options.strategy == "top-mean":
         choose_top_means(pool, usable, budget, options.above)
     elif options.strategy == "random":
-        choose_at_random(usable, budget, options.seed)
+        _spend_at_random(np.flatnonzero(usable), budget, options.seed, budget.left)
     else:
         choose_per_source(pool, usable, budget, options.seed)
     if budget.left > 0:
@@ -314,8 +294,7 @@ def decide(
             yield origins, named.hstack(choice.decisions(row, row + named.height))
             row += named.height
 
-    notes = {"budget": str(choice.budget)}
-    return DecisionRows(rows(), rated.files, fingerprint, notes, advance)
+    return DecisionRows(rows(), rated.files, fingerprint, {"budget": str(choice.budget)}, advance)
 
 
 def _unmet(budget: SampleBudget, options: SelectOptions) -> str:
@@ -329,7 +308,6 @@ def _unmet(budget: SampleBudget, options: SelectOptions) -> str:
 
 
 def _quotas(pool: Pool, options: SelectOptions, budget: int) -> dict[int, int]:
-    """The number of a source -> its quota."""
     quotas = options.quotas(budget)
     for name in quotas:
         if name not in pool.source_names:
@@ -339,7 +317,6 @@ def _quotas(pool: Pool, options: SelectOptions, budget: int) -> dict[int, int]:
 
 
 def _require(required: Bools, usable: Bools, budget: SampleBudget, options: SelectOptions) -> None:
-    """Choose the rows that were required; raises RequestError where that can't be."""
     rows = np.flatnonzero(required)
     if not len(rows):
         return
@@ -384,10 +361,7 @@ class Held:
 
 
 def held(choice: Choice) -> tuple[dict[str, Held], dict[str, Held]]:
-    """Capability -> ratings above the number that was asked for; style -> samples that have it.
-
-    The pool's rows that aren't ok don't count.
-    """
+    """Capability -> ratings above the number asked for; style -> samples; of rows that are ok."""
     pool = choice.pool
     chosen = np.flatnonzero(choice.chosen)
     ok: np.ndarray | slice = slice(None) if pool.is_ok.all() else np.flatnonzero(pool.is_ok)
@@ -408,19 +382,16 @@ def printed(capabilities: dict[str, Held], styles: dict[str, Held], above: float
     """The lines of a summary."""
     width = max(map(len, [*capabilities, *styles, "capability"]), default=0)
     over = f"above {above:g}"
-    lines = [
-        f"{'capability':{width}}  {'pool: mean':>10} {over:>11}  {'subset: mean':>12} {over:>11}"
-    ]
+    titles = f"{'pool: mean':>10} {over:>11}  {'subset: mean':>12} {over:>11}"
+    lines = [f"{'capability':{width}}  {titles}"]
     for name, each in capabilities.items():
         means = (each.pool_mean, each.subset_mean)
         pool, subset = ("-" if mean is None else f"{mean:.3f}" for mean in means)
-        lines.append(
-            f"{name:{width}}  {pool:>10} {each.pool:>11,}  {subset:>12} {each.subset:>11,}"
-        )
+        numbers = f"{pool:>10} {each.pool:>11,}  {subset:>12} {each.subset:>11,}"
+        lines.append(f"{name:{width}}  {numbers}")
     lines.append(f"{'style':{width}}  {'pool':>22}  {'subset':>24}")
-    lines += [
-        f"{s or '(empty)':{width}}  {h.pool:>22,}  {h.subset:>24,}" for s, h in styles.items()
-    ]
+    for name, each in styles.items():
+        lines.append(f"{name or '(empty)':{width}}  {each.pool:>22,}  {each.subset:>24,}")
     return lines
 
 

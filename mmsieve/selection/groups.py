@@ -88,7 +88,7 @@ class TextCodes:
         return list(self._codes)
 
     def encode(self, values: pl.Series) -> npt.NDArray[np.int32]:
-        """The code of each text, int32."""
+        """The code of each text."""
         array = values.cast(pl.String).fill_null("").to_arrow(compat_level=pl.CompatLevel.oldest())
         encoded = array.dictionary_encode()
         own = np.array([self.one(text) for text in encoded.dictionary.to_pylist()], np.int32)
@@ -141,10 +141,7 @@ class StyleGroups:
     def __init__(
         self, names: Sequence[str], styles: Sequence[str], counts: Numbers, groups: Numbers
     ) -> None:
-        """`counts`: groups of each row; `groups`: numbers of all rows' groups, row after row.
-
-        `names` are sorted, so that a group's number is its place in the order of names.
-        """
+        """`names` sorted; `counts`: groups of each row; `groups`: their numbers, row after row."""
         self.names = names
         self.styles = styles
         """The style of each group."""
@@ -245,10 +242,8 @@ class Grouping:
         last = narrowed(np.array([place[name] for name in names], np.int64), len(ordered))
         for number, part in enumerate(self._groups):
             self._groups[number] = last[part]
-        counts, groups = (
-            np.concatenate([np.zeros(0, np.uint8), *parts])
-            for parts in (self._counts, self._groups)
-        )
+        counts = np.concatenate([np.zeros(0, np.uint8), *self._counts])
+        groups = np.concatenate([np.zeros(0, np.uint8), *self._groups])
         return StyleGroups(ordered, [named[name] for name in ordered], counts, groups)
 
 

@@ -28,9 +28,8 @@ def _convert(kind: type, tokens: Sequence[Token]) -> Any:
     try:
         return parse_amount(tokens[0].value)
     except ValueError as error:
-        raise ValueError(
-            f"{tokens[0].value}: give a count, or with a dot a fraction (0.3: 30%)"
-        ) from error
+        fix = "give a count, or with a dot a fraction (0.3: 30%)"
+        raise ValueError(f"{tokens[0].value}: {fix}") from error
 
 
 @Parameter(name="*")
@@ -68,9 +67,8 @@ class SelectOptions(Options):
     def check(self) -> None:
         """Refuse what can't be meant, from the request alone."""
         if (self.budget is None) == (self.budget_tokens is None):
-            raise RequestError(
-                "say how much: one of --budget N (or 0.3: 30%) and --budget-tokens N"
-            )
+            fix = "one of --budget N (or 0.3: 30%) and --budget-tokens N"
+            raise RequestError(f"say how much: {fix}")
         if isinstance(self.budget, float) and not 0 < self.budget <= 1:
             raise RequestError(
                 f"--budget {self.budget}: a fraction must be above 0 and at most 1.0; a number of "
@@ -107,10 +105,12 @@ class SelectOptions(Options):
                     f"--weights {self.weights}: {name or entry!r} is no capability of this "
                     f"selection ({', '.join(capabilities)}); say ocr=2,stem=1"
                 )
-            share = _fraction(value)
-            if share is None or share <= 0:
+            try:
+                shares[name] = Fraction(value.strip())
+            except (ValueError, ZeroDivisionError):
+                shares[name] = Fraction(0)
+            if shares[name] <= 0:
                 raise RequestError(f"--weights {self.weights}: {entry} must be a number above 0")
-            shares[name] = share
         return list(shares.values())
 
     def wanted(self, rows: int) -> int:
@@ -130,13 +130,11 @@ class SelectOptions(Options):
             except ValueError:
                 amount = -1
             if not mark or amount < 0 or (isinstance(amount, float) and not amount <= 1):
-                raise RequestError(
-                    f"--source-quota {entry}: say SOURCE=N, or SOURCE=0.1 for a part of the budget"
-                )
+                fix = "say SOURCE=N, or SOURCE=0.1 for a part of the budget"
+                raise RequestError(f"--source-quota {entry}: {fix}")
             if isinstance(amount, float) and self.budget_tokens is not None:
-                raise RequestError(
-                    f"--source-quota {entry}: with --budget-tokens say a number of samples"
-                )
+                fix = "with --budget-tokens say a number of samples"
+                raise RequestError(f"--source-quota {entry}: {fix}")
             quotas[name] = _part(amount, budget)
         return quotas
 
@@ -161,13 +159,4 @@ def read_keys(path: Path) -> list[str]:
 
 def _part(amount: Amount, whole: int) -> int:
     """A count as it is; of a fraction its part, rounded down, of the number as it was typed."""
-    if isinstance(amount, int):
-        return amount
-    return math.floor(Fraction(repr(amount)) * whole)
-
-
-def _fraction(text: str) -> Fraction | None:
-    try:
-        return Fraction(text.strip())
-    except (ValueError, ZeroDivisionError):
-        return None
+    return amount if isinstance(amount, int) else math.floor(Fraction(repr(amount)) * whole)

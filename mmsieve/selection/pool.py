@@ -54,8 +54,7 @@ class Pool:
     @cached_property
     def is_ok(self) -> Bools:
         """Whether each row is ok, so that it can be chosen."""
-        is_ok: Bools = self.statuses == 0
-        return is_ok
+        return np.equal(self.statuses, 0)
 
     def means(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
         """The mean of each row's ratings, NaN where it has none."""
@@ -87,16 +86,13 @@ class RatedSamples(Protocol):
     @property
     def files(self) -> Sequence[TableFile]:
         """The files that the rows are from; decisions are split like them."""
-        ...
 
     @property
     def pool(self) -> Pool:
         """The numbers to choose by."""
-        ...
 
     def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """`key` and `shard` of all rows in order, some at a time, and from which files."""
-        ...
 
 
 # A rating table: Parquet files of `rate`, or anyone's with the same columns
@@ -123,14 +119,11 @@ class RatingTable:
         for name in self.capabilities:
             kind = self._type(name)
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-                raise RequestError(
-                    f"--capabilities {name}: holds {table.types[name]}, ratings are integers or "
-                    "floating-point numbers"
-                )
+                fix = "ratings are integers or floating-point numbers"
+                raise RequestError(f"--capabilities {name}: holds {kind}, {fix}")
         styles = self._type(STYLES)
-        if not (pa.types.is_list(styles) or pa.types.is_large_list(styles)) or not _is_text(
-            styles.value_type
-        ):
+        is_list = pa.types.is_list(styles) or pa.types.is_large_list(styles)
+        if not is_list or not _is_text(styles.value_type):
             raise RequestError(f"{table.path}: column {STYLES} holds {styles}, not lists of text")
         if not _is_text(self._type(SOURCE)):
             raise RequestError(f"{table.path}: column {SOURCE} holds {table.types[SOURCE]}")
@@ -186,14 +179,14 @@ class RatingTable:
 
     def _type(self, column: str) -> pa.DataType:
         """The type of a column; raises RequestError where the table lacks it."""
-        mixed = self._table.mixed.get(column)
-        if mixed is not None:
-            raise RequestError(f"column {column} of {self.name} can't be used: {mixed}")
-        if column not in self._table.types:
+        table = self._table
+        if column in table.mixed:
             raise RequestError(
-                f"{self._table.path}: has no column {column}; {column_names([self._table])}"
+                f"column {column} of {self.name} can't be used: {table.mixed[column]}"
             )
-        return self._table.types[column]
+        if column not in table.types:
+            raise RequestError(f"{table.path}: has no column {column}; {column_names([table])}")
+        return table.types[column]
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -102,8 +102,6 @@ def _chosen_keys(rated: RatedSamples, chosen: Bools) -> set[str]:
 
 
 def _write_items(out: Path, items: Iterable[bytes]) -> None:
-    """Write items into a JSON list, as they stand."""
-
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             file.write(b"[")
@@ -145,10 +143,7 @@ _MOST = 1 << 63
 
 
 def read_scores(path: Path) -> tuple[pl.Series, pl.Series]:
-    """Keys (Int64 or String) and scores (Int64; null: can't be read as a number).
-
-    A score is what Python's `int` makes of the response, as in the published code.
-    """
+    """Keys (Int64 or String) and scores: as published, what `int` makes of a response, or null."""
     return _read(path, _score, pl.Int64())
 
 
@@ -261,10 +256,8 @@ class ResultFolder:
         if data is None:
             raise RequestError(f"{path}: holds result files: say --data FILE, what they are about")
         if options.budget_tokens is not None:
-            raise RequestError(
-                f"--budget-tokens: {path} has no column num_tokens; give a rating table that has "
-                "it, or say --budget"
-            )
+            fix = "give a rating table that has it, or say --budget"
+            raise RequestError(f"--budget-tokens: {path} has no column num_tokens; {fix}")
         self.name = path.resolve().name
         self.notes: list[str] = []
         self._data = data
@@ -307,9 +300,8 @@ class ResultFolder:
         keys, texts = read_texts(self._style)
         at = join.rows(self._style, keys, self.notes)
         if texts.null_count():
-            self.notes.append(
-                f"{self._style}: {texts.null_count()} responses aren't text: no style"
-            )
+            count = texts.null_count()
+            self.notes.append(f"{self._style}: {count} responses aren't text: no style")
         grouping = self._grouped(_placed(texts, at, rows))
         ties = np.concatenate([*order, np.flatnonzero(~seen)]).astype(np.int32)
         return Pool(
@@ -352,18 +344,13 @@ class ResultFolder:
         return _Items(joined, narrowed(np.concatenate(sources), len(codes.names)), codes)
 
     def _grouped(self, texts: pl.Series) -> Grouping:
-        """The groups of rows with these texts of styles."""
         spelling = self._options.styles
         grouping = Grouping(TextCodes(label_cleaner(spelling)), self._items.source_codes)
         distinct = TextCodes()
         codes = pl.Series(distinct.encode(texts)).set(texts.is_null(), None)
-        labels = pl.Series(
-            [
-                [grouping.styles.one(label) for label in split_styles(text, spelling)]
-                for text in distinct.names
-            ],
-            dtype=pl.List(pl.Int32),
-        )
+        split = [split_styles(text, spelling) for text in distinct.names]
+        numbers = [[grouping.styles.one(label) for label in labels] for labels in split]
+        labels = pl.Series(numbers, dtype=pl.List(pl.Int32))
         for start in range(0, len(texts), CHUNK):
             own = labels.gather(codes.slice(start, CHUNK))
             counts = own.list.len().fill_null(0).cast(pl.Int64).to_numpy()
@@ -372,7 +359,6 @@ class ResultFolder:
         return grouping
 
     def _note(self, path: Path, scores: pl.Series) -> None:
-        """Say which scores can't be read, and which are outside of the scale."""
         if scores.null_count():
             self.notes.append(f"{path}: {scores.null_count()} scores can't be read: no rating")
         outside = int((~scores.is_between(0, 5)).sum())
@@ -389,18 +375,15 @@ class _KeyJoin:
 
     def rows(self, path: Path, keys: pl.Series, notes: list[str]) -> Numbers:
         """The row of each key, -1 where the pool has none; raises RequestError for a repeat."""
-        kind = self._rows["key"].dtype
-        if keys.dtype != kind:  # "5" and 5 are the same key
-            keys = keys.cast(kind, strict=False) if keys.dtype == pl.Int64 else keys
-            if keys.dtype != kind:
-                self._rows = self._rows.cast({"key": pl.String})
+        if keys.dtype != self._rows["key"].dtype:  # "5" and 5 are the same key
+            keys = keys.cast(pl.String)
+            self._rows = self._rows.cast({"key": pl.String})
         if self._last is None or not keys.equals(self._last[0]):
             if keys.n_unique() < len(keys):
                 twice = keys.filter(keys.is_duplicated())[0]
                 raise RequestError(f"{path}: idx {twice} comes twice: keep one of the lines")
-            found = keys.to_frame("key").join(
-                self._rows, on="key", how="left", maintain_order="left"
-            )
+            frame = keys.to_frame("key")
+            found = frame.join(self._rows, on="key", how="left", maintain_order="left")
             self._last = keys, found["row"].fill_null(-1).to_numpy()
         rows = self._last[1]
         unknown = int((rows < 0).sum())
@@ -410,7 +393,6 @@ class _KeyJoin:
 
 
 def _placed(values: pl.Series, at: Numbers, rows: int) -> pl.Series:
-    """The values at their rows, null elsewhere."""
     inside = at >= 0
     if len(at) == rows and (at == np.arange(rows)).all():
         return values

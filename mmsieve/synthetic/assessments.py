@@ -1,29 +1,21 @@
 """Captions of a scene as AITQE's teacher would assess them: six scores, the reasons, a rewrite.
 
 As in AITQE (arXiv 2410.16166), the overall score goes by the caption's level and the five others by
-what the caption says of the picture. Every picture has a good and a poor caption, and a poor one is
-rewritten as the canonical caption of its picture. A scene has exactly one canonical caption: a
-model that has to write needs one answer to a picture, not one of thousands, and what is always said
-in one way can be read back into facts without guessing.
+what the caption says of the picture. A poor caption is rewritten as the canonical one of its
+picture, of which there is exactly one: a model that has to write needs one answer to a picture, not
+one of thousands.
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from mmsieve.generation.tasks.assessments import Phase
 from mmsieve.labels import EASY_NEGATIVE, HARD_NEGATIVE, MEDIUM_NEGATIVE, POSITIVE
+from mmsieve.synthetic import texts
 from mmsieve.synthetic.scenes import Fact, Scene
-from mmsieve.synthetic.texts import (
-    NUMBERS,
-    Caption,
-    caption,
-    describe_canonically,
-    described_scene,
-    mark,
-)
 
-Phase: TypeAlias = Literal["raw", "partner"]
 Assessment: TypeAlias = dict[str, int | str | None]
 """The fields of AITQE's answer, in the order of writing."""
 
@@ -37,13 +29,12 @@ _OVERALL_REASONS = {
     HARD_NEGATIVE: "It has one thing wrong.",
     POSITIVE: "It is right and complete.",
 }
-_Score: TypeAlias = tuple[int, str]
-"""A score from 1 to 10, and why."""
+_Score: TypeAlias = tuple[int, str]  # a score from 1 to 10, and why
 
 
 def canonical_caption(scene: Scene) -> str:
     """The text that a poor caption of a picture should be replaced by."""
-    return mark(describe_canonically(scene)).text
+    return texts.mark(texts.describe_canonically(scene)).text
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +57,16 @@ def assessed_pair(
     phase says how good a caption is.
     """
     raw_level = POSITIVE if rng.random() < 0.5 else int(rng.integers(POSITIVE))
-    raw = caption(scene, raw_level, rng)
+    raw = texts.caption(scene, raw_level, rng)
     level = POSITIVE if raw_level < POSITIVE else int(rng.integers(POSITIVE))
-    described = described_scene(scene, level, rng)
-    partner = Caption(level, mark(describe_canonically(described), [scene.facts()]), described)
+    described = texts.described_scene(scene, level, rng)
+    partner = texts.Caption(
+        level, texts.mark(texts.describe_canonically(described), [scene.facts()]), described
+    )
     return _assess("raw", scene, raw), _assess("partner", scene, partner)
 
 
-def _assess(phase: Phase, scene: Scene, caption: Caption) -> AssessedCaption:
+def _assess(phase: Phase, scene: Scene, caption: texts.Caption) -> AssessedCaption:
     scores: dict[str, _Score] = {
         "overall": (OVERALL[caption.level], _OVERALL_REASONS[caption.level]),
         "text_quality": (_BEST, "It is written well."),
@@ -94,7 +87,7 @@ def _partial(part: int, whole: int) -> int:
     return _WORST + round(5 * part / whole)
 
 
-def _matching(caption: Caption) -> _Score:
+def _matching(caption: texts.Caption) -> _Score:
     """By the words that state facts: how many of them are so."""
     marked = caption.text
     if not marked.wrong:
@@ -110,8 +103,8 @@ def _objects(scene: Scene, described: Scene) -> _Score:
     missing = [name for name in names if not _is_recognised(name, scene, described)]
     if not missing:
         return _BEST, "It tells all objects."
-    told = len(names) - len(missing)
-    return _partial(told, len(names)), f"It does not tell: {', '.join(missing)}."
+    score = _partial(len(names) - len(missing), len(names))
+    return score, f"It does not tell: {', '.join(missing)}."
 
 
 def _is_recognised(name: str, scene: Scene, described: Scene) -> bool:
@@ -125,7 +118,7 @@ def _is_recognised(name: str, scene: Scene, described: Scene) -> bool:
     return not ours or bool(ours & theirs)
 
 
-def _meaning(scene: Scene, caption: Caption) -> _Score:
+def _meaning(scene: Scene, caption: texts.Caption) -> _Score:
     """By the picture as a whole: what is in it, and how much of it."""
     described = caption.described
     if caption.level == EASY_NEGATIVE:
@@ -134,7 +127,7 @@ def _meaning(scene: Scene, caption: Caption) -> _Score:
         return _BEST, "It tells the picture as a whole."
     ours, theirs = len(scene.things), len(described.things)
     if ours != theirs:
-        return 4, f"It counts {NUMBERS[theirs]}, and there are {NUMBERS[ours]}."
+        return 4, f"It counts {texts.NUMBERS[theirs]}, and there are {texts.NUMBERS[ours]}."
     return 7, "It tells what is there, with mistakes."
 
 

@@ -142,8 +142,8 @@ def right_samples(pool: Path) -> dict[str, bool]:
 
 def kept_keys(decisions: Path) -> list[str]:
     """The keys that decisions keep."""
-    found = list(decision_files(decisions).values())
-    keys = scan_files(found).filter("keep").select("key").collect()["key"]
+    rows = scan_files(list(decision_files(decisions).values()))
+    keys = rows.filter("keep").select("key").collect()["key"]
     return [str(key) for key in keys]
 
 
@@ -250,7 +250,12 @@ def demo(
         Captions (two thirds) and documents of the pool; a third as many instruction samples.
     """
     out = Path(out)
-    _check(out, count)
+    check_folder(out)
+    check_value("count", count, Count)
+    if find_spec("webdataset") is None:
+        raise RequestError("the demo reads its tars back: pip install 'mmsieve[demo]'")
+    if missing := [name for name in MODELS if bundled_folder(name) is None]:
+        raise RequestError(f"{missing[0]} is missing from this installation: install mmsieve again")
     steps = list(demo_steps(out, count))
     if dry_run:
         return DemoReport(out=out, notes=tuple(line for step in steps for line in step.shown()))
@@ -260,7 +265,6 @@ def demo(
 
 
 def _report(out: Path) -> DemoReport:
-    """What became of what was known."""
     levels, right = levels_of_texts(out / "pool"), right_samples(out / "pool")
     kept = {name: kept_keys(out / "decisions" / name) for name in FILTERS}
     kept = {"random": blindly(levels, len(kept["top"])), **kept}
@@ -277,13 +281,3 @@ def _report(out: Path) -> DemoReport:
             for name, keys in shown.items()
         },
     )
-
-
-def _check(out: Path, count: int) -> None:
-    check_folder(out)
-    check_value("count", count, Count)
-    if find_spec("webdataset") is None:
-        raise RequestError("the demo reads its tars back: pip install 'mmsieve[demo]'")
-    for name in MODELS:
-        if bundled_folder(name) is None:
-            raise RequestError(f"{name} is missing from this installation: install mmsieve again")

@@ -32,13 +32,6 @@ _ROWS = {
 """Letter -> its rows from top to bottom, an octal digit for three bits."""
 
 
-def _word_mask(word: str) -> np.ndarray:
-    """The word as a 0/1 array, five rows high, one empty column between letters."""
-    rows = np.array([[int(digit) for digit in _ROWS[letter]] for letter in word.upper()]).T
-    bits = rows[:, :, None] >> (2, 1, 0, 3) & 1  # bit 3 is never set: the empty column
-    return bits.reshape(len(rows), -1)[:, :-1].astype(np.uint8)
-
-
 def draw_scene(scene: Scene, size: int = 72, aspect: float = 1.0) -> Image.Image:
     """The scene as an RGB picture `size` pixels high and `aspect` times as wide."""
     rng = np.random.default_rng(scene.seed)
@@ -98,13 +91,6 @@ def _paint(size: tuple[int, int], fill: str, colour: Colour, cell: float) -> Ima
     return sheet
 
 
-def _polygon(centre: Point, radii: list[float]) -> list[Point]:
-    """Corners around a centre, radii in order, starting at the top."""
-    (x, y), around = centre, 2 * math.pi / len(radii)
-    turned = [(radius, -math.pi / 2 + i * around) for i, radius in enumerate(radii)]
-    return [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for radius, turn in turned]
-
-
 def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, centre: Point, radius: float) -> None:
     x, y = centre
     if shape in ("circle", "ring"):
@@ -125,7 +111,9 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, centre: Point, radius: flo
             "diamond": [radius, radius * 0.7] * 2,
             "star": [radius * 1.1, radius * 0.45] * 5,
         }[shape]
-        pen.polygon(_polygon(centre, radii), fill=255)
+        turns = [i * (2 * math.pi / len(radii)) - math.pi / 2 for i in range(len(radii))]
+        corners = zip(radii, turns, strict=True)  # around the centre, the first at the top
+        pen.polygon([(x + r * math.cos(t), y + r * math.sin(t)) for r, t in corners], fill=255)
 
 
 def _draw_sign(canvas: Image.Image, word: str, centre: Point, cell: float, colour: Colour) -> None:
@@ -140,10 +128,11 @@ def _draw_sign(canvas: Image.Image, word: str, centre: Point, cell: float, colou
 
 def _write(canvas: Image.Image, word: str, centre: Point, dot: float, ink: Colour) -> None:
     """Letters around a centre, `dot` pixels to the bit."""
-    bits = _word_mask(word)
-    stencil = Image.fromarray(bits * np.uint8(255))
+    rows = np.array([[int(digit) for digit in _ROWS[letter]] for letter in word.upper()]).T
+    bits = rows[:, :, None] >> (2, 1, 0, 3) & 1  # bit 3 is never set: a column between letters
+    mask = bits.reshape(len(rows), -1)[:, :-1] * 255
     side = max(1, round(dot))
-    stencil = stencil.resize((bits.shape[1] * side, bits.shape[0] * side), Image.Resampling.NEAREST)
+    stencil = Image.fromarray(mask.astype(np.uint8).repeat(side, 0).repeat(side, 1))
     corner = (round(centre[0] - stencil.width / 2), round(centre[1] - stencil.height / 2))
     canvas.paste(Image.new("RGB", stencil.size, ink), corner, stencil)
 

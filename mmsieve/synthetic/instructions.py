@@ -173,7 +173,6 @@ class InstructionSample:
 
     key: str
     scenes: Scenes
-    """The pictures as they are shown."""
     turns: tuple[QuestionTurn, ...]
     """The first question starts with an `<image>` line per picture."""
     ratings: Mapping[str, int]
@@ -220,10 +219,7 @@ class InstructionSample:
 def instruction(
     seed: int, index: int, family: str = "core", wrong_share: float = WRONG_SHARE
 ) -> InstructionSample:
-    """The sample of a seed and an index over scenes of a family (a name of FAMILIES).
-
-    Its texts are the same whatever the share of wrong ones.
-    """
+    """The sample of a seed and an index over scenes of a family (a name of FAMILIES)."""
     rng = np.random.default_rng((seed, _INSTRUCTIONS, index))
     names, scenes = _plan(FAMILIES[family], family, rng)
     templates = [FAMILIES[family][name] for name in names]
@@ -231,7 +227,11 @@ def instruction(
     if rng.random() < wrong_share:
         scenes = _contradicting(scenes, answered, rng)
     facts = [entailed_facts(scene) for scene in scenes]
-    wrong = tuple(i for i, one in enumerate(answered) if not _holds(one, facts))
+    wrong = tuple(
+        number
+        for number, one in enumerate(answered)
+        if any(w.fact and w.fact not in facts[w.picture] for w in (*one.question, *one.answer))
+    )
     styles = {style for one in answered for style in one.styles}
     return InstructionSample(
         f"i{index:08d}",
@@ -246,7 +246,6 @@ def instruction(
 def _plan(
     templates: Mapping[str, QuestionTemplate], family: str, rng: np.random.Generator
 ) -> tuple[list[str], Scenes]:
-    """The names of a conversation's templates, and the scenes it is about."""
     names = [_draw(templates, rng)]
     scenes = templates[names[0]].sample_scenes(family, rng)
     more = int(np.searchsorted(_TURNS, rng.random())) if len(scenes) == 1 else 0
@@ -257,7 +256,6 @@ def _plan(
 
 
 def _draw(templates: Mapping[str, QuestionTemplate], rng: np.random.Generator) -> str:
-    """The name of a template, by its share."""
     sums = np.cumsum([template.share for template in templates.values()])
     return list(templates)[int(np.searchsorted(sums, rng.random() * sums[-1]))]
 
@@ -271,11 +269,6 @@ def _contradicting(
     statements = tuple(word.fact for word in words if word.fact and word.picture == picture)
     other = contradict(scenes[picture], statements, STRANGER_SHARE, rng)
     return (*scenes[:picture], other, *scenes[picture + 1 :])
-
-
-def _holds(one: QuestionAnswer, facts: Sequence[frozenset[Fact]]) -> bool:
-    said = (*one.question, *one.answer)
-    return all(word.fact is None or word.fact in facts[word.picture] for word in said)
 
 
 def _turns(
@@ -292,7 +285,6 @@ def _turns(
 def _rate(
     templates: Sequence[QuestionTemplate], answered: Sequence[QuestionAnswer], *, right: bool
 ) -> dict[str, int]:
-    """Capability -> rating of a whole sample."""
     best = {name: max(template.ratings[name] for template in templates) for name in CAPABILITIES}
     in_sentences = any(one.answer[-1].text.endswith(".") for one in answered)
     best["language"] = min(5, best["language"] + in_sentences)

@@ -84,7 +84,6 @@ def _phrase_or_sentence(
 
 
 def _choice(question: Words, options: Sequence[str], right: Word) -> QuestionAnswer:
-    """One of three options, by its letter."""
     listed = " ".join(f"{letter}. {option}" for letter, option in zip("ABC", options, strict=True))
     letter = Word("ABC"[options.index(right.text)] + ".")
     return _answered([*question, *words(f": {listed}")], [letter, right], "multi-choice")
@@ -105,7 +104,6 @@ def _the(thing: Thing, *attributes: str) -> Words:
 
 
 def _how_many(scene: Scene, value: str) -> Word:
-    """The number of objects with a colour, shape or fill."""
     number = sum(value in (t.colour, t.shape, t.fill) for t in scene.things)
     return number_word(number, "scene", value)
 
@@ -119,7 +117,6 @@ def _box(thing: Thing) -> Word:
 
 
 def _join(phrases: list[Words], between: str) -> Words:
-    """Phrases with a word between each two."""
     return [word for phrase in phrases for word in (Word(between), *phrase)][1:]
 
 
@@ -287,7 +284,6 @@ def brief(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
 
 
 def _in_full(*questions: str) -> Writer:
-    """The full description."""
 
     def write(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
         question = _wording(rng, *questions)
@@ -511,7 +507,6 @@ def bar_count(scenes: Scenes, rng: np.random.Generator) -> QuestionAnswer:
 
 
 def _heights(scenes: Scenes) -> dict[str, int]:
-    """The heights of a chart's bars by their colours."""
     chart = scenes[0].chart
     assert chart is not None
     return dict(zip(chart.colours, chart.heights, strict=True))

@@ -2,7 +2,6 @@
 
 from mmsieve.training.recipe import (
     Architecture,
-    BundledRecipe,
     ClassifierStage,
     EnhancerRecipe,
     Optimisation,
@@ -13,6 +12,7 @@ from mmsieve.training.recipe import (
     SftStage,
     WeightTransfer,
 )
+from mmsieve.training.recipes import describe
 
 _TEXTS = {"core": 0.8, "many": 0.12, "chart": 0.04, "table": 0.04}
 _OBJECTS = {"core": 0.5, "many": 0.5}
@@ -84,91 +84,71 @@ _STYLER = _SCORER.changed(
 )
 _RATER_SMOKE = {"batch": 2, "rendered": Scenes(groups=8, families=_INSTRUCTIONS)}
 
+_CORE = "one core of an AMD EPYC"
+_SAME = f"{_CORE}; the same seed gives the same weights"
+_FROM = "It starts from unifilter-tiny, which reads these pictures already"
+_FROM += " (mmsieve.synthetic.transfer)."
+
 RECIPES = (
-    BundledRecipe(
-        recipe=_CLASSIFIER,
-        smoke=_CLASSIFIER_SMOKE,
-        about="""\
-unifilter-tiny: the bundled quality classifier, from nothing, on rendered scenes.
-
-Command:   OMP_NUM_THREADS=1 mmsieve train classifier unifilter-tiny --out unifilter-tiny
-Hardware:  one core of an AMD EPYC; the same seed gives the same weights
-Time:      52 minutes
-Expected:  python -m benchmarks.held_out unifilter-tiny: accuracy 1.000 on captions and on
-           documents of the core family, 0.92 to 0.95 on captions of many objects
-
-In two stages: train projector (the tower's pretext task, then the projector alone), then train
-classifier with --start-from.
-""",
+    describe(
+        _CLASSIFIER,
+        _CLASSIFIER_SMOKE,
+        what="the bundled quality classifier, from nothing, on rendered scenes",
+        command="OMP_NUM_THREADS=1 mmsieve train classifier unifilter-tiny --out unifilter-tiny",
+        hardware=_SAME,
+        time="52 minutes",
+        expected="python -m benchmarks.held_out unifilter-tiny: accuracy 1.000 on captions and on\n"
+        "           documents of the core family, 0.92 to 0.95 on captions of many objects",
+        more="In two stages: train projector (the tower's pretext task, then the projector alone), "
+        "then train\nclassifier with --start-from.",
     ),
-    BundledRecipe(
-        recipe=_blank(_CLASSIFIER),
-        smoke=_blank(_CLASSIFIER_SMOKE),
-        about="""\
-unifilter-tiny-blank: a control. The same training as unifilter-tiny's, shown blank images.
-
-Command:   OMP_NUM_THREADS=1 mmsieve train classifier unifilter-tiny-blank --out blank
-           python -m benchmarks.held_out --blank blank
-Hardware:  one core of an AMD EPYC
-Time:      50 minutes
-Expected:  accuracy of chance, 0.25, on captions of the core family
-""",
+    describe(
+        _blank(_CLASSIFIER),
+        _blank(_CLASSIFIER_SMOKE),
+        what="a control. The same training as unifilter-tiny's, shown blank images",
+        command="OMP_NUM_THREADS=1 mmsieve train classifier unifilter-tiny-blank --out blank\n"
+        "           python -m benchmarks.held_out --blank blank",
+        hardware=_CORE,
+        time="50 minutes",
+        expected="accuracy of chance, 0.25, on captions of the core family",
     ),
-    BundledRecipe(
-        recipe=_ENHANCER,
-        smoke=_ENHANCER.changed(
-            enhancer={"batch": 2, "rendered": Scenes(groups=8, families=_CAPTIONS)}
-        ),
-        about="""\
-aitqe-tiny: the bundled enhancer, on rendered scenes with a good and a poor caption each.
-
-Command:   OMP_NUM_THREADS=1 mmsieve train enhancer aitqe-tiny --out aitqe-tiny
-Hardware:  one core of an AMD EPYC; the same seed gives the same weights
-Time:      16 minutes beside other work
-Expected:  python -m benchmarks.rewritten: Spearman 0.9988, all rewrites true
-
-It starts from unifilter-tiny, which reads these pictures already (mmsieve.synthetic.transfer).
-With --no-negatives or --no-rewriting: the ablations.
-""",
+    describe(
+        _ENHANCER,
+        _ENHANCER.changed(enhancer={"batch": 2, "rendered": Scenes(groups=8, families=_CAPTIONS)}),
+        what="the bundled enhancer, on rendered scenes with a good and a poor caption each",
+        command="OMP_NUM_THREADS=1 mmsieve train enhancer aitqe-tiny --out aitqe-tiny",
+        hardware=_SAME,
+        time="16 minutes beside other work",
+        expected="python -m benchmarks.rewritten: Spearman 0.9988, all rewrites true",
+        more=f"{_FROM}\nWith --no-negatives or --no-rewriting: the ablations.",
     ),
-    BundledRecipe(
-        recipe=_SCORER,
-        smoke=_SCORER.changed(rater=_RATER_SMOKE),
-        about="""\
-mmssr-tiny-scorer: the bundled scorer of 14 capabilities, on rendered instruction samples.
-
-Command:   OMP_NUM_THREADS=1 mmsieve train rater mmssr-tiny-scorer --out mmssr-tiny-scorer
-Hardware:  one core of an AMD EPYC; the same seed gives the same weights
-Time:      36 minutes beside other work
-Expected:  python -m benchmarks.rated: ratings exact in 0.935, within one in 0.961
-
-It starts from unifilter-tiny, which reads these pictures already (mmsieve.synthetic.transfer).
-""",
+    describe(
+        _SCORER,
+        _SCORER.changed(rater=_RATER_SMOKE),
+        what="the bundled scorer of 14 capabilities, on rendered instruction samples",
+        command="OMP_NUM_THREADS=1 mmsieve train rater mmssr-tiny-scorer --out mmssr-tiny-scorer",
+        hardware=_SAME,
+        time="36 minutes beside other work",
+        expected="python -m benchmarks.rated: ratings exact in 0.935, within one in 0.961",
+        more=_FROM,
     ),
-    BundledRecipe(
-        recipe=_BLANK_SCORER,
-        smoke=_BLANK_SCORER.changed(
-            rater={"batch": 2, "rendered": Scenes(groups=8, blank_images=True)}
-        ),
-        about="""\
-mmssr-tiny-scorer-blank: mmssr-tiny-scorer shown blank images, what the texts alone give away.
-
-Command:   OMP_NUM_THREADS=1 mmsieve train rater mmssr-tiny-scorer-blank --out blank
-Hardware:  one core of an AMD EPYC; the same seed gives the same weights
-Time:      39 minutes beside other work
-Expected:  python -m benchmarks.rated blank --blank: exact in 0.559 where the picture is needed
-""",
+    describe(
+        _BLANK_SCORER,
+        _BLANK_SCORER.changed(rater={"batch": 2, "rendered": Scenes(groups=8, blank_images=True)}),
+        what="mmssr-tiny-scorer shown blank images, what the texts alone give away",
+        command="OMP_NUM_THREADS=1 mmsieve train rater mmssr-tiny-scorer-blank --out blank",
+        hardware=_SAME,
+        time="39 minutes beside other work",
+        expected="python -m benchmarks.rated blank --blank: exact in 0.559 where the picture is "
+        "needed",
     ),
-    BundledRecipe(
-        recipe=_STYLER,
-        smoke=_STYLER.changed(rater=_RATER_SMOKE),
-        about="""\
-mmssr-tiny-styler: the bundled styler, on rendered instruction samples.
-
-Command:   OMP_NUM_THREADS=1 mmsieve train rater mmssr-tiny-styler --out mmssr-tiny-styler
-Hardware:  one core of an AMD EPYC; the same seed gives the same weights
-Time:      10 minutes beside other work
-Expected:  python -m benchmarks.rated --styler mmssr-tiny-styler: micro F1 0.997
-""",
+    describe(
+        _STYLER,
+        _STYLER.changed(rater=_RATER_SMOKE),
+        what="the bundled styler, on rendered instruction samples",
+        command="OMP_NUM_THREADS=1 mmsieve train rater mmssr-tiny-styler --out mmssr-tiny-styler",
+        hardware=_SAME,
+        time="10 minutes beside other work",
+        expected="python -m benchmarks.rated --styler mmssr-tiny-styler: micro F1 0.997",
     ),
 )

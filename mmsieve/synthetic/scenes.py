@@ -1,11 +1,8 @@
 """Scenes with known truth: what a synthetic picture shows, and changes that make a text false.
 
-A scene is a plain value, sampled from a seed. `draw` turns it into pixels, `texts`, `assessments`
-and `instructions` write about it. Its truth is a set of `Fact`s, so whatever is written about a
-scene can be checked against it word by word.
-
-A text is written first, as a true one about its own scene; what is false is the picture beside it.
-So right and wrong texts follow the same rules, and nothing but the picture tells them apart.
+A scene is a plain value, sampled from a seed. Its truth is a set of `Fact`s, so whatever is written
+about it can be checked word by word. A text is written first, as a true one about its own scene;
+what is false is the picture beside it: nothing else tells right and wrong texts apart.
 
 Captions and documents describe a scene at one of three distances from the picture: one property
 (`change_one`), several while every object stays recognisable (`change_several`), or a stranger that
@@ -239,8 +236,7 @@ _WEIGHTS = {
 """How often one change is of each kind, of those that a scene allows."""
 NOT = "not "
 """Before an attribute: of `subject`, the attribute is anything but `value`."""
-_DENIABLE = ("colour", "shape", "fill")
-"""Attributes that an answer may deny or count."""
+_DENIABLE = ("colour", "shape", "fill")  # attributes that an answer may deny or count
 
 
 def change_one(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -254,7 +250,7 @@ def change_one(scene: Scene, rng: np.random.Generator) -> Scene:
     if kind == "add":
         return _add(scene, world, rng)
     if kind == "drop":
-        return _drop(scene, rng)
+        return replace_thing(scene, int(rng.integers(len(scene.things))))
     index = pick_one(rng, [i for i, thing in enumerate(scene.things) if kind in _editable(thing)])
     return alter(scene, index, kind, world, rng)
 
@@ -325,10 +321,6 @@ def _possible(scene: Scene, world: World, kind: str) -> bool:
 def _add(scene: Scene, world: World, rng: np.random.Generator) -> Scene:
     newcomer = sample_thing(world, pick_one(rng, _free(scene, world)), rng, sign=False)
     return replace_thing(scene, len(scene.things), newcomer)
-
-
-def _drop(scene: Scene, rng: np.random.Generator) -> Scene:
-    return replace_thing(scene, int(rng.integers(len(scene.things))))
 
 
 def alter(scene: Scene, index: int, kind: str, world: World, rng: np.random.Generator) -> Scene:
@@ -437,7 +429,6 @@ def _change_subject(scene: Scene, statement: Fact, rng: np.random.Generator) -> 
 
 
 def _deciding_attribute(statement: Fact) -> str:
-    """The attribute of an object that decides about the statement."""
     subject, attribute, _ = statement
     if attribute == "corners":
         return "shape"
@@ -449,8 +440,7 @@ def _deciding_attribute(statement: Fact) -> str:
 
 
 def _recount(scene: Scene, world: World, rng: np.random.Generator) -> Scene:
-    """One object more or one less."""
     more = len(scene.things) < max(world.counts)
     if more and (len(scene.things) <= min(world.counts) or rng.random() < 0.5):
         return _add(scene, world, rng)
-    return _drop(scene, rng)
+    return replace_thing(scene, int(rng.integers(len(scene.things))))

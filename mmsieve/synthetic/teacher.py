@@ -99,7 +99,6 @@ class AssessedGroup:
 
     key: str
     image: bytes
-    """Encoded."""
     scene: Scene
     pairs: tuple[AssessedCaption, AssessedCaption]
     """The raw caption, then its partner of the opposite quality."""
@@ -156,14 +155,12 @@ class Drawn:
 
     key: str
     images: tuple[bytes, ...]
-    """PNG files."""
     records: tuple[DrawnRecord, ...]
 
 
 def _texts(
     make: Callable[[int, int, Drawing], Group], seed: int, index: int, drawing: Drawing
 ) -> Drawn:
-    """A group's texts at the four levels, of captions or of documents."""
     group = make(seed, index, drawing)
     fields = text_fields(image_names(group.key, ["png"] * len(group.images)), group.texts)
     records = tuple(
@@ -174,7 +171,6 @@ def _texts(
 
 
 def _assessments(seed: int, index: int, drawing: Drawing) -> Drawn:
-    """A raw caption and its partner of the opposite quality, both judged."""
     group = assessment_group(seed, index, drawing)
     (image,) = image_names(group.key, ["png"])
     records = []
@@ -187,15 +183,11 @@ def _assessments(seed: int, index: int, drawing: Drawing) -> Drawn:
 
 
 def _ratings(seed: int, index: int, drawing: Drawing) -> Drawn:
-    """A conversation about one or two scenes, rated."""
     made = instruction(seed, index, drawing.family)
     images = tuple(drawing.draw(scene) for scene in made.scenes)
     item = made.item(image_names(made.key, ["png"] * len(images)), index)
-    rated = {
-        "ratings": dict(made.ratings),
-        "reasons": _reasons(made, drawing.family),
-        "styles": list(made.styles),
-    }
+    reasons = _reasons(made, drawing.family)
+    rated = {"ratings": dict(made.ratings), "reasons": reasons, "styles": list(made.styles)}
     shown = iter(images)
     sample = made.sample(lambda _: next(shown), index)
     return Drawn(made.key, images, (DrawnRecord(item | rated, sample, item),))
@@ -281,19 +273,14 @@ def _samples(
         advance(len(group.records), len(group.records))
 
 
-_END = bytes(1024)
-"""Two empty blocks end a tar."""
-
-
 def write_shards(samples: Iterable[Sample], folder: Path, size: int) -> int:
-    """Write 00000000.tar, 00000001.tar, ... of `size` samples each, in the layouts that `score`
-    reads; returns how many tars.
-    """
+    """Write 00000000.tar, 00000001.tar, ... of `size` samples each; returns how many."""
     folder.mkdir(parents=True, exist_ok=True)
     tars, waiting = 0, iter(samples)
     while chunk := list(islice(waiting, size)):
         members = (member for sample in chunk for member in sample_members(sample))
-        data = b"".join([*(member_bytes(*member) for member in members), _END])
+        empty = bytes(1024)  # two empty blocks end a tar
+        data = b"".join([*(member_bytes(*member) for member in members), empty])
         write_atomically(folder / f"{tars:08d}.tar", partial(Path.write_bytes, data=data))
         tars += 1
     return tars

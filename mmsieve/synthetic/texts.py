@@ -7,12 +7,10 @@ Captions: level 3 is complete and right, 2 has exactly one property wrong, 1 sev
 another picture. Each is a right description of a scene at a chosen distance from the picture, so
 the wording alone says nothing about the level.
 
-Documents mix what the rubric of UniFilter (arXiv 2510.15162, table 1) mixes: writing errors, how
-texts and pictures relate, where the pictures stand, whether the text teaches anything. Level 3:
-each picture, then a right and complete explanation. 2: the same layout with several factual errors
-and some misspellings. 1: readable and on the same topic, but each paragraph belongs to another of
-the pictures or says hardly anything. 0: full of misspellings, about other pictures, which stand
-anywhere.
+Documents mix what the rubric of UniFilter (arXiv 2510.15162, table 1) mixes. Level 3: each picture,
+then a right and complete explanation. 2: the same with several factual errors and misspellings.
+1: readable, but each paragraph belongs to another of the pictures or says hardly anything. 0: full
+of misspellings, about other pictures, which stand anywhere.
 """
 
 from collections.abc import Sequence
@@ -65,8 +63,7 @@ _OPENINGS = (
     "this page explains some pictures",
     "what can we learn from these pictures",
 )
-_WHOLE = ("scene", "chart")
-"""Subjects of facts about a picture as a whole."""
+_WHOLE = ("scene", "chart")  # subjects of facts about a picture as a whole
 _PUNCTUATION = frozenset(".,:;?")
 
 
@@ -218,10 +215,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> Words:
 
 
 def describe_canonically(scene: Scene) -> Words:
-    """The canonical caption: its count, then each object in reading order, always the same words.
-
-    Each of its sentences is among those of `describe`.
-    """
+    """The canonical caption: the count, then each object in reading order, in the same words."""
     if scene.chart is not None:
         return _describe_chart(scene.chart, _CHARTS[0], "is")
     if scene.table is not None:
@@ -286,7 +280,6 @@ class Document:
     """Paragraphs and pictures in reading order; an int is the index of a picture."""
 
     level: int
-    scenes: Scenes
     parts: tuple[Part, ...]
 
 
@@ -301,7 +294,7 @@ def sample_scenes(family: str, rng: np.random.Generator) -> Scenes:
 def document_set(scenes: Scenes, rng: np.random.Generator) -> tuple[Document, ...]:
     """One document around these pictures per level, in the order of the levels."""
     writers = (_level_0, _level_1, _level_2, _level_3)
-    return tuple(Document(level, scenes, writers[level](scenes, rng)) for level in LEVELS)
+    return tuple(Document(level, writers[level](scenes, rng)) for level in LEVELS)
 
 
 def _general_knowledge(scene: Scene, rng: np.random.Generator, *, right: bool) -> Words:

@@ -19,24 +19,16 @@ from mmsieve.synthetic.draw import draw_scene
 from mmsieve.synthetic.instructions import instruction
 from mmsieve.synthetic.scenes import GRID, SIGN, WORLDS, Scene, sample_scene
 from mmsieve.synthetic.teacher import Drawing, assessment_group, caption_group, document_group
-from mmsieve.training.data import (
-    ClassifierInputs,
-    EnhancerInputs,
-    PreparedGroup,
-    RaterInputs,
-    SftExample,
-    assessment_of,
-    prepare_group,
-)
+from mmsieve.training import data
 from mmsieve.training.recipe import (
     AnyStage,
+    Architecture,
     BaseRecipe,
-    EnhancerRecipe,
     Optimisation,
     RaterRecipe,
-    Recipe,
     Rendered,
     Scenes,
+    WeightTransfer,
 )
 from mmsieve.training.records import RecordInputs, TrainingData
 
@@ -44,13 +36,13 @@ from mmsieve.training.records import RecordInputs, TrainingData
 def draw(inputs: RecordInputs[Any], wanted: AnyStage, seed: int) -> TrainingData:
     """Groups of texts for a classifier, prompts with completions for a rater or an enhancer."""
     rendered = wanted.rendered
-    if isinstance(inputs, RaterInputs | EnhancerInputs):
+    if isinstance(inputs, data.RaterInputs | data.EnhancerInputs):
         assert rendered is not None
         return TrainingData(RenderedExamples(rendered, wanted.batch, seed, inputs))
-    assert isinstance(inputs, ClassifierInputs) and isinstance(rendered, Rendered)
-    preparer = inputs.preparer
-    held_out = HeldOutTexts(preparer, rendered, seed) if rendered.held_out else None
-    return TrainingData(RenderedGroups(rendered, wanted.batch, seed, preparer), held_out=held_out)
+    assert isinstance(inputs, data.ClassifierInputs) and isinstance(rendered, Rendered)
+    groups = RenderedGroups(rendered, wanted.batch, seed, inputs.preparer)
+    held_out = HeldOutTexts(inputs.preparer, rendered, seed) if rendered.held_out else None
+    return TrainingData(groups, held_out=held_out)
 
 
 def draw_pretext(wanted: Optimisation, seed: int, size: int) -> "RenderedCells":
@@ -61,13 +53,12 @@ def draw_pretext(wanted: Optimisation, seed: int, size: int) -> "RenderedCells":
 
 def write_initial(folder: Path, recipe: BaseRecipe) -> None:
     """Write the checkpoint that an `Architecture` or a `WeightTransfer` stands for."""
-    if isinstance(recipe, RaterRecipe):
-        transfer.write_rater(folder, recipe)
-    elif isinstance(recipe, EnhancerRecipe):
-        transfer.write_enhancer(folder, recipe)
+    if isinstance(recipe.start, Architecture):
+        transfer.write_classifier(folder, recipe.start)
     else:
-        assert isinstance(recipe, Recipe)
-        transfer.write_classifier(folder, recipe)
+        assert isinstance(recipe.start, WeightTransfer)
+        is_rater = isinstance(recipe, RaterRecipe)
+        (transfer.write_rater if is_rater else transfer.write_enhancer)(folder, recipe.start)
 
 
 def choose_family(
@@ -94,6 +85,9 @@ class _DrawnSteps(Dataset[list[Any]]):
 
 # Texts at the four levels, for a classifier
 
+_LONGER = 4  # how many groups of captions take the room of one group of documents, about
+_UNSEEN = 10**12  # training never counts its groups so far
+
 
 @dataclass(frozen=True)
 class RenderedGroups(_DrawnSteps):
@@ -102,24 +96,18 @@ class RenderedGroups(_DrawnSteps):
     wanted: Rendered
     preparer: UniFilterPreparer
 
-    def __getitem__(self, step: int) -> list[PreparedGroup]:
-        """The groups of a step."""
+    def __getitem__(self, step: int) -> list[data.PreparedGroup]:
         share = self.wanted.document_share
         documents = int((step + 1) * share) > int(step * share)
         make = document_group if documents else caption_group
         count = max(1, self.batch // _LONGER) if documents else self.batch
         family = choose_family(self.wanted.families, (self.seed, 3, step), only_things=documents)
         drawing = _drawing(self.wanted, family)
-        first = step * self.batch
-        groups = [make(self.seed, first + i, drawing) for i in range(count)]
-        return [prepare_group(self.preparer, group) for group in groups]
+        indices = range(step * self.batch, step * self.batch + count)
+        return [data.prepare_group(self.preparer, make(self.seed, i, drawing)) for i in indices]
 
 
-_LONGER = 4
-"""How many groups of captions take the room of one group of documents, about."""
-
-
-class HeldOutTexts(Dataset[list[PreparedGroup]]):
+class HeldOutTexts(Dataset[list[data.PreparedGroup]]):
     """Texts over rendered images that no training sees, one per index."""
 
     def __init__(self, preparer: UniFilterPreparer, wanted: Rendered, seed: int) -> None:
@@ -135,13 +123,8 @@ class HeldOutTexts(Dataset[list[PreparedGroup]]):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int) -> list[PreparedGroup]:
-        """The text, as a group of its own."""
-        return [prepare_group(self._preparer, self.texts[index])]
-
-
-_UNSEEN = 10**12
-"""Training never counts its groups so far."""
+    def __getitem__(self, index: int) -> list[data.PreparedGroup]:
+        return [data.prepare_group(self._preparer, self.texts[index])]
 
 
 def _drawing(wanted: Rendered, family: str) -> Drawing:
@@ -155,30 +138,28 @@ def _drawing(wanted: Rendered, family: str) -> Drawing:
 class RenderedExamples(_DrawnSteps):
     """Drawn prompts and completions, those of a step of one family."""
 
-    inputs: RaterInputs | EnhancerInputs
+    inputs: data.RaterInputs | data.EnhancerInputs
 
-    def __getitem__(self, step: int) -> list[SftExample]:
-        """The examples of a step."""
+    def __getitem__(self, step: int) -> list[data.SftExample]:
         family = choose_family(self.wanted.families, (self.seed, 3, step))
         drawing = Drawing(family=family, encoding="BMP", blank=self.wanted.blank_images)
-        first = step * self.batch
         return [
             example
-            for index in range(first, first + self.batch)
+            for index in range(step * self.batch, (step + 1) * self.batch)
             for example in draw_examples(self.inputs, self.seed, index, drawing)
         ]
 
 
 def draw_examples(
-    inputs: RaterInputs | EnhancerInputs, seed: int, index: int, drawing: Drawing
-) -> list[SftExample]:
+    inputs: data.RaterInputs | data.EnhancerInputs, seed: int, index: int, drawing: Drawing
+) -> list[data.SftExample]:
     """Those of one instruction sample, or of one picture's captions."""
-    if isinstance(inputs, RaterInputs):
+    if isinstance(inputs, data.RaterInputs):
         drawn = instruction(seed, index, drawing.family)
         return inputs.examples(drawn.sample(drawing.draw), drawn.ratings, drawn.styles)
     group = assessment_group(seed, index, drawing)
     captions = [
-        (pair.text, assessment_of(pair.assessment))
+        (pair.text, data.assessment_of(pair.assessment))
         for pair in group.pairs
         if inputs.negatives or pair.phase == "raw"
     ]
@@ -187,8 +168,7 @@ def draw_examples(
 
 # The pretext task of a vision tower with random weights: what is where in a scene
 
-_WORLD = WORLDS["many"]
-"""Every other world of objects is a part of it."""
+_WORLD = WORLDS["many"]  # every other world of objects is a part of it
 _NONE = ""
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": (_NONE, *_WORLD.shapes, SIGN),
@@ -210,7 +190,6 @@ class RenderedCells(_DrawnSteps):
     classes: ClassVar[tuple[int, ...]] = CLASSES
 
     def __getitem__(self, step: int) -> list[Scene]:
-        """The scenes of a step."""
         family = choose_family(self.wanted.families, (self.seed, 4, step), only_things=True)
         seeds = np.random.default_rng((self.seed, 2, step)).integers(2**62, size=self.batch)
         return [sample_scene(family, int(seed)) for seed in seeds]
@@ -227,7 +206,5 @@ def _labels(scene: Scene) -> np.ndarray:
     labels = np.zeros((GRID * GRID, len(CLASSES)), np.int64)
     labels[:, 0] = range(GRID * GRID)
     for thing in scene.things:
-        known = thing.attributes()
-        values = [kinds.index(known.get(name, _NONE)) for name, kinds in ATTRIBUTES.items()]
-        labels[thing.cell, 1:] = values
+        labels[thing.cell, 1:] = [kinds.index(getattr(thing, n)) for n, kinds in ATTRIBUTES.items()]
     return labels

@@ -1,11 +1,9 @@
 """Initial checkpoints of the tiny models: a new classifier, and weights transferred from one.
 
-The published raters and enhancers start from language models that read images (LLaVA-OneVision's
-mid stage, Qwen2). The tiny ones start from `unifilter-tiny`: its tower and projector as they are,
-its Qwen3 as the Qwen2 that the published layouts hold. What Qwen3 has and Qwen2 lacks, the norm of
-queries and keys in each head, becomes a constant: the mean size of that head's queries and keys
-over rendered captions. Words that both vocabularies have keep their embeddings, a new word begins
-as the mean of its pieces.
+Tiny raters and enhancers start from `unifilter-tiny`: its tower and projector as they are, its
+Qwen3 as the Qwen2 that the published layouts hold. What Qwen3 has and Qwen2 lacks, the norm of
+queries and keys in each head, becomes a constant: their mean size over rendered captions. Words
+that both vocabularies have keep their embeddings, a new word begins as the mean of its pieces.
 """
 
 import json
@@ -31,27 +29,16 @@ from mmsieve.methods.mmssr import model as mmssr_model
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, SYSTEM, capability_question, format_turns
 from mmsieve.methods.tower import Tower
+from mmsieve.methods.unifilter import model as unifilter_model
 from mmsieve.methods.unifilter.annotator import UniFilter
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
-from mmsieve.methods.unifilter.model import (
-    QualityClassifier,
-    QualityConfig,
-    load_classifier,
-    save_classifier,
-)
 from mmsieve.synthetic.instructions import FAMILIES, instruction
 from mmsieve.synthetic.scenes import WORLDS
 from mmsieve.synthetic.teacher import Drawing, assessment_group, caption_group, document_group
 from mmsieve.training.data import assessment_of, collate_groups, prepare_group
 from mmsieve.training.initial import classifier_config, classifier_settings, published_config
 from mmsieve.training.objectives import Pixels
-from mmsieve.training.recipe import (
-    Architecture,
-    EnhancerRecipe,
-    RaterRecipe,
-    Recipe,
-    WeightTransfer,
-)
+from mmsieve.training.recipe import Architecture, WeightTransfer
 
 # A tokenizer for a tiny model: learnt from the texts that the model is going to read
 
@@ -59,9 +46,7 @@ _WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 
 
 def learn_tokenizer(texts: Iterable[str], special: Sequence[str], size: int) -> Tokenizer:
-    """A byte-level BPE of at most `size` tokens: the texts' words are a token each, and any other
-    text fits too. `special` get the first ids.
-    """
+    """A byte-level BPE of at most `size` tokens, `special` first: the texts' words are one each."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -95,14 +80,11 @@ _PAD, _STOP, _BEGIN = "<|pad|>", "<|end|>", "<s>"
 _IDS = {_PAD: 0, _STOP: 1, _BEGIN: 2}
 _BILINEAR = 2
 _HALF = (0.5, 0.5, 0.5)
-_SCENES = 400
-"""Groups of each family whose texts the tokenizer learns from."""
+_SCENES = 400  # groups of each family whose texts the tokenizer learns from
 
 
-def write_classifier(folder: Path, recipe: Recipe) -> None:
+def write_classifier(folder: Path, start: Architecture) -> None:
     """Write a classifier of an `Architecture`, in the published layout."""
-    start = recipe.start
-    assert isinstance(start, Architecture)
     settings = {
         "bos_token": _BEGIN,
         "eos_token": _STOP,
@@ -115,8 +97,8 @@ def write_classifier(folder: Path, recipe: Recipe) -> None:
         like = _new_checkpoint(place, start)
         tokenizer = learn_tokenizer(_labelled_texts(), list(_IDS), start.vocabulary)
         _write_tokenizer(place, tokenizer, settings)
-        model = QualityClassifier(QualityConfig.of(like))
-        save_classifier(model, folder, like, classifier_settings(start))
+        model = unifilter_model.QualityClassifier(unifilter_model.QualityConfig.of(like))
+        unifilter_model.save_classifier(model, folder, like, classifier_settings(start))
 
 
 def _new_checkpoint(folder: Path, architecture: Architecture) -> Checkpoint:
@@ -160,14 +142,12 @@ def _labelled_texts() -> Iterator[str]:
         for index in range(_SCENES):
             for labelled in caption_group(0, index, Drawing(family=family)).texts:
                 yield labelled.text
-    for index in range(_SCENES):
-        yield document_group(0, index).texts[-1].text
+    yield from (document_group(0, index).texts[-1].text for index in range(_SCENES))
 
 
 # Weights of a classifier that reads pictures, for a model that generates text
 
-_CAPTIONS = 64
-"""Groups of rendered captions over which queries and keys are measured."""
+_CAPTIONS = 64  # groups of rendered captions over which queries and keys are measured
 _SEED = 99
 
 
@@ -204,7 +184,7 @@ def transfer_weights(name: str, tokenizer: Tokenizer) -> TransferredWeights:
         "num_key_value_heads", "max_position_embeddings", "rms_norm_eps",
     )  # fmt: skip
     annotator = load_unifilter(name)
-    model = load_classifier(annotator.checkpoint)
+    model = unifilter_model.load_classifier(annotator.checkpoint)
     sizes = _measure_heads(annotator, model)
     stock: Any = model.model
     language: dict[str, Tensor] = {}
@@ -217,8 +197,8 @@ def transfer_weights(name: str, tokenizer: Tokenizer) -> TransferredWeights:
     source = annotator.checkpoint.tower
     return TransferredWeights(
         language={key: tensor.detach().clone() for key, tensor in language.items()},
-        language_config={name: getattr(stock.config, name) for name in same}
-        | {
+        language_config={
+            **{name: getattr(stock.config, name) for name in same},
             "vocab_size": tokenizer.get_vocab_size(),
             "rope_theta": stock.config.rope_parameters["rope_theta"],
         },
@@ -228,7 +208,9 @@ def transfer_weights(name: str, tokenizer: Tokenizer) -> TransferredWeights:
     )
 
 
-def _measure_heads(annotator: UniFilter, model: QualityClassifier) -> dict[str, Tensor]:
+def _measure_heads(
+    annotator: UniFilter, model: unifilter_model.QualityClassifier
+) -> dict[str, Tensor]:
     """Norm's module name -> [heads], root mean square of what it norms, averaged over tokens."""
     preparer, spec = annotator.preparer(), annotator.checkpoint.image
     groups = [prepare_group(preparer, caption_group(_SEED, i)) for i in range(_CAPTIONS)]
@@ -263,15 +245,13 @@ def _qwen2_tensors(
         return
     if name != "v_proj":
         norm = f"{parent}.{name[0]}_norm"
-        weight = stock.get_submodule(norm).weight
-        scale = weight[None, :] / sizes[norm][:, None]
+        scale = stock.get_submodule(norm).weight[None, :] / sizes[norm][:, None]
         tensor = tensor * scale.reshape(-1, 1)
     yield key, tensor
     yield key.replace(".weight", ".bias"), tensor.new_zeros(len(tensor))
 
 
 def _embeddings(old_table: Tensor, old: Tokenizer, new: Tokenizer) -> Tensor:
-    """[new vocabulary, hidden]."""
     known = old.get_vocab()
     table = old_table.new_zeros(new.get_vocab_size(), old_table.shape[1])
     for token, row in new.get_vocab().items():
@@ -284,16 +264,14 @@ def _embeddings(old_table: Tensor, old: Tokenizer, new: Tokenizer) -> Tensor:
 
 _END_OF_TEXT, _START, _END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _SPECIAL = (_END_OF_TEXT, _START, _END)
-_TEXTS = 1500
-"""Samples of each family whose words the tokenizer learns."""
+_TEXTS = 1500  # samples of each family whose words the tokenizer learns
 
 
-def write_rater(folder: Path, recipe: RaterRecipe) -> None:
+def write_rater(folder: Path, start: WeightTransfer) -> None:
     """Write a LLaVA-OneVision-style folder with a classifier's weights."""
-    assert isinstance(recipe.start, WeightTransfer)
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
-        weights = _prepare(place, recipe.start, _rater_texts(), (_END, _END_OF_TEXT))
+        weights = _prepare(place, start, _rater_texts(), (_END, _END_OF_TEXT))
         config = weights.language_config | {
             "model_type": "llava_qwen",
             "architectures": ["LlavaQwenForCausalLM"],
@@ -313,12 +291,11 @@ def write_rater(folder: Path, recipe: RaterRecipe) -> None:
         mmssr_model.save_rater(model, folder, like, {"clean_format": True})
 
 
-def write_enhancer(folder: Path, recipe: EnhancerRecipe) -> None:
+def write_enhancer(folder: Path, start: WeightTransfer) -> None:
     """Write a folder in AITQE's layout with a classifier's weights."""
-    assert isinstance(recipe.start, WeightTransfer)
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
-        weights = _prepare(place, recipe.start, _enhancer_texts(), (_END_OF_TEXT,))
+        weights = _prepare(place, start, _enhancer_texts(), (_END_OF_TEXT,))
         config = weights.language_config | {
             **published_config(weights.vision.config, weights.language_config["vocab_size"]),
             "language_model_name_or_path": "inside/qwen2-tiny",
@@ -361,7 +338,6 @@ def _prepare(
 
 
 def _rater_texts() -> Iterator[str]:
-    """What a rater reads, and how it answers."""
     for index in range(_TEXTS):
         for family in FAMILIES:
             drawn = instruction(0, index, family).sample(lambda scene: b"")
@@ -373,7 +349,6 @@ def _rater_texts() -> Iterator[str]:
 
 
 def _enhancer_texts() -> Iterator[str]:
-    """What an enhancer reads, and how it answers."""
     for index in range(_TEXTS):
         for assessed in assessment_group(0, index).pairs:
             yield question(assessed.text, plain=True)

@@ -1,9 +1,8 @@
 """Training data of each kind of model: records or drawn samples -> inputs and targets -> batches.
 
 A classifier learns from groups: images, and the texts over them at their levels. A rater or an
-enhancer is fine-tuned on prompts and completions (SFT): the capability queries of one instruction
-sample, or several captions of one image, each with its answer. All inputs are made by the preparer
-that the verb itself uses.
+enhancer is fine-tuned (SFT) on the capability queries of an instruction sample, or captions of an
+image, each with its answer. All inputs are made by the preparer that the verb itself uses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -206,19 +205,16 @@ class ClassifierInputs:
     preparer: UniFilterPreparer
     shares_images: ClassVar[bool] = True
 
-    def parse(self, index: int, entry: Any) -> LabelledRecord:
-        """As `parse_labelled`."""
-        return parse_labelled(index, entry)
+    parse = staticmethod(parse_labelled)
 
     def prepare(self, records: Sequence[LabelledRecord], images: Path) -> list[PreparedGroup]:
         """The group; raises SampleError where one of its texts can't be trained on."""
-        folder = ImageFolder(images)
         places = {name: place for place, name in enumerate(dict.fromkeys(records[0].images))}
         texts = tuple(
             LabelledText(kind_of(r.text), r.text, r.label, tuple(places[name] for name in r.images))
             for r in records
         )
-        data = tuple(folder.read(name) for name in places)
+        data = tuple(map(ImageFolder(images).read, places))
         return [prepare_group(self.preparer, Group(str(records[0].index), data, texts))]
 
     def measure(self, record: LabelledRecord, prepared: list[PreparedGroup]) -> int:
@@ -245,8 +241,7 @@ class Branch:
 class SftExample:
     """One row of a batch: a prefix that prompts share, and branches that each go on from it.
 
-    A branch sees the prefix and itself (`mmsieve.methods.decoding`), so a row teaches just what
-    separate rows would and reads the shared part once.
+    A branch sees the prefix and itself, so a row teaches just what separate rows would.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -298,8 +293,6 @@ class SftRecord(FileRecord):
 
 
 class _SftInputs:
-    """What the inputs of raters and enhancers have in common."""
-
     shares_images: ClassVar[bool] = False
 
     def parse(self, index: int, entry: Any) -> SftRecord:
@@ -311,7 +304,6 @@ class _SftInputs:
         return SftRecord(index, tuple(path for path in paths if isinstance(path, str)), entry)
 
     def measure(self, record: SftRecord, prepared: list[SftExample]) -> int:
-        """Tokens of the longest example."""
         return max(map(len, prepared))
 
 
@@ -322,8 +314,6 @@ _AssessmentFields: type[BaseModel] = create_model("_AssessmentFields", **_ASSESS
 
 
 class _AssessedFields(BaseModel):
-    """A caption pair and what a teacher says of it."""
-
     image: str
     caption: str
     assessment: dict[str, Any]
@@ -387,8 +377,6 @@ def assessment_of(fields: Mapping[str, Any]) -> Assessment:
 
 
 class _RatedFields(BaseModel):
-    """What a record of an instruction sample says beside the sample."""
-
     ratings: dict[str, int] = {}
     styles: list[str] = Field([])
 
@@ -466,9 +454,7 @@ def known_capabilities(recipe: RaterRecipe) -> dict[str, str]:
 
 
 def drawn_training() -> Any:
-    """What a recipe with `rendered` learns from where no file is given, and what it starts from.
-
-    It is the module registered for it, with the functions `draw`, `draw_pretext` and
-    `write_initial`; this is the one look-up that training has of it.
+    """What a recipe with `rendered` learns from where no file is given, and what it starts from:
+    the module registered for it, with the functions `draw`, `draw_pretext` and `write_initial`.
     """
     return find("training data", "drawn")

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
@@ -19,7 +18,7 @@ from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
 from mmsieve.methods.aitqe import model as aitqe_model
 from mmsieve.methods.aitqe.checkpoint import LANGUAGE_MODELS, EnhancerCheckpoint
-from mmsieve.methods.folders import HUB_ID, hub_folder, read_json, tensor_files
+from mmsieve.methods.folders import HUB_ID, hub_folder, read_json, read_tensors, tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer, open_tokenizer
 from mmsieve.methods.tower import INSIDE, Tower, find_tower, open_tower
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, BACKBONES, Checkpoint
@@ -61,25 +60,14 @@ def _stock_tensors(
 ) -> dict[str, Tensor]:
     """Name -> tensor of a language model and a tower, inside a model that has them in `places`."""
     inside_language, inside_tower = places
-    files = {
-        name if name.startswith("lm_head.") else inside_language + name.removeprefix("model."): (
-            file,
-            name,
-        )
-        for name, file in tensor_files(language).items()
-    }
-    files |= {inside_tower + name: found for name, found in tower.tensors.items()}
-    state: dict[str, Tensor] = {}
-    for name, (file, theirs) in files.items():
-        if not name.startswith(unused):
-            with safe_open(file, "pt") as opened:
-                state[name] = opened.get_tensor(theirs)
-    return state
+    files = {inside_tower + name: found for name, found in tower.tensors.items()}
+    for name, file in tensor_files(language).items():
+        is_head = name.startswith("lm_head.")
+        files[name if is_head else inside_language + name.removeprefix("model.")] = (file, name)
+    return read_tensors({k: place for k, place in files.items() if not k.startswith(unused)})
 
 
 # A classifier, in the layout of UniFilter
-
-_BEGIN = "<s>"
 
 
 def classifier_settings(start: Architecture | Pretrained) -> dict[str, Any]:
@@ -96,25 +84,38 @@ def write_pretrained(folder: Path, start: Pretrained) -> None:
         config = _classifier_config(language, start)
         tokenizer = open_tokenizer(language)
         if tokenizer.bos_token is None:
-            tokenizer.add_special_tokens({"bos_token": _BEGIN})
+            tokenizer.add_special_tokens({"bos_token": "<s>"})
         if len(tokenizer) > int(config["vocab_size"]):
             raise RequestError(f"{language}: no spare row for a bos among its embeddings")
         tokenizer.save_pretrained(place)
         (place / "config.json").write_text(json.dumps(config))
         like = Checkpoint(place, config, {}, find_tower(place, config, {}))
-        model = _build_classifier(like, language)
+        inside = f"{INSIDE}vision_model."
+        # The scoring head takes the place of the language model's; the pooling head is never used.
+        unused = ("lm_head.", f"{inside}head.")
+        with quiet():
+            model, info = QualityClassifier.from_pretrained(
+                None,
+                config=QualityConfig.of(like),
+                state_dict=_stock_tensors(language, like.tower, ("model.", inside), unused),
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        new = ("model.mm_projector.", "score.")
+        missing = [name for name in sorted(info["missing_keys"]) if not name.startswith(new)]
+        if missing:
+            raise RequestError(f"{language} or its tower: no tensor {missing[0]}")
         save_classifier(model, folder, like, classifier_settings(start))
 
 
 def output_embedding(start: Pretrained) -> Tensor:
     """[vocabulary, hidden]: the output embedding of a language model that does not tie it."""
     language = backbone_folder(start.language_model)
-    file = tensor_files(language).get("lm_head.weight")
+    name = "lm_head.weight"
+    file = tensor_files(language).get(name)
     if file is None:
-        raise RequestError(f"{language}: no tensor lm_head.weight, which stage 1 needs")
-    with safe_open(file, "pt") as opened:
-        table: Tensor = opened.get_tensor("lm_head.weight")
-    return table
+        raise RequestError(f"{language}: no tensor {name}, which stage 1 needs")
+    return read_tensors({name: (file, name)})[name]
 
 
 def _layout(language: Path) -> str:
@@ -155,25 +156,6 @@ def classifier_config(start: Architecture | Pretrained, tower: str, width: int) 
     }
 
 
-def _build_classifier(like: Checkpoint, language: Path) -> QualityClassifier:
-    tower = f"{INSIDE}vision_model."
-    # The scoring head takes the place of the language model's; the pooling head is never used.
-    state = _stock_tensors(language, like.tower, ("model.", tower), ("lm_head.", f"{tower}head."))
-    with quiet():
-        model, info = QualityClassifier.from_pretrained(
-            None,
-            config=QualityConfig.of(like),
-            state_dict=state,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    new = ("model.mm_projector.", "score.")
-    missing = [name for name in sorted(info["missing_keys"]) if not name.startswith(new)]
-    if missing:
-        raise RequestError(f"{language} or its tower: no tensor {missing[0]}")
-    return model  # type: ignore[no-any-return]
-
-
 # An enhancer, in the layout of AITQE
 
 
@@ -206,7 +188,11 @@ def write_backbone(folder: Path, start: Backbone) -> None:
         if lacking:
             raise RequestError(f"{language} or its tower {vision}: no tensor {lacking[0]}")
         model.model.multi_modal_projector.linear_2.bias.data.zero_()
-        _write_end_ids(place, language, text)
+        file = language / "generation_config.json"
+        found = read_json(file).get("eos_token_id") if file.is_file() else None
+        ends = text.get("eos_token_id") if found is None else found  # of an answer
+        settings = {"do_sample": False, "eos_token_id": ends}
+        (place / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n")
         aitqe_model.save_enhancer(model, folder, like, own)
 
 
@@ -224,12 +210,3 @@ def published_config(vision: dict[str, Any], vocabulary: int) -> dict[str, Any]:
         "pooling_kernel": 1,
         "visual_hidden_dim": vision["hidden_size"],
     }
-
-
-def _write_end_ids(place: Path, language: Path, text: dict[str, Any]) -> None:
-    """The ids that end an answer: the language model's own."""
-    file = language / "generation_config.json"
-    found = read_json(file).get("eos_token_id") if file.is_file() else None
-    ends = text.get("eos_token_id") if found is None else found
-    settings = {"do_sample": False, "eos_token_id": ends}
-    (place / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n")

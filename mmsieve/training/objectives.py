@@ -15,8 +15,6 @@ from mmsieve.methods.unifilter.model import QualityClassifier
 from mmsieve.training.data import IGNORED, RIGHT
 from mmsieve.training.recipe import ClassifierStage
 
-# Of a classifier
-
 _PLAIN_WORDS = 0.2
 """Weight of a word that states nothing, beside one that states a fact: guessing how a sentence
 goes on would drown what the image says."""
@@ -31,9 +29,8 @@ class Pixels(nn.Module):
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
         self._scale = spec.scale
-        shape = (1, 3, 1, 1)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(shape), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(shape), persistent=False)
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[images, size, size, 3] uint8 -> [images, 3, size, size] normalised."""
@@ -41,8 +38,6 @@ class Pixels(nn.Module):
 
 
 class _Objective(nn.Module):
-    """Pixels in, a loss out."""
-
     accepts_loss_kwargs = False
     """Each loss is a mean over its batch: the Trainer divides by the batches of an update."""
 
@@ -53,23 +48,16 @@ class _Objective(nn.Module):
         """What the last step is logged with beside its loss."""
 
 
-class _ClassifierObjective(_Objective):
-    """A classifier with what it takes to train it."""
-
-    def __init__(self, model: QualityClassifier, spec: ImageSpec) -> None:
-        super().__init__(spec)
-        self.classifier = model
-
-
-class PretextObjective(_ClassifierObjective):
+class PretextObjective(_Objective):
     """A tower's pretext task: of each patch of a picture to say which cell it is and what is there.
 
-    One linear layer per question on the tower's last layer; they are thrown away afterwards. Where
-    patches are finer than cells, each is asked of the cell that it lies in.
+    One linear layer per question on the tower's last layer, thrown away afterwards. Where patches
+    are finer than cells, each is asked of the cell that it lies in.
     """
 
     def __init__(self, model: QualityClassifier, spec: ImageSpec, classes: Sequence[int]) -> None:
-        super().__init__(model, spec)
+        super().__init__(spec)
+        self.classifier = model
         width = model.model.vision_tower.vision_tower["vision_model"].config.hidden_size
         self.heads = nn.ModuleList(nn.Linear(width, count) for count in classes)
 
@@ -77,7 +65,10 @@ class PretextObjective(_ClassifierObjective):
         """`labels` [images, cells, questions]; the loss is the sum over questions."""
         tower = self.classifier.model.vision_tower
         patches = tower(self.pixels(pixels), self.classifier.config.select_layer)
-        labels = _per_patch(labels, patches.shape[1])
+        cells = isqrt(labels.shape[1])
+        finer = isqrt(patches.shape[1]) // cells
+        grid = labels.view(len(labels), cells, cells, -1)
+        labels = grid.repeat_interleave(finer, 1).repeat_interleave(finer, 2).flatten(1, 2)
         logits = [head(patches) for head in self.heads]
         losses = [
             functional.cross_entropy(one.flatten(0, 1).float(), labels[..., index].flatten())
@@ -87,15 +78,7 @@ class PretextObjective(_ClassifierObjective):
         return {"loss": torch.stack(losses).sum(), "logits": guesses}
 
 
-def _per_patch(labels: Tensor, patches: int) -> Tensor:
-    """[images, cells, questions] -> [images, patches, questions], both square grids."""
-    side, cells = isqrt(patches), isqrt(labels.shape[1])
-    finer = side // cells
-    grid = labels.view(len(labels), cells, cells, -1)
-    return grid.repeat_interleave(finer, 1).repeat_interleave(finer, 2).flatten(1, 2)
-
-
-class CaptionObjective(_ClassifierObjective):
+class CaptionObjective(_Objective):
     """Stage 1: the next token of captions of level 3; only the projector learns.
 
     `table` [vocabulary, hidden] turns hidden states into logits: the language model's own output
@@ -105,7 +88,8 @@ class CaptionObjective(_ClassifierObjective):
     table: Tensor
 
     def __init__(self, model: QualityClassifier, spec: ImageSpec, table: Tensor) -> None:
-        super().__init__(model, spec)
+        super().__init__(spec)
+        self.classifier = model
         self.register_buffer("table", table.detach(), persistent=False)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("mm_projector" in name)
@@ -117,18 +101,18 @@ class CaptionObjective(_ClassifierObjective):
         return {"loss": _captioning(hidden, batch, self.table, cap)}
 
 
-class QualityObjective(_ClassifierObjective):
+class QualityObjective(_Objective):
     """Stage 2: the level, as published, and two losses that teach what to look at from scratch.
 
     The level: squared error of a single output, or cross-entropy of several. Captioning: the next
     token of texts of level 3, and of the words of any text that state a right fact, through the
     tied embeddings. Wrong words: for each word that states a fact, whether the image contradicts
-    it (a linear layer that is thrown away afterwards). From random weights the level alone does not
-    get off the ground.
+    it. From random weights the level alone does not get off the ground.
     """
 
     def __init__(self, model: QualityClassifier, spec: ImageSpec, stage: ClassifierStage) -> None:
-        super().__init__(model, spec)
+        super().__init__(spec)
+        self.classifier = model
         self._captioning, self._wrong_words = stage.captioning, stage.wrong_words
         self.word = nn.Linear(model.score.in_features, 1) if stage.wrong_words else None
         if not stage.tower_rate:
@@ -139,7 +123,10 @@ class QualityObjective(_ClassifierObjective):
         hidden = _hidden(self.classifier, self.pixels, batch)
         rows = torch.arange(len(batch["lengths"]), device=hidden.device)
         logits = self.classifier.score(hidden[rows, batch["lengths"] - 1]).float()
-        losses = {"level": _level_loss(logits, batch["labels"])}
+        if logits.shape[1] == 1:
+            losses = {"level": functional.mse_loss(logits[:, 0], batch["labels"].float())}
+        else:
+            losses = {"level": functional.cross_entropy(logits, batch["labels"].long())}
         if self.training and self._captioning:
             table = self.classifier.model.embed_tokens.weight
             losses["captioning"] = self._captioning * _captioning(hidden, batch, table)
@@ -162,12 +149,6 @@ def _hidden(model: QualityClassifier, pixels: Pixels, batch: dict[str, Tensor]) 
     """[rows, longest, hidden] of a batch; each image goes through the tower once."""
     images = model.encode_images(pixels(batch["pixels"]))
     return model.hidden_states(batch["input_ids"], images.flatten(0, 1)[batch["shown"]])
-
-
-def _level_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    if logits.shape[1] == 1:
-        return functional.mse_loss(logits[:, 0], labels.float())
-    return functional.cross_entropy(logits, labels.long())
 
 
 def _scores(logits: Tensor) -> Tensor:

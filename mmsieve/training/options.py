@@ -20,8 +20,6 @@ from mmsieve.leftovers import remove
 from mmsieve.options import NotNegative, OutputOptions, Workers
 from mmsieve.outputs import is_same_request, read_record, write_text
 
-# Options of a training: what it reads, and how it runs
-
 
 @dataclass(frozen=True)
 class DataFiles:
@@ -62,7 +60,11 @@ class TrainOptions(OutputOptions):
 
         `is_rendered` is whether the recipe draws its data where there is no file.
         """
-        self._check_installed()
+        packages = ["accelerate", "tensorboard", "peft", "sklearn"]
+        for package in [*packages, "wandb"] if self.wandb else packages:
+            if find_spec(package) is None:
+                extra = "wandb" if package == "wandb" else "'mmsieve[train]'"
+                raise RequestError(f"training needs {package}: pip install {extra}")
         if self.data is None:
             for name in ("images", "val"):
                 if getattr(self, name) is not None:
@@ -76,14 +78,6 @@ class TrainOptions(OutputOptions):
                 raise RequestError(f"--{name} {file}: no such file")
         if self.images is not None and not self.images.is_dir():
             raise RequestError(f"--images {self.images}: no such folder")
-
-    def _check_installed(self) -> None:
-        needed = dict.fromkeys(("accelerate", "tensorboard", "peft", "sklearn"), True)
-        needed["wandb"] = self.wandb
-        for package, wanted in needed.items():
-            if wanted and find_spec(package) is None:
-                extra = "wandb" if package == "wandb" else "'mmsieve[train]'"
-                raise RequestError(f"training needs {package}: pip install {extra}")
 
     @property
     def files(self) -> DataFiles | None:
@@ -109,9 +103,9 @@ RunConfig = dict[str, Any]
 def check_run_config(
     out: Path, config: RunConfig, overwrite: bool = False
 ) -> Literal["new", "begun", "done"]:
-    """How far this training got in a folder; raises RequestError where something else is in it.
+    """How far this training got in a folder, where `overwrite` removes an earlier training.
 
-    With `overwrite` an earlier training is removed, and only that.
+    Raises RequestError where something else is in it.
     """
     made = read_record(out, _NAME, "train")
     if made is None:
@@ -137,11 +131,8 @@ def processes() -> Any:
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
-
-
-_PATIENCE = timedelta(days=1)
-"""The others wait while the first checks a file of any size."""
+    # The others wait while the first checks a file of any size.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
 
 
 def is_first() -> bool:

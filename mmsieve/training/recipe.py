@@ -14,10 +14,9 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmsieve.errors import RequestError
+from mmsieve.generation.files import say_invalid
 from mmsieve.methods.load import find_model
 from mmsieve.registry import registered
-
-# What every recipe is made of, and those of classifiers
 
 
 class Part(BaseModel):
@@ -228,10 +227,8 @@ AnyStage: TypeAlias = Optimisation | SftStage
 
 def stage_of(recipe: BaseRecipe, goal: str) -> AnyStage | None:
     """The stage that `train GOAL` ends with; None where the recipe has none."""
-    if isinstance(recipe, RaterRecipe):
-        return recipe.rater
-    if isinstance(recipe, EnhancerRecipe):
-        return recipe.enhancer
+    if isinstance(recipe, RaterRecipe | EnhancerRecipe):
+        return recipe.rater if isinstance(recipe, RaterRecipe) else recipe.enhancer
     assert isinstance(recipe, Recipe)
     return recipe.projector if goal == "projector" else recipe.classifier
 
@@ -241,11 +238,10 @@ def stage_of(recipe: BaseRecipe, goal: str) -> AnyStage | None:
 
 @dataclass(frozen=True, kw_only=True)
 class BundledRecipe:
-    """A recipe of the package with what a user should know before running it."""
+    """A recipe of the package, the same in seconds, and what to know before running it."""
 
     recipe: BaseRecipe
     smoke: BaseRecipe
-    """The same in seconds."""
     about: str
     """What comes about, and the command, the hardware, the time, the expected numbers."""
 
@@ -264,10 +260,7 @@ R = TypeVar("R", bound=BaseRecipe)
 
 
 def load_recipe(recipe: str, kind: type[R], smoke: bool = False) -> R:
-    """A bundled recipe by name, or that of a .py file, which is run; raises RequestError.
-
-    `kind` is what has to come about.
-    """
+    """A bundled recipe of a kind by name, or that of a .py file, which is run; RequestError."""
     bundled = bundled_recipes()
     name = "SMOKE" if smoke else "RECIPE"
     if recipe in bundled:
@@ -285,13 +278,10 @@ def load_recipe(recipe: str, kind: type[R], smoke: bool = False) -> R:
 
 
 def _run_file(recipe: str) -> dict[str, Any]:
-    """What a recipe file sets; raises RequestError."""
     try:
         return runpy.run_path(recipe)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"{recipe}: {where}: {first['msg']}") from error
+        raise RequestError(f"{recipe}: {say_invalid(error)}") from error
     except Exception as error:  # whatever a user's file raises makes the request wrong
         hint = "; recipes import from mmsieve.training" if "mmsieve.train'" in str(error) else ""
         raise RequestError(f"{recipe}: {type(error).__name__}: {error}{hint}") from error

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 from torch.utils.data import DataLoader, Dataset
 
 from mmsieve.errors import RequestError, SampleError
-from mmsieve.generation.files import tie_by_image
-from mmsieve.outputs import write_atomically
+from mmsieve.generation.files import say_invalid, tie_by_image
+from mmsieve.outputs import write_text
 from mmsieve.progress import Advance, show_progress
 from mmsieve.training.options import DataFiles, processes
 
@@ -48,19 +47,15 @@ class RecordInputs(Protocol[R]):
     @property
     def shares_images(self) -> bool:
         """Whether records over the same images are one item, which holds each image once."""
-        ...
 
     def parse(self, index: int, entry: Any) -> R:
         """The record of an entry of the file; raises ValueError where it is none."""
-        ...
 
     def prepare(self, records: Sequence[R], images: Path) -> list[Any]:
         """One item of training data; raises SampleError or ValueError where there can be none."""
-        ...
 
     def measure(self, record: R, prepared: list[Any]) -> int:
         """Tokens of a record that was prepared alone; raises ValueError where it is too long."""
-        ...
 
 
 def read_records(file: Path, parse: Callable[[int, Any], R]) -> Iterator[R | LeftOut]:
@@ -76,15 +71,6 @@ def read_records(file: Path, parse: Callable[[int, Any], R]) -> Iterator[R | Lef
             yield parse(index, entry)
         except ValueError as error:
             yield LeftOut(index, say_invalid(error))
-
-
-def say_invalid(error: ValueError) -> str:
-    """Why a record is none, in one line: the first field that is wrong, where one is."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 class RecordData(Dataset[list[Any]]):
@@ -106,7 +92,6 @@ class RecordData(Dataset[list[Any]]):
         return len(self.groups)
 
     def __getitem__(self, index: int) -> list[Any]:
-        """The item; raises SampleError or ValueError where one of its records can't be used."""
         return self._inputs.prepare(self.groups[index], self._images)
 
 
@@ -133,9 +118,8 @@ class CheckedRecords:
         total = f"{file}: {len(self.lengths) + len(self.left_out):,} records"
         if not self.left_out:
             return total
-        count, first = len(self.left_out), self.left_out[0]
-        reason = f"record {first.index}: {first.reason}"
-        return f"{total}, {count:,} left out (left_out.jsonl; {reason})"
+        reason = f"record {self.left_out[0].index}: {self.left_out[0].reason}"
+        return f"{total}, {len(self.left_out):,} left out (left_out.jsonl; {reason})"
 
 
 class _Lengths(Dataset[int | str]):
@@ -202,9 +186,8 @@ def open_files(
     if files.val is not None:
         held_out, others = read(files.val, "val")
         notes.append(others.note(files.val))
-        shared = {name for r in records for name in r.images}
-        shared &= {name for r in held_out for name in r.images}
-        if shared:
+        here, there = ({name for r in part for name in r.images} for part in (records, held_out))
+        if shared := here & there:
             notes.append(f"{len(shared):,} images of {files.val} are in {files.data} too")
     else:
         apart = split_by_image(records, seed)
@@ -223,7 +206,7 @@ def open_files(
 def _read_checked(
     file: Path, place: Path, inputs: RecordInputs[R], images: Path, workers: int, quiet: bool
 ) -> tuple[list[R], CheckedRecords]:
-    """The usable records of a file; raises RequestError where there are none.
+    """The usable records of a file; RequestError: there are none.
 
     The first process checks, the others, and later runs, read what it found in `place`.
     """
@@ -243,10 +226,9 @@ def _read_checked(
                     f"--data {file}: no record can be used; record {first.index}: {first.reason} "
                     f"(images are looked for below {images}: --images)"
                 )
-            text = json.dumps(asdict(checked))
-            write_atomically(place, lambda path: path.write_text(text, "utf-8"))
-    usable = [one for one in found if not isinstance(one, LeftOut)]
-    return [record for record in usable if record.index in checked.lengths], checked
+            write_text(place, json.dumps(asdict(checked)))
+    usable = [r for r in found if not isinstance(r, LeftOut) and r.index in checked.lengths]
+    return usable, checked
 
 
 _HELD_OUT, _MOST_HELD_OUT = 0.02, 2000

@@ -20,10 +20,11 @@ from mmsieve.errors import RequestError
 from mmsieve.evaluation.metrics import measure
 from mmsieve.progress import Advance, show_progress
 from mmsieve.training.options import processes
-from mmsieve.training.recipe import Lora, Steps
+from mmsieve.training.recipe import ClassifierStage, Lora, SftStage, Steps
 
 _LOG_STEPS = 50
 BestBy: TypeAlias = Literal["accuracy", "loss"]
+Log: TypeAlias = list[dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +42,23 @@ class Stage:
     held_out: Dataset[Any] | None = None
     """A text or an example per index: the saved state that does best on them is taken."""
     best_by: BestBy = "accuracy"
-    """What doing best means."""
     tower: tuple[nn.Parameter, ...] = ()
-    """Parameter group of a learning rate of its own, `tower_rate` times that of the others."""
-    tower_rate: float = 1.0
+    """Parameters whose learning rate is the `tower_rate` part of that of the others."""
     seed: int = 0
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where the Trainer's log goes, besides training.json."""
     workers: int = 0
-    """Processes that prepare data."""
-
-
-Log = list[dict[str, float]]
 
 
 def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, dict[str, Tensor]]:
-    """Train the objective in place; returns the log, and the objective's whole state.
-
-    Goes on from the last state in `folder`.
-    """
+    """Train in place, from the last state in `folder` on; returns the log and the whole state."""
     trainer = _Trainer(stage, folder)
     state = _last_state(folder)
     before = 0 if state is None else _step(state)
     hidden = quiet or not processes().is_main_process
     with (
         quiet_loading(),
-        show_progress(stage.name, trainer.steps, hidden, "steps", before) as advance,
+        show_progress(stage.name, trainer.args.max_steps, hidden, "steps", before) as advance,
     ):
         trainer.add_callback(_ProgressCallback(advance, before))
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
@@ -87,8 +79,7 @@ def check_batches(wanted: Steps, count: int) -> int:
     return total // seen
 
 
-def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
-    """The Trainer's arguments, and how many updates it will make."""
+def _arguments(stage: Stage, folder: Path) -> TrainingArguments:
     wanted, count = stage.optimisation, processes().num_processes
     accumulated = check_batches(wanted, count)
     per_step = 1 if stage.lengths is None else wanted.batch
@@ -96,7 +87,6 @@ def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
     micro = -(-len(stage.data) // per_step)  # type: ignore[arg-type]
     steps = max(1, -(-micro // (accumulated * count))) * passes
     warmup = wanted.warmup if wanted.warmup >= 1 else wanted.warmup * steps
-    looks = "no" if stage.held_out is None else "steps"
     save_steps = min(wanted.save_steps, steps)
     return TrainingArguments(
         output_dir=str(folder),
@@ -113,7 +103,7 @@ def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
         logging_steps=min(_LOG_STEPS, save_steps),
         save_steps=save_steps,
         save_total_limit=2,
-        eval_strategy=looks,
+        eval_strategy="no" if stage.held_out is None else "steps",
         eval_steps=save_steps,
         load_best_model_at_end=stage.held_out is not None,
         metric_for_best_model=stage.best_by,
@@ -128,7 +118,7 @@ def _arguments(stage: Stage, folder: Path) -> tuple[TrainingArguments, int]:
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         label_names=["labels"],
-    ), steps
+    )
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
@@ -136,10 +126,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def __init__(self, stage: Stage, folder: Path) -> None:
         self._stage = stage
-        arguments, self.steps = _arguments(stage, folder)
         super().__init__(
             model=stage.objective,
-            args=arguments,
+            args=_arguments(stage, folder),
             train_dataset=stage.data,
             eval_dataset=stage.held_out,
             data_collator=stage.collate,
@@ -149,7 +138,21 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW on all that learns; made when the Trainer asks, as FSDP wants it."""
-        self.optimizer: torch.optim.Optimizer = _optimizer(self._stage)
+        stage, wanted = self._stage, self._stage.optimisation
+        tower = {id(parameter) for parameter in stage.tower}
+        others = [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in tower]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if stage.tower:
+            assert isinstance(wanted, ClassifierStage | SftStage)
+            rate = wanted.learning_rate * wanted.tower_rate
+            groups.append({"params": list(stage.tower), "lr": rate})
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            groups,
+            lr=wanted.learning_rate,
+            betas=(0.9, wanted.beta2),
+            weight_decay=wanted.weight_decay,
+            fused=True,
+        )
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -159,7 +162,6 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return _ByLength(self._stage.lengths, seen * self.args.world_size, self._stage.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, as Trainer.log."""
         parts: Any = self._stage.objective.parts if "loss" in logs else {}
         super().log({**logs, **parts}, start_time)
 
@@ -168,8 +170,7 @@ class _ByLength(Sampler[int]):
     """Groups of like length near each other; an epoch's order follows from its number alone."""
 
     def __init__(self, lengths: list[int], batch: int, seed: int) -> None:
-        self._lengths, self._batch, self._seed = lengths, batch, seed
-        self._epoch = 0
+        self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, 0
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -187,8 +188,7 @@ class _ByLength(Sampler[int]):
 def _metrics(found: Any) -> dict[str, float]:
     """What the best state is chosen by, as `evaluate` measures it."""
     measured = measure(found.predictions.astype(float), found.label_ids.astype(int))
-    wanted = ("accuracy", "f1", "mse")
-    return {name: getattr(measured, name) for name in wanted}
+    return {name: getattr(measured, name) for name in ("accuracy", "f1", "mse")}
 
 
 def _last_state(folder: Path) -> Path | None:
@@ -210,30 +210,11 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Shows the Trainer's steps as every verb shows its progress."""
 
     def __init__(self, advance: Advance, before: int) -> None:
-        self._advance = advance
-        self._done = before
+        self._advance, self._done = advance, before
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After each step."""
         self._advance(1, state.global_step - self._done)
         self._done = state.global_step
-
-
-def _optimizer(stage: Stage) -> torch.optim.Optimizer:
-    wanted = stage.optimisation
-    tower = {id(parameter) for parameter in stage.tower}
-    others = [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in tower]
-    groups: list[dict[str, Any]] = [{"params": others}]
-    if stage.tower:
-        rate = wanted.learning_rate * stage.tower_rate
-        groups.append({"params": list(stage.tower), "lr": rate})
-    return torch.optim.AdamW(
-        groups,
-        lr=wanted.learning_rate,
-        betas=(0.9, wanted.beta2),
-        weight_decay=wanted.weight_decay,
-        fused=True,
-    )
 
 
 # What makes large backbones fit: low-rank adapters (LoRA, arXiv 2106.09685), checkpointing
@@ -243,11 +224,10 @@ def add_adapters(language: Any, lora: Lora) -> None:
     """Adapters on every linear layer of a stock language model; of it nothing else learns."""
     language.embed_tokens.requires_grad_(False)
     language.norm.requires_grad_(False)
+    modules = language.layers.named_modules()
+    linear = {name.rpartition(".")[2] for name, one in modules if isinstance(one, nn.Linear)}
     config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=_linear_names(language.layers),
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=sorted(linear)
     )
     LoraModel(language.layers, config, "default")
 
@@ -267,8 +247,3 @@ def checkpoint_activations(language: Any) -> None:
     name = "activation_checkpointing_enable"  # its older name warns where both are there
     enable = getattr(language, name, None) or language.gradient_checkpointing_enable
     enable({"use_reentrant": False})
-
-
-def _linear_names(layers: nn.Module) -> list[str]:
-    linear = (n for n, module in layers.named_modules() if isinstance(module, nn.Linear))
-    return sorted({name.rpartition(".")[2] for name in linear})

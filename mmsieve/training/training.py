@@ -9,7 +9,8 @@ whole stage, and in a stage from its last saved state.
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.mmssr import model as mmssr_model
 from mmsieve.methods.mmssr.checkpoint import open_onevision
 from mmsieve.methods.unifilter.model import load_classifier, save_classifier
+from mmsieve.training import objectives, trainer
 from mmsieve.training.data import (
     ClassifierInputs,
     EnhancerInputs,
@@ -35,13 +37,6 @@ from mmsieve.training.data import (
     known_capabilities,
 )
 from mmsieve.training.initial import output_embedding, write_initial
-from mmsieve.training.objectives import (
-    CaptionObjective,
-    Encode,
-    PretextObjective,
-    QualityObjective,
-    SftObjective,
-)
 from mmsieve.training.options import DataFiles, RunConfig, processes, write_run_config
 from mmsieve.training.recipe import (
     AnyStage,
@@ -54,14 +49,6 @@ from mmsieve.training.recipe import (
     stage_of,
 )
 from mmsieve.training.records import RecordInputs, open_files
-from mmsieve.training.trainer import (
-    BestBy,
-    Stage,
-    add_adapters,
-    checkpoint_activations,
-    merge_adapters,
-    run_stage,
-)
 
 _LOG = "log.json"
 Make: TypeAlias = Callable[[Path], list[str]]
@@ -75,14 +62,12 @@ class TrainableModel:
     model: Any
     language: Any
     """The stock language model in it."""
-    tower: nn.Module
     image: ImageSpec
-    encode: Encode
+    encode: objectives.Encode
     """The tower and the projector."""
     inputs: RecordInputs[Any]
     collate: Callable[[list[Any]], dict[str, Tensor]]
     save: Callable[[Path], None]
-    """Writes the model as a checkpoint."""
     ties_embeddings: bool = True
     """Whether the language model's output embedding is its input embedding."""
 
@@ -91,12 +76,10 @@ class TrainableModel:
 class Training(ABC):
     """What to train, and where: `out` ends up as a checkpoint in the published layout.
 
-    `training.json` beside it has the run config and each stage's log. Until then `out/stages` holds
-    what has been reached.
+    `training.json` beside it has each stage's log. Until then `out/stages` holds what is reached.
     """
 
     goal: str
-    """The last stage."""
     recipe: BaseRecipe
     out: Path
     config: RunConfig
@@ -144,7 +127,8 @@ class Training(ABC):
     def write_start(self, folder: Path) -> list[str]:
         """The first stage, where there is no checkpoint to start from."""
         if processes().is_main_process:
-            write_whole(folder, lambda place: write_initial(place, self.recipe))
+            with whole_folder(folder) as place:
+                write_initial(place, self.recipe)
         return []
 
     def before(self, stage: str) -> Path:
@@ -163,19 +147,17 @@ class Training(ABC):
         wanted: AnyStage,
         folder: Path,
         *,
-        best_by: BestBy | None = None,
+        best_by: trainer.BestBy | None = None,
         tower: tuple[nn.Parameter, ...] = (),
-        tower_rate: float = 1.0,
     ) -> list[str]:
         """Train the goal's stage, on files or on drawn data; without `best_by` the last state."""
+        seed, workers, quiet = self.recipe.seed, self.workers, self.quiet
         if self.files is None:
-            data = drawn_training().draw(opened.inputs, wanted, self.recipe.seed)
+            data = drawn_training().draw(opened.inputs, wanted, seed)
         else:
-            seed, workers, quiet = self.recipe.seed, self.workers, self.quiet
-            data = open_files(
-                self.files, opened.inputs, self.out, seed, workers=workers, quiet=quiet
-            )
-        stage = Stage(
+            inputs, out = opened.inputs, self.out
+            data = open_files(self.files, inputs, out, seed, workers=workers, quiet=quiet)
+        stage = trainer.Stage(
             name=self.goal,
             objective=objective,
             data=data.data,
@@ -185,29 +167,26 @@ class Training(ABC):
             collate=opened.collate,
             optimisation=wanted,
             tower=tower,
-            tower_rate=tower_rate,
-            seed=self.recipe.seed,
+            seed=seed,
             trackers=self.trackers,
-            workers=self.workers,
+            workers=workers,
         )
         self.train(stage, folder, opened)
         return list(data.notes)
 
-    def train(self, stage: Stage, folder: Path, opened: TrainableModel) -> None:
+    def train(self, stage: trainer.Stage, folder: Path, opened: TrainableModel) -> None:
         """Run a stage, and write the model that comes about."""
         if stage.optimisation.gradient_checkpointing:
-            checkpoint_activations(opened.language)
-        log, state = run_stage(stage, self.stages / f"{stage.name}-states", self.quiet)
+            trainer.checkpoint_activations(opened.language)
+        log, state = trainer.run_stage(stage, self.stages / f"{stage.name}-states", self.quiet)
         if not processes().is_main_process:
             return
 
-        def write(place: Path) -> None:
-            stage.objective.cpu().load_state_dict(state)
-            merge_adapters(opened.language.layers)
+        stage.objective.cpu().load_state_dict(state)
+        trainer.merge_adapters(opened.language.layers)
+        with whole_folder(folder) as place:
             opened.save(place)
             (place / _LOG).write_text(json.dumps(log))
-
-        write_whole(folder, write)
 
     def _publish(self) -> None:
         """The last stage's checkpoint to `out`, config.json last."""
@@ -224,12 +203,13 @@ class Training(ABC):
         shutil.rmtree(self.stages)
 
 
-def write_whole(place: Path, make: Callable[[Path], None]) -> None:
+@contextmanager
+def whole_folder(place: Path) -> Iterator[Path]:
     """A folder that is there is whole: it gets its name when all is in it."""
     temporary = place.with_name(f".{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    make(temporary)
+    yield temporary
     temporary.replace(place)
 
 
@@ -259,7 +239,6 @@ class ClassifierTraining(Training):
         return TrainableModel(
             model=model,
             language=model.model,
-            tower=model.model.vision_tower,
             image=checkpoint.image,
             encode=model.encode_images,
             inputs=ClassifierInputs(annotator.preparer()),
@@ -274,9 +253,9 @@ class ClassifierTraining(Training):
         assert wanted is not None
         opened = self.open(self.before("lesson"))
         task = drawn_training().draw_pretext(wanted, self.recipe.seed, opened.image.size)
-        stage = Stage(
+        stage = trainer.Stage(
             name="lesson",
-            objective=PretextObjective(opened.model, opened.image, task.classes),
+            objective=objectives.PretextObjective(opened.model, opened.image, task.classes),
             data=task,
             collate=task.collate,
             optimisation=wanted,
@@ -293,7 +272,7 @@ class ClassifierTraining(Training):
         table = opened.language.embed_tokens.weight
         if isinstance(start, Pretrained) and not opened.ties_embeddings:
             table = output_embedding(start).float()
-        objective = CaptionObjective(opened.model, opened.image, table)
+        objective = objectives.CaptionObjective(opened.model, opened.image, table)
         return self.fit(opened, objective, wanted, folder)
 
     def train_classifier(self, folder: Path) -> list[str]:
@@ -301,18 +280,11 @@ class ClassifierTraining(Training):
         wanted = self.recipe.classifier
         opened = self.open(self.before("classifier"))
         opened.model.set_labels(self.recipe.start.labels)
-        objective = QualityObjective(opened.model, opened.image, wanted)
+        objective = objectives.QualityObjective(opened.model, opened.image, wanted)
         if wanted.lora is not None:
-            add_adapters(opened.language, wanted.lora)
-        return self.fit(
-            opened,
-            objective,
-            wanted,
-            folder,
-            best_by="accuracy",
-            tower=tuple(opened.tower.parameters()) if wanted.tower_rate else (),
-            tower_rate=wanted.tower_rate,
-        )
+            trainer.add_adapters(opened.language, wanted.lora)
+        tower = opened.model.model.vision_tower.parameters() if wanted.tower_rate else ()
+        return self.fit(opened, objective, wanted, folder, best_by="accuracy", tower=tuple(tower))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +294,7 @@ class SftTraining(Training):
     @property
     def steps(self) -> dict[str, Make]:
         """Initial checkpoint, unless there is one to start from; then the goal."""
-        start: dict[str, Make] = {} if self.start_from is not None else {"start": self.write_start}
+        start = {"start": self.write_start} if self.start_from is None else {}
         return {**start, self.goal: self.fine_tune}
 
     def fine_tune(self, folder: Path) -> list[str]:
@@ -331,32 +303,24 @@ class SftTraining(Training):
         assert isinstance(wanted, SftStage)
         opened = self.open(self.before(self.goal))
         model = opened.model.train().requires_grad_(True)
+        tower = model.model.vision_tower
         _freeze_unused(model)
         if not wanted.tower_rate:
-            opened.tower.requires_grad_(False)
+            tower.requires_grad_(False)
         if wanted.lora is not None:
-            add_adapters(opened.language, wanted.lora)
+            trainer.add_adapters(opened.language, wanted.lora)
             model.lm_head.requires_grad_(False)
-        tower = tuple(p for p in opened.tower.parameters() if p.requires_grad)
-        return self.fit(
-            opened,
-            SftObjective(model, opened.encode, opened.image),
-            wanted,
-            folder,
-            best_by="loss",
-            tower=tower if wanted.tower_rate != 1 else (),
-            tower_rate=wanted.tower_rate,
-        )
+        objective = objectives.SftObjective(model, opened.encode, opened.image)
+        apart = tuple(p for p in tower.parameters() if p.requires_grad and wanted.tower_rate != 1)
+        return self.fit(opened, objective, wanted, folder, best_by="loss", tower=apart)
 
 
 def _freeze_unused(model: Any) -> None:
     """What no loss reaches: the tower beyond the layer that is used, and a bias without a place."""
     tower = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
-    unused: list[nn.Module] = [tower.encoder.layers[-1], tower.post_layernorm]
-    if getattr(tower, "head", None) is not None:
-        unused.append(tower.head)
-    for module in unused:
-        module.requires_grad_(False)
+    for module in (tower.encoder.layers[-1], tower.post_layernorm, getattr(tower, "head", None)):
+        if module is not None:
+            module.requires_grad_(False)
     bias: nn.Parameter = model.model.multi_modal_projector.linear_2.bias
     if not bias.any():
         bias.requires_grad_(False)
@@ -382,9 +346,8 @@ class RaterTraining(SftTraining):
         return TrainableModel(
             model=model,
             language=model.model.language_model,
-            tower=model.model.vision_tower,
             image=checkpoint.image,
-            encode=lambda pixels: mmssr_model.encode_images(model, pixels),
+            encode=partial(mmssr_model.encode_images, model),
             inputs=RaterInputs.of(checkpoint, self.recipe),
             collate=collate_examples,
             save=lambda place: mmssr_model.save_rater(model, place, checkpoint, own),
@@ -406,9 +369,8 @@ class EnhancerTraining(SftTraining):
         return TrainableModel(
             model=model,
             language=model.model.language_model,
-            tower=model.model.vision_tower,
             image=checkpoint.tower.image,
-            encode=lambda pixels: aitqe_model.encode_images(model, pixels),
+            encode=partial(aitqe_model.encode_images, model),
             inputs=EnhancerInputs.of(checkpoint, self.recipe),
             collate=collate_examples,
             save=lambda place: aitqe_model.save_enhancer(model, place, checkpoint, own),
@@ -421,4 +383,3 @@ TRAININGS: dict[str, type[Training]] = {
     "rater": RaterTraining,
     "enhancer": EnhancerTraining,
 }
-"""Goal -> how it is trained."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,15 +11,8 @@ import numpy as np
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
+from mmsieve.evaluation import comparing
 from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_tables
-from mmsieve.evaluation.comparing import (
-    LabelledTexts,
-    Measured,
-    check_labels,
-    compare,
-    predictions,
-    score_texts,
-)
 from mmsieve.evaluation.metrics import Bootstrap, Metrics, check_installed
 from mmsieve.evaluation.printed import agreement_table, model_tables, render, status_counts
 from mmsieve.generation.files import read_training_file
@@ -52,7 +46,7 @@ class EvaluateOptions(CommonOptions):
 class EvaluateReport(Report):
     """How an evaluation went."""
 
-    models: dict[str, Measured] = field(default_factory=dict)
+    models: dict[str, comparing.Measured] = field(default_factory=dict)
     """Model -> its numbers; the others are compared with the first."""
     agreement: Agreement | None = None
     """Of two tables, where those were given."""
@@ -136,10 +130,10 @@ def _evaluate_models(
     options: EvaluateOptions,
 ) -> EvaluateReport:
     records = read_training_file(data)[: options.limit]
-    check_labels(records, data)
+    comparing.check_labels(records, data)
     names = _names(models)
     annotators = {name: load_annotator(given, scoring) for name, given in names.items()}
-    texts = LabelledTexts(records, options.images or data.parent)
+    texts = comparing.LabelledTexts(records, options.images or data.parent)
     texts.check_scores(annotators)
     used = [
         f"{name}: {note}" if len(names) > 1 else note
@@ -151,15 +145,11 @@ def _evaluate_models(
         return EvaluateReport(out=out, notes=(*used, note))
     scored = {}
     for name, annotator in annotators.items():
-        scored[name] = score_texts(
-            "evaluate" if len(names) == 1 else f"evaluate {name}",
-            annotator,
-            texts,
-            workers=options.workers,
-            batch_tokens=options.batch_tokens,
-            quiet=options.quiet,
+        label = "evaluate" if len(names) == 1 else f"evaluate {name}"
+        scored[name] = comparing.score_texts(
+            label, annotator, texts, options.workers, options.batch_tokens, options.quiet
         )
-    comparison = compare(texts, scored, Bootstrap(options.resamples, options.seed))
+    comparison = comparing.compare(texts, scored, Bootstrap(options.resamples, options.seed))
     origins = {
         name: {"model": given, "fingerprint": annotators[name].fingerprint}
         for name, given in names.items()
@@ -174,7 +164,7 @@ def _evaluate_models(
         "seed": options.seed,
     }
     _write(out, comparison.as_dict(origins) | made)
-    write_atomically(out / PREDICTIONS, predictions(texts, comparison).write_parquet)
+    write_atomically(out / PREDICTIONS, comparing.predictions(texts, comparison).write_parquet)
     notes = (*used, *comparison.notes, *comparison.notes_of_intervals(units, options.resamples))
     return EvaluateReport(out=out, models=comparison.models, notes=notes)
 
@@ -201,11 +191,8 @@ def _names(models: Sequence[str]) -> dict[str, str]:
         method, colon, model = given.rpartition(":")
         folder = Path(model).expanduser()
         name = f"{method}{colon}{folder.resolve().name}" if folder.is_dir() else given
-        unique, count = name, 1
-        while unique in names:
-            count += 1
-            unique = f"{name} {count}"
-        names[unique] = given
+        numbered = chain([name], (f"{name} {number}" for number in count(2)))
+        names[next(each for each in numbered if each not in names)] = given
     return names
 
 

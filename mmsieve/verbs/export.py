@@ -83,11 +83,10 @@ def export(
     out, options = Path(out), run or ExportOptions()
     reading = replace(read or ReadOptions(), kinds=("caption", "document"))
     _check_out(out, sources)
-    if decisions is None and captions is None:
-        raise RequestError("nothing to export by: give --decisions, --captions, or both")
     final = None if captions is None else FinalCaptions(Path(captions))
     chosen: KeptSamples | None = final if decisions is None else Decisions(Path(decisions))
-    assert chosen is not None
+    if chosen is None:
+        raise RequestError("nothing to export by: give --decisions, --captions, or both")
     found = find_files(sources)
     plan = make_plan(split_files(found.files, reading), chosen, options.limit, final)
     journal = ExportJournal(out)
@@ -121,12 +120,10 @@ def _check_out(out: Path, sources: Sequence[str]) -> None:
 
 
 def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[str]:
-    """What would be exported, shard by shard."""
-    lines = [
-        f"{'done ' if done & {REPACKED, part.shard.name} else 'to do'} {part.shard.name}: "
-        f"{part.count} samples"
-        for part in plan.parts
-    ]
+    lines = []
+    for part in plan.parts:
+        state = "done " if done & {REPACKED, part.shard.name} else "to do"
+        lines.append(f"{state} {part.shard.name}: {part.count} samples")
     into = "" if options.shard_size is None else f" into tars of {options.shard_size}"
     return [*lines, f"dry run: {plan.kept} samples would be exported{into}, nothing was written"]
 
@@ -134,7 +131,6 @@ def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[s
 def _write(
     exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions
 ) -> dict[str, str]:
-    """Write the tars that aren't there yet; returns what failed of which shard."""
     parts = [part for part in plan.parts if not done & {REPACKED, part.shard.name}]
     size = sum(part.shard.size for part in parts)
     try:

@@ -109,7 +109,6 @@ def filter(
 
 
 def _plan(tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool) -> FilterPlan:
-    """Check the request; what needs no table first."""
     options.check()
     if is_uids != (out.suffix == ".npy"):
         raise RequestError(f"--out {out}: --format datacomp, and only it, writes a .npy file")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmsieve import outputs
 from mmsieve.errors import RequestError
 from mmsieve.generation.files import IMAGES, POOL, SHARDS, TRAIN, VAL
 from mmsieve.generation.options import (
@@ -20,14 +21,6 @@ from mmsieve.generation.tasks.assessments import AssessmentTask
 from mmsieve.generation.tasks.ratings import RatingTask
 from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
 from mmsieve.options import Options
-from mmsieve.outputs import (
-    check_folder,
-    is_same_request,
-    make_folder,
-    read_record,
-    remove_own,
-    write_text,
-)
 from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
@@ -160,7 +153,17 @@ def _generate(
     teacher = find_teacher(options.teacher)
     if teacher is None:
         _refuse(options, "is for --teacher rendered", _DRAWN)
-        return _ask(task, sources, out, options, asking, read)
+        request = GenerationRequest(
+            task=task,
+            teacher=options.teacher,
+            sources=sources,
+            count=options.count,
+            seed=options.seed,
+            val_fraction=options.val_fraction,
+            read=read,
+            options=asking,
+        )
+        return _ask(request, out, options)
     if sources:
         raise RequestError(f"{sources[0]}: --teacher {options.teacher} draws its images: no SOURCE")
     for group in (*others, asking, read):
@@ -175,26 +178,9 @@ def _refuse(group: Any, reason: str, names: Sequence[str] = ()) -> None:
             raise RequestError(f"--{known.name.replace('_', '-')} {reason}")
 
 
-def _ask(
-    task: GenerationTask,
-    sources: tuple[str, ...],
-    out: Path,
-    options: GenerateOptions,
-    asking: TeacherOptions,
-    read: ReadOptions,
-) -> GenerateReport:
-    request = GenerationRequest(
-        task=task,
-        teacher=options.teacher,
-        sources=sources,
-        count=options.count,
-        seed=options.seed,
-        val_fraction=options.val_fraction,
-        read=read,
-        options=asking,
-    )
+def _ask(request: GenerationRequest, out: Path, options: GenerateOptions) -> GenerateReport:
     request.check()
-    check_folder(out)
+    outputs.check_folder(out)
     if options.dry_run:
         return GenerateReport(out=out, notes=request.estimate())
     _ = request.connection  # raises where there is no key, which an estimate doesn't need
@@ -208,7 +194,7 @@ def _ask(
     _write_record(out, config, result.written, complete=not result.failed)
     return GenerateReport(
         out=out,
-        noun=task.noun,
+        noun=request.task.noun,
         written=result.written,
         rejects=result.rejects,
         spent=result.spent,
@@ -221,7 +207,7 @@ def _draw(
     teacher: DrawingTeacher, task: GenerationTask, out: Path, options: GenerateOptions
 ) -> GenerateReport:
     teacher.check(task, options)
-    check_folder(out)
+    outputs.check_folder(out)
     wanted = {name: value for name, value in asdict(options).items() if name not in _SWITCHES}
     config = {"what": task.name, **task.settings(), **wanted, **_SWITCHES}
     if _is_done(out, config, options.overwrite) or options.dry_run:
@@ -239,19 +225,17 @@ def _write_record(
     out: Path, config: dict[str, object], written: dict[str, int], complete: bool = True
 ) -> None:
     stored = {"request": config, "written": written, "complete": complete}
-    write_text(out / _RECORD, json.dumps(stored, indent=2) + "\n")
+    outputs.write_text(out / _RECORD, json.dumps(stored, indent=2) + "\n")
 
 
 def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
-    """Remove what an earlier generation left, and only that."""
-    make_folder(out)
-    remove_own(out, (_RECORD, TRAIN, VAL, POOL, *others, IMAGES, SHARDS))
+    outputs.make_folder(out)
+    outputs.remove_own(out, (_RECORD, TRAIN, VAL, POOL, *others, IMAGES, SHARDS))
 
 
 def _is_done(out: Path, config: dict[str, object], overwrite: bool) -> bool:
-    """Whether the folder holds just this; raises RequestError where it holds something else."""
-    stored = read_record(out, _RECORD, "generate", unfinished=(IMAGES,))
+    stored = outputs.read_record(out, _RECORD, "generate", unfinished=(IMAGES,))
     if stored is None or overwrite:
         return False
-    is_same_request(out, stored["request"], config)
+    outputs.is_same_request(out, stored["request"], config)
     return bool(stored.get("complete", True))

@@ -18,20 +18,15 @@ class ModelsReport(Printed):
 
     def summary(self) -> str:
         """A few lines per model; names stand alone, to be copied."""
-        lines = [line for known in self.models for line in _lines(known)]
+        lines = []
+        for known in self.models:
+            where = "in the package" if known.folder is not None else "on the Hugging Face hub"
+            lines += [known.name, f"    for {known.verb}; {known.size}; {known.licence}; {where}"]
+            lines.append(f"    trained on {known.trained_on}")
         baselines = [f"    {name:<18}{what}" for name, what in BASELINES.items()]
         plugins = [f"    {name:<18}{what}" for name, what in self.plugins.items()]
         lines += ["to compare with:", *baselines]
         return "\n".join([*lines, *(["plug-ins:", *plugins] if plugins else [])])
-
-
-def _lines(known: Known) -> list[str]:
-    where = "in the package" if known.folder is not None else "on the Hugging Face hub"
-    return [
-        known.name,
-        f"    for {known.verb}; {known.size}; {known.licence}; {where}",
-        f"    trained on {known.trained_on}",
-    ]
 
 
 def list_models() -> ModelsReport:

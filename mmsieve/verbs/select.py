@@ -105,7 +105,6 @@ def select(
 
 
 def _rated(table: Path, out: Path, data: Path | None, options: SelectOptions) -> RatedSamples:
-    """Check the request and open what it names; rows are read later."""
     options.check()
     check_place(out, [table])
     if is_result_folder(table):

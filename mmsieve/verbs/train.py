@@ -143,7 +143,6 @@ def _train(
     options: TrainOptions,
     **changes: Any,
 ) -> TrainReport:
-    """Train the stage that the goal names; `changes` are other values of the recipe."""
     recipe = load_recipe(name, kind, options.smoke)
     recipe = with_backbone(recipe, options.language_model, options.vision_tower)
     changes |= {} if options.seed is None else {"seed": options.seed}
@@ -185,7 +184,6 @@ def _train(
 def _run_config(
     goal: str, recipe: BaseRecipe, start_from: Path | None, options: TrainOptions
 ) -> dict[str, Any]:
-    """Everything that the result depends on."""
     config: dict[str, Any] = {"goal": goal, "recipe": recipe.model_dump(mode="json")}
     if start_from is not None:
         files = {*tensor_files(start_from).values(), start_from / "config.json"}
@@ -199,7 +197,6 @@ def _run_config(
 def _plan(
     goal: str, recipe: BaseRecipe, stage: AnyStage, start_from: Path | None, options: TrainOptions
 ) -> str:
-    """What would be trained, in words."""
     parts = []
     lesson = recipe.lesson if isinstance(recipe, Recipe) else None
     if start_from is None and lesson is not None and lesson.rendered is not None:

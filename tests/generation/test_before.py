@@ -38,5 +38,5 @@ def test_a_journal_is_continued(tmp_path):
     assert journal.batches["t"] == BatchNote(token="t", subjects=("a1",), id="b1")
     journal.add(BatchNote(token="t", closed=True))
     after = (tmp_path / "journal.jsonl").read_text()
-    assert after == JOURNAL + '\n{"token": "t", "subjects": [], "id": null, "closed": true}'
+    assert after == JOURNAL + '\n{"token": "t", "subjects": [], "id": null, "closed": true}\n'
     assert AnswerJournal(tmp_path / "journal.jsonl").batches == {}

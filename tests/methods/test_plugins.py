@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from tests.helpers.plugins import write_plugin
 from tests.helpers.shards import captions, write_tar
 
 pytestmark = pytest.mark.slow
@@ -24,16 +25,6 @@ REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "aesthetic_scorer"
 LABELS = {0: "fine", 1: "fair", 2: "poor"}
 MEMBERS = captions(12)
-
-
-def write_plugin(site: Path, name: str, target: str, code: str = "") -> None:
-    """A package as pip would have installed it, with one plug-in."""
-    info = site / f"{name}_scorer-1.0.dist-info"
-    info.mkdir(parents=True)
-    metadata = f"Metadata-Version: 2.1\nName: {name}-scorer\nVersion: 1.0\nSummary: of a test\n"
-    (info / "METADATA").write_text(metadata)
-    (info / "entry_points.txt").write_text(f"[mmsieve.annotators]\n{name} = {target}\n")
-    (site / f"{name}_scorer.py").write_text(code)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,8 @@
 """Task: one kind of training data that a teacher is asked for; all that `generate` knows of it.
 
-A task says what one request is about (a request item: images, and words beside them), what the
-request says (its prompt), what an answer has to hold, and which records of a training file become
-of it. An item is known by its bytes: the same image under two keys is one item, and nobody pays for
-it twice.
+A task says what a request is about (an item: images, and words beside them), what the prompt says,
+what an answer has to hold, and which records become of it. An item is known by its bytes: nobody
+pays twice for the same image under two keys.
 """
 
 import hashlib
@@ -42,6 +41,7 @@ _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}
 class RawSample:
     """One sample of a source, or why there is none."""
 
+    source: str
     index: int
     """Its place in the source, from 0."""
     key: str
@@ -50,7 +50,7 @@ class RawSample:
 
     @property
     def images(self) -> tuple[Image, ...]:
-        """Its images."""
+        """Its images, none where it can't be read."""
         return () if self.sample is None else self.sample.images
 
 
@@ -74,7 +74,6 @@ class RequestItem:
     id: str
     source: str
     index: int
-    """Place of its sample in the source, from 0."""
     key: str
     pictures: tuple[Picture, ...]
     content: Annotated[Fields, Field(alias="said")] = field(default_factory=dict)
@@ -98,11 +97,6 @@ class RequestItem:
             if picture.data and not path.exists():
                 write_atomically(path, partial(Path.write_bytes, data=picture.data))
 
-    def remove_images(self, folder: Path) -> None:
-        """Remove what was stored."""
-        for name in self.names:
-            (folder / name).unlink(missing_ok=True)
-
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
@@ -121,10 +115,7 @@ def item_id(letter: str, pictures: Iterable[Picture], words: str = "") -> str:
 
 
 def usable_pictures(images: Iterable[Image], keep: bool, most: int | None = None) -> list[Picture]:
-    """The first `most` images that can be shown; raises SampleError where there is none.
-
-    `keep` keeps the bytes.
-    """
+    """The first `most` images that can be shown, as `picture_of`; SampleError: there is none."""
     pictures: list[Picture] = []
     problem = SampleError(Status.NO_USABLE_IMAGE, "no image")
     for image in images:
@@ -257,9 +248,7 @@ class GenerationTask(ABC):
         return {}
 
     @abstractmethod
-    def items(
-        self, source: str, raw: RawSample, max_images: int, keep: bool = False
-    ) -> list[RequestItem]:
+    def items(self, raw: RawSample, max_images: int, keep: bool = False) -> list[RequestItem]:
         """The request items in a sample; raises SampleError. `keep` keeps the images' bytes."""
 
     @abstractmethod

@@ -2,9 +2,8 @@
 
 AITQE's contrastive recipe (arXiv 2410.16166) in two phases: a teacher scores the raw pair and
 rewrites it where it is poor; then the partner of the opposite quality is scored: a deliberately
-bad caption for a good pair, whose rewrite is the good one, and for a poor pair its rewrite. One
-request asks for both, in the order of writing, as the image is most of what a request costs: the
-second phase sees the first word for word, and the first is written before there is a second.
+bad caption for a good pair, and for a poor pair its rewrite. One request asks for both, in the
+order of writing, as the image is most of what a request costs.
 """
 
 from collections.abc import Iterator
@@ -38,8 +37,6 @@ from mmsieve.sample import Text
 _TASK, _SCALES = "assessments/task.md", "assessments/scales.md"
 
 Phase: TypeAlias = Literal["raw", "partner"]
-
-
 _on_scale = partial(check_scale, lowest=LOWEST, highest=HIGHEST)
 _Score = Annotated[int, Field(strict=True), AfterValidator(_on_scale)]
 _Reason = Annotated[str, AfterValidator(not_empty)]
@@ -87,9 +84,7 @@ class AssessmentTask(GenerationTask):
         """Where good begins."""
         return {"good_from": self._good}
 
-    def items(
-        self, source: str, raw: RawSample, max_images: int, keep: bool = False
-    ) -> list[RequestItem]:
+    def items(self, raw: RawSample, max_images: int, keep: bool = False) -> list[RequestItem]:
         """The pair of a sample; the same image with another caption is another item."""
         sample = raw.sample
         if sample is None or sample.kind != "caption":
@@ -99,7 +94,7 @@ class AssessmentTask(GenerationTask):
             raise SampleError(Status.TEXT_MISSING, "an empty caption")
         pictures = tuple(usable_pictures(sample.images, keep))
         name = item_id("a", pictures, f"\n{caption}")
-        return [RequestItem(name, source, raw.index, raw.key, pictures, {"caption": caption})]
+        return [RequestItem(name, raw.source, raw.index, raw.key, pictures, {"caption": caption})]
 
     def load_prompts(self, folder: Path | None) -> Prompts:
         """The task, and what the scales mean; raises RequestError."""

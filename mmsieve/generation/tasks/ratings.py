@@ -33,7 +33,6 @@ from mmsieve.labels import STYLES
 _FILES = tuple(f"ratings/{name}.md" for name in ("task", "ratings", "styles"))
 _ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
 """Of turns -> of the items of LLaVA's files."""
-_HIGHEST = 5
 
 
 def _some_styles(styles: list[str]) -> list[str]:
@@ -47,7 +46,7 @@ class Rating(StrictModel):
 
     reason: Annotated[str, AfterValidator(not_empty)]
     rating: Annotated[
-        int, Field(strict=True), AfterValidator(partial(check_scale, lowest=0, highest=_HIGHEST))
+        int, Field(strict=True), AfterValidator(partial(check_scale, lowest=0, highest=5))
     ]
 
 
@@ -79,9 +78,7 @@ class RatingTask(GenerationTask):
         """What is rated."""
         return {"capabilities": self._capabilities}
 
-    def items(
-        self, source: str, raw: RawSample, max_images: int, keep: bool = False
-    ) -> list[RequestItem]:
+    def items(self, raw: RawSample, max_images: int, keep: bool = False) -> list[RequestItem]:
         """The sample, whose images must all be there: the conversation may be about any."""
         sample = raw.sample
         if sample is None or not sample.turns:
@@ -93,7 +90,7 @@ class RatingTask(GenerationTask):
         turns = [{"from": _ROLES[turn.role], "value": turn.text} for turn in sample.turns]
         content = {"conversations": turns, "image_source": sample.metadata.get("image_source")}
         name = item_id("r", pictures, f"\n{as_json(turns)}")
-        return [RequestItem(name, source, raw.index, raw.key, pictures, content)]
+        return [RequestItem(name, raw.source, raw.index, raw.key, pictures, content)]
 
     def load_prompts(self, folder: Path | None) -> Prompts:
         """The task, and what ratings and styles mean; raises RequestError."""
@@ -104,13 +101,13 @@ class RatingTask(GenerationTask):
             styles: ("labels",),
         }
         texts, version = read_prompt_files(folder, _FILES, places)
-        templates = [Template(text) for text in texts]
-        return Prompts(templates[0], {"ratings": templates[1], "styles": templates[2]}, {}, version)
+        whole, *parts = map(Template, texts)
+        return Prompts(whole, dict(zip(("ratings", "styles"), parts, strict=True)), {}, version)
 
     def values(self, item: RequestItem) -> dict[str, str]:
         """The conversation, and the names that the answer has."""
         images = len(item.pictures)
-        named = [f"- `{name}`: {keyword}" for name, keyword in self._capabilities.items()]
+        named = (f"- `{name}`: {keyword}" for name, keyword in self._capabilities.items())
         return {
             "images": {0: "no image", 1: "one image"}.get(images, f"{images} images"),
             "conversation": as_json(item.content["conversations"], indent=1),
@@ -128,7 +125,7 @@ class RatingTask(GenerationTask):
 
     def records(self, item: RequestItem, answer: Fields) -> Iterator[Fields]:
         """The item as LLaVA's files have it, rated."""
-        names = list(item.names)
+        names = item.names
         image = {} if not names else {"image": names[0] if len(names) == 1 else names}
         yield {
             # A number of its own, whatever the other samples are.

@@ -1,12 +1,9 @@
 """Captions and whole documents at the four quality levels, one text of each.
 
-One request asks for all four texts of an image (or of a document's images). The images are most
-of what a request costs, so a request per level would cost about twice as much; and as the fields
-are written in order, the hard negative is still written against the positive, which is in front
-of the teacher word for word. What one request can't rule out is checked here: four texts that
-differ, and in documents one `<image>` per image.
-
-The hard negative is checked against the positive: it is that, but for the words that it names.
+One request asks for all four texts of an image (or of a document's images), as the images are most
+of what a request costs. The fields are written in order, so the hard negative is written against
+the positive. Checked here: four texts that differ, one `<image>` per image, and that a caption's
+hard negative is the positive but for the words that it names.
 """
 
 import re
@@ -54,8 +51,7 @@ class LevelTask(GenerationTask):
     def load_prompts(self, folder: Path | None) -> Prompts:
         """One skeleton, the task, and a block of requirements per level; raises RequestError.
 
-        The requirements are those of Table 1 of arXiv 2510.15162, in our words: the published
-        wording is not public.
+        They are those of Table 1 of arXiv 2510.15162 in our words: the wording is not public.
         """
         names = [_SKELETON, *(f"{self.name}/{n}" for n in (_TASK, *(f"{b}.md" for b in _BLOCKS)))]
         places = {_SKELETON: ("task", "levels", "answer")}
@@ -134,12 +130,10 @@ class CaptionTask(LevelTask):
     name, unit, tokens = "captions", "images", 500
     answer = CaptionAnswer
 
-    def items(
-        self, source: str, raw: RawSample, max_images: int, keep: bool = False
-    ) -> list[RequestItem]:
+    def items(self, raw: RawSample, max_images: int, keep: bool = False) -> list[RequestItem]:
         """Each image of a sample that can be shown."""
         return [
-            RequestItem(item_id("c", [picture]), source, raw.index, raw.key, (picture,))
+            RequestItem(item_id("c", [picture]), raw.source, raw.index, raw.key, (picture,))
             for picture in usable_pictures(raw.images, keep)
         ]
 
@@ -196,12 +190,11 @@ class DocumentTask(LevelTask):
     name, unit, tokens, by_folder = "documents", "documents", 2500, True
     answer = DocumentAnswer
 
-    def items(
-        self, source: str, raw: RawSample, max_images: int, keep: bool = False
-    ) -> list[RequestItem]:
+    def items(self, raw: RawSample, max_images: int, keep: bool = False) -> list[RequestItem]:
         """All images of a sample together; those that can't be shown are left out."""
         pictures = usable_pictures(raw.images, keep, max_images)
-        return [RequestItem(item_id("d", pictures), source, raw.index, raw.key, tuple(pictures))]
+        name = item_id("d", pictures)
+        return [RequestItem(name, raw.source, raw.index, raw.key, tuple(pictures))]
 
     def texts(self, answer: DocumentAnswer, images: int) -> tuple[LabelledText, ...]:
         """The documents, in the released layout."""
@@ -213,7 +206,6 @@ class DocumentTask(LevelTask):
 
 
 def _by_level(answer: CaptionAnswer | DocumentAnswer) -> tuple[tuple[int, str], ...]:
-    """The levels from the lowest on, each with its text."""
     return (
         (EASY_NEGATIVE, answer.easy_negative),
         (MEDIUM_NEGATIVE, answer.medium_negative),

@@ -13,7 +13,7 @@ With `--accept-if-better` a quality classifier then scores both texts of each re
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
 from cyclopts import Parameter
@@ -25,7 +25,7 @@ from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqePreparer
 from mmsieve.methods.folders import hash_files
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
-from mmsieve.methods.unifilter.annotator import ScoringOptions, image_fingerprint
+from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.options import Options, Positive, ZeroToOne, number
 from mmsieve.tables import SCORE, find_score
 
@@ -77,32 +77,28 @@ class Aitqe(Annotator):
         self, checkpoint: EnhancerCheckpoint, enhancing: EnhanceOptions, options: ScoringOptions
     ) -> None:
         """Raises RequestError for a device that isn't there."""
-        self.checkpoint = checkpoint
-        self.enhancing = enhancing
-        self.options = options
+        self.checkpoint, self.enhancing = checkpoint, enhancing
+        # a model that has learnt answers in pieces has learnt to read any text
+        own = checkpoint.own and checkpoint.own | {"plain_text": True}
+        self.options = options = options.fill(own or {})
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.schema = enhancing.rows.schema
-        self._settings = settings = _settings(options, checkpoint.own or {})
-        folder = checkpoint.folder
+        self._caption_tokens = options.max_text_tokens or _CAPTION_TOKENS
+        folder, image = checkpoint.folder, checkpoint.image
         configs = {folder / "config.json", folder / "generation_config.json"}
         self.fingerprint = {
             "method": "aitqe 1",
             "weights": hash_files({*checkpoint.tensors.values(), *configs}),
             "tokenizer": hash_files(folder / name for name in FILES),
             "dtype": self.dtype,
-            **image_fingerprint(checkpoint.image, options, settings["fit"]),
-            "text_tokens": str(settings["caption_tokens"]),
-            "plain_text": str(settings["plain_text"]),
+            **options.image_fingerprint(image, options.image_fit or image.fit),
+            "text_tokens": str(self._caption_tokens),
+            "plain_text": str(options.plain_text),
             **enhancing.fingerprint,
         }
         if checkpoint.own is None:
             self.notes = (checkpoint.tower.note,)
-
-    @property
-    def forced(self) -> bool:
-        """Whether keys are given, as only a model that has learnt answers in pieces knows them."""
-        return self.checkpoint.own is not None
 
     def preparer(self) -> AitqePreparer:
         """The CPU half."""
@@ -110,9 +106,11 @@ class Aitqe(Annotator):
             tokenizer=load_tokenizer(self.checkpoint.folder),
             image=self.checkpoint.tower.image,
             image_tokens=self.checkpoint.image_tokens,
-            **self.options.of_images,
+            caption_tokens=self._caption_tokens,
+            fit=self.options.image_fit,
+            plain_text=bool(self.options.plain_text),
             keep_sample=self.enhancing.accept_if_better is not None,
-            **self._settings,
+            **self.options.of_images,
         )
 
     def runner(self, options: RunnerOptions) -> Runner:
@@ -120,17 +118,9 @@ class Aitqe(Annotator):
         share_cores()
         from mmsieve.methods.aitqe.runner import AitqeRunner
 
-        return AitqeRunner(self.checkpoint, self.enhancing, self.forced, self.dtype, options)
-
-
-def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
-    """The options, with what they leave open taken from the checkpoint's own wishes."""
-    plain = options.plain_text
-    return {
-        "fit": options.image_fit or own.get("image_fit"),
-        "caption_tokens": options.max_text_tokens or own.get("max_text_tokens") or _CAPTION_TOKENS,
-        "plain_text": bool(own) if plain is None else plain,
-    }
+        # only a model that has learnt answers in pieces knows the keys that are given
+        forced = self.checkpoint.own is not None
+        return AitqeRunner(self.checkpoint, self.enhancing, forced, self.dtype, options)
 
 
 COLUMNS = pa.schema([("caption_quality", pa.float32()), ("recaption_quality", pa.float32())])

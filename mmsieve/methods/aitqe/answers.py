@@ -68,17 +68,13 @@ class Assessment:
     """Of `DIMENSIONS`."""
 
 
-_SCORE_KEYS = {f"{title} Score": name for name, title in DIMENSIONS.items()}
+SCORE_KEYS = {f"{title} Score": name for name, title in DIMENSIONS.items()}
+"""Keys whose values are scores -> what they are of; the values of the others are strings."""
 _EXPLANATION_KEYS = {f"{title} Explanation": name for name, title in DIMENSIONS.items()}
-_OVERALL = next(iter(_SCORE_KEYS))
+_OVERALL = next(iter(SCORE_KEYS))
 
-KEYS = (RECAPTION, *chain.from_iterable(zip(_SCORE_KEYS, _EXPLANATION_KEYS, strict=True)))
+KEYS = (RECAPTION, *chain.from_iterable(zip(SCORE_KEYS, _EXPLANATION_KEYS, strict=True)))
 """All keys of an answer, in order."""
-
-
-def is_score(key: str) -> bool:
-    """Whether a key's value is a score; the others are strings."""
-    return key in _SCORE_KEYS
 
 
 def fixed_pieces(keys: Sequence[str]) -> list[str]:
@@ -88,7 +84,7 @@ def fixed_pieces(keys: Sequence[str]) -> list[str]:
         if key == _OVERALL:
             opening, closing = '"', f'{MARKER}"'  # published as a string
         else:
-            opening = closing = "" if is_score(key) else '"'
+            opening = closing = "" if key in SCORE_KEYS else '"'
         pieces.append(f'{end}"{key}": {opening}')
         end = f"{closing}, "
     return [*pieces, f"{end.removesuffix(', ')}}}"]
@@ -112,8 +108,8 @@ def write_answer(assessment: Assessment) -> str:
 
 
 def _value(assessment: Assessment, key: str) -> str | None:
-    if is_score(key):
-        score = {**assessment.scores, "overall": assessment.overall}.get(_SCORE_KEYS[key])
+    if key in SCORE_KEYS:
+        score = {**assessment.scores, "overall": assessment.overall}.get(SCORE_KEYS[key])
         return None if score is None else f"{score:g}"
     said: str | None = assessment.recaption or ""
     if key != RECAPTION:
@@ -134,7 +130,7 @@ def read_answer(text: str) -> Assessment:
     recaption = found.get(RECAPTION)
     if recaption is not None and not isinstance(recaption, str):
         raise AssessmentError(f"{RECAPTION} is not a string")
-    scores = {name: _score(found.get(key)) for key, name in _SCORE_KEYS.items()}
+    scores = {name: _score(found.get(key)) for key, name in SCORE_KEYS.items()}
     overall = scores.pop("overall")
     if overall is None:
         raise AssessmentError("no overall score in the answer")
@@ -328,8 +324,7 @@ class RowMaker:
     ) -> Row | SampleError:
         """The row of an answer, or an error that has the answer's text where it can't be read.
 
-        `truncated`: the model was not shown the whole caption; `rewrite_cut`: the rewrite was
-        ended by its limit.
+        `truncated`: the caption was cut for the model; `rewrite_cut`: its limit ended the rewrite.
         """
         try:
             said = read_answer(answer)

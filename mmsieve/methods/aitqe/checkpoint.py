@@ -74,18 +74,11 @@ def open_enhancer(folder: Path) -> EnhancerCheckpoint:
         raise RequestError(f"{folder}: no tensors {TOWER}*: its vision tower is missing")
     check_tokenizer(folder)
     source = str(config.get("vision_model_name_or_path") or "")
-    checkpoint = EnhancerCheckpoint(
-        folder, config, tensors, inside_tower(folder, config, source, inside)
-    )
-    _check(checkpoint)
-    return checkpoint
-
-
-def _check(checkpoint: EnhancerCheckpoint) -> None:
-    folder, tower = checkpoint.folder, checkpoint.tower
+    tower = inside_tower(folder, config, source, inside)
+    checkpoint = EnhancerCheckpoint(folder, config, tensors, tower)
     if tower.kind != "siglip":
         raise RequestError(f"{folder}: a {tower.kind} tower; AITQE's is SigLIP")
-    wanted = checkpoint.config.get("image_tile_tokens", tower.patches)
+    wanted = config.get("image_tile_tokens", tower.patches)
     if int(wanted) != tower.patches:
         raise RequestError(
             f"{folder}: an image is to be {wanted} tokens, its tower ({tower.note}) makes "
@@ -95,3 +88,4 @@ def _check(checkpoint: EnhancerCheckpoint) -> None:
         raise RequestError(
             f"{folder}: language model {checkpoint.backbone!r} is not one of {LANGUAGE_MODELS}"
         )
+    return checkpoint

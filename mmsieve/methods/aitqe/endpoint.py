@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any, Literal, TypeAlias
@@ -18,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 import PIL.Image
 from pydantic import BaseModel
 
-from mmsieve.clients.connection import Connection, SdkTeacher, TeacherError
+from mmsieve.clients.connection import NO_KEY, Connection, Teacher, TeacherError, open_teacher
 from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
@@ -32,14 +33,6 @@ from mmsieve.sample import Sample
 
 _AS_IT_IS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
 """First bytes of files that any server reads; others are sent as PNG."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A model on a server."""
-
-    url: str
-    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +83,8 @@ SCHEME = "endpoint:"
 KEY_VARIABLE = "MMSIEVE_ENDPOINT_KEY"
 
 
-def parse_endpoint(name: str) -> Endpoint:
-    """The endpoint of `endpoint:URL#NAME`; raises RequestError."""
+def parse_endpoint(name: str) -> tuple[str, str]:
+    """URL and model of `endpoint:URL#NAME`; raises RequestError."""
     url, _, model = name.removeprefix(SCHEME).partition("#")
     if not re.match(r"https?://[^\s/]", url) or not model:
         raise RequestError(
@@ -99,7 +92,7 @@ def parse_endpoint(name: str) -> Endpoint:
         )
     if find_spec("openai") is None:
         raise RequestError(f"model {name!r}: needs a package: pip install 'mmsieve[teachers]'")
-    return Endpoint(url, model)
+    return url, model
 
 
 class AitqeEndpoint(Annotator):
@@ -107,16 +100,15 @@ class AitqeEndpoint(Annotator):
 
     kind: Literal["assessment"] = "assessment"
 
-    def __init__(
-        self, endpoint: Endpoint, enhancing: EnhanceOptions, options: ScoringOptions
-    ) -> None:
+    def __init__(self, name: str, enhancing: EnhanceOptions, options: ScoringOptions) -> None:
         """Raises RequestError for options that can't be meant."""
-        self._endpoint, self._enhancing, self._options = endpoint, enhancing, options
+        self._url, self._model = parse_endpoint(name)
+        self._enhancing, self._options = enhancing, options
         self.device = resolve_device(options.device)
         self.schema = enhancing.rows.schema
         self.fingerprint = {
             "method": "aitqe endpoint 1",
-            "endpoint": f"{endpoint.url}#{endpoint.model}",
+            "endpoint": f"{self._url}#{self._model}",
             "apply_orientation": str(options.apply_orientation),
             "image_limits": str(options.image_limits),
             **enhancing.fingerprint,
@@ -132,9 +124,17 @@ class AitqeEndpoint(Annotator):
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The half that holds the connections; `options` are for devices of one's own."""
-        # a server of one's own may want no key, but the SDK wants one
-        key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
-        return EndpointRunner(self._endpoint, key, self._enhancing)
+        connection = Connection(
+            provider="openai",
+            model=self._model,
+            # a server of one's own may want no key, but the SDK wants one
+            key=os.environ.get(KEY_VARIABLE, "").strip() or NO_KEY,
+            base_url=self._url,
+            max_retries=_RETRIES,
+            timeout=_TIMEOUT,
+            max_tokens=self._enhancing.max_new_tokens,
+        )
+        return EndpointRunner(connection, self._enhancing)
 
 
 # The half that holds the connections: a bounded number of requests at a time
@@ -162,29 +162,17 @@ class _AnswerCompletion(BaseModel):
 class EndpointRunner:
     """Rows of a stream of items, in the order in which the answers come."""
 
-    def __init__(self, endpoint: Endpoint, key: str, enhancing: EnhanceOptions) -> None:
-        self._connection = Connection(
-            provider="openai",
-            model=endpoint.model,
-            key=key,
-            base_url=endpoint.url,
-            max_retries=_RETRIES,
-            timeout=_TIMEOUT,
-            max_tokens=enhancing.max_new_tokens,
-        )
-        self._enhancing = enhancing
-        self.notes = {"endpoint": f"{endpoint.url}#{endpoint.model}"}
+    def __init__(self, connection: Connection, enhancing: EnhanceOptions) -> None:
+        self._connection, self._enhancing = connection, enhancing
+        self.notes = {"endpoint": f"{connection.base_url}#{connection.model}"}
 
     def run(self, items: Iterable[tuple[int, EndpointItem]]) -> Iterator[Result]:
-        """Rows for a stream of (index, item).
+        """Rows for a stream of (index, item); a request that is refused is that sample's error.
 
-        Raises ShardError where the server can't be reached or doesn't know the model or the key;
-        a request that it refuses is that sample's error.
+        Raises ShardError where the server can't be reached or doesn't know the model or the key.
         """
-        import openai
-
         with asyncio.Runner() as loop:
-            client = SdkTeacher(self._connection, openai.AsyncOpenAI, openai.OpenAIError)
+            client = open_teacher(self._connection)
             create = loop.get_loop().create_task
             stream = iter(items)
             pending: set[Request] = set()
@@ -203,13 +191,12 @@ class EndpointRunner:
             finally:
                 loop.run(_stop(pending, client))
 
-    async def _ask(self, client: SdkTeacher, index: int, item: EndpointItem) -> Outcome:
+    async def _ask(self, client: Teacher, index: int, item: EndpointItem) -> Outcome:
         """The row of an item; an error of the shard is returned too, so that none is lost."""
         create = client.client.chat.completions.with_raw_response.create
         try:
-            completion = await client.read(
-                _AnswerCompletion, lambda: create(**self._parameters(item))
-            )
+            asked = partial(create, **self._parameters(item))
+            completion = await client.read(_AnswerCompletion, asked)
         except TeacherError as error:
             if error.trouble != "refused":
                 return index, ShardError(f"the endpoint: {error}")
@@ -218,7 +205,10 @@ class EndpointRunner:
         choice = completion.choices[0] if completion.choices else _AnswerChoice(message={})
         text = str(choice.message.get("content") or "").strip()
         if choice.finish_reason == "stop":
-            text = _with_marker(text)
+            try:
+                read_answer(text)
+            except AssessmentError:  # it stopped at the marker, which servers leave out
+                text += MARKER
         return index, self._enhancing.rows.make(item.caption, text)
 
     def _parameters(self, item: EndpointItem) -> dict[str, Any]:
@@ -233,16 +223,7 @@ class EndpointRunner:
         return parameters if self._enhancing.explain else {**parameters, "stop": [MARKER]}
 
 
-def _with_marker(text: str) -> str:
-    """The answer with the marker that it stopped at, which servers leave out."""
-    try:
-        read_answer(text)
-    except AssessmentError:
-        return text + MARKER
-    return text
-
-
-async def _stop(pending: set[Request], client: SdkTeacher) -> None:
+async def _stop(pending: set[Request], client: Teacher) -> None:
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.methods.aitqe.answers import Assessment, answer_pieces, kept
-from mmsieve.methods.base import TextImagePreparer, caption_image, caption_text
+from mmsieve.methods.base import ArrayItem, TextImagePreparer, caption_image, caption_text
 from mmsieve.sample import Sample
 
 BEFORE = "Evaluate the caption: "
@@ -29,7 +29,7 @@ _AFTER_IMAGE = re.compile(r"(?<=<img_end>)(?!\n) *")
 
 
 @dataclass(frozen=True, slots=True)
-class AitqeItem:
+class AitqeItem(ArrayItem):
     """The inputs of one sample: the image, then the ids."""
 
     ids: npt.NDArray[np.int32]
@@ -41,11 +41,6 @@ class AitqeItem:
     """Whether the caption was cut for the model; `caption` is whole."""
     sample: Sample | None = None
     """The sample itself, where something else is to be asked about it."""
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory, more or less."""
-        return self.image.nbytes + self.ids.nbytes
 
 
 def question(caption: str, plain: bool) -> str:

@@ -12,7 +12,7 @@ image one by one, as the published code does.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,12 @@ from transformers import AutoConfig, AutoModel, LlavaConfig, LlavaForConditional
 
 from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
-from mmsieve.images import ImageSpec
 from mmsieve.methods.aitqe.checkpoint import TOWER, EnhancerCheckpoint
-from mmsieve.methods.base import build_model, encode_patches, rename
+from mmsieve.methods.base import build_model, encode_patches, pixel_settings, rename
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tokenizer import load_tokenizer
 
+Enhancer: TypeAlias = LlavaForConditionalGeneration
 _NAMES = {
     "model.model.": "model.language_model.",
     "model.lm_head.": "lm_head.",
@@ -58,13 +58,10 @@ def stock_config(checkpoint: EnhancerCheckpoint) -> LlavaConfig:
     )
 
 
-def load_enhancer(
-    checkpoint: EnhancerCheckpoint, dtype: str = "float32"
-) -> LlavaForConditionalGeneration:
-    """The stock model with the checkpoint's weights, on the CPU.
+def load_enhancer(checkpoint: EnhancerCheckpoint, dtype: str = "float32") -> Enhancer:
+    """The stock model with the checkpoint's weights, on the CPU; raises RequestError.
 
-    `multi_modal_projector.linear_2.bias` is zero and is to stay so. Raises RequestError where
-    tensors are missing or of another shape than the config says.
+    `multi_modal_projector.linear_2.bias` is zero and is to stay so.
     """
     config = stock_config(checkpoint)
     prefixes = _prefixes(config)
@@ -76,36 +73,27 @@ def load_enhancer(
     state = read_tensors(places)
     state[_BIAS] = torch.zeros(config.text_config.hidden_size, dtype=getattr(torch, dtype))
     folder = checkpoint.folder
-    kind = LlavaForConditionalGeneration
-    model, unused = build_model(kind, dtype, folder, config=config, state_dict=state)
+    model, unused = build_model(Enhancer, dtype, folder, config=config, state_dict=state)
     if unused:
         raise RequestError(f"{folder}: weights and config do not fit: {min(unused)}")
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
     return model
 
 
-def encode_images(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """[images, 3, size, size] normalised -> [images, tokens, hidden].
-
-    What the stock class computes, without the tower's last layer, which isn't looked at.
-    """
+def encode_images(model: Enhancer, pixels: Tensor) -> Tensor:
+    """[images, 3, size, size] normalised -> [images, tokens, hidden], without the last layer."""
     hidden = encode_patches(model.model.vision_tower, pixels, _SELECT_LAYER)
     embeddings: Tensor = model.model.multi_modal_projector(hidden)
     return embeddings
 
 
 def save_enhancer(
-    model: LlavaForConditionalGeneration,
-    folder: Path,
-    like: EnhancerCheckpoint,
-    own: dict[str, Any] | None = None,
+    model: Enhancer, folder: Path, like: EnhancerCheckpoint, own: dict[str, Any] | None = None
 ) -> None:
     """Write a checkpoint folder that the published code and mmsieve both read.
 
-    Config and tokenizer are those of `like`, the checkpoint that the model was built from. `own`
-    (`max_text_tokens`, `plain_text`, `backbone`, ...) is how a model trained by mmsieve wants its
-    inputs; with it the folder stands alone, vision settings included. Raises ValueError where the
-    projector's second bias isn't zero: the layout has no place for it.
+    Config and tokenizer are those of `like`, the checkpoint that the model was built from; `own` is
+    for `CheckpointFolder.write`. Raises ValueError where the projector's second bias isn't zero.
     """
     if model.get_parameter(_BIAS).any():
         raise ValueError(f"{_BIAS} must stay zero: the published layout has none")
@@ -134,12 +122,8 @@ def _prefixes(config: LlavaConfig) -> list[tuple[str, str]]:
 IMAGE_MARK = "<|aitqe_image|>"
 """Stands for an image; an id of its own, as every id like it is counted as one."""
 
-_TWO_NEWLINES = {
-    "type": "Split",
-    "pattern": {"Regex": r"\A\n(?=\n)"},
-    "behavior": "Isolated",
-    "invert": False,
-}
+_FIRST_OF_TWO = {"Regex": r"\A\n(?=\n)"}
+_NEWLINES = {"type": "Split", "pattern": _FIRST_OF_TWO, "behavior": "Isolated", "invert": False}
 
 _CHAT = (
     "{%- for message in messages %}"
@@ -152,10 +136,7 @@ _CHAT = (
 
 
 def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
-    """Write the checkpoint in the stock layout; what a user should know of it, a line each.
-
-    Raises RequestError as `load_enhancer` does.
-    """
+    """Write the stock layout; what a user should know of it, a line each. Raises RequestError."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype = str(checkpoint.config.get("torch_dtype") or "float32")
     model = load_enhancer(checkpoint, dtype)
@@ -164,7 +145,8 @@ def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
     model.generation_config.max_new_tokens = 384  # as published
     with quiet():
         model.save_pretrained(folder)
-    _write(folder / "preprocessor_config.json", _image_settings(checkpoint.image))
+    kinds = {"image_processor_type": "SiglipImageProcessor", "processor_class": "LlavaProcessor"}
+    _write(folder / "preprocessor_config.json", kinds | pixel_settings(checkpoint.image))
     settings = {
         "processor_class": "LlavaProcessor",
         "image_token": IMAGE_MARK,
@@ -177,9 +159,7 @@ def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
     return [f"{checkpoint.tower.note}; an image is {checkpoint.image_tokens} tokens"]
 
 
-def _make_room(
-    model: LlavaForConditionalGeneration, image: int, checkpoint: EnhancerCheckpoint
-) -> None:
+def _make_room(model: Enhancer, image: int, checkpoint: EnhancerCheckpoint) -> None:
     """Give the image token a row where it has none; it is scored like the pad token, so that it
     is never preferred to it."""
     model.config.image_token_index = image
@@ -202,7 +182,7 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
     backend = spec.build()
     backend.add_special_tokens([IMAGE_MARK])
     parts = json.loads(backend.to_str())
-    steps = [_TWO_NEWLINES, parts.get("pre_tokenizer")]
+    steps = [_NEWLINES, parts.get("pre_tokenizer")]
     parts["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [step for step in steps if step]}
     (folder / "tokenizer.json").write_text(json.dumps(parts, ensure_ascii=False))
     names = {"bos_token": spec.bos, "eos_token": spec.eos, "pad_token": spec.pad}
@@ -215,22 +195,6 @@ def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
     }
     _write(folder / "tokenizer_config.json", settings)
     return int(backend.token_to_id(IMAGE_MARK) or 0)
-
-
-def _image_settings(spec: ImageSpec) -> dict[str, Any]:
-    return {
-        "image_processor_type": "SiglipImageProcessor",
-        "processor_class": "LlavaProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": spec.size, "width": spec.size},
-        "resample": spec.resample,
-        "do_rescale": True,
-        "rescale_factor": spec.scale,
-        "do_normalize": True,
-        "image_mean": spec.mean,
-        "image_std": spec.std,
-    }
 
 
 def _write(file: Path, settings: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mmsieve.devices import Dtype
-from mmsieve.engine.annotator import Preparer, Row, Runner, RunnerOptions
+from mmsieve.engine.annotator import Preparer, Row, Runner, RunnerOptions, annotate_samples
 from mmsieve.errors import SampleError
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
 from mmsieve.methods.aitqe.answers import (
@@ -24,9 +24,9 @@ from mmsieve.methods.aitqe.answers import (
     LOWEST,
     MARKER,
     RECAPTION,
+    SCORE_KEYS,
     Refused,
     fixed_pieces,
-    is_score,
     kept,
 )
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
@@ -35,7 +35,7 @@ from mmsieve.methods.aitqe.model import encode_images, load_enhancer
 from mmsieve.methods.base import BatchRunner, ImageEncoder, Result, Window
 from mmsieve.methods.cpu import speed_up
 from mmsieve.methods.decoding import Decoding, LanguageModel, Options, decode_greedily
-from mmsieve.methods.tokenizer import load_tokenizer
+from mmsieve.methods.tokenizer import encode_piece, load_tokenizer
 from mmsieve.sample import Part, Sample, Text
 
 
@@ -46,8 +46,8 @@ class Form:
         """`backend` is a tokenizers.Tokenizer; a rewrite takes at most a third of
         `max_new_tokens`, an explanation a ninth. Keys and scores don't count."""
         self._keys = tuple(keys)
-        self._fixed = [_ids(backend, piece) for piece in fixed_pieces(keys)]
-        self._scores = [_ids(backend, str(score)) for score in range(LOWEST, HIGHEST + 1)]
+        self._fixed = [encode_piece(backend, piece) for piece in fixed_pieces(keys)]
+        self._scores = [encode_piece(backend, str(score)) for score in range(LOWEST, HIGHEST + 1)]
         self._limits = [max(1, max_new_tokens // (3 if k == RECAPTION else 9)) for k in keys]
         self._after = _string_states(backend)
         inside = [sorted(states) for states in self._after]
@@ -68,7 +68,7 @@ class Form:
         if len(rest) < len(fixed):
             return [fixed[len(rest)]]
         value, end = rest[len(fixed) :], self._fixed[number + 1][0]
-        if is_score(self._keys[number]):
+        if self._keys[number] in SCORE_KEYS:
             known = len(value)
             fitting = [score for score in self._scores if score[:known] == value]
             return sorted({score[known] if len(score) > known else end for score in fitting})
@@ -98,20 +98,12 @@ class Form:
         for length, token in enumerate(ids):
             if token == end and not escaped:
                 return length, False
-            escaped = not is_score(self._keys[number]) and self._after[escaped][token]
+            escaped = self._keys[number] not in SCORE_KEYS and self._after[escaped][token]
         return len(ids), escaped
 
 
-def _ids(backend: Any, piece: str) -> list[int]:
-    ids: list[int] = backend.encode(piece, add_special_tokens=False).ids
-    return ids
-
-
 def _string_states(backend: Any) -> list[dict[int, bool]]:
-    """Per state (not behind, or behind a backslash): id -> the state after it.
-
-    Ids that break a JSON string, and special ones, are not in it.
-    """
+    """Per state (behind a backslash or not): id -> the state after it, where a string may go on."""
     special = set(backend.get_added_tokens_decoder())
     states: list[dict[int, bool]] = [{}, {}]
     for token in range(backend.get_vocab_size()):
@@ -237,26 +229,14 @@ class JudgedRunner:
                     for text in (row["caption"], row["final_caption"]):
                         parts: list[Part] = [*samples[index].images, Text(text)]
                         texts.append(replace(samples[index], parts=tuple(parts)))
-            scores = self._score(texts)
+            found = annotate_samples(self._preparer, self._judge, texts)
+            scores = [None if isinstance(r, SampleError) else r[self._column] for r in found]
             for row, before, after in zip(rewritten, scores[::2], scores[1::2], strict=True):
                 row |= {"caption_quality": before, "recaption_quality": after}
                 # better than a caption without a score is any rewrite that has one
                 if after is None or (before is not None and after <= before):
                     row |= kept(row["caption"]) | {"rewrite_refused": str(Refused.NOT_BETTER)}
             yield from rows.items()
-
-    def _score(self, samples: list[Sample]) -> list[float | None]:
-        """Scores in order; None where a text has none."""
-        ready: list[tuple[int, Any]] = []
-        for place, sample in enumerate(samples):
-            try:
-                ready.append((place, self._preparer.prepare(sample)))
-            except SampleError:
-                continue
-        scores: list[float | None] = [None] * len(samples)
-        for place, row in self._judge.run(ready):
-            scores[place] = None if isinstance(row, SampleError) else row[self._column]
-        return scores
 
 
 def _size(indexed: tuple[int, Any]) -> tuple[int, int]:

@@ -15,7 +15,6 @@ versions of transformers lay transparent images over white.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +24,10 @@ from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import Pixels
-from mmsieve.methods.base import TextImagePreparer, caption_image, caption_text
+from mmsieve.methods import base
 from mmsieve.methods.clip.checkpoint import TEXT_FILES, ClipFolder, load_clip_tokenizer
 from mmsieve.methods.folders import hash_files
-from mmsieve.methods.unifilter.annotator import SCHEMA, ScoringOptions, image_fingerprint
+from mmsieve.methods.unifilter.annotator import SCHEMA, ScoringOptions
 from mmsieve.sample import Sample, Text
 
 COLUMNS = pa.schema([column for column in SCHEMA if column.name != "quality_level"])
@@ -39,7 +38,7 @@ _MOST_IMAGES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class ClipItem:
+class ClipItem(base.ArrayItem):
     """The inputs of one sample: each image is compared with each text."""
 
     texts: tuple[npt.NDArray[np.int32], ...]
@@ -51,25 +50,20 @@ class ClipItem:
     """Images that could not be used."""
 
     @property
-    def nbytes(self) -> int:
-        """What it takes in memory, more or less."""
-        return self.images.nbytes
-
-    @property
     def num_tokens(self) -> int:
         """Ids of all texts."""
         return sum(len(ids) for ids in self.texts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipPreparer(TextImagePreparer):
+class ClipPreparer(base.TextImagePreparer):
     """The CPU half: images to pixels, texts to ids."""
 
     def prepare(self, sample: Sample) -> ClipItem:
         """The inputs of a sample; raises SampleError where there is nothing to compare."""
         if sample.kind == "document":
             return self._document(sample)
-        image, caption = caption_image(sample), caption_text(sample)
+        image, caption = base.caption_image(sample), base.caption_text(sample)
         if not caption.strip():
             raise SampleError(Status.TEXT_MISSING, "an image without a caption")
         return self._item([caption], [self.pixels(image)])
@@ -79,15 +73,7 @@ class ClipPreparer(TextImagePreparer):
         texts, images = [text for text in texts if text.strip()], sample.images
         if not texts:
             raise SampleError(Status.TEXT_MISSING, "a document without text")
-        usable: list[Pixels] = []
-        skipped = 0
-        for image in images[:_MOST_IMAGES]:
-            try:
-                usable.append(self.pixels(image))
-            except SampleError:
-                skipped += 1
-        if not usable:
-            raise SampleError(Status.NO_USABLE_IMAGE, f"{skipped} images, none of them usable")
+        usable, skipped = base.read_usable(images[:_MOST_IMAGES], self.pixels)
         return self._item(texts, usable, len(images) > _MOST_IMAGES, skipped)
 
     def _item(
@@ -100,27 +86,24 @@ class ClipPreparer(TextImagePreparer):
 class Clip(Annotator):
     """A CLIP or SigLIP as an annotator: its table's columns, its fingerprint, its halves."""
 
-    kind: Literal["quality"] = "quality"
     schema = COLUMNS
-    score_is_level = False
 
     def __init__(self, clip: ClipFolder, options: ScoringOptions) -> None:
         """Raises RequestError for a device that isn't there."""
         limit = options.max_text_tokens
         if limit is not None and limit < 3:  # beginning, end and something between
             raise RequestError(f"max text tokens {limit}: clip: needs at least 3")
-        self.clip = clip
-        self.options = options
+        self.clip, self.options = clip, options
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.notes = (clip.tower.note,)
-        folder = clip.folder
+        folder, image = clip.folder, clip.tower.image
         self.fingerprint = {
             "method": f"{clip.tower.kind} similarity 1",
             "weights": hash_files({*clip.tensors.values(), folder / "config.json"}),
             "tokenizer": hash_files(folder / name for name in TEXT_FILES),
             "dtype": self.dtype,
-            **image_fingerprint(clip.tower.image, options, options.image_fit),
+            **options.image_fingerprint(image, options.image_fit or image.fit),
             "text_tokens": str(min(limit or clip.text_length, clip.text_length)),
             "plain_text": str(bool(options.plain_text)),
         }

@@ -140,6 +140,5 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
         stock, json = open_tokenizer(folder, _SLOW), None
     if stock.pad_token_id is None:
         raise RequestError(f"{folder}: its tokenizer has no pad token")
-    return ClipTokenizer(
-        json, folder, length, int(stock.pad_token_id), stock.padding_side == "left"
-    )
+    pad_left = stock.padding_side == "left"
+    return ClipTokenizer(json, folder, length, int(stock.pad_token_id), pad_left)

@@ -11,16 +11,8 @@ from transformers import CLIPModel, SiglipModel
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import RunnerOptions
-from mmsieve.methods.base import (
-    Array,
-    PixelNormaliser,
-    Result,
-    TokenBudget,
-    build_model,
-    open_device,
-    quality_row,
-    send,
-)
+from mmsieve.methods import base
+from mmsieve.methods.base import Array, Result
 from mmsieve.methods.clip.annotator import ClipItem
 from mmsieve.methods.clip.checkpoint import ClipFolder, load_clip_tokenizer
 from mmsieve.methods.cpu import speed_up
@@ -32,14 +24,14 @@ class ClipTowers:
     def __init__(self, clip: ClipFolder, dtype: str, device: torch.device) -> None:
         """Raises RequestError where weights and config do not fit."""
         stock: Any = CLIPModel if clip.tower.kind == "clip" else SiglipModel
-        model, _ = build_model(
+        model, _ = base.build_model(
             stock, dtype, clip.folder, clip.folder, use_safetensors=True, local_files_only=True
         )
         self._model, self._device = model.to(device), device
         self.kernels = speed_up(model.vision_model, model.dtype)
         if model.dtype == torch.float32:  # else attention is swapped for one that isn't causal
             speed_up(model.text_model, model.dtype)
-        self._normalise = PixelNormaliser(clip.tower.image, device, model.dtype)
+        self._normalise = base.PixelNormaliser(clip.tower.image, device, model.dtype)
 
     @torch.inference_mode()
     def images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
@@ -49,7 +41,7 @@ class ClipTowers:
     @torch.inference_mode()
     def texts(self, ids: npt.NDArray[np.int64]) -> Tensor:
         """[n, length], padded -> float32 [n, width]."""
-        return _unit(self._model.get_text_features(input_ids=send(ids, self._device)))
+        return _unit(self._model.get_text_features(input_ids=base.send(ids, self._device)))
 
 
 def _unit(features: Any) -> Tensor:
@@ -70,13 +62,11 @@ class ClipRunner:
     """Scores a stream of items, window by window."""
 
     def __init__(self, clip: ClipFolder, dtype: Dtype, options: RunnerOptions) -> None:
-        self._device = open_device(options.device)
-        self._kind = clip.tower.kind
-        self._patches = clip.tower.patches
-        self._text_length = clip.text_length
+        self._device = base.open_device(options.device)
+        self._clip, self._text_length = clip, clip.text_length
         self._tokenizer = load_clip_tokenizer(clip)
         tokens = options.batch_tokens or _BATCH_TOKENS[self._device.type]
-        self._budget = TokenBudget(self._device, tokens)
+        self._budget = base.TokenBudget(self._device, tokens)
         self._towers = ClipTowers(clip, dtype, self._device)
         kernels, tower = self._towers.kernels, clip.tower.note
         self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
@@ -86,17 +76,17 @@ class ClipRunner:
         for run in self._budget.window(_WINDOW).split(items, self._size):
             pixels = [image for _, item in run for image in item.images]
             texts = [ids for _, item in run for ids in item.texts]
-            images = self._encode(pixels, self._patches, self._images)
+            images = self._encode(pixels, self._clip.tower.patches, self._images)
             words = self._encode_texts(texts)
             for index, item in run:
                 own, images = images[: len(item.images)], images[len(item.images) :]
                 near, words = words[: len(item.texts)], words[len(item.texts) :]
                 # each image with the text nearest to it; a caption has one of each
-                yield index, quality_row(item, float((own @ near.T).max(1).mean()))
+                yield index, base.quality_row(item, float((own @ near.T).max(1).mean()))
 
     def _size(self, indexed: Indexed) -> tuple[int, int]:
         item = indexed[1]
-        return len(item.images) * self._patches + item.num_tokens, item.nbytes
+        return len(item.images) * self._clip.tower.patches + item.num_tokens, item.nbytes
 
     def _encode_texts(self, texts: list[Array]) -> Array:
         """Features [texts, width], in order; encoded by length, so that little is padding."""
@@ -118,7 +108,9 @@ class ClipRunner:
 
     def _texts(self, texts: list[Array]) -> Tensor:
         """Padded after the eos (CLIP, which never looks there) or to its length (SigLIP)."""
-        longest = max(len(ids) for ids in texts) if self._kind == "clip" else self._text_length
+        longest = (
+            max(len(ids) for ids in texts) if self._clip.tower.kind == "clip" else self._text_length
+        )
         padded = np.full((len(texts), longest), self._tokenizer.pad, np.int64)
         for row, ids in zip(padded, texts, strict=True):
             row[slice(-len(ids), None) if self._tokenizer.pad_left else slice(len(ids))] = ids

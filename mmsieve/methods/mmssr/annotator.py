@@ -22,17 +22,12 @@ from cyclopts import Parameter
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError
-from mmsieve.images import image_path
 from mmsieve.labels import CAPABILITIES, STYLES
 from mmsieve.methods.base import ModelOptions
 from mmsieve.methods.folders import hash_files
+from mmsieve.methods.mmssr import inputs
 from mmsieve.methods.mmssr.checkpoint import OneVision
-from mmsieve.methods.mmssr.inputs import (
-    STYLE_QUESTION,
-    PromptWriter,
-    RatingPreparer,
-    capability_question,
-)
+from mmsieve.methods.mmssr.inputs import PromptWriter, RatingPreparer
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.options import Positive
 
@@ -51,8 +46,7 @@ def parse_styles(answer: str) -> list[str]:
 class StyleGrammar:
     """Which tokens may come next, so that an answer names one or more of the nine, none twice.
 
-    Answers are tokenised whole, as in training: a label's last letter and the comma after it may
-    be one token.
+    Answers are tokenised whole, as in training: a last letter and its comma may be one token.
     """
 
     def __init__(self, encode: Callable[[str], Sequence[int]], end: int) -> None:
@@ -99,23 +93,14 @@ class RatingOptions(ModelOptions):
     """Longest prompt, images included; a longer sample is a row without ratings."""
 
 
-_NO_STYLES = "no styles: name who gives them with --styler (it may be the scorer itself)"
-
-
 class MmSSR(Annotator):
     """A scorer, with or without a styler, as an annotator."""
 
     kind: Literal["ratings"] = "ratings"
 
     def __init__(self, scorer: OneVision, styler: OneVision | None, options: RatingOptions) -> None:
-        """`styler` may be the scorer.
-
-        Raises RequestError where the two can't be shown the same pixels, for wrong options, or a
-        device that isn't there.
-        """
-        self.scorer = scorer
-        self.styler = styler
-        self.options = options
+        """`styler` may be the scorer. Raises RequestError where the two take different pixels."""
+        self.scorer, self.styler, self.options = scorer, styler, options
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.capabilities = parse_capabilities(options.capabilities, scorer.own or {})
@@ -128,37 +113,27 @@ class MmSSR(Annotator):
             columns += [(f"{name}_expected", pa.float32()) for name in self.capabilities]
         if styler is not None:
             columns.append(("styles", pa.list_(pa.string())))
-        self.schema = pa.schema(
-            [*columns, ("image_source", pa.string()), ("num_tokens", pa.int32())]
-        )
+        columns += [("image_source", pa.string()), ("num_tokens", pa.int32())]
+        self.schema = pa.schema(columns)
+        self.models: tuple[OneVision, ...] = (scorer,)
+        if styler is not None and styler.folder != scorer.folder:
+            self.models = (scorer, styler)
+        decoding = options.styles_decoding
+        by_default = styler is not None and styler.own is not None
+        self.constrained = decoding == "constrained" if decoding else by_default
+        longest = min(model.max_sequence for model in self.models)
+        self._max_tokens = min(options.max_tokens or longest, longest)
         self.fingerprint = self._fingerprint()
         if styler is None:
-            self.notes = (_NO_STYLES,)
-
-    @property
-    def models(self) -> tuple[OneVision, ...]:
-        """The scorer, and the styler where it is another one."""
-        other = self.styler is not None and self.styler.folder != self.scorer.folder
-        return (self.scorer, self.styler) if other and self.styler else (self.scorer,)
-
-    @property
-    def constrained(self) -> bool:
-        """Whether only the nine styles can be answered."""
-        if self.options.styles_decoding is not None:
-            return self.options.styles_decoding == "constrained"
-        return self.styler is not None and self.styler.own is not None
-
-    @property
-    def _max_tokens(self) -> int:
-        longest = min(model.max_sequence for model in self.models)
-        return min(self.options.max_tokens or longest, longest)
+            how = "name who gives them with --styler (it may be the scorer itself)"
+            self.notes = (f"no styles: {how}",)
 
     def _is_clean(self, model: OneVision) -> bool:
         asked = self.options.clean_format
         return bool((model.own or {}).get("clean_format")) if asked is None else asked
 
     def _fingerprint(self) -> dict[str, str]:
-        options, spec = self.options, self.scorer.image
+        options = self.options
         found = {
             "method": "mmssr 1",
             "capabilities": str(self.capabilities),
@@ -166,10 +141,7 @@ class MmSSR(Annotator):
             "styles": ("constrained" if self.constrained else "plain") if self.styler else "none",
             "dtype": self.dtype,
             "max_tokens": str(self._max_tokens),
-            "image_path": image_path(options.fast_images),
-            "image_values": f"{spec.size} {spec.resample} {spec.mean} {spec.std} {spec.scale:.6g}",
-            "image_limits": str(options.image_limits),
-            "apply_orientation": str(options.apply_orientation),
+            **options.image_fingerprint(self.scorer.image),
         }
         for name, model in (("scorer", self.scorer), ("styler", self.styler)):
             if model is not None:
@@ -181,8 +153,8 @@ class MmSSR(Annotator):
 
     def preparer(self) -> RatingPreparer:
         """The CPU half."""
-        ratings = [capability_question(keyword) for keyword in self.capabilities.values()]
-        styles = [STYLE_QUESTION] if self.styler is not None else []
+        ratings = [inputs.capability_question(keyword) for keyword in self.capabilities.values()]
+        styles = [inputs.STYLE_QUESTION] if self.styler is not None else []
         asked = [ratings, styles] if len(self.models) == 2 else [ratings + styles]
         writers = tuple(
             prompt_writer(model, questions, self._is_clean(model))
@@ -209,11 +181,11 @@ def prompt_writer(model: OneVision, questions: list[str], clean: bool) -> Prompt
     return PromptWriter(tokenizer, model.image_tokens, tuple(questions), clean)
 
 
-def parse_capabilities(asked: str | None, own: dict[str, Any]) -> dict[str, str]:
-    """Name -> keyword of `NAME` or `NAME=KEYWORD`, comma-separated; None: all that are known.
+_TAKEN = {"key", "shard", "status", "error", "uid", "metadata", "styles", "idx", "style"}
 
-    `own` is what a checkpoint made by mmsieve says of itself. Raises RequestError.
-    """
+
+def parse_capabilities(asked: str | None, own: dict[str, Any]) -> dict[str, str]:
+    """Name -> keyword of `NAME` or `NAME=KEYWORD`, comma-separated; raises RequestError."""
     known = {**CAPABILITIES, **own.get("capabilities", {})}
     if asked is None:
         return dict(own.get("capabilities") or CAPABILITIES)
@@ -225,17 +197,10 @@ def parse_capabilities(asked: str | None, own: dict[str, Any]) -> dict[str, str]
         if not given and name not in known:
             names = ", ".join(known)
             raise RequestError(f"capability {name!r}: give NAME=KEYWORD, or one of {names}")
-        found[name] = keyword if given else known[name]
-        _check_capability(name, found[name])
+        keyword = found[name] = keyword if given else known[name]
+        if not re.fullmatch(r"[a-z][a-z0-9]*", name) or name in _TAKEN:
+            advice = "small letters and digits only, and is no other column"
+            raise RequestError(f"capability {name!r}: a name has {advice}")
+        if not keyword or "<" in keyword:
+            raise RequestError(f"capability {name!r}: keyword {keyword!r} can't be asked about")
     return found
-
-
-_TAKEN = {"key", "shard", "status", "error", "uid", "metadata", "styles", "idx", "style"}
-
-
-def _check_capability(name: str, keyword: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9]*", name) or name in _TAKEN:
-        advice = "small letters and digits only, and is no other column"
-        raise RequestError(f"capability {name!r}: a name has {advice}")
-    if not keyword or "<" in keyword:
-        raise RequestError(f"capability {name!r}: keyword {keyword!r} can't be asked about")

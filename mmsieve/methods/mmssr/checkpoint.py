@@ -21,11 +21,7 @@ _WANTED = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch
 
 
 class OneVision(CheckpointFolder):
-    """A rater's folder, understood: all that is needed to build, feed and name it.
-
-    Its tower has the whole tower's geometry, and the tensors of all layers but the last, whose
-    input is used.
-    """
+    """A rater's folder, understood; its tower is without the last layer, whose input is used."""
 
     @property
     def image_tokens(self) -> int:
@@ -65,10 +61,7 @@ def open_onevision(folder: Path) -> OneVision:
 
 
 def _used(folder: Path, tower: Tower) -> Tower:
-    """The tower with only the tensors that are computed: all layers but the last, no norm, no head.
-
-    The published code deletes the last layer on building; a checkpoint's copy has it or has not.
-    """
+    """The tower's tensors that are computed: of all layers but the last, which a copy may lack."""
     if tower.kind != "siglip":
         raise RequestError(f"{folder}: its vision tower is a {tower.kind}, not a siglip")
     used = tower.layers - 1

@@ -8,7 +8,8 @@ both build their inputs here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,8 @@ import numpy.typing as npt
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import ImageLimits, ImageSpec, Pixels, load_square
 from mmsieve.labels import STYLES
-from mmsieve.methods.base import Portable
-from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec
+from mmsieve.methods.base import ArrayItem, Portable
+from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec, encode_piece
 from mmsieve.sample import Image, Sample, Turn
 
 SYSTEM = "You are a helpful assistant."
@@ -37,20 +38,24 @@ def capability_question(keyword: str) -> str:
     )
 
 
+Ids: TypeAlias = tuple[int, ...]
+"""Token ids of one question."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """The questions about one sample to one model: a question is `shared` and then its end."""
 
     shared: npt.NDArray[np.int32]
     """Token ids, one IMAGE per image."""
-    ends: tuple[tuple[int, ...], ...]
-    """Token ids per question, in the order asked, none of them empty."""
+    ends: tuple[Ids, ...]
+    """In the order asked, none of them empty."""
     length: int
     """Tokens of `shared` after each IMAGE has become its embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
-class RatingItem:
+class RatingItem(ArrayItem):
     """The inputs of one sample."""
 
     prompts: tuple[Prompt, ...]
@@ -60,11 +65,6 @@ class RatingItem:
     num_tokens: int
     """Text and image tokens of the conversation, without system text and question."""
     image_source: str | None
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory, more or less."""
-        return self.images.nbytes
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,10 @@ class PromptWriter(Portable):
         return head, line, [end, *line, start, *self._encode("assistant"), *line], end
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return encode_piece(self._backend, text)
 
     def write(self, turns: Sequence[Turn]) -> tuple[Prompt, int]:
-        """All questions about a conversation, and the conversation's own tokens.
-
-        The text before an image, a newline after it, and the text that follows are tokenised
-        separately, as published.
-        """
+        """All questions about a conversation, piece by piece as published, and its own tokens."""
         *before, last = format_turns(turns, self.clean).split(_MARK)
         head, line, tail, _ = self._frame
         middle: list[int] = []
@@ -213,10 +208,9 @@ def check_turns(sample: Sample) -> None:
 
 
 def format_turns(turns: Sequence[Turn], clean: bool) -> str:
-    """A conversation as the model reads it.
+    """A conversation as the model reads it; raises SampleError for a system turn unless `clean`.
 
-    Unless `clean`, questions lose the letters of "Question: " at both ends, as published.
-    Raises SampleError for a system turn, which released checkpoints have no place for.
+    Unless `clean`, questions lose the letters of "Question: " at both ends too, as published.
     """
     lines = []
     if turns[0].role == "system":
@@ -225,14 +219,10 @@ def format_turns(turns: Sequence[Turn], clean: bool) -> str:
             raise SampleError(Status.CONVERSATION_INVALID, message)
         lines.append(f"System: {turns[0].text}")
         turns = turns[1:]
-    for number in range(0, len(turns), 2):
-        answer = turns[number + 1].text if number + 1 < len(turns) else ""
-        lines.append(f"{_question(turns[number].text, clean)} Answer: {answer}")
+    for asked, answered in zip_longest(turns[::2], turns[1::2]):
+        text, answer = asked.text, answered.text if answered else ""
+        if not text.startswith(_HINTS):
+            bare = text.removeprefix(_STRIPPED) if clean else text.strip(_STRIPPED)
+            text = f"Question: {bare}"
+        lines.append(f"{text} Answer: {answer}")
     return "\n".join(lines)
-
-
-def _question(text: str, clean: bool) -> str:
-    if text.startswith(_HINTS):
-        return text
-    bare = text.removeprefix(_STRIPPED) if clean else text.strip(_STRIPPED)
-    return f"Question: {bare}"

@@ -7,7 +7,7 @@ before, and never computed here.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from tokenizers import AddedToken
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from mmsieve.devices import quiet
-from mmsieve.methods.base import build_model, encode_patches, rename
+from mmsieve.methods.base import build_model, encode_patches, pixel_settings, rename
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
 from mmsieve.methods.tokenizer import load_tokenizer, open_tokenizer
@@ -29,7 +29,7 @@ _PARTS = {
     "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
 }
 """Published prefix -> that of the stock class."""
-_MODEL = LlavaOnevisionForConditionalGeneration
+Rater: TypeAlias = LlavaOnevisionForConditionalGeneration
 _TOWER = "model.vision_tower."
 _SELECT_LAYER = -2
 """The tower's hidden state that is used: the last layer's input."""
@@ -38,15 +38,10 @@ BY_TOKEN = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 """A row per token."""
 
 
-def load_rater(
-    checkpoint: OneVision, dtype: str = "float32"
-) -> LlavaOnevisionForConditionalGeneration:
-    """The stock model of a checkpoint folder, on the CPU, its rows cut to the tokenizer's tokens.
-
-    Raises RequestError where tensors are missing or of another shape than the config says.
-    """
+def load_rater(checkpoint: OneVision, dtype: str = "float32") -> Rater:
+    """The stock model, on the CPU, its rows cut to the tokenizer's tokens; raises RequestError."""
     config, state = stock_config(checkpoint), stock_state(checkpoint)
-    return build_model(_MODEL, dtype, checkpoint.folder, config=config, state_dict=state)[0]
+    return build_model(Rater, dtype, checkpoint.folder, config=config, state_dict=state)[0]
 
 
 def stock_config(checkpoint: OneVision) -> LlavaOnevisionConfig:
@@ -100,15 +95,12 @@ def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def save_rater(
-    model: LlavaOnevisionForConditionalGeneration,
-    folder: Path,
-    like: OneVision,
-    own: dict[str, Any] | None = None,
+    model: Rater, folder: Path, like: OneVision, own: dict[str, Any] | None = None
 ) -> None:
     """Write a folder in the published layout, in the model's number format.
 
-    Config and tokenizer are those of `like`, which the model was built from. `own` is how a model
-    trained by mmsieve wants to be asked (`mmsieve.methods.mmssr`): with it the folder stands alone.
+    Config and tokenizer are those of `like`, the checkpoint that the model was built from; `own` is
+    for `CheckpointFolder.write`.
     """
     state = {_published_name(name): value for name, value in model.state_dict().items()}
     last = f"{INSIDE}vision_model.encoder.layers.{like.tower.layers - 1}."
@@ -128,11 +120,10 @@ def _published_name(name: str) -> str:
     return rename(name, ((stock, ours) for ours, stock in _PARTS.items())) or name
 
 
-def encode_images(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
+def encode_images(model: Rater, pixels: Tensor) -> Tensor:
     """[images, 3, size, size] normalised -> [images, patches + 1, hidden].
 
-    One view of each image and one newline, as in the published scorer. The stock method, made for
-    tiles, can't be asked for that, and computes the last layer too.
+    One view of each image and one newline, as published; the stock method is made for tiles.
     """
     hidden = encode_patches(model.model.vision_tower, pixels, _SELECT_LAYER)
     patches = model.model.multi_modal_projector(hidden)
@@ -171,18 +162,20 @@ CHAT_TEMPLATE = """\
 
 
 def convert_rater(folder: Path, out: Path) -> list[str]:
-    """Write the stock layout of a rater's folder; what a user should know of it, a line each.
-
-    Raises RequestError where the folder can't be read.
-    """
+    """Write the stock layout; what a user should know of it, a line each. Raises RequestError."""
     checkpoint = open_onevision(folder)
     size = vocabulary(checkpoint)
     config = stock_config(checkpoint)
     config.image_token_index, config.video_token_index = size, size + 1
     config.text_config.vocab_size = size + 2
-    state = _with_marks(stock_state(checkpoint), checkpoint, size)
+    # a row more for each mark, which no answer has: with the logits of an id before theirs, neither
+    # is ever the likeliest token
+    start = open_tokenizer(folder).convert_tokens_to_ids("<|im_start|>")
+    rows = torch.tensor([*range(size), start, start])
+    state = stock_state(checkpoint)
+    state |= {name: state[name][rows] for name in BY_TOKEN if name in state}
     dtype = str(checkpoint.config.get("torch_dtype", "bfloat16"))
-    model, _ = build_model(_MODEL, dtype, folder, config=config, state_dict=state)
+    model, _ = build_model(Rater, dtype, folder, config=config, state_dict=state)
     # greedy, as the published scripts ask, with the folder's own ends and penalty
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
@@ -192,7 +185,7 @@ def convert_rater(folder: Path, out: Path) -> list[str]:
         model.save_pretrained(out)
         _save_tokenizer(folder, out)
     for name, values in _processor(checkpoint).items():
-        (out / name).write_text(json.dumps(values, indent=2) + "\n")
+        (out / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     return [
         "the stock processor also shows tiles of a single image, as in training; `rate` shows one "
         "view, as the published scorer does"
@@ -212,41 +205,18 @@ def _save_tokenizer(folder: Path, out: Path) -> None:
     file.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
 
 
-def _with_marks(state: dict[str, Tensor], checkpoint: OneVision, size: int) -> dict[str, Tensor]:
-    """A row more for the mark of images and for that of videos, which no answer has.
-
-    Their logits are those of <|im_start|>, an id before theirs, so that neither is ever the
-    likeliest token.
-    """
-    start = open_tokenizer(checkpoint.folder).convert_tokens_to_ids("<|im_start|>")
-    rows = torch.tensor([*range(size), start, start])
-    return state | {name: state[name][rows] for name in BY_TOKEN if name in state}
-
-
 def _processor(checkpoint: OneVision) -> dict[str, dict[str, Any]]:
     """The files of LlavaOnevisionProcessor, by name."""
-    spec = checkpoint.image
+    shared = {"processor_class": "LlavaOnevisionProcessor", **pixel_settings(checkpoint.image)}
     image = {
-        "do_convert_rgb": True,
-        "do_normalize": True,
         "do_pad": True,
-        "do_rescale": True,
-        "do_resize": True,
         "image_grid_pinpoints": checkpoint.config.get("image_grid_pinpoints"),
-        "image_mean": list(spec.mean),
         "image_processor_type": "LlavaOnevisionImageProcessor",
-        "image_std": list(spec.std),
-        "processor_class": "LlavaOnevisionProcessor",
-        "resample": spec.resample,
-        "rescale_factor": spec.scale,
-        "size": {"height": spec.size, "width": spec.size},
     }
-    left_out = ("do_pad", "image_grid_pinpoints", "image_processor_type")
-    video = {name: value for name, value in image.items() if name not in left_out}
-    video["video_processor_type"] = "LlavaOnevisionVideoProcessor"
     return {
-        "preprocessor_config.json": image,
-        "video_preprocessor_config.json": video,
+        "preprocessor_config.json": shared | image,
+        "video_preprocessor_config.json": shared
+        | {"video_processor_type": "LlavaOnevisionVideoProcessor"},
         "processor_config.json": {
             "image_token": _IMAGE,
             "num_image_tokens": checkpoint.tower.patches,

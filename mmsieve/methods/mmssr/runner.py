@@ -5,31 +5,24 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Row, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.images import Pixels
+from mmsieve.methods import decoding
 from mmsieve.methods.base import BatchRunner, ImageEncoder
 from mmsieve.methods.cpu import speed_up
-from mmsieve.methods.decoding import (
-    Decoding,
-    LanguageModel,
-    Prefilled,
-    build_tree,
-    decode_greedily,
-    forward_tree,
-    prefill,
-)
+from mmsieve.methods.decoding import Decoding, LanguageModel, Prefilled, build_tree, decode_greedily
 from mmsieve.methods.mmssr.annotator import MmSSR, StyleGrammar, parse_styles
 from mmsieve.methods.mmssr.checkpoint import OneVision
-from mmsieve.methods.mmssr.inputs import END, Prompt, RatingItem
+from mmsieve.methods.mmssr.inputs import END, Ids, Prompt, RatingItem
 from mmsieve.methods.mmssr.model import encode_images, load_rater
-from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
+from mmsieve.methods.tokenizer import IMAGE, encode_piece, load_tokenizer
 
-_MAX_ANSWER = 1024
+_LONGEST = 1024
 """Tokens of an answer, as published."""
 
 
@@ -49,30 +42,27 @@ class LoadedRater:
 
     def __init__(self, checkpoint: OneVision, dtype: Dtype, device: torch.device) -> None:
         self._tokenizer = load_tokenizer(checkpoint.folder).build()
-        digits = [self._encode(digit) for digit in "012345"]
+        encode = partial(encode_piece, self._tokenizer)
+        digits = [encode(digit) for digit in "012345"]
         if any(len(ids) != 1 for ids in digits):
             raise RequestError(f"{checkpoint.folder}: its tokenizer has no token for each digit")
         self._digits = torch.tensor([ids[0] for ids in digits], device=device)
         self._model = load_rater(checkpoint, dtype).to(device)
         self.kernels = speed_up(self._model.model, self._model.dtype)
         self._language = LanguageModel(self._model)
-        encode = partial(encode_images, self._model)
-        self.features = ImageEncoder(checkpoint.tower, self._model, encode)
+        images = partial(encode_images, self._model)
+        self.features = ImageEncoder(checkpoint.tower, self._model, images)
         end: Any = self._tokenizer.token_to_id(END)
-        grammar = StyleGrammar(self._encode, end)
+        grammar = StyleGrammar(encode, end)
         ends = checkpoint.end_ids | {end}
-        self._constrained = Decoding(
-            max_new_tokens=_MAX_ANSWER, end_ids=ends, allowed=grammar.allowed
-        )
+        self._constrained = Decoding(max_new_tokens=_LONGEST, end_ids=ends, allowed=grammar.allowed)
         self._plain = Decoding(
-            max_new_tokens=_MAX_ANSWER,
+            max_new_tokens=_LONGEST,
             end_ids=checkpoint.end_ids,
             repetition_penalty=checkpoint.repetition_penalty,
         )
 
-    def prefill(
-        self, prompts: Sequence[Prompt], images: Sequence[npt.NDArray[np.uint8]]
-    ) -> Prefilled:
+    def prefill(self, prompts: Sequence[Prompt], images: Sequence[Pixels]) -> Prefilled:
         """Compute what each prompt's questions share; `images` are those of each prompt."""
         shown = [own for own in images if len(own)]
         features = iter(self.features(np.concatenate(shown)) if shown else ())
@@ -85,11 +75,9 @@ class LoadedRater:
                 pieces += [text[start:place], next(features)]
                 start = place + 1
             rows.append(torch.cat([*pieces, text[start:]]))
-        return prefill(self._language, rows)
+        return decoding.prefill(self._language, rows)
 
-    def rate(
-        self, prefilled: Prefilled, ends: Sequence[tuple[tuple[int, ...], ...]]
-    ) -> list[SampleRatings]:
+    def rate(self, prefilled: Prefilled, ends: Sequence[tuple[Ids, ...]]) -> list[SampleRatings]:
         """The ratings of each row, which is asked the questions that end in `ends`."""
         logits = self.logits(prefilled, ends)
         chosen = logits.argmax(1).tolist()
@@ -105,30 +93,24 @@ class LoadedRater:
             start = part.stop
         return found
 
-    def logits(self, prefilled: Prefilled, ends: Sequence[tuple[tuple[int, ...], ...]]) -> Tensor:
+    def logits(self, prefilled: Prefilled, ends: Sequence[tuple[Ids, ...]]) -> Tensor:
         """[questions of all rows, in order, vocabulary]: of each answer's first token."""
-        hidden = forward_tree(self._language, prefilled, [build_tree(own) for own in ends])
+        hidden = decoding.forward_tree(self._language, prefilled, [build_tree(own) for own in ends])
         logits: Tensor = self._language.head(hidden)
         return logits
 
-    def answer(
-        self, prefilled: Prefilled, ends: Sequence[tuple[int, ...]], constrained: bool
-    ) -> list[str]:
+    def answer(self, prefilled: Prefilled, ends: Sequence[Ids], constrained: bool) -> list[str]:
         """The answer of each row to the question that ends in `ends`; uses `prefilled` up."""
         ids = self.generate(prefilled, ends, self._constrained if constrained else self._plain)
         return [text.strip() for text in self._tokenizer.decode_batch(ids)]
 
     def generate(
-        self, prefilled: Prefilled, ends: Sequence[tuple[int, ...]], rules: Decoding | None = None
+        self, prefilled: Prefilled, ends: Sequence[Ids], rules: Decoding | None = None
     ) -> list[list[int]]:
         """The ids of each answer, by default as published; uses `prefilled` up."""
         prompts = [self._language.embed(end) for end in ends]
         rules = rules or self._plain
         return decode_greedily(self._language, prompts, rules, prefilled.cache, prefilled.mask)
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
 
 
 class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):

@@ -28,7 +28,7 @@ from cyclopts import Parameter
 
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
-from mmsieve.images import ImageFit, ImageLimits, ImageSpec, image_path
+from mmsieve.images import ImageLimits
 from mmsieve.methods.base import ModelOptions
 from mmsieve.methods.folders import hash_files
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
@@ -38,6 +38,10 @@ from mmsieve.options import Positive
 from mmsieve.sample import Image, Part, Sample, Text
 
 _CAPTION_TOKENS, _DOCUMENT_TOKENS = 75, 16384
+_MANY_LABELS = (
+    "the checkpoint has {} labels: as in the published scorer, quality_score is the probability of "
+    "label 1, not of the best one"
+)
 
 
 @Parameter(name="*")
@@ -51,6 +55,16 @@ class ScoringOptions(ModelOptions):
     """Cut a text after this many ids, an image counting one (published: 75, documents 16384)."""
     plain_text: bool | None = None
     """Read control strings such as `<|endoftext|>` in a text as ordinary text."""
+
+    def fill(self, own: dict[str, Any]) -> "ScoringOptions":
+        """The options, with what they leave open taken from a checkpoint's own wishes."""
+        plain = own.get("plain_text") if self.plain_text is None else self.plain_text
+        return replace(
+            self,
+            image_fit=self.image_fit or own.get("image_fit"),
+            max_text_tokens=self.max_text_tokens or own.get("max_text_tokens"),
+            plain_text=bool(plain),
+        )
 
 
 SCHEMA = pa.schema(
@@ -70,18 +84,18 @@ anything was cut, and images that were left out because they could not be used."
 class UniFilter(Annotator):
     """A quality classifier as an annotator: its table's columns, its fingerprint, its halves."""
 
-    kind: Literal["quality"] = "quality"
+    schema = SCHEMA
 
     def __init__(self, checkpoint: Checkpoint, options: ScoringOptions) -> None:
         """Raises RequestError for a device that isn't there."""
         self.checkpoint = checkpoint
-        self.options = options
+        self.options = options = options.fill(checkpoint.own or {})
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
-        self.schema = SCHEMA
         # Not as in the published scorer, where it is the probability of one of several labels
         self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None
-        self._settings = settings = _settings(options, checkpoint.own or {})
+        limit, image = options.max_text_tokens, checkpoint.image
+        self._limits = (limit or _CAPTION_TOKENS, limit or _DOCUMENT_TOKENS)
         tower = {file for file, _ in checkpoint.tower.tensors.values()}
         weights = {*checkpoint.tensors.values(), checkpoint.folder / "config.json"}
         self.fingerprint = {
@@ -90,23 +104,14 @@ class UniFilter(Annotator):
             "tower": hash_files(tower),
             "tokenizer": hash_files(checkpoint.folder / name for name in FILES),
             "dtype": self.dtype,
-            **image_fingerprint(checkpoint.image, options, settings["fit"]),
-            "text_tokens": f"{settings['caption_tokens']} {settings['document_tokens']}",
-            "plain_text": str(settings["plain_text"]),
+            **options.image_fingerprint(image, options.image_fit or image.fit),
+            "text_tokens": "{} {}".format(*self._limits),
+            "plain_text": str(options.plain_text),
         }
-        self.notes = self._notes()
-
-    def _notes(self) -> tuple[str, ...]:
-        if self.checkpoint.own is not None:  # says all of itself, and has its tower inside
-            return ()
-        labels, tower = self.checkpoint.num_labels, self.checkpoint.tower.note
-        if labels <= 2:
-            return (tower,)
-        warning = (
-            f"the checkpoint has {labels} labels: as in the published scorer, quality_score "
-            "is the probability of label 1, not of the best one"
-        )
-        return tower, warning
+        if checkpoint.own is None:  # else it says all of itself, and has its tower inside
+            self.notes = (checkpoint.tower.note,)
+            if checkpoint.num_labels > 2:
+                self.notes += (_MANY_LABELS.format(checkpoint.num_labels),)
 
     def preparer(self) -> UniFilterPreparer:
         """The CPU half."""
@@ -115,8 +120,11 @@ class UniFilter(Annotator):
             image=self.checkpoint.image,
             image_tokens=self.checkpoint.image_tokens,
             max_sequence=self.checkpoint.max_sequence,
+            caption_tokens=self._limits[0],
+            document_tokens=self._limits[1],
+            fit=self.options.image_fit,
+            plain_text=bool(self.options.plain_text),
             **self.options.of_images,
-            **self._settings,
         )
 
     def runner(self, options: RunnerOptions) -> Runner:
@@ -125,31 +133,6 @@ class UniFilter(Annotator):
         from mmsieve.methods.unifilter.runner import UniFilterRunner
 
         return UniFilterRunner(self.checkpoint, self.dtype, options)
-
-
-def image_fingerprint(
-    spec: ImageSpec, options: ScoringOptions, mode: ImageFit | None
-) -> dict[str, str]:
-    """Whatever changes the pixels that a tower is shown; `mode` overrides the fit of `spec`."""
-    return {
-        "image_path": image_path(options.fast_images),
-        "image_fit": mode or spec.fit,
-        "image_values": f"{spec.size} {spec.resample} {spec.mean} {spec.std} {spec.scale:.6g}",
-        "image_limits": str(options.image_limits),
-        "apply_orientation": str(options.apply_orientation),
-    }
-
-
-def _settings(options: ScoringOptions, own: dict[str, Any]) -> dict[str, Any]:
-    """The options, with what they leave open taken from the checkpoint's own wishes."""
-    limit = options.max_text_tokens or own.get("max_text_tokens")
-    plain = options.plain_text if options.plain_text is not None else own.get("plain_text")
-    return {
-        "fit": options.image_fit or own.get("image_fit"),
-        "caption_tokens": limit or _CAPTION_TOKENS,
-        "document_tokens": limit or _DOCUMENT_TOKENS,
-        "plain_text": bool(plain),
-    }
 
 
 # A quality classifier shown one side only: how much text, or image, gives away by itself
@@ -167,25 +150,21 @@ class OneSidedPreparer:
 
     def prepare(self, sample: Sample) -> Item:
         """The inputs of what is shown; raises SampleError as the classifier's preparer does."""
-        return self.whole.prepare(replace(sample, parts=self._shown(sample)))
-
-    def _shown(self, sample: Sample) -> tuple[Part, ...]:
+        parts: tuple[Part, ...] = sample.images
         if self.side == "text":
-            return tuple(self.blank if isinstance(p, Image) else p for p in sample.parts)
-        if sample.kind == "document":
-            return sample.images
-        return tuple(Text("") if isinstance(p, Text) else p for p in sample.parts)
+            parts = tuple(self.blank if isinstance(p, Image) else p for p in sample.parts)
+        elif sample.kind != "document":
+            parts = tuple(Text("") if isinstance(p, Text) else p for p in sample.parts)
+        return self.whole.prepare(replace(sample, parts=parts))
 
 
 class OneSided(Annotator):
     """A quality classifier that is shown texts only, or images only, as an annotator."""
 
-    kind: Literal["quality"] = "quality"
     schema = SCHEMA
 
     def __init__(self, classifier: UniFilter, side: Side) -> None:
-        self._classifier = classifier
-        self._side = side
+        self._classifier, self._side = classifier, side
         self.device = classifier.device
         self.score_is_level = classifier.score_is_level
         self.notes = classifier.notes
@@ -196,15 +175,11 @@ class OneSided(Annotator):
         whole = self._classifier.preparer()
         if self._side == "text":  # no image of the sample is opened, so no limit has a meaning
             whole = replace(whole, limits=ImageLimits())
-        return OneSidedPreparer(whole, self._side, _blank(whole.image))
+        spec, out = whole.image, io.BytesIO()
+        red, green, blue = (min(255, int(channel / spec.scale)) for channel in spec.mean)
+        PIL.Image.new("RGB", (spec.size, spec.size), (red, green, blue)).save(out, "PNG")
+        return OneSidedPreparer(whole, self._side, Image(out.getvalue()))
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The classifier's own device half."""
         return self._classifier.runner(options)
-
-
-def _blank(spec: ImageSpec) -> Image:
-    red, green, blue = (min(255, int(channel / spec.scale)) for channel in spec.mean)
-    out = io.BytesIO()
-    PIL.Image.new("RGB", (spec.size, spec.size), (red, green, blue)).save(out, "PNG")
-    return Image(out.getvalue())

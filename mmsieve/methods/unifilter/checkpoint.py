@@ -23,13 +23,8 @@ BACKBONES = {
 }
 """`model_type` of a published classifier -> that of the stock language model inside."""
 
-ARCHITECTURES = {
-    "llava_qwen3": "LlavaQwen3Classifier",
-    "llava_qwen": "LlavaQwenClassifier",
-    "llava_llama": "LlavaLlamaClassifier",
-    "llava_phi3": "LlavaPhi3Classifier",
-    "llava_gemma": "LlavaGemmaClassifier",
-}
+ARCHITECTURES = {kind: f"{kind.title().replace('_', '')}Classifier" for kind in BACKBONES}
+"""`model_type` -> the published class, such as `LlavaQwen3Classifier`."""
 
 PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp(\d+)x_gelu")
 
@@ -84,26 +79,22 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if "score.weight" not in tensors:
         raise RequestError(f"{folder}: no tensor `score.weight`: it is not a quality classifier")
     check_tokenizer(folder)
-    checkpoint = Checkpoint(folder, config, tensors, find_tower(folder, config, tensors))
-    _check_supported(checkpoint)
-    return checkpoint
-
-
-def _check_supported(checkpoint: Checkpoint) -> None:
-    folder, config, tower = checkpoint.folder, checkpoint.config, checkpoint.tower
+    tower = find_tower(folder, config, tensors)
+    checkpoint = Checkpoint(folder, config, tensors, tower)
     if not PROJECTORS.fullmatch(checkpoint.projector):
         allowed = "aapool_mlp, linear, mlpNx_gelu, identity"
         raise RequestError(f"{folder}: projector {checkpoint.projector!r} is not one of {allowed}")
     if "unpad" in str(config.get("mm_patch_merge_type", "flat")):
         raise RequestError(f"{folder}: mm_patch_merge_type with `unpad` is not supported")
     features = ("patch", "cls_patch") if tower.kind == "clip" else ("patch",)
-    if checkpoint.select_feature not in features:
-        name = checkpoint.select_feature
-        raise RequestError(f"{folder}: select feature {name!r} of a {tower.kind} tower: not usable")
-    if not -tower.layers - 1 <= checkpoint.select_layer <= tower.layers:
-        layer = checkpoint.select_layer
+    feature, layer = checkpoint.select_feature, checkpoint.select_layer
+    if feature not in features:
+        found = f"select feature {feature!r} of a {tower.kind} tower"
+        raise RequestError(f"{folder}: {found}: not usable")
+    if not -tower.layers - 1 <= layer <= tower.layers:
         raise RequestError(f"{folder}: vision layer {layer} of {tower.layers} does not exist")
     width = int(tower.config["hidden_size"])
     if int(config.get("mm_hidden_size", width)) != width:
         wanted = config["mm_hidden_size"]
         raise RequestError(f"{folder}: its tower is {wanted} wide, the one found is {width}")
+    return checkpoint

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.images import Pixels
-from mmsieve.methods.base import TextImagePreparer, caption_image, caption_text
+from mmsieve.methods.base import ArrayItem, TextImagePreparer, caption_image, caption_text
 from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.sample import Sample, Text
 
@@ -24,7 +24,7 @@ _MARK = "<image>"
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Item(ArrayItem):
     """The inputs of one sample."""
 
     ids: npt.NDArray[np.int32]
@@ -36,11 +36,6 @@ class Item:
     truncated: bool
     skipped: int
     """Images that could not be used."""
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory, more or less."""
-        return self.images.nbytes + self.ids.nbytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +49,8 @@ class UniFilterPreparer(TextImagePreparer):
 
     def prepare(self, sample: Sample) -> Item:
         """The inputs of a sample; raises SampleError where it has no score."""
-        return self._caption(sample) if sample.kind == "caption" else self._document(sample)
-
-    def _caption(self, sample: Sample) -> Item:
+        if sample.kind != "caption":
+            return self._document(sample)
         image, text = caption_image(sample), caption_text(sample)
         prompt = f"{_MARK}\n" + text.replace(_MARK, "image")
         return self._item(prompt, [self.pixels(image)], self.caption_tokens, 0)
@@ -125,8 +119,8 @@ class UniFilterPreparer(TextImagePreparer):
 
     def _cut(self, ids: list[int], length: int) -> tuple[list[int], int]:
         """The ids, and the number of images, of which anything is within `length`."""
-        room, kept = length, 0
-        while room > 0:
-            room -= self.image_tokens if ids[kept] == IMAGE else 1
+        kept = 0
+        while length > 0:
+            length -= self.image_tokens if ids[kept] == IMAGE else 1
             kept += 1
         return ids[:kept], ids[:kept].count(IMAGE)

@@ -27,8 +27,7 @@ from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
 def build_projector(kind: str, vision: int, hidden: int, tokens: int) -> nn.Module:
     """The projector of a kind, from `vision` wide features to `hidden` wide embeddings.
 
-    `tokens` is what an image becomes under `aapool_mlp` (its square root is floored, as
-    published); the other kinds keep one embedding per patch.
+    `tokens` is what an image becomes under `aapool_mlp`; the others keep one per patch.
     """
     if kind == "aapool_mlp":
         return PooledProjector(vision, hidden, tokens)
@@ -93,13 +92,11 @@ class QualityConfig(PreTrainedConfig):  # type: ignore[misc]
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "QualityConfig":
         """The config of a checkpoint folder."""
+        tokens = int(checkpoint.config.get("mm_num_image_tokens", 144))
         return cls(
             text_config=checkpoint.text_config,
             vision_config=checkpoint.tower.config,
-            projector={
-                "kind": checkpoint.projector,
-                "tokens": int(checkpoint.config.get("mm_num_image_tokens", 144)),
-            },
+            projector={"kind": checkpoint.projector, "tokens": tokens},
             select_layer=checkpoint.select_layer,
             keep_class_token=checkpoint.select_feature == "cls_patch",
             num_labels=checkpoint.num_labels,
@@ -149,12 +146,9 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         attention = "eager" if text.model_type == "gemma2" else "sdpa"  # sdpa has no soft-capping
         self.model = AutoModel.from_config(text, attn_implementation=attention)
         self.model.vision_tower = VisionTower(vision)
-        self.model.mm_projector = build_projector(
-            config.projector["kind"],
-            vision.hidden_size,
-            text.hidden_size,
-            config.projector["tokens"],
-        )
+        kind, tokens = config.projector["kind"], config.projector["tokens"]
+        widths = (vision.hidden_size, text.hidden_size)
+        self.model.mm_projector = build_projector(kind, *widths, tokens)
         self.score = nn.Linear(text.hidden_size, config.num_labels, bias=False)
         self.drop_class_token = vision.model_type.startswith("clip") and not config.keep_class_token
         self.post_init()
@@ -219,15 +213,9 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
 
 
 def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityClassifier:
-    """The classifier of a checkpoint folder, on the CPU, ready to score.
-
-    Raises RequestError where tensors are missing or of another shape than the config says.
-    """
-    places = {
-        name: (file, name)
-        for name, file in checkpoint.tensors.items()
-        if not name.startswith(INSIDE)
-    }
+    """The classifier of a checkpoint folder, on the CPU, ready to score; raises RequestError."""
+    outside = (name for name in checkpoint.tensors if not name.startswith(INSIDE))
+    places = {name: (checkpoint.tensors[name], name) for name in outside}
     for stock, place in checkpoint.tower.tensors.items():
         if not stock.startswith("head."):  # the pooling head is never used
             places[f"{INSIDE}vision_model.{stock}"] = place
@@ -244,10 +232,8 @@ def save_classifier(
 ) -> None:
     """Write a checkpoint folder that the published code and mmsieve both read.
 
-    Config and tokenizer are those of `like`, the checkpoint that the model was built from. `own`
-    (`image_fit`, `max_text_tokens`, `plain_text`) is how a model trained by mmsieve wants its
-    inputs; with it the folder stands alone: the tower inside it is the one that is used. The
-    tower's pooling head, which neither code uses, is not written.
+    Config and tokenizer are those of `like`, the checkpoint that the model was built from; `own` is
+    for `CheckpointFolder.write`. The tower's pooling head, which neither uses, is not written.
     """
     labels = model.config.num_labels
     left_out = ("id2label", "label2id", "num_labels", "dtype")

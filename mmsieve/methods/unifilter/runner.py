@@ -27,7 +27,10 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
         self._scoring: Scoring = "published" if checkpoint.own is None else "expected"
         if checkpoint.num_labels == 1:
             self._scoring = "regression"
-        self.boundary = _boundary(checkpoint)
+        scaling = checkpoint.config.get("rope_scaling") or {}
+        if scaling.get("rope_type", scaling.get("type")) in ("longrope", "su"):
+            # beyond this length all rows of a batch are placed by other frequencies
+            self.boundary = checkpoint.config.get("original_max_position_embeddings")
         self.model = load_classifier(checkpoint, dtype).to(self.device)
         kernels = speed_up(self.model.model, self.model.dtype)
         self.model.read_last_only()
@@ -77,12 +80,3 @@ class UniFilterRunner(BatchRunner[Item, Tensor]):
         firsts = [0, *ends[:-1]]
         rows = [first + np.arange(n) for first, n in zip(firsts, kept, strict=True)]
         return embeddings[send(np.concatenate(rows), self.device)]
-
-
-def _boundary(checkpoint: Checkpoint) -> int | None:
-    """The length beyond which all rows of a batch are placed by other frequencies (long RoPE)."""
-    scaling = checkpoint.config.get("rope_scaling") or {}
-    if scaling.get("rope_type", scaling.get("type")) not in ("longrope", "su"):
-        return None
-    length = checkpoint.config.get("original_max_position_embeddings")
-    return None if length is None else int(length)

@@ -18,13 +18,16 @@ _ABOUT = """\
 {name}: {what}.
 
 Command:   {command}
-Hardware:  {hardware}; not run by us
-Time:      not measured
+Hardware:  {hardware}
+Time:      {time}
 Expected:  {expected}
 """
 
 
-def not_run(recipe: BaseRecipe, smoke: BaseRecipe, **about: str) -> BundledRecipe:
-    """A recipe for hardware that we have not; `about`: what, command, hardware, expected."""
-    text = _ABOUT.format_map({"name": recipe.name, "expected": "not published", **about})
-    return BundledRecipe(recipe=recipe, smoke=smoke, about=text)
+def describe(
+    recipe: BaseRecipe, smoke: BaseRecipe, *, more: str = "", **about: str
+) -> BundledRecipe:
+    """A recipe with its text: what, command, hardware, time, expected; `more` comes below."""
+    known = {"name": recipe.name, "time": "not measured", "expected": "not published", **about}
+    text = _ABOUT.format_map(known)
+    return BundledRecipe(recipe=recipe, smoke=smoke, about=text + (more and f"\n{more}\n"))

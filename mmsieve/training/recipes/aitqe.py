@@ -4,7 +4,7 @@ Its training was not published: the hyperparameters are those of the raters in `
 """
 
 from mmsieve.training.recipe import Backbone, EnhancerRecipe
-from mmsieve.training.recipes import not_run
+from mmsieve.training.recipes import describe
 from mmsieve.training.recipes.mmssr import ONE_GPU, SMOKE, STAGE
 
 _WHOLE = EnhancerRecipe(
@@ -16,18 +16,18 @@ _WHOLE = EnhancerRecipe(
 _LORA = _WHOLE.changed(name="aitqe-qwen2-7b-lora", enhancer=ONE_GPU)
 
 RECIPES = (
-    not_run(
+    describe(
         _WHOLE,
         _WHOLE.changed(enhancer=SMOKE),
         what="an enhancer with the base models of the paper, all of it trained",
         command="mmsieve train enhancer aitqe-qwen2-7b --data train.json --out enhancer",
-        hardware="8 GPUs of 80 GB with FSDP or DeepSpeed",
+        hardware="8 GPUs of 80 GB with FSDP or DeepSpeed; not run by us",
     ),
-    not_run(
+    describe(
         _LORA,
         _LORA.changed(enhancer=SMOKE),
         what="an enhancer with the base models of the paper, on one GPU",
         command="mmsieve train enhancer aitqe-qwen2-7b-lora --data train.json --out enhancer",
-        hardware="one GPU of 80 GB",
+        hardware="one GPU of 80 GB; not run by us",
     ),
 )

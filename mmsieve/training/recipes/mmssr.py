@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmsieve.training.recipe import Lora, RaterRecipe, SftStage
-from mmsieve.training.recipes import PUBLISHED, not_run
+from mmsieve.training.recipes import PUBLISHED, describe
 
 STAGE = SftStage(batch=1, total_batch=256, learning_rate=1e-5, tower_rate=0.2, **PUBLISHED)
 """All of the model learns: several GPUs, with FSDP or DeepSpeed."""
@@ -36,24 +36,24 @@ _BOTH = _SCORER.changed(name="mmssr-qwen2-7b-lora", answers=("ratings", "styles"
 
 RECIPES = (
     *(
-        not_run(
+        describe(
             recipe,
             recipe.changed(rater=SMOKE),
             what=f"a {kind} at the published size and settings",
             command=f"accelerate launch -m mmsieve train rater {recipe.name} "
             f"               --data train.json --out {kind}",
-            hardware="8 GPUs of 80 GB with FSDP or DeepSpeed (published: 128)",
+            hardware="8 GPUs of 80 GB with FSDP or DeepSpeed (published: 128); not run by us",
         )
         for kind, recipe in (("scorer", _SCORER), ("styler", _STYLER))
     ),
-    not_run(
+    describe(
         _BOTH,
         _BOTH.changed(rater=SMOKE),
         what="scorer and styler in one, on one GPU; also to add a capability",
         command="mmsieve train rater mmssr-qwen2-7b-lora --data train.json --out rater\n"
         "           with --start-from mengyaolyu/mmssr-7b-scorer: a released scorer goes on from "
         "there",
-        hardware="one GPU of 80 GB",
+        hardware="one GPU of 80 GB; not run by us",
         expected="not measured",
     ),
 )

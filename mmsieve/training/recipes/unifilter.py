@@ -5,23 +5,16 @@ stage 1 sees 512 captions between updates, stage 2 512 texts, here 128 groups of
 """
 
 from mmsieve.training.recipe import BundledRecipe, ClassifierStage, Optimisation, Pretrained, Recipe
-from mmsieve.training.recipes import PUBLISHED
+from mmsieve.training.recipes import PUBLISHED, describe
 
 _SIGLIP, _SIGLIP2 = "google/siglip-so400m-patch14-384", "google/siglip2-so400m-patch14-384"
 
-
-_ABOUT = """\
-{name}: {what}.
-
-Command:   mmsieve train projector {name} --out projector
+_COMMAND = """\
+mmsieve train projector {name} --out projector
              --data blip_laion_cc_sbu_558k.json --images LLaVA-Pretrain
            mmsieve train classifier {name} --out classifier
              --start-from projector --data train.json --val val.json --images images
-           (on several GPUs: accelerate launch -m mmsieve train ...)
-Hardware:  8 GPUs of 80 GB in the published scripts; any number here, total_batch stays
-Time:      not measured here
-Expected:  {expected}
-"""
+           (on several GPUs: accelerate launch -m mmsieve train ...)"""
 
 
 def _published(
@@ -40,8 +33,15 @@ def _published(
     # One pass in small steps, for a file of a few records.
     less = {"batch": 1, "total_batch": None, "epochs": 1, "precision": "float32"}
     smoke = recipe.changed(projector=less, classifier=less)
-    about = _ABOUT.format(name=name, what=what, expected=expected)
-    return BundledRecipe(recipe=recipe, smoke=smoke, about=about)
+    return describe(
+        recipe,
+        smoke,
+        what=what,
+        command=_COMMAND.format(name=name),
+        hardware="8 GPUs of 80 GB in the published scripts; any number here, total_batch stays",
+        time="not measured here",
+        expected=expected,
+    )
 
 
 RECIPES = (
