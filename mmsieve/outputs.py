@@ -71,7 +71,7 @@ def _existing(folder: Path) -> Path:
 def make_folder(folder: Path) -> None:
     """Make an output's folder; raises RequestError where that can't be done."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)  # also where a link leads
     except OSError as error:
         raise RequestError(f"--out {folder}: can't be made: {error}") from error
 
@@ -99,7 +99,7 @@ def staged(out: Path) -> Iterator[Path]:
     staging = hidden_place(place / "all" if workplace(place) == place else place)
     try:
         yield staging
-        _sync(staging)
+        sync(staging)
         if place.is_dir() and staging.is_dir():
             _replace_folder(place, staging)
         else:
@@ -178,7 +178,7 @@ _MANY, _AT_ONCE = 16, 32
 """Files that are worth threads, and how many: the disk takes those that wait in one go."""
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have a file, or a folder with all that is in it, on disk; many files at a time."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     if len(files) < _MANY:
@@ -227,16 +227,19 @@ def read_lines(path: Path, parse: Callable[[bytes], T]) -> Iterator[T]:
             yield parse(line)
 
 
-def below(folder: Path, name: str) -> Path:
-    """The path of a name that a journal or plan gives; RequestError where it leads out of it."""
-    path = folder / name
-    inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
-    if not inside or not path.parent.resolve().is_relative_to(folder.resolve()):
-        raise RequestError(
-            f"--out {folder}: its journal names {name!r}, which isn't in it: nothing is touched; "
-            "choose another --out"
-        )
-    return path
+def check_below(folder: Path, names: Iterable[str]) -> None:
+    """Raise RequestError where a name in an output's journal or plan leads out of its folder."""
+    parents: dict[PurePosixPath, str] = {}
+    place = folder.resolve()
+    for name in names:
+        path = PurePosixPath(name)
+        parents.setdefault(path if ".." in path.parts else path.parent, name)
+    for parent, name in parents.items():
+        lexical = not parent.is_absolute() and ".." not in parent.parts
+        if not lexical or not (folder / parent).resolve().is_relative_to(place):
+            raise not_ours(
+                folder, f"its journal names {name!r}, which is outside: nothing is touched"
+            )
 
 
 def is_full(error: BaseException) -> bool:
@@ -302,21 +305,16 @@ def check_empty(out: Path) -> None:
         raise not_ours(out, "not empty")
 
 
-def read_record(
-    out: Path, name: str, verb: str, unfinished: Sequence[str] = ()
-) -> dict[str, Any] | None:
+def read_record(out: Path, name: str, verb: str) -> dict[str, Any] | None:
     """What the JSON record in an output folder says; None where a run has to begin.
 
-    `unfinished` are folders of which one alone, without the record, shows that the verb was
-    interrupted. Raises RequestError for a folder that holds anything else.
+    Raises RequestError for a folder that holds anything else.
     """
     if not contents(out):
         return None
     try:
         record: object = json.loads((out / name).read_text("utf-8"))
     except FileNotFoundError:
-        if any((out / part).is_dir() for part in unfinished):
-            return None
         raise not_ours(out, f"not empty, and not made by {verb}") from None
     except (OSError, ValueError) as error:
         raise not_ours(out, f"{name} can't be read ({error})") from error

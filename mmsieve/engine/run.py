@@ -120,15 +120,11 @@ def run_annotator(
         part=run.part,
         request=job.fingerprint | {"schema": str(job.schema)},
     ):
-        return _run(job, shards, engine, run, notes)
+        return _run(job, shards, ray, run, notes)
 
 
 def _run(
-    job: ShardJob,
-    shards: Sequence[Shard],
-    engine: LocalEngine | RayEngine,
-    run: RunOptions,
-    notes: list[str],
+    job: ShardJob, shards: Sequence[Shard], ray: RayEngine | None, run: RunOptions, notes: list[str]
 ) -> RunReport:
     """Do the shards that aren't done yet; nobody else does now."""
     out = job.out
