@@ -20,7 +20,17 @@ import pyarrow.parquet as pq
 
 from mmsieve import tables
 from mmsieve.errors import RequestError
-from mmsieve.outputs import check_apart, check_folder, is_same_request, not_ours, staged
+from mmsieve.outputs import (
+    check_apart,
+    check_folder,
+    check_local,
+    check_names,
+    contents,
+    is_same_request,
+    not_ours,
+    staged,
+    workplace,
+)
 from mmsieve.progress import Advance
 from mmsieve.tables import Header, Origins, TableFile
 
@@ -273,15 +283,17 @@ def check_place(out: Path, inputs: Sequence[Path]) -> None:
         raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
     if not is_file and out.is_file():
         raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
-    check_folder(out.absolute().parent)
+    check_local(out)
+    check_names(out.absolute().parent, [out.name])
+    check_folder(workplace(out))
     check_apart(out, inputs)
 
 
 def check_replaceable(out: Path, fingerprint: dict[str, str], overwrite: bool) -> bool:
     """Whether decisions of the same request are there; RequestError for what isn't decisions."""
     files = decision_files(out)
-    found = (path for path in out.rglob("*") if out.is_dir() and not path.is_dir())
-    other = next((path for path in found if path.suffix != ".parquet"), None)
+    found = (path for top in contents(out) for path in (top, *top.rglob("*")))
+    other = next((p for p in found if p.suffix != ".parquet" and not p.is_dir()), None)
     if other is not None:
         raise not_ours(out, f"holds {other.relative_to(out)}, no decisions")
     same = []

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import fsspec
@@ -19,6 +18,7 @@ from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.leftovers import scratch_folder
 
 # Finding files through fsspec, with errors that say the fix
 
@@ -289,7 +289,7 @@ def local_path(shard: Shard) -> Iterator[str]:
     if is_local(filesystem):
         yield path
         return
-    with TemporaryDirectory(prefix="mmsieve-") as folder:
+    with scratch_folder() as folder:
         copy = posixpath.join(folder, "shard" + shard.suffix)
         try:
             filesystem.get_file(path, copy)

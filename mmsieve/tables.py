@@ -161,9 +161,13 @@ def remove_file(path: Path) -> None:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """The files of a table: shard name -> path, in the order of the names."""
-    files = [path for path in folder.rglob("*.parquet") if not path.name.startswith(".")]
-    named = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
-    return dict(sorted(named.items()))
+    found = ((path.relative_to(folder), path) for path in folder.rglob("*.parquet"))
+    shown = {
+        inside.with_suffix("").as_posix(): path
+        for inside, path in found
+        if not any(part.startswith(".") for part in inside.parts)
+    }
+    return dict(sorted(shown.items()))
 
 
 # Reading: files one by one, and the tables given to a verb, of a run or anyone's

@@ -21,7 +21,8 @@ from mmsieve.engine.workers import (
     ShardFeed,
     ShardOpened,
 )
-from mmsieve.errors import SampleError, ShardError, Status
+from mmsieve.errors import MmsieveError, SampleError, ShardError, Status
+from mmsieve.outputs import is_full
 from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.sources import Shard, identify, one_line
@@ -221,7 +222,10 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
         )
         table = pa.Table.from_pylist(rows.rows, schema=job.schema)
         tables.write_file(job.path(shard), table, header)
-    except Exception as error:  # noqa: BLE001 - named in the report; the other shards go on
+    except Exception as error:
+        if is_full(error):
+            fix = "make room; the same command goes on where this one stopped"
+            raise MmsieveError(f"{shard.name}: {error}: {fix}") from error
         foreseen = isinstance(error, (ShardError, OSError))
         details = None if foreseen else "".join(traceback.format_exception(error))
         message = str(error) if foreseen else f"{type(error).__name__}: {error}"

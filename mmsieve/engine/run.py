@@ -18,8 +18,9 @@ from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.engine.ray import RayEngine
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
-from mmsieve.outputs import check_folder, is_same_request, made_otherwise, make_folder
+from mmsieve.outputs import check_folder, check_names, is_same_request, made_otherwise, make_folder
 from mmsieve.progress import Advance, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.layouts import open_shard, split_files
@@ -109,8 +110,25 @@ def run_annotator(
         limits=run.limits,
     )
     shards = _limit(shards, run.limit, read)
-    todo = shards if run.overwrite else _not_done(shards, job)
+    check_names(out, (f"{shard.name}.parquet" for shard in shards))
     notes = [*annotator.notes, *found.notes]
+    with writing_to(
+        out,
+        f"a {annotator.kind} table",
+        wait=run.wait,
+        dry_run=run.dry_run,
+        part=run.part,
+        request=job.fingerprint | {"schema": str(job.schema)},
+    ):
+        return _run(job, shards, ray, run, notes)
+
+
+def _run(
+    job: ShardJob, shards: Sequence[Shard], ray: RayEngine | None, run: RunOptions, notes: list[str]
+) -> RunReport:
+    """Do the shards that aren't done yet; nobody else does now."""
+    out = job.out
+    todo = shards if run.overwrite else _not_done(shards, job)
     if len(todo) < len(shards):
         notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")
     if run.dry_run:
@@ -161,7 +179,7 @@ def _limit(shards: list[Shard], limit: int | None, read: ReadOptions) -> list[Sh
     return taken
 
 
-def _not_done(shards: list[Shard], job: ShardJob) -> list[Shard]:
+def _not_done(shards: Sequence[Shard], job: ShardJob) -> list[Shard]:
     """The shards without a whole table file; raises RequestError where one was made otherwise."""
     with ThreadPoolExecutor(16) as pool:
         done = pool.map(partial(_is_done, job), shards)

@@ -12,8 +12,9 @@ from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.exporting.plan import REPACKED, Exporter, ExportPlan, KeptSamples, make_plan
 from mmsieve.exporting.samples import FinalCaptions
 from mmsieve.exporting.tars import ExportJournal, write_manifest
+from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, OutputOptions, Positive
-from mmsieve.outputs import check_folder, make_folder
+from mmsieve.outputs import check_folder, check_names, make_folder
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
 from mmsieve.read.layouts import split_files
@@ -89,15 +90,24 @@ def export(
         raise RequestError("nothing to export by: give --decisions, --captions, or both")
     found = find_files(sources)
     plan = make_plan(split_files(found.files, reading), chosen, options.limit, final)
-    journal = ExportJournal(out)
+    check_names(out, (f"{part.shard.name}.tar" for part in plan.parts))
+    with writing_to(out, "export", wait=options.wait, dry_run=options.dry_run):
+        exporter = Exporter(chosen, reading, out, ExportJournal(out), final)
+        return _export(exporter, plan, options, found.notes)
+
+
+def _export(
+    exporter: Exporter, plan: ExportPlan, options: ExportOptions, notes: Sequence[str]
+) -> ExportReport:
+    """Export what isn't there yet; nobody else writes there now."""
+    out, journal = exporter.out, exporter.journal
     identities = plan.identities(options.shard_size)
     journal.check(identities, options.overwrite)
     done = set() if options.overwrite else set(filter(journal.is_done, identities))
-    notes = [*found.notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
+    notes = [*notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
     if options.dry_run:
         notes += _preview(plan, done, options)
         return ExportReport(out=out, failed=plan.failed, notes=tuple(notes))
-    exporter = Exporter(chosen, reading, out, journal, final)
     failed = plan.failed | _write(exporter, plan, done, options)
     tars = [tar for unit in identities for tar in journal.entries[unit].tars]
     write_manifest(out, tars, failed, options.limit)

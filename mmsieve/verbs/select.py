@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError
-from mmsieve.options import DryRun, Overwrite, Quiet
+from mmsieve.locks import writing_to
+from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
 from mmsieve.selection.choosing import Held, choose, decide, held, printed
@@ -44,6 +45,7 @@ def select(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
+    wait: Wait = False,
 ) -> SelectReport:
     """Choose a subset of rated samples: rich in every capability, diverse in style and source.
 
@@ -67,10 +69,14 @@ def select(
     rated = _rated(Path(table), out, data, options)
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
-    was_there = check_replaceable(out, fingerprint, overwrite)
-    check_subset(data, subset, overwrite or was_there)
     try:
-        with show_progress("rows", sum(f.rows for f in rated.files), quiet, "rows") as advance:
+        with (
+            writing_to(out, "select", wait=wait, dry_run=dry_run),
+            writing_to(subset or out, "select", wait=wait, dry_run=dry_run or subset is None),
+            show_progress("rows", sum(f.rows for f in rated.files), quiet, "rows") as advance,
+        ):
+            was_there = check_replaceable(out, fingerprint, overwrite)
+            check_subset(data, subset, overwrite or was_there)
             chosen = choose(rated, options)
             decided = decide(rated, chosen, fingerprint, advance)
             notes = [*rated.notes, *chosen.notes]
@@ -78,9 +84,9 @@ def select(
                 decided.count()
                 notes.append("dry run: nothing was written")
             else:
+                decided.write(out)  # first: what is there of the same selection may be replaced
                 if subset is not None and data is not None:
                     notes += write_subset(rated, chosen.chosen, data, subset)
-                decided.write(out)
     except OSError as error:
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
     if was_there and not dry_run:
