@@ -167,7 +167,7 @@ class FileIdentity:
     size: int
     """In bytes."""
     stamp: str
-    """A local file's time of change, or a store's tag of the content: the same one, the same file."""
+    """A local file's time of change, or a store's tag of the content: unchanged, the same file."""
     digest: str = ""
     """Of a local file's bytes; of a large Parquet file's footer and some blocks."""
 
@@ -187,7 +187,16 @@ def read_stamp(url: str) -> tuple[int, str]:
         found = Path(path).stat()
         return found.st_size, str(found.st_mtime_ns)
     info = filesystem.info(path)
-    tags = ("ETag", "etag", "md5Hash", "sha256", "LastModified", "last_modified", "mtime", "updated")
+    tags = (
+        "ETag",
+        "etag",
+        "md5Hash",
+        "sha256",
+        "LastModified",
+        "last_modified",
+        "mtime",
+        "updated",
+    )
     return int(info.get("size") or 0), str(next((info[tag] for tag in tags if info.get(tag)), ""))
 
 
@@ -196,7 +205,13 @@ def identify(url: str) -> FileIdentity:
     size, stamp = read_stamp(url)
     filesystem, path = open_filesystem(url)
     digest = _digest(path, size, stamp) if is_local(filesystem) else ""
-    return FileIdentity(path_of(url) if is_local(filesystem) else url, size, stamp, digest)
+    return FileIdentity(address_of(url), size, stamp, digest)
+
+
+def address_of(url: str) -> str:
+    """Where a file is, without what a signed address appends."""
+    protocol, separator, _ = url.partition("://")
+    return f"{protocol}{separator}{path_of(url)}" if separator else url
 
 
 _BLOCK = 1 << 16
@@ -251,6 +266,11 @@ class Shard:
     """The layout of a JSON or JSONL file, recognised when the run was planned."""
     limit: int | None = None
     """Read only so many samples: a trial run, never taken for the whole shard."""
+
+    @property
+    def address(self) -> str:
+        """Where the file is, as its identity says it."""
+        return address_of(self.url)
 
     @property
     def suffix(self) -> str:

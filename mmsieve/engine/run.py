@@ -3,10 +3,8 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,10 +15,11 @@ from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.engine.ray import RayEngine
+from mmsieve.engine.resume import not_done, settle_names
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
-from mmsieve.outputs import check_folder, check_names, is_same_request, made_otherwise, make_folder
+from mmsieve.outputs import check_folder, check_names, make_folder
 from mmsieve.progress import Advance, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.layouts import open_shard, split_files
@@ -128,7 +127,8 @@ def _run(
 ) -> RunReport:
     """Do the shards that aren't done yet; nobody else does now."""
     out = job.out
-    todo = shards if run.overwrite else _not_done(shards, job)
+    shards = settle_names(shards, job, run.overwrite)
+    todo = shards if run.overwrite else not_done(shards, job)
     if len(todo) < len(shards):
         notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")
     if run.dry_run:
@@ -177,27 +177,6 @@ def _limit(shards: list[Shard], limit: int | None, read: ReadOptions) -> list[Sh
         if limit == 0:
             break
     return taken
-
-
-def _not_done(shards: Sequence[Shard], job: ShardJob) -> list[Shard]:
-    """The shards without a whole table file; raises RequestError where one was made otherwise."""
-    with ThreadPoolExecutor(16) as pool:
-        done = pool.map(partial(_is_done, job), shards)
-        return [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
-
-
-def _is_done(job: ShardJob, shard: Shard) -> bool:
-    found = tables.existing_file(job.path(shard))
-    if found is None:
-        return False
-    header, schema = found
-    is_same_request(job.path(shard), header.fingerprint, job.fingerprint)
-    # The columns are part of the fingerprint, but stand in each file once only, as its schema: so
-    # tables from before they were compared are resumed too
-    if not schema.equals(job.schema):
-        raise made_otherwise(job.path(shard), ["schema"])
-    is_whole = header.complete or (header.problem is None and header.limit == shard.limit)
-    return is_whole and header.size == shard.size
 
 
 def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunReport:
