@@ -1,6 +1,5 @@
 """SOURCE strings -> shards: paths, globs, brace patterns, folders and fsspec URLs."""
 
-import hashlib
 import os
 import posixpath
 import re
@@ -8,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -90,6 +88,12 @@ def path_of(url: str) -> str:
     return re.split("[?#]", rest)[0] if protocol in ("http", "https") else rest
 
 
+def address_of(url: str) -> str:
+    """Where a file is, without what a signed address appends."""
+    protocol, separator, _ = url.partition("://")
+    return f"{protocol}{separator}{path_of(url)}" if separator else url
+
+
 def suffix_of(url: str) -> str:
     """The suffix of a file's name in lower case, with its dot."""
     return PurePosixPath(path_of(url)).suffix.lower()
@@ -153,87 +157,6 @@ def _url(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
     if ".." in name.split("/"):  # a path has one spelling, or a file may be listed twice
         return str(Path(name).parent.resolve() / Path(name).name)
     return os.path.normpath(name)
-
-
-# Which file it is: told by what is in it, wherever it lies and whenever it was copied
-
-
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """What tells a file from every other, and from itself once it has been changed."""
-
-    address: str
-    """Where it was found; for people."""
-    size: int
-    """In bytes."""
-    stamp: str
-    """A local file's time of change, or a store's tag of the content: unchanged, the same file."""
-    digest: str = ""
-    """Of a local file's bytes; of a large Parquet file's footer and some blocks."""
-
-    def is_same(self, other: "FileIdentity") -> bool:
-        """Whether both are the same bytes, as far as that is known."""
-        if self.size != other.size:
-            return False
-        if self.digest and other.digest:
-            return self.digest == other.digest
-        return bool(self.stamp) and self.stamp == other.stamp
-
-
-def read_stamp(url: str) -> tuple[int, str]:
-    """Size and stamp of a file; raises OSError, or whatever its filesystem raises."""
-    filesystem, path = open_filesystem(url)
-    if is_local(filesystem):
-        found = Path(path).stat()
-        return found.st_size, str(found.st_mtime_ns)
-    info = filesystem.info(path)
-    tags = (
-        "ETag",
-        "etag",
-        "md5Hash",
-        "sha256",
-        "LastModified",
-        "last_modified",
-        "mtime",
-        "updated",
-    )
-    return int(info.get("size") or 0), str(next((info[tag] for tag in tags if info.get(tag)), ""))
-
-
-def identify(url: str) -> FileIdentity:
-    """The identity of a file. A local one is read, or of Parquet above 64 MiB a part of it."""
-    size, stamp = read_stamp(url)
-    filesystem, path = open_filesystem(url)
-    digest = _digest(path, size, stamp) if is_local(filesystem) else ""
-    return FileIdentity(address_of(url), size, stamp, digest)
-
-
-def address_of(url: str) -> str:
-    """Where a file is, without what a signed address appends."""
-    protocol, separator, _ = url.partition("://")
-    return f"{protocol}{separator}{path_of(url)}" if separator else url
-
-
-_BLOCK = 1 << 16
-_SAMPLED = 64
-
-
-@lru_cache(maxsize=64)
-def _digest(path: str, size: int, stamp: str) -> str:
-    """Of a file as it is now: `size` and `stamp` are what the cache knows it by."""
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with Path(path).open("rb") as file:
-        if suffix_of(path) != ".parquet" or size <= _SAMPLED * _BLOCK * 16:
-            while block := file.read(1 << 22):
-                digest.update(block)
-            return digest.hexdigest()
-        # the footer has the places, sizes and ranges of all pages: no edit leaves it as it was
-        file.seek(-8, os.SEEK_END)
-        footer = min(int.from_bytes(file.read(4), "little") + 8, size)
-        for start in (*range(0, size, size // _SAMPLED), size - footer):
-            file.seek(start)
-            digest.update(file.read(footer if start == size - footer else _BLOCK))
-    return digest.hexdigest()
 
 
 # Shards

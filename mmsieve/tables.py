@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmsieve.errors import RequestError
+from mmsieve.identity import FileIdentity, TableSource
 from mmsieve.outputs import not_ours, write_atomically
-from mmsieve.sources import FileIdentity, one_line
+from mmsieve.sources import one_line
 
 # Table files: columns, header, writing
 
@@ -70,10 +71,18 @@ class Header:
     notes: dict[str, str] = field(default_factory=dict)
     """How it was made, beyond what changes a number."""
 
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of a file with the decisions of several shards: shard -> what TableSource says of it."""
+
     @property
     def identity(self) -> FileIdentity | None:
         """The file that the shard was read from, where that is known."""
         return None if self.source is None else FileIdentity(**self.source)
+
+    @property
+    def of_source(self) -> TableSource:
+        """What it says of the samples that its rows are about."""
+        return TableSource(self.shard, self.start, self.size, self.identity)
 
 
 @cache
@@ -208,10 +217,8 @@ class TableFile:
     """Bytes of the file that the shard was read from; 0 where that isn't known."""
     complete: bool
     """Whether it holds all samples of its shard."""
-    source: FileIdentity | None = None
-    """That file, where it is known."""
-    start: int = 0
-    """Place of the first row in that file."""
+    source: TableSource | None = None
+    """What its header says of its samples; None where it isn't ours."""
     limit: int | None = None
     """Set where a trial run made it."""
 
@@ -345,7 +352,7 @@ def _open(path: Path, name: str) -> Table:
 def _table_file(shard: str, path: Path, rows: int, header: Header | None) -> TableFile:
     if header is None:
         return TableFile(shard, path, rows, 0, complete=True)
-    known = header.identity, header.start, header.limit
+    known = header.of_source, header.limit
     return TableFile(shard, path, rows, header.size, header.complete, *known)
 
 

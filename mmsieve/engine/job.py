@@ -22,10 +22,11 @@ from mmsieve.engine.workers import (
     ShardOpened,
 )
 from mmsieve.errors import MmsieveError, SampleError, ShardError, Status
+from mmsieve.identity import identify
 from mmsieve.outputs import is_full
 from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions, SampleLimits
-from mmsieve.sources import Shard, identify, one_line
+from mmsieve.sources import Shard, one_line
 from mmsieve.tables import Header
 
 

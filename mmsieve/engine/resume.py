@@ -15,8 +15,9 @@ from pathlib import Path
 from mmsieve import tables
 from mmsieve.engine.job import ShardJob
 from mmsieve.errors import RequestError
+from mmsieve.identity import FileIdentity, identify, read_stamp
 from mmsieve.outputs import is_same_request, made_otherwise, not_ours
-from mmsieve.sources import FileIdentity, Shard, identify, read_stamp
+from mmsieve.sources import Shard
 from mmsieve.tables import Header
 
 _THREADS = 16

@@ -1,5 +1,6 @@
 """select: rating tables -> a subset that is rich in every capability and diverse in style."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from mmsieve.reports import DecisionReport, timed
 from mmsieve.selection.choosing import Held, choose, decide, held, printed
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatedSamples, RatingTable
-from mmsieve.selection.results import ResultFolder, check_subset, is_result_folder, write_subset
+from mmsieve.selection.results import ResultFolder, is_result_folder
+from mmsieve.selection.subsets import SubsetRequest, check_data, write_subset
 from mmsieve.tables import open_tables
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
@@ -40,7 +42,7 @@ def select(
     *,
     out: Path,
     choice: SelectOptions | None = None,
-    data: Path | None = None,
+    data: Path | list[Path] | None = None,
     subset: Path | None = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -61,12 +63,16 @@ def select(
     out
         Folder of the decisions, one file per shard; or one file, if it ends in .parquet.
     data
-        The instruction file (JSON list or JSONL) whose items were rated.
+        The instruction files (JSON lists, JSONL, Parquet) whose items were rated; may be repeated.
     subset
-        Write the chosen items of --data into this JSON file, as they stand and in their order.
+        Write the chosen items of --data, as they stand and in their order: into this .json, .jsonl
+        or .parquet file, or, if it is a folder, into a file of each one's name there.
     """
     options, out = choice or SelectOptions(), Path(out)
-    rated = _rated(Path(table), out, data, options)
+    files = tuple(map(Path, [] if data is None else data if isinstance(data, list) else [data]))
+    check_data(files)
+    rated = _rated(Path(table), out, files, options)
+    request = None if subset is None else SubsetRequest(files, Path(subset))
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
     try:
@@ -76,7 +82,8 @@ def select(
             show_progress("rows", sum(f.rows for f in rated.files), quiet, "rows") as advance,
         ):
             was_there = check_replaceable(out, fingerprint, overwrite)
-            check_subset(data, subset, overwrite or was_there)
+            if request is not None:
+                request.check(overwrite or was_there)
             chosen = choose(rated, options)
             decided = decide(rated, chosen, fingerprint, advance)
             notes = [*rated.notes, *chosen.notes]
@@ -85,8 +92,8 @@ def select(
                 notes.append("dry run: nothing was written")
             else:
                 decided.write(out)  # first: what is there of the same selection may be replaced
-                if subset is not None and data is not None:
-                    notes += write_subset(rated, chosen.chosen, data, subset)
+                if request is not None:
+                    notes += write_subset(rated, chosen.chosen, request)
     except OSError as error:
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
     if was_there and not dry_run:
@@ -104,7 +111,7 @@ def select(
     )
 
 
-def _rated(table: Path, out: Path, data: Path | None, options: SelectOptions) -> RatedSamples:
+def _rated(table: Path, out: Path, data: Sequence[Path], options: SelectOptions) -> RatedSamples:
     options.check()
     check_place(out, [table])
     if is_result_folder(table):
