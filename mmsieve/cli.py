@@ -147,7 +147,7 @@ def _teachers_help(words: list[str]) -> "DefaultFormatter":
 def _show(result: Printed, debug: bool) -> int:
     """Name what failed, and print the report; returns the exit code."""
     code = OK
-    if isinstance(result, Report) and result.failed:
+    if isinstance(result, Report) and (result.failed or result.achieved_nothing):
         code = FAILED
         for name, problem in result.failed.items():
             sys.stderr.write(f"{result.unit}{name}: {problem}\n")

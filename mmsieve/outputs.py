@@ -76,6 +76,14 @@ def make_folder(folder: Path) -> None:
         raise RequestError(f"--out {folder}: can't be made: {error}") from error
 
 
+def check_outside(out: Path, sources: Sequence[str]) -> None:
+    """Raise RequestError where an output would lie in a folder that samples are read from."""
+    place = out.resolve()
+    for source in sources:
+        if Path(source).is_dir() and Path(source).resolve() in (place, *place.parents):
+            raise RequestError(f"--out {out}: is in the SOURCE {source}: choose a folder outside")
+
+
 def check_apart(out: Path, inputs: Sequence[Path]) -> None:
     """Raise RequestError where an output would be among the files of a table."""
     place = out.resolve()

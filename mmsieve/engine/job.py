@@ -60,6 +60,8 @@ class ShardReport:
     shard: str
     rows: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    """Status -> key and reason of the first sample that has it."""
     problem: str | None = None
     """Why the shard failed, or why its table is incomplete."""
     details: str | None = None
@@ -166,9 +168,9 @@ class _Rows:
             else:
                 index = len(self.rows)
                 self._missing.add(index)
-                row = {"key": event.key, "shard": self.shard.name, "uid": event.uid}
-                known = {} if event.metadata is None else {"metadata": event.metadata}
-                self.rows.append(row | known)
+                row: dict[str, Any] = {"key": event.key, "uid": event.uid}
+                row |= {"shard": self.shard.name, "place": self.shard.start + index}
+                self.rows.append(row | {"metadata": event.metadata})
                 if event.problem is not None:
                     self.finish(index, event.problem)
                 else:
@@ -232,5 +234,11 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
         message = str(error) if foreseen else f"{type(error).__name__}: {error}"
         return ShardReport(shard=shard.name, problem=message, details=details)
     statuses = dict(Counter(row["status"] for row in rows.rows))
-    problem = None if problem is None else f"incomplete: {problem}"
-    return ShardReport(shard=shard.name, rows=len(rows.rows), statuses=statuses, problem=problem)
+    bad = (row for row in reversed(rows.rows) if row["status"] != Status.OK.value)
+    return ShardReport(
+        shard=shard.name,
+        rows=len(rows.rows),
+        statuses=statuses,
+        examples={row["status"]: f"{row['key']!r}: {row['error']}" for row in bad},
+        problem=None if problem is None else f"incomplete: {problem}",
+    )

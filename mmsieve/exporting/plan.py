@@ -113,6 +113,11 @@ class Exporter:
     journal: ExportJournal
     captions: FinalCaptions | None = None
 
+    @property
+    def trial(self) -> int | None:
+        """Samples of the trial run that decisions or captions are of, if they are of one."""
+        return self.decisions.limit or (self.captions.limit if self.captions else None)
+
     def mirror(self, parts: Sequence[ExportPart], workers: int, advance: Advance) -> dict[str, str]:
         """One tar per source shard, with its name; returns what failed of which shard."""
         failed: dict[str, str] = {}

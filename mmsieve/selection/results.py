@@ -9,7 +9,7 @@ nearly all are, are read by polars; blocks that hold any other line are read one
 that a number in JSON is told from a number in a text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice

@@ -14,7 +14,7 @@ from mmsieve.exporting.samples import FinalCaptions
 from mmsieve.exporting.tars import ExportJournal, write_manifest
 from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, OutputOptions, Positive
-from mmsieve.outputs import check_folder, check_names, make_folder
+from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
 from mmsieve.read.layouts import split_files
@@ -36,6 +36,8 @@ class ExportOptions(OutputOptions):
     """Shards that are copied at the same time."""
     limit: Annotated[Positive | None, Parameter(group=COMMON)] = None
     """Trial run: export the first so many kept samples."""
+    allow_trial: Annotated[bool, Parameter(group=COMMON)] = False
+    """Export what decisions about a trial run (--limit) keep: a part of what would be kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +85,18 @@ def export(
     """
     out, options = Path(out), run or ExportOptions()
     reading = replace(read or ReadOptions(), kinds=("caption", "document"))
-    _check_out(out, sources)
+    check_folder(out)
+    check_outside(out, sources)
     final = None if captions is None else FinalCaptions(Path(captions))
     chosen: KeptSamples | None = final if decisions is None else Decisions(Path(decisions))
     if chosen is None:
         raise RequestError("nothing to export by: give --decisions, --captions, or both")
+    trial = next((one for one in (chosen, final) if one is not None and one.limit), None)
+    if trial is not None and not options.allow_trial:
+        raise RequestError(
+            f"{trial.label}: of a trial run of {trial.limit} samples (--limit): run the whole, "
+            "or say --allow-trial"
+        )
     found = find_files(sources)
     plan = make_plan(split_files(found.files, reading), chosen, options.limit, final)
     check_names(out, (f"{part.shard.name}.tar" for part in plan.parts))
@@ -110,7 +119,8 @@ def _export(
         return ExportReport(out=out, failed=plan.failed, notes=tuple(notes))
     failed = plan.failed | _write(exporter, plan, done, options)
     tars = [tar for unit in identities for tar in journal.entries[unit].tars]
-    write_manifest(out, tars, failed, options.limit)
+    limit = options.limit or exporter.trial
+    write_manifest(out, tars, failed, limit)
     return ExportReport(
         out=out,
         samples=sum(tar.samples for tar in tars),
@@ -119,14 +129,6 @@ def _export(
         failed=failed,
         notes=tuple(notes),
     )
-
-
-def _check_out(out: Path, sources: Sequence[str]) -> None:
-    check_folder(out)
-    place = out.resolve()
-    for source in sources:
-        if Path(source).is_dir() and Path(source).resolve() in (place, *place.parents):
-            raise RequestError(f"--out {out}: is in the SOURCE {source}: choose a folder outside")
 
 
 def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[str]:
