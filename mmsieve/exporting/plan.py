@@ -1,13 +1,17 @@
 """Exporting: which kept samples each source shard has, and the two ways to write them."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+
 from mmsieve.decisions import Decisions, Kept
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.exporting.items import write_items
 from mmsieve.exporting.samples import FinalCaptions, KeptReader, TarSample
 from mmsieve.exporting.tars import ExportEntry, ExportJournal, Tar, digest, sample_runs, write_tar
 from mmsieve.identity import SourceShards
@@ -43,8 +47,19 @@ class ExportPlan:
         """Kept samples of all shards."""
         return sum(part.count for part in self.parts)
 
-    def identities(self, shard_size: int | None) -> dict[str, str]:
+    def by_file(self) -> dict[str, list[ExportPart]]:
+        """Name of a file to write -> the parts of the source file whose items it holds."""
+        files: dict[str, list[ExportPart]] = {}
+        for part in self.parts:
+            name = part.shard.name.removesuffix(f"-{part.shard.name[-6:]}")
+            files.setdefault(name + part.shard.suffix, []).append(part)
+        return files
+
+    def identities(self, shard_size: int | None, as_source: bool) -> dict[str, str]:
         """Unit of work -> digest of what its output depends on."""
+        if as_source:
+            files = self.by_file().items()
+            return {name: digest([part.identity for part in parts]) for name, parts in files}
         if shard_size is None:
             return {part.shard.name: part.identity for part in self.parts}
         words = [part.identity for part in self.parts]
@@ -151,6 +166,28 @@ class Exporter:
             tars.append(write_tar(self.out, f"{len(tars):08d}.tar", run))
         self._note(REPACKED, identity, tars, not failed)
         return failed
+
+    def copy_items(
+        self,
+        files: Mapping[str, Sequence[ExportPart]],
+        identities: Mapping[str, str],
+        advance: Advance,
+    ) -> None:
+        """The kept items of each file, in the form in which they came, under its name."""
+        for name, parts in files.items():
+            kept = [
+                one for part in parts for one in self.decisions.kept(part.shard.name)[: part.count]
+            ]
+            places = np.array([one.place for one in kept], np.int64)
+            path = self.out / name
+            path.unlink(missing_ok=True)
+            write_items(path, [(Path(parts[0].shard.url), np.sort(places))])
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sources = tuple(part.shard.name for part in parts)
+            tar = Tar(name, len(kept), path.stat().st_size, sha256, sources)
+            self._note(name, identities[name], [tar], complete=True)
+            advance(len(kept), sum(part.shard.size for part in parts))
 
     def _select(self, part: ExportPart) -> KeptReader:
         kept = self.decisions.kept(part.shard.name)[: part.count]

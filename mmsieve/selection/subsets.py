@@ -4,29 +4,19 @@ An item is found by its place in its file, never by its key: ids repeat in the f
 JSON items keep their bytes, Parquet rows their columns, types and metadata.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mmsieve.errors import RequestError, ShardError
+from mmsieve.errors import RequestError
+from mmsieve.exporting.items import ITEM_FILES, PARQUET, Places, read_schema, write_items
 from mmsieve.identity import SourceFiles, TableSource
-from mmsieve.outputs import check_folder, write_atomically
-from mmsieve.read.json_items import first_sign, raw_items
-from mmsieve.read.parquet import open_parquet, rows_at_once
+from mmsieve.outputs import check_folder
 from mmsieve.selection.groups import Bools
 from mmsieve.selection.pool import RatedSamples
 from mmsieve.tables import TableFile
-
-Places: TypeAlias = npt.NDArray[np.int64]
-_JSON, _LINES, _PARQUET = ".json", ".jsonl", ".parquet"
-_KINDS = (_JSON, _LINES, _PARQUET)
 
 
 @dataclass(frozen=True)
@@ -39,7 +29,7 @@ class SubsetRequest:
     @property
     def is_folder(self) -> bool:
         """Whether each file's items go into a file of its name."""
-        return self.out.suffix not in _KINDS
+        return self.out.suffix not in ITEM_FILES
 
     @property
     def outputs(self) -> dict[Path, list[Path]]:
@@ -67,13 +57,13 @@ class SubsetRequest:
         check_folder(self.out.absolute() if self.is_folder else self.out.absolute().parent)
 
     def _check_kinds(self, out: Path, files: Sequence[Path]) -> None:
-        tables = [path for path in files if path.suffix == _PARQUET]
-        if len(tables) not in (0, len(files)) or bool(tables) != (out.suffix == _PARQUET):
+        tables = [path for path in files if path.suffix == PARQUET]
+        if len(tables) not in (0, len(files)) or bool(tables) != (out.suffix == PARQUET):
             raise RequestError(
                 f"--subset {out}: Parquet comes out as Parquet, JSON as .json or .jsonl; name a "
                 "folder for a file of each"
             )
-        schemas = [_schema(path) for path in tables]
+        schemas = [read_schema(path) for path in tables]
         if any(not schema.equals(schemas[0]) for schema in schemas):
             raise RequestError(f"--subset {out}: the columns of --data differ: name a folder")
 
@@ -83,16 +73,15 @@ def check_data(data: Sequence[Path]) -> None:
     for path in data:
         if not path.is_file():
             raise RequestError(f"--data {path}: no such file; give a JSON list, JSONL or Parquet")
-        if path.suffix not in _KINDS:
-            raise RequestError(f"--data {path}: not one of {', '.join(_KINDS)}")
+        if path.suffix not in ITEM_FILES:
+            raise RequestError(f"--data {path}: not one of {', '.join(ITEM_FILES)}")
 
 
 def write_subset(rated: RatedSamples, chosen: Bools, request: SubsetRequest) -> list[str]:
     """Write the chosen items, in the order of their files; returns what to say of it."""
     wanted, notes = _places(rated, chosen, request.data)
     for out, files in request.outputs.items():
-        write = _write_rows if out.suffix == _PARQUET else _write_items
-        write(out, [(path, wanted[path]) for path in files])
+        write_items(out, [(path, wanted[path]) for path in files])
     empty = [str(path) for path in request.data if not len(wanted[path])]
     return notes + ([f"--subset: none of {', '.join(empty)} are chosen"] if empty else [])
 
@@ -137,79 +126,3 @@ def _places(
 
 def _source(file: TableFile) -> TableSource:
     return file.source or TableSource(file.shard, 0, file.size, None)
-
-
-@contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ShardError, pa.ArrowException) as error:
-        raise RequestError(f"--data {path}: can't be read: {error}") from error
-
-
-def _write_items(out: Path, parts: Sequence[tuple[Path, Places]]) -> None:
-    """Items of JSON lists or lines, as a list or as lines."""
-    as_lines = out.suffix == _LINES
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(b"" if as_lines else b"[")
-            for number, (raw, is_line) in enumerate(_raw_chosen(parts)):
-                if as_lines:
-                    # no string holds a raw line break, so that those are white space
-                    file.write(raw if is_line else b" ".join(raw.split(b"\n")))
-                    file.write(b"\n")
-                else:
-                    file.write(b",\n" if number else b"\n")
-                    file.write(raw)
-            file.write(b"" if as_lines else b"\n]\n")
-
-    write_atomically(out, write)
-
-
-def _raw_chosen(parts: Sequence[tuple[Path, Places]]) -> Iterator[tuple[bytes, bool]]:
-    """The bytes of chosen items, and whether they are a line of their file."""
-    for path, places in parts:
-        with _read_errors(path), path.open("rb") as file:
-            is_line = first_sign(file) != "["
-            left = iter(places.tolist())
-            wanted = next(left, None)
-            for place, raw in enumerate(raw_items(file)):
-                if place == wanted:
-                    yield raw.removeprefix(b"\xef\xbb\xbf").strip(), is_line
-                    wanted = next(left, None)
-                if wanted is None:
-                    break
-        if wanted is not None:
-            raise RequestError(f"--data {path}: has no item {wanted} any more: rate it again")
-
-
-def _schema(path: Path) -> pa.Schema:
-    with _read_errors(path), path.open("rb") as file:
-        return open_parquet(file).schema_arrow
-
-
-def _write_rows(out: Path, parts: Sequence[tuple[Path, Places]]) -> None:
-    """Rows of Parquet files, a bounded number at a time."""
-
-    def write(temporary: Path) -> None:
-        schema = _schema(parts[0][0])
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for path, places in parts:
-                for rows in _chosen_rows(path, places):
-                    writer.write_table(rows.cast(schema))
-
-    write_atomically(out, write)
-
-
-def _chosen_rows(path: Path, places: Places) -> Iterator[pa.Table]:
-    with _read_errors(path), path.open("rb") as file:
-        opened = open_parquet(file)
-        first = 0
-        for group in range(opened.num_row_groups):
-            at_once = rows_at_once(opened, group, opened.schema_arrow.names)
-            for batch in opened.iter_batches(at_once, row_groups=[group]):
-                low, high = np.searchsorted(places, [first, first + batch.num_rows])
-                if low < high:
-                    yield pa.table(batch).take(pa.array(places[low:high] - first))
-                first += batch.num_rows

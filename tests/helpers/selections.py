@@ -50,10 +50,10 @@ def write_ratings(
     if data is not None:
         columns = {"place": list(range(count))} | columns
     for number, (start, stop) in enumerate(pairwise([0, *cuts, count])):
-        shard = f"{'s' if data is None else data.stem}{number:03d}"
+        shard = f"s{number:03d}" if data is None else f"{data.stem}-{number:06d}"
         part = {name: values[start:stop] for name, values in columns.items()}
         part["shard"] = [shard] * (stop - start)
-        write_table(folder, {shard: part}, kind="ratings", source=source)
+        write_table(folder, {shard: part}, kind="ratings", source=source, start=start)
     return folder
 
 
