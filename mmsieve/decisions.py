@@ -23,8 +23,7 @@ from mmsieve.errors import RequestError
 from mmsieve.outputs import (
     check_apart,
     check_folder,
-    check_local,
-    check_names,
+    check_name,
     contents,
     is_same_request,
     not_ours,
@@ -278,13 +277,12 @@ class _DecisionFile:
 
 def check_place(out: Path, inputs: Sequence[Path]) -> None:
     """Raise RequestError where decisions can't be written, or would be among a verb's inputs."""
+    check_name(out)
     is_file = out.suffix == ".parquet"
     if is_file and out.is_dir():
         raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
     if not is_file and out.is_file():
         raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
-    check_local(out)
-    check_names(out.absolute().parent, [out.name])
     check_folder(workplace(out))
     check_apart(out, inputs)
 
