@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmsieve import tables
-from mmsieve.errors import RequestError
+from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.outputs import (
     check_apart,
     check_folder,
@@ -160,11 +160,14 @@ class DecisionRows:
     def write(self, out: Path) -> None:
         """Write a folder with a file per shard, or one file, in place of what is there."""
         threads = ThreadPoolExecutor(_WRITERS, "mmsieve-decisions")
+        shards = {file.shard for file in self.files}
         with staged(out) as staging, threads:
             writer = _Writer(staging, out, self._header, threads)
             for origins, rows in self:
                 writer.add(origins, rows.select(SCHEMA.names))
             writer.finish()
+            if staging.is_dir() and tables.table_files(staging).keys() != shards:
+                raise MmsieveError(f"--out {out}: files went missing while it was written")
 
     def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
         files = self.files if source is None else [source]
