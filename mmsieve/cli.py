@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App, CycloptsError, ValidationError
 
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.outputs import is_full
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
 
@@ -83,6 +84,11 @@ def _run(words: list[str], debug: bool) -> int:
         return _fail(error, debug, WRONG_REQUEST)
     except MmsieveError as error:
         return _fail(error, debug, FAILED)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        fix = "make room; the same command goes on where this one stopped"
+        return _fail(MmsieveError(f"{error}: {fix}"), debug, FAILED)
 
 
 class TerminatedError(KeyboardInterrupt):

@@ -19,13 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmsieve import tables
-from mmsieve.errors import RequestError
+from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.identity import TableSource, read_table_source
 from mmsieve.outputs import (
     check_apart,
     check_folder,
-    check_local,
-    check_names,
+    check_name,
     contents,
     is_same_request,
     not_ours,
@@ -187,11 +186,14 @@ class DecisionRows:
     def write(self, out: Path) -> None:
         """Write a folder with a file per shard, or one file, in place of what is there."""
         threads = ThreadPoolExecutor(_WRITERS, "mmsieve-decisions")
+        shards = {file.shard for file in self.files}
         with staged(out) as staging, threads:
             writer = _Writer(staging, out, self._header, threads)
             for origins, rows in self:
                 writer.add(origins, rows.select(SCHEMA.names))
             writer.finish()
+            if staging.is_dir() and tables.table_files(staging).keys() != shards:
+                raise MmsieveError(f"--out {out}: files went missing while it was written")
 
     def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
         files = self.files if source is None else [source]
@@ -310,13 +312,12 @@ class _DecisionFile:
 
 def check_place(out: Path, inputs: Sequence[Path]) -> None:
     """Raise RequestError where decisions can't be written, or would be among a verb's inputs."""
+    check_name(out)
     is_file = out.suffix == ".parquet"
     if is_file and out.is_dir():
         raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
     if not is_file and out.is_file():
         raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
-    check_local(out)
-    check_names(out.absolute().parent, [out.name])
     check_folder(workplace(out))
     check_apart(out, inputs)
 

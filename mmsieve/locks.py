@@ -5,6 +5,7 @@ file system has none, filelock makes do with marker files. Parts of a job array 
 lock each, and are free of each other as long as they make the same table.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,8 +23,8 @@ from mmsieve.errors import RequestError
 from mmsieve.leftovers import hidden_name, leftovers_in, leftovers_of, remove
 from mmsieve.outputs import made_otherwise, workplace
 
-_BEGINNING = 10.0
-"""Seconds in which a run that has just got a lock says who it is."""
+_BEGINNING = 60.0
+"""Seconds in which a thousand parts that begin at once have all had the lock of all in turn."""
 _WAIT, _POLL = 0.5, 0.02
 
 
@@ -39,9 +40,9 @@ def writing_to(
 ) -> Iterator[None]:
     """Hold the lock of an output while it is written, after what killed runs left is removed.
 
-    A `dry_run` holds and removes nothing.
-    With `part`, I/N, other parts that carry out the same `request` may write there too. Raises
-    RequestError where another run holds it, unless it shall `wait` for that.
+    With `part`, I/N, other parts that carry out the same `request` may write there too. A
+    `dry_run` holds and removes nothing. Raises RequestError where another run holds the lock,
+    unless it shall `wait` for that.
     """
     if dry_run:
         yield
@@ -95,6 +96,12 @@ class _Lock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._get(lock, wait)
         except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+                sys.stderr.write(
+                    f"--out {self._out}: no locks here: let no other run write there\n"
+                )
+                yield
+                return
             raise RequestError(f"--out {self._out}: can't be locked: {error}") from error
         try:
             self._about.unlink(missing_ok=True)

@@ -24,16 +24,16 @@ from mmsieve.leftovers import hidden_place, is_hidden, remove
 # Places: folders that can be written, apart from what is read
 
 
-def check_local(out: Path) -> None:
-    """Raise RequestError for an output that is a URL."""
+def check_name(out: Path) -> None:
+    """Raise RequestError for an output that is a URL, or has too long a name."""
     if ":/" in str(out):
         raise RequestError(f"--out {out}: only local or mounted folders can be written to")
+    check_names(out.absolute().parent, [out.name])
 
 
 def check_folder(folder: Path) -> None:
     """Raise RequestError where no output can be written to the folder; nothing is made yet."""
-    check_local(folder)
-    check_names(folder, ["."])
+    check_name(folder)
     existing = _existing(folder)
     if not existing.is_dir():
         raise RequestError(f"--out {folder}: {existing} is a file, not a folder")
@@ -299,18 +299,12 @@ def check_file(
 
     `overwrite` says whether that one is replaced all the same; None: it never is.
     """
+    check_name(out)
     if out.is_dir():
         raise RequestError(f"--out {out}: is a folder; name a file")
     check_folder(out.absolute().parent)
     if out.exists() and not overwrite and not is_ours(out):
         raise not_ours(out, f"there, and not {what}", replaceable=overwrite is not None)
-
-
-def check_empty(out: Path) -> None:
-    """Raise RequestError where a folder can't be made because something is there."""
-    check_folder(out)
-    if contents(out):
-        raise not_ours(out, "not empty")
 
 
 def read_record(out: Path, name: str, verb: str) -> dict[str, Any] | None:

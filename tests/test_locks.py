@@ -1,15 +1,17 @@
 """Locks of outputs: one run at a time, who holds it, and what killed runs left."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mmsieve import leftovers
+from mmsieve import leftovers, locks
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import hidden_place, host, scratch_folder
 from mmsieve.locks import writing_to
@@ -58,8 +60,14 @@ def test_a_link_and_what_it_leads_to_are_one_output(tmp_path):
         pass
 
 
-def test_a_run_that_waits_begins_when_the_other_ends(tmp_path, capsys):
-    order = []
+def test_a_run_that_waits_begins_when_the_other_ends(tmp_path, monkeypatch):
+    order, said, waits = [], [], threading.Event()
+
+    def write(text: str) -> None:
+        said.append(text)
+        waits.set()
+
+    monkeypatch.setattr(locks.sys, "stderr", SimpleNamespace(write=write))
 
     def second() -> None:
         with writing_to(tmp_path / "out", "filter", wait=True):
@@ -68,11 +76,11 @@ def test_a_run_that_waits_begins_when_the_other_ends(tmp_path, capsys):
     thread = threading.Thread(target=second)
     with writing_to(tmp_path / "out", "score"):
         thread.start()
-        while "waiting for the run that writes there (score" not in capsys.readouterr().err:
-            pass
+        assert waits.wait(30)
         order.append("first")
     thread.join()
     assert order == ["first", "second"] and names(tmp_path) == []
+    assert len(said) == 1 and "waiting for the run that writes there (score, process" in said[0]
 
 
 def test_parts_of_one_request_are_free_of_each_other(tmp_path):
@@ -155,6 +163,20 @@ def test_the_lock_of_a_mount_is_inside(tmp_path, monkeypatch):
         about = json.loads((out / ".mmsieve.lock.json").read_text())
         assert about["verb"] == "score" and about["process"] == os.getpid()
     assert names(out) == []
+
+
+def test_a_file_system_without_locks_is_used_all_the_same(tmp_path, monkeypatch, capsys):
+    why = OSError(errno.ENOLCK, "No locks available")
+
+    def refuse(*given: object, **options: object) -> None:
+        raise why
+
+    monkeypatch.setattr(locks.FileLock, "acquire", refuse)
+    with writing_to(tmp_path / "out", "score"):
+        assert "no locks here" in capsys.readouterr().err
+    why.errno = errno.EIO
+    with pytest.raises(RequestError, match="can't be locked"), writing_to(tmp_path / "a", "score"):
+        pass
 
 
 def test_temporary_folders_of_killed_runs_are_removed(tmp_path, monkeypatch, dead):

@@ -56,7 +56,7 @@ def report(
         The page: a file that ends in .html.
     """
     wanted, out = options or ReportOptions(), Path(out)
-    if out.suffix not in (".html", ".htm") or out.is_dir():
+    if out.suffix not in (".html", ".htm"):
         raise RequestError(f"--out {out}: name a file that ends in .html")
     check_file(out, "a report", _is_report, wanted.overwrite)
     given = sort_inputs(inputs)

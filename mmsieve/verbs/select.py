@@ -75,25 +75,29 @@ def select(
     request = None if subset is None else SubsetRequest(files, Path(subset))
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
+    if request is not None:
+        request.check(overwrite=True)
+    is_idle = dry_run or subset is None
     try:
         with (
             writing_to(out, "select", wait=wait, dry_run=dry_run),
-            writing_to(subset or out, "select", wait=wait, dry_run=dry_run or subset is None),
-            show_progress("rows", sum(f.rows for f in rated.files), quiet, "rows") as advance,
+            writing_to(subset or out, "select", wait=wait, dry_run=is_idle),
         ):
             was_there = check_replaceable(out, fingerprint, overwrite)
             if request is not None:
                 request.check(overwrite or was_there)
-            chosen = choose(rated, options)
-            decided = decide(rated, chosen, fingerprint, advance)
-            notes = [*rated.notes, *chosen.notes]
-            if dry_run:
-                decided.count()
-                notes.append("dry run: nothing was written")
-            else:
-                decided.write(out)  # first: what is there of the same selection may be replaced
-                if request is not None:
-                    notes += write_subset(rated, chosen.chosen, request)
+            rows = sum(file.rows for file in rated.files)
+            with show_progress("rows", rows, quiet, "rows") as advance:
+                chosen = choose(rated, options)
+                decided = decide(rated, chosen, fingerprint, advance)
+                notes = [*rated.notes, *chosen.notes]
+                if dry_run:
+                    decided.count()
+                    notes.append("dry run: nothing was written")
+                else:
+                    decided.write(out)  # first, or a rerun would find a subset of unknown origin
+                    if request is not None:
+                        notes += write_subset(rated, chosen.chosen, request)
     except OSError as error:
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
     if was_there and not dry_run:

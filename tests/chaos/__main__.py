@@ -82,45 +82,61 @@ def kills(arena: Arena, every: int) -> list[str]:
 
 def pairs(arena: Arena, count: int, seed: int) -> list[str]:
     """Start two runs at about the same time; whatever ends with 0 must have left what it should."""
-    commands = [arena.scenario.command, arena.scenario.other or arena.scenario.command]
-    wanted, seconds = [], 0.0
-    for command in (commands[0], *commands):
-        arena.clear()
+    one, other = arena.scenario.command, arena.scenario.other
+    wanted: dict[str, dict[str, Any]] = {}
+    seconds = 0.0
+    for command in (one, one, other):
+        if not arena.scenario.together or command == one:
+            arena.clear()
         started = time.monotonic()
         done = arena.run(command)
         seconds = time.monotonic() - started
         if done.code:
             return [f"{command}: {done.code}: {done.said}"]
         warm(done.modules)
-        wanted.append(arena.tree())
-    wanted = wanted[1:]
-    rng, ended, problems = random.Random(seed), Counter(), []
+        wanted[command] = arena.tree()
+    if arena.scenario.together:
+        wanted[one] = wanted[other]
+    rng = random.Random(seed)
+    ended: Counter[tuple[int, ...]] = Counter()
+    problems = []
     for number in range(count):
         arena.clear()
-        chosen = [0, rng.choice([0, 1])]
+        chosen = [one, other if arena.scenario.together else rng.choice([one, other])]
         rng.shuffle(chosen)
         delays = [0.0, rng.choice([0.0, rng.uniform(0, seconds)])]
+        waits = rng.choice(["", " --wait"])
         runs = [
-            arena.start(commands[which], f"run{n}", delay=delays[n])
-            for n, which in enumerate(chosen)
+            arena.start(command + waits, f"run{n}", delay=delays[n])
+            for n, command in enumerate(chosen)
         ]
-        done = [run.wait() for run in runs]
-        codes = tuple(one.code for one in done)
+        outcomes = [run.wait() for run in runs]
+        codes = tuple(outcome.code for outcome in outcomes)
         ended[codes] += 1
-        good = [which for which, one in zip(chosen, done, strict=True) if one.code == 0]
-        left = arena.tree()
-        place = f"pair {number} {chosen} {codes}"
-        if not good:
-            problems.append(f"{place}: none ended well: {' / '.join(o.said.strip() for o in done)}")
-        elif len(set(good)) > 1:
-            problems.append(f"{place}: both, though they ask for different things")
-        elif others := differences(wanted[good[0]], left):
-            problems.append(f"{place}: differs: {', '.join(others[:5])}")
-        for one in done:
-            if one.code not in (0, 2) or "Traceback" in one.said:
-                problems.append(f"{place}: {one.code}: {one.said.strip()}")
+        found = _judge(arena, chosen, outcomes, wanted)
+        problems += [f"pair {number} {codes} {chosen}{waits}: {problem}" for problem in found]
     print(f"{count} pairs, {dict(ended)}, {len(problems)} problems")
     return problems
+
+
+def _judge(
+    arena: Arena,
+    chosen: Sequence[str],
+    outcomes: Sequence[Outcome],
+    wanted: dict[str, dict[str, Any]],
+) -> Iterator[str]:
+    """What is wrong about how two runs ended, and about what they left."""
+    good = {command for command, outcome in zip(chosen, outcomes, strict=True) if outcome.code == 0}
+    together = arena.scenario.together
+    if not good or (together and len(good) < len(chosen)):
+        yield f"didn't end well: {' / '.join(outcome.said.strip() for outcome in outcomes)}"
+    elif len(good) > 1 and not together:
+        yield "both ended well, though they ask for different things"
+    elif others := differences(wanted[good.pop()], arena.tree()):
+        yield f"differs: {', '.join(others[:5])}"
+    for outcome in outcomes:
+        if outcome.code not in (0, 2) or "Traceback" in outcome.said:
+            yield f"{outcome.code}: {outcome.said.strip()}"
 
 
 @contextmanager

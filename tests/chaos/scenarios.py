@@ -35,6 +35,8 @@ class Scenario:
     """Commands that make its input."""
     other: str = ""
     """The command with another request, for the same output."""
+    together: bool = False
+    """Whether both may write at once, each a part of the same output."""
     teacher: bool = False
     """Whether it asks a teacher, whose address is {teacher}."""
 
@@ -57,6 +59,9 @@ _TABLE, _DECISIONS = (POOL, SCORED), (POOL, SCORED, FILTERED)
 
 SCENARIOS = {
     "score": Scenario(_SCORE, (POOL,), other=f"{_SCORE} --keep-metadata"),
+    "score-parts": Scenario(
+        f"{_SCORE} --part 0/2", (POOL,), other=f"{_SCORE} --part 1/2", together=True
+    ),
     "filter": Scenario(f"{_FILTER} --top-fraction 0.5", _TABLE, other=f"{_FILTER} --top-count 2"),
     "filter-again": Scenario(
         f"{_FILTER} --top-fraction 0.5 --overwrite", (*_TABLE, f"{_FILTER} --top-count 2")
@@ -84,7 +89,14 @@ SCENARIOS = {
     ),
 }
 
-_TIMES = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "eval_runtime")
+# (The loss is the mean of the steps that the last process made.)
+_TIMES = (
+    "train_loss",
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+    "eval_runtime",
+)
 _RATES = ("eval_samples_per_second", "eval_steps_per_second", "total_flos")
 
 
