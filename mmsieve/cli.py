@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError, ValidationError
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
+from mmsieve.sanitize import plain, write
 
 if TYPE_CHECKING:
     from cyclopts.help.formatters import DefaultFormatter
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     except MmsieveError as error:
         code = _fail(error, debug, FAILED)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
+        write("interrupted; the same command goes on where this one stopped", sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
 
@@ -101,17 +102,17 @@ def _show(result: Printed, debug: bool) -> int:
     if isinstance(result, Report) and result.failed:
         code = FAILED
         for name, problem in result.failed.items():
-            sys.stderr.write(f"{result.unit}{name}: {problem}\n")
-            sys.stderr.write(result.details.get(name, "") if debug else "")
-    sys.stdout.write(result.summary() + "\n")
+            write(plain(f"{result.unit}{name}: {problem}"), sys.stderr)
+            if debug and name in result.details:
+                write(result.details[name], sys.stderr)
+    write(result.summary(), sys.stdout)
     return code
 
 
 def _fail(error: Exception, debug: bool, code: int) -> int:
     if debug:
-        traceback.print_exception(error)
-    message = " ".join(_message(error).split())
-    sys.stderr.write(f"mmsieve: {message}\n")
+        write("".join(traceback.format_exception(error)), sys.stderr)
+    write("mmsieve: " + " ".join(_message(error).split()), sys.stderr)
     return code
 
 

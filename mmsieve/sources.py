@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 
+from mmsieve import http
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.sanitize import redact
 
 # Finding files through fsspec, with errors that say the fix
 
@@ -63,7 +65,8 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a URL and the path there; RequestError names what must be installed."""
     protocol = url.partition("://")[0]
     try:
-        found: tuple[fsspec.AbstractFileSystem, str] = url_to_fs(url)
+        options = {"get_client": http.open_session} if protocol in http.PROTOCOLS else {}
+        found: tuple[fsspec.AbstractFileSystem, str] = url_to_fs(url, **options)
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         fix = f"pip install 'mmsieve[{extra}]'" if extra else one_line(error)
@@ -85,7 +88,7 @@ def path_of(url: str) -> str:
     protocol, separator, rest = url.partition("://")
     if not separator:
         return url
-    return re.split("[?#]", rest)[0] if protocol in ("http", "https") else rest
+    return re.split("[?#]", rest)[0] if protocol in http.PROTOCOLS else rest
 
 
 def suffix_of(url: str) -> str:
@@ -94,9 +97,11 @@ def suffix_of(url: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line; of one that can't say anything, its name."""
+    """What an error says, in one line, redacted; of one that can't say anything, its name."""
+    error = http.cause_of(error)
     try:
-        return " ".join(str(error).split()) or type(error).__name__
+        said = http.answer_in(error) or redact(str(error))
+        return " ".join(said.split()) or type(error).__name__
     except Exception:  # noqa: BLE001 - somebody else's `__str__` may fail in any way
         return type(error).__name__
 
@@ -107,7 +112,9 @@ def _find(
     """What is at a path or glob, and the folder that was searched for it, if one was."""
     try:
         info = filesystem.info(path)  # first, as file names and https addresses may hold ? and [
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not http.is_missing(error):
+            raise
         magic = _MAGIC.search(path)
         if magic is None:
             return [], None
@@ -162,6 +169,8 @@ LISTS = (".json",)
 _READ = TAR + RANGED + LISTS
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 _MOST_PATTERNS = 1_000_000
+_MOST_COPIED = 1 << 28
+"""Bytes of a file that is copied for each of its ranges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +220,34 @@ def find_files(sources: Sequence[str]) -> Sources:
         urls.update(_expand(source, notes))
     if not urls:
         raise RequestError("no SOURCE given: name a tar, a folder, a glob or a brace pattern")
+    urls = {url: urls[url] for url in {redact(url): url for url in urls}.values()}
     return Sources(tuple(name_shards(urls)), tuple(dict.fromkeys(notes)))
+
+
+@contextmanager
+def open_file(shard: Shard) -> Iterator[BinaryIO]:
+    """The shard's file, to be read at any place; of a server without ranges a copy of it."""
+    filesystem, path = open_filesystem(shard.url)
+    with filesystem.open(path, "rb") as file:
+        is_http = shard.url.startswith(tuple(f"{name}://" for name in http.PROTOCOLS))
+        if not is_http or _has_ranges(file):
+            yield file
+            return
+    if not 0 < shard.size <= _MOST_COPIED:
+        size = f"{shard.size:,} bytes are" if shard.size else "a file of unknown size is"
+        raise ShardError(f"the server sends no parts of a file, and {size} too much: download it")
+    with local_path(shard) as copy, Path(copy).open("rb") as file:
+        yield file
+
+
+def _has_ranges(file: BinaryIO) -> bool:
+    try:
+        file.seek(-1, os.SEEK_END)
+        file.read(1)
+        file.seek(0)
+    except ValueError:  # of fsspec, whose words are no promise; any other is about this file
+        return False
+    return True
 
 
 @contextmanager
@@ -227,6 +263,9 @@ def local_path(shard: Shard) -> Iterator[str]:
             filesystem.get_file(path, copy)
         except Exception as error:  # every fsspec backend has errors of its own
             raise ShardError(f"can't be fetched: {one_line(error)}") from error
+        size = Path(copy).stat().st_size
+        if shard.size not in (0, size):
+            raise ShardError(f"can't be fetched: {size:,} bytes came, of {shard.size:,}")
         yield copy
 
 
@@ -289,7 +328,7 @@ def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
 
 def name_shards(urls: dict[str, int]) -> Iterator[Shard]:
     """Shards with names that mirror the files' paths below their common parent."""
-    paths = {url: _parts(url) for url in sorted(urls)}
+    paths = {url: _parts(url) for url in sorted(urls, key=redact)}
     folders = zip(*(parts[:-1] for parts in paths.values()), strict=False)
     base = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, folders))
     seen: dict[tuple[str, bool], str] = {}
@@ -304,7 +343,7 @@ def name_shards(urls: dict[str, int]) -> Iterator[Shard]:
 
 def _parts(url: str) -> list[str]:
     """The parts of a file's path, of which its table's path is made: so nothing odd in them."""
-    parts = [part for part in path_of(url).split("/") if part not in ("", ".")]
+    parts = [part for part in path_of(redact(url)).split("/") if part not in ("", ".")]
     try:
         url.encode()
     except UnicodeEncodeError as error:

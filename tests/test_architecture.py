@@ -11,7 +11,7 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 125
+MOST_FILES = 127
 """Python files, __init__.py apart."""
 MOST_LINES = 26_500
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
@@ -108,7 +108,8 @@ def test_class_names_are_used_once():
 
 
 FLOORS = (
-    ("errors",),
+    ("sanitize",),
+    ("errors", "http"),
     ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
     ("images", "reports"),
     ("clients", "read", "tables"),

@@ -24,6 +24,7 @@ from mmsieve.engine.workers import (
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions, SampleLimits
+from mmsieve.sanitize import redact
 from mmsieve.sources import Shard, one_line
 from mmsieve.tables import Header
 
@@ -219,7 +220,7 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
     except Exception as error:  # noqa: BLE001 - named in the report; the other shards go on
         foreseen = isinstance(error, (ShardError, OSError))
         details = None if foreseen else "".join(traceback.format_exception(error))
-        message = str(error) if foreseen else f"{type(error).__name__}: {error}"
+        message = redact(str(error) if foreseen else f"{type(error).__name__}: {error}")
         return ShardReport(shard=shard.name, problem=message, details=details)
     statuses = dict(Counter(row["status"] for row in rows.rows))
     problem = None if problem is None else f"incomplete: {problem}"

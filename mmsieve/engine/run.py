@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +17,7 @@ from mmsieve import tables
 from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
-from mmsieve.engine.ray import RayEngine
+from mmsieve.engine.ray import Patience, RayEngine
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
 from mmsieve.outputs import check_folder, is_same_request, made_otherwise, make_folder
@@ -27,6 +28,11 @@ from mmsieve.reports import Report, count_words, timed
 from mmsieve.sources import Shard, find_files, take_part
 
 _MOST_WORKERS = 16
+
+
+def _check_patience(kind: object, value: timedelta) -> None:
+    if value <= timedelta(0):
+        raise ValueError("must be a time above 0, such as 90s, 30m or 2h")
 
 
 @Parameter(name="*")
@@ -44,6 +50,8 @@ class RunOptions(OutputOptions):
     """Run in this process on one device, or in Ray actors."""
     ray_address: str | None = None
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
+    patience: Annotated[timedelta, Parameter(validator=_check_patience)] = timedelta(minutes=30)
+    """How long Ray may do nothing (90s, 30m, 2h): no cluster there, no free CPUs, no worker left."""
     keep_metadata: bool = False
     """Add a column `metadata`: each sample's metadata as JSON."""
     limits: SampleLimits = field(default_factory=SampleLimits)
@@ -95,7 +103,9 @@ def run_annotator(
     check_folder(out)
     found = find_files(sources)
     shards = take_part(split_files(found.files, read), run.part)
-    ray = RayEngine(run.ray_address) if run.engine == "ray" else None
+    ray = None
+    if run.engine == "ray":
+        ray = RayEngine(run.ray_address, run.workers, Patience(run.patience))
     device = ray.device(device) if ray else resolve_device(device)
     runner = RunnerOptions(device=device, batch_tokens=run.batch_tokens)
     annotator = make(runner.device)
@@ -123,8 +133,10 @@ def run_annotator(
     reports: list[ShardReport] = []
     if todo:
         with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:
-            engine = ray.run if ray else run_locally
-            reports += engine(job, todo, run.workers, progress)
+            if ray:
+                reports += ray.run(job, todo, progress)
+            else:
+                reports += run_locally(job, todo, run.workers, progress)
     return _report(reports, notes, out)
 
 

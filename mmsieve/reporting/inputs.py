@@ -20,6 +20,7 @@ from mmsieve.read.documents import is_mmc4
 from mmsieve.read.instructions import looks_right
 from mmsieve.read.json_items import first_sign, line_items, parse_object
 from mmsieve.read.layouts import split_files
+from mmsieve.sanitize import redact
 from mmsieve.sources import Shard, find_files, one_line, path_of
 from mmsieve.tables import Header
 
@@ -176,5 +177,6 @@ class Places:
         if not found:
             return None, f"shard {name!r} of a table is not among the SOURCEs"
         if len(found) > 1:
-            return None, f"shard {name!r} of a table may be {found[0].url} or {found[1].url}"
+            two = redact(f"{found[0].url} or {found[1].url}")
+            return None, f"shard {name!r} of a table may be {two}"
         return found[0], ""
