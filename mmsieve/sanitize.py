@@ -9,10 +9,11 @@ import re
 from typing import TextIO
 from urllib.parse import unquote
 
-_LOGIN = re.compile(r"(?<![\w+.-])([a-z][\w+.-]*)://([^\s/?#]*)@", re.IGNORECASE)
+# One slash is what is left of two in a path.
+_LOGIN = re.compile(r"(?<![\w+.-])([a-z][\w+.-]+)(://?)([^\s/?#]*)@", re.IGNORECASE)
 _NO_LOGINS = ("abfs", "abfss", "wasb", "wasbs", "github")
 """Protocols that name a container or a repository in the place of a login."""
-_PARAMETERS = re.compile(r"(\w://[^\s?#'\"<>]*)([?#](?:[^\s'\"<>]*[^\s'\"<>:,.)\]])?)")
+_PARAMETERS = re.compile(r"(\w://?[^\s?#'\"<>]*)([?#](?:[^\s'\"<>]*[^\s'\"<>:,.)\]])?)")
 _SECRET = re.compile(
     r"sig|token|key|secret|pass|pwd|auth|cred|expir|policy|session|jwt|hmac|accessid|^code$|^md5$"
     r"|^(x-|hdn|q-)|^(se|sp|sv|sr|st|ss|srt|spr|sip|si|sdd|sk[a-z]{1,3}|s[acdu]oid|scid)$",
@@ -32,17 +33,17 @@ def redact(text: str) -> str:
     looks like a secret is a short digest of it, so that different ones stay different.
     """
     text = _HEADER.sub(r"\1***", text)
-    if "://" not in text:
+    if ":/" not in text:
         return text
     text = _LOGIN.sub(_without_login, text)
     return _PARAMETERS.sub(_without_secrets, text)
 
 
 def _without_login(found: re.Match[str]) -> str:
-    protocol, login = found.groups()
+    protocol, slashes, login = found.groups()
     if protocol.lower() in _NO_LOGINS and (protocol.lower() == "github" or ":" not in login):
         return found[0]
-    return f"{protocol}://"
+    return protocol + slashes
 
 
 def _without_secrets(found: re.Match[str]) -> str:

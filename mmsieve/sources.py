@@ -322,7 +322,7 @@ def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
     left.update({"links to folders": listing.linked_folders} if listing.linked_folders else {})
     if left:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left.items()))
-        notes.append(f"{pattern}: left alone beside the shards: {kinds}")
+        notes.append(f"{redact(pattern)}: left alone beside the shards: {kinds}")
     return kept
 
 

@@ -51,7 +51,7 @@ class RunOptions(OutputOptions):
     ray_address: str | None = None
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
     patience: Annotated[timedelta, Parameter(validator=_check_patience)] = timedelta(minutes=30)
-    """How long Ray may do nothing (90s, 30m, 2h): no cluster there, no free CPUs, no worker left."""
+    """How long to wait for Ray (90s, 30m, 2h): for the cluster, for CPUs, for the model."""
     keep_metadata: bool = False
     """Add a column `metadata`: each sample's metadata as JSON."""
     limits: SampleLimits = field(default_factory=SampleLimits)
