@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-PROTOCOLS = ("http", "https")
-
 _BUSY = (429, 502, 503, 504)
 """Statuses of a server that may answer another time."""
 _TRIES = 5
@@ -21,6 +19,11 @@ _MEANINGS = {
     403: "the address is not for everybody, or its signature has expired",
     429: "too many requests at a time",
 }
+
+
+def is_address(url: str) -> bool:
+    """Whether a URL is an address of the web."""
+    return url.startswith(("http://", "https://"))
 
 
 async def open_session(**options: Any) -> Any:

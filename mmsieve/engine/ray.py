@@ -74,7 +74,10 @@ class RayEngine:
     def _join(self, address: str | None) -> None:
         options = {"log_to_driver": False, "logging_level": "error"}
         if not address:  # `local`: not the one that a file names, which may be long gone
-            self._ray.init("local", include_dashboard=False, **options)
+            try:
+                self._ray.init("local", include_dashboard=False, **options)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise MmsieveError(f"Ray can't be started here: {one_line(error)}") from error
             return
         failed: list[BaseException] = []
 
@@ -90,8 +93,8 @@ class RayEngine:
         while thread.is_alive():
             self._patience.check(lambda: f"a Ray cluster at {address} to answer")
             thread.join(_TICK)
-        for error in failed:
-            raise RequestError(f"no Ray cluster at {address}: {one_line(error)}") from error
+        for reason in failed:
+            raise RequestError(f"no Ray cluster at {address}: {one_line(reason)}") from reason
         self._patience.renew()
 
     def device(self, asked: str) -> Device:
