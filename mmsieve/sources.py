@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import fsspec
@@ -18,6 +17,7 @@ from fsspec.core import url_to_fs
 
 from mmsieve import http
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.leftovers import scratch_folder
 from mmsieve.sanitize import redact
 
 # Finding files through fsspec, with errors that say the fix
@@ -85,10 +85,16 @@ def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
 
 def path_of(url: str) -> str:
     """The path in a URL, without protocol and without what a signed https address appends."""
-    protocol, separator, rest = url.partition("://")
+    _, separator, rest = url.partition("://")
     if not separator:
         return url
     return re.split("[?#]", rest)[0] if http.is_address(url) else rest
+
+
+def address_of(url: str) -> str:
+    """Where a file is, without logins and without what a signed address appends."""
+    protocol, separator, _ = url.partition("://")
+    return f"{protocol}{separator}{path_of(redact(url))}" if separator else url
 
 
 def suffix_of(url: str) -> str:
@@ -194,6 +200,11 @@ class Shard:
     """Read only so many samples: a trial run, never taken for the whole shard."""
 
     @property
+    def address(self) -> str:
+        """Where the file is, as its identity says it."""
+        return address_of(self.url)
+
+    @property
     def suffix(self) -> str:
         """The file's suffix in lower case, with its dot."""
         return suffix_of(self.url)
@@ -256,7 +267,7 @@ def local_path(shard: Shard) -> Iterator[str]:
     if is_local(filesystem):
         yield path
         return
-    with TemporaryDirectory(prefix="mmsieve-") as folder:
+    with scratch_folder() as folder:
         copy = posixpath.join(folder, "shard" + shard.suffix)
         try:
             filesystem.get_file(path, copy)

@@ -13,13 +13,14 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmsieve.errors import RequestError
+from mmsieve.identity import FileIdentity, TableSource
 from mmsieve.outputs import not_ours, write_atomically
 from mmsieve.sources import one_line
 
@@ -32,9 +33,10 @@ COMMON = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("uid", pa.string()),
+        pa.field("place", pa.int64()),
     ]
 )
-"""The columns that every table begins with."""
+"""The columns that every table begins with; `place` is the sample's number in its source file."""
 
 METADATA = pa.field("metadata", pa.string())
 """The sample's metadata as JSON, where it was asked for."""
@@ -55,6 +57,10 @@ class Header:
     size: int
     """Bytes of the file that the shard was read from."""
     rows: int
+    start: int = 0
+    """Place of the first row in that file."""
+    source: dict[str, Any] | None = None
+    """The file's FileIdentity; None in a table of before."""
     complete: bool = True
     problem: str | None = None
     """Why the shard could only be read in part."""
@@ -64,6 +70,19 @@ class Header:
     """Whatever changes a number; a resume with another one is refused."""
     notes: dict[str, str] = field(default_factory=dict)
     """How it was made, beyond what changes a number."""
+
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of a file with the decisions of several shards: shard -> what TableSource says of it."""
+
+    @property
+    def identity(self) -> FileIdentity | None:
+        """The file that the shard was read from, where that is known."""
+        return None if self.source is None else FileIdentity(**self.source)
+
+    @property
+    def of_source(self) -> TableSource:
+        """What it says of the samples that its rows are about."""
+        return TableSource(self.shard, self.start, self.size, self.identity)
 
 
 @cache
@@ -151,9 +170,13 @@ def remove_file(path: Path) -> None:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """The files of a table: shard name -> path, in the order of the names."""
-    files = [path for path in folder.rglob("*.parquet") if not path.name.startswith(".")]
-    named = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
-    return dict(sorted(named.items()))
+    found = ((path.relative_to(folder), path) for path in folder.rglob("*.parquet"))
+    shown = {
+        inside.with_suffix("").as_posix(): path
+        for inside, path in found
+        if not any(part.startswith(".") for part in inside.parts)
+    }
+    return dict(sorted(shown.items()))
 
 
 # Reading: files one by one, and the tables given to a verb, of a run or anyone's
@@ -194,6 +217,10 @@ class TableFile:
     """Bytes of the file that the shard was read from; 0 where that isn't known."""
     complete: bool
     """Whether it holds all samples of its shard."""
+    source: TableSource | None = None
+    """What its header says of its samples; None where it isn't ours."""
+    limit: int | None = None
+    """Set where a trial run made it."""
 
 
 Origins: TypeAlias = Sequence[tuple[TableFile, int]]
@@ -318,9 +345,15 @@ def _open(path: Path, name: str) -> Table:
         elif not schema.equals(last):
             _merge_types(types, mixed, schema, file)
         last = schema
-        size, complete = (0, True) if header is None else (header.size, header.complete)
-        files.append(TableFile(shard, file, rows, size, complete))
+        files.append(_table_file(shard, file, rows, header))
     return Table(name, path, tuple(files), types, mixed, is_ours=made_by[0] is not None)
+
+
+def _table_file(shard: str, path: Path, rows: int, header: Header | None) -> TableFile:
+    if header is None:
+        return TableFile(shard, path, rows, 0, complete=True)
+    known = header.of_source, header.limit
+    return TableFile(shard, path, rows, header.size, header.complete, *known)
 
 
 def _merge_types(

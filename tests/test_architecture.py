@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 127
+MOST_FILES = 134
 """Python files, __init__.py apart."""
-MOST_LINES = 26_820
+MOST_LINES = 27_420
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -109,9 +109,9 @@ def test_class_names_are_used_once():
 
 FLOORS = (
     ("sanitize",),
-    ("errors", "http"),
+    ("errors", "http", "leftovers"),
     ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
-    ("images", "reports"),
+    ("images", "reports", "locks"),
     ("clients", "read", "tables"),
     ("decisions", "engine"),
     ("methods",),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mmsieve.cli import main
 from mmsieve.errors import SampleError, ShardError, Status
+from mmsieve.methods.aitqe.answers import Assessment, write_answer
 from mmsieve.progress import show_progress
 from mmsieve.sanitize import plain, redact, write
 from tests.helpers.file_server import serve_files
@@ -130,7 +131,7 @@ def test_an_endpoint_s_secrets_are_nowhere_and_fresh_ones_resume(
     assert code == 1 and "401" in err  # the server echoes the header of the login
     assert SECRET not in out + err and login not in out + err
 
-    server.answer = lambda body: 400
+    server.answer = lambda body: write_answer(Assessment(recaption=None, overall=9))
     first, fresh = (f"endpoint:{server.url}/v1?api-key={key}#m" for key in (SECRET, "fresh-one"))
     code, out, err = run(*asked, first)
     assert code == 0 and SECRET not in out + err + everything(tmp_path / "out")

@@ -65,6 +65,8 @@ class GallerySample:
 
     key: str
     shard: str
+    place: int | None = None
+    """Its number in its source file; None in a table of before."""
     score: float | None = None
     keep: bool | None = None
     """None in a table, which decides nothing."""
@@ -162,11 +164,13 @@ def count_rows(
 
 
 def read_rows(files: Iterable[Path], columns: Sequence[pl.Expr | str]) -> Iterator[pl.DataFrame]:
-    """Columns of a table's files, a file or a part of one at a time; raises polars' errors."""
+    """Columns of a table's files, and `place`, some rows at a time; raises polars' errors."""
     for file in files:
         rows = scan_files([file])
+        if "place" not in rows.collect_schema():
+            rows = rows.with_columns(place=pl.lit(None, pl.Int64))
         for start in range(0, rows.select(pl.len()).collect().item() or 1, _ROWS):
-            yield rows.select(columns).slice(start, _ROWS).collect()
+            yield rows.select(*columns, "place").slice(start, _ROWS).collect()
 
 
 def typed(types: Types) -> list[pl.Expr]:
