@@ -70,13 +70,10 @@ def select(
     """
     options, out = choice or SelectOptions(), Path(out)
     files = tuple(map(Path, [] if data is None else data if isinstance(data, list) else [data]))
-    check_data(files)
     rated = _rated(Path(table), out, files, options)
-    request = None if subset is None else SubsetRequest(files, Path(subset))
+    request = _check_subset(files, subset)
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
-    if request is not None:
-        request.check(overwrite=True)
     is_idle = dry_run or subset is None
     try:
         with (
@@ -115,8 +112,17 @@ def select(
     )
 
 
+def _check_subset(data: tuple[Path, ...], subset: Path | None) -> SubsetRequest | None:
+    if subset is None:
+        return None
+    request = SubsetRequest(data, Path(subset))
+    request.check(overwrite=True)
+    return request
+
+
 def _rated(table: Path, out: Path, data: Sequence[Path], options: SelectOptions) -> RatedSamples:
     options.check()
+    check_data(data)
     check_place(out, [table])
     if is_result_folder(table):
         return ResultFolder(table, data, options)
