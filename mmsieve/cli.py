@@ -15,6 +15,7 @@ from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.outputs import is_full
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
+from mmsieve.sanitize import plain, write
 
 if TYPE_CHECKING:
     from cyclopts.help.formatters import DefaultFormatter
@@ -117,7 +118,7 @@ def _heeding_sigterm() -> Iterator[None]:
 
 
 def _say_ended(how: str, code: int) -> int:
-    sys.stderr.write(f"{how}; the same command goes on where this one stopped\n")
+    write(f"{how}; the same command goes on where this one stopped", sys.stderr)
     return code
 
 
@@ -156,17 +157,17 @@ def _show(result: Printed, debug: bool) -> int:
     if isinstance(result, Report) and (result.failed or result.achieved_nothing):
         code = FAILED
         for name, problem in result.failed.items():
-            sys.stderr.write(f"{result.unit}{name}: {problem}\n")
-            sys.stderr.write(result.details.get(name, "") if debug else "")
-    sys.stdout.write(result.summary() + "\n")
+            write(plain(f"{result.unit}{name}: {problem}"), sys.stderr)
+            if debug and name in result.details:
+                write(result.details[name], sys.stderr)
+    write(result.summary(), sys.stdout)
     return code
 
 
 def _fail(error: Exception, debug: bool, code: int) -> int:
     if debug:
-        traceback.print_exception(error)
-    message = " ".join(_message(error).split())
-    sys.stderr.write(f"mmsieve: {message}\n")
+        write("".join(traceback.format_exception(error)), sys.stderr)
+    write("mmsieve: " + " ".join(_message(error).split()), sys.stderr)
     return code
 
 

@@ -108,7 +108,8 @@ def test_class_names_are_used_once():
 
 
 FLOORS = (
-    ("errors", "leftovers"),
+    ("sanitize",),
+    ("errors", "http", "leftovers"),
     ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
     ("images", "reports", "locks", "identity"),
     ("clients", "read", "tables"),
