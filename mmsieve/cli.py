@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, CycloptsError, ValidationError
 
-from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.errors import MmsieveError, RequestError, is_order_to_end
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
+from mmsieve.sources import one_line
 
 if TYPE_CHECKING:
     from cyclopts.help.formatters import DefaultFormatter
@@ -63,7 +64,17 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
         code = INTERRUPTED
+    except BaseException as error:
+        if is_order_to_end(error):
+            raise
+        code = _fail(error, debug, FAILED, _UNFORESEEN)
     sys.exit(code)
+
+
+ISSUES = "https://github.com/mmsieve/mmsieve/issues"
+_UNFORESEEN = (
+    "internal error: {}; run again with --debug for the traceback, and report it at " + ISSUES
+)
 
 
 def _asks_for_help(words: list[str]) -> bool:
@@ -107,16 +118,18 @@ def _show(result: Printed, debug: bool) -> int:
     return code
 
 
-def _fail(error: Exception, debug: bool, code: int) -> int:
+def _fail(error: BaseException, debug: bool, code: int, said: str = "{}") -> int:
     if debug:
         traceback.print_exception(error)
     message = " ".join(_message(error).split())
-    sys.stderr.write(f"mmsieve: {message}\n")
+    sys.stderr.write(f"mmsieve: {said.format(message)}\n")
     return code
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     """What is wrong; of a refused value as from Python: the flag, the value, what is allowed."""
+    if not isinstance(error, MmsieveError | CycloptsError):
+        return f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, ValidationError) and error.argument and error.argument.tokens:
         token = error.argument.tokens[0]
         return f"{token.keyword or error.argument.name} {token.value}: {error.exception_message}"

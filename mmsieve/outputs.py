@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from pydantic import TypeAdapter
+
 from mmsieve.errors import RequestError
+from mmsieve.validated import read_json_file
 
 # Places: folders that can be written, apart from what is read
 
@@ -178,8 +181,8 @@ def check_empty(out: Path) -> None:
 
 
 def read_record(
-    out: Path, name: str, verb: str, unfinished: Sequence[str] = ()
-) -> dict[str, Any] | None:
+    out: Path, name: str, verb: str, kind: TypeAdapter[T], unfinished: Sequence[str] = ()
+) -> T | None:
     """What the JSON record in an output folder says; None where a run has to begin.
 
     `unfinished` are folders of which one alone, without the record, shows that the verb was
@@ -188,16 +191,11 @@ def read_record(
     if not out.is_dir() or not any(out.iterdir()):
         return None
     try:
-        record: object = json.loads((out / name).read_text("utf-8"))
+        return read_json_file(out / name, kind, f"not made by {verb}, choose another --out")
     except FileNotFoundError:
         if any((out / part).is_dir() for part in unfinished):
             return None
         raise not_ours(out, f"not empty, and not made by {verb}") from None
-    except (OSError, ValueError) as error:
-        raise not_ours(out, f"{name} can't be read ({error})") from error
-    if not isinstance(record, dict):
-        raise not_ours(out, f"not empty, and not made by {verb}")
-    return record
 
 
 def remove_own(out: Path, names: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ Whoever reads or writes a table file, of a run or anyone's, does it through this
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,15 +13,17 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 
 from mmsieve.errors import RequestError
 from mmsieve.outputs import not_ours, write_atomically
-from mmsieve.sources import one_line
+from mmsieve.parquet import check_expansion, naming_file
+from mmsieve.validated import parse_json
 
 # Table files: columns, header, writing
 
@@ -52,9 +54,9 @@ class Header:
     kind: str
     version: str
     shard: str
-    size: int
+    size: NonNegativeInt
     """Bytes of the file that the shard was read from."""
-    rows: int
+    rows: NonNegativeInt
     complete: bool = True
     problem: str | None = None
     """Why the shard could only be read in part."""
@@ -64,6 +66,12 @@ class Header:
     """Whatever changes a number; a resume with another one is refused."""
     notes: dict[str, str] = field(default_factory=dict)
     """How it was made, beyond what changes a number."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+_WHOLE_HEADER = TypeAdapter(Header)
+_AGAIN = "not a table of this version; make it again with --overwrite or another --out"
 
 
 @cache
@@ -89,27 +97,16 @@ def read_header(path: Path) -> Header | None:
 
 
 def _read_footer(path: Path) -> tuple[Header | None, pa.Schema]:
-    try:
-        with pq.ParquetFile(path) as file:
-            metadata, schema = file.metadata.metadata, file.schema_arrow
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise _other_version(path, error) from error
+    with open_file(path, _AGAIN) as file:
+        metadata, schema = file.metadata.metadata, file.schema_arrow
     return parse_header(path, metadata), schema
 
 
 def parse_header(path: Path, metadata: dict[bytes, bytes] | None) -> Header | None:
     """The header in a file's Parquet metadata; None where mmsieve did not write it."""
-    try:
-        return Header(**json.loads(metadata[_HEADER])) if metadata and _HEADER in metadata else None
-    except (TypeError, ValueError) as error:
-        raise _other_version(path, error) from error
-
-
-def _other_version(path: Path, error: Exception) -> RequestError:
-    what = f"{path}: not a table of this version ({one_line(error)})"
-    return RequestError(f"{what}; make it again with --overwrite or another --out")
+    if not metadata or _HEADER not in metadata:
+        return None
+    return parse_json(path, metadata[_HEADER], _WHOLE_HEADER, _AGAIN)
 
 
 def find_score(columns: pa.Schema | Mapping[str, pa.DataType]) -> str | None:
@@ -128,10 +125,9 @@ def types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
 
 def existing_file(path: Path) -> tuple[Header, pa.Schema] | None:
     """Header and columns of a table file, if it is there; RequestError for one that isn't ours."""
-    try:
-        header, schema = _read_footer(path)
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    header, schema = _read_footer(path)
     if header is None:
         raise not_ours(path, "there, and not made by mmsieve")
     return header, schema
@@ -167,20 +163,55 @@ _SHOWN = 40
 
 @contextmanager
 def open_file(
-    path: Path, fix: str = "make that file of the table again"
+    path: Path, fix: str = "make that file of the table again", columns: Collection[str] = ()
 ) -> Iterator[pq.ParquetFile]:
-    """A table file to read from; a file that can't be read is a RequestError that says the fix."""
-    try:
+    """A table file to read these columns from; a RequestError that says the fix where it can't be.
+
+    Whatever goes wrong in the block is that of the file.
+    """
+    with naming_file(path, fix):
         # pre_buffer would hold all of a large file's columns in memory
         with pq.ParquetFile(path, pre_buffer=False) as file:
+            for group in range(file.num_row_groups):
+                check_expansion(path, file, group, columns)
             yield file
-    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        raise RequestError(f"{path}: can't be read ({one_line(error)}): {fix}") from error
 
 
-def scan_files(files: Iterable[Path]) -> pl.LazyFrame:
-    """The rows of table files that have the same columns, to be read when they are collected."""
-    return pl.scan_parquet(list(files), glob=False)
+def read_frames(
+    files: Iterable[Path], columns: Collection[str], rows: int = CHUNK
+) -> Iterator[pl.DataFrame]:
+    """Columns of our own table files, so many rows at a time, of each file at least one frame."""
+    for path in files:
+        with open_file(path, columns=columns) as file:
+            missing = [name for name in columns if name not in file.schema_arrow.names]
+            if missing:
+                raise RequestError(f"{path}: has no column {missing[0]}: make it again")
+            batches = file.iter_batches(rows, columns=list(columns))
+            empty = pa.Table.from_batches([], file.schema_arrow).select(list(columns))
+            none = [] if file.metadata.num_rows else [empty]
+            for piece in chain(map(pa.table, batches), none):
+                yield _frame(path, _checked(piece.select(list(columns)), ours=True))
+
+
+def _checked(piece: pa.Table, ours: bool) -> pa.Table:
+    """A piece of a file; ValueError where it holds what isn't so.
+
+    Texts that are none are undefined to whoever takes them for text, and no library looks.
+    """
+    piece.validate(full=True)
+    for name in _NEVER_NULL & set(piece.column_names) if ours else ():
+        if piece[name].null_count:
+            raise ValueError(f"column {name} holds nulls")
+    return piece
+
+
+def _frame(path: Path, table: pa.Table) -> pl.DataFrame:
+    with naming_file(path, "leave the column out, or make the table again"):
+        return pl.DataFrame(table.combine_chunks())
+
+
+_NEVER_NULL = {"key", "shard", "status", "keep"}
+"""Columns that have a value in every row of a table or decisions of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +263,7 @@ class Table:
     def read(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pl.DataFrame]:
         """A file's columns, in one frame or in pieces; RequestError where not all can be read."""
         for piece in self._pieces(file, columns, whole):
-            yield pl.DataFrame(piece)
+            yield _frame(self.path, piece)
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """The columns of all files, about CHUNK rows at a time, and which files they are from.
@@ -251,21 +282,21 @@ class Table:
                 waiting.append(piece)
                 height += piece.num_rows
                 if height >= CHUNK:
-                    yield origins, pl.DataFrame(pa.concat_tables(waiting).combine_chunks())
+                    yield origins, _frame(self.path, pa.concat_tables(waiting))
                     origins, waiting, height = [], [], 0
         if waiting:
-            yield origins, pl.DataFrame(pa.concat_tables(waiting).combine_chunks())
+            yield origins, _frame(self.path, pa.concat_tables(waiting))
 
     def _pieces(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pa.Table]:
         names, rows = list(columns), 0
         schema = pa.schema([(name, self.types[name]) for name in names])
-        with open_file(file.path) as parquet:
+        with open_file(file.path, columns=names) as parquet:
             pieces: Iterable[pa.Table] = map(pa.table, parquet.iter_batches(CHUNK, columns=names))
             if whole or file.rows <= CHUNK:
                 pieces = [parquet.read(names, use_threads=False)]
             for piece in pieces:
                 rows += piece.num_rows
-                yield piece.select(names).cast(schema)
+                yield _checked(piece.select(names).cast(schema), self.is_ours)
         if rows != file.rows:
             raise RequestError(f"{file.path}: has changed while it was read: filter again")
 

@@ -109,8 +109,9 @@ def test_class_names_are_used_once():
 
 FLOORS = (
     ("errors",),
+    ("validated",),
     ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
-    ("images", "reports"),
+    ("images", "parquet", "reports"),
     ("clients", "read", "tables"),
     ("decisions", "engine"),
     ("methods",),

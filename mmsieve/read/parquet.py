@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.parquet import rows_at_once
 from mmsieve.read import Record, duplicate
 from mmsieve.sources import one_line
 
@@ -105,12 +106,6 @@ def _plain(type_: pa.DataType) -> pa.DataType:
 
 # Rows of a range, decoded in bounded pieces
 
-_BATCH_ROWS = 32
-_BATCH_BYTES = 256 << 20
-"""What a batch may take: a dictionary can stand for one large value in every row."""
-_MOST_EXPANSION = 1000
-"""Beyond this and _BATCH_BYTES a column is made to fill memory: images don't compress."""
-
 
 def open_parquet(file: Any) -> pq.ParquetFile:
     """A Parquet file, read in bounded pieces: a column of images may be larger than memory."""
@@ -162,22 +157,6 @@ def _rows(
             position += batch.num_rows
             if position >= end:
                 break
-
-
-def rows_at_once(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
-    """How many rows of a group surely fit in memory; raises ShardError where not one may."""
-    metadata = file.metadata.row_group(group)
-    largest = 1
-    for number in range(metadata.num_columns):
-        column = metadata.column(number)
-        name, size = column.path_in_schema.partition(".")[0], column.total_uncompressed_size
-        if name not in columns:
-            continue
-        if size > max(_BATCH_BYTES, _MOST_EXPANSION * column.total_compressed_size):
-            packed = f"{column.total_compressed_size} bytes of column {name} expand to {size}"
-            raise ShardError(f"row group {group}: {packed}")
-        largest = max(largest, size)
-    return min(max(_BATCH_BYTES // largest, 1), _BATCH_ROWS)
 
 
 def _to_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:

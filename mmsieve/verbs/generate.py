@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import TypeAdapter
+
 from mmsieve import outputs
 from mmsieve.errors import RequestError
 from mmsieve.generation.files import IMAGES, POOL, SHARDS, TRAIN, VAL
@@ -221,6 +223,18 @@ def _draw(
     return GenerateReport(out=out, noun=task.noun, written=written, tars=tars)
 
 
+@dataclass(frozen=True)
+class GenerationRecord:
+    """What generate.json says."""
+
+    request: dict[str, Any]
+    complete: bool = True
+    """By default as in records of the first version."""
+
+
+_STORED = TypeAdapter(GenerationRecord)
+
+
 def _write_record(
     out: Path, config: dict[str, object], written: dict[str, int], complete: bool = True
 ) -> None:
@@ -234,8 +248,8 @@ def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
 
 
 def _is_done(out: Path, config: dict[str, object], overwrite: bool) -> bool:
-    stored = outputs.read_record(out, _RECORD, "generate", unfinished=(IMAGES,))
+    stored = outputs.read_record(out, _RECORD, "generate", _STORED, (IMAGES,))
     if stored is None or overwrite:
         return False
-    outputs.is_same_request(out, stored["request"], config)
-    return bool(stored.get("complete", True))
+    outputs.is_same_request(out, stored.request, config)
+    return stored.complete

@@ -1,4 +1,4 @@
-"""The command: mutations of each kind, in some processes, and what ended otherwise than it should."""
+"""The command: mutations of each kind, and what ended otherwise than it should."""
 
 import argparse
 import os
@@ -58,7 +58,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1e9, help="of all, shared by the kinds")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", help="to keep, with the good files of an earlier run")
-    parser.add_argument("--repeat", type=int, help="run this mutation of the KIND again and show it")
+    parser.add_argument(
+        "--repeat", type=int, help="run this mutation of the KIND again and show it"
+    )
     return parser.parse_args()
 
 
@@ -91,7 +93,9 @@ def _listing(line: str) -> None:
     try:
         run_line(line.split())
     finally:
-        names = [n for n in list(sys.modules) if n.partition(".")[0] != "tests" and "__main" not in n]
+        names = [
+            n for n in list(sys.modules) if n.partition(".")[0] != "tests" and "__main" not in n
+        ]
         Path(os.environ["MMSIEVE_FUZZ_MODULES"]).write_text("\n".join(names), "utf-8")
 
 
@@ -154,9 +158,9 @@ def _try(kind: str, number: int, place: Path, work: Path, shown: bool = False) -
 
 
 def _reads(line: str, file: Path) -> bool:
-    """Whether a command line names the file, a folder that it is in, or its first one's neighbour."""
+    """Whether a command line names the file's folder, of kinds that have several."""
     top = file.parts[0]
-    return top not in ("one", "two", "done", "begun") or f"{top}" in line.replace("/", " ").split()
+    return top not in ("one", "two", "done", "begun") or top in line.replace("/", " ").split()
 
 
 def _copy(base: Path, work: Path) -> Path:

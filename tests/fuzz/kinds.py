@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 Line = Sequence[str]
 
@@ -135,15 +136,15 @@ _TRAIN = "train classifier unifilter-tiny --smoke --quiet --data made/train.json
 
 def _trainings() -> None:
     """A training that is done, and one that was killed before its last step."""
-    from mmsieve.training.training import Training
+    from mmsieve.training import training
 
     _training_files()
     _main(f"{_TRAIN} done")
 
-    def interrupted(self: Training) -> None:
+    def interrupted(*given: Any) -> None:
         raise KeyboardInterrupt
 
-    Training._publish = interrupted  # type: ignore[method-assign]
+    training.write_run_config = interrupted
     try:
         _main(f"{_TRAIN} begun")
     except RuntimeError:
@@ -219,7 +220,7 @@ KINDS: dict[str, Kind] = {
         ("scores/*",),
         (
             "filter scores --top-fraction 0.5 --out out --quiet",
-            "filter scores again --by scores.quality_score --min-score 1 --where scores.quality_score<9 --out out.parquet --quiet",
+            "filter scores again --where scores.quality_score<again.quality_score+1 --out out --quiet",
             "report scores --out out.html",
             "report scores in --out out.html",
             "evaluate scores again --out out --quiet",
@@ -301,7 +302,12 @@ KINDS: dict[str, Kind] = {
     ),
     "training": Kind(
         _trainings,
-        ("*/training.json", "begun/stages/*/log.json", "begun/stages/data.json", "begun/stages/*/*"),
+        (
+            "*/training.json",
+            "begun/stages/*/log.json",
+            "begun/stages/data.json",
+            "begun/stages/*/*",
+        ),
         (f"{_TRAIN} done", f"{_TRAIN} begun"),
     ),
     "export": Kind(
@@ -310,7 +316,9 @@ KINDS: dict[str, Kind] = {
         (f"{_EXPORT} --quiet", f"{_EXPORT} --quiet --overwrite"),
     ),
     "unifilter": Kind(
-        _model("unifilter-tiny"), _CHECKPOINT, (_SCORE, _SCORE.replace("--model ", "--model text-only:"))
+        _model("unifilter-tiny"),
+        _CHECKPOINT,
+        (_SCORE, _SCORE.replace("--model ", "--model text-only:")),
     ),
     "unifilter-released": Kind(
         _recorded("unifilter/UniFilter-Qwen3-tiny", "unifilter/towers"),
@@ -319,7 +327,9 @@ KINDS: dict[str, Kind] = {
     ),
     "aitqe": Kind(_model("aitqe-tiny"), _CHECKPOINT, (_ENHANCE, "convert model --out out")),
     "aitqe-released": Kind(
-        _recorded("aitqe/aitqe-tiny-b", "aitqe/vis"), _CHECKPOINT, (_ENHANCE, "convert model --out out")
+        _recorded("aitqe/aitqe-tiny-b", "aitqe/vis"),
+        _CHECKPOINT,
+        (_ENHANCE, "convert model --out out"),
     ),
     "mmssr": Kind(
         _rater(_model("mmssr-tiny-scorer")), _CHECKPOINT, (_RATE_MODEL, "convert model --out out")
