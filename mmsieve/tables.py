@@ -169,12 +169,11 @@ def open_file(
 
     Whatever goes wrong in the block is that of the file.
     """
-    with naming_file(path, fix):
-        # pre_buffer would hold all of a large file's columns in memory
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            for group in range(file.num_row_groups):
-                check_expansion(path, file, group, columns)
-            yield file
+    # pre_buffer would hold all of a large file's columns in memory
+    with naming_file(path, fix), pq.ParquetFile(path, pre_buffer=False) as file:
+        for group in range(file.num_row_groups):
+            check_expansion(path, file, group, columns)
+        yield file
 
 
 def read_frames(

@@ -12,7 +12,8 @@ from typing import Any
 from tokenizers import Tokenizer, normalizers
 
 from mmsieve.devices import quiet
-from mmsieve.errors import RequestError
+from mmsieve.errors import RequestError, is_order_to_end
+from mmsieve.sources import one_line
 
 FILES = (
     "tokenizer.json",
@@ -53,8 +54,10 @@ def encode_piece(tokenizer: Tokenizer, piece: str) -> list[int]:
     return tokenizer.encode(piece, add_special_tokens=False).ids
 
 
-def load_tokenizer(folder: Path) -> TokenizerSpec:
+def load_tokenizer(folder: Path, rows: int | None = None) -> TokenizerSpec:
     """The tokenizer of a checkpoint folder; raises RequestError where there is none.
+
+    Nor may it give ids from `rows` on, that of the embeddings.
 
     `tokenizer.json` is taken as it is: transformers' AutoTokenizer fails on the model types of
     released classifiers, and rebuilds another tokenizer for some. Folders with only the slow
@@ -63,7 +66,14 @@ def load_tokenizer(folder: Path) -> TokenizerSpec:
     check_tokenizer(folder)
     tokenizer = open_tokenizer(folder)
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return TokenizerSpec(tokenizer.backend_tokenizer.to_str(), *ids)
+    spec = TokenizerSpec(tokenizer.backend_tokenizer.to_str(), *ids)
+    last = max(spec.build().get_vocab().values(), default=0)
+    if rows is not None and last >= rows:
+        raise RequestError(
+            f"{folder}: its tokenizer has the id {last}, the tensors embeddings of {rows} tokens: "
+            "take the files of one model"
+        )
+    return spec
 
 
 def open_tokenizer(folder: Path, stock: str | None = None) -> Any:
@@ -75,8 +85,11 @@ def open_tokenizer(folder: Path, stock: str | None = None) -> Any:
             if stock is None:
                 return _load(folder)
             return getattr(transformers, stock).from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise RequestError(f"{folder}: its tokenizer can't be read: {error}") from error
+    except BaseException as error:  # the tokenizers library raises nothing narrower, or panics
+        if is_order_to_end(error):
+            raise
+        reason = one_line(error)
+        raise RequestError(f"{folder}: its tokenizer can't be read: {reason}") from error
 
 
 def check_tokenizer(folder: Path) -> None:

@@ -220,7 +220,7 @@ KINDS: dict[str, Kind] = {
         ("scores/*",),
         (
             "filter scores --top-fraction 0.5 --out out --quiet",
-            "filter scores again --where scores.quality_score<again.quality_score+1 --out out --quiet",
+            "filter scores again --where scores.quality_score<9 --out out --quiet",
             "report scores --out out.html",
             "report scores in --out out.html",
             "evaluate scores again --out out --quiet",
