@@ -26,6 +26,7 @@ from mmsieve.tables import Header, Origins, TableFile
 
 KIND = "decisions"
 _REMAKE = "make the decisions again"
+_READ = ("key", "shard", "keep")
 _WRITERS = 2
 """Files of a folder that are written at a time."""
 MakeHeader: TypeAlias = Callable[[TableFile | None, str, int, int], Header]
@@ -55,7 +56,7 @@ class Decisions:
         if not files:
             raise RequestError(f"--decisions {path}: no decisions there; make them with filter")
         for name, file in files.items():
-            with tables.open_file(file, _REMAKE) as parquet:
+            with tables.open_file(file, _REMAKE, ("shard",)) as parquet:
                 self._add(name, file, parquet)
 
     @property
@@ -67,9 +68,10 @@ class Decisions:
         """The keys of a shard's kept samples, in the order of the rows."""
         keys: list[str] = []
         for path, groups in groupby(self._groups[shard], key=lambda place: place[0]):
-            with tables.open_file(path, _REMAKE) as parquet:
-                names = [n for n in ("key", "shard", "keep") if n in parquet.schema_arrow.names]
-                rows = parquet.read_row_groups([number for _, number in groups], names)
+            with tables.open_file(path, _REMAKE, _READ) as parquet:
+                names = [n for n in _READ if n in parquet.schema_arrow.names]
+                numbers = [number for _, number in groups]
+                rows = tables.checked(parquet.read_row_groups(numbers, names))
                 if "shard" in names:
                     rows = rows.filter(pc.equal(rows["shard"], shard))
                 keys += rows.filter(rows["keep"])["key"].cast(pa.string()).to_pylist()
@@ -113,7 +115,8 @@ def _shards(parquet: pq.ParquetFile, group: int, trust_statistics: bool) -> list
     statistics = columns.column(number).statistics if trust_statistics else None
     if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
         return [statistics.min]
-    shards = parquet.read_row_group(group, ["shard"], use_threads=False)["shard"]
+    read = parquet.read_row_group(group, ["shard"], use_threads=False)
+    shards = tables.checked(read)["shard"]
     return [str(shard) for shard in pc.unique(shards).to_pylist()]
 
 

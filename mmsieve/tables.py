@@ -22,7 +22,7 @@ from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 
 from mmsieve.errors import RequestError
 from mmsieve.outputs import not_ours, write_atomically
-from mmsieve.parquet import check_expansion, naming_file
+from mmsieve.read.parquet import check_expansion, naming_file
 from mmsieve.validated import parse_json
 
 # Table files: columns, header, writing
@@ -179,7 +179,10 @@ def open_file(
 def read_frames(
     files: Iterable[Path], columns: Collection[str], rows: int = CHUNK
 ) -> Iterator[pl.DataFrame]:
-    """Columns of our own table files, so many rows at a time, of each file at least one frame."""
+    """Columns of our own table files, so many rows at a time, of each file at least one frame.
+
+    `columns` may be a mapping to the types that they must have.
+    """
     for path in files:
         with open_file(path, columns=columns) as file:
             missing = [name for name in columns if name not in file.schema_arrow.names]
@@ -189,10 +192,11 @@ def read_frames(
             empty = pa.Table.from_batches([], file.schema_arrow).select(list(columns))
             none = [] if file.metadata.num_rows else [empty]
             for piece in chain(map(pa.table, batches), none):
-                yield _frame(path, _checked(piece.select(list(columns)), ours=True))
+                frame = _frame(path, checked(piece.select(list(columns))))
+                yield frame.cast(dict(columns)) if isinstance(columns, Mapping) else frame
 
 
-def _checked(piece: pa.Table, ours: bool) -> pa.Table:
+def checked(piece: pa.Table, ours: bool = True) -> pa.Table:
     """A piece of a file; ValueError where it holds what isn't so.
 
     Texts that are none are undefined to whoever takes them for text, and no library looks.
@@ -295,7 +299,7 @@ class Table:
                 pieces = [parquet.read(names, use_threads=False)]
             for piece in pieces:
                 rows += piece.num_rows
-                yield _checked(piece.select(names).cast(schema), self.is_ours)
+                yield checked(piece.select(names).cast(schema), self.is_ours)
         if rows != file.rows:
             raise RequestError(f"{file.path}: has changed while it was read: filter again")
 

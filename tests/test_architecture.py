@@ -11,7 +11,7 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 125
+MOST_FILES = 127
 """Python files, __init__.py apart."""
 MOST_LINES = 27_600
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
@@ -111,8 +111,9 @@ FLOORS = (
     ("errors",),
     ("validated",),
     ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
-    ("images", "parquet", "reports"),
-    ("clients", "read", "tables"),
+    ("images", "reports"),
+    ("clients", "read"),
+    ("tables",),
     ("decisions", "engine"),
     ("methods",),
     ("methods.unifilter",),

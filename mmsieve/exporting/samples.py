@@ -11,13 +11,12 @@ import base64
 import json
 import math
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import polars as pl
 
 from mmsieve import tables
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
@@ -31,7 +30,14 @@ from mmsieve.sources import TAR, Shard, local_path
 
 # Final captions of an assessment table, put in the place of those that a sample has
 
-_COLUMNS = ("key", "status", "caption", "final_caption", "rewritten", "overall_score")
+_COLUMNS = {
+    "key": pl.String,
+    "status": pl.String,
+    "caption": pl.String,
+    "final_caption": pl.String,
+    "rewritten": pl.Boolean,
+    "overall_score": pl.Float32,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +97,25 @@ class FinalCaptions:
 
     def kept(self, shard: str) -> list[str]:
         """The keys of a shard, each once, in the order of the rows."""
-        rows = self._read(shard, ["key", "status"])
-        same = pc.not_equal(rows["status"], Status.DUPLICATE_KEY.value)
-        return list(rows.filter(same)["key"].to_pylist())
+        rows = self._read(shard, ("key", "status"))
+        return rows.filter(pl.col("status") != Status.DUPLICATE_KEY.value)["key"].to_list()
 
     def changes(self, shard: str) -> dict[str, CaptionChange]:
         """Key -> what becomes of its caption, for those that change."""
         if shard not in self._files:
             raise RequestError(f"{self.label}: none for the shard {shard}: enhance all SOURCEs")
-        rows = self._read(shard, [*_COLUMNS])
-        rows = rows.filter(pc.fill_null(rows["rewritten"], False))
+        rows = self._read(shard, _COLUMNS).filter(pl.col("rewritten").fill_null(False))
+        if lost := [column.name for column in rows if column.has_nulls()]:
+            fix = "make it again with enhance"
+            raise RequestError(f"{self._files[shard]}: rewrites without {lost[0]}: {fix}")
         return {
             row["key"]: CaptionChange(row["final_caption"], row["caption"], row["overall_score"])
-            for row in rows.to_pylist()
+            for row in rows.iter_rows(named=True)
         }
 
-    def _read(self, shard: str, columns: list[str]) -> pa.Table:
-        with tables.open_file(self._files[shard]) as file:
-            return file.read(columns)
+    def _read(self, shard: str, columns: Iterable[str]) -> pl.DataFrame:
+        types = {name: _COLUMNS[name] for name in columns}
+        return pl.concat(tables.read_frames([self._files[shard]], types))
 
     def _check(self, file: Path) -> int:
         """Raise RequestError unless a file is of enhance; returns its source's size."""

@@ -7,7 +7,7 @@ shapes that the weights have before torch is asked, and named with its file and 
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter
 from typing_extensions import TypedDict
@@ -139,7 +139,7 @@ class PixelConfig(TypedDict):
     mean: _Triple
     std: _TripleAbove
     fit: Literal["stretch", "crop"]
-    scale: _Above
+    scale: NotRequired[_Above]
 
 
 _PIXELS: TypeAdapter[PixelConfig] = TypeAdapter(PixelConfig)

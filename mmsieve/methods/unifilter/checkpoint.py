@@ -30,6 +30,10 @@ ARCHITECTURES = {kind: f"{kind.title().replace('_', '')}Classifier" for kind in 
 PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp(\d{1,3})x_gelu")
 
 
+_MOST_IMAGE_TOKENS = 4096
+"""Pooled to from fewer patches at most."""
+
+
 class Checkpoint(CheckpointFolder):
     """A classifier's folder, understood: all that is needed to build, feed and name it."""
 
@@ -112,7 +116,7 @@ def _check_projector(folder: Path, checkpoint: Checkpoint) -> None:
         raise RequestError(
             f"{folder}: projector {checkpoint.projector!r}, and {layers} layers of it"
         )
-    if checkpoint.image_tokens > checkpoint.tower.patches + 1:
+    if checkpoint.image_tokens > max(_MOST_IMAGE_TOKENS, checkpoint.tower.patches + 1):
         wanted, patches = checkpoint.image_tokens, checkpoint.tower.patches
         raise RequestError(f"{folder}: mm_num_image_tokens is {wanted}, of {patches} patches")
     heads = tensor_shape(checkpoint.tensors["score.weight"], "score.weight")[:1]
