@@ -19,7 +19,7 @@ from uuid import uuid4
 from pydantic import TypeAdapter
 
 from mmsieve.errors import RequestError
-from mmsieve.validated import read_json_file
+from mmsieve.validated import OBJECT, read_json_file
 
 # Places: folders that can be written, apart from what is read
 
@@ -181,9 +181,13 @@ def check_empty(out: Path) -> None:
 
 
 def read_record(
-    out: Path, name: str, verb: str, kind: TypeAdapter[T], unfinished: Sequence[str] = ()
-) -> T | None:
-    """What the JSON record in an output folder says; None where a run has to begin.
+    out: Path,
+    name: str,
+    verb: str,
+    unfinished: Sequence[str] = (),
+    kind: TypeAdapter[Any] = OBJECT,
+) -> Any:
+    """What the JSON record in an output folder says, of a kind; None where a run has to begin.
 
     `unfinished` are folders of which one alone, without the record, shows that the verb was
     interrupted. Raises RequestError for a folder that holds anything else.

@@ -183,7 +183,7 @@ def _value(scalar: Any) -> Any:
             return None
 
 
-# Any Parquet file: what goes wrong with it is named, what it expands to is bounded: a page may stand
+# Any Parquet file: what goes wrong is named, what it expands to is bounded: a page may stand
 # for a thousand times its size, a dictionary for one large value in every row
 
 _BATCH_ROWS = 32

@@ -18,7 +18,6 @@ from cyclopts import Parameter
 from mmsieve.errors import RequestError
 from mmsieve.options import NotNegative, OutputOptions, Workers
 from mmsieve.outputs import is_same_request, read_record, remove, write_text
-from mmsieve.validated import OBJECT
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def check_run_config(
 
     Raises RequestError where something else is in it.
     """
-    made = read_record(out, _NAME, "train", OBJECT)
+    made = read_record(out, _NAME, "train")
     if made is None:
         return "new"
     if overwrite:

@@ -248,7 +248,8 @@ def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
 
 
 def _is_done(out: Path, config: dict[str, object], overwrite: bool) -> bool:
-    stored = outputs.read_record(out, _RECORD, "generate", _STORED, (IMAGES,))
+    stored: GenerationRecord | None
+    stored = outputs.read_record(out, _RECORD, "generate", unfinished=(IMAGES,), kind=_STORED)
     if stored is None or overwrite:
         return False
     outputs.is_same_request(out, stored.request, config)
