@@ -33,6 +33,11 @@ class Report(Printed):
     details: dict[str, str] = field(default_factory=dict)
     """Shard -> traceback, where the failure was not foreseen."""
 
+    @property
+    def achieved_nothing(self) -> bool:
+        """Whether there was work, and nothing came of it: no success, though no shard failed."""
+        return False
+
     def counts(self) -> str:
         """What was made, in numbers."""
         raise NotImplementedError

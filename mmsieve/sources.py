@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import fsspec
@@ -17,6 +16,7 @@ from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.leftovers import scratch_folder
 
 # Finding files through fsspec, with errors that say the fix
 
@@ -86,6 +86,12 @@ def path_of(url: str) -> str:
     if not separator:
         return url
     return re.split("[?#]", rest)[0] if protocol in ("http", "https") else rest
+
+
+def address_of(url: str) -> str:
+    """Where a file is, without what a signed address appends."""
+    protocol, separator, _ = url.partition("://")
+    return f"{protocol}{separator}{path_of(url)}" if separator else url
 
 
 def suffix_of(url: str) -> str:
@@ -185,6 +191,11 @@ class Shard:
     """Read only so many samples: a trial run, never taken for the whole shard."""
 
     @property
+    def address(self) -> str:
+        """Where the file is, as its identity says it."""
+        return address_of(self.url)
+
+    @property
     def suffix(self) -> str:
         """The file's suffix in lower case, with its dot."""
         return suffix_of(self.url)
@@ -221,7 +232,7 @@ def local_path(shard: Shard) -> Iterator[str]:
     if is_local(filesystem):
         yield path
         return
-    with TemporaryDirectory(prefix="mmsieve-") as folder:
+    with scratch_folder() as folder:
         copy = posixpath.join(folder, "shard" + shard.suffix)
         try:
             filesystem.get_file(path, copy)

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 
 from mmsieve.errors import RequestError
+from mmsieve.identity import FileIdentity, TableSource
 from mmsieve.outputs import not_ours, write_atomically
 from mmsieve.read.parquet import check_expansion, naming_file
 from mmsieve.validated import parse_json
@@ -34,9 +35,10 @@ COMMON = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("uid", pa.string()),
+        pa.field("place", pa.int64()),
     ]
 )
-"""The columns that every table begins with."""
+"""The columns that every table begins with; `place` is the sample's number in its source file."""
 
 METADATA = pa.field("metadata", pa.string())
 """The sample's metadata as JSON, where it was asked for."""
@@ -57,6 +59,10 @@ class Header:
     size: NonNegativeInt
     """Bytes of the file that the shard was read from."""
     rows: NonNegativeInt
+    start: NonNegativeInt = 0
+    """Place of the first row in that file."""
+    source: dict[str, Any] | None = None
+    """The file's FileIdentity; None in a table of before."""
     complete: bool = True
     problem: str | None = None
     """Why the shard could only be read in part."""
@@ -67,7 +73,20 @@ class Header:
     notes: dict[str, str] = field(default_factory=dict)
     """How it was made, beyond what changes a number."""
 
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of a file with the decisions of several shards: shard -> what TableSource says of it."""
+
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    @property
+    def identity(self) -> FileIdentity | None:
+        """The file that the shard was read from, where that is known."""
+        return None if self.source is None else FileIdentity(**self.source)
+
+    @property
+    def of_source(self) -> TableSource:
+        """What it says of the samples that its rows are about."""
+        return TableSource(self.shard, self.start, self.size, self.identity)
 
 
 _WHOLE_HEADER = TypeAdapter(Header)
@@ -147,9 +166,13 @@ def remove_file(path: Path) -> None:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """The files of a table: shard name -> path, in the order of the names."""
-    files = [path for path in folder.rglob("*.parquet") if not path.name.startswith(".")]
-    named = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
-    return dict(sorted(named.items()))
+    found = ((path.relative_to(folder), path) for path in folder.rglob("*.parquet"))
+    shown = {
+        inside.with_suffix("").as_posix(): path
+        for inside, path in found
+        if not any(part.startswith(".") for part in inside.parts)
+    }
+    return dict(sorted(shown.items()))
 
 
 # Reading: files one by one, and the tables given to a verb, of a run or anyone's
@@ -181,18 +204,23 @@ def read_frames(
 ) -> Iterator[pl.DataFrame]:
     """Columns of our own table files, so many rows at a time, of each file at least one frame.
 
-    `columns` may be a mapping to the types that they must have.
+    `columns` may be a mapping to the types that they must have. A table of before has no places:
+    they are null.
     """
     for path in files:
         with open_file(path, columns=columns) as file:
-            missing = [name for name in columns if name not in file.schema_arrow.names]
+            has = file.schema_arrow.names
+            names = [name for name in columns if name in has or name != PLACE]
+            missing = [name for name in names if name not in has]
             if missing:
                 raise RequestError(f"{path}: has no column {missing[0]}: make it again")
-            batches = file.iter_batches(rows, columns=list(columns))
-            empty = pa.Table.from_batches([], file.schema_arrow).select(list(columns))
+            batches = file.iter_batches(rows, columns=names)
+            empty = pa.Table.from_batches([], file.schema_arrow).select(names)
             none = [] if file.metadata.num_rows else [empty]
             for piece in chain(map(pa.table, batches), none):
-                frame = _frame(path, checked(piece.select(list(columns))))
+                frame = _frame(path, checked(piece.select(names)))
+                if len(names) < len(columns):
+                    frame = frame.with_columns(pl.lit(None, pl.Int64).alias(PLACE))
                 yield frame.cast(dict(columns)) if isinstance(columns, Mapping) else frame
 
 
@@ -213,6 +241,7 @@ def _frame(path: Path, table: pa.Table) -> pl.DataFrame:
         return pl.DataFrame(table.combine_chunks())
 
 
+PLACE = "place"
 _NEVER_NULL = {"key", "shard", "status", "keep"}
 """Columns that have a value in every row of a table or decisions of ours."""
 
@@ -228,6 +257,10 @@ class TableFile:
     """Bytes of the file that the shard was read from; 0 where that isn't known."""
     complete: bool
     """Whether it holds all samples of its shard."""
+    source: TableSource | None = None
+    """What its header says of its samples; None where it isn't ours."""
+    limit: int | None = None
+    """Set where a trial run made it."""
 
 
 Origins: TypeAlias = Sequence[tuple[TableFile, int]]
@@ -352,9 +385,15 @@ def _open(path: Path, name: str) -> Table:
         elif not schema.equals(last):
             _merge_types(types, mixed, schema, file)
         last = schema
-        size, complete = (0, True) if header is None else (header.size, header.complete)
-        files.append(TableFile(shard, file, rows, size, complete))
+        files.append(_table_file(shard, file, rows, header))
     return Table(name, path, tuple(files), types, mixed, is_ours=made_by[0] is not None)
+
+
+def _table_file(shard: str, path: Path, rows: int, header: Header | None) -> TableFile:
+    if header is None:
+        return TableFile(shard, path, rows, 0, complete=True)
+    known = header.of_source, header.limit
+    return TableFile(shard, path, rows, header.size, header.complete, *known)
 
 
 def _merge_types(

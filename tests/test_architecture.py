@@ -13,7 +13,7 @@ MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
 MOST_FILES = 127
 """Python files, __init__.py apart."""
-MOST_LINES = 26_500
+MOST_LINES = 27_100
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -108,10 +108,10 @@ def test_class_names_are_used_once():
 
 
 FLOORS = (
-    ("errors",),
+    ("errors", "leftovers"),
     ("validated",),
     ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
-    ("images", "reports"),
+    ("images", "reports", "locks"),
     ("clients", "read"),
     ("tables",),
     ("decisions", "engine"),

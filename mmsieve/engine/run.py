@@ -3,10 +3,8 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,10 +14,13 @@ from mmsieve import tables
 from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
+from mmsieve.engine.preflight import check_first_samples
 from mmsieve.engine.ray import RayEngine
-from mmsieve.errors import RequestError, ShardError
+from mmsieve.engine.resume import not_done, settle_names
+from mmsieve.errors import RequestError, ShardError, Status
+from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
-from mmsieve.outputs import check_folder, is_same_request, made_otherwise, make_folder
+from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
 from mmsieve.progress import Advance, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.layouts import open_shard, split_files
@@ -27,6 +28,7 @@ from mmsieve.reports import Report, count_words, timed
 from mmsieve.sources import Shard, find_files, take_part
 
 _MOST_WORKERS = 16
+_MOST_REASONS = 3
 
 
 @Parameter(name="*")
@@ -68,6 +70,20 @@ class RunReport(Report):
     shards: int = 0
     rows: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    """Status -> key and reason of a sample that has it."""
+
+    @property
+    def achieved_nothing(self) -> bool:
+        """Whether there were samples, and not one row is ok."""
+        return self.rows > 0 and not self.statuses.get(Status.OK)
+
+    def lines(self) -> list[str]:
+        """Notes, and the commonest reasons why rows aren't ok, with an example each."""
+        counts = sorted((-count, name) for name, count in self.statuses.items())
+        bad = [(name, -count) for count, name in counts if name != Status.OK][:_MOST_REASONS]
+        reasons = [f"{count} {name}, such as {self.examples[name]}" for name, count in bad]
+        return [*self.notes, *reasons]
 
     def counts(self) -> str:
         """Rows by status, and shards that failed."""
@@ -93,6 +109,7 @@ def run_annotator(
         raise RequestError("--ray-address is for --engine ray")
     take_part([], run.part)  # refused before anything slow is begun
     check_folder(out)
+    check_outside(out, sources)
     found = find_files(sources)
     shards = take_part(split_files(found.files, read), run.part)
     ray = RayEngine(run.ray_address) if run.engine == "ray" else None
@@ -109,8 +126,26 @@ def run_annotator(
         limits=run.limits,
     )
     shards = _limit(shards, run.limit, read)
-    todo = shards if run.overwrite else _not_done(shards, job)
+    check_names(out, (f"{shard.name}.parquet" for shard in shards))
     notes = [*annotator.notes, *found.notes]
+    with writing_to(
+        out,
+        f"a {annotator.kind} table",
+        wait=run.wait,
+        dry_run=run.dry_run,
+        part=run.part,
+        request=job.fingerprint | {"schema": str(job.schema)},
+    ):
+        return _run(job, shards, ray, run, notes)
+
+
+def _run(
+    job: ShardJob, shards: Sequence[Shard], ray: RayEngine | None, run: RunOptions, notes: list[str]
+) -> RunReport:
+    """Do the shards that aren't done yet; nobody else does now."""
+    out = job.out
+    shards = settle_names(shards, job, run.overwrite)
+    todo = shards if run.overwrite else not_done(shards, job)
     if len(todo) < len(shards):
         notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")
     if run.dry_run:
@@ -122,6 +157,7 @@ def run_annotator(
             tables.remove_file(job.path(shard))
     reports: list[ShardReport] = []
     if todo:
+        check_first_samples(todo, job.read)
         with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:
             engine = ray.run if ray else run_locally
             reports += engine(job, todo, run.workers, progress)
@@ -161,27 +197,6 @@ def _limit(shards: list[Shard], limit: int | None, read: ReadOptions) -> list[Sh
     return taken
 
 
-def _not_done(shards: list[Shard], job: ShardJob) -> list[Shard]:
-    """The shards without a whole table file; raises RequestError where one was made otherwise."""
-    with ThreadPoolExecutor(16) as pool:
-        done = pool.map(partial(_is_done, job), shards)
-        return [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
-
-
-def _is_done(job: ShardJob, shard: Shard) -> bool:
-    found = tables.existing_file(job.path(shard))
-    if found is None:
-        return False
-    header, schema = found
-    is_same_request(job.path(shard), header.fingerprint, job.fingerprint)
-    # The columns are part of the fingerprint, but stand in each file once only, as its schema: so
-    # tables from before they were compared are resumed too
-    if not schema.equals(job.schema):
-        raise made_otherwise(job.path(shard), ["schema"])
-    is_whole = header.complete or (header.problem is None and header.limit == shard.limit)
-    return is_whole and header.size == shard.size
-
-
 def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunReport:
     statuses: Counter[str] = sum((Counter(report.statuses) for report in reports), Counter())
     return RunReport(
@@ -189,6 +204,7 @@ def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunRepor
         shards=len(reports),
         rows=sum(report.rows for report in reports),
         statuses=dict(statuses),
+        examples={k: v for report in reversed(reports) for k, v in report.examples.items()},
         failed={report.shard: report.problem for report in reports if report.problem},
         details={report.shard: report.details for report in reports if report.details},
         notes=tuple(notes),

@@ -14,8 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mmsieve.clients.connection import Connection, Usage, api_key, open_teacher, split_name
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation import diversity
@@ -37,7 +35,7 @@ from mmsieve.generation.plan import (
 )
 from mmsieve.generation.tasks import GenerationTask, Prompts, RequestItem
 from mmsieve.methods.tower import Tower
-from mmsieve.outputs import write_text
+from mmsieve.outputs import check_below, write_text
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
 from mmsieve.validated import say_invalid
@@ -245,16 +243,9 @@ class GenerationResult:
 
 def generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
     """Generate into a folder, going on from what an earlier run left there."""
-    try:
-        with FileLock(out / ".lock", blocking=False):
-            return _generate(request, out, quiet)
-    except Timeout:
-        raise RequestError(f"--out {out}: another run is writing there") from None
-
-
-def _generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
     if (out / PLAN).exists():  # sources are only searched once
         plan = read_plan(out / PLAN)
+        check_below(out, (name for item in plan.items for name in item.names))
     else:
         plan = request.plan(quiet)
         plan.write(out / PLAN)
@@ -348,7 +339,7 @@ def collect(
                 answered = list(task.records(item, journal.answers[item.id]))
             except ValueError as error:
                 raise RequestError(
-                    f"{out / JOURNAL}: the answer about {item.id}: {say_invalid(error)}: remove its "
+                    f"{out / JOURNAL}: answer about {item.id}: {say_invalid(error)}: remove its "
                     "line, and the same command asks again"
                 ) from error
             records = islice(answered, request.count - number * task.each)

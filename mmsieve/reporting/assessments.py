@@ -151,6 +151,7 @@ def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:
     return sections.GallerySample(
         key=row["key"],
         shard=row["shard"],
+        place=row["place"],
         score=row["overall_score"],
         keep=True if row["rewritten"] else None,
         reason=row["what"],

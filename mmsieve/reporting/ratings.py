@@ -121,6 +121,7 @@ def _shown(
     return sections.GallerySample(
         key=row["key"],
         shard=row["shard"],
+        place=row["place"],
         keep=None if subset is None else row[f"keep{subset}"],
         reason=failed if subset is None else row[f"reason{subset}"],
         error=row["error"],

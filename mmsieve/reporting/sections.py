@@ -65,6 +65,8 @@ class GallerySample:
 
     key: str
     shard: str
+    place: int | None = None
+    """Its number in its source file; None in a table of before."""
     score: float | None = None
     keep: bool | None = None
     """None in a table, which decides nothing."""
@@ -162,11 +164,11 @@ def count_rows(
 
 
 def read_rows(files: Iterable[Path], columns: Sequence[pl.Expr | str]) -> Iterator[pl.DataFrame]:
-    """Columns of a table's files, a part at a time, or a file where its rows depend on others.
+    """Columns and places of a table's files, a part at a time, or all where rows depend on others.
 
     Raises polars' errors.
     """
-    exprs = [pl.col(each) if isinstance(each, str) else each for each in columns]
+    exprs = [pl.col(each) if isinstance(each, str) else each for each in (*columns, "place")]
     names = dict.fromkeys(name for expr in exprs for name in expr.meta.root_names())
     whole = any(expr.meta.output_name() == _NTH for expr in exprs)
     for file in files:

@@ -19,7 +19,7 @@ from mmsieve.errors import RequestError, SampleError
 from mmsieve.generation.files import tie_by_image
 from mmsieve.outputs import write_text
 from mmsieve.progress import Advance, show_progress
-from mmsieve.training.options import DataFiles, processes
+from mmsieve.training.options import STAGES, DataFiles, processes
 from mmsieve.validated import read_json_file, say_invalid
 
 
@@ -195,7 +195,7 @@ def open_files(
     """The usable records of training files, the held-out ones apart; `out`: of the training."""
 
     def read(file: Path, name: str) -> tuple[list[R], CheckedRecords]:
-        place = out / "stages" / f"{name}.json"
+        place = out / STAGES / f"{name}.json"
         return _read_checked(file, place, inputs, files.images, workers, quiet)
 
     records, checked = read(files.data, "data")
