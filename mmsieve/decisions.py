@@ -7,7 +7,7 @@ for, its notes what was found.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from mmsieve import tables
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.identity import TableSource, read_table_source
+from mmsieve.identity import TableSource
 from mmsieve.outputs import (
     check_apart,
     check_folder,
@@ -119,8 +119,7 @@ class Decisions:
             self.limit = self.limit or header.limit
             if header.shard == name:
                 self._sources[name] = header.of_source
-            for shard, known in header.sources.items():
-                self._sources[shard] = read_table_source(known)
+            self._sources |= header.sources
         types = tables.types_of(parquet.schema_arrow)
         by_name = path != self.path  # a file of a folder is named after its shard
         for column in ("key", "keep") if by_name else ("key", "keep", "shard"):
@@ -201,14 +200,14 @@ class DecisionRows:
     def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
         files = self.files if source is None else [source]
         own = None if source is None else source.source
-        of_files = {file.shard: asdict(file.source) for file in self.files if file.source}
+        of_files = {file.shard: file.source for file in self.files if file.source}
         return Header(
             kind=KIND,
             version=tables.product_version(),
             shard=name,
             size=0 if source is None else source.size,
             start=0 if own is None else own.start,
-            source=None if own is None or own.identity is None else asdict(own.identity),
+            source=None if own is None else own.identity,
             sources=of_files if source is None else {},
             limit=next((file.limit for file in files if file.limit), None),
             rows=rows,

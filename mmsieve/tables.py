@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -61,8 +61,8 @@ class Header:
     rows: NonNegativeInt
     start: NonNegativeInt = 0
     """Place of the first row in that file."""
-    source: dict[str, Any] | None = None
-    """The file's FileIdentity; None in a table of before."""
+    source: FileIdentity | None = None
+    """That file; None in a table of before."""
     complete: bool = True
     problem: str | None = None
     """Why the shard could only be read in part."""
@@ -73,20 +73,15 @@ class Header:
     notes: dict[str, str] = field(default_factory=dict)
     """How it was made, beyond what changes a number."""
 
-    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of a file with the decisions of several shards: shard -> what TableSource says of it."""
+    sources: dict[str, TableSource] = field(default_factory=dict)
+    """Of a file with the decisions of several shards: shard -> what is known of its source."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     @property
-    def identity(self) -> FileIdentity | None:
-        """The file that the shard was read from, where that is known."""
-        return None if self.source is None else FileIdentity(**self.source)
-
-    @property
     def of_source(self) -> TableSource:
         """What it says of the samples that its rows are about."""
-        return TableSource(self.shard, self.start, self.size, self.identity)
+        return TableSource(self.shard, self.start, self.size, self.source)
 
 
 _WHOLE_HEADER = TypeAdapter(Header)
