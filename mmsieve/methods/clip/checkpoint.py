@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, normalizers
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.configs import below, check_clip_text_sizes, checked_config, read_config_file
-from mmsieve.methods.folders import tensor_files
+from mmsieve.methods.folders import tensor_files, tensor_shape
 from mmsieve.methods.tokenizer import FILES, open_tokenizer
 from mmsieve.methods.tower import Tower, open_tower
 
@@ -127,12 +127,14 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
     tokenizer_config.json says otherwise. Raises RequestError.
     """
     folder, length = clip.folder, min(limit or clip.text_length, clip.text_length)
+    name = "text_model.embeddings.token_embedding.weight"
+    rows = tensor_shape(clip.tensors[name], name)[0] if name in clip.tensors else None
     if clip.tower.kind == "clip":
-        stock = open_tokenizer(folder, "CLIPTokenizer")
+        stock = open_tokenizer(folder, "CLIPTokenizer", rows)
         json = stock.backend_tokenizer.to_str()
         return ClipTokenizer(json, folder, length, int(stock.eos_token_id), pad_left=False)
     if (folder / "tokenizer.json").is_file():
-        stock = open_tokenizer(folder, "PreTrainedTokenizerFast")
+        stock = open_tokenizer(folder, "PreTrainedTokenizerFast", rows)
         backend = stock.backend_tokenizer
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
@@ -141,7 +143,7 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
         advice = "pip install sentencepiece protobuf"
         raise RequestError(f"{folder} has only {_SPIECE}, which needs more: {advice}")
     else:
-        stock, json = open_tokenizer(folder, _SLOW), None
+        stock, json = open_tokenizer(folder, _SLOW, rows), None
     if stock.pad_token_id is None:
         raise RequestError(f"{folder}: its tokenizer has no pad token")
     pad_left = stock.padding_side == "left"
