@@ -20,7 +20,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mmsieve.errors import RequestError
-from mmsieve.leftovers import hidden_name, leftovers_in, leftovers_of, remove
+from mmsieve.leftovers import (
+    hidden_name,
+    leftovers_in,
+    leftovers_of,
+    remove,
+    remove_scratch_of_dead,
+)
 from mmsieve.outputs import made_otherwise, workplace
 
 _BEGINNING = 60.0
@@ -70,6 +76,7 @@ def writing_to(
                     _check_parts(_locks(own, start), out, asked)
                     held.enter_context(lock.hold(False, _record(verb, part, asked)))
             _clear(place, alone=part is None)
+            remove_scratch_of_dead()
             yield
     finally:
         for folder in made:  # where nothing was written

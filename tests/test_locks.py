@@ -186,6 +186,8 @@ def test_temporary_folders_of_killed_runs_are_removed(tmp_path, monkeypatch, dea
         (tmp_path / name).mkdir()
         (tmp_path / name / "shard.tar").touch()
     leftovers.remove_scratch_of_dead.cache_clear()
+    with writing_to(tmp_path / "out", "score"):
+        assert set(kept) == {name for name in names(tmp_path) if "mmsieve" in name or name == "x"}
     with scratch_folder() as folder:
         assert set(names(tmp_path)) == {*kept, folder.name}
         (folder / "shard.tar").touch()
