@@ -111,7 +111,7 @@ FLOORS = (
     ("errors", "leftovers"),
     ("validated",),
     ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
-    ("images", "reports", "locks"),
+    ("images", "identity", "reports", "locks"),
     ("clients", "read"),
     ("tables",),
     ("decisions", "engine"),
