@@ -140,7 +140,7 @@ class FinalCaptions:
             raise RequestError(f"{self.label}: {file} is no table of enhance")
         with tables.open_file(file) as parquet:
             names = parquet.schema_arrow.names
-        missing = [name for name in _COLUMNS if name not in names]
+        missing = [name for name in _COLUMNS if name not in (*names, tables.PLACE)]
         if missing:
             raise RequestError(f"{file}: not of enhance: there is no column {missing[0]}")
         return header
