@@ -160,6 +160,9 @@ def _export() -> None:
 _EXPORT = "export in --decisions decisions --out exported"
 
 
+_CONVERT = "convert aitqe-tiny --out converted"
+
+
 def _model(name: str) -> Callable[[], None]:
     def make() -> None:
         from mmsieve.methods.folders import bundled_folder
@@ -315,6 +318,7 @@ KINDS: dict[str, Kind] = {
         ("exported/.export.jsonl", "exported/.export.jsonl", "exported/manifest.json"),
         (f"{_EXPORT} --quiet", f"{_EXPORT} --quiet --overwrite"),
     ),
+    "conversion": Kind(lambda: _main(_CONVERT), ("converted/convert.json",), (_CONVERT,)),
     "unifilter": Kind(
         _model("unifilter-tiny"),
         _CHECKPOINT,
