@@ -15,6 +15,7 @@ from mmsieve.errors import MmsieveError, RequestError, is_order_to_end
 from mmsieve.outputs import is_full
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
+from mmsieve.sanitize import plain, write
 from mmsieve.sources import one_line
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _heeding_sigterm() -> Iterator[None]:
 
 
 def _say_ended(how: str, code: int) -> int:
-    sys.stderr.write(f"{how}; the same command goes on where this one stopped\n")
+    write(f"{how}; the same command goes on where this one stopped", sys.stderr)
     return code
 
 
@@ -165,17 +166,18 @@ def _show(result: Printed, debug: bool) -> int:
     if isinstance(result, Report) and (result.failed or result.achieved_nothing):
         code = FAILED
         for name, problem in result.failed.items():
-            sys.stderr.write(f"{result.unit}{name}: {problem}\n")
-            sys.stderr.write(result.details.get(name, "") if debug else "")
-    sys.stdout.write(result.summary() + "\n")
+            write(plain(f"{result.unit}{name}: {problem}"), sys.stderr)
+            if debug and name in result.details:
+                write(result.details[name], sys.stderr)
+    write(result.summary(), sys.stdout)
     return code
 
 
 def _fail(error: BaseException, debug: bool, code: int, said: str = "{}") -> int:
     if debug:
-        traceback.print_exception(error)
+        write("".join(traceback.format_exception(error)), sys.stderr)
     message = " ".join(_message(error).split())
-    sys.stderr.write(f"mmsieve: {said.format(message)}\n")
+    write(f"mmsieve: {said.format(message)}", sys.stderr)
     return code
 
 

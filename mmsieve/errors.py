@@ -9,6 +9,8 @@ MmsieveError
 from enum import StrEnum
 from typing import Any
 
+from mmsieve.sanitize import redact
+
 
 class Status(StrEnum):
     """`status` of a row: `ok`, or why the sample has no result."""
@@ -38,7 +40,10 @@ def is_order_to_end(error: BaseException) -> bool:
 
 
 class MmsieveError(Exception):
-    """Base of every error that mmsieve raises on purpose."""
+    """Base of every error that mmsieve raises on purpose; its message can be shown and stored."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(str(message)))
 
 
 class RequestError(MmsieveError):

@@ -147,7 +147,8 @@ class SourceFiles:
         found = self._named(source.name, TAR) or self._named(_RANGE.sub("", source.name), ())
         alike = [url for url in found if source.size in (0, self._sizes[url])]
         if len(alike) > 1:
-            return None, f"shard {source.name!r} of a table may be {alike[0]} or {alike[1]}"
+            one, other = map(address_of, alike[:2])
+            return None, f"shard {source.name!r} of a table may be {one} or {other}"
         if not found:
             return None, f"shard {source.name!r} of a table is not among the SOURCEs"
         return (alike[0], "") if alike else (found[0], _change(self._sizes[found[0]], source.size))
@@ -176,7 +177,8 @@ class SourceShards:
             shard = self._by_number.get((url, _number(source.name)))
         else:
             shard = self._by_start.get((url, source.start))
-        return shard, problem or ("" if shard else f"{url} has no shard {source.name!r} any more")
+        gone = f"{address_of(url)} has no shard {source.name!r} any more"
+        return shard, problem or ("" if shard else gone)
 
 
 def _number(name: str) -> str:

@@ -28,6 +28,7 @@ from mmsieve.leftovers import (
     remove_scratch_of_dead,
 )
 from mmsieve.outputs import made_otherwise, workplace
+from mmsieve.sanitize import write
 
 _BEGINNING = 60.0
 """Seconds in which a thousand parts that begin at once have all had the lock of all in turn."""
@@ -104,9 +105,7 @@ class _Lock:
             self._get(lock, wait)
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
-                sys.stderr.write(
-                    f"--out {self._out}: no locks here: let no other run write there\n"
-                )
+                write(f"--out {self._out}: no locks here: let no other run write there", sys.stderr)
                 yield
                 return
             raise RequestError(f"--out {self._out}: can't be locked: {error}") from error
@@ -145,7 +144,7 @@ class _Lock:
                     f"--out {self._out}: another run is writing there{who}: let it end, or say "
                     "--wait"
                 ) from None
-            sys.stderr.write(f"--out {self._out}: waiting for the run that writes there{who}\n")
+            write(f"--out {self._out}: waiting for the run that writes there{who}", sys.stderr)
             lock.acquire(timeout=-1, poll_interval=_WAIT)
 
     def _read(self) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 127
+MOST_FILES = 145
 """Python files, __init__.py apart."""
-MOST_LINES = 27_100
+MOST_LINES = 29_500
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -108,10 +108,11 @@ def test_class_names_are_used_once():
 
 
 FLOORS = (
-    ("errors", "leftovers"),
+    ("sanitize",),
+    ("errors", "http", "leftovers"),
     ("validated",),
     ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
-    ("images", "identity", "reports", "locks"),
+    ("images", "reports", "locks", "identity"),
     ("clients", "read"),
     ("tables",),
     ("decisions", "engine"),

@@ -26,6 +26,7 @@ from mmsieve.identity import identify
 from mmsieve.outputs import is_full
 from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions, SampleLimits
+from mmsieve.sanitize import redact
 from mmsieve.sources import Shard, one_line
 from mmsieve.tables import Header
 
@@ -231,7 +232,7 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
             raise MmsieveError(f"{shard.name}: {error}: {fix}") from error
         foreseen = isinstance(error, (ShardError, OSError))
         details = None if foreseen else "".join(traceback.format_exception(error))
-        message = str(error) if foreseen else f"{type(error).__name__}: {error}"
+        message = redact(str(error) if foreseen else f"{type(error).__name__}: {error}")
         return ShardReport(shard=shard.name, problem=message, details=details)
     statuses = dict(Counter(row["status"] for row in rows.rows))
     bad = (row for row in reversed(rows.rows) if row["status"] != Status.OK.value)

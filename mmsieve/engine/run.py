@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +16,7 @@ from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.engine.preflight import check_first_samples
-from mmsieve.engine.ray import RayEngine
+from mmsieve.engine.ray import Patience, RayEngine
 from mmsieve.engine.resume import not_done, settle_names
 from mmsieve.errors import RequestError, ShardError, Status
 from mmsieve.locks import writing_to
@@ -29,6 +30,11 @@ from mmsieve.sources import Shard, find_files, take_part
 
 _MOST_WORKERS = 16
 _MOST_REASONS = 3
+
+
+def _check_patience(kind: object, value: timedelta) -> None:
+    if value <= timedelta(0):
+        raise ValueError("must be a time above 0, such as 90s, 30m or 2h")
 
 
 @Parameter(name="*")
@@ -46,6 +52,8 @@ class RunOptions(OutputOptions):
     """Run in this process on one device, or in Ray actors."""
     ray_address: str | None = None
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
+    patience: Annotated[timedelta, Parameter(validator=_check_patience)] = timedelta(minutes=30)
+    """How long to wait for Ray (90s, 30m, 2h): for the cluster, for CPUs, for the model."""
     keep_metadata: bool = False
     """Add a column `metadata`: each sample's metadata as JSON."""
     limits: SampleLimits = field(default_factory=SampleLimits)
@@ -112,7 +120,9 @@ def run_annotator(
     check_outside(out, sources)
     found = find_files(sources)
     shards = take_part(split_files(found.files, read), run.part)
-    ray = RayEngine(run.ray_address) if run.engine == "ray" else None
+    ray = None
+    if run.engine == "ray":
+        ray = RayEngine(run.ray_address, run.workers, Patience(run.patience))
     device = ray.device(device) if ray else resolve_device(device)
     runner = RunnerOptions(device=device, batch_tokens=run.batch_tokens)
     annotator = make(runner.device)
@@ -159,8 +169,10 @@ def _run(
     if todo:
         check_first_samples(todo, job.read)
         with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:
-            engine = ray.run if ray else run_locally
-            reports += engine(job, todo, run.workers, progress)
+            if ray:
+                reports += ray.run(job, todo, progress)
+            else:
+                reports += run_locally(job, todo, run.workers, progress)
     return _report(reports, notes, out)
 
 

@@ -38,6 +38,7 @@ from mmsieve.methods.tower import Tower
 from mmsieve.outputs import check_below, write_text
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
+from mmsieve.sanitize import redact
 from mmsieve.validated import say_invalid
 
 PLAN, JOURNAL, REJECTS = "plan.json", "journal.jsonl", "rejects.jsonl"
@@ -131,12 +132,12 @@ class GenerationRequest:
             **self.task.settings(),
             "teacher": self.teacher,
             "prompts": self.prompts.version,
-            "sources": list(self.sources),
+            "sources": [redact(source) for source in self.sources],
             "read": read,
             "count": self.count,
             "seed": self.seed,
             "val_fraction": self.val_fraction,
-            "positives": self.options.positives,
+            "positives": self.options.positives and redact(self.options.positives),
             "diversify": clusters and [clusters, self.options.diversify_model],
             "max_images": self.options.max_images,
             "image_side": self.options.image_side,

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
-import fsspec
 import pyarrow as pa
 
 from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError
@@ -30,7 +29,7 @@ from mmsieve.read import (
     tar,
 )
 from mmsieve.sample import Kind
-from mmsieve.sources import TAR, Shard, check_names, local_path, one_line
+from mmsieve.sources import TAR, Shard, check_names, local_path, one_line, open_file
 
 T = TypeVar("T")
 ROWS = 4096
@@ -248,7 +247,7 @@ def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
 def _look_into(file: Shard, read: Callable[[BinaryIO], T]) -> T | None:
     """What `read` finds in a file; None where it is broken or out of reach: the run names it."""
     try:
-        with fsspec.open(file.url, "rb") as handle:
+        with open_file(file) as handle:
             return read(handle)
     except RequestError as error:
         raise RequestError(f"{file.url}: {error}") from error
@@ -335,7 +334,7 @@ def _open_tar(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
 
 @contextmanager
 def _open_parquet(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
-    with fsspec.open(shard.url, "rb") as file:
+    with open_file(shard) as file:
         opened = parquet.open_parquet(file)
         stop = opened.metadata.num_rows if shard.stop is None else shard.stop
         parser = _row_parser(opened.schema_arrow, options)
@@ -346,7 +345,7 @@ def _open_parquet(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
 
 @contextmanager
 def _open_json(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
-    with fsspec.open(shard.url, "rb") as file:
+    with open_file(shard) as file:
         if shard.span is None or shard.stop is None:
             raise ShardError("its items could not be counted when the run was planned")
         begin, end = shard.span

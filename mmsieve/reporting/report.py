@@ -178,7 +178,7 @@ def _find(
             source = section.table.sources.get(one.shard) or TableSource(one.shard, 0, 0, None)
             shard, problem = known.find(source)
             if shard is None or problem:
-                problems.append(f"{shard.url} {problem}" if shard else problem)
+                problems.append(f"{shard.address} {problem}" if shard else problem)
                 continue
             name = one.key if one.place is None else one.place
             found.setdefault(shard, {}).setdefault(name, []).append((section, one))

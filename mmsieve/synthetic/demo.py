@@ -25,6 +25,7 @@ from mmsieve.methods.folders import bundled_folder
 from mmsieve.options import DryRun, Quiet, check_value, whole
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
+from mmsieve.sanitize import write
 from mmsieve.synthetic.instructions import WRONG_CAP
 from mmsieve.tables import read_frames, table_files
 
@@ -84,8 +85,7 @@ class Step:
     def run(self, quiet: bool) -> None:
         """Run the command as a user would, and show it; raises MmsieveError where it fails."""
         if not quiet:
-            sys.stdout.write("\n".join(self.shown()) + "\n")
-            sys.stdout.flush()
+            write("\n".join(self.shown()), sys.stdout)
         command = [sys.executable, "-m", "mmsieve", *self.words]
         done = subprocess.run(command, check=False, capture_output=quiet, text=True)  # noqa: S603 - ours
         if done.returncode:

@@ -72,7 +72,7 @@ class EvaluateReport(Report):
         """The numbers as tables, and the notes."""
         found = self.agreement
         parts = model_tables(self.models) if found is None else agreement_table(found)
-        return [*([render([*parts, ""])] if parts else []), *self.notes]
+        return [*(render([*parts, ""]) if parts else []), *self.notes]
 
     def counts(self) -> str:
         """Texts by status, or compared samples."""

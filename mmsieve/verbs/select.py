@@ -70,22 +70,17 @@ def select(
     """
     options, out = choice or SelectOptions(), Path(out)
     files = tuple(map(Path, [] if data is None else data if isinstance(data, list) else [data]))
-    check_data(files)
     rated = _rated(Path(table), out, files, options)
-    request = None if subset is None else SubsetRequest(files, Path(subset))
+    request = _check_subset(files, subset, overwrite=True)
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
-    if request is not None:
-        request.check(overwrite=True)
-    is_idle = dry_run or subset is None
     try:
         with (
             writing_to(out, "select", wait=wait, dry_run=dry_run),
-            writing_to(subset or out, "select", wait=wait, dry_run=is_idle),
+            writing_to(subset or out, "select", wait=wait, dry_run=dry_run or subset is None),
         ):
             was_there = check_replaceable(out, fingerprint, overwrite)
-            if request is not None:
-                request.check(overwrite or was_there)
+            _check_subset(files, subset, overwrite or was_there)
             rows = sum(file.rows for file in rated.files)
             with show_progress("rows", rows, quiet, "rows") as advance:
                 chosen = choose(rated, options)
@@ -96,8 +91,7 @@ def select(
                     notes.append("dry run: nothing was written")
                 else:
                     decided.write(out)  # first, or a rerun would find a subset of unknown origin
-                    if request is not None:
-                        notes += write_subset(rated, chosen.chosen, request)
+                    notes += [] if request is None else write_subset(rated, chosen.chosen, request)
     except OSError as error:
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
     if was_there and not dry_run:
@@ -115,8 +109,19 @@ def select(
     )
 
 
+def _check_subset(
+    data: tuple[Path, ...], subset: Path | None, overwrite: bool
+) -> SubsetRequest | None:
+    if subset is None:
+        return None
+    request = SubsetRequest(data, Path(subset))
+    request.check(overwrite)
+    return request
+
+
 def _rated(table: Path, out: Path, data: Sequence[Path], options: SelectOptions) -> RatedSamples:
     options.check()
+    check_data(data)
     check_place(out, [table])
     if is_result_folder(table):
         return ResultFolder(table, data, options)
