@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, CycloptsError, ValidationError
 
-from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.errors import MmsieveError, RequestError, is_order_to_end
 from mmsieve.outputs import is_full
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
 from mmsieve.sanitize import plain, write
+from mmsieve.sources import one_line
 
 if TYPE_CHECKING:
     from cyclopts.help.formatters import DefaultFormatter
@@ -75,6 +76,12 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
+ISSUES = "https://github.com/mmsieve/mmsieve/issues"
+_UNFORESEEN = (
+    "internal error: {}; run again with --debug for the traceback, and report it at " + ISSUES
+)
+
+
 def _run(words: list[str], debug: bool) -> int:
     """Parse, carry out, print; returns the exit code."""
     try:
@@ -85,11 +92,13 @@ def _run(words: list[str], debug: bool) -> int:
         return _fail(error, debug, WRONG_REQUEST)
     except MmsieveError as error:
         return _fail(error, debug, FAILED)
-    except OSError as error:
-        if not is_full(error):
+    except BaseException as error:
+        if is_order_to_end(error):
             raise
-        fix = "make room; the same command goes on where this one stopped"
-        return _fail(MmsieveError(f"{error}: {fix}"), debug, FAILED)
+        if is_full(error):
+            fix = "make room; the same command goes on where this one stopped"
+            return _fail(MmsieveError(f"{error}: {fix}"), debug, FAILED)
+        return _fail(error, debug, FAILED, _UNFORESEEN)
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -164,15 +173,18 @@ def _show(result: Printed, debug: bool) -> int:
     return code
 
 
-def _fail(error: Exception, debug: bool, code: int) -> int:
+def _fail(error: BaseException, debug: bool, code: int, said: str = "{}") -> int:
     if debug:
         write("".join(traceback.format_exception(error)), sys.stderr)
-    write("mmsieve: " + " ".join(_message(error).split()), sys.stderr)
+    message = " ".join(_message(error).split())
+    write(f"mmsieve: {said.format(message)}", sys.stderr)
     return code
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     """What is wrong; of a refused value as from Python: the flag, the value, what is allowed."""
+    if not isinstance(error, MmsieveError | CycloptsError):
+        return f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, ValidationError) and error.argument and error.argument.tokens:
         token = error.argument.tokens[0]
         return f"{token.keyword or error.argument.name} {token.value}: {error.exception_message}"

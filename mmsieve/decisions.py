@@ -7,7 +7,7 @@ for, its notes what was found.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from mmsieve import tables
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.identity import TableSource, read_table_source
+from mmsieve.identity import TableSource
 from mmsieve.outputs import (
     check_apart,
     check_folder,
@@ -36,6 +36,7 @@ from mmsieve.tables import Header, Origins, TableFile
 
 KIND = "decisions"
 _REMAKE = "make the decisions again"
+_READ = ("key", "shard", "keep", "place")
 _WRITERS = 2
 """Files of a folder that are written at a time."""
 MakeHeader: TypeAlias = Callable[[TableFile | None, str, int, int], Header]
@@ -76,7 +77,7 @@ class Decisions:
         if not files:
             raise RequestError(f"--decisions {path}: no decisions there; make them with filter")
         for name, file in files.items():
-            with tables.open_file(file, _REMAKE) as parquet:
+            with tables.open_file(file, _REMAKE, ("shard",)) as parquet:
                 self._add(name, file, parquet)
 
     @property
@@ -89,21 +90,22 @@ class Decisions:
         kept: list[Kept] = []
         start = self.source(shard).start if shard in self._sources else None
         for path, groups in groupby(self._groups[shard], key=lambda place: place[0]):
-            with tables.open_file(path, _REMAKE) as parquet:
-                wanted = ("key", "shard", "keep", "place")
-                names = [n for n in wanted if n in parquet.schema_arrow.names]
-                rows = parquet.read_row_groups([number for _, number in groups], names)
-            if "shard" in names:
-                rows = rows.filter(pc.equal(rows["shard"], shard))
-            if "place" not in names:
-                # ours have a row for every sample; those of somebody else's don't say where it is
-                count = rows.num_rows
-                places = pa.nulls(count) if start is None else pa.array(range(start, start + count))
-                rows = rows.append_column("place", places)
-                start = None if start is None else start + count
-            rows = rows.filter(rows["keep"])
-            keys = rows["key"].cast(pa.string()).to_pylist()
-            kept += map(Kept, rows["place"].to_pylist(), keys)
+            with tables.open_file(path, _REMAKE, _READ) as parquet:
+                names = [n for n in _READ if n in parquet.schema_arrow.names]
+                numbers = [number for _, number in groups]
+                rows = tables.checked(parquet.read_row_groups(numbers, names))
+                if "shard" in names:
+                    rows = rows.filter(pc.equal(rows["shard"], shard))
+                if "place" not in names:
+                    # ours have a row for every sample; somebody else's don't say where it is
+                    count = rows.num_rows
+                    stop = None if start is None else start + count
+                    places = pa.nulls(count) if stop is None else pa.array(range(start or 0, stop))
+                    rows = rows.append_column("place", places)
+                    start = stop
+                rows = rows.filter(rows["keep"])
+                keys = rows["key"].cast(pa.string()).to_pylist()
+                kept += map(Kept, rows["place"].to_pylist(), keys)
         return kept
 
     def source(self, shard: str) -> TableSource:
@@ -117,8 +119,7 @@ class Decisions:
             self.limit = self.limit or header.limit
             if header.shard == name:
                 self._sources[name] = header.of_source
-            for shard, known in header.sources.items():
-                self._sources[shard] = read_table_source(known)
+            self._sources |= header.sources
         types = tables.types_of(parquet.schema_arrow)
         by_name = path != self.path  # a file of a folder is named after its shard
         for column in ("key", "keep") if by_name else ("key", "keep", "shard"):
@@ -148,7 +149,8 @@ def _shards(parquet: pq.ParquetFile, group: int, trust_statistics: bool) -> list
     statistics = columns.column(number).statistics if trust_statistics else None
     if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
         return [statistics.min]
-    shards = parquet.read_row_group(group, ["shard"], use_threads=False)["shard"]
+    read = parquet.read_row_group(group, ["shard"], use_threads=False)
+    shards = tables.checked(read)["shard"]
     return [str(shard) for shard in pc.unique(shards).to_pylist()]
 
 
@@ -198,14 +200,14 @@ class DecisionRows:
     def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
         files = self.files if source is None else [source]
         own = None if source is None else source.source
-        of_files = {file.shard: asdict(file.source) for file in self.files if file.source}
+        of_files = {file.shard: file.source for file in self.files if file.source}
         return Header(
             kind=KIND,
             version=tables.product_version(),
             shard=name,
             size=0 if source is None else source.size,
             start=0 if own is None else own.start,
-            source=None if own is None or own.identity is None else asdict(own.identity),
+            source=None if own is None else own.identity,
             sources=of_files if source is None else {},
             limit=next((file.limit for file in files if file.limit), None),
             rows=rows,

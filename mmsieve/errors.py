@@ -33,6 +33,12 @@ class Status(StrEnum):
     SCORE_NOT_FINITE = "score_not_finite"
 
 
+def is_order_to_end(error: BaseException) -> bool:
+    """Whether an exception is an order to end, and no failure: those that a library raises are,
+    panics too, which aren't of the class Exception."""
+    return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
 class MmsieveError(Exception):
     """Base of every error that mmsieve raises on purpose; its message can be shown and stored."""
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from mmsieve.sources import TAR, Shard, address_of, is_local, open_filesystem, path_of, suffix_of
 
@@ -101,12 +100,6 @@ class TableSource:
     """Bytes of that file, 0 where that isn't known."""
     identity: FileIdentity | None
     """That file; None in a table of before, or of somebody else's."""
-
-
-def read_table_source(fields: dict[str, Any]) -> TableSource:
-    """A TableSource from its fields, as a header holds them."""
-    known = fields["identity"]
-    return TableSource(**fields | {"identity": None if known is None else FileIdentity(**known)})
 
 
 _RANGE = re.compile(r"-[0-9]{6}$")

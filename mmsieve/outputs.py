@@ -18,8 +18,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
+
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import hidden_place, is_hidden, remove
+from mmsieve.validated import OBJECT, read_json_file
 
 # Places: folders that can be written, apart from what is read
 
@@ -307,22 +310,17 @@ def check_file(
         raise not_ours(out, f"there, and not {what}", replaceable=overwrite is not None)
 
 
-def read_record(out: Path, name: str, verb: str) -> dict[str, Any] | None:
-    """What the JSON record in an output folder says; None where a run has to begin.
+def read_record(out: Path, name: str, verb: str, kind: TypeAdapter[Any] = OBJECT) -> Any:
+    """What the JSON record in an output folder says, of a kind; None where a run has to begin.
 
     Raises RequestError for a folder that holds anything else.
     """
     if not contents(out):
         return None
     try:
-        record: object = json.loads((out / name).read_text("utf-8"))
+        return read_json_file(out / name, kind, f"not made by {verb}, choose another --out")
     except FileNotFoundError:
         raise not_ours(out, f"not empty, and not made by {verb}") from None
-    except (OSError, ValueError) as error:
-        raise not_ours(out, f"{name} can't be read ({error})") from error
-    if not isinstance(record, dict):
-        raise not_ours(out, f"not empty, and not made by {verb}")
-    return record
 
 
 def remove_own(out: Path, names: Sequence[str]) -> None:

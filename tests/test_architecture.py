@@ -110,9 +110,11 @@ def test_class_names_are_used_once():
 FLOORS = (
     ("sanitize",),
     ("errors", "http", "leftovers"),
+    ("validated",),
     ("sample", "labels", "options", "outputs", "devices", "progress", "sources"),
     ("images", "reports", "locks", "identity"),
-    ("clients", "read", "tables"),
+    ("clients", "read"),
+    ("tables",),
     ("decisions", "engine"),
     ("methods",),
     ("methods.unifilter",),

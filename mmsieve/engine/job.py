@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,7 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
             size=shard.size,
             rows=len(rows.rows),
             start=shard.start,
-            source=asdict(source),
+            source=source,
             complete=problem is None and shard.limit is None,
             problem=problem,
             limit=shard.limit,

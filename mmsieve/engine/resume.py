@@ -39,8 +39,8 @@ def settle_names(shards: Sequence[Shard], job: ShardJob, overwrite: bool) -> lis
         by_place: dict[tuple[str, int], str] = {}
         by_size: dict[tuple[int, int], list[str]] = defaultdict(list)
         for known, header in headers.items():
-            if header.identity is not None:
-                by_place[header.identity.address, header.start] = known
+            if header.source is not None:
+                by_place[header.source.address, header.start] = known
                 by_size[header.size, header.start].append(known)
         names = [by_place.get((shard.address, shard.start)) for shard in shards]
         left = {name: headers[name] for name in headers.keys() - set(names)}
@@ -81,14 +81,14 @@ def _check_header(job: ShardJob, overwrite: bool, path: Path) -> Header:
 
 
 def _identity(header: Header) -> FileIdentity:
-    assert header.identity is not None  # by_size has no others
-    return header.identity
+    assert header.source is not None  # by_size has no others
+    return header.source
 
 
 def _check_free(out: Path, shard: Shard, header: Header | None) -> None:
-    if header is not None and header.identity is not None:
+    if header is not None and header.source is not None:
         raise RequestError(
-            f"{out}: {shard.name} is the table of {header.identity.address}, another file than "
+            f"{out}: {shard.name} is the table of {header.source.address}, another file than "
             f"{shard.url}: name both together, or choose another --out"
         )
 
@@ -104,7 +104,7 @@ def _is_done(job: ShardJob, shard: Shard) -> bool:
     header = tables.existing_header(job.path(shard))
     if header is None or not (header.complete or _is_same_trial(header, shard)):
         return False
-    recorded = header.identity
+    recorded = header.source
     if recorded is None or header.size != shard.size:
         return header.size == shard.size
     is_there = recorded.address == shard.address

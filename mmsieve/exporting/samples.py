@@ -11,13 +11,12 @@ import base64
 import json
 import math
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import polars as pl
 
 from mmsieve import tables
 from mmsieve.decisions import Kept
@@ -34,7 +33,15 @@ from mmsieve.tables import Header
 
 # Final captions of an assessment table, put in the place of those that a sample has
 
-_COLUMNS = ("key", "status", "caption", "final_caption", "rewritten", "overall_score")
+_COLUMNS = {
+    "key": pl.String,
+    "status": pl.String,
+    "caption": pl.String,
+    "final_caption": pl.String,
+    "rewritten": pl.Boolean,
+    "overall_score": pl.Float32,
+    "place": pl.Int64,
+}
 _SampleName: TypeAlias = int | str
 """A sample in its shard: its place in the source file, or its key where that is all."""
 
@@ -99,28 +106,32 @@ class FinalCaptions:
 
     def kept(self, shard: str) -> list[Kept]:
         """The samples of a shard, each once, in the order of the rows."""
-        rows = self._read(shard, ["key", "status"])
-        rows = rows.filter(pc.not_equal(rows["status"], Status.DUPLICATE_KEY.value))
-        return list(map(Kept, rows["place"].to_pylist(), rows["key"].to_pylist()))
+        rows = self._read(shard, ("key", "status", "place"))
+        rows = rows.filter(pl.col("status") != Status.DUPLICATE_KEY.value)
+        return list(map(Kept, rows["place"].to_list(), rows["key"].to_list()))
 
     def changes(self, shard: str) -> dict[int, CaptionChange]:
         """Place -> what becomes of the sample's caption, for those that change."""
         if shard not in self._files:
             raise RequestError(f"{self.label}: none for the shard {shard}: enhance all SOURCEs")
-        rows = self._read(shard, [*_COLUMNS])
-        rows = rows.filter(pc.fill_null(rows["rewritten"], False)).to_pylist()
-        made = ("key", "final_caption", "caption", "overall_score")
-        return {row["place"]: CaptionChange(*(row[name] for name in made)) for row in rows}
+        rows = self._read(shard, _COLUMNS).filter(pl.col("rewritten").fill_null(False))
+        if lost := [column.name for column in rows if column.has_nulls()]:
+            fix = "make it again with enhance"
+            raise RequestError(f"{self._files[shard]}: rewrites without {lost[0]}: {fix}")
+        made = ("final_caption", "caption", "overall_score")
+        return {
+            row["place"]: CaptionChange(row["key"], *(row[name] for name in made))
+            for row in rows.iter_rows(named=True)
+        }
 
-    def _read(self, shard: str, columns: list[str]) -> pa.Table:
+    def _read(self, shard: str, columns: Iterable[str]) -> pl.DataFrame:
         """The rows with their places: of a table of before, which has a row for each sample."""
-        with tables.open_file(self._files[shard]) as file:
-            has_place = "place" in file.schema_arrow.names
-            rows = file.read([*columns, *(["place"] if has_place else [])])
-        if has_place:
+        types = {name: _COLUMNS[name] for name in columns}
+        rows = pl.concat(tables.read_frames([self._files[shard]], types))
+        if not rows["place"].is_null().all():
             return rows
         start = self._headers[shard].start
-        return rows.append_column("place", pa.array(range(start, start + rows.num_rows)))
+        return rows.with_columns(place=pl.int_range(start, start + rows.height))
 
     def _check(self, file: Path) -> Header:
         """Raise RequestError unless a file is of enhance; returns its header."""
@@ -129,7 +140,7 @@ class FinalCaptions:
             raise RequestError(f"{self.label}: {file} is no table of enhance")
         with tables.open_file(file) as parquet:
             names = parquet.schema_arrow.names
-        missing = [name for name in _COLUMNS if name not in names]
+        missing = [name for name in _COLUMNS if name not in (*names, tables.PLACE)]
         if missing:
             raise RequestError(f"{file}: not of enhance: there is no column {missing[0]}")
         return header

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.outputs import write_text
 from mmsieve.read import ImageFolder, Record
 from mmsieve.sample import Image, Part, Sample, Text
+from mmsieve.validated import read_json_file
 
 IMAGE_MARK = "<image>"
 CAPTION_HEAD = f"{IMAGE_MARK}\n"
@@ -101,27 +102,13 @@ class TrainingRecord(BaseModel):
 def read_training_file(path: Path) -> list[TrainingRecord]:
     """The entries of a training file; raises RequestError, naming the first that is wrong."""
     try:
-        text = path.read_text("utf-8")
-        return _ENTRIES.validate_json(text)
+        return read_json_file(path, _ENTRIES, f"wanted: {_WANTED}")
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file") from None
-    except ValidationError as error:
-        wanted = 'a JSON list of {"image": path or [paths], "text": "<image> ...", "label": 0-3}'
-        raise RequestError(f"{path}: {say_invalid(error)}; wanted: {wanted}") from error
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path}: {error}") from error
 
 
+_WANTED = 'a JSON list of {"image": path or [paths], "text": "<image> ...", "label": 0-3}'
 _ENTRIES = TypeAdapter(list[TrainingRecord])
-
-
-def say_invalid(error: ValueError) -> str:
-    """What is wrong, in one line: the first field that is, where one is."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def text_fields(names: Sequence[str], texts: Iterable[LabelledText]) -> Iterator[dict[str, Any]]:

@@ -39,6 +39,7 @@ from mmsieve.outputs import check_below, write_text
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
 from mmsieve.sanitize import redact
+from mmsieve.validated import say_invalid
 
 PLAN, JOURNAL, REJECTS = "plan.json", "journal.jsonl", "rejects.jsonl"
 FILES = (PLAN, JOURNAL, REJECTS)
@@ -335,7 +336,13 @@ def collect(
             records = text_fields(item.names, human.texts[item.id])
             files.add(item.id, records, is_val, {"teacher": HUMAN, **origin})
         elif item.id in journal.answers:
-            answered = task.records(item, journal.answers[item.id])
+            try:
+                answered = list(task.records(item, journal.answers[item.id]))
+            except ValueError as error:
+                raise RequestError(
+                    f"{out / JOURNAL}: answer about {item.id}: {say_invalid(error)}: remove its "
+                    "line, and the same command asks again"
+                ) from error
             records = islice(answered, request.count - number * task.each)
             files.add(item.id, records, is_val, {**author, **origin})
         elif journal.is_settled(item.id, request.options.attempts):

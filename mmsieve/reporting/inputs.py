@@ -19,6 +19,8 @@ from mmsieve.tables import Header
 
 _MOST_BYTES = 1 << 26
 """No metrics.json is that large."""
+_MOST = 1 << 53
+"""No number in it either."""
 
 
 def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
@@ -57,11 +59,13 @@ def _problem(values: Any) -> str | None:
     if not isinstance(values, Mapping):
         return "no numbers of a model"
     for name in ("accuracy", "f1", "count"):
-        if type(values.get(name)) not in (int, float):
+        number = values.get(name)
+        if not isinstance(number, int | float) or not abs(number) < _MOST:
             return f"no {name} of a model"
     rows = values.get("confusion")
     if not isinstance(rows, list) or not all(
-        isinstance(row, list) and all(type(n) is int for n in row) for row in rows
+        isinstance(row, list) and all(type(n) is int and abs(n) < _MOST for n in row)
+        for row in rows
     ):
         return "no confusion of a model"
     return None

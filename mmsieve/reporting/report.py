@@ -9,12 +9,11 @@ from io import BytesIO
 from itertools import chain
 from typing import Any, TypeAlias
 
-import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image as PillowImage
 
 from mmsieve.decisions import KIND as DECISIONS
-from mmsieve.errors import RequestError, SampleError, ShardError
+from mmsieve.errors import RequestError, SampleError, ShardError, is_order_to_end
 from mmsieve.identity import SourceShards, TableSource
 from mmsieve.images import ImageLimits, decode
 from mmsieve.read import ReadOptions, parse_record
@@ -55,7 +54,9 @@ def count_all(tables: Sequence[ReportTable], gallery: int) -> list[SectionNumber
     for one in tables:
         try:
             made.append(COUNTS[one.kind](one, request))
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except BaseException as error:
+            if isinstance(error, RequestError) or is_order_to_end(error):
+                raise
             reason = str(error).strip().split("\n")[0]
             raise RequestError(
                 f"{one.path}: can't be read as a table of {one.kind} ({reason}); make it again"

@@ -6,18 +6,21 @@ what a model reads of it, is a `RecordInputs` (`mmsieve.training.data`).
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
+from annotated_types import MinLen
+from pydantic import TypeAdapter
 from torch.utils.data import DataLoader, Dataset
 
 from mmsieve.errors import RequestError, SampleError
-from mmsieve.generation.files import say_invalid, tie_by_image
+from mmsieve.generation.files import tie_by_image
 from mmsieve.outputs import write_text
 from mmsieve.progress import Advance, show_progress
 from mmsieve.training.options import STAGES, DataFiles, processes
+from mmsieve.validated import read_json_file, say_invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,12 @@ class RecordInputs(Protocol[R]):
         """Tokens of a record that was prepared alone; raises ValueError where it is too long."""
 
 
+_ENTRIES = TypeAdapter(Annotated[list[Any], MinLen(1)])
+
+
 def read_records(file: Path, parse: Callable[[int, Any], R]) -> Iterator[R | LeftOut]:
     """The records of a training file, in order; raises RequestError where it is no JSON list."""
-    try:
-        entries = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"--data {file}: {error}") from error
-    if not isinstance(entries, list) or not entries:
-        raise RequestError(f"--data {file}: not a JSON list of records")
+    entries = read_json_file(file, _ENTRIES, "--data is a JSON list of records")
     for index, entry in enumerate(entries):
         try:
             yield parse(index, entry)
@@ -106,12 +107,11 @@ class CheckedRecords:
     @classmethod
     def load(cls, file: Path) -> "CheckedRecords":
         """What an earlier run of the same training found."""
-        saved = json.loads(file.read_text("utf-8"))
-        lengths = saved["lengths"]
-        if "records" in saved:  # a classifier's, by an earlier version
-            lengths = dict(zip((one["index"] for one in saved["records"]), lengths, strict=True))
-        left_out = [LeftOut(**one) for one in saved["left_out"]]
-        return cls({int(index): length for index, length in lengths.items()}, left_out)
+        saved = read_json_file(file, _SAVED, "remove it, and the same command checks again")
+        lengths = saved.lengths
+        if isinstance(lengths, list):  # a classifier's, by an earlier version
+            lengths = dict(zip((one.index for one in saved.records), lengths, strict=False))
+        return cls(lengths, saved.left_out)
 
     def note(self, file: Path) -> str:
         """What a user should know of the file."""
@@ -120,6 +120,23 @@ class CheckedRecords:
             return total
         reason = f"record {self.left_out[0].index}: {self.left_out[0].reason}"
         return f"{total}, {len(self.left_out):,} left out (left_out.jsonl; {reason})"
+
+
+@dataclass(frozen=True)
+class _Place:
+    index: int
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A file of checked records."""
+
+    lengths: dict[int, int] | list[int]
+    left_out: list[LeftOut]
+    records: list[_Place] = field(default_factory=list)
+
+
+_SAVED = TypeAdapter(_Saved)
 
 
 class _Lengths(Dataset[int | str]):

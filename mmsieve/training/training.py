@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from mmsieve.images import ImageSpec
@@ -50,8 +51,10 @@ from mmsieve.training.recipe import (
     stage_of,
 )
 from mmsieve.training.records import RecordInputs, open_files
+from mmsieve.validated import JsonObject, read_json_file
 
 _LOG = "log.json"
+_LOGGED = TypeAdapter(list[JsonObject])
 Make: TypeAlias = Callable[[Path], list[str]]
 """Carries out a stage into a folder; returns what a user should know."""
 
@@ -194,7 +197,7 @@ class Training(ABC):
         made = self.stages / "half"
         self.open(self.stages / self.goal, self.recipe.weights).save(made)
         logs = {
-            name: json.loads(file.read_text("utf-8"))
+            name: read_json_file(file, _LOGGED, f"remove {file.parent} to train that stage again")
             for name in self.steps
             if (file := self.stages / name / _LOG).is_file()
         }

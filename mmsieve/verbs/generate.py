@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic import TypeAdapter
+
 from mmsieve import outputs
 from mmsieve.errors import RequestError
 from mmsieve.generation.files import IMAGES, POOL, SHARDS, TRAIN, VAL
@@ -224,17 +226,30 @@ def _draw(
     return GenerateReport(out=out, noun=task.noun, written=written, tars=tars)
 
 
+@dataclass(frozen=True)
+class GenerationRecord:
+    """What generate.json says."""
+
+    request: dict[str, Any]
+    complete: bool = True
+    """By default as in records of the first version."""
+    clearing: bool = False
+
+
+_STORED = TypeAdapter(GenerationRecord)
+
+
 def _state(
     out: Path, config: dict[str, object], overwrite: bool
 ) -> Literal["new", "begun", "done"]:
     """How far this generation got; RequestError where something else is there."""
-    stored = outputs.read_record(out, _RECORD, "generate")
+    stored: GenerationRecord | None = outputs.read_record(out, _RECORD, "generate", _STORED)
     if stored is None or overwrite:
         return "new"
-    outputs.is_same_request(out, stored["request"], config)
-    if stored.get("clearing"):
+    outputs.is_same_request(out, stored.request, config)
+    if stored.clearing:
         return "new"
-    return "done" if stored.get("complete", True) else "begun"
+    return "done" if stored.complete else "begun"
 
 
 def _begin(out: Path, config: dict[str, object], clear: bool) -> None:
