@@ -3,14 +3,18 @@
 import filecmp
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+import duckdb
+
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.filtering.request import CutOptions, FilterDecisions, FilterPlan, UidFile, judge
+from mmsieve.filtering.decide import Database, FilterDecisions, RowStatuses, write_uids
+from mmsieve.filtering.request import CutOptions, FilterPlan
 from mmsieve.options import DryRun, Overwrite, Quiet
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
 from mmsieve.progress import show_progress
@@ -76,21 +80,24 @@ def filter(
         with (
             show_progress("rows", 2 * plan.first.rows, quiet) as advance,
             TemporaryDirectory(prefix="mmsieve-filter-") as temporary,
+            closing(Database(Path(temporary))) as database,
         ):
-            folder = Path(temporary)
-            decided = FilterDecisions(plan, judge(plan, folder, advance), folder, advance)
+            decided = FilterDecisions(plan, RowStatuses(plan, database, advance), advance)
             if dry_run:
                 decided.count()
             elif is_uids:
-                _write_uids(decided, folder, out, overwrite)
+                made = Path(temporary) / "uids.npy"
+                write_uids(decided, database, made)
+                _replace(out, made, overwrite)
             else:
                 decided.write(out)
-    except OSError as error:
+    except (OSError, duckdb.Error) as error:
+        reason = str(error).partition("\n")[0]  # DuckDB's further lines are about its settings
         raise MmsieveError(
-            f"can't be written: {error}; --out and the temporary folder (TMPDIR, about 17 bytes a "
+            f"can't be written: {reason}; --out and the temporary folder (TMPDIR, about 17 bytes a "
             "row) need room"
         ) from error
-    notes = [*notes_of_unfinished(plan.joined.tables), *plan.joined.notes, *decided.notes]
+    notes = [*notes_of_unfinished(plan.joined.tables), *decided.notes]
     if dry_run:
         notes.append("dry run: nothing was written")
     elif was_there:
@@ -125,13 +132,7 @@ def _is_array(path: Path) -> bool:
         return file.read(6) == b"\x93NUMPY"
 
 
-def _write_uids(decided: FilterDecisions, folder: Path, out: Path, overwrite: bool) -> None:
-    uids = UidFile(folder)
-    for _, rows in decided:
-        kept = rows.filter("keep")
-        uids.add(kept["uid"], kept["key"])
-    made = folder / "uids.npy"
-    uids.write(made)
+def _replace(out: Path, made: Path, overwrite: bool) -> None:
     if out.exists() and not overwrite and not filecmp.cmp(made, out, shallow=False):
         raise made_otherwise(out, ["choice of samples"])
     write_atomically(out, lambda temporary: shutil.copyfile(made, temporary))
