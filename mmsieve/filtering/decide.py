@@ -54,7 +54,6 @@ class Database:
     ) -> None:
         """Make a table of what a query gives of frames, which have the columns of `empty`."""
         self._run_over(empty, f"CREATE OR REPLACE TABLE {table} AS {query}")
-        self.run("BEGIN")  # of one transaction, rows are written once
         waiting, height = [empty], 0
         for frame in frames:
             waiting.append(frame)
@@ -63,7 +62,6 @@ class Database:
                 self._run_over(pl.concat(waiting), f"INSERT INTO {table} {query}")
                 waiting, height = [empty], 0
         self._run_over(pl.concat(waiting), f"INSERT INTO {table} {query}")
-        self.run("COMMIT")
 
     def _run_over(self, frame: pl.DataFrame, query: str) -> None:
         arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
