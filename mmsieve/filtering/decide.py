@@ -5,13 +5,11 @@ the order of the rows. A threshold is the value at a place among sorted rows; th
 back beside their names. DuckDB opens its own files only, and spills what exceeds its memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from polars import selectors as cs
 
@@ -33,8 +31,10 @@ class Database:
     """A temporary DuckDB database whose rows keep the order in which they came."""
 
     def __init__(self, folder: Path) -> None:
-        settings = {"memory_limit": MEMORY, "threads": 2, "temp_directory": str(folder)}
-        self._connection = duckdb.connect(str(folder / "rows.duckdb"), config=settings)
+        self._connection = duckdb.connect(
+            folder / "rows.duckdb",
+            config={"memory_limit": MEMORY, "threads": 2, "temp_directory": str(folder)},
+        )
         self.run("SET enable_external_access = false")  # no file, no network
 
     def close(self) -> None:
@@ -229,67 +229,10 @@ def _storable(frame: pl.DataFrame) -> pl.DataFrame:
 def _restored(frame: pl.DataFrame, empty: pl.DataFrame) -> pl.DataFrame:
     """Stored columns with their own names and types."""
     frame.columns = empty.columns
-    return frame.cast(dict(empty.schema))
+    return frame.cast(empty.schema)
 
 
-# Rows judged by themselves
-
-
-class GroupCodes:
-    """Codes of the values of --per: 0, 1, ... in the order in which they come."""
-
-    def __init__(self, column: str | None) -> None:
-        self._column = column
-        self._codes: dict[str | None, int] = {} if column else {None: 0}
-
-    @property
-    def names(self) -> list[str]:
-        """The groups; rows without a value are a group too."""
-        return ["null" if name is None else name for name in self._codes]
-
-    def encode(self, values: pl.Series) -> npt.NDArray[np.uint32]:
-        """The code of each value; raises RequestError where there are too many groups."""
-        text = values.cast(pl.String)
-        unique = text.unique(maintain_order=True)
-        own = [self._codes.setdefault(name, len(self._codes)) for name in unique]
-        if len(self._codes) > MOST_GROUPS:
-            raise RequestError(
-                f"--per {self._column}: more than {MOST_GROUPS} different values; choose a column "
-                "with fewer"
-            )
-        local = pl.DataFrame({"name": unique, "code": pl.Series(own, dtype=pl.UInt32)})
-        joined = text.to_frame("name").join(
-            local, on="name", how="left", nulls_equal=True, maintain_order="left"
-        )
-        return joined["code"].to_numpy()
-
-
-class RowStatuses:
-    """Why each row isn't kept, or its value and group: the table `judged`, in row order."""
-
-    def __init__(self, plan: FilterPlan, database: Database, advance: Advance) -> None:
-        self.database = database
-        self.groups = GroupCodes(plan.per.name if plan.per else None)
-        self._plan = plan
-        self._columns = [_reason(plan).alias("reason"), _value(plan).alias("value")]
-        joined = JoinedRows(plan, database)
-        frames = (self._judged(frame, advance) for frame in joined)
-        empty = self._judged(plan.joined.empty(plan.columns), advance)
-        database.fill("judged", empty, frames)
-        self.notes = joined.notes
-
-    def _judged(self, frame: pl.DataFrame, advance: Advance) -> pl.DataFrame:
-        plan = self._plan
-        if plan.condition is not None:
-            frame = frame.with_columns(plan.condition.holds(frame).alias(_HOLDS))
-        judged = frame.with_columns(self._columns).select("reason", "value")
-        group = np.zeros(frame.height, np.uint32)
-        if plan.per is not None:
-            left = judged["reason"].is_null()
-            group[left.to_numpy()] = self.groups.encode(frame[plan.per.inner].filter(left))
-        advance(0, frame.height)
-        return judged.hstack([pl.Series("grp", group)])
-
+# What each row is by itself
 
 _HOLDS = "#holds"
 
@@ -323,7 +266,15 @@ def _value(plan: FilterPlan) -> pl.Expr:
     return score.cast(pl.Float32 if dtype in (pl.Float16, pl.Float32) else pl.Float64)
 
 
-# Rows by their ranks: the highest of each group, ties by a stable hash of their names, then by place
+def _group(plan: FilterPlan, codes: pl.DataType) -> pl.Expr:
+    """The number of a ranked row's group: from 1 in the order in which they come; 0 of null."""
+    if plan.per is None:
+        return pl.lit(0, pl.UInt32)
+    ranked = pl.when(pl.col("reason").is_null()).then(pl.col(plan.per.inner).cast(pl.String))
+    return (ranked.cast(codes).to_physical() + 1).fill_null(0)
+
+
+# Rows by their ranks: the highest of each group, ties by a stable hash of names, then by place
 
 _RANKED = "judged WHERE reason IS NULL"
 
@@ -331,41 +282,67 @@ _RANKED = "judged WHERE reason IS NULL"
 class FilterDecisions(DecisionRows):
     """The decisions of a request, and what there is to say of its thresholds."""
 
-    def __init__(self, plan: FilterPlan, statuses: RowStatuses, advance: Advance) -> None:
-        self._plan = plan
-        self._database = statuses.database
+    def __init__(self, plan: FilterPlan, database: Database, advance: Advance) -> None:
+        self._plan, self._database = plan, database
         self.threshold: float | None = None
         """The lowest value that is kept, where there is one group."""
         self.groups: dict[str, tuple[int, int]] = {}
         """With --per: group -> kept and scored rows."""
-        self.notes = list(statuses.notes)
         self._thresholds: pl.DataFrame | None = None
         """Of each group the lowest value that is kept; where not all that equal it are, it is
         open, and has the hash and row of the last of them."""
-        found = self._find(statuses.groups) if plan.options.is_ranked else {}
+        groups = pl.Categories.random()
+        codes = pl.Series(
+            "grp", [], pl.Categorical(groups)
+        )  # they last as long as a column of them
+        joined = JoinedRows(plan, database)
+        empty = self._judge(plan.joined.empty(plan.columns), codes)
+        frames = (self._judge(frame, codes, advance) for frame in joined)
+        database.fill("judged", empty, frames)
+        self.notes = joined.notes
+        names = [""] if plan.per is None else ["null", *groups.to_series()]
+        found = self._find(names) if plan.options.is_ranked else {}
         super().__init__(self._decided(), plan.first.files, plan.fingerprint, found, advance)
 
-    def _find(self, groups: GroupCodes) -> dict[str, str]:
+    def _judge(
+        self, frame: pl.DataFrame, codes: pl.Series, advance: Advance | None = None
+    ) -> pl.DataFrame:
+        """Why each row of the joined tables isn't kept; its value and group."""
+        plan = self._plan
+        if plan.condition is not None:
+            frame = frame.with_columns(plan.condition.holds(frame).alias(_HOLDS))
+        frame = frame.with_columns(_reason(plan).alias("reason"), _value(plan).alias("value"))
+        judged = frame.with_columns(_group(plan, codes.dtype).alias("grp"))
+        if plan.per is not None and (judged["grp"] > MOST_GROUPS).any():
+            raise RequestError(
+                f"--per {plan.per.name}: more than {MOST_GROUPS} different values; choose a column "
+                "with fewer"
+            )
+        if advance is not None:
+            advance(0, frame.height)
+        return judged.select("reason", "value", "grp")
+
+    def _find(self, names: Sequence[str]) -> dict[str, str]:
         """Find the thresholds between the ranked rows; returns what the header says of them."""
-        names, options = groups.names, self._plan.options
+        plan, options = self._plan, self._plan.options
         counts = np.zeros(len(names), np.int64)
         counted = self._database.frame(f"SELECT grp, count(*) AS n FROM {_RANKED} GROUP BY grp")
         counts[counted["grp"].to_numpy()] = counted["n"].to_numpy()
         wanted = options.wanted(counts)
         lowest = self._at("value", _RANKED, "value DESC", counts, wanted)
-        if counts.any():
-            self._settle(lowest, wanted)
+        self._settle(lowest, wanted)
         found = {"scored": str(counts.sum()), "wanted": str(wanted.sum())}
-        if self._plan.per is not None:
-            pairs = zip(wanted.tolist(), counts.tolist(), strict=True)
-            self.groups = dict(zip(names, pairs, strict=True))
-        elif self._plan.score is not None and wanted.sum():
-            dtype = self._plan.joined.dtype(self._plan.score)
+        few = counts < (options.top_count or 0)
+        if plan.per is not None:
+            few &= counts > 0
+            pairs = zip(names, wanted.tolist(), counts.tolist(), strict=True)
+            self.groups = {name: (kept, scored) for name, kept, scored in pairs if scored}
+        elif plan.score is not None and wanted.sum():
+            dtype = plan.joined.dtype(plan.score)
             value = (lowest["value"] + 0).cast(dtype).to_numpy()[0]  # one zero, not two
             self.threshold, found["lowest"] = float(value), str(value)
-        few = 0 if options.top_count is None else int((counts < options.top_count).sum())
-        if few:
-            who = "there are" if self._plan.per is None else f"{few} groups have"
+        if few.any():
+            who = "there are" if plan.per is None else f"{few.sum()} groups have"
             fewer = f"{who} fewer than {options.top_count} scored rows"
             self.notes.append(f"{fewer}: all of them are kept")
         return found
@@ -409,24 +386,17 @@ class FilterDecisions(DecisionRows):
 
     def _tied(self) -> Iterator[pl.DataFrame]:
         """Group, hash and number of the rows at a threshold that keeps some of its equals."""
-        rows, start = self._judged(), 0
-        for count, read in self._pieces():
-            outcome = self._ranked(rows.take(count))
-            if outcome["tied"].any():
-                yield _hashed(read(), outcome, start)
-            start += count
-
-    def _pieces(self) -> Iterator[tuple[int, Callable[[], pl.DataFrame]]]:
-        """The names of all rows in order, of most files read only where they are asked for."""
-        ids = self._plan.ids
+        ids, rows, start = self._plan.ids, self._judged(), 0
         for file in self._plan.first.files:
             frames = self._plan.first.read(file, ids.columns, whole=False)
             named = (ids.of([(file, frame.height)], frame) for frame in frames)
-            if file.rows <= CHUNK:
-                yield file.rows, partial(next, named)
-            else:
-                for frame in named:
-                    yield frame.height, partial(next, iter([frame]))
+            # most files hold no such row: a small one's names are read where it does only
+            for names in [None] if file.rows <= CHUNK else named:
+                height = file.rows if names is None else names.height
+                outcome = self._ranked(rows.take(height))
+                if outcome["tied"].any():
+                    yield _hashed(next(named) if names is None else names, outcome, start)
+                start += height
 
     def _decided(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
         rows, ids, start = self._judged(), self._plan.ids, 0

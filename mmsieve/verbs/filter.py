@@ -13,7 +13,7 @@ import duckdb
 
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.filtering.decide import Database, FilterDecisions, RowStatuses, write_uids
+from mmsieve.filtering.decide import Database, FilterDecisions, write_uids
 from mmsieve.filtering.request import CutOptions, FilterPlan
 from mmsieve.options import DryRun, Overwrite, Quiet
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
@@ -82,7 +82,7 @@ def filter(
             TemporaryDirectory(prefix="mmsieve-filter-") as temporary,
             closing(Database(Path(temporary))) as database,
         ):
-            decided = FilterDecisions(plan, RowStatuses(plan, database, advance), advance)
+            decided = FilterDecisions(plan, database, advance)
             if dry_run:
                 decided.count()
             elif is_uids:
