@@ -1,11 +1,11 @@
-"""Our passes of `filter` against DuckDB and polars' streaming engine.
+"""`filter`, which DuckDB computes, against polars' streaming engine and an earlier `filter`.
 
-    python -m benchmarks.filter_engines --rows 4000000
+    python -m benchmarks.filter_engines --rows 4000000 --before ../mmsieve-of-before
 
-Each engine makes the same cuts of the same tables, each in a process of its own, and each writes
-its decisions through the same writer. What is measured: CPU seconds (user and system, all threads)
-and the largest resident set of the process; whether the decisions are equal, row by row, to those
-of `mmsieve filter`. DuckDB isn't a dependency: `pip install duckdb` first.
+Each engine makes the same cuts of the same tables, each in a process of its own. What is measured:
+CPU seconds (user and system, all threads) and the largest resident set of the process; whether the
+decisions are equal, row by row, to those of the first engine: with --before, a checkout of an
+earlier version, that is the version of before, whose CPU seconds the others are also compared with.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +24,7 @@ import polars as pl
 from benchmarks.filter_memory import SHARD_ROWS, make_tables
 from mmsieve.tables import table_files
 
-ENGINES = ("ours", "duckdb", "polars")
+ENGINES = ("before", "ours", "polars")
 LIMIT_GB = 1.0
 LIMIT_CPU = 2.0
 
@@ -36,10 +36,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4_000_000)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--only", nargs="+", help="words that the names of the cuts begin with")
-    parser.add_argument("--memory", default="400MB", help="DuckDB's own limit")
+    parser.add_argument("--before", type=Path, help="a checkout of the version to compare with")
     parser.add_argument("--folder", type=Path, help="where to make the tables; kept afterwards")
     parser.add_argument("--out", type=Path, help="result file; by default results/ and the date")
     options = parser.parse_args()
+    if options.before is None:
+        options.engines = [engine for engine in options.engines if engine != "before"]
     day = datetime.now(UTC).date().isoformat()
     out = options.out or Path(__file__).parent / "results" / f"filter_engines_{day}.md"
     with TemporaryDirectory(prefix="mmsieve-bench-") as temporary:
@@ -73,27 +75,29 @@ def variants(folder: Path) -> Iterator[Variant]:
 def compare(variant: Variant, options: argparse.Namespace, folder: Path) -> Iterator[str]:
     """The result table's rows of one cut."""
     name, words = variant
-    ours = None
+    first: tuple[str, float] | None = None
     for engine in options.engines:
-        given = [] if engine == "ours" else ["--memory", options.memory]
-        peak, busy, problem = run(engine, [*words, *given], folder)
-        compared = ours is not None  # what an earlier run left is not compared with
-        equal = problem or (same(folder / "ours", folder / engine) if compared else "-")
-        ours = busy if engine == "ours" else ours
-        times = "-" if ours is None else f"{busy / ours:.2f}"
-        fits = "yes" if peak < LIMIT_GB and (ours is None or busy <= LIMIT_CPU * ours) else "NO"
+        peak, busy, problem = run(engine, words, folder, options.before)
+        first = first or (engine, busy)  # what an earlier run left is not compared with
+        others = engine != first[0]
+        equal = problem or (same(folder / first[0], folder / engine) if others else "-")
+        fits = "yes" if peak < LIMIT_GB and busy <= LIMIT_CPU * first[1] else "NO"
+        times = f"{busy / first[1]:.2f}"
         line = f"| {name} | {engine} | {busy:.1f} | {times} | {peak:.2f} | {fits} | {equal} |"
         print(line, file=sys.stderr, flush=True)
         yield line
 
 
-def run(engine: str, words: list[str], folder: Path) -> tuple[float, float, str | None]:
+def run(
+    engine: str, words: list[str], folder: Path, before: Path | None
+) -> tuple[float, float, str | None]:
     """Peak gigabytes, CPU seconds and what went wrong in one run."""
-    command = [sys.executable, "-m", "mmsieve", "filter"]
-    if engine != "ours":
-        command = [sys.executable, "-m", "benchmarks.contestants.filter_with", engine]
-    command += [*words, "--out", engine, "--overwrite", "--quiet"]
-    paths = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    program = ["mmsieve", "filter"]
+    if engine == "polars":
+        program = ["benchmarks.contestants.filter_with"]
+    command = [sys.executable, "-m", *program, *words, "--out", engine, "--overwrite", "--quiet"]
+    code = before if engine == "before" and before else Path(__file__).parent.parent
+    paths = os.pathsep.join([str(code.absolute()), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -125,14 +129,6 @@ def same(ours: Path, theirs: Path) -> str:
     return f"{different} files differ" if different else "yes"
 
 
-def _duckdb() -> str:
-    """DuckDB's version; only its own contestant needs it."""
-    try:
-        return version("duckdb")
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def report(rows: int, lines: list[str]) -> str:
     """A section of the result file."""
     head = [
@@ -140,9 +136,9 @@ def report(rows: int, lines: list[str]) -> str:
         "",
         f"`python -m benchmarks.filter_engines --rows {rows}`, {datetime.now(UTC):%Y-%m-%d}, "
         f"{os.cpu_count()} cores, Python {platform.python_version()}, polars {pl.__version__}, "
-        f"DuckDB {_duckdb()}; {rows // SHARD_ROWS:,} files of {SHARD_ROWS:,} rows.",
+        f"DuckDB {version('duckdb')}; {rows // SHARD_ROWS:,} files of {SHARD_ROWS:,} rows.",
         "",
-        "| cut | engine | CPU seconds | x ours | peak GB | within limits | equal rows |",
+        "| cut | engine | CPU seconds | x first | peak GB | within limits | equal rows |",
         "|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *lines]) + "\n\n"

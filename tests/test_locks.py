@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -63,11 +62,11 @@ def test_a_link_and_what_it_leads_to_are_one_output(tmp_path):
 def test_a_run_that_waits_begins_when_the_other_ends(tmp_path, monkeypatch):
     order, said, waits = [], [], threading.Event()
 
-    def write(text: str) -> None:
+    def write(text: str, stream: object) -> None:
         said.append(text)
         waits.set()
 
-    monkeypatch.setattr(locks.sys, "stderr", SimpleNamespace(write=write))
+    monkeypatch.setattr(locks, "write", write)
 
     def second() -> None:
         with writing_to(tmp_path / "out", "filter", wait=True):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmsieve import locks
 from mmsieve.cli import main
 from mmsieve.locks import writing_to
 from mmsieve.training.options import begin_training
@@ -125,7 +126,7 @@ def test_a_journal_can_not_have_anything_removed_outside(tmp_path, run, name):
     assert mine.exists()
 
 
-def test_the_second_run_is_told_who_writes_there_or_waits(tmp_path, run):
+def test_the_second_run_is_told_who_writes_there_or_waits(tmp_path, run, monkeypatch):
     for verb, words in VERBS.items():
         if verb in ("enhance", "rate", "train", "demo"):  # as score; slow; of several commands
             continue
@@ -133,17 +134,24 @@ def test_the_second_run_is_told_who_writes_there_or_waits(tmp_path, run):
         with writing_to(tmp_path / out, "score"):
             code, said = run(f"{words} --out {out}")
         assert code == 2 and f"process {os.getpid()} on" in said and said.count("\n") == 1, said
-    begun, ended = threading.Event(), threading.Event()
+    begun, ended, said_while_waiting = threading.Event(), threading.Event(), []
+
+    def write(text: str, stream: object) -> None:
+        said_while_waiting.append(text)
+        ended.set()
+
+    monkeypatch.setattr(locks, "write", write)
 
     def hold() -> None:
         with writing_to(tmp_path / "out", "score"):
             begun.set()
-            ended.wait(0.3)
+            ended.wait(60)
 
     threading.Thread(target=hold).start()
     begun.wait()
     code, said = run(f"{RULES} --wait --out out")
-    assert code == 0 and "waiting for the run that writes there (score, process" in said
+    assert code == 0
+    assert "waiting for the run that writes there (score, process" in said_while_waiting[0]
 
 
 def test_a_part_of_another_request_is_refused_before_there_is_any_file(tmp_path, run):

@@ -1,31 +1,28 @@
-"""`filter` by another engine: python -m benchmarks.contestants.filter_with ENGINE TABLE... --out X
+"""`filter` by polars: python -m benchmarks.contestants.filter_with TABLE... --out X
 
 Only what the benchmark's cuts ask for, and nothing checks a request. Tables are opened, samples
-named and decisions written by mmsieve: what is compared is what lies between. Both engines judge
-the rows once and keep what they found on disk, find the thresholds, and read the rows back.
+named and decisions written by mmsieve: what is compared is what lies between. The rows are judged
+once and kept on disk, then the thresholds found, and the rows read back.
 """
 
 import argparse
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from mmsieve.decisions import DecisionRows
-from mmsieve.filtering.ranking import hash_samples
+from mmsieve.filtering.ids import hash_samples
 from mmsieve.tables import Origins, Table, open_tables
 
 BATCH = 1 << 17
 
 
-class Contestant(ABC):
-    """A cut by another engine."""
+class Polars:
+    """Everything in lazy frames, collected by the streaming engine."""
 
     def __init__(self, tables: Sequence[Table], options: argparse.Namespace, folder: Path) -> None:
         self.tables = tables
@@ -34,22 +31,6 @@ class Contestant(ABC):
         self.by = options.by or "quality_score"
         share = Fraction(repr(float(options.top_fraction or 1)))
         self.share = share.numerator, share.denominator
-
-    @abstractmethod
-    def judge(self) -> None:
-        """Keep `reason`, `score`, `value` and `grp` of every row on disk."""
-
-    @abstractmethod
-    def find_thresholds(self) -> bool:
-        """Find each group's threshold; returns whether some keep only a part of their ties."""
-
-    @abstractmethod
-    def outcomes(self) -> Iterator[pl.DataFrame]:
-        """`reason`, `score`, and, at a threshold that keeps a part of its ties, `tied` group."""
-
-    @abstractmethod
-    def kept_ties(self, tied: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        """`kept` of each tied row, whose `grp` and `hash` are given, in their order."""
 
     def rows(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """All rows with their decisions, in their order."""
@@ -75,140 +56,6 @@ class Contestant(ABC):
             samples = names.filter(groups.is_not_null())
             hashes = pl.Series("hash", hash_samples(samples["key"], samples["shard"]))
             yield pl.DataFrame([groups.drop_nulls().alias("grp"), hashes])
-
-
-class Pieces:
-    """Frames read so many rows at a time."""
-
-    def __init__(self, frames: Iterator[pl.DataFrame]) -> None:
-        self._frames = frames
-        self._waiting: list[pl.DataFrame] = []
-        self._height = 0
-
-    def take(self, count: int) -> pl.DataFrame:
-        """The next `count` rows."""
-        while self._height < count:
-            frame = next(self._frames)
-            self._waiting.append(frame)
-            self._height += frame.height
-        joined = pl.concat(self._waiting)
-        self._waiting, self._height = [joined.slice(count)], self._height - count
-        return joined.head(count)
-
-
-class DuckDb(Contestant):
-    """Everything in SQL but the hash of tied rows, in a database file with a memory limit."""
-
-    def __init__(self, *arguments: Any) -> None:
-        import duckdb  # only this contestant needs it
-
-        super().__init__(*arguments)
-        settings = {
-            "memory_limit": self.options.memory,
-            "threads": 2,
-            "temp_directory": str(self.folder),
-        }
-        settings["enable_external_file_cache"] = False
-        self.connection = duckdb.connect(str(self.folder / "rows.duckdb"), config=settings)
-        for number, table in enumerate(self.tables):
-            files = [str(file.path) for file in table.files]
-            self.connection.read_parquet(files).create_view(f"table{number}")
-
-    def judge(self) -> None:
-        """Rows to a file, in their order."""
-        options, by = self.options, self.by
-        least = f"{options.min_score}::FLOAT" if options.min_score is not None else "NULL"
-        where = options.where or "true"
-        names = f"status, {by}, {options.per or 0} AS grp, uid"
-        rows, order = f"(SELECT {names} FROM table0)", ""
-        if len(self.tables) > 1:
-            rows = (
-                f"(SELECT row_number() OVER () AS n, {names} FROM table0) "
-                "LEFT JOIN (SELECT * FROM table1) USING (uid)"
-            )
-            order = "ORDER BY n"
-        self.connection.execute(
-            f"CREATE TABLE judged AS SELECT CASE WHEN status <> 'ok' THEN status "
-            f"WHEN NOT coalesce({where}, false) THEN 'where' "
-            f"WHEN {by} IS NULL OR isnan({by}) THEN 'no_score' "
-            f"WHEN {by} < {least} THEN 'below_cut' END AS reason, "
-            f"{by}::FLOAT AS score, {by} AS value, grp FROM {rows} {order}"
-        )
-
-    def find_thresholds(self) -> bool:
-        """The value of the last row that is wanted, and how many are equal to it."""
-        above, below = self.share
-        run = self.connection.execute
-        run(
-            "CREATE TABLE wanted AS SELECT grp, "
-            f"count(*)::HUGEINT * {above} // {below} AS wanted FROM judged "
-            "WHERE reason IS NULL GROUP BY grp"
-        )
-        if self.options.per is None:
-            (wanted,) = run("SELECT wanted FROM wanted").fetchone()
-            at = (
-                "SELECT grp, value AS cutoff FROM judged WHERE reason IS NULL "
-                f"ORDER BY value DESC LIMIT 1 OFFSET {wanted - 1}"
-            )
-        else:
-            at = (
-                "SELECT grp, value AS cutoff FROM (SELECT grp, value, row_number() OVER "
-                "(PARTITION BY grp ORDER BY value DESC) AS rank FROM judged WHERE reason IS NULL) "
-                "JOIN wanted USING (grp) WHERE rank = wanted"
-            )
-        run(
-            "CREATE TABLE thresholds AS SELECT grp, any_value(cutoff) AS cutoff, any_value(wanted) "
-            "- count(*) FILTER (value > cutoff) AS ties, count(*) FILTER (value = cutoff) AS equal "
-            f"FROM judged JOIN ({at}) USING (grp) JOIN wanted USING (grp) "
-            "WHERE reason IS NULL GROUP BY grp"
-        )
-        return bool(run("SELECT count(*) FROM thresholds WHERE ties < equal").fetchone()[0])
-
-    def outcomes(self) -> Iterator[pl.DataFrame]:
-        """The rows read back beside their group's threshold."""
-        # a join in SQL doesn't keep the order of the rows: thresholds are looked up by polars
-        rows = self._read("SELECT reason, score, value, grp FROM judged")
-        if self.options.top_fraction is None:
-            yield from (frame.select("reason", "score", tied=pl.lit(None)) for frame in rows)
-            return
-        thresholds = pl.concat(self._read("FROM thresholds"))
-        for frame in rows:
-            yield _outcome(frame.lazy(), thresholds).collect()
-
-    def _read(self, query: str) -> Iterator[pl.DataFrame]:
-        # a cursor, as a connection reads one result at a time; `execute` would hold all rows
-        for batch in self.connection.cursor().sql(query).to_arrow_reader(BATCH):
-            yield pl.DataFrame(pa.table(batch))
-
-    def kept_ties(self, tied: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        """The tied rows ranked by hash, then by place."""
-        run = self.connection.execute
-        run("CREATE TABLE tied AS SELECT grp, 0::UBIGINT AS hash FROM thresholds LIMIT 0")
-        for frame in tied:
-            if frame.height:
-                batch = frame.to_arrow(compat_level=pl.CompatLevel.oldest())  # noqa: F841
-                run("INSERT INTO tied SELECT * FROM batch")
-        run(
-            "CREATE TABLE kept AS SELECT n, rank <= ties AS kept FROM (SELECT rowid AS n, grp, "
-            "row_number() OVER (PARTITION BY grp ORDER BY hash DESC, rowid) AS rank FROM tied) "
-            "JOIN thresholds USING (grp) ORDER BY n"
-        )
-        yield from self._read("SELECT kept FROM kept")
-
-
-def _outcome(rows: pl.LazyFrame, thresholds: pl.DataFrame) -> pl.LazyFrame:
-    """Judged rows by the threshold of their group."""
-    value, cutoff = pl.col("value"), pl.col("cutoff")
-    ranked = pl.col("reason").is_null()
-    below = pl.when(ranked & (value < cutoff)).then(pl.lit("below_cut"))
-    is_open = ranked & (value == cutoff) & (pl.col("ties") < pl.col("equal"))
-    joined = rows.join(thresholds.lazy(), on="grp", how="left", maintain_order="left")
-    tied = pl.when(is_open).then(pl.col("grp"))
-    return joined.select(below.otherwise(pl.col("reason")).alias("reason"), "score", tied=tied)
-
-
-class Polars(Contestant):
-    """Everything in lazy frames, collected by the streaming engine."""
 
     def judge(self) -> None:
         """Rows to a file, in their order."""
@@ -293,15 +140,42 @@ class Polars(Contestant):
         yield from pl.scan_ipc(path).collect_batches(chunk_size=BATCH, maintain_order=True)
 
 
+class Pieces:
+    """Frames read so many rows at a time."""
+
+    def __init__(self, frames: Iterator[pl.DataFrame]) -> None:
+        self._frames = frames
+        self._waiting: list[pl.DataFrame] = []
+        self._height = 0
+
+    def take(self, count: int) -> pl.DataFrame:
+        """The next `count` rows."""
+        while self._height < count:
+            frame = next(self._frames)
+            self._waiting.append(frame)
+            self._height += frame.height
+        joined = pl.concat(self._waiting)
+        self._waiting, self._height = [joined.slice(count)], self._height - count
+        return joined.head(count)
+
+
+def _outcome(rows: pl.LazyFrame, thresholds: pl.DataFrame) -> pl.LazyFrame:
+    """Judged rows by the threshold of their group."""
+    value, cutoff = pl.col("value"), pl.col("cutoff")
+    ranked = pl.col("reason").is_null()
+    below = pl.when(ranked & (value < cutoff)).then(pl.lit("below_cut"))
+    is_open = ranked & (value == cutoff) & (pl.col("ties") < pl.col("equal"))
+    joined = rows.join(thresholds.lazy(), on="grp", how="left", maintain_order="left")
+    tied = pl.when(is_open).then(pl.col("grp"))
+    return joined.select(below.otherwise(pl.col("reason")).alias("reason"), "score", tied=tied)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine", choices=["duckdb", "polars"])
     parser.add_argument("tables", nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--min-score", type=float)
     parser.add_argument("--top-fraction", type=float)
-    # what DuckDB and Python take beside this isn't counted by it
-    parser.add_argument("--memory", default="400MB", help="DuckDB's own limit")
     for name in ("--where", "--by", "--per", "--on"):
         parser.add_argument(name)
     for name in ("--overwrite", "--quiet"):
@@ -309,8 +183,7 @@ def main() -> None:
     options = parser.parse_args()
     tables = open_tables(options.tables)
     with TemporaryDirectory(prefix="mmsieve-bench-") as folder:
-        contestant = {"duckdb": DuckDb, "polars": Polars}[options.engine]
-        rows = contestant(tables, options, Path(folder)).rows()
+        rows = Polars(tables, options, Path(folder)).rows()
         DecisionRows(rows, tables[0].files, {}, {}, lambda *_: None).write(options.out)
 
 

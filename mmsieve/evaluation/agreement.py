@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from mmsieve.errors import RequestError, Status
 from mmsieve.evaluation.metrics import Floats, Ints, pearson, spearman
-from mmsieve.filtering.ranking import hash_samples
+from mmsieve.filtering.ids import hash_samples
 from mmsieve.sources import one_line
 from mmsieve.tables import SCORE, Table, TableFile, column_names, find_score
 

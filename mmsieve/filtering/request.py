@@ -1,34 +1,26 @@
-"""A filter request: its options, what they mean for the tables given, and every row's decision."""
+"""A filter request: its options, and what they mean for the tables given, checked.
+
+Whatever is wrong with a request is found here, but for what only the rows can show.
+"""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import partial
-from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from cyclopts import Parameter
+from polars.exceptions import PolarsError
 
-from mmsieve.decisions import DecisionRows
 from mmsieve.errors import RequestError
-from mmsieve.filtering.joins import Column, JoinedTables, On, RowIds
-from mmsieve.filtering.ranking import (
-    BLOCK,
-    ColumnFile,
-    Counts,
-    Records,
-    Thresholds,
-    find_thresholds,
-    from_ordered,
-)
-from mmsieve.filtering.rows import Condition, KeptRows, RowRules, RowStatuses, break_ties
+from mmsieve.filtering.ids import Counts, RowIds
 from mmsieve.options import Finite, Options, Positive, Share
-from mmsieve.progress import Advance
-from mmsieve.tables import CHUNK, SCORE, Origins, Table, column_names, find_score
+from mmsieve.tables import COMMON, METADATA, SCORE, Table, column_names, find_score
 
-# Options, checked, and what they mean for the tables given
+On: TypeAlias = Literal["key", "uid"]
 
 
 @Parameter(name="*")
@@ -78,6 +70,186 @@ class CutOptions(Options):
         return np.array([math.floor(share * count) for count in counts.tolist()], np.int64)
 
 
+# The tables together: their columns by name
+
+_SHARED = frozenset([*COMMON.names, METADATA.name])
+"""Columns that every table of ours has: without a prefix they are the first table's."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Column:
+    """A column of one of the tables."""
+
+    table: int
+    name: str
+
+    @property
+    def inner(self) -> str:
+        """Its name in the joined frames, where no two columns share one."""
+        return f"{self.table}:{self.name}"
+
+
+class JoinedTables:
+    """The tables of a request, joined shard by shard, or by the values of a column."""
+
+    def __init__(self, tables: Sequence[Table], on: On | None) -> None:
+        self.tables = tables
+        self.on = on
+        if on is None:
+            _check_shards(tables)
+        for table in tables if len(tables) > 1 else []:
+            if (on or "key") not in table.types:
+                raise RequestError(
+                    f"{table.name} has no column {on or 'key'} to join by: say --on key or "
+                    f"--on uid; {column_names(tables)}"
+                )
+
+    def find(self, name: str) -> Column:
+        """The column that a user calls `name` or `table.name`; raises RequestError."""
+        having = [i for i, table in enumerate(self.tables) if name in table.types]
+        if len(having) > 1 and name not in _SHARED:
+            names = " or ".join(f"{self.tables[i].name}.{name}" for i in having)
+            raise RequestError(f"column {name} is in several tables: say {names}")
+        if having:
+            return self.column(having[0], name)
+        prefix, _, rest = name.rpartition(".")
+        for number, table in enumerate(self.tables):
+            if table.name == prefix and rest in table.types:
+                return self.column(number, rest)
+        raise RequestError(f"no column {name}: {column_names(self.tables)}")
+
+    def column(self, table: int, name: str) -> Column:
+        """The column of one table; raises RequestError where its files don't agree on it."""
+        mixed = self.tables[table].mixed.get(name)
+        if mixed is not None:
+            raise RequestError(f"column {name} of {self.tables[table].name} can't be used: {mixed}")
+        return Column(table, name)
+
+    def statuses(self) -> list[Column]:
+        """The columns that say whether a row is ok: one per table of ours."""
+        return [
+            self.column(i, "status")
+            for i, table in enumerate(self.tables)
+            if table.is_ours and "status" in table.types
+        ]
+
+    def dtype(self, column: Column) -> pl.DataType:
+        """The column's type in the joined frames."""
+        return self.empty([column]).dtypes[0]
+
+    def label(self, column: Column) -> str:
+        """The column as a user may write it."""
+        return f"{self.tables[column.table].name}.{column.name}"
+
+    def empty(self, columns: Iterable[Column]) -> pl.DataFrame:
+        """A frame without rows that has the columns with their types."""
+        types = {column: self.tables[column.table].types[column.name] for column in columns}
+        schema = pa.schema([(column.inner, kind) for column, kind in types.items()])
+        return pl.DataFrame(schema.empty_table())
+
+
+def _check_shards(tables: Sequence[Table]) -> None:
+    """Raise unless the other tables have a file for each file of the first."""
+    first = tables[0]
+    for table in tables[1:]:
+        for file in first.files:
+            if file.shard not in table.by_shard:
+                raise RequestError(
+                    f"{table.name} has no file {file.shard}.parquet as {first.name} has: it isn't "
+                    "finished, or is split in another way; say --on key or --on uid to join it"
+                )
+
+
+# Conditions: polars SQL expressions over the columns of all tables
+
+
+class Condition:
+    """`--where EXPR`, checked against the columns there are and their types.
+
+    A column that several tables have is written `table.column`. As in SQL, a row for which the
+    condition is unknown (null, and not-a-number, which polars would take for the largest number)
+    doesn't fulfil it.
+    """
+
+    def __init__(self, text: str, joined: JoinedTables) -> None:
+        self._text = text
+        self._joined = joined
+        try:
+            self._expression = pl.sql_expr(text)
+        except PolarsError as error:
+            raise self._wrong(str(error)) from error
+        if not _row_by_row(self._expression):
+            raise self._wrong("it may look at one row only: no aggregate, window or UNNEST")
+        self._inputs: list[pl.Expr] = []
+        self.columns: set[Column] = set()
+        for root in dict.fromkeys(self._expression.meta.root_names()):
+            self._add(root)
+        self._check()
+
+    def holds(self, frame: pl.DataFrame) -> pl.Series:
+        """Whether each row of a joined frame fulfils the condition."""
+        try:
+            result = frame.select(self._inputs).select(self._expression.alias("holds"))["holds"]
+        except PolarsError as error:
+            raise self._wrong(str(error)) from error
+        return result.fill_null(False) if result.dtype == pl.Boolean else result
+
+    def _add(self, root: str) -> None:
+        """Make a name of the expression available: a column, or a table as `table.column`."""
+        tables = self._joined.tables
+        names = [table.name for table in tables]
+        if root not in names or any(root in table.types for table in tables):
+            try:
+                column = self._joined.find(root)
+            except RequestError as error:
+                raise RequestError(f"--where {self._text!r}: {error}") from error
+            self.columns.add(column)
+            self._inputs.append(self._input(column).alias(root))
+            return
+        number = names.index(root)
+        named = [name for name in tables[number].types if name in self._text]
+        if not named:
+            raise self._wrong(f"no column of {root} is named as {root}.column")
+        columns = [self._joined.column(number, name) for name in named]
+        self.columns.update(columns)
+        fields = [self._input(column).alias(column.name) for column in columns]
+        self._inputs.append(pl.struct(fields).alias(root))
+
+    def _input(self, column: Column) -> pl.Expr:
+        value = pl.col(column.inner)
+        return value.fill_nan(None) if self._joined.dtype(column).is_float() else value
+
+    def _check(self) -> None:
+        """Raise unless the expression can be computed and says yes or no."""
+        if not self.columns:
+            raise self._wrong("it names no column")
+        dtype = self.holds(self._joined.empty(self.columns)).dtype
+        if dtype != pl.Boolean:
+            raise self._wrong(f"it gives {dtype}, not yes or no: compare it with something")
+
+    def _wrong(self, reason: str) -> RequestError:
+        line = " ".join(reason.split("\n\n")[0].split())
+        return RequestError(
+            f"--where {self._text!r}: {line}; an SQL condition over these columns is needed: "
+            f"{column_names(self._joined.tables)}"
+        )
+
+
+def _row_by_row(expression: pl.Expr) -> bool:
+    """Whether each row's value depends on that row alone, however the rows are split."""
+    meta = expression.meta
+    if meta.is_literal():
+        return True
+    try:
+        alone = meta.is_row_separable() and (not meta.root_names() or meta.is_length_preserving())
+    except PolarsError:  # a function (IN) that needs the columns' types to say so: see its inputs
+        alone = True
+    return alone and all(_row_by_row(part) for part in meta.pop())
+
+
+# The request as it is meant
+
+
 class FilterPlan:
     """A request that fits its tables; raises RequestError where it doesn't."""
 
@@ -87,22 +259,23 @@ class FilterPlan:
         self.first = tables[0]
         """The table whose rows are decided."""
         self.ids = RowIds(self.first, needs_uid)
+        self.statuses = self.joined.statuses()
         where = options.where
-        self.rules = RowRules(
-            statuses=self.joined.statuses(),
-            condition=None if where is None else Condition(where, self.joined),
-            score=_score(options, self.joined),
-            min_score=options.min_score,
-            ranked=options.is_ranked,
-            per=None if options.per is None else _group(options.per, self.joined),
-        )
+        self.condition = None if where is None else Condition(where, self.joined)
+        self.score = _score(options, self.joined)
+        self.per = None if options.per is None else _group(options.per, self.joined)
+
+    @property
+    def columns(self) -> set[Column]:
+        """All columns that say whether a row is kept."""
+        found = {*self.statuses, *(self.condition.columns if self.condition else ())}
+        return found | {column for column in (self.score, self.per) if column is not None}
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """What was asked for: decisions of another request aren't replaced by accident."""
         asked = {name: str(v) for name, v in asdict(self.options).items() if v is not None}
-        score = self.rules.score
-        by = {} if score is None else {"by": self.joined.label(score)}
+        by = {} if self.score is None else {"by": self.joined.label(self.score)}
         return asked | by | {"tables": ", ".join(table.name for table in self.joined.tables)}
 
 
@@ -138,127 +311,3 @@ def _group(name: str, joined: JoinedTables) -> Column:
     if dtype.is_nested():
         raise RequestError(f"--per {name}: holds {dtype}, groups need single values")
     return column
-
-
-# DataComp's subset file: a sorted array of the kept samples' uids, each as two 64-bit integers
-
-UID = np.dtype([("f0", "<u8"), ("f1", "<u8")])
-_PARTS = 256
-
-
-class UidFile:
-    """Collects uids in any order, and writes them sorted, with a part of them in memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self._parts = [ColumnFile(folder, UID) for _ in range(_PARTS)]
-        self._waiting: list[Records] = []
-
-    def add(self, uids: pl.Series, keys: pl.Series) -> None:
-        """Add the uids of kept samples; raises RequestError for one that DataComp can't read."""
-        text = uids.cast(pl.String)
-        wrong = ~text.str.contains("^[0-9a-fA-F]{32}$").fill_null(False)
-        if wrong.any():
-            first = int(wrong.arg_true()[0])
-            raise RequestError(
-                f"--format datacomp: {keys[first]!r} is kept and its uid is {uids[first]!r}, "
-                "not 32 hexadecimal digits: leave such samples out with --where, or use "
-                "--format parquet"
-            )
-        f0, f1 = (
-            text.str.slice(at, 16).str.to_integer(base=16, dtype=pl.UInt64).to_numpy()
-            for at in (0, 16)
-        )
-        self._waiting.append(np.rec.fromarrays([f0, f1], dtype=UID))
-        if sum(map(len, self._waiting)) >= BLOCK:
-            self._flush()
-
-    def write(self, path: Path) -> None:
-        """Write the file as `numpy.save` would."""
-        self._flush()
-        count = sum(part.rows for part in self._parts)
-        header = {"descr": UID.descr, "fortran_order": False, "shape": (count,)}
-        with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for part in self._parts:
-                uids = part.read(0, part.rows)
-                uids[np.lexsort((uids["f1"], uids["f0"]))].tofile(file)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            uids = np.concatenate(self._waiting)
-            part = uids["f0"] >> np.uint64(56)
-            for number in np.unique(part):
-                self._parts[int(number)].append(uids[part == number])
-        self._waiting = []
-
-
-# Decisions of all rows
-
-
-def judge(plan: FilterPlan, folder: Path, advance: Advance) -> RowStatuses:
-    """The status of every row, in one pass over the joined tables."""
-    statuses = RowStatuses(plan.rules, folder)
-    for frame in plan.joined.scan(plan.rules.columns, folder):
-        statuses.add(frame)
-        advance(0, frame.height)
-    return statuses
-
-
-class FilterDecisions(DecisionRows):
-    """The decisions of a request, and what there is to say of its thresholds."""
-
-    def __init__(
-        self, plan: FilterPlan, statuses: RowStatuses, folder: Path, advance: Advance
-    ) -> None:
-        self._plan = plan
-        self.threshold: float | None = None
-        """The lowest value that is kept, where there is one group."""
-        self.groups: dict[str, tuple[int, int]] = {}
-        """With --per: group -> kept and scored rows."""
-        self.notes: list[str] = []
-        found: dict[str, str] = {}
-        thresholds = ties = None
-        if plan.rules.ranked:
-            thresholds = self._find(statuses, found)
-            ties = break_ties(statuses, thresholds, self._pieces(), folder)
-        rows = self._decided(KeptRows(statuses, thresholds, ties))
-        super().__init__(rows, plan.first.files, plan.fingerprint, found, advance)
-
-    def _decided(self, kept: KeptRows) -> Iterator[tuple[Origins, pl.DataFrame]]:
-        ids = self._plan.ids
-        for origins, frame in self._plan.first.batches(ids.columns):
-            yield origins, ids.of(origins, frame).hstack(kept.take(frame.height))
-
-    def _find(self, statuses: RowStatuses, found: dict[str, str]) -> Thresholds:
-        """Find the thresholds between the ranked rows."""
-        options, rules = self._plan.options, self._plan.rules
-        assert rules.score is not None, "ranked rows have a score"
-        counts = statuses.counts()
-        wanted = options.wanted(counts)
-        thresholds = find_thresholds(statuses.ranked.blocks, wanted)
-        found |= {"scored": str(counts.sum()), "wanted": str(wanted.sum())}
-        if rules.per is not None:
-            pairs = zip(wanted.tolist(), counts.tolist(), strict=True)
-            self.groups = dict(zip(statuses.groups.names, pairs, strict=True))
-        elif wanted.sum():
-            dtype = self._plan.joined.dtype(rules.score)
-            lowest = from_ordered(thresholds.at, dtype).to_numpy()[0]
-            self.threshold, found["lowest"] = float(lowest), str(lowest)
-        few = 0 if options.top_count is None else int((counts < options.top_count).sum())
-        if few:
-            who = "there are" if rules.per is None else f"{few} groups have"
-            fewer = f"{who} fewer than {options.top_count} scored rows"
-            self.notes.append(f"{fewer}: all of them are kept")
-        return thresholds
-
-    def _pieces(self) -> Iterator[tuple[int, Callable[[], pl.DataFrame]]]:
-        """The names of all rows in order, of most files read only where they are asked for."""
-        ids = self._plan.ids
-        for file in self._plan.first.files:
-            frames = self._plan.first.read(file, ids.columns, whole=False)
-            named = (ids.of([(file, frame.height)], frame) for frame in frames)
-            if file.rows <= CHUNK:
-                yield file.rows, partial(next, named)
-            else:
-                for frame in named:
-                    yield frame.height, partial(next, iter([frame]))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from mmsieve.filtering.ranking import hash_samples
+from mmsieve.filtering.ids import hash_samples
 from mmsieve.reporting.inputs import ReportTable
 from mmsieve.tables import read_frames
 

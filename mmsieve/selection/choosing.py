@@ -23,7 +23,7 @@ import polars as pl
 
 from mmsieve.decisions import DecisionRows
 from mmsieve.errors import RequestError
-from mmsieve.filtering.ranking import mix
+from mmsieve.filtering.ids import mix
 from mmsieve.progress import Advance
 from mmsieve.selection.groups import Bools, Numbers
 from mmsieve.selection.options import SelectOptions, read_keys

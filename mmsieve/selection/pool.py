@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from mmsieve.errors import RequestError, Status
-from mmsieve.filtering.joins import RowIds
+from mmsieve.filtering.ids import RowIds
 from mmsieve.labels import CAPABILITIES
 from mmsieve.selection.groups import (
     Bools,

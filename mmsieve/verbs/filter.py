@@ -3,13 +3,17 @@
 import filecmp
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import duckdb
+
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.filtering.request import CutOptions, FilterDecisions, FilterPlan, UidFile, judge
+from mmsieve.filtering.decide import Database, FilterDecisions, write_uids
+from mmsieve.filtering.request import CutOptions, FilterPlan
 from mmsieve.leftovers import scratch_folder
 from mmsieve.locks import writing_to
 from mmsieve.options import DryRun, Overwrite, Quiet, Wait
@@ -78,21 +82,25 @@ def filter(
             writing_to(out, "filter", wait=wait, dry_run=dry_run),
             show_progress("rows", 2 * plan.first.rows, quiet) as advance,
             scratch_folder() as folder,
+            closing(Database(folder)) as database,
         ):
             was_there = not is_uids and check_replaceable(out, plan.fingerprint, overwrite)
-            decided = FilterDecisions(plan, judge(plan, folder, advance), folder, advance)
+            decided = FilterDecisions(plan, database, advance)
             if dry_run:
                 decided.count()
             elif is_uids:
-                _write_uids(decided, folder, out, overwrite)
+                made = folder / "uids.npy"
+                write_uids(decided, database, made)
+                _replace(out, made, overwrite)
             else:
                 decided.write(out)
-    except OSError as error:
+    except (OSError, duckdb.Error) as error:
+        reason = str(error).partition("\n")[0]  # DuckDB's further lines are about its settings
         raise MmsieveError(
-            f"can't be written: {error}; --out and the temporary folder (TMPDIR, about 17 bytes a "
+            f"can't be written: {reason}; --out and the temporary folder (TMPDIR, about 17 bytes a "
             "row) need room"
         ) from error
-    notes = [*notes_of_unfinished(plan.joined.tables), *plan.joined.notes, *decided.notes]
+    notes = [*notes_of_unfinished(plan.joined.tables), *decided.notes]
     if dry_run:
         notes.append("dry run: nothing was written")
     elif was_there:
@@ -126,13 +134,7 @@ def _is_array(path: Path) -> bool:
         return file.read(6) == b"\x93NUMPY"
 
 
-def _write_uids(decided: FilterDecisions, folder: Path, out: Path, overwrite: bool) -> None:
-    uids = UidFile(folder)
-    for _, rows in decided:
-        kept = rows.filter("keep")
-        uids.add(kept["uid"], kept["key"])
-    made = folder / "uids.npy"
-    uids.write(made)
+def _replace(out: Path, made: Path, overwrite: bool) -> None:
     if out.exists() and not overwrite and not filecmp.cmp(made, out, shallow=False):
         raise made_otherwise(out, ["choice of samples"])
     write_atomically(out, lambda temporary: shutil.copyfile(made, temporary))

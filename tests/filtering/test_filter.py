@@ -165,6 +165,6 @@ def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Monk
     )
     cut(folder, out=tmp_path / "k1", top_fraction=0.4)
     monkeypatch.setattr(tables, "CHUNK", 9)
-    monkeypatch.setattr("mmsieve.filtering.request.CHUNK", 9)
+    monkeypatch.setattr("mmsieve.filtering.decide.CHUNK", 9)
     cut(folder, out=tmp_path / "k2", top_fraction=0.4)
     assert read_decisions(tmp_path / "k1").equals(read_decisions(tmp_path / "k2"))

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmsieve.errors import RequestError
-from mmsieve.filtering import joins
+from mmsieve.filtering import decide
 from tests.helpers.filters import NAN, cut, others_file, two_shards
 from tests.helpers.tables import kept_keys, read_decisions, rows_of, write_table
 
@@ -60,12 +60,11 @@ def test_rows_in_another_order_and_repeated_keys_are_matched(tmp_path: Path) -> 
     assert rows["keep"].to_list() == [True, False, True]
 
 
-@pytest.mark.parametrize("part_rows", [1 << 19, 3])
+@pytest.mark.parametrize("batch", [1 << 17, 4])
 def test_foreign_scores_are_joined_by_uid(
-    part_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joins, "PART_ROWS", part_rows)
-    monkeypatch.setattr(joins, "_BUFFER", 4)
+    monkeypatch.setattr(decide, "BATCH", batch)
     rows = {name: rows_of(name, [1.0] * 10) for name in "abc"}
     rows["b"]["uid"][3] = None
     scores = write_table(tmp_path / "scores", rows)

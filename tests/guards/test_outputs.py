@@ -72,7 +72,7 @@ EXPORTS = {
     "rewritten": "export captions/shards --decisions judged --captions"
     " assessments-short --shard-size 4",
 }
-NOT_COMPARED = ("version", "fingerprint", "size")
+NOT_COMPARED = ("version", "fingerprint", "size", "source", "sources")
 """Of what a table says of itself: the size is that of drawn tars."""
 
 
