@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsieve import sources
-from mmsieve.errors import RequestError, ShardError
+from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.read import BROKEN_JSON, ReadOptions, csv_items, shards
-from mmsieve.read.columns import SEVERAL, is_blank
+from mmsieve.read.columns import SEVERAL, check_caption, is_blank
 from mmsieve.sample import Image, Text, collect_notes
 from tests.helpers.shards import (
     caption,
@@ -118,10 +118,9 @@ def test_recognising_looks_all_over_a_tar(tmp_path):
 def test_blank_texts_are_missing_where_a_text_is_needed(tmp_path, text):
     assert is_blank(text)
     path = write_tar(tmp_path / "a.tar", [("k.jpg", JPEG), ("k.txt", text.encode())])
-    assert read(path).statuses == ["ok"]
-    assert read(path, needs_text=True).statuses == ["text_missing"]
-    path = write_parquet(tmp_path / "a.parquet", {"image": [JPEG], "text": [text]})
-    assert read(path, needs_text=True).statuses == ["text_missing"]
+    (sample,) = read(path).samples
+    with pytest.raises(SampleError, match="says nothing"):
+        check_caption(sample)
 
 
 @pytest.mark.parametrize("text", ["A nan bread.", "...", "0", "no", "\U0001f525", "\u6e2f"])
