@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: setup demo test check lint format bench clean
+.PHONY: setup demo test check chaos chaos-short fuzz fuzz-short lint format bench clean
 
 setup: .venv/.ready
 
@@ -21,6 +21,22 @@ test: setup
 
 check: setup
 	$(PYTEST) -m 'not slow'
+
+# Kills before every change of files, pairs of runs at once: all of them take half an hour.
+chaos: setup
+	$(PYTEST) --dist load -m chaos tests/chaos
+
+chaos-short: setup
+	MMSIEVE_CHAOS=short $(PYTEST) --dist load -m chaos tests/chaos
+
+# Damaged files of every kind that is ours: all 36,000 take hours.
+FUZZ := OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --processes 2
+
+fuzz: setup
+	$(FUZZ) --count 2000
+
+fuzz-short: setup
+	$(FUZZ) --count 12 --seconds 90
 
 lint: setup
 	$(BIN)/ruff format --check .

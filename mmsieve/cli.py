@@ -1,19 +1,27 @@
 """The `mmsieve` command: one subcommand per verb; parses, calls the verb, prints its report."""
 
+import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, CycloptsError, ValidationError
 
-from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.errors import MmsieveError, RequestError, is_order_to_end
+from mmsieve.outputs import is_full
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
+from mmsieve.sanitize import plain, write
+from mmsieve.sources import one_line
 
 if TYPE_CHECKING:
     from cyclopts.help.formatters import DefaultFormatter
 
-OK, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, WRONG_REQUEST, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 app = App(
@@ -47,25 +55,82 @@ app.command(training)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 all done, 1 some shards failed, 2 a wrong request."""
+    """Run the command line and exit: 0 all done, 1 some shards failed, 2 a wrong request.
+
+    130 and 143: it was interrupted (SIGINT), or told to end (SIGTERM).
+    """
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
     if _asks_for_help(words):
         _import_all(app)
         generation.help_formatter = _teachers_help(words)
     try:
-        result = app(
-            [word for word in words if word != "--debug"], exit_on_error=False, print_error=False
-        )
-        code = _show(result, debug) if isinstance(result, Printed) else OK
-    except (RequestError, CycloptsError) as error:
-        code = _fail(error, debug, WRONG_REQUEST)
-    except MmsieveError as error:
-        code = _fail(error, debug, FAILED)
+        with _heeding_sigterm():
+            code = _run(words, debug)
+    except SystemExit as exited:  # with this code Ray's handler of SIGTERM ends a program
+        if exited.code != signal.SIGTERM:
+            raise
+        code = _say_ended("terminated", TERMINATED)
+    except TerminatedError:
+        code = _say_ended("terminated", TERMINATED)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
-        code = INTERRUPTED
+        code = _say_ended("interrupted", INTERRUPTED)
     sys.exit(code)
+
+
+ISSUES = "https://github.com/mmsieve/mmsieve/issues"
+_UNFORESEEN = (
+    "internal error: {}; run again with --debug for the traceback, and report it at " + ISSUES
+)
+
+
+def _run(words: list[str], debug: bool) -> int:
+    """Parse, carry out, print; returns the exit code."""
+    try:
+        given = [word for word in words if word != "--debug"]
+        result = app(given, exit_on_error=False, print_error=False)
+        return _show(result, debug) if isinstance(result, Printed) else OK
+    except (RequestError, CycloptsError) as error:
+        return _fail(error, debug, WRONG_REQUEST)
+    except MmsieveError as error:
+        return _fail(error, debug, FAILED)
+    except BaseException as error:
+        if is_order_to_end(error):
+            raise
+        if is_full(error):
+            fix = "make room; the same command goes on where this one stopped"
+            return _fail(MmsieveError(f"{error}: {fix}"), debug, FAILED)
+        return _fail(error, debug, FAILED, _UNFORESEEN)
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM has come: everything ends as with an interrupt."""
+
+
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the work in good order; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() != process:  # a forked worker, that nobody waits for
+            os._exit(TERMINATED)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say_ended(how: str, code: int) -> int:
+    write(f"{how}; the same command goes on where this one stopped", sys.stderr)
+    return code
 
 
 def _asks_for_help(words: list[str]) -> bool:
@@ -100,25 +165,28 @@ def _teachers_help(words: list[str]) -> "DefaultFormatter":
 def _show(result: Printed, debug: bool) -> int:
     """Name what failed, and print the report; returns the exit code."""
     code = OK
-    if isinstance(result, Report) and result.failed:
+    if isinstance(result, Report) and (result.failed or result.achieved_nothing):
         code = FAILED
         for name, problem in result.failed.items():
-            sys.stderr.write(f"{result.unit}{name}: {problem}\n")
-            sys.stderr.write(result.details.get(name, "") if debug else "")
-    sys.stdout.write(result.summary() + "\n")
+            write(plain(f"{result.unit}{name}: {problem}"), sys.stderr)
+            if debug and name in result.details:
+                write(result.details[name], sys.stderr)
+    write(result.summary(), sys.stdout)
     return code
 
 
-def _fail(error: Exception, debug: bool, code: int) -> int:
+def _fail(error: BaseException, debug: bool, code: int, said: str = "{}") -> int:
     if debug:
-        traceback.print_exception(error)
+        write("".join(traceback.format_exception(error)), sys.stderr)
     message = " ".join(_message(error).split())
-    sys.stderr.write(f"mmsieve: {message}\n")
+    write(f"mmsieve: {said.format(message)}", sys.stderr)
     return code
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     """What is wrong; of a refused value as from Python: the flag, the value, what is allowed."""
+    if not isinstance(error, MmsieveError | CycloptsError):
+        return f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, ValidationError) and error.argument and error.argument.tokens:
         token = error.argument.tokens[0]
         return f"{token.keyword or error.argument.name} {token.value}: {error.exception_message}"

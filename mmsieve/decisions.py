@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -19,13 +19,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmsieve import tables
-from mmsieve.errors import RequestError
-from mmsieve.outputs import check_apart, check_folder, is_same_request, not_ours, staged
+from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.identity import TableSource
+from mmsieve.outputs import (
+    check_apart,
+    check_folder,
+    check_name,
+    contents,
+    is_same_request,
+    not_ours,
+    staged,
+    workplace,
+)
 from mmsieve.progress import Advance
 from mmsieve.tables import Header, Origins, TableFile
 
 KIND = "decisions"
 _REMAKE = "make the decisions again"
+_READ = ("key", "shard", "keep", "place")
 _WRITERS = 2
 """Files of a folder that are written at a time."""
 MakeHeader: TypeAlias = Callable[[TableFile | None, str, int, int], Header]
@@ -37,9 +48,18 @@ SCHEMA = pa.schema(
         pa.field("keep", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("score", pa.float32()),
+        pa.field("place", pa.int64()),
     ]
 )
 _GROUP_ROWS = 1 << 16
+
+
+class Kept(NamedTuple):
+    """A kept sample."""
+
+    place: int | None
+    """Its number in its source file; None in decisions of somebody else's that don't say it."""
+    key: str
 
 
 class Decisions:
@@ -50,12 +70,14 @@ class Decisions:
         self.path = path
         self._groups: dict[str, list[tuple[Path, int]]] = {}
         """Shard -> the row groups that hold its rows."""
-        self._sizes: dict[str, int] = {}
+        self._sources: dict[str, TableSource] = {}
+        self.limit: int | None = None
+        """Set where they are about a trial run."""
         files = decision_files(path)
         if not files:
             raise RequestError(f"--decisions {path}: no decisions there; make them with filter")
         for name, file in files.items():
-            with tables.open_file(file, _REMAKE) as parquet:
+            with tables.open_file(file, _REMAKE, ("shard",)) as parquet:
                 self._add(name, file, parquet)
 
     @property
@@ -63,27 +85,41 @@ class Decisions:
         """The names of all shards, sorted."""
         return sorted(self._groups)
 
-    def kept(self, shard: str) -> list[str]:
-        """The keys of a shard's kept samples, in the order of the rows."""
-        keys: list[str] = []
+    def kept(self, shard: str) -> list[Kept]:
+        """A shard's kept samples, in the order of the rows."""
+        kept: list[Kept] = []
+        start = self.source(shard).start if shard in self._sources else None
         for path, groups in groupby(self._groups[shard], key=lambda place: place[0]):
-            with tables.open_file(path, _REMAKE) as parquet:
-                names = [n for n in ("key", "shard", "keep") if n in parquet.schema_arrow.names]
-                rows = parquet.read_row_groups([number for _, number in groups], names)
+            with tables.open_file(path, _REMAKE, _READ) as parquet:
+                names = [n for n in _READ if n in parquet.schema_arrow.names]
+                numbers = [number for _, number in groups]
+                rows = tables.checked(parquet.read_row_groups(numbers, names))
                 if "shard" in names:
                     rows = rows.filter(pc.equal(rows["shard"], shard))
-                keys += rows.filter(rows["keep"])["key"].cast(pa.string()).to_pylist()
-        return keys
+                if "place" not in names:
+                    # ours have a row for every sample; somebody else's don't say where it is
+                    count = rows.num_rows
+                    stop = None if start is None else start + count
+                    places = pa.nulls(count) if stop is None else pa.array(range(start or 0, stop))
+                    rows = rows.append_column("place", places)
+                    start = stop
+                rows = rows.filter(rows["keep"])
+                keys = rows["key"].cast(pa.string()).to_pylist()
+                kept += map(Kept, rows["place"].to_pylist(), keys)
+        return kept
 
-    def source_size(self, shard: str) -> int | None:
-        """Bytes of the shard's source when it was scored, where that is known."""
-        return self._sizes.get(shard)
+    def source(self, shard: str) -> TableSource:
+        """What is known of the shard's source."""
+        return self._sources.get(shard) or TableSource(shard, 0, 0, None)
 
     def _add(self, name: str, path: Path, parquet: pq.ParquetFile) -> None:
         header = tables.parse_header(path, parquet.metadata.metadata)
         is_ours = header is not None and header.kind == KIND
-        if header is not None and is_ours and header.shard == name and header.size:
-            self._sizes[name] = header.size
+        if header is not None and is_ours:
+            self.limit = self.limit or header.limit
+            if header.shard == name:
+                self._sources[name] = header.of_source
+            self._sources |= header.sources
         types = tables.types_of(parquet.schema_arrow)
         by_name = path != self.path  # a file of a folder is named after its shard
         for column in ("key", "keep") if by_name else ("key", "keep", "shard"):
@@ -113,7 +149,8 @@ def _shards(parquet: pq.ParquetFile, group: int, trust_statistics: bool) -> list
     statistics = columns.column(number).statistics if trust_statistics else None
     if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
         return [statistics.min]
-    shards = parquet.read_row_group(group, ["shard"], use_threads=False)["shard"]
+    read = parquet.read_row_group(group, ["shard"], use_threads=False)
+    shards = tables.checked(read)["shard"]
     return [str(shard) for shard in pc.unique(shards).to_pylist()]
 
 
@@ -151,19 +188,28 @@ class DecisionRows:
     def write(self, out: Path) -> None:
         """Write a folder with a file per shard, or one file, in place of what is there."""
         threads = ThreadPoolExecutor(_WRITERS, "mmsieve-decisions")
+        shards = {file.shard for file in self.files}
         with staged(out) as staging, threads:
             writer = _Writer(staging, out, self._header, threads)
             for origins, rows in self:
                 writer.add(origins, rows.select(SCHEMA.names))
             writer.finish()
+            if staging.is_dir() and tables.table_files(staging).keys() != shards:
+                raise MmsieveError(f"--out {out}: files went missing while it was written")
 
     def _header(self, source: TableFile | None, name: str, rows: int, kept: int) -> Header:
         files = self.files if source is None else [source]
+        own = None if source is None else source.source
+        of_files = {file.shard: file.source for file in self.files if file.source}
         return Header(
             kind=KIND,
             version=tables.product_version(),
             shard=name,
             size=0 if source is None else source.size,
+            start=0 if own is None else own.start,
+            source=None if own is None else own.identity,
+            sources=of_files if source is None else {},
+            limit=next((file.limit for file in files if file.limit), None),
             rows=rows,
             complete=all(file.complete for file in files),
             fingerprint=self.fingerprint,
@@ -268,20 +314,21 @@ class _DecisionFile:
 
 def check_place(out: Path, inputs: Sequence[Path]) -> None:
     """Raise RequestError where decisions can't be written, or would be among a verb's inputs."""
+    check_name(out)
     is_file = out.suffix == ".parquet"
     if is_file and out.is_dir():
         raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
     if not is_file and out.is_file():
         raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
-    check_folder(out.absolute().parent)
+    check_folder(workplace(out))
     check_apart(out, inputs)
 
 
 def check_replaceable(out: Path, fingerprint: dict[str, str], overwrite: bool) -> bool:
     """Whether decisions of the same request are there; RequestError for what isn't decisions."""
     files = decision_files(out)
-    found = (path for path in out.rglob("*") if out.is_dir() and not path.is_dir())
-    other = next((path for path in found if path.suffix != ".parquet"), None)
+    found = (path for top in contents(out) for path in (top, *top.rglob("*")))
+    other = next((p for p in found if p.suffix != ".parquet" and not p.is_dir()), None)
     if other is not None:
         raise not_ours(out, f"holds {other.relative_to(out)}, no decisions")
     same = []

@@ -9,6 +9,8 @@ MmsieveError
 from enum import StrEnum
 from typing import Any
 
+from mmsieve.sanitize import redact
+
 
 class Status(StrEnum):
     """`status` of a row: `ok`, or why the sample has no result."""
@@ -33,8 +35,17 @@ class Status(StrEnum):
     SCORE_NOT_FINITE = "score_not_finite"
 
 
+def is_order_to_end(error: BaseException) -> bool:
+    """Whether an exception is an order to end, and no failure: those that a library raises are,
+    panics too, which aren't of the class Exception."""
+    return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
 class MmsieveError(Exception):
-    """Base of every error that mmsieve raises on purpose."""
+    """Base of every error that mmsieve raises on purpose; its message can be shown and stored."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(str(message)))
 
 
 class RequestError(MmsieveError):

@@ -137,10 +137,12 @@ def _common(text: str) -> Parameter:
 
 _DRY_RUN = "Say what would be done, and stop: nothing is written."
 _OVERWRITE = "Start again: what is there is replaced, also where another request made it."
+_WAIT = "Wait for another run that writes to --out; by default that is an error."
 _WORKERS = "Processes that prepare data (0: the main one does it)."
 _BATCH = "Tokens of a batch, those of images included; by default what suits the device."
 Overwrite: TypeAlias = Annotated[bool, _common(_OVERWRITE)]
 DryRun: TypeAlias = Annotated[bool, _common(_DRY_RUN)]
+Wait: TypeAlias = Annotated[bool, _common(_WAIT)]
 Quiet: TypeAlias = Annotated[bool, _common("No progress; only the summary at the end.")]
 Limit: TypeAlias = Annotated[Positive | None, _common("Trial run: only the first so many samples.")]
 Workers: TypeAlias = Annotated[NotNegative, _common(_WORKERS)]
@@ -153,6 +155,7 @@ class CommonOptions(Options):
 
     dry_run: DryRun = False
     quiet: Quiet = False
+    wait: Wait = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,38 +6,85 @@ that means for the next request: start, go on, nothing to do, or a RequestError 
 Files and folders get their names when they are whole, and nothing is removed that isn't a verb's.
 """
 
-import glob
+import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from uuid import uuid4
+
+from pydantic import TypeAdapter
 
 from mmsieve.errors import RequestError
+from mmsieve.leftovers import hidden_place, is_hidden, remove
+from mmsieve.validated import OBJECT, read_json_file
 
 # Places: folders that can be written, apart from what is read
 
 
+def check_name(out: Path) -> None:
+    """Raise RequestError for an output that is a URL, or has too long a name."""
+    if ":/" in str(out):
+        raise RequestError(f"--out {out}: only local or mounted folders can be written to")
+    check_names(out.absolute().parent, [out.name])
+
+
 def check_folder(folder: Path) -> None:
     """Raise RequestError where no output can be written to the folder; nothing is made yet."""
-    if "://" in str(folder) or ":/" in str(folder):
-        raise RequestError(f"--out {folder}: tables are written to local or mounted folders")
-    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
-    if existing is None or not existing.is_dir():
+    check_name(folder)
+    existing = _existing(folder)
+    if not existing.is_dir():
         raise RequestError(f"--out {folder}: {existing} is a file, not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise RequestError(f"--out {folder}: {existing} can't be written to")
 
 
+def check_names(folder: Path, names: Iterable[str]) -> None:
+    """Raise RequestError where an output would have a longer path than the file system allows.
+
+    `names` are paths below the folder.
+    """
+    existing = _existing(folder)
+    longest, most = (os.pathconf(existing, f"PC_{what}_MAX") for what in ("NAME", "PATH"))
+    start = len(os.fsencode(folder.absolute())) + 1
+    for name in names:
+        parts = (*folder.parts, *PurePosixPath(name).parts)
+        too_long = next((part for part in parts if len(os.fsencode(part)) > longest), None)
+        if too_long is not None or start + len(os.fsencode(name)) >= most:
+            raise RequestError(
+                f"--out {folder}: a name of more than {longest} bytes, or a path of {most}, can't "
+                f"be written: {too_long or name}; rename it"
+            )
+
+
+def _existing(folder: Path) -> Path:
+    """The innermost of a folder and those around it that is there."""
+    for path in (folder, *folder.absolute().parents):
+        with suppress(OSError):
+            path.stat()
+            return path
+    return Path("/")
+
+
 def make_folder(folder: Path) -> None:
     """Make an output's folder; raises RequestError where that can't be done."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)  # also where a link leads
     except OSError as error:
         raise RequestError(f"--out {folder}: can't be made: {error}") from error
+
+
+def check_outside(out: Path, sources: Sequence[str]) -> None:
+    """Raise RequestError where an output would lie in a folder that samples are read from."""
+    place = out.resolve()
+    for source in sources:
+        if Path(source).is_dir() and Path(source).resolve() in (place, *place.parents):
+            raise RequestError(f"--out {out}: is in the SOURCE {source}: choose a folder outside")
 
 
 def check_apart(out: Path, inputs: Sequence[Path]) -> None:
@@ -54,29 +101,83 @@ def check_apart(out: Path, inputs: Sequence[Path]) -> None:
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A new place for a file or folder, which takes the place of `out` if the block succeeds."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out)
-    staging = _hidden(out)
+    """A new place for a file or folder, which takes the place of `out` if the block succeeds.
+
+    Where `out` is a link, what it leads to is replaced.
+    """
+    place = Path(os.path.realpath(out))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    staging = hidden_place(place / "all" if workplace(place) == place else place)
     try:
         yield staging
-        if out.is_dir() and staging.is_dir():  # a folder can't be replaced in one step
-            old = _hidden(out)
-            out.rename(old)
-            staging.rename(out)
-            shutil.rmtree(old, ignore_errors=True)
+        sync(staging)
+        if place.is_dir() and staging.is_dir():
+            _replace_folder(place, staging)
         else:
-            staging.replace(out)
+            staging.replace(place)
+        sync_folder(place.parent)
     finally:
         remove(staging)
+
+
+def workplace(out: Path) -> Path:
+    """The folder in which what takes an output's place is made: the one around it.
+
+    A folder that can't get another name, as it is a mount or those around can't be written to, is
+    its own.
+    """
+    place = Path(os.path.realpath(out))
+    can_rename = os.access(place.parent, os.W_OK | os.X_OK) and not place.is_mount()
+    return place.parent if can_rename or not place.is_dir() else place
+
+
+def _replace_folder(place: Path, staging: Path) -> None:
+    """Put a folder in the place of another, which takes two steps."""
+    old = hidden_place(place, "old")
+    try:
+        if staging.parent == place:
+            raise OSError(errno.EBUSY, "can't be renamed")
+        place.rename(old)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV):
+            raise
+        _refill(place, staging)  # a mount stays, what is in it changes
+        return
+    staging.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _refill(folder: Path, staging: Path) -> None:
+    empty(folder)
+    for file in sorted(path for path in staging.rglob("*") if path.is_file()):
+        target = folder / file.relative_to(staging)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            write_atomically(target, partial(shutil.copyfile, file))
+        sync_folder(target.parent)
+
+
+def empty(folder: Path) -> None:
+    """Remove what is in a folder, and leave the folder, which may be a link or a mount."""
+    for path in contents(folder):
+        remove(path)
+
+
+def contents(folder: Path) -> list[Path]:
+    """What is in a folder, but for what isn't whole, and for locks; [] where there is none."""
+    return (
+        [path for path in folder.iterdir() if not is_hidden(path.name)] if folder.is_dir() else []
+    )
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)`, and give the file its name once it is safe on disk."""
     with staged(path) as temporary:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,23 +185,36 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
-def remove_leftovers(out: Path) -> None:
-    """Remove what a killed run left of an output: only one run at a time writes it."""
-    unique = "[0-9a-f]" * 32  # not *: another shard's name may begin with this one's
-    for leftover in out.parent.glob(f".{glob.escape(out.name)}.{unique}.tmp"):
-        remove(leftover)
+_MANY, _AT_ONCE = 16, 32
+"""Files that are worth threads, and how many: the disk takes those that wait in one go."""
 
 
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+def sync(path: Path) -> None:
+    """Have a file, or a folder with all that is in it, on disk; many files at a time."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    if len(files) < _MANY:
+        deque(map(_sync_file, files), maxlen=0)
     else:
-        path.unlink(missing_ok=True)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            deque(pool.map(_sync_file, files), maxlen=0)
+    for folder in (path, *path.rglob("*")) if path.is_dir() else ():
+        if folder.is_dir():
+            sync_folder(folder)
 
 
-def _hidden(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+def _sync_file(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names on disk: without it a power cut may take back a rename."""
+    with suppress(OSError):  # a file system that can't, a folder that can't be listed
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 # Journals: a JSON object a line, by which work that was killed goes on where it stopped
@@ -122,6 +236,31 @@ def read_lines(path: Path, parse: Callable[[bytes], T]) -> Iterator[T]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with suppress(ValueError):
             yield parse(line)
+
+
+def check_below(folder: Path, names: Iterable[str]) -> None:
+    """Raise RequestError where a name in an output's journal or plan leads out of its folder."""
+    parents: dict[PurePosixPath, str] = {}
+    place = folder.resolve()
+    for name in names:
+        path = PurePosixPath(name)
+        parents.setdefault(path if ".." in path.parts else path.parent, name)
+    for parent, name in parents.items():
+        lexical = not parent.is_absolute() and ".." not in parent.parts
+        if not lexical or not (folder / parent).resolve().is_relative_to(place):
+            raise not_ours(
+                folder, f"its journal names {name!r}, which is outside: nothing is touched"
+            )
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what it comes from, says that a disk has no room left."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 # What an output was made by: the same request, or another one
@@ -163,6 +302,7 @@ def check_file(
 
     `overwrite` says whether that one is replaced all the same; None: it never is.
     """
+    check_name(out)
     if out.is_dir():
         raise RequestError(f"--out {out}: is a folder; name a file")
     check_folder(out.absolute().parent)
@@ -170,34 +310,17 @@ def check_file(
         raise not_ours(out, f"there, and not {what}", replaceable=overwrite is not None)
 
 
-def check_empty(out: Path) -> None:
-    """Raise RequestError where a folder can't be made because something is there."""
-    check_folder(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise not_ours(out, "not empty")
+def read_record(out: Path, name: str, verb: str, kind: TypeAdapter[Any] = OBJECT) -> Any:
+    """What the JSON record in an output folder says, of a kind; None where a run has to begin.
 
-
-def read_record(
-    out: Path, name: str, verb: str, unfinished: Sequence[str] = ()
-) -> dict[str, Any] | None:
-    """What the JSON record in an output folder says; None where a run has to begin.
-
-    `unfinished` are folders of which one alone, without the record, shows that the verb was
-    interrupted. Raises RequestError for a folder that holds anything else.
+    Raises RequestError for a folder that holds anything else.
     """
-    if not out.is_dir() or not any(out.iterdir()):
+    if not contents(out):
         return None
     try:
-        record: object = json.loads((out / name).read_text("utf-8"))
+        return read_json_file(out / name, kind, f"not made by {verb}, choose another --out")
     except FileNotFoundError:
-        if any((out / part).is_dir() for part in unfinished):
-            return None
         raise not_ours(out, f"not empty, and not made by {verb}") from None
-    except (OSError, ValueError) as error:
-        raise not_ours(out, f"{name} can't be read ({error})") from error
-    if not isinstance(record, dict):
-        raise not_ours(out, f"not empty, and not made by {verb}")
-    return record
 
 
 def remove_own(out: Path, names: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from mmsieve.sanitize import plain, write
+
 Advance: TypeAlias = Callable[[int, float], None]
 """Called with units done and the part of the total done since the last call."""
 
@@ -29,6 +31,7 @@ def show_progress(
     if quiet:
         yield lambda units, size: None
         return
+    what = plain(what)
     from rich.console import Console  # a twentieth of a second, which a quiet command can save
 
     console = Console(stderr=True)
@@ -39,14 +42,14 @@ def show_progress(
     from rich import progress
 
     columns = (
-        progress.TextColumn(what),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.TextColumn("{task.percentage:>3.0f}%"),
         progress.TextColumn("{task.fields[units]:,} " + unit + ", {task.fields[rate]}"),
         progress.TimeElapsedColumn(),
         progress.TextColumn("left"),
         progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[said]}"),
+        progress.TextColumn("{task.fields[said]}", markup=False),
     )
     with progress.Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=total or None, completed=before, units=0, rate="", said="")
@@ -78,8 +81,7 @@ def _lines(what: str, total: float, unit: str, before: int, say: Callable[[], st
         share = (before + now) / total if total else 0.0
         left = "?" if now <= 0 else f"{seconds * (total - before - now) / now:,.0f} s"
         words = [f"{what}: {share:.0%}", f"{done:,} {unit}", _rate(done, seconds), f"{left} left"]
-        sys.stderr.write(", ".join([*words, *filter(None, [say()])]) + "\n")
-        sys.stderr.flush()
+        write(", ".join([*words, *filter(None, [say()])]), sys.stderr)
 
     return advance
 

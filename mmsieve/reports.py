@@ -7,6 +7,8 @@ from functools import wraps
 from pathlib import Path
 from typing import ClassVar, ParamSpec, TypeVar
 
+from mmsieve.sanitize import plain
+
 
 class Printed:
     """What a verb returns, as lines."""
@@ -33,6 +35,11 @@ class Report(Printed):
     details: dict[str, str] = field(default_factory=dict)
     """Shard -> traceback, where the failure was not foreseen."""
 
+    @property
+    def achieved_nothing(self) -> bool:
+        """Whether there was work, and nothing came of it: no success, though no shard failed."""
+        return False
+
     def counts(self) -> str:
         """What was made, in numbers."""
         raise NotImplementedError
@@ -44,7 +51,7 @@ class Report(Printed):
     def summary(self) -> str:
         """What a user should know, the last line with counts, seconds and the output's path."""
         last = f"{self.counts()} in {self.seconds:.1f} s: {self.out}"
-        return "\n".join([*self.lines(), last])
+        return "\n".join(map(plain, [*self.lines(), last]))
 
     def failed_shards(self) -> str:
         """How many shards failed, to be said among the counts."""

@@ -14,17 +14,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
 from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 
+from mmsieve import http
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.images import IMAGE_EXTENSIONS
+from mmsieve.leftovers import scratch_folder
 from mmsieve.manifests import Listed, read_manifest
+from mmsieve.sanitize import redact
 
 # Finding files through fsspec, with errors that say the fix
 
@@ -71,7 +73,8 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a URL and the path there; RequestError names what must be installed."""
     protocol = url.partition("://")[0]
     try:
-        found: tuple[fsspec.AbstractFileSystem, str] = url_to_fs(url)
+        options = {"get_client": http.open_session} if http.is_address(url) else {}
+        found: tuple[fsspec.AbstractFileSystem, str] = url_to_fs(url, **options)
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         fix = f"pip install 'mmsieve[{extra}]'" if extra else one_line(error)
@@ -90,10 +93,16 @@ def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
 
 def path_of(url: str) -> str:
     """The path in a URL, without protocol and without what a signed https address appends."""
-    protocol, separator, rest = url.partition("://")
+    _, separator, rest = url.partition("://")
     if not separator:
         return url
-    return re.split("[?#]", rest)[0] if protocol in ("http", "https") else rest
+    return re.split("[?#]", rest)[0] if http.is_address(url) else rest
+
+
+def address_of(url: str) -> str:
+    """Where a file is, without logins and without what a signed address appends."""
+    protocol, separator, _ = url.partition("://")
+    return f"{protocol}{separator}{path_of(redact(url))}" if separator else url
 
 
 def split_name(url: str) -> tuple[str, str]:
@@ -116,9 +125,11 @@ def suffix_of(url: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line; of one that can't say anything, its name."""
+    """What an error says, in one line, redacted; of one that can't say anything, its name."""
+    error = http.cause_of(error)
     try:
-        return " ".join(str(error).split()) or type(error).__name__
+        said = http.answer_in(error) or redact(str(error))
+        return " ".join(said.split()) or type(error).__name__
     except Exception:  # noqa: BLE001 - somebody else's `__str__` may fail in any way
         return type(error).__name__
 
@@ -129,7 +140,9 @@ def _find(
     """What is at a path or glob, and the folder that was searched for it, if one was."""
     try:
         info = filesystem.info(path)  # first, as file names and https addresses may hold ? and [
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not http.is_missing(error):
+            raise
         magic = _MAGIC.search(path)
         if magic is None:
             return [], None
@@ -191,6 +204,8 @@ _TARBALLS = (".tgz", ".tbz2", ".txz", ".tzst")
 _CACHE = re.compile(r"cache-[^/]*\.arrow")
 """What `datasets` leaves beside the data of a folder that it saved."""
 _MOST_PATTERNS = 1_000_000
+_MOST_COPIED = 1 << 28
+"""Bytes of a file that is copied for each of its ranges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +229,11 @@ class Shard:
     """Folder that its image paths are relative to, where a manifest says it."""
     limit: int | None = None
     """Read only so many samples: a trial run, never taken for the whole shard."""
+
+    @property
+    def address(self) -> str:
+        """Where the file is, as its identity says it."""
+        return address_of(self.url)
 
     @property
     def suffix(self) -> str:
@@ -254,8 +274,34 @@ def find_files(sources: Sequence[str]) -> Sources:
             images.update(dict.fromkeys(found, listed.images) if listed.images else {})
     if not urls:
         raise RequestError("no SOURCE given: name a tar, a folder, a glob or a brace pattern")
+    urls = {url: urls[url] for url in {redact(url): url for url in urls}.values()}
     files = (replace(file, images=images.get(file.url)) for file in name_shards(urls))
     return Sources(tuple(files), tuple(dict.fromkeys(notes)))
+
+
+@contextmanager
+def open_file(shard: Shard) -> Iterator[BinaryIO]:
+    """The shard's file, to be read at any place; of a server without ranges a copy of it."""
+    filesystem, path = open_filesystem(shard.url)
+    with filesystem.open(path, "rb") as file:
+        if not http.is_address(shard.url) or _has_ranges(file):
+            yield file
+            return
+    if not 0 < shard.size <= _MOST_COPIED:
+        size = f"{shard.size:,} bytes are" if shard.size else "a file of unknown size is"
+        raise ShardError(f"the server sends no parts of a file, and {size} too much: download it")
+    with local_path(shard) as copy, Path(copy).open("rb") as file:
+        yield file
+
+
+def _has_ranges(file: BinaryIO) -> bool:
+    try:
+        file.seek(-1, os.SEEK_END)
+        file.read(1)
+        file.seek(0)
+    except ValueError:  # of fsspec, whose words are no promise; any other is about this file
+        return False
+    return True
 
 
 @contextmanager
@@ -266,12 +312,16 @@ def local_path(shard: Shard) -> Iterator[str]:
         with unpacked(path) as content:
             yield content
         return
-    with TemporaryDirectory(prefix="mmsieve-") as folder:
+    with scratch_folder() as folder:
         copy = posixpath.join(folder, "shard" + shard.suffix)
         try:
             filesystem.get_file(path, copy)
         except Exception as error:  # every fsspec backend has errors of its own
             raise ShardError(f"can't be fetched: {one_line(error)}") from error
+        size = Path(copy).stat().st_size
+        # Other stores may unpack what they send
+        if size < shard.size or (size > shard.size > 0 and http.is_address(shard.url)):
+            raise ShardError(f"can't be fetched: {size:,} bytes came, of {shard.size:,}")
         with unpacked(copy) as content:
             yield content
 
@@ -303,7 +353,7 @@ def unpacked(path: str) -> Iterator[str]:
         yield path
         return
     most = left = max(_ALWAYS, _MOST_EXPANSION * Path(path).stat().st_size)
-    with TemporaryDirectory(prefix="mmsieve-") as folder:
+    with scratch_folder() as folder:
         copy = Path(folder, "content")
         try:
             with opener(path) as content, copy.open("wb") as out:
@@ -376,7 +426,7 @@ def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
     left.update({"links to folders": listing.linked_folders} if listing.linked_folders else {})
     if left:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left.items()))
-        notes.append(f"{pattern}: left alone beside the shards: {kinds}")
+        notes.append(f"{redact(pattern)}: left alone beside the shards: {kinds}")
     return kept or of_pairs
 
 
@@ -403,7 +453,7 @@ def _is_image(url: str) -> bool:
 
 def name_shards(urls: dict[str, int]) -> Iterator[Shard]:
     """Shards with names that mirror the files' paths below their common parent."""
-    paths = {url: _parts(url) for url in sorted(urls)}
+    paths = {url: _parts(url) for url in sorted(urls, key=redact)}
     folders = zip(*(parts[:-1] for parts in paths.values()), strict=False)
     base = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, folders))
     seen: dict[tuple[str, bool], str] = {}
@@ -417,7 +467,7 @@ def name_shards(urls: dict[str, int]) -> Iterator[Shard]:
 
 def _parts(url: str) -> list[str]:
     """The parts of a file's path, of which its table's path is made: so nothing odd in them."""
-    parts = [part for part in path_of(url).split("/") if part not in ("", ".")]
+    parts = [part for part in path_of(redact(url)).split("/") if part not in ("", ".")]
     try:
         url.encode()
     except UnicodeEncodeError as error:

@@ -5,7 +5,7 @@ Whoever reads or writes a table file, of a run or anyone's, does it through this
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,15 +13,18 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 
 from mmsieve.errors import RequestError
+from mmsieve.identity import FileIdentity, TableSource
 from mmsieve.outputs import not_ours, write_atomically
-from mmsieve.sources import one_line
+from mmsieve.read.parquet import check_expansion, naming_file
+from mmsieve.validated import parse_json
 
 # Table files: columns, header, writing
 
@@ -32,9 +35,10 @@ COMMON = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("uid", pa.string()),
+        pa.field("place", pa.int64()),
     ]
 )
-"""The columns that every table begins with."""
+"""The columns that every table begins with; `place` is the sample's number in its source file."""
 
 METADATA = pa.field("metadata", pa.string())
 """The sample's metadata as JSON, where it was asked for."""
@@ -52,9 +56,13 @@ class Header:
     kind: str
     version: str
     shard: str
-    size: int
+    size: NonNegativeInt
     """Bytes of the file that the shard was read from."""
-    rows: int
+    rows: NonNegativeInt
+    start: NonNegativeInt = 0
+    """Place of the first row in that file."""
+    source: FileIdentity | None = None
+    """That file; None in a table of before."""
     complete: bool = True
     problem: str | None = None
     """Why the shard could only be read in part."""
@@ -64,6 +72,20 @@ class Header:
     """Whatever changes a number; a resume with another one is refused."""
     notes: dict[str, str] = field(default_factory=dict)
     """How it was made, beyond what changes a number."""
+
+    sources: dict[str, TableSource] = field(default_factory=dict)
+    """Of a file with the decisions of several shards: shard -> what is known of its source."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    @property
+    def of_source(self) -> TableSource:
+        """What it says of the samples that its rows are about."""
+        return TableSource(self.shard, self.start, self.size, self.source)
+
+
+_WHOLE_HEADER = TypeAdapter(Header)
+_AGAIN = "not a table of this version; make it again with --overwrite or another --out"
 
 
 @cache
@@ -89,27 +111,16 @@ def read_header(path: Path) -> Header | None:
 
 
 def _read_footer(path: Path) -> tuple[Header | None, pa.Schema]:
-    try:
-        with pq.ParquetFile(path) as file:
-            metadata, schema = file.metadata.metadata, file.schema_arrow
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise _other_version(path, error) from error
+    with open_file(path, _AGAIN) as file:
+        metadata, schema = file.metadata.metadata, file.schema_arrow
     return parse_header(path, metadata), schema
 
 
 def parse_header(path: Path, metadata: dict[bytes, bytes] | None) -> Header | None:
     """The header in a file's Parquet metadata; None where mmsieve did not write it."""
-    try:
-        return Header(**json.loads(metadata[_HEADER])) if metadata and _HEADER in metadata else None
-    except (TypeError, ValueError) as error:
-        raise _other_version(path, error) from error
-
-
-def _other_version(path: Path, error: Exception) -> RequestError:
-    what = f"{path}: not a table of this version ({one_line(error)})"
-    return RequestError(f"{what}; make it again with --overwrite or another --out")
+    if not metadata or _HEADER not in metadata:
+        return None
+    return parse_json(path, metadata[_HEADER], _WHOLE_HEADER, _AGAIN)
 
 
 def find_score(columns: pa.Schema | Mapping[str, pa.DataType]) -> str | None:
@@ -128,10 +139,9 @@ def types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
 
 def existing_file(path: Path) -> tuple[Header, pa.Schema] | None:
     """Header and columns of a table file, if it is there; RequestError for one that isn't ours."""
-    try:
-        header, schema = _read_footer(path)
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    header, schema = _read_footer(path)
     if header is None:
         raise not_ours(path, "there, and not made by mmsieve")
     return header, schema
@@ -151,9 +161,13 @@ def remove_file(path: Path) -> None:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """The files of a table: shard name -> path, in the order of the names."""
-    files = [path for path in folder.rglob("*.parquet") if not path.name.startswith(".")]
-    named = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
-    return dict(sorted(named.items()))
+    found = ((path.relative_to(folder), path) for path in folder.rglob("*.parquet"))
+    shown = {
+        inside.with_suffix("").as_posix(): path
+        for inside, path in found
+        if not any(part.startswith(".") for part in inside.parts)
+    }
+    return dict(sorted(shown.items()))
 
 
 # Reading: files one by one, and the tables given to a verb, of a run or anyone's
@@ -167,20 +181,64 @@ _SHOWN = 40
 
 @contextmanager
 def open_file(
-    path: Path, fix: str = "make that file of the table again"
+    path: Path, fix: str = "make that file of the table again", columns: Collection[str] = ()
 ) -> Iterator[pq.ParquetFile]:
-    """A table file to read from; a file that can't be read is a RequestError that says the fix."""
-    try:
-        # pre_buffer would hold all of a large file's columns in memory
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            yield file
-    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        raise RequestError(f"{path}: can't be read ({one_line(error)}): {fix}") from error
+    """A table file to read these columns from; a RequestError that says the fix where it can't be.
+
+    Whatever goes wrong in the block is that of the file.
+    """
+    # pre_buffer would hold all of a large file's columns in memory
+    with naming_file(path, fix), pq.ParquetFile(path, pre_buffer=False) as file:
+        for group in range(file.num_row_groups):
+            check_expansion(path, file, group, columns)
+        yield file
 
 
-def scan_files(files: Iterable[Path]) -> pl.LazyFrame:
-    """The rows of table files that have the same columns, to be read when they are collected."""
-    return pl.scan_parquet(list(files), glob=False)
+def read_frames(
+    files: Iterable[Path], columns: Collection[str], rows: int = CHUNK
+) -> Iterator[pl.DataFrame]:
+    """Columns of our own table files, so many rows at a time, of each file at least one frame.
+
+    `columns` may be a mapping to the types that they must have. A table of before has no places:
+    they are null.
+    """
+    for path in files:
+        with open_file(path, columns=columns) as file:
+            has = file.schema_arrow.names
+            names = [name for name in columns if name in has or name != PLACE]
+            missing = [name for name in names if name not in has]
+            if missing:
+                raise RequestError(f"{path}: has no column {missing[0]}: make it again")
+            batches = file.iter_batches(rows, columns=names)
+            empty = pa.Table.from_batches([], file.schema_arrow).select(names)
+            none = [] if file.metadata.num_rows else [empty]
+            for piece in chain(map(pa.table, batches), none):
+                frame = _frame(path, checked(piece.select(names)))
+                if len(names) < len(columns):
+                    frame = frame.with_columns(pl.lit(None, pl.Int64).alias(PLACE))
+                yield frame.cast(dict(columns)) if isinstance(columns, Mapping) else frame
+
+
+def checked(piece: pa.Table, ours: bool = True) -> pa.Table:
+    """A piece of a file; ValueError where it holds what isn't so.
+
+    Texts that are none are undefined to whoever takes them for text, and no library looks.
+    """
+    piece.validate(full=True)
+    for name in _NEVER_NULL & set(piece.column_names) if ours else ():
+        if piece[name].null_count:
+            raise ValueError(f"column {name} holds nulls")
+    return piece
+
+
+def _frame(path: Path, table: pa.Table) -> pl.DataFrame:
+    with naming_file(path, "leave the column out, or make the table again"):
+        return pl.DataFrame(table.combine_chunks())
+
+
+PLACE = "place"
+_NEVER_NULL = {"key", "shard", "status", "keep"}
+"""Columns that have a value in every row of a table or decisions of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +252,10 @@ class TableFile:
     """Bytes of the file that the shard was read from; 0 where that isn't known."""
     complete: bool
     """Whether it holds all samples of its shard."""
+    source: TableSource | None = None
+    """What its header says of its samples; None where it isn't ours."""
+    limit: int | None = None
+    """Set where a trial run made it."""
 
 
 Origins: TypeAlias = Sequence[tuple[TableFile, int]]
@@ -232,7 +294,7 @@ class Table:
     def read(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pl.DataFrame]:
         """A file's columns, in one frame or in pieces; RequestError where not all can be read."""
         for piece in self._pieces(file, columns, whole):
-            yield pl.DataFrame(piece)
+            yield _frame(self.path, piece)
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[Origins, pl.DataFrame]]:
         """The columns of all files, about CHUNK rows at a time, and which files they are from.
@@ -251,21 +313,21 @@ class Table:
                 waiting.append(piece)
                 height += piece.num_rows
                 if height >= CHUNK:
-                    yield origins, pl.DataFrame(pa.concat_tables(waiting).combine_chunks())
+                    yield origins, _frame(self.path, pa.concat_tables(waiting))
                     origins, waiting, height = [], [], 0
         if waiting:
-            yield origins, pl.DataFrame(pa.concat_tables(waiting).combine_chunks())
+            yield origins, _frame(self.path, pa.concat_tables(waiting))
 
     def _pieces(self, file: TableFile, columns: Sequence[str], whole: bool) -> Iterator[pa.Table]:
         names, rows = list(columns), 0
         schema = pa.schema([(name, self.types[name]) for name in names])
-        with open_file(file.path) as parquet:
+        with open_file(file.path, columns=names) as parquet:
             pieces: Iterable[pa.Table] = map(pa.table, parquet.iter_batches(CHUNK, columns=names))
             if whole or file.rows <= CHUNK:
                 pieces = [parquet.read(names, use_threads=False)]
             for piece in pieces:
                 rows += piece.num_rows
-                yield piece.select(names).cast(schema)
+                yield checked(piece.select(names).cast(schema), self.is_ours)
         if rows != file.rows:
             raise RequestError(f"{file.path}: has changed while it was read: filter again")
 
@@ -318,9 +380,15 @@ def _open(path: Path, name: str) -> Table:
         elif not schema.equals(last):
             _merge_types(types, mixed, schema, file)
         last = schema
-        size, complete = (0, True) if header is None else (header.size, header.complete)
-        files.append(TableFile(shard, file, rows, size, complete))
+        files.append(_table_file(shard, file, rows, header))
     return Table(name, path, tuple(files), types, mixed, is_ours=made_by[0] is not None)
+
+
+def _table_file(shard: str, path: Path, rows: int, header: Header | None) -> TableFile:
+    if header is None:
+        return TableFile(shard, path, rows, 0, complete=True)
+    known = header.of_source, header.limit
+    return TableFile(shard, path, rows, header.size, header.complete, *known)
 
 
 def _merge_types(

@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 136
+MOST_FILES = 160
 """Python files, __init__.py apart."""
-MOST_LINES = 28_700
+MOST_LINES = 31_100
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -108,12 +108,15 @@ def test_class_names_are_used_once():
 
 
 FLOORS = (
-    ("errors",),
-    ("manifests",),
+    ("sanitize",),
+    ("errors", "http", "leftovers"),
+    ("validated", "manifests"),
     ("sample", "labels", "options", "outputs", "devices", "progress"),
     ("images",),
-    ("sources", "reports"),
-    ("clients", "read", "tables"),
+    ("sources", "reports", "locks"),
+    ("identity",),
+    ("clients", "read"),
+    ("tables",),
     ("decisions", "engine"),
     ("methods",),
     ("methods.unifilter",),

@@ -218,7 +218,7 @@ def test_unknown_protocol():
     ],
 )
 def test_a_missing_extra_is_named(url, fix, monkeypatch):
-    def fail(url):
+    def fail(url, **options):
         raise ImportError("install this\nand that")
 
     monkeypatch.setattr(sources, "url_to_fs", fail)

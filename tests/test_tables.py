@@ -33,7 +33,7 @@ def write(path: Path, header: Header = HEADER) -> Path:
 def test_round_trip(tmp_path):
     path = write(tmp_path / "deep" / "a.parquet")
     assert tables.read_header(path) == tables.existing_header(path) == HEADER
-    assert pq.read_table(path).to_pylist() == [{**ROW, "error": None, "uid": None}]
+    assert pq.read_table(path).to_pylist() == [{**ROW, "error": None, "uid": None, "place": None}]
     assert [p.name for p in path.parent.iterdir()] == ["a.parquet"]
 
 

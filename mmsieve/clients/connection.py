@@ -8,14 +8,18 @@ import asyncio
 import os
 import re
 from abc import ABC, abstractmethod
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BaseModel
 
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.sanitize import redact
 from mmsieve.sources import one_line
 
 Trouble: TypeAlias = Literal["stop", "refused", "failed"]
@@ -31,8 +35,8 @@ _STOP = (401, 402, 403, 404)
 _REFUSED = (400, 413, 415, 422)
 _KEY_LIKE = re.compile(r"\b(sk|key)-[\w*.-]{6,}")
 _LONGEST = 300
-_SECRET = 8
-"""Letters of a key that is one; shorter ones are stand-ins, and words of any text."""
+_SECRET = 6
+"""Letters of a secret; shorter ones are stand-ins, and words of any text."""
 
 
 class TeacherError(MmsieveError):
@@ -92,12 +96,25 @@ class Connection:
     max_tokens: int
     """Of an answer, thinking included."""
 
+    @cached_property
+    def secrets(self) -> list[str]:
+        """The key, and what lets somebody in of the address; the longest first."""
+        address = urlsplit(self.base_url or "")
+        login = unquote(address.netloc.rpartition("@")[0])
+        header = b64encode(login.encode()).decode()
+        public = redact(self.base_url or "")
+        query = [value for _, value in parse_qsl(address.query) if value not in public]
+        found = {self.key, login, login.partition(":")[2], header, *query}
+        return sorted((each for each in found if len(each) >= _SECRET), key=len, reverse=True)
+
     def hide(self, text: str) -> str:
-        """A text without the key."""
-        return text if len(self.key) < _SECRET else text.replace(self.key, "***")
+        """A text without the secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def scrub(self, text: str) -> str:
-        """A text in one line, without the key or anything like one, and not too long."""
+        """A text in one line, without secrets or anything like a key, and not too long."""
         return shorten(_KEY_LIKE.sub("***", self.hide(text)))
 
 
@@ -125,9 +142,11 @@ class Teacher(ABC):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        address, _, query = (connection.base_url or "").partition("?")
         self.client = self.sdk(
             api_key=connection.key,
-            base_url=connection.base_url,
+            base_url=address or None,
+            default_query=dict(parse_qsl(query)),
             max_retries=connection.max_retries,
             timeout=connection.timeout,
         )

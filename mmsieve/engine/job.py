@@ -21,9 +21,12 @@ from mmsieve.engine.workers import (
     ShardFeed,
     ShardOpened,
 )
-from mmsieve.errors import SampleError, ShardError, Status
+from mmsieve.errors import MmsieveError, SampleError, ShardError, Status
+from mmsieve.identity import identify
+from mmsieve.outputs import is_full
 from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions, SampleLimits
+from mmsieve.sanitize import redact
 from mmsieve.sources import Shard, one_line
 from mmsieve.tables import Header
 
@@ -58,6 +61,8 @@ class ShardReport:
     shard: str
     rows: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    """Status -> key and reason of the first sample that has it."""
     problem: str | None = None
     """Why the shard failed, or why its table is incomplete."""
     notes: dict[str, int] = field(default_factory=dict)
@@ -171,9 +176,9 @@ class _Rows:
                 index = len(self.rows)
                 self._missing.add(index)
                 self.notes.update(event.notes)
-                row = {"key": event.key, "shard": self.shard.name, "uid": event.uid}
-                known = {} if event.metadata is None else {"metadata": event.metadata}
-                self.rows.append(row | known)
+                row: dict[str, Any] = {"key": event.key, "uid": event.uid}
+                row |= {"shard": self.shard.name, "place": self.shard.start + index}
+                self.rows.append(row | {"metadata": event.metadata})
                 if event.problem is not None:
                     self.finish(index, event.problem)
                 else:
@@ -209,12 +214,17 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
     try:
         rows.check()
         problem = str(rows.error) if rows.error is not None else None
+        source = identify(shard.url)
+        if source.size != shard.size:
+            raise ShardError(f"has changed while it was read: {source.size} bytes, {shard.size}")
         header = Header(
             kind=job.annotator.kind,
             version=tables.product_version(),
             shard=shard.name,
             size=shard.size,
             rows=len(rows.rows),
+            start=shard.start,
+            source=source,
             complete=problem is None and shard.limit is None,
             problem=problem,
             limit=shard.limit,
@@ -223,17 +233,21 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
         )
         table = pa.Table.from_pylist(rows.rows, schema=job.schema)
         tables.write_file(job.path(shard), table, header)
-    except Exception as error:  # noqa: BLE001 - named in the report; the other shards go on
+    except Exception as error:
+        if is_full(error):
+            fix = "make room; the same command goes on where this one stopped"
+            raise MmsieveError(f"{shard.name}: {error}: {fix}") from error
         foreseen = isinstance(error, (ShardError, OSError))
         details = None if foreseen else "".join(traceback.format_exception(error))
-        message = str(error) if foreseen else f"{type(error).__name__}: {error}"
+        message = redact(str(error) if foreseen else f"{type(error).__name__}: {error}")
         return ShardReport(shard=shard.name, problem=message, details=details)
     statuses = dict(Counter(row["status"] for row in rows.rows))
-    problem = None if problem is None else f"incomplete: {problem}"
+    bad = (row for row in reversed(rows.rows) if row["status"] != Status.OK.value)
     return ShardReport(
         shard=shard.name,
         rows=len(rows.rows),
         statuses=statuses,
-        problem=problem,
+        examples={row["status"]: f"{row['key']!r}: {row['error']}" for row in bad},
+        problem=None if problem is None else f"incomplete: {problem}",
         notes=dict(rows.notes),
     )

@@ -3,10 +3,9 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,10 +15,13 @@ from mmsieve import tables
 from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
-from mmsieve.engine.ray import RayEngine
-from mmsieve.errors import RequestError, ShardError
+from mmsieve.engine.preflight import check_first_samples
+from mmsieve.engine.ray import Patience, RayEngine
+from mmsieve.engine.resume import not_done, settle_names
+from mmsieve.errors import RequestError, ShardError, Status
+from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
-from mmsieve.outputs import check_folder, is_same_request, made_otherwise, make_folder
+from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
 from mmsieve.progress import Advance, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.shards import open_shard, split_files
@@ -27,6 +29,12 @@ from mmsieve.reports import Report, count_words, timed
 from mmsieve.sources import Shard, find_files, take_part
 
 _MOST_WORKERS = 16
+_MOST_REASONS = 3
+
+
+def _check_patience(kind: object, value: timedelta) -> None:
+    if value <= timedelta(0):
+        raise ValueError("must be a time above 0, such as 90s, 30m or 2h")
 
 
 @Parameter(name="*")
@@ -44,6 +52,8 @@ class RunOptions(OutputOptions):
     """Run in this process on one device, or in Ray actors."""
     ray_address: str | None = None
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
+    patience: Annotated[timedelta, Parameter(validator=_check_patience)] = timedelta(minutes=30)
+    """How long to wait for Ray (90s, 30m, 2h): for the cluster, for CPUs, for the model."""
     keep_metadata: bool = False
     """Add a column `metadata`: each sample's metadata as JSON."""
     limits: SampleLimits = field(default_factory=SampleLimits)
@@ -68,6 +78,20 @@ class RunReport(Report):
     shards: int = 0
     rows: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    """Status -> key and reason of a sample that has it."""
+
+    @property
+    def achieved_nothing(self) -> bool:
+        """Whether there were samples, and not one row is ok."""
+        return self.rows > 0 and not self.statuses.get(Status.OK)
+
+    def lines(self) -> list[str]:
+        """Notes, and the commonest reasons why rows aren't ok, with an example each."""
+        counts = sorted((-count, name) for name, count in self.statuses.items())
+        bad = [(name, -count) for count, name in counts if name != Status.OK][:_MOST_REASONS]
+        reasons = [f"{count} {name}, such as {self.examples[name]}" for name, count in bad]
+        return [*self.notes, *reasons]
 
     def counts(self) -> str:
         """Rows by status, and shards that failed."""
@@ -93,9 +117,12 @@ def run_annotator(
         raise RequestError("--ray-address is for --engine ray")
     take_part([], run.part)  # refused before anything slow is begun
     check_folder(out)
+    check_outside(out, sources)
     found = find_files(sources)
     shards = take_part(split_files(found.files, read), run.part)
-    ray = RayEngine(run.ray_address) if run.engine == "ray" else None
+    ray = None
+    if run.engine == "ray":
+        ray = RayEngine(run.ray_address, run.workers, Patience(run.patience))
     device = ray.device(device) if ray else resolve_device(device)
     runner = RunnerOptions(device=device, batch_tokens=run.batch_tokens)
     annotator = make(runner.device)
@@ -109,8 +136,26 @@ def run_annotator(
         limits=run.limits,
     )
     shards = _limit(shards, run.limit, read)
-    todo = shards if run.overwrite else _not_done(shards, job)
+    check_names(out, (f"{shard.name}.parquet" for shard in shards))
     notes = [*annotator.notes, *found.notes]
+    with writing_to(
+        out,
+        f"a {annotator.kind} table",
+        wait=run.wait,
+        dry_run=run.dry_run,
+        part=run.part,
+        request=job.fingerprint | {"schema": str(job.schema)},
+    ):
+        return _run(job, shards, ray, run, notes)
+
+
+def _run(
+    job: ShardJob, shards: Sequence[Shard], ray: RayEngine | None, run: RunOptions, notes: list[str]
+) -> RunReport:
+    """Do the shards that aren't done yet; nobody else does now."""
+    out = job.out
+    shards = settle_names(shards, job, run.overwrite)
+    todo = shards if run.overwrite else not_done(shards, job)
     if len(todo) < len(shards):
         notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")
     if run.dry_run:
@@ -122,9 +167,12 @@ def run_annotator(
             tables.remove_file(job.path(shard))
     reports: list[ShardReport] = []
     if todo:
+        check_first_samples(todo, job.read)
         with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:
-            engine = ray.run if ray else run_locally
-            reports += engine(job, todo, run.workers, progress)
+            if ray:
+                reports += ray.run(job, todo, progress)
+            else:
+                reports += run_locally(job, todo, run.workers, progress)
     return _report(reports, notes, out)
 
 
@@ -164,27 +212,6 @@ def _limit(shards: list[Shard], limit: int | None, read: ReadOptions) -> list[Sh
     return taken
 
 
-def _not_done(shards: list[Shard], job: ShardJob) -> list[Shard]:
-    """The shards without a whole table file; raises RequestError where one was made otherwise."""
-    with ThreadPoolExecutor(16) as pool:
-        done = pool.map(partial(_is_done, job), shards)
-        return [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
-
-
-def _is_done(job: ShardJob, shard: Shard) -> bool:
-    found = tables.existing_file(job.path(shard))
-    if found is None:
-        return False
-    header, schema = found
-    is_same_request(job.path(shard), header.fingerprint, job.fingerprint)
-    # The columns are part of the fingerprint, but stand in each file once only, as its schema: so
-    # tables from before they were compared are resumed too
-    if not schema.equals(job.schema):
-        raise made_otherwise(job.path(shard), ["schema"])
-    is_whole = header.complete or (header.problem is None and header.limit == shard.limit)
-    return is_whole and header.size == shard.size
-
-
 def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunReport:
     statuses: Counter[str] = sum((Counter(report.statuses) for report in reports), Counter())
     odd: Counter[str] = sum((Counter(report.notes) for report in reports), Counter())
@@ -194,6 +221,7 @@ def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunRepor
         shards=len(reports),
         rows=sum(report.rows for report in reports),
         statuses=dict(statuses),
+        examples={k: v for report in reversed(reports) for k, v in report.examples.items()},
         failed={report.shard: report.problem for report in reports if report.problem},
         details={report.shard: report.details for report in reports if report.details},
         notes=tuple(notes),

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from queue import Full, Queue
 from typing import Any, TypeAlias
 
@@ -157,7 +157,13 @@ class PreparePool:
                 _start_worker,
                 (self._preparation,),
             )
-        return self._executor.submit(_prepare_in_worker, parse, records).result
+        # A worker that is interrupted as it begins would say so: what is asked to end is this one.
+        resource_tracker.ensure_running()  # which begins with a mask of its own
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return self._executor.submit(_prepare_in_worker, parse, records).result
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
         """End the worker processes; the next `submit` starts new ones."""

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from mmsieve.errors import RequestError, Status
 from mmsieve.evaluation.metrics import Floats, Ints, pearson, spearman
 from mmsieve.filtering.ranking import hash_samples
 from mmsieve.sources import one_line
-from mmsieve.tables import SCORE, Table, column_names, find_score, scan_files
+from mmsieve.tables import SCORE, Table, TableFile, column_names, find_score
 
 TOP = ("0.1", "0.3", "0.5")
 """The fractions of samples that may be kept, for which the overlap is given."""
@@ -76,10 +75,7 @@ def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Ag
         columns.append(_columns(table, by, options.on or "key", has_levels))
     joined, alone = [], np.zeros(2, np.int64)
     for files, on in _blocks(tables, options.on):
-        one, other = (
-            scan_files(paths).select(**own).cast(_TYPES) if paths else pl.LazyFrame(schema=_TYPES)
-            for paths, own in zip(files, columns, strict=True)
-        )
+        one, other = map(_rows, tables, files, columns)
         pairs, *only = _join(one, other, on)
         joined.append(pairs)
         alone += only
@@ -121,16 +117,15 @@ def _check(table: Table, by: str, tables: Sequence[Table], on: str | None) -> No
 
 def _blocks(
     tables: tuple[Table, Table], on: str | None
-) -> Iterator[tuple[list[list[Path]], list[str]]]:
+) -> Iterator[tuple[list[list[TableFile]], list[str]]]:
     """Files of both tables that hold the same samples, and the columns to join them by."""
     # Shard by shard, memory is bounded by the largest; anyone else's tables are joined in one piece
     if on is None and all(table.is_ours for table in tables):
         for shard in sorted(tables[0].by_shard.keys() | tables[1].by_shard.keys()):
-            yield [[t.by_shard[shard].path] if shard in t.by_shard else [] for t in tables], ["key"]
+            yield [[t.by_shard[shard]] if shard in t.by_shard else [] for t in tables], ["key"]
         return
     has_shards = on is None and all("shard" in table.types for table in tables)
-    files = [[file.path for file in table.files] for table in tables]
-    yield files, ["shard", "key"] if has_shards else ["key"]
+    yield [list(table.files) for table in tables], ["shard", "key"] if has_shards else ["key"]
 
 
 _TYPES = pl.Schema(
@@ -155,6 +150,15 @@ def _columns(table: Table, by: str, on: str, has_levels: bool) -> dict[str, pl.E
         "level": pl.col(_LEVEL) if has_levels else nothing,
         "is_ok": is_ok & (pl.col("status") == Status.OK) if table.is_ours else is_ok,
     }
+
+
+def _rows(table: Table, files: Sequence[TableFile], columns: dict[str, pl.Expr]) -> pl.LazyFrame:
+    """The columns of a table's files, checked, with the types that all tables are given."""
+    names = dict.fromkeys(name for expr in columns.values() for name in expr.meta.root_names())
+    frames = [frame for file in files for frame in table.read(file, list(names), whole=True)]
+    if not frames:
+        return pl.LazyFrame(schema=_TYPES)
+    return pl.concat(frames).lazy().select(**columns).cast(_TYPES)
 
 
 def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> tuple[pl.DataFrame, int, int]:

@@ -11,6 +11,7 @@ from mmsieve.evaluation.agreement import Agreement
 from mmsieve.evaluation.comparing import COMPARED, Measured
 from mmsieve.evaluation.metrics import RESAMPLED, Interval, Metrics
 from mmsieve.labels import LEVELS
+from mmsieve.sanitize import plain
 
 WIDTH = 100
 _NAMES = ("easy negative", "medium negative", "hard negative", "positive")
@@ -20,14 +21,14 @@ _NUMBER = 7
 """Letters of a number that may have an interval beside it."""
 
 
-def render(parts: Iterable[RenderableType]) -> str:
-    """Tables and texts as lines: with colours on a terminal, plain elsewhere."""
-    console = Console(force_jupyter=False, highlight=False, soft_wrap=False)
+def render(parts: Iterable[RenderableType]) -> list[str]:
+    """Tables and texts as lines, without colours: what drives a terminal isn't printed."""
+    console = Console(force_jupyter=False, color_system=None, markup=False, highlight=False)
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     with console.capture() as capture:
         for part in parts:
             console.print(part)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return [line.rstrip() for line in capture.get().splitlines()]
 
 
 def status_counts(models: Mapping[str, Measured]) -> str:
@@ -56,7 +57,7 @@ def model_tables(models: Mapping[str, Measured]) -> list[RenderableType]:
     for some in _parted(others):
         parts += [_differences(reference, {name: found[name] for name in some}), ""]
     for name, one in found.items():
-        parts += [Text(name, style="bold"), *_details(one), ""]
+        parts += [Text(plain(name)), *_details(one), ""]
     return parts[:-1]
 
 
@@ -68,7 +69,7 @@ def agreement_table(found: Agreement) -> list[RenderableType]:
     """Two tables on the rows that are ok in both."""
     rows = _grid("", "rows", "not ok in both", "only here")
     for name, one in found.tables.items():
-        rows.add_row(name, f"{one.rows:,}", f"{one.not_ok:,}", f"{one.only_here:,}")
+        rows.add_row(plain(name), f"{one.rows:,}", f"{one.not_ok:,}", f"{one.only_here:,}")
     numbers = _grid(f"{found.by}, {found.count:,} samples", "")
     named = {"spearman": found.spearman, "pearson": found.pearson, "same level": found.same_level}
     named["kappa of levels, quadratic"] = found.kappa
@@ -98,7 +99,7 @@ def _side_by_side(models: Mapping[str, Measured]) -> Table:
     for kind in columns[0]:
         metrics = [each[kind] for each in columns]
         table.add_section()
-        table.add_row(f"[bold]{kind}, {metrics[0].count:,} texts[/bold]")
+        table.add_row(f"{kind}, {metrics[0].count:,} texts")
         _add_numbers(table, metrics, RESAMPLED)
     return table
 
@@ -126,7 +127,6 @@ def _details(one: Measured) -> Iterator[RenderableType]:
     table = _grid("true level", *(f"as {level}" for level in LEVELS), "recall", "f1")
     for level in LEVELS:
         counts = [f"{count:,}" for count in metrics.confusion[level]]
-        counts[level] = f"[bold]{counts[level]}[/bold]"
         rates = metrics.recall_per_level[level], metrics.f1_per_level[level]
         table.add_row(f"{level} {_NAMES[level]}", *counts, *map(_number, rates))
     table.add_section()
@@ -144,7 +144,7 @@ def _with_interval(value: float | None, interval: Interval | None, form: str = "
     number = f"{_number(value, '+.4f' if form[0] == '+' else '.4f'):>{_NUMBER}}"
     if interval is None:
         return number
-    return f"{number} [dim]{interval[0]:{form}} to {interval[1]:{form}}[/dim]"
+    return f"{number} {interval[0]:{form}} to {interval[1]:{form}}"
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
@@ -155,11 +155,11 @@ def _grid(first: str, *others: str, is_wide: bool = False) -> Table:
     """A table; for numbers with intervals a wide one, where long names take several lines."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     if is_wide:
-        table.add_column(Text(first), max_width=_LABEL, overflow="fold")
+        table.add_column(Text(plain(first)), max_width=_LABEL, overflow="fold")
         for name in others:
-            table.add_column(Text(name), max_width=_CELL, overflow="fold")
+            table.add_column(Text(plain(name)), max_width=_CELL, overflow="fold")
     else:
-        table.add_column(Text(first))
+        table.add_column(Text(plain(first)))
         for name in others:
-            table.add_column(Text(name), justify="right")
+            table.add_column(Text(plain(name)), justify="right")
     return table

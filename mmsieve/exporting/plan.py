@@ -1,15 +1,20 @@
 """Exporting: which kept samples each source shard has, and the two ways to write them."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from mmsieve.decisions import Decisions
+import numpy as np
+
+from mmsieve.decisions import Decisions, Kept
 from mmsieve.errors import RequestError, ShardError
+from mmsieve.exporting.items import write_items
 from mmsieve.exporting.samples import FinalCaptions, KeptReader, TarSample
 from mmsieve.exporting.tars import ExportEntry, ExportJournal, Tar, digest, sample_runs, write_tar
+from mmsieve.identity import SourceShards
 from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions
 from mmsieve.sources import Shard
@@ -42,8 +47,19 @@ class ExportPlan:
         """Kept samples of all shards."""
         return sum(part.count for part in self.parts)
 
-    def identities(self, shard_size: int | None) -> dict[str, str]:
+    def by_file(self) -> dict[str, list[ExportPart]]:
+        """Name of a file to write -> the parts of the source file whose items it holds."""
+        files: dict[str, list[ExportPart]] = {}
+        for part in self.parts:
+            name = part.shard.name.removesuffix(f"-{part.shard.name[-6:]}")
+            files.setdefault(name + part.shard.suffix, []).append(part)
+        return files
+
+    def identities(self, shard_size: int | None, as_source: bool) -> dict[str, str]:
         """Unit of work -> digest of what its output depends on."""
+        if as_source:
+            files = self.by_file().items()
+            return {name: digest([part.identity for part in parts]) for name, parts in files}
         if shard_size is None:
             return {part.shard.name: part.identity for part in self.parts}
         words = [part.identity for part in self.parts]
@@ -61,33 +77,45 @@ def make_plan(
     captions: FinalCaptions | None = None,
 ) -> ExportPlan:
     """Match shards and decisions; raises RequestError where a shard has none."""
-    with_decisions = set(decisions.shards)
-    without = [shard.name for shard in shards if shard.name not in with_decisions]
+    known = SourceShards(shards)
+    named: dict[Shard, str] = {}
+    failed = {}
+    for name in decisions.shards:
+        shard, problem = known.find(decisions.source(name))
+        if shard is not None:
+            named[shard] = name
+        if problem and shard is not None:
+            failed[name] = problem
+        elif problem and (count := len(decisions.kept(name))):
+            failed[name] = f"{count} samples are kept of it and it isn't among the SOURCEs"
+    without = [shard.name for shard in shards if shard not in named]
     if without:
         raise RequestError(
             f"{decisions.label}: none for {len(without)} of {len(shards)} shards, the "
             f"first is {without[0]}: export the same SOURCEs that were scored"
         )
-    parts, failed = [], {}
+    parts = []
     left = limit
     for shard in shards:
-        keys = decisions.kept(shard.name)[:left]
-        size = decisions.source_size(shard.name)
-        if size not in (None, shard.size):
-            change = f"has {shard.size} bytes and had {size} when it was scored"
-            failed[shard.name] = f"{change}: score it again"
+        name = named[shard]
+        if name in failed:
             continue
-        words = [shard.name, str(shard.size), str(shard.start), str(shard.stop), *keys]
+        kept = decisions.kept(name)[:left]
+        words = [name, str(shard.size), str(shard.start), str(shard.stop), *_words(kept)]
         if captions is not None:
-            changes = captions.changes(shard.name)
-            words += [f"{key} {change.identity}" for key, change in changes.items()]
-        parts.append(ExportPart(shard, len(keys), digest(words)))
-        left = None if left is None else left - len(keys)
-    for name in sorted(with_decisions - {shard.name for shard in shards}):
-        count = len(decisions.kept(name))
-        if count:
-            failed[name] = f"{count} samples are kept of it and it isn't among the SOURCEs"
+            changes = captions.changes(name)
+            words += [f"{change.key} {change.identity}" for change in changes.values()]
+        parts.append(ExportPart(replace(shard, name=name), len(kept), digest(words)))
+        left = None if left is None else left - len(kept)
     return ExportPlan(tuple(parts), failed)
+
+
+def _words(kept: Sequence[Kept]) -> Iterator[str]:
+    """What says which samples are kept: keys, as journals have had, and the place of a repeat."""
+    seen: set[str] = set()
+    for one in kept:
+        yield f"{one.key}\0{one.place}" if one.key in seen else one.key
+        seen.add(one.key)
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,11 @@ class Exporter:
     out: Path
     journal: ExportJournal
     captions: FinalCaptions | None = None
+
+    @property
+    def trial(self) -> int | None:
+        """Samples of the trial run that decisions or captions are of, if they are of one."""
+        return self.decisions.limit or (self.captions.limit if self.captions else None)
 
     def mirror(self, parts: Sequence[ExportPart], workers: int, advance: Advance) -> dict[str, str]:
         """One tar per source shard, with its name; returns what failed of which shard."""
@@ -134,10 +167,32 @@ class Exporter:
         self._note(REPACKED, identity, tars, not failed)
         return failed
 
+    def copy_items(
+        self,
+        files: Mapping[str, Sequence[ExportPart]],
+        identities: Mapping[str, str],
+        advance: Advance,
+    ) -> None:
+        """The kept items of each file, in the form in which they came, under its name."""
+        for name, parts in files.items():
+            kept = [
+                one for part in parts for one in self.decisions.kept(part.shard.name)[: part.count]
+            ]
+            places = np.array([one.place for one in kept], np.int64)
+            path = self.out / name
+            path.unlink(missing_ok=True)
+            write_items(path, [(Path(parts[0].shard.url), np.sort(places))])
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sources = tuple(part.shard.name for part in parts)
+            tar = Tar(name, len(kept), path.stat().st_size, sha256, sources)
+            self._note(name, identities[name], [tar], complete=True)
+            advance(len(kept), sum(part.shard.size for part in parts))
+
     def _select(self, part: ExportPart) -> KeptReader:
-        keys = self.decisions.kept(part.shard.name)[: part.count]
+        kept = self.decisions.kept(part.shard.name)[: part.count]
         changes = None if self.captions is None else self.captions.changes(part.shard.name)
-        return KeptReader(part.shard, keys, self.read, changes)
+        return KeptReader(part.shard, kept, self.read, changes)
 
     def _copy(self, part: ExportPart) -> list[str]:
         """Write the tar of one shard; returns what could not be exported.

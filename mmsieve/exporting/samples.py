@@ -11,16 +11,17 @@ import base64
 import json
 import math
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import polars as pl
 
 from mmsieve import tables
+from mmsieve.decisions import Kept
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
+from mmsieve.identity import TableSource
 from mmsieve.images import extension_of
 from mmsieve.read import ReadOptions, Record, parse_record
 from mmsieve.read.json_items import parse_object
@@ -28,16 +29,28 @@ from mmsieve.read.shards import open_shard
 from mmsieve.read.tar import BLOCK, TarGroup, index_tar
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import TAR, Shard, local_path
+from mmsieve.tables import Header
 
 # Final captions of an assessment table, put in the place of those that a sample has
 
-_COLUMNS = ("key", "status", "caption", "final_caption", "rewritten", "overall_score")
+_COLUMNS = {
+    "key": pl.String,
+    "status": pl.String,
+    "caption": pl.String,
+    "final_caption": pl.String,
+    "rewritten": pl.Boolean,
+    "overall_score": pl.Float32,
+    "place": pl.Int64,
+}
+_SampleName: TypeAlias = int | str
+"""A sample in its shard: its place in the source file, or its key where that is all."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionChange:
     """A caption's successor."""
 
+    key: str
     text: str
     original: str
     score: float
@@ -81,49 +94,59 @@ class FinalCaptions:
         self._files = tables.table_files(path) if path.is_dir() else {}
         if not self._files:
             raise RequestError(f"{self.label}: no table there; make it with enhance")
-        self._sizes = {shard: self._check(file) for shard, file in self._files.items()}
+        self._headers = {shard: self._check(file) for shard, file in self._files.items()}
+        self.limit = next((h.limit for h in self._headers.values() if h.limit), None)
+        """Set where they are of a trial run."""
 
     @property
     def shards(self) -> Sequence[str]:
         """The names of all shards, sorted."""
         return sorted(self._files)
 
-    def source_size(self, shard: str) -> int | None:
-        """Bytes of the shard's source when its captions were judged."""
-        return self._sizes[shard]
+    def source(self, shard: str) -> TableSource:
+        """What is known of the shard's source."""
+        return self._headers[shard].of_source
 
-    def kept(self, shard: str) -> list[str]:
-        """The keys of a shard, each once, in the order of the rows."""
-        rows = self._read(shard, ["key", "status"])
-        same = pc.not_equal(rows["status"], Status.DUPLICATE_KEY.value)
-        return list(rows.filter(same)["key"].to_pylist())
+    def kept(self, shard: str) -> list[Kept]:
+        """The samples of a shard, each once, in the order of the rows."""
+        rows = self._read(shard, ("key", "status", "place"))
+        rows = rows.filter(pl.col("status") != Status.DUPLICATE_KEY.value)
+        return list(map(Kept, rows["place"].to_list(), rows["key"].to_list()))
 
-    def changes(self, shard: str) -> dict[str, CaptionChange]:
-        """Key -> what becomes of its caption, for those that change."""
+    def changes(self, shard: str) -> dict[int, CaptionChange]:
+        """Place -> what becomes of the sample's caption, for those that change."""
         if shard not in self._files:
             raise RequestError(f"{self.label}: none for the shard {shard}: enhance all SOURCEs")
-        rows = self._read(shard, [*_COLUMNS])
-        rows = rows.filter(pc.fill_null(rows["rewritten"], False))
+        rows = self._read(shard, _COLUMNS).filter(pl.col("rewritten").fill_null(False))
+        if lost := [column.name for column in rows if column.has_nulls()]:
+            fix = "make it again with enhance"
+            raise RequestError(f"{self._files[shard]}: rewrites without {lost[0]}: {fix}")
+        made = ("final_caption", "caption", "overall_score")
         return {
-            row["key"]: CaptionChange(row["final_caption"], row["caption"], row["overall_score"])
-            for row in rows.to_pylist()
+            row["place"]: CaptionChange(row["key"], *(row[name] for name in made))
+            for row in rows.iter_rows(named=True)
         }
 
-    def _read(self, shard: str, columns: list[str]) -> pa.Table:
-        with tables.open_file(self._files[shard]) as file:
-            return file.read(columns)
+    def _read(self, shard: str, columns: Iterable[str]) -> pl.DataFrame:
+        """The rows with their places: of a table of before, which has a row for each sample."""
+        types = {name: _COLUMNS[name] for name in columns}
+        rows = pl.concat(tables.read_frames([self._files[shard]], types))
+        if not rows["place"].is_null().all():
+            return rows
+        start = self._headers[shard].start
+        return rows.with_columns(place=pl.int_range(start, start + rows.height))
 
-    def _check(self, file: Path) -> int:
-        """Raise RequestError unless a file is of enhance; returns its source's size."""
+    def _check(self, file: Path) -> Header:
+        """Raise RequestError unless a file is of enhance; returns its header."""
         header = tables.read_header(file)
         if header is None or header.kind != "assessment":
             raise RequestError(f"{self.label}: {file} is no table of enhance")
         with tables.open_file(file) as parquet:
             names = parquet.schema_arrow.names
-        missing = [name for name in _COLUMNS if name not in names]
+        missing = [name for name in _COLUMNS if name not in (*names, tables.PLACE)]
         if missing:
             raise RequestError(f"{file}: not of enhance: there is no column {missing[0]}")
-        return header.size
+        return header
 
 
 # Samples -> tar members, for sources that aren't tars: images as their files' bytes
@@ -240,15 +263,18 @@ class KeptReader:
     def __init__(
         self,
         shard: Shard,
-        keys: Sequence[str],
+        kept: Sequence[Kept],
         read: ReadOptions,
-        changes: Mapping[str, CaptionChange] | None = None,
+        changes: Mapping[int, CaptionChange] | None = None,
     ) -> None:
         self.problems: list[str] = []
         self._shard = shard
-        self._missing = dict.fromkeys(keys, True)
+        self._missing: dict[_SampleName, str] = {
+            one.key if one.place is None else one.place: one.key for one in kept
+        }
         self._read = read
         self._changes = changes or {}
+        self._keys: set[str] = set()
 
     def __iter__(self) -> Iterator[TarSample]:
         copy = self._from_tar if self._shard.suffix in TAR else self._from_records
@@ -257,14 +283,19 @@ class KeptReader:
         except (ShardError, OSError) as error:
             self.problems.append(str(error))
         if self._missing:
-            count, first = len(self._missing), next(iter(self._missing))
+            count, first = len(self._missing), next(iter(self._missing.values()))
             self.problems.append(f"{count} kept samples aren't in it, the first is {first!r}")
+
+    def _is_kept(self, place: int, key: str) -> bool:
+        """Whether the sample at a place is one of those that are kept, and not yet taken."""
+        name: _SampleName = place if self._missing.get(place) == key else key
+        return self._missing.pop(name, None) is not None
 
     def _from_tar(self) -> Iterator[TarSample]:
         with local_path(self._shard) as path, Path(path).open("rb") as file:
             index = index_tar(file)
-            for group in index.groups:
-                if group.is_duplicate or not self._missing.pop(group.key, False):
+            for place, group in enumerate(index.groups):
+                if group.is_duplicate or not self._is_kept(place, group.key):
                     continue
                 if group.key.startswith("/") or ".." in PurePosixPath(group.key).parts:
                     self.problems.append(
@@ -272,8 +303,11 @@ class KeptReader:
                     )
                     continue
                 new: dict[str, bytes] = {}
-                if change := self._changes.get(group.key):
-                    new = _changed_members(file, group, change)
+                if change := self._changes.get(place):
+                    try:
+                        new = _changed_members(file, group, change)
+                    except SampleError as error:
+                        self.problems.append(f"{group.key!r} keeps its caption: {error}")
                 sizes, data = _members(file, group, new)
                 yield TarSample(group.key, self._shard.name, sizes, data)
             if index.problem is not None:
@@ -281,15 +315,15 @@ class KeptReader:
 
     def _from_records(self) -> Iterator[TarSample]:
         with open_shard(self._shard, self._read) as reader:
-            for record in reader.records:
-                if record.problem is not None or not self._missing.pop(record.key, False):
+            for place, record in enumerate(reader.records, self._shard.start):
+                if record.problem is not None or not self._is_kept(place, record.key):
                     continue
                 try:
                     sample = parse_record(reader.parse, record)
-                    if change := self._changes.get(record.key):
+                    if change := self._changes.get(place):
                         sample = _with_caption(sample, change)
                     sample.metadata.update(_more_metadata(record))
-                    members = list(sample_members(sample))
+                    members = list(sample_members(self._with_own_key(sample, place)))
                 except SampleError as error:
                     self.problems.append(f"{record.key!r} left out: {error}")
                     continue
@@ -297,6 +331,14 @@ class KeptReader:
                 sizes = tuple((n.removeprefix(key + "."), len(data)) for n, data in members)
                 data = b"".join(member_bytes(name, data) for name, data in members)
                 yield TarSample(key, self._shard.name, sizes, data)
+
+    def _with_own_key(self, sample: Sample, place: int) -> Sample:
+        """The sample under a key that no other of the shard has: a tar can't hold one twice."""
+        key = sample.key
+        if key in self._keys:
+            key = f"{key}-{place:09d}"
+        self._keys.add(key)
+        return replace(sample, key=key)
 
 
 def _changed_members(file: BinaryIO, group: TarGroup, change: CaptionChange) -> dict[str, bytes]:

@@ -123,6 +123,8 @@ class ExportJournal:
         self._path = folder / _JOURNAL
         entries = outputs.read_lines(self._path, TypeAdapter(ExportEntry).validate_json)
         self.entries = {entry.unit: entry for entry in entries}
+        named = (tar.name for entry in self.entries.values() for tar in entry.tars)
+        outputs.check_below(folder, named)
 
     def is_done(self, unit: str) -> bool:
         """Whether a unit needn't be done again: nothing of it failed, and its tars are there."""

@@ -33,7 +33,9 @@ class RowIds:
         self._shard = "shard" if has_shard else None
         self._uid = "uid" if needs_uid else None
         self._key = "key" if "key" in table.types or not needs_uid else "uid"
-        self.columns = list(dict.fromkeys(c for c in (self._key, self._shard, self._uid) if c))
+        self._place = "place" if table.types.get("place") == pa.int64() else None
+        names = (self._key, self._shard, self._uid, self._place)
+        self.columns = list(dict.fromkeys(name for name in names if name))
         for column in self.columns:
             if column not in table.types or column in table.mixed:
                 raise RequestError(
@@ -42,7 +44,7 @@ class RowIds:
                 )
 
     def of(self, origins: Origins, frame: pl.DataFrame) -> pl.DataFrame:
-        """`key`, `shard` and, where asked for, `uid` of rows of some files, as text."""
+        """`key`, `shard`, `place` (null where that isn't known) and, where asked for, `uid`."""
         key = frame[self._key].cast(pl.String)
         if self._key == "uid":
             key = key.fill_null("")  # checked where the row is kept
@@ -55,7 +57,12 @@ class RowIds:
         shard = names.gather(np.repeat(np.arange(len(origins)), [rows for _, rows in origins]))
         if self._shard is not None:
             shard = frame[self._shard].cast(pl.String).fill_null(shard)
-        columns = {"key": key, "shard": shard}
+        place = pl.repeat(None, frame.height, dtype=pl.Int64, eager=True)
+        columns = {
+            "key": key,
+            "shard": shard,
+            "place": frame[self._place] if self._place else place,
+        }
         if self._uid is not None:
             columns["uid"] = frame[self._uid].cast(pl.String)
         return pl.DataFrame(columns)

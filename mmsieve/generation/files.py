@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.outputs import write_text
 from mmsieve.read import ImageFolder, Record
 from mmsieve.read.json_items import read_file
 from mmsieve.sample import Image, Part, Sample, Text
+from mmsieve.validated import say_invalid
 
 IMAGE_MARK = "<image>"
 CAPTION_HEAD = f"{IMAGE_MARK}\n"
@@ -156,15 +157,6 @@ def read_training_file(
         first = f"record {left_out[0].index}: {left_out[0].reason}"
         raise RequestError(f"{path}: no record can be used; {first}; wanted: {_WANTED}")
     return [one for one in found if not isinstance(one, LeftOut)], left_out
-
-
-def say_invalid(error: ValueError) -> str:
-    """What is wrong, in one line: the first field that is, where one is."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def text_fields(names: Sequence[str], texts: Iterable[LabelledText]) -> Iterator[dict[str, Any]]:

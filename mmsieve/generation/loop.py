@@ -29,7 +29,6 @@ from mmsieve.clients.connection import (
     request_name,
     shorten,
 )
-from mmsieve.generation.files import say_invalid
 from mmsieve.generation.journal import AnswerJournal, BatchNote, CostBudget, JournalEntry
 from mmsieve.generation.tasks import (
     Fields,
@@ -41,6 +40,7 @@ from mmsieve.generation.tasks import (
 )
 from mmsieve.images import ImageLimits, decode
 from mmsieve.progress import Advance
+from mmsieve.validated import say_invalid
 
 _QUALITY = 90  # of the JPEG files that a teacher is shown
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)

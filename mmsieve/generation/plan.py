@@ -36,6 +36,7 @@ from mmsieve.read import ImageFolder, Parse, ReadOptions, Record, parse_record
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import RANGED, TAR, Shard, find_files, list_files, suffix_of
+from mmsieve.validated import read_json_file
 
 HUMAN = "human"
 """What stands for a teacher's name in the provenance of captions that people wrote."""
@@ -180,10 +181,7 @@ _PLAN = TypeAdapter(GenerationPlan)
 
 def read_plan(path: Path) -> GenerationPlan:
     """The plan in a file; raises RequestError where it is damaged."""
-    try:
-        return _PLAN.validate_json(path.read_bytes())
-    except ValueError as error:
-        raise RequestError(f"{path}: not a plan of this version; use --overwrite") from error
+    return read_json_file(path, _PLAN, "not a plan of this version; use --overwrite")
 
 
 Draw: TypeAlias = Callable[[int], Sequence[int]]

@@ -14,8 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mmsieve.clients.connection import Connection, Usage, api_key, open_teacher, split_name
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation import diversity
@@ -37,9 +35,11 @@ from mmsieve.generation.plan import (
 )
 from mmsieve.generation.tasks import GenerationTask, Prompts, RequestItem
 from mmsieve.methods.tower import Tower
-from mmsieve.outputs import write_text
+from mmsieve.outputs import check_below, write_text
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
+from mmsieve.sanitize import redact
+from mmsieve.validated import say_invalid
 
 PLAN, JOURNAL, REJECTS = "plan.json", "journal.jsonl", "rejects.jsonl"
 FILES = (PLAN, JOURNAL, REJECTS)
@@ -132,12 +132,12 @@ class GenerationRequest:
             **self.task.settings(),
             "teacher": self.teacher,
             "prompts": self.prompts.version,
-            "sources": list(self.sources),
+            "sources": [redact(source) for source in self.sources],
             "read": read,
             "count": self.count,
             "seed": self.seed,
             "val_fraction": self.val_fraction,
-            "positives": self.options.positives,
+            "positives": self.options.positives and redact(self.options.positives),
             "diversify": clusters and [clusters, self.options.diversify_model],
             "max_images": self.options.max_images,
             "image_side": self.options.image_side,
@@ -244,16 +244,9 @@ class GenerationResult:
 
 def generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
     """Generate into a folder, going on from what an earlier run left there."""
-    try:
-        with FileLock(out / ".lock", blocking=False):
-            return _generate(request, out, quiet)
-    except Timeout:
-        raise RequestError(f"--out {out}: another run is writing there") from None
-
-
-def _generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
     if (out / PLAN).exists():  # sources are only searched once
         plan = read_plan(out / PLAN)
+        check_below(out, (name for item in plan.items for name in item.names))
     else:
         plan = request.plan(quiet)
         plan.write(out / PLAN)
@@ -343,7 +336,13 @@ def collect(
             records = text_fields(item.names, human.texts[item.id])
             files.add(item.id, records, is_val, {"teacher": HUMAN, **origin})
         elif item.id in journal.answers:
-            answered = task.records(item, journal.answers[item.id])
+            try:
+                answered = list(task.records(item, journal.answers[item.id]))
+            except ValueError as error:
+                raise RequestError(
+                    f"{out / JOURNAL}: answer about {item.id}: {say_invalid(error)}: remove its "
+                    "line, and the same command asks again"
+                ) from error
             records = islice(answered, request.count - number * task.each)
             files.add(item.id, records, is_val, {**author, **origin})
         elif journal.is_settled(item.id, request.options.attempts):

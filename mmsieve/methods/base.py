@@ -5,6 +5,7 @@ Torch is imported only by what computes: the processes that prepare samples impo
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain, pairwise
@@ -18,7 +19,14 @@ from cyclopts import Group, Parameter
 
 from mmsieve.devices import Dtype, quiet
 from mmsieve.engine.annotator import Device, Row, RunnerOptions
-from mmsieve.errors import RequestError, SampleError, ShardError, Status
+from mmsieve.errors import (
+    MmsieveError,
+    RequestError,
+    SampleError,
+    ShardError,
+    Status,
+    is_order_to_end,
+)
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, image_path, load_square
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tower import Tower
@@ -448,13 +456,9 @@ def _load_tower(tower: Tower) -> Any:
     from transformers import AutoConfig
 
     used = {name: at for name, at in tower.tensors.items() if not name.startswith(_UNUSED)}
-    with quiet():
+    with fitting(tower.note), quiet():
         model = stock_tower(AutoConfig.for_model(**tower.config))
-    try:
         missing, unknown = model.load_state_dict(read_tensors(used), strict=False)
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise RequestError(f"{tower.note}: weights and config do not fit: {first}") from error
     wanted = [name for name in missing if not name.startswith(_UNUSED)]
     if wanted or unknown:
         raise RequestError(f"{tower.note}: weights and config do not fit: {[*wanted, *unknown][0]}")
@@ -484,6 +488,21 @@ def pixel_settings(spec: ImageSpec) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def fitting(where: Path | str) -> Iterator[None]:
+    """Turn whatever the libraries raise over a model's files into a RequestError that names them.
+
+    What they find is that a config has no sense, or isn't that of the weights.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, MmsieveError | MemoryError) or is_order_to_end(error):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise RequestError(f"{where}: weights and config do not fit: {lines[0]}") from error
+
+
 def build_model(
     kind: Any, dtype: str, folder: Path, source: Path | None = None, **given: Any
 ) -> tuple[Any, set[str]]:
@@ -494,14 +513,10 @@ def build_model(
     """
     import torch
 
-    try:
-        with quiet():
-            model, info = kind.from_pretrained(
-                source, dtype=getattr(torch, dtype), output_loading_info=True, **given
-            )
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise RequestError(f"{folder}: weights and config do not fit: {first}") from error
+    with fitting(folder), quiet():
+        model, info = kind.from_pretrained(
+            source, dtype=getattr(torch, dtype), output_loading_info=True, **given
+        )
     if info["missing_keys"]:
         raise RequestError(f"{folder}: no tensor {min(info['missing_keys'])}")
     return model.eval().requires_grad_(False), set(info["unexpected_keys"])

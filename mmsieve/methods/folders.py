@@ -8,20 +8,25 @@ changes.
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict
 
 from mmsieve.errors import RequestError
+from mmsieve.sources import one_line
+from mmsieve.validated import OBJECT, check_json, read_json_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 _BUNDLED = Path(__file__).parent.parent / "bundled"
 
 
@@ -106,30 +111,41 @@ def hub_folder(name: str) -> Path | None:
     return None
 
 
+FIX = "take the file of the model as it was published"
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file; raises RequestError."""
     try:
-        value = json.loads(file.read_text("utf-8"))
+        return read_json_file(file, OBJECT, FIX)
     except FileNotFoundError:
         raise RequestError(f"{file.parent}: no {file.name} in it") from None
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{file}: {error}") from error
-    if not isinstance(value, dict):
-        raise RequestError(f"{file}: not a JSON object")
-    return value
+
+
+class TensorIndex(TypedDict):
+    """model.safetensors.index.json: which file has which tensor."""
+
+    weight_map: dict[str, str]
+
+
+_INDEXED = TypeAdapter(TensorIndex)
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
     """Tensor name -> safetensors file; raises RequestError for pickles, which are never loaded."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = read_json(index).get("weight_map", {})
-        files = {str(name): folder / Path(str(file)).name for name, file in names.items()}
+        names = check_json(index, read_json(index), _INDEXED, FIX)["weight_map"]
+        files = {name: folder / Path(file).name for name, file in names.items()}
     else:
         found = sorted(folder.glob("*.safetensors"))
         files = {name: file for file in found for name in _names(file)}
     if missing := sorted({file.name for file in files.values() if not file.is_file()}):
         raise RequestError(f"{folder}: {missing[0]} is missing (named by {index.name})")
+    if index.is_file():
+        held = {file: _names(file) for file in set(files.values())}
+        if lost := [name for name, file in files.items() if name not in held[file]]:
+            raise RequestError(f"{index}: names {lost[0]}, which {files[lost[0]].name} hasn't")
     if files:
         return files
     if pickles := sorted(file.name for file in folder.glob("*.bin")):
@@ -138,17 +154,27 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     raise RequestError(f"{folder}: no *.safetensors in it")
 
 
-def _names(file: Path) -> list[str]:
+def _names(file: Path) -> set[str]:
+    with _opened(file, "np") as tensors:
+        return set(tensors.keys())
+
+
+@contextmanager
+def _opened(file: Path, framework: str) -> Iterator[Any]:
+    """A safetensors file; raises RequestError where it isn't one, or ends too early."""
     try:
-        with safe_open(file, "np") as tensors:
-            return list(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise RequestError(f"{file}: {error}") from error
+        with safe_open(file, framework) as tensors:
+            yield tensors
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        fix = "fetch the file again"
+        raise RequestError(
+            f"{file}: no whole safetensors file ({one_line(error)}): {fix}"
+        ) from error
 
 
 def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
     """The shape of a tensor, from the file's header."""
-    with safe_open(file, "np") as tensors:
+    with _opened(file, "np") as tensors:
         return tuple(tensors.get_slice(name).get_shape())
 
 
@@ -159,7 +185,7 @@ def read_tensors(places: Mapping[str, tuple[Path, str]]) -> dict[str, "Tensor"]:
         files.setdefault(file, []).append((ours, theirs))
     found: dict[str, Tensor] = {}
     for file, names in files.items():
-        with safe_open(file, "pt") as opened:
+        with _opened(file, "pt") as opened:
             found |= {ours: opened.get_tensor(theirs) for ours, theirs in names}
     return found
 

@@ -4,6 +4,7 @@ The `tokenizers` library alone rebuilds one from its JSON, so workers import no 
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 from tokenizers import Tokenizer, normalizers
 
 from mmsieve.devices import quiet
-from mmsieve.errors import RequestError
+from mmsieve.errors import RequestError, is_order_to_end
+from mmsieve.methods.folders import read_json
+from mmsieve.sources import one_line
 
 FILES = (
     "tokenizer.json",
@@ -53,30 +56,84 @@ def encode_piece(tokenizer: Tokenizer, piece: str) -> list[int]:
     return tokenizer.encode(piece, add_special_tokens=False).ids
 
 
-def load_tokenizer(folder: Path) -> TokenizerSpec:
+def load_tokenizer(folder: Path, rows: int | None = None) -> TokenizerSpec:
     """The tokenizer of a checkpoint folder; raises RequestError where there is none.
+
+    Nor may it give ids from `rows` on, that of the embeddings.
 
     `tokenizer.json` is taken as it is: transformers' AutoTokenizer fails on the model types of
     released classifiers, and rebuilds another tokenizer for some. Folders with only the slow
     files (released ones were trained with slow tokenizers) go through the stock classes.
     """
     check_tokenizer(folder)
-    tokenizer = open_tokenizer(folder)
+    tokenizer = open_tokenizer(folder, rows=rows)
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     return TokenizerSpec(tokenizer.backend_tokenizer.to_str(), *ids)
 
 
-def open_tokenizer(folder: Path, stock: str | None = None) -> Any:
-    """A transformers tokenizer, of the class `stock` or else by its files; raises RequestError."""
+def open_tokenizer(folder: Path, stock: str | None = None, rows: int | None = None) -> Any:
+    """A transformers tokenizer, of the class `stock` or else by its files; raises RequestError.
+
+    None of its ids may be `rows`, that of the embeddings, or more.
+    """
     import transformers
+
+    _check_ids(folder, rows or _MOST_IDS)
 
     try:
         with quiet():
             if stock is None:
                 return _load(folder)
             return getattr(transformers, stock).from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise RequestError(f"{folder}: its tokenizer can't be read: {error}") from error
+    except BaseException as error:  # the tokenizers library raises nothing narrower, or panics
+        if is_order_to_end(error):
+            raise
+        reason = one_line(error)
+        raise RequestError(f"{folder}: its tokenizer can't be read: {reason}") from error
+
+
+_MOST_IDS = 1 << 24
+"""The tokenizers library counts up to the highest id: a wrong one takes it a minute."""
+
+
+def _check_ids(folder: Path, rows: int) -> None:
+    """Raise RequestError for an id that no embedding is of, from the files alone."""
+    for name, find in _IDS.items():
+        file = folder / name
+        if not file.is_file():
+            continue
+        found = [i for i in find(read_json(file)) if isinstance(i, int)]
+        if found and (max(found) >= rows or min(found) < 0):
+            wrong = next(i for i in found if not 0 <= i < rows)
+            raise RequestError(
+                f"{file}: there is an id {wrong}, and {rows} tokens at most: take the files of one "
+                "model"
+            )
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else []
+
+
+def _ids_of_json(tokenizer: dict[str, Any]) -> list[Any]:
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    ids = _values(model.get("vocab")) if isinstance(model, dict) else []
+    tokens = added if isinstance(added, list) else []
+    return ids + [token.get("id") for token in tokens if isinstance(token, dict)]
+
+
+def _ids_of_config(config: dict[str, Any]) -> list[Any]:
+    added = config.get("added_tokens_decoder")
+    return [int(i) for i in added if re.fullmatch("[0-9]{1,18}", i)] if added else []
+
+
+_IDS: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
+    "tokenizer.json": _ids_of_json,
+    "vocab.json": _values,
+    "added_tokens.json": _values,
+    "tokenizer_config.json": _ids_of_config,
+}
+"""File -> the ids in it."""
 
 
 def check_tokenizer(folder: Path) -> None:

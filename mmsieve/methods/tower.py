@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
-from mmsieve.methods.folders import hub_folder, read_json, tensor_files, tensor_shape
+from mmsieve.methods.configs import (
+    check_tower_sizes,
+    checked_config,
+    checked_processor,
+    read_config_file,
+    read_pixels,
+)
+from mmsieve.methods.folders import FIX, hub_folder, read_json, tensor_files, tensor_shape
 from mmsieve.methods.tokenizer import FILES
 
 if TYPE_CHECKING:
@@ -128,6 +135,13 @@ class CheckpointFolder:
         return own if isinstance(own, dict) else None
 
     @property
+    def embedded(self) -> int | None:
+        """Tokens that have an embedding; None where no tensor of it is found."""
+        names = (name for name in self.tensors if name.endswith("embed_tokens.weight"))
+        name = next(names, None)
+        return None if name is None else tensor_shape(self.tensors[name], name)[0]
+
+    @property
     def image(self) -> ImageSpec:
         """What the vision tower takes."""
         return self.tower.image
@@ -141,7 +155,7 @@ class CheckpointFolder:
     def generation(self) -> dict[str, Any]:
         """generation_config.json as it is; empty where there is none."""
         file = self.folder / GENERATION
-        return read_json(file) if file.is_file() else {}
+        return read_config_file(file) if file.is_file() else {}
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -179,7 +193,7 @@ class CheckpointFolder:
 
 def read_config(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
     """The config.json of a folder of one of these model types; raises RequestError."""
-    config = read_json(folder / "config.json")
+    config = read_config_file(folder / "config.json")
     if config.get("model_type") not in kinds:
         found = config.get("model_type")
         raise RequestError(f"{folder}: model_type {found!r} is not one of {', '.join(kinds)}")
@@ -250,7 +264,10 @@ def inside_tower(
     else:
         kind, geometry = _geometry(read_json(place / "config.json"), place)
     image, note = _pixel_values(place, kind, geometry, source)
-    return Tower(kind, geometry, image, inside, f"tower inside the checkpoint{note}")
+    named = (place or folder) / "config.json"
+    return _fitting(
+        named, Tower(kind, geometry, image, inside, f"tower inside the checkpoint{note}")
+    )
 
 
 def _own_tower(folder: Path, config: dict[str, Any], inside: Places) -> Tower | None:
@@ -259,12 +276,18 @@ def _own_tower(folder: Path, config: dict[str, Any], inside: Places) -> Tower | 
     if not (isinstance(own, dict) and "vision_config" in own and inside):
         return None
     kind, geometry = _geometry(own["vision_config"], folder)
-    try:
-        spec = ImageSpec(**own["image"])
-    except (KeyError, TypeError) as error:
-        raise RequestError(f"{folder}: config.json: mmsieve.image: {error}") from error
-    spec = replace(spec, mean=_triple(spec.mean), std=_triple(spec.std))
-    return Tower(kind, geometry, spec, inside, "tower inside the checkpoint")
+    file = folder / "config.json"
+    spec = read_pixels(file, own.get("image"))
+    if spec.size != geometry["image_size"]:
+        sizes = f"{spec.size}, that of mmsieve.vision_config {geometry['image_size']}"
+        raise RequestError(f"{file}: the size of mmsieve.image is {sizes}: {FIX}")
+    return _fitting(file, Tower(kind, geometry, spec, inside, "tower inside the checkpoint"))
+
+
+def _fitting(file: Path, tower: Tower) -> Tower:
+    """A tower whose sizes are those of its tensors; raises RequestError for another."""
+    check_tower_sizes(file, tower.config, tower.tensors, int(tower.kind == "clip"))
+    return tower
 
 
 def _find_local(folder: Path, source: str) -> Path | None:
@@ -283,7 +306,8 @@ def open_tower(place: Path) -> Tower:
     if not tensors:
         raise RequestError(f"{place}: no vision tensors in it")
     image, note = _pixel_values(place, kind, geometry, place.name)
-    return Tower(kind, geometry, image, tensors, f"tower from {place}{note}")
+    tower = Tower(kind, geometry, image, tensors, f"tower from {place}{note}")
+    return _fitting(place / "config.json", tower)
 
 
 def _inside(tensors: dict[str, Path]) -> Places:
@@ -305,7 +329,7 @@ def _geometry(published: dict[str, Any], place: Path) -> tuple[Kind, dict[str, A
     if kind is None:
         allowed = "siglip (fixed size) or clip"
         raise RequestError(f"{place}: vision tower of type {found!r} is not {allowed}")
-    vision = published.get("vision_config", published)
+    vision = checked_config(place / "config.json", published.get("vision_config", published))
     drop = ("torch_dtype", "dtype", "transformers_version", "architectures")
     kept = {name: value for name, value in vision.items() if name not in drop}
     unsaid = {**_STOCK_DEFAULTS, "patch_size": _STOCK_PATCHES[kind]}
@@ -315,13 +339,13 @@ def _geometry(published: dict[str, Any], place: Path) -> tuple[Kind, dict[str, A
 def _infer(folder: Path, source: str, inside: Places) -> tuple[Kind, dict[str, Any]]:
     """The geometry from the copy's tensors alone, for towers of a published width."""
     kind: Kind = "clip" if "embeddings.class_embedding" in inside else "siglip"
-    width, _, patch, _ = tensor_shape(*inside["embeddings.patch_embedding.weight"])
+    width, patch = _dimensions(folder, inside, "embeddings.patch_embedding.weight", 0, 2)
     if width not in _HEADS:
         raise RequestError(
             f"{folder}: the vision tower {source!r} can't be had, and the copy inside does not "
             f"say how it is built: put the tower's config.json into {folder.parent / source}"
         )
-    positions = tensor_shape(*inside["embeddings.position_embedding.weight"])[0]
+    (positions,) = _dimensions(folder, inside, "embeddings.position_embedding.weight", 0)
     grid = isqrt(positions)
     named = re.search(r"-(\d{2,4})$", source)
     size = int(named[1]) if named and int(named[1]) // patch == grid else grid * patch
@@ -329,12 +353,20 @@ def _infer(folder: Path, source: str, inside: Places) -> tuple[Kind, dict[str, A
     return kind, {
         "model_type": f"{kind}_vision_model",
         "hidden_size": width,
-        "intermediate_size": tensor_shape(*inside["encoder.layers.0.mlp.fc1.weight"])[0],
+        "intermediate_size": _dimensions(folder, inside, "encoder.layers.0.mlp.fc1.weight", 0)[0],
         "num_hidden_layers": len(layers),
         "num_attention_heads": _HEADS[width],
         "image_size": size,
         "patch_size": patch,
     }
+
+
+def _dimensions(folder: Path, inside: Places, name: str, *axes: int) -> tuple[int, ...]:
+    """Sizes of a tensor of the copy; raises RequestError where it isn't there, or has fewer."""
+    shape = tensor_shape(*inside[name]) if name in inside else ()
+    if len(shape) <= max(axes) or not all(shape):
+        raise RequestError(f"{folder}: its vision tower has no whole {name}: fetch it again")
+    return tuple(shape[axis] for axis in axes)
 
 
 def _pixel_values(
@@ -357,18 +389,19 @@ def _pixel_values(
 
 
 def _image_spec(processor: dict[str, Any], geometry: dict[str, Any], place: Path) -> ImageSpec:
+    said = checked_processor(place / "preprocessor_config.json", processor)
     side = int(geometry["image_size"])
-    crop = bool(processor.get("do_center_crop", False))
-    sizes = _sizes(processor.get("size", side))
+    crop = bool(said.get("do_center_crop", False))
+    sizes = _sizes(said.get("size", side))
     if crop:
-        sizes |= _sizes(processor.get("crop_size", side))
+        sizes |= _sizes(said.get("crop_size", side))
     if sizes != {side}:
         raise RequestError(f"{place}: images of {sorted(sizes)} pixels for a tower of {side}")
-    normalise = processor.get("do_normalize", True)
-    mean = _triple(processor.get("image_mean", 0.5)) if normalise else (0.0, 0.0, 0.0)
-    std = _triple(processor.get("image_std", 0.5)) if normalise else (1.0, 1.0, 1.0)
-    scale = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1
-    resample = int(processor.get("resample", 3))
+    normalise = said.get("do_normalize", True)
+    mean = _triple(said.get("image_mean", 0.5)) if normalise else (0.0, 0.0, 0.0)
+    std = _triple(said.get("image_std", 0.5)) if normalise else (1.0, 1.0, 1.0)
+    scale = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1
+    resample = int(said.get("resample", 3))
     return ImageSpec(side, resample, mean, std, "crop" if crop else "stretch", float(scale))
 
 

@@ -92,9 +92,8 @@ def _folders(path: str, folder: Path | None) -> list[str]:
     """The folders of a path in its shortest form, below the folder of images if it leads there."""
     found = PurePosixPath(os.path.normpath(path))
     if found.is_absolute() and folder is not None:
-        bases = [
-            base for base in (folder.absolute(), folder.resolve()) if found.is_relative_to(base)
-        ]
+        places = (Path(folder).absolute(), Path(folder).resolve())
+        bases = [base for base in places if found.is_relative_to(base)]
         found = found.relative_to(bases[0]) if bases else found
     return [part for part in found.parts[:-1] if part != "/"]
 
@@ -165,8 +164,8 @@ class InstructionParser:
         content = {*form_names(TURNS), *dialogue.fields, *self._names}
         metadata = {n: json_value(value) for n, value in item.items() if n not in content}
         values = [*image_values(item, self._names), *dialogue.images]
-        options = self._options
-        metadata["image_source"] = image_source(item, values, options.images, options.source_column)
+        asked = self._options.source_column
+        metadata["image_source"] = image_source(item, values, self._options.images, asked)
         data = [image_bytes(value, read) for value in dialogue.images]
         sample = Sample.instruction(data, dialogue.turns, key, metadata)
         return sample if self._finish is None else self._finish(sample)

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import fsspec
 import pyarrow as pa
 
 from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError
@@ -33,7 +32,7 @@ from mmsieve.read import (
 )
 from mmsieve.read.columns import parse_column
 from mmsieve.read.layouts import LAYOUTS, LayoutError, RowFile
-from mmsieve.sources import FOLDER, TAR, Shard, check_names, local_path, one_line
+from mmsieve.sources import FOLDER, TAR, Shard, check_names, local_path, one_line, open_file
 
 T = TypeVar("T")
 ROWS = 4096
@@ -111,7 +110,7 @@ def _even_ranges(file: Shard, count: int) -> Iterator[Shard]:
 def _open_file(file: Shard) -> Iterator[BinaryIO]:
     """A file whose places are found again: a compressed one unpacked while it is open."""
     if not file.is_packed:
-        with fsspec.open(file.url, "rb") as handle:
+        with open_file(file) as handle:
             yield handle
         return
     with local_path(file) as path, Path(path).open("rb") as handle:
@@ -202,8 +201,8 @@ def open_shard(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     """Open a shard; raises ShardError where nothing of it can be read."""
     with ExitStack() as stack:
         with _as_shard_error():
-            open_file = _OPENERS[shard.suffix]
-            reader = stack.enter_context(open_file(shard, _of_shard(shard, options)))
+            opener = _OPENERS[shard.suffix]
+            reader = stack.enter_context(opener(shard, _of_shard(shard, options)))
         count, records = reader.count, _read_on(reader.records)
         if shard.limit is not None and shard.limit < count:
             count, records = shard.limit, islice(records, shard.limit)

@@ -20,7 +20,6 @@ from mmsieve.errors import Status
 from mmsieve.methods.aitqe.answers import words
 from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.tables import scan_files
 
 _CAPTIONS = ("caption", "recaption", "final_caption")
 _TEXTS = ("key", "shard", "status", "error", *_CAPTIONS, "rewrite_refused")
@@ -124,7 +123,8 @@ def count(table: ReportTable, request: sections.SectionRequest) -> AssessmentNum
 def _rows(files: Sequence[Path]) -> Iterator[pl.DataFrame]:
     """The rows of a table's files, some at a time, with `what` became of each caption."""
     for file in files:
-        there = scan_files([file]).collect_schema()
+        with tables.open_file(file) as opened:
+            there = opened.schema_arrow.names
         types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
         missing = [pl.lit(None, pl.Float32).alias(n) for n in _QUALITIES if n not in there]
         for rows in sections.read_rows([file], sections.typed(types)):
@@ -151,6 +151,7 @@ def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:
     return sections.GallerySample(
         key=row["key"],
         shard=row["shard"],
+        place=row["place"],
         score=row["overall_score"],
         keep=True if row["rewritten"] else None,
         reason=row["what"],

@@ -1,9 +1,4 @@
-"""What a report is made from: tables, decisions, metrics, and the sources of their samples.
-
-A shard is named after its file's path below the common parent of all that a verb was given. A
-report is given sources of several tables at once, so the common parent, and the names, may be
-others: a table's shard is the file whose whole path ends in its name, and which has its size.
-"""
+"""What a report is made from: tables, decisions, metrics, and the sources of their samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +10,17 @@ import pyarrow as pa
 
 from mmsieve import decisions, tables
 from mmsieve.errors import RequestError, SampleError
-from mmsieve.read import ReadOptions
+from mmsieve.identity import TableSource
 from mmsieve.read.documents import is_mmc4
 from mmsieve.read.instructions import looks_right
 from mmsieve.read.json_items import first_sign, line_items, parse_object
-from mmsieve.read.shards import split_files
-from mmsieve.sources import Shard, find_files, one_line, path_of
+from mmsieve.sources import one_line
 from mmsieve.tables import Header
 
 _MOST_BYTES = 1 << 26
 """No metrics.json is that large."""
+_MOST = 1 << 53
+"""No number in it either."""
 
 
 def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
@@ -63,11 +59,13 @@ def _problem(values: Any) -> str | None:
     if not isinstance(values, Mapping):
         return "no numbers of a model"
     for name in ("accuracy", "f1", "count"):
-        if type(values.get(name)) not in (int, float):
+        number = values.get(name)
+        if not isinstance(number, int | float) or not abs(number) < _MOST:
             return f"no {name} of a model"
     rows = values.get("confusion")
     if not isinstance(rows, list) or not all(
-        isinstance(row, list) and all(type(n) is int for n in row) for row in rows
+        isinstance(row, list) and all(type(n) is int and abs(n) < _MOST for n in row)
+        for row in rows
     ):
         return "no confusion of a model"
     return None
@@ -95,18 +93,23 @@ class ReportTable:
             return file.schema_arrow
 
     @cached_property
-    def sizes(self) -> dict[str, int]:
-        """Shard -> bytes of the file that it was read from, 0 where that isn't known."""
+    def sources(self) -> dict[str, TableSource]:
+        """Shard -> what is known of the file that it was read from."""
         if self.kind == decisions.KIND and self.path.is_file():
             rows = decisions.Decisions(self.path)
-            return {shard: rows.source_size(shard) or 0 for shard in rows.shards}
-        return {header.shard: header.size for header in self.headers}
+            return {shard: rows.source(shard) for shard in rows.shards}
+        return {header.shard: header.of_source for header in self.headers}
 
     def shares_shards(self, other: "ReportTable") -> bool:
-        """Whether both are about samples of a shard: of the same name, and size where known."""
-        common = self.sizes.keys() & other.sizes.keys()
-        sizes = ({self.sizes[shard], other.sizes[shard]} - {0} for shard in common)
-        return any(len(known) <= 1 for known in sizes)
+        """Whether both are about samples of the same file's shard, as far as that is known."""
+        common = self.sources.keys() & other.sources.keys()
+        return any(_may_be_same(self.sources[name], other.sources[name]) for name in common)
+
+
+def _may_be_same(one: TableSource, other: TableSource) -> bool:
+    if one.identity is not None and other.identity is not None:
+        return one.identity.is_same(other.identity)
+    return 0 in (one.size, other.size) or one.size == other.size
 
 
 @dataclass(frozen=True)
@@ -153,28 +156,3 @@ def _table(path: Path) -> ReportTable | None:
     if len(ours) < len(files) or len(kinds) > 1:
         raise RequestError(f"{path}: holds more than one table: give each by itself")
     return ReportTable(path, kinds.pop(), files, tuple(ours))
-
-
-class Places:
-    """The shards of sources, to be found by a table's names."""
-
-    def __init__(self, sources: Sequence[str], read: ReadOptions) -> None:
-        """Raises RequestError for sources that aren't there, or not read."""
-        self._shards: dict[str, list[tuple[str, Shard]]] = {}
-        """Last part of the name -> whole path without suffix, and shard."""
-        for shard in split_files(find_files(sources).files, read):
-            last = shard.name.rpartition("/")[2]
-            folder = path_of(shard.url).rpartition("/")[0]
-            self._shards.setdefault(last, []).append((f"/{folder}/{last}", shard))
-
-    def find(self, name: str, size: int) -> tuple[Shard | None, str]:
-        """The shard of a table's name and file size (0: not known), or why there is none."""
-        named = self._shards.get(name.rpartition("/")[2], [])
-        found = [shard for path, shard in named if path.endswith(f"/{name}")]
-        found = [shard for shard in found if shard.size == size] or found
-        found = [shard for shard in found if shard.name == name] or found
-        if not found:
-            return None, f"shard {name!r} of a table is not among the SOURCEs"
-        if len(found) > 1:
-            return None, f"shard {name!r} of a table may be {found[0].url} or {found[1].url}"
-        return found[0], ""

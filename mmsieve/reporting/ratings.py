@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
+from mmsieve import tables
 from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError, Status
 from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.tables import scan_files
 
 KIND = "ratings"
 _MOST_NAMES = 12
@@ -61,8 +62,8 @@ class RatingNumbers:
 
 def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers:
     """The numbers of a rating table, beside those of decisions about the same samples."""
-    schema = scan_files(table.files[:1]).collect_schema()
-    capabilities = [name for name, type_ in schema.items() if type_ == pl.Int8]
+    schema = tables.types_of(table.schema)
+    capabilities = [name for name, type_ in schema.items() if pa.types.is_int8(type_)]
     if not capabilities:
         raise RequestError(f"{table.path}: holds no ratings, there is no column of int8")
     types: dict[str, sections.Type] = dict.fromkeys(_COMMON, pl.String)
@@ -120,6 +121,7 @@ def _shown(
     return sections.GallerySample(
         key=row["key"],
         shard=row["shard"],
+        place=row["place"],
         keep=None if subset is None else row[f"keep{subset}"],
         reason=failed if subset is None else row[f"reason{subset}"],
         error=row["error"],
@@ -138,12 +140,11 @@ def _with_decisions(rows: pl.DataFrame, subset: ReportTable, number: int) -> pl.
     if not files:
         nothing = {keep: pl.lit(None, pl.Boolean), reason: pl.lit(None, pl.String)}
         return rows.with_columns(**nothing)
+    frames = tables.read_frames(files, ("key", "shard", "keep", "reason"))
     decisions = (
-        scan_files(files)
-        .filter(pl.col("shard").is_in(shards))
-        .select("key", "shard", pl.col("keep").alias(keep), pl.col("reason").alias(reason))
+        pl.concat(frame.filter(pl.col("shard").is_in(shards)) for frame in frames)
+        .rename({"keep": keep, "reason": reason})
         .with_columns(sections.nth_of_key())
-        .collect()
     )
     return rows.join(decisions, on=["shard", "key", "nth"], how="left", maintain_order="left")
 

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from datetime import date
 from io import BytesIO
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
-import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image as PillowImage
 
 from mmsieve.decisions import KIND as DECISIONS
-from mmsieve.errors import RequestError, SampleError, ShardError
+from mmsieve.errors import RequestError, SampleError, ShardError, is_order_to_end
+from mmsieve.identity import SourceShards, TableSource
 from mmsieve.images import ImageLimits, decode
 from mmsieve.read import ReadOptions, parse_record
-from mmsieve.read.shards import open_shard
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reporting import assessments, ratings, scores
-from mmsieve.reporting.inputs import Places, ReportTable
+from mmsieve.reporting.inputs import ReportTable
 from mmsieve.reporting.sections import (
     Bin,
     GallerySample,
@@ -29,7 +29,7 @@ from mmsieve.reporting.sections import (
     clipped,
 )
 from mmsieve.sample import Image, Sample, Text
-from mmsieve.sources import Shard
+from mmsieve.sources import Shard, find_files
 
 # Counting: which module makes the section of which kind of table
 
@@ -54,7 +54,9 @@ def count_all(tables: Sequence[ReportTable], gallery: int) -> list[SectionNumber
     for one in tables:
         try:
             made.append(COUNTS[one.kind](one, request))
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except BaseException as error:
+            if isinstance(error, RequestError) or is_order_to_end(error):
+                raise
             reason = str(error).strip().split("\n")[0]
             raise RequestError(
                 f"{one.path}: can't be read as a table of {one.kind} ({reason}); make it again"
@@ -97,16 +99,19 @@ class Section:
 
     table: ReportTable
     numbers: SectionNumbers
-    contents: dict[tuple[str, str], SampleContent] = field(default_factory=dict)
-    """Shard and key of a sample -> how it reads."""
+    contents: dict[tuple[str, str, int | None], SampleContent] = field(default_factory=dict)
+    """Shard, key and place of a sample -> how it reads."""
 
     @property
     def groups(self) -> dict[str, list[tuple[GallerySample, SampleContent]]]:
         """The samples to show, by title, with how they read."""
         return {
-            title: [(one, self.contents.get((one.shard, one.key), SampleContent())) for one in some]
+            title: [(one, self._content(one)) for one in some]
             for title, some in self.numbers.groups.items()
         }
+
+    def _content(self, one: GallerySample) -> SampleContent:
+        return self.contents.get((one.shard, one.key, one.place), SampleContent())
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -144,46 +149,54 @@ def make_sections(
             "after the tables"
         )
         return sections, [note] if any(section.numbers.groups for section in sections) else []
-    wanted, notes = _find(sections, Places(sources, read))
+    wanted, notes = _find(sections, split_files(find_files(sources).files, read))
     if notes and not wanted:
         raise RequestError(f"{notes[0]}: give the same ones as to make it")
     for shard, samples in wanted.items():
         try:
-            for key, content in _read(shard, set(samples), read):
-                for section, one in samples[key]:
-                    section.contents[one.shard, one.key] = content
+            for name, content in _read(shard, set(samples), read):
+                for section, one in samples[name]:
+                    section.contents[one.shard, one.key, one.place] = content
         except ShardError as error:
             notes.append(f"shard {shard.name} could not be read to its end: {error}")
     return sections, notes
 
 
+_Name: TypeAlias = int | str
+"""A sample in its shard: by its place in the file, or by its key where that is all."""
+
+
 def _find(
-    sections: Sequence[Section], places: Places
-) -> tuple[dict[Shard, dict[str, list[tuple[Section, GallerySample]]]], list[str]]:
-    """Shard -> key -> the samples to read in it, for any section; and what was not found."""
-    found: dict[Shard, dict[str, list[tuple[Section, GallerySample]]]] = {}
+    sections: Sequence[Section], shards: Sequence[Shard]
+) -> tuple[dict[Shard, dict[_Name, list[tuple[Section, GallerySample]]]], list[str]]:
+    """Shard -> name -> the samples to read in it, for any section; and what was not found."""
+    known = SourceShards(shards)
+    found: dict[Shard, dict[_Name, list[tuple[Section, GallerySample]]]] = {}
     problems = []
     for section in sections:
         for one in chain(*section.numbers.groups.values()):
-            shard, problem = places.find(one.shard, section.table.sizes.get(one.shard, 0))
-            if shard is None:
-                problems.append(problem)
-            else:
-                found.setdefault(shard, {}).setdefault(one.key, []).append((section, one))
+            source = section.table.sources.get(one.shard) or TableSource(one.shard, 0, 0, None)
+            shard, problem = known.find(source)
+            if shard is None or problem:
+                problems.append(f"{shard.address} {problem}" if shard else problem)
+                continue
+            name = one.key if one.place is None else one.place
+            found.setdefault(shard, {}).setdefault(name, []).append((section, one))
     return found, list(dict.fromkeys(problems))
 
 
-def _read(shard: Shard, wanted: set[str], read: ReadOptions) -> Iterator[tuple[str, SampleContent]]:
+def _read(
+    shard: Shard, wanted: set[_Name], read: ReadOptions
+) -> Iterator[tuple[_Name, SampleContent]]:
     """The content of a shard's samples; of a key that comes twice, the first."""
     with open_shard(shard, read) as reader:
-        for record in reader.records:
-            if record.key not in wanted:
-                continue
-            wanted.remove(record.key)
-            try:
-                yield record.key, _content(parse_record(reader.parse, record))
-            except SampleError as error:
-                yield record.key, SampleContent((ContentPart(problem=str(error)),))
+        for place, record in enumerate(reader.records, shard.start):
+            for name in wanted & {place, record.key}:
+                wanted.remove(name)
+                try:
+                    yield name, _content(parse_record(reader.parse, record))
+                except SampleError as error:
+                    yield name, SampleContent((ContentPart(problem=str(error)),))
             if not wanted:
                 break
 

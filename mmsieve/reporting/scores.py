@@ -5,8 +5,9 @@ Only counts and the few rows of the gallery stay in memory.
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 
@@ -14,9 +15,11 @@ from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import Status
 from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.tables import SCORE, find_score, scan_files
+from mmsieve.tables import SCORE, find_score
 
 _BINS = 48
+Sides: TypeAlias = dict[bool | None, tuple[float, float]]
+"""Whether rows are kept -> their lowest and highest score."""
 _SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "quality": (DECISIONS, (sections.FAILED,)),
     DECISIONS: ("ratings", ()),
@@ -87,15 +90,13 @@ def count(table: ReportTable, request: sections.SectionRequest) -> ScoreNumbers:
     other, left = _SHOWN_BY[table.kind]
     if request.beside(table, other):
         groups = {title: groups[title] for title in left if title in groups}
-    scored = scan_files(table.files).select(columns).filter(_IS_FINITE)
-    edges = scored.group_by("keep").agg(_SCORE.min().alias("low"), _SCORE.max().alias("high"))
-    sides = {keep: (low, high) for keep, low, high in edges.collect().iter_rows()}
+    sides = _sides(_scored(table, columns))
     is_cut = sides.keys() >= {True, False} and sides[False][1] <= sides[True][0]
     return ScoreNumbers(
         rows=sum(counts.values()),
         kept=counts.get("kept", 0) if table.kind == DECISIONS else None,
         counts=counts,
-        bins=_bins(scored, sides),
+        bins=_bins(_scored(table, columns), sides),
         threshold=sides[True][0] if is_cut else None,
         groups=groups,
         score="score" if own in (None, SCORE) else own,
@@ -106,17 +107,31 @@ def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:
     return sections.GallerySample(**{name: row[name] for name in row if name != "what"})
 
 
-def _bins(
-    scored: pl.LazyFrame, sides: dict[bool | None, tuple[float, float]]
-) -> list[sections.Bin]:
+def _scored(table: ReportTable, columns: Sequence[pl.Expr | str]) -> Iterator[pl.DataFrame]:
+    """The rows that have a score, some at a time."""
+    for frame in sections.read_rows(table.files, columns):
+        yield frame.filter(_IS_FINITE)
+
+
+def _sides(scored: Iterable[pl.DataFrame]) -> Sides:
+    """The lowest and the highest score of what is kept, what isn't, and where that isn't said."""
+    ends = (_SCORE.min().alias("low"), _SCORE.max().alias("high"))
+    found = pl.concat(frame.group_by("keep").agg(ends) for frame in scored)
+    both = found.group_by("keep").agg(pl.col("low").min(), pl.col("high").max())
+    return {keep: (low, high) for keep, low, high in both.iter_rows()}
+
+
+def _bins(scored: Iterable[pl.DataFrame], sides: Sides) -> list[sections.Bin]:
     if not sides:
         return []
     low = math.floor(min(side[0] for side in sides.values()) * 4) / 4
     high = math.floor(max(side[1] for side in sides.values()) * 4) / 4 + 0.25
     width = (high - low) / _BINS
     place = ((pl.col("score").cast(pl.Float64) - low) / width).floor().clip(0, _BINS - 1)
-    found = scored.group_by(place.cast(pl.Int64).alias("bin"), "keep").len().collect()
-    counts = Counter({(index, keep): n for index, keep, n in found.iter_rows()})
+    counts: Counter[tuple[int, bool | None]] = Counter()
+    for frame in scored:
+        found = frame.group_by(place.cast(pl.Int64).alias("bin"), "keep").len()
+        counts.update({(index, keep): n for index, keep, n in found.iter_rows()})
     edges = [low + index * width for index in range(_BINS + 1)]
     kept = [counts[index, True] + counts[index, None] for index in range(_BINS)]
     return [

@@ -10,7 +10,7 @@ import polars as pl
 
 from mmsieve.filtering.ranking import hash_samples
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.tables import scan_files
+from mmsieve.tables import read_frames
 
 Type = pl.DataType | type[pl.DataType]
 Types = Mapping[str, Type]
@@ -65,6 +65,8 @@ class GallerySample:
 
     key: str
     shard: str
+    place: int | None = None
+    """Its number in its source file; None in a table of before."""
     score: float | None = None
     keep: bool | None = None
     """None in a table, which decides nothing."""
@@ -162,11 +164,17 @@ def count_rows(
 
 
 def read_rows(files: Iterable[Path], columns: Sequence[pl.Expr | str]) -> Iterator[pl.DataFrame]:
-    """Columns of a table's files, a file or a part of one at a time; raises polars' errors."""
+    """Columns and places of a table's files, a part at a time, or all where rows depend on others.
+
+    Raises polars' errors.
+    """
+    exprs = [pl.col(each) if isinstance(each, str) else each for each in (*columns, "place")]
+    names = dict.fromkeys(name for expr in exprs for name in expr.meta.root_names())
+    whole = any(expr.meta.output_name() == _NTH for expr in exprs)
     for file in files:
-        rows = scan_files([file])
-        for start in range(0, rows.select(pl.len()).collect().item() or 1, _ROWS):
-            yield rows.select(columns).slice(start, _ROWS).collect()
+        frames = read_frames([file], list(names), _ROWS)
+        for frame in [pl.concat(frames)] if whole else frames:
+            yield frame.select(exprs)
 
 
 def typed(types: Types) -> list[pl.Expr]:
@@ -174,9 +182,12 @@ def typed(types: Types) -> list[pl.Expr]:
     return [*(pl.col(name).cast(type_) for name, type_ in types.items()), nth_of_key()]
 
 
+_NTH = "nth"
+
+
 def nth_of_key() -> pl.Expr:
     """Which of the rows of its key a row is, from 0."""
-    return pl.int_range(pl.len()).over("key").alias("nth")
+    return pl.int_range(pl.len()).over("key").alias(_NTH)
 
 
 def counted(values: pl.Series) -> dict[Any, int]:

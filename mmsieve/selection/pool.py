@@ -92,7 +92,7 @@ class RatedSamples(Protocol):
         """The numbers to choose by."""
 
     def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
-        """`key` and `shard` of all rows in order, some at a time, and from which files."""
+        """`key`, `shard` and `place` of all rows in order, some at a time, and their files."""
 
 
 # A rating table: Parquet files of `rate`, or anyone's with the same columns
@@ -173,7 +173,7 @@ class RatingTable:
         )
 
     def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
-        """`key` and `shard` of all rows in order, some at a time, and from which files."""
+        """`key`, `shard` and `place` of all rows in order, some at a time, and their files."""
         for origins, frame in self._table.batches(self._ids.columns):
             yield origins, self._ids.of(origins, frame)
 

@@ -9,7 +9,7 @@ nearly all are, are read by polars; blocks that hold any other line are read one
 that a number in JSON is told from a number in a text.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
@@ -21,12 +21,11 @@ import polars as pl
 from pydantic_core import from_json
 
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
+from mmsieve.identity import TableSource, identify
 from mmsieve.labels import CAPABILITIES
-from mmsieve.outputs import check_folder, write_atomically
 from mmsieve.read.instructions import image_source, item_key
 from mmsieve.read.json_items import read_file
 from mmsieve.selection.groups import (
-    Bools,
     Grouping,
     Numbers,
     RankedRatings,
@@ -37,81 +36,18 @@ from mmsieve.selection.groups import (
     split_styles,
 )
 from mmsieve.selection.options import SelectOptions
-from mmsieve.selection.pool import Pool, RatedSamples
+from mmsieve.selection.pool import Pool
 from mmsieve.tables import CHUNK, Origins, TableFile
 
-# The items of an instruction file (JSON list or JSONL), and a part of them as a file of their own
+# The items of an instruction file (JSON list or JSONL)
 
 
-def read_items(data: Path) -> Iterator[tuple[str, str | None, SampleError | None]]:
-    """Key and image source of each item in order, or why it can't be read; raises RequestError."""
+def read_items(data: Path) -> Iterator[tuple[int, str, str | None, SampleError | None]]:
+    """Place, key and image source of each item in order, or why it can't be read; RequestError."""
     for number, _, item in _items_of(data):
         problem = item if isinstance(item, SampleError) else None
         known: dict[str, Any] = {} if isinstance(item, SampleError) else item
-        yield item_key(known, data.stem, number), image_source(known), problem
-
-
-def check_subset(data: Path | None, subset: Path | None, overwrite: bool) -> None:
-    """Raise RequestError where the chosen items can't be written as asked."""
-    if data is not None and not data.is_file():
-        raise RequestError(f"--data {data}: no such file; give a JSON list, or JSONL")
-    if subset is None:
-        return
-    if data is None:
-        raise RequestError("--subset: say --data FILE too, the items that are chosen from")
-    if subset.is_dir() or subset.suffix != ".json":
-        raise RequestError(f"--subset {subset}: name a file that ends in .json")
-    if subset.resolve() == data.resolve():
-        raise RequestError(f"--subset {subset}: is the file of --data: choose another name")
-    if subset.exists() and not overwrite:
-        raise RequestError(f"--subset {subset}: exists: choose another name, or --overwrite")
-    check_folder(subset.absolute().parent)
-
-
-def write_subset(rated: RatedSamples, chosen: Bools, data: Path, subset: Path) -> list[str]:
-    """Write the chosen items, in the file's order and to the byte; returns what to say of it."""
-    if isinstance(rated, ResultFolder):  # its rows are the items
-        items = zip(_items_of(data), chosen, strict=True)
-        _write_items(subset, (raw for (_, raw, _), is_chosen in items if is_chosen))
-        return []
-    left = _chosen_keys(rated, chosen)
-    count = len(left)
-
-    def found() -> Iterator[bytes]:
-        for number, raw, item in _items_of(data):
-            key = None if isinstance(item, SampleError) else item_key(item, data.stem, number)
-            if key is not None and key in left:
-                left.remove(key)
-                yield raw
-
-    _write_items(subset, found())
-    return [f"--subset: {len(left)} of {count} chosen samples aren't in {data}"] if left else []
-
-
-def _chosen_keys(rated: RatedSamples, chosen: Bools) -> set[str]:
-    keys: set[str] = set()
-    start = 0
-    for _, named in rated.named():
-        keys.update(named["key"].filter(pl.Series(chosen[start : start + named.height])))
-        start += named.height
-    if len(keys) < chosen.sum():
-        raise RequestError(
-            "--subset: the table has chosen samples of the same key: select from one file's "
-            "ratings at a time"
-        )
-    return keys
-
-
-def _write_items(out: Path, items: Iterable[bytes]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(b"[")
-            for number, raw in enumerate(items):
-                file.write(b",\n" if number else b"\n")
-                file.write(raw)
-            file.write(b"\n]\n")
-
-    write_atomically(out, write)
+        yield number, item_key(known, data.stem, number), image_source(known), problem
 
 
 def _items_of(data: Path) -> Iterator[tuple[int, bytes, dict[str, Any] | SampleError]]:
@@ -229,8 +165,9 @@ def is_result_folder(path: Path) -> bool:
 
 
 class _Items(NamedTuple):
-    """Keys (Int64 or String) and image sources of the question file's items."""
+    """Places, keys (Int64 or String) and image sources of the question file's items."""
 
+    places: pl.Series
     keys: pl.Series
     sources: Numbers
     source_codes: TextCodes
@@ -239,16 +176,19 @@ class _Items(NamedTuple):
 class ResultFolder:
     """Result files and the items that they are about."""
 
-    def __init__(self, path: Path, data: Path | None, options: SelectOptions) -> None:
+    def __init__(self, path: Path, data: Sequence[Path], options: SelectOptions) -> None:
         """Raise RequestError where files are missing; none is read yet."""
-        if data is None:
-            raise RequestError(f"{path}: holds result files: say --data FILE, what they are about")
+        if len(data) != 1 or data[0].suffix == ".parquet":
+            raise RequestError(
+                f"{path}: holds result files: say --data FILE, the JSON or JSONL that they are "
+                "about"
+            )
         if options.budget_tokens is not None:
             fix = "give a rating table that has it, or say --budget"
             raise RequestError(f"--budget-tokens: {path} has no column num_tokens; {fix}")
         self.name = path.resolve().name
         self.notes: list[str] = []
-        self._data = data
+        self._data = data[0]
         self._options = options
         self._scores = {file.stem: file for file in sorted(path.glob("*.jsonl"))}
         style = self._scores.pop(STYLE, None)
@@ -266,8 +206,11 @@ class ResultFolder:
     @cached_property
     def files(self) -> tuple[TableFile, ...]:
         """The question file as the one shard that there is."""
-        rows, size = len(self._items.keys), self._data.stat().st_size
-        return (TableFile(self._data.stem, self._data, rows, size, complete=True),)
+        rows, identity = len(self._items.keys), identify(str(self._data.absolute()))
+        source = TableSource(self._data.stem, 0, identity.size, identity)
+        return (
+            TableFile(source.name, self._data, rows, source.size, complete=True, source=source),
+        )
 
     @cached_property
     def pool(self) -> Pool:
@@ -303,25 +246,29 @@ class ResultFolder:
         )
 
     def named(self) -> Iterator[tuple[Origins, pl.DataFrame]]:
-        """`key` and `shard` of all items in order, some at a time."""
+        """`key`, `shard` and `place` of all items in order, some at a time."""
         (file,) = self.files
         for start in range(0, file.rows, CHUNK):
             keys = self._items.keys.slice(start, CHUNK).cast(pl.String).alias("key")
-            named = keys.to_frame().with_columns(pl.lit(file.shard).alias("shard"))
+            places = self._items.places.slice(start, CHUNK)
+            named = keys.to_frame().with_columns(shard=pl.lit(file.shard), place=places)
             yield [(file, len(keys))], named
 
     @cached_property
     def _items(self) -> _Items:
         codes = TextCodes()
         keys, sources = [pl.Series("key", [], pl.String)], [np.zeros(0, np.int32)]
+        places = [pl.Series("place", [], pl.Int64)]
         without, bad = 0, list[str]()
         items = read_items(self._data)
         while part := list(islice(items, CHUNK)):
-            keys.append(pl.Series("key", [key for key, _, _ in part], pl.String))
-            named = pl.Series([source for _, source, _ in part], dtype=pl.String)
-            without += named.null_count()
-            sources.append(codes.encode(named))
-            bad += [f"{key}: {problem}" for key, _, problem in part if problem is not None]
+            numbers, own, found, problems = zip(*part, strict=True)
+            places.append(pl.Series("place", numbers, pl.Int64))
+            keys.append(pl.Series("key", own, pl.String))
+            without += found.count(None)
+            sources.append(codes.encode(pl.Series(found, dtype=pl.String)))
+            named = zip(own, problems, strict=True)
+            bad += [f"{key}: {problem}" for key, problem in named if problem is not None]
         if bad:
             self.notes.append(f"{self._data}: {len(bad)} items can't be read; {bad[0]}")
         if without:
@@ -330,10 +277,12 @@ class ResultFolder:
         if joined.n_unique() < len(joined):
             twice = joined.filter(joined.is_duplicated())[0]
             raise RequestError(f"--data {self._data}: the key {twice!r} comes twice")
-        numbers = joined.cast(pl.Int64, strict=False)
-        if not numbers.has_nulls() and numbers.cast(pl.String).equals(joined):
-            joined = numbers
-        return _Items(joined, narrowed(np.concatenate(sources), len(codes.names)), codes)
+        whole = joined.cast(pl.Int64, strict=False)
+        if not whole.has_nulls() and whole.cast(pl.String).equals(joined):
+            joined = whole
+        return _Items(
+            pl.concat(places), joined, narrowed(np.concatenate(sources), len(codes.names)), codes
+        )
 
     def _grouped(self, texts: pl.Series) -> Grouping:
         spelling = self._options.styles

@@ -25,8 +25,9 @@ from mmsieve.methods.folders import bundled_folder
 from mmsieve.options import DryRun, Quiet, check_value, whole
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
+from mmsieve.sanitize import write
 from mmsieve.synthetic.instructions import WRONG_CAP
-from mmsieve.tables import scan_files, table_files
+from mmsieve.tables import read_frames, table_files
 
 SEED = 20
 """Not the seed of the models' own training scenes."""
@@ -84,8 +85,7 @@ class Step:
     def run(self, quiet: bool) -> None:
         """Run the command as a user would, and show it; raises MmsieveError where it fails."""
         if not quiet:
-            sys.stdout.write("\n".join(self.shown()) + "\n")
-            sys.stdout.flush()
+            write("\n".join(self.shown()), sys.stdout)
         command = [sys.executable, "-m", "mmsieve", *self.words]
         done = subprocess.run(command, check=False, capture_output=quiet, text=True)  # noqa: S603 - ours
         if done.returncode:
@@ -142,9 +142,8 @@ def right_samples(pool: Path) -> dict[str, bool]:
 
 def kept_keys(decisions: Path) -> list[str]:
     """The keys that decisions keep."""
-    rows = scan_files(list(decision_files(decisions).values()))
-    keys = rows.filter("keep").select("key").collect()["key"]
-    return [str(key) for key in keys]
+    rows = pl.concat(read_frames(decision_files(decisions).values(), ("key", "keep")))
+    return [str(key) for key in rows.filter("keep")["key"]]
 
 
 def blindly(truth: Iterable[str], count: int) -> list[str]:
@@ -163,7 +162,7 @@ def rewritten_captions(out: Path) -> Rewritten:
 
 
 def _read(folder: Path, *columns: str) -> pl.DataFrame:
-    return scan_files(table_files(folder).values()).select(columns).collect()
+    return pl.concat(read_frames(table_files(folder).values(), columns))
 
 
 def read_back(curated: Path) -> int:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditi
 
 from mmsieve.images import ImageSpec
 from mmsieve.labels import CAPABILITIES
+from mmsieve.leftovers import scratch_folder
 from mmsieve.methods.aitqe import model as aitqe_model
 from mmsieve.methods.aitqe.answers import answer_pieces
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
@@ -92,8 +92,7 @@ def write_classifier(folder: Path, start: Architecture) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": 4096,
     }
-    with TemporaryDirectory() as temporary:
-        place = Path(temporary)
+    with scratch_folder() as place:
         like = _new_checkpoint(place, start)
         tokenizer = learn_tokenizer(_labelled_texts(), list(_IDS), start.vocabulary)
         _write_tokenizer(place, tokenizer, settings)
@@ -269,8 +268,7 @@ _TEXTS = 1500  # samples of each family whose words the tokenizer learns
 
 def write_rater(folder: Path, start: WeightTransfer) -> None:
     """Write a LLaVA-OneVision-style folder with a classifier's weights."""
-    with TemporaryDirectory() as temporary:
-        place = Path(temporary)
+    with scratch_folder() as place:
         weights = _prepare(place, start, _rater_texts(), (_END, _END_OF_TEXT))
         config = weights.language_config | {
             "model_type": "llava_qwen",
@@ -293,8 +291,7 @@ def write_rater(folder: Path, start: WeightTransfer) -> None:
 
 def write_enhancer(folder: Path, start: WeightTransfer) -> None:
     """Write a folder in AITQE's layout with a classifier's weights."""
-    with TemporaryDirectory() as temporary:
-        place = Path(temporary)
+    with scratch_folder() as place:
         weights = _prepare(place, start, _enhancer_texts(), (_END_OF_TEXT,))
         config = weights.language_config | {
             **published_config(weights.vision.config, weights.language_config["vocab_size"]),

@@ -321,7 +321,7 @@ class EnhancerInputs(_SftInputs):
     def of(cls, checkpoint: EnhancerCheckpoint, recipe: EnhancerRecipe) -> "EnhancerInputs":
         """What a recipe teaches a checkpoint."""
         preparer = AitqePreparer(
-            tokenizer=load_tokenizer(checkpoint.folder),
+            tokenizer=load_tokenizer(checkpoint.folder, checkpoint.embedded),
             image=checkpoint.tower.image,
             image_tokens=checkpoint.image_tokens,
             fit=None,

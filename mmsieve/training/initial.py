@@ -7,7 +7,6 @@ as in AITQE (arXiv 2410.16166): Qwen2, SigLIP, and a new two-layer projector bet
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from transformers import LlavaForConditionalGeneration
 
 from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
+from mmsieve.leftovers import scratch_folder
 from mmsieve.methods.aitqe import model as aitqe_model
 from mmsieve.methods.aitqe.checkpoint import LANGUAGE_MODELS, EnhancerCheckpoint
 from mmsieve.methods.folders import HUB_ID, hub_folder, read_json, read_tensors, tensor_files
@@ -79,8 +79,7 @@ def classifier_settings(start: Architecture | Pretrained) -> dict[str, Any]:
 def write_pretrained(folder: Path, start: Pretrained) -> None:
     """Write a classifier's checkpoint; raises RequestError where the parts do not fit."""
     language = backbone_folder(start.language_model)
-    with TemporaryDirectory() as temporary:
-        place = Path(temporary)
+    with scratch_folder() as place:
         config = _classifier_config(language, start)
         tokenizer = open_tokenizer(language)
         if tokenizer.bos_token is None:
@@ -173,8 +172,7 @@ def write_backbone(folder: Path, start: Backbone) -> None:
     config["language_model_name_or_path"] = start.language_model
     config["vision_model_name_or_path"] = start.vision_tower
     own = {"plain_text": True, "max_text_tokens": 1024, "backbone": text["model_type"]}
-    with TemporaryDirectory() as temporary:
-        place = Path(temporary)
+    with scratch_folder() as place:
         open_tokenizer(language).save_pretrained(place)
         like = EnhancerCheckpoint(place, config | {"mmsieve": own}, {}, tower)
         model = LlavaForConditionalGeneration(aitqe_model.stock_config(like))

@@ -16,8 +16,9 @@ from typing import Any, Literal
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
+from mmsieve.leftovers import remove
 from mmsieve.options import NotNegative, OutputOptions, Workers
-from mmsieve.outputs import is_same_request, read_record, remove, write_text
+from mmsieve.outputs import contents, is_same_request, make_folder, read_record, write_text
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class TrainOptions(OutputOptions):
 # training.json: what a folder was trained for, so that only the same command goes on in it
 
 _NAME = "training.json"
+STAGES = "stages"
+"""Folder of what has been reached, until the training is done."""
 
 RunConfig = dict[str, Any]
 """Recipe, stage, and fingerprints of what else the result depends on."""
@@ -102,19 +105,30 @@ RunConfig = dict[str, Any]
 def check_run_config(
     out: Path, config: RunConfig, overwrite: bool = False
 ) -> Literal["new", "begun", "done"]:
-    """How far this training got in a folder, where `overwrite` removes an earlier training.
+    """How far this training got in a folder; with `overwrite`, it is new where it was trained in.
 
     Raises RequestError where something else is in it.
     """
     made = read_record(out, _NAME, "train")
-    if made is None:
-        return "new"
-    if overwrite:
-        remove(out)
+    if made is None or overwrite:
         return "new"
     made.pop("logs", None)
     is_same_request(out, made, config)
     return "done" if (out / "config.json").is_file() else "begun"
+
+
+def begin_training(out: Path, config: RunConfig) -> None:
+    """Say what is going to be trained in a folder, and remove an earlier training.
+
+    Killed at any moment, it leaves a folder that says what is in it.
+    """
+    make_folder(out)
+    for name in ("config.json", STAGES):
+        remove(out / name)
+    write_run_config(out, config, {})
+    for path in contents(out):
+        if path.name != _NAME:
+            remove(path)
 
 
 def write_run_config(out: Path, config: RunConfig, logs: dict[str, Any]) -> None:

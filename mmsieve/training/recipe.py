@@ -14,9 +14,9 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmsieve.errors import RequestError
-from mmsieve.generation.files import say_invalid
 from mmsieve.methods.load import find_model
 from mmsieve.registry import registered
+from mmsieve.validated import say_invalid
 
 
 class Part(BaseModel):

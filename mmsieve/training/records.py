@@ -6,18 +6,20 @@ what a model reads of it, is a `RecordInputs` (`mmsieve.training.data`).
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter
 from torch.utils.data import DataLoader, Dataset
 
 from mmsieve.errors import RequestError, SampleError
-from mmsieve.generation.files import LeftOut, read_entries, say_invalid, tie_by_image
+from mmsieve.generation.files import LeftOut, read_entries, tie_by_image
 from mmsieve.outputs import write_text
 from mmsieve.progress import Advance, show_progress
-from mmsieve.training.options import DataFiles, processes
+from mmsieve.training.options import STAGES, DataFiles, processes
+from mmsieve.validated import read_json_file, say_invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,11 @@ class CheckedRecords:
     @classmethod
     def load(cls, file: Path) -> "CheckedRecords":
         """What an earlier run of the same training found."""
-        saved = json.loads(file.read_text("utf-8"))
-        lengths = saved["lengths"]
-        if "records" in saved:  # a classifier's, by an earlier version
-            lengths = dict(zip((one["index"] for one in saved["records"]), lengths, strict=True))
-        left_out = [LeftOut(**one) for one in saved["left_out"]]
-        return cls({int(index): length for index, length in lengths.items()}, left_out)
+        saved = read_json_file(file, _SAVED, "remove it, and the same command checks again")
+        lengths = saved.lengths
+        if isinstance(lengths, list):  # a classifier's, by an earlier version
+            lengths = dict(zip((one.index for one in saved.records), lengths, strict=False))
+        return cls(lengths, saved.left_out)
 
     def note(self, file: Path) -> str:
         """What a user should know of the file."""
@@ -97,6 +98,23 @@ class CheckedRecords:
             return total
         reason = f"record {self.left_out[0].index}: {self.left_out[0].reason}"
         return f"{total}, {len(self.left_out):,} left out (left_out.jsonl; {reason})"
+
+
+@dataclass(frozen=True)
+class _Place:
+    index: int
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A file of checked records."""
+
+    lengths: dict[int, int] | list[int]
+    left_out: list[LeftOut]
+    records: list[_Place] = field(default_factory=list)
+
+
+_SAVED = TypeAdapter(_Saved)
 
 
 class _Lengths(Dataset[int | str]):
@@ -155,7 +173,7 @@ def open_files(
     """The usable records of training files, the held-out ones apart; `out`: of the training."""
 
     def read(file: Path, name: str) -> tuple[list[R], CheckedRecords]:
-        place = out / "stages" / f"{name}.json"
+        place = out / STAGES / f"{name}.json"
         return _read_checked(file, place, inputs, files.images, workers, quiet)
 
     records, checked = read(files.data, "data")

@@ -1,6 +1,5 @@
 """A stage of training: the stock Trainer over one objective and one data set, with adapters."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from mmsieve.evaluation.metrics import measure
 from mmsieve.progress import Advance, show_progress
 from mmsieve.training.options import processes
 from mmsieve.training.recipe import ClassifierStage, Lora, SftStage, Steps
+from mmsieve.validated import OBJECT, read_json_file
 
 _LOG_STEPS = 50
 BestBy: TypeAlias = Literal["accuracy", "loss"]
@@ -195,8 +195,8 @@ def _last_state(folder: Path) -> Path | None:
     """The last state that is whole: the Trainer writes trainer_state.json after all else."""
     for place in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
         try:
-            json.loads((place / "trainer_state.json").read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):  # killed while it was written
+            read_json_file(place / "trainer_state.json", OBJECT, "")
+        except (FileNotFoundError, RequestError):  # killed while it was written
             continue
         return place
     return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from mmsieve.images import ImageSpec
@@ -26,6 +27,7 @@ from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.mmssr import model as mmssr_model
 from mmsieve.methods.mmssr.checkpoint import open_onevision
 from mmsieve.methods.unifilter.model import load_classifier, save_classifier
+from mmsieve.outputs import sync, sync_folder
 from mmsieve.training import objectives, trainer
 from mmsieve.training.data import (
     ClassifierInputs,
@@ -37,7 +39,7 @@ from mmsieve.training.data import (
     known_capabilities,
 )
 from mmsieve.training.initial import output_embedding, write_initial
-from mmsieve.training.options import DataFiles, RunConfig, processes, write_run_config
+from mmsieve.training.options import STAGES, DataFiles, RunConfig, processes, write_run_config
 from mmsieve.training.recipe import (
     AnyStage,
     BaseRecipe,
@@ -49,8 +51,10 @@ from mmsieve.training.recipe import (
     stage_of,
 )
 from mmsieve.training.records import RecordInputs, open_files
+from mmsieve.validated import JsonObject, read_json_file
 
 _LOG = "log.json"
+_LOGGED = TypeAdapter(list[JsonObject])
 Make: TypeAlias = Callable[[Path], list[str]]
 """Carries out a stage into a folder; returns what a user should know."""
 
@@ -122,7 +126,7 @@ class Training(ABC):
     @property
     def stages(self) -> Path:
         """Folder of the stages."""
-        return self.out / "stages"
+        return self.out / STAGES
 
     def write_start(self, folder: Path) -> list[str]:
         """The first stage, where there is no checkpoint to start from."""
@@ -193,12 +197,14 @@ class Training(ABC):
         made = self.stages / "half"
         self.open(self.stages / self.goal, self.recipe.weights).save(made)
         logs = {
-            name: json.loads(file.read_text("utf-8"))
+            name: read_json_file(file, _LOGGED, f"remove {file.parent} to train that stage again")
             for name in self.steps
             if (file := self.stages / name / _LOG).is_file()
         }
+        sync(made)
         write_run_config(self.out, self.config, logs)
         for file in sorted(made.iterdir(), key=lambda file: file.name == "config.json"):
+            sync_folder(self.out)
             file.replace(self.out / file.name)
         shutil.rmtree(self.stages)
 
@@ -210,7 +216,9 @@ def whole_folder(place: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
+    sync(temporary)
     temporary.replace(place)
+    sync_folder(place.parent)
 
 
 @dataclass(frozen=True, kw_only=True)

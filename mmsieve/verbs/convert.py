@@ -1,17 +1,23 @@
 """convert: a released checkpoint -> the stock Hugging Face layout."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mmsieve.errors import RequestError
+from mmsieve.locks import writing_to
 from mmsieve.methods.aitqe.checkpoint import is_enhancer, open_enhancer
-from mmsieve.methods.folders import bundled_folder, read_json, tensor_files
+from mmsieve.methods.folders import bundled_folder, hash_files, read_json, tensor_files
 from mmsieve.methods.load import find_folder
 from mmsieve.methods.mmssr.checkpoint import is_onevision
-from mmsieve.outputs import check_empty, staged
+from mmsieve.options import Overwrite, Wait
+from mmsieve.outputs import check_folder, is_same_request, read_record, staged
 from mmsieve.reports import Report, timed
+
+_RECORD = "convert.json"
+"""What a folder was converted from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,9 @@ class ConvertReport(Report):
 
 
 @timed
-def convert(model: str, *, out: Path) -> ConvertReport:
+def convert(
+    model: str, *, out: Path, overwrite: Overwrite = False, wait: Wait = False
+) -> ConvertReport:
     """Write a scorer, styler or rewriter in the stock Hugging Face layout, for servers.
 
     vLLM, SGLang and `transformers serve` load the folder without code of its own.
@@ -34,14 +42,21 @@ def convert(model: str, *, out: Path) -> ConvertReport:
     model
         A bundled model (see `models`), a checkpoint's folder, or its Hugging Face id.
     out
-        Folder to write; it must not be there yet, or be empty.
+        Folder to write: a new one, an empty one, or what convert wrote before.
     """
     out = Path(out)
     folder = bundled_folder(model) or find_folder(model, "a bundled model, a folder or an id")
-    check_empty(out)
+    check_folder(out)
     write = _converter(folder)
-    with staged(out) as staging:
-        notes = write(staging)
+    files = {*tensor_files(folder).values(), folder / "config.json"}
+    config = {"model": hash_files(files)}
+    with writing_to(out, "convert", wait=wait):
+        made = read_record(out, _RECORD, "convert")
+        if made is not None and is_same_request(out, made, config, overwrite) and not overwrite:
+            return ConvertReport(out=out, notes=("done before",))
+        with staged(out) as staging:
+            notes = write(staging)
+            (staging / _RECORD).write_text(json.dumps(config) + "\n", "utf-8")
     return ConvertReport(out=out, notes=tuple(notes))
 
 

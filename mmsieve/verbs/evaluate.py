@@ -16,6 +16,8 @@ from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_ta
 from mmsieve.evaluation.metrics import Bootstrap, Metrics, check_installed
 from mmsieve.evaluation.printed import agreement_table, model_tables, render, status_counts
 from mmsieve.generation.files import read_training_file
+from mmsieve.leftovers import remove
+from mmsieve.locks import writing_to
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.options import BatchTokens, CommonOptions, Limit, NotNegative, Positive, Workers
@@ -70,7 +72,7 @@ class EvaluateReport(Report):
         """The numbers as tables, and the notes."""
         found = self.agreement
         parts = model_tables(self.models) if found is None else agreement_table(found)
-        return [*([render([*parts, ""])] if parts else []), *self.notes]
+        return [*(render([*parts, ""]) if parts else []), *self.notes]
 
     def counts(self) -> str:
         """Texts by status, or compared samples."""
@@ -114,12 +116,14 @@ def evaluate(
     if tables:
         if models or data is not None:
             raise RequestError("give two TABLEs, or --model and --data: not both")
-        return _evaluate_tables(tables, out, agreement or AgreementOptions(), options)
+        with writing_to(out, "evaluate", wait=options.wait, dry_run=options.dry_run):
+            return _evaluate_tables(tables, out, agreement or AgreementOptions(), options)
     if not models or data is None:
         raise RequestError("give --model and --data, or two TABLEs to compare with each other")
     if agreement is not None and agreement != AgreementOptions():
         raise RequestError("--by and --on are for two TABLEs, not for --model and --data")
-    return _evaluate_models(models, Path(data), out, scoring, options)
+    with writing_to(out, "evaluate", wait=options.wait, dry_run=options.dry_run):
+        return _evaluate_models(models, Path(data), out, scoring, options)
 
 
 def _evaluate_models(
@@ -165,8 +169,9 @@ def _evaluate_models(
         "resamples": options.resamples,
         "seed": options.seed,
     }
-    _write(out, comparison.as_dict(origins) | made)
+    remove(out / METRICS)  # or those of another evaluation would stand beside these predictions
     write_atomically(out / PREDICTIONS, comparing.predictions(texts, comparison).write_parquet)
+    _write(out, comparison.as_dict(origins) | made)
     if left_out:
         first = f"record {left_out[0].index}: {left_out[0].reason}"
         used.append(f"{data}: {len(left_out):,} records left out ({first})")

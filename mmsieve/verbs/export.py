@@ -1,24 +1,27 @@
 """export: shards + decisions -> curated tars. Bytes are copied, nothing is decoded."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from mmsieve.decisions import Decisions
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.exporting.items import ITEM_FILES
 from mmsieve.exporting.plan import REPACKED, Exporter, ExportPlan, KeptSamples, make_plan
 from mmsieve.exporting.samples import FinalCaptions
 from mmsieve.exporting.tars import ExportJournal, write_manifest
+from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, OutputOptions, Positive
-from mmsieve.outputs import check_folder, make_folder
+from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
 from mmsieve.read.shards import split_files
 from mmsieve.reports import Report, timed
-from mmsieve.sources import find_files
+from mmsieve.sources import Shard, Sources, find_files
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
 
@@ -26,8 +29,11 @@ __all__ = ["ExportOptions", "ExportReport", "export"]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(OutputOptions):
-    """How tars are written."""
+    """How tars, or files of items, are written."""
 
+    format: Literal["tar", "source"] | None = None
+    """tar, or in the form of the source: the kept items of JSON, JSONL and Parquet files as they
+    stand, in a file of its name. By default `source` for instruction data, else tar."""
     shard_size: Positive | None = None
     """Samples of an output tar (00000000.tar, ...); by default there is one per source shard, with
     its name. Repacking isn't resumed: where it was interrupted, it starts again."""
@@ -35,6 +41,8 @@ class ExportOptions(OutputOptions):
     """Shards that are copied at the same time."""
     limit: Annotated[Positive | None, Parameter(group=COMMON)] = None
     """Trial run: export the first so many kept samples."""
+    allow_trial: Annotated[bool, Parameter(group=COMMON)] = False
+    """Export what decisions about a trial run (--limit) keep: a part of what would be kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,26 +89,74 @@ def export(
         Folder of the tars.
     """
     out, options = Path(out), run or ExportOptions()
-    reading = replace(read or ReadOptions(), kinds=("caption", "document"))
-    _check_out(out, sources)
+    check_folder(out)
+    check_outside(out, sources)
     final = None if captions is None else FinalCaptions(Path(captions))
     chosen: KeptSamples | None = final if decisions is None else Decisions(Path(decisions))
     if chosen is None:
         raise RequestError("nothing to export by: give --decisions, --captions, or both")
+    trial = next((one for one in (chosen, final) if one is not None and one.limit), None)
+    if trial is not None and not options.allow_trial:
+        raise RequestError(
+            f"{trial.label}: of a trial run of {trial.limit} samples (--limit): run the whole, "
+            "or say --allow-trial"
+        )
     found = find_files(sources)
-    plan = make_plan(split_files(found.files, reading), chosen, options.limit, final)
-    journal = ExportJournal(out)
-    identities = plan.identities(options.shard_size)
+    reading, shards, as_source = _split(found, read or ReadOptions(), options)
+    if as_source and final is not None:
+        raise RequestError("--captions: rewritten captions go into tars only: say --format tar")
+    plan = make_plan(shards, chosen, options.limit, final)
+    names = plan.by_file() if as_source else [f"{part.shard.name}.tar" for part in plan.parts]
+    check_names(out, names)
+    with writing_to(out, "export", wait=options.wait, dry_run=options.dry_run):
+        exporter = Exporter(chosen, reading, out, ExportJournal(out), final)
+        return _export(exporter, plan, options, found.notes, as_source)
+
+
+def _split(
+    found: Sources, read: ReadOptions, options: ExportOptions
+) -> tuple[ReadOptions, list[Shard], bool]:
+    """How shards are read, which they are, and whether they are written as they came."""
+    if options.format == "source":
+        return read, _of_items(split_files(found.files, read)), True
+    if options.format is None and all(file.suffix in ITEM_FILES for file in found.files):
+        with suppress(RequestError):  # first, as an image and one answer are a caption pair, too
+            as_items = replace(read, kinds=("instruction",))
+            return as_items, _of_items(split_files(found.files, as_items)), True
+    in_tars = replace(read, kinds=("caption", "document"))
+    return in_tars, split_files(found.files, in_tars), False
+
+
+def _of_items(shards: list[Shard]) -> list[Shard]:
+    """The shards; raises RequestError for files whose items can't be written as they came."""
+    for shard in shards:
+        if shard.suffix not in ITEM_FILES or "://" in shard.url:
+            kinds = ", ".join(ITEM_FILES)
+            raise RequestError(f"{shard.url}: --format source is for local files ({kinds})")
+    return shards
+
+
+def _export(
+    exporter: Exporter,
+    plan: ExportPlan,
+    options: ExportOptions,
+    notes: Sequence[str],
+    as_source: bool,
+) -> ExportReport:
+    """Export what isn't there yet; nobody else writes there now."""
+    out, journal = exporter.out, exporter.journal
+    identities = plan.identities(options.shard_size, as_source)
     journal.check(identities, options.overwrite)
     done = set() if options.overwrite else set(filter(journal.is_done, identities))
-    notes = [*found.notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
+    notes = [*notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
     if options.dry_run:
         notes += _preview(plan, done, options)
         return ExportReport(out=out, failed=plan.failed, notes=tuple(notes))
-    exporter = Exporter(chosen, reading, out, journal, final)
-    failed = plan.failed | _write(exporter, plan, done, options)
+    write = _write_items if as_source else _write
+    failed = plan.failed | write(exporter, plan, done, options)
     tars = [tar for unit in identities for tar in journal.entries[unit].tars]
-    write_manifest(out, tars, failed, options.limit)
+    limit = options.limit or exporter.trial
+    write_manifest(out, tars, failed, limit)
     return ExportReport(
         out=out,
         samples=sum(tar.samples for tar in tars),
@@ -109,14 +165,6 @@ def export(
         failed=failed,
         notes=tuple(notes),
     )
-
-
-def _check_out(out: Path, sources: Sequence[str]) -> None:
-    check_folder(out)
-    place = out.resolve()
-    for source in sources:
-        if Path(source).is_dir() and Path(source).resolve() in (place, *place.parents):
-            raise RequestError(f"--out {out}: is in the SOURCE {source}: choose a folder outside")
 
 
 def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[str]:
@@ -142,8 +190,26 @@ def _write(
             if options.shard_size is None:
                 return exporter.mirror(parts, options.workers, advance)
             if parts:
-                identity = plan.identities(options.shard_size)[REPACKED]
+                identity = plan.identities(options.shard_size, as_source=False)[REPACKED]
                 return exporter.repack(parts, options.shard_size, identity, advance)
+    except OSError as error:
+        raise MmsieveError(f"--out {exporter.out}: can't be written: {error}") from error
+    return {}
+
+
+def _write_items(
+    exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions
+) -> dict[str, str]:
+    files = {name: parts for name, parts in plan.by_file().items() if name not in done}
+    size = sum(part.shard.size for parts in files.values() for part in parts)
+    try:
+        make_folder(exporter.out)
+        if options.overwrite:
+            exporter.journal.clear()
+        exporter.journal.begin()
+        with show_progress("samples", size, options.quiet) as advance:
+            identities = plan.identities(None, as_source=True)
+            exporter.copy_items(files, identities, advance)
     except OSError as error:
         raise MmsieveError(f"--out {exporter.out}: can't be written: {error}") from error
     return {}

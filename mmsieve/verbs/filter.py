@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.filtering.request import CutOptions, FilterDecisions, FilterPlan, UidFile, judge
-from mmsieve.options import DryRun, Overwrite, Quiet
+from mmsieve.leftovers import scratch_folder
+from mmsieve.locks import writing_to
+from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
@@ -52,6 +53,7 @@ def filter(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
+    wait: Wait = False,
 ) -> FilterReport:
     """Decide which samples of one or more tables are kept.
 
@@ -71,13 +73,13 @@ def filter(
     """
     out, is_uids = Path(out), format == "datacomp"
     plan = _plan(tables, cut or CutOptions(), out, is_uids)
-    was_there = not is_uids and check_replaceable(out, plan.fingerprint, overwrite)
     try:
         with (
+            writing_to(out, "filter", wait=wait, dry_run=dry_run),
             show_progress("rows", 2 * plan.first.rows, quiet) as advance,
-            TemporaryDirectory(prefix="mmsieve-filter-") as temporary,
+            scratch_folder() as folder,
         ):
-            folder = Path(temporary)
+            was_there = not is_uids and check_replaceable(out, plan.fingerprint, overwrite)
             decided = FilterDecisions(plan, judge(plan, folder, advance), folder, advance)
             if dry_run:
                 decided.count()

@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from pydantic import TypeAdapter
 
 from mmsieve import outputs
 from mmsieve.errors import RequestError
@@ -20,6 +22,7 @@ from mmsieve.generation.tasks import GenerationTask
 from mmsieve.generation.tasks.assessments import AssessmentTask
 from mmsieve.generation.tasks.ratings import RatingTask
 from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
+from mmsieve.locks import writing_to
 from mmsieve.options import Options
 from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
@@ -185,13 +188,13 @@ def _ask(request: GenerationRequest, out: Path, options: GenerateOptions) -> Gen
         return GenerateReport(out=out, notes=request.estimate())
     _ = request.connection  # raises where there is no key, which an estimate doesn't need
     config = request.config()
-    if _is_done(out, config, options.overwrite):
-        return GenerateReport(out=out, notes=("done before",))
-    if options.overwrite or not (out / _RECORD).is_file():
-        _clear(out, FILES)
-    _write_record(out, config, {}, complete=False)
-    result = generate(request, out, options.quiet)
-    _write_record(out, config, result.written, complete=not result.failed)
+    with writing_to(out, "generate", wait=options.wait):
+        state = _state(out, config, options.overwrite)
+        if state == "done":
+            return GenerateReport(out=out, notes=("done before",))
+        _begin(out, config, state == "new")
+        result = generate(request, out, options.quiet)
+        _write_record(out, config, result.written, complete=not result.failed)
     return GenerateReport(
         out=out,
         noun=request.task.noun,
@@ -208,34 +211,62 @@ def _draw(
 ) -> GenerateReport:
     teacher.check(task, options)
     outputs.check_folder(out)
-    wanted = {name: value for name, value in asdict(options).items() if name not in _SWITCHES}
+    others = (*_SWITCHES, "wait")
+    wanted = {name: value for name, value in asdict(options).items() if name not in others}
     config = {"what": task.name, **task.settings(), **wanted, **_SWITCHES}
-    if _is_done(out, config, options.overwrite) or options.dry_run:
-        note = "would write" if options.dry_run else "done before:"
-        scenes = teacher.count_drawn(task, options)
-        note += f" {options.count} {task.name} over the images of {scenes} scenes"
-        return GenerateReport(out=out, notes=(note,))
-    _clear(out)
-    written, tars = teacher.draw(task, out, options)
-    _write_record(out, config, written)
+    with writing_to(out, "generate", wait=options.wait, dry_run=options.dry_run):
+        if _state(out, config, options.overwrite) == "done" or options.dry_run:
+            note = "would write" if options.dry_run else "done before:"
+            scenes = teacher.count_drawn(task, options)
+            note += f" {options.count} {task.name} over the images of {scenes} scenes"
+            return GenerateReport(out=out, notes=(note,))
+        _begin(out, config, clear=True)
+        written, tars = teacher.draw(task, out, options)
+        _write_record(out, config, written)
     return GenerateReport(out=out, noun=task.noun, written=written, tars=tars)
 
 
-def _write_record(
-    out: Path, config: dict[str, object], written: dict[str, int], complete: bool = True
-) -> None:
-    stored = {"request": config, "written": written, "complete": complete}
-    outputs.write_text(out / _RECORD, json.dumps(stored, indent=2) + "\n")
+@dataclass(frozen=True)
+class GenerationRecord:
+    """What generate.json says."""
+
+    request: dict[str, Any]
+    complete: bool = True
+    """By default as in records of the first version."""
+    clearing: bool = False
 
 
-def _clear(out: Path, others: tuple[str, ...] = ()) -> None:
-    outputs.make_folder(out)
-    outputs.remove_own(out, (_RECORD, TRAIN, VAL, POOL, *others, IMAGES, SHARDS))
+_STORED = TypeAdapter(GenerationRecord)
 
 
-def _is_done(out: Path, config: dict[str, object], overwrite: bool) -> bool:
-    stored = outputs.read_record(out, _RECORD, "generate", unfinished=(IMAGES,))
+def _state(
+    out: Path, config: dict[str, object], overwrite: bool
+) -> Literal["new", "begun", "done"]:
+    """How far this generation got; RequestError where something else is there."""
+    stored: GenerationRecord | None = outputs.read_record(out, _RECORD, "generate", _STORED)
     if stored is None or overwrite:
-        return False
-    outputs.is_same_request(out, stored["request"], config)
-    return bool(stored.get("complete", True))
+        return "new"
+    outputs.is_same_request(out, stored.request, config)
+    if stored.clearing:
+        return "new"
+    return "done" if stored.complete else "begun"
+
+
+def _begin(out: Path, config: dict[str, object], clear: bool) -> None:
+    """Say what is going to be there, and only then remove what an earlier generation left."""
+    outputs.make_folder(out)
+    if clear:
+        _write_record(out, config, {}, complete=False, clearing=True)
+        outputs.remove_own(out, (TRAIN, VAL, POOL, *FILES, IMAGES, SHARDS))
+    _write_record(out, config, {}, complete=False)
+
+
+def _write_record(
+    out: Path,
+    config: dict[str, object],
+    written: dict[str, int],
+    complete: bool = True,
+    **more: bool,
+) -> None:
+    stored = {"request": config, "written": written, "complete": complete, **more}
+    outputs.write_text(out / _RECORD, json.dumps(stored, indent=2) + "\n")

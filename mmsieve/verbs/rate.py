@@ -1,5 +1,6 @@
 """rate: instruction samples -> a table of ratings and styles, one file per shard."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from mmsieve.errors import Status
 from mmsieve.methods.load import load_raters
 from mmsieve.methods.mmssr.annotator import RatingOptions
 from mmsieve.read import ReadOptions
-from mmsieve.tables import scan_files, table_files
+from mmsieve.tables import read_frames, table_files
 
 
 def rate(
@@ -47,13 +48,12 @@ def rate(
 
 def _notes_of_sources(report: RunReport) -> Iterator[str]:
     """What a user should know where `select` can't tell the rows by their sources."""
-    files = table_files(report.out) if report.rows else {}
-    if not files:
-        return
-    rows = scan_files(list(files.values())).filter(pl.col("status") == Status.OK)
-    counts = rows.group_by("image_source").len().head(2).collect()
-    if counts.height == 1 and counts["len"][0] > 1:
-        source = counts["image_source"][0]
+    counts: Counter[str | None] = Counter()
+    files = table_files(report.out).values() if report.rows else ()
+    for rows in read_frames(files, ("status", "image_source")):
+        counts.update(rows.filter(pl.col("status") == Status.OK)["image_source"])
+    if len(counts) == 1 and counts.total() > 1:
+        (source,) = counts
         what = (
             "no row has an image_source" if source is None else f"the only image_source is {source}"
         )

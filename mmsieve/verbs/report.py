@@ -8,8 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
+from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, NotNegative, OutputOptions
-from mmsieve.outputs import check_file, make_folder, write_text
+from mmsieve.outputs import check_file, write_text
 from mmsieve.read import ReadOptions
 from mmsieve.reporting.inputs import sort_inputs
 from mmsieve.reporting.report import count_all, make_sections, render
@@ -55,7 +56,7 @@ def report(
         The page: a file that ends in .html.
     """
     wanted, out = options or ReportOptions(), Path(out)
-    if out.suffix not in (".html", ".htm") or out.is_dir():
+    if out.suffix not in (".html", ".htm"):
         raise RequestError(f"--out {out}: name a file that ends in .html")
     check_file(out, "a report", _is_report, wanted.overwrite)
     given = sort_inputs(inputs)
@@ -64,10 +65,9 @@ def report(
     total = len(counted) + len(given.metrics)
     if wanted.dry_run:
         return PageReport(out=out, sections=total, notes=(f"would show {cards} samples",))
-    sections, notes = make_sections(given.tables, counted, given.sources, read or ReadOptions())
-    page = render(sections, list(given.metrics), notes, date.today())
-    make_folder(out.absolute().parent)
-    write_text(out, page)
+    with writing_to(out, "report", wait=wanted.wait):
+        sections, notes = make_sections(given.tables, counted, given.sources, read or ReadOptions())
+        write_text(out, render(sections, list(given.metrics), notes, date.today()))
     size, shown = out.stat().st_size, () if wanted.quiet else tuple(notes)
     return PageReport(out=out, sections=total, cards=cards, bytes=size, notes=shown)
 

@@ -1,17 +1,20 @@
 """select: rating tables -> a subset that is rich in every capability and diverse in style."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError
-from mmsieve.options import DryRun, Overwrite, Quiet
+from mmsieve.locks import writing_to
+from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
 from mmsieve.selection.choosing import Held, choose, decide, held, printed
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatedSamples, RatingTable
-from mmsieve.selection.results import ResultFolder, check_subset, is_result_folder, write_subset
+from mmsieve.selection.results import ResultFolder, is_result_folder
+from mmsieve.selection.subsets import SubsetRequest, check_data, write_subset
 from mmsieve.tables import open_tables
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
@@ -39,11 +42,12 @@ def select(
     *,
     out: Path,
     choice: SelectOptions | None = None,
-    data: Path | None = None,
+    data: Path | list[Path] | None = None,
     subset: Path | None = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
+    wait: Wait = False,
 ) -> SelectReport:
     """Choose a subset of rated samples: rich in every capability, diverse in style and source.
 
@@ -59,28 +63,35 @@ def select(
     out
         Folder of the decisions, one file per shard; or one file, if it ends in .parquet.
     data
-        The instruction file (JSON list or JSONL) whose items were rated.
+        The instruction files (JSON lists, JSONL, Parquet) whose items were rated; may be repeated.
     subset
-        Write the chosen items of --data into this JSON file, as they stand and in their order.
+        Write the chosen items of --data, as they stand and in their order: into this .json, .jsonl
+        or .parquet file, or, if it is a folder, into a file of each one's name there.
     """
     options, out = choice or SelectOptions(), Path(out)
-    rated = _rated(Path(table), out, data, options)
+    files = tuple(map(Path, [] if data is None else data if isinstance(data, list) else [data]))
+    rated = _rated(Path(table), out, files, options)
+    request = _check_subset(files, subset, overwrite=True)
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
-    was_there = check_replaceable(out, fingerprint, overwrite)
-    check_subset(data, subset, overwrite or was_there)
     try:
-        with show_progress("rows", sum(f.rows for f in rated.files), quiet, "rows") as advance:
-            chosen = choose(rated, options)
-            decided = decide(rated, chosen, fingerprint, advance)
-            notes = [*rated.notes, *chosen.notes]
-            if dry_run:
-                decided.count()
-                notes.append("dry run: nothing was written")
-            else:
-                if subset is not None and data is not None:
-                    notes += write_subset(rated, chosen.chosen, data, subset)
-                decided.write(out)
+        with (
+            writing_to(out, "select", wait=wait, dry_run=dry_run),
+            writing_to(subset or out, "select", wait=wait, dry_run=dry_run or subset is None),
+        ):
+            was_there = check_replaceable(out, fingerprint, overwrite)
+            _check_subset(files, subset, overwrite or was_there)
+            rows = sum(file.rows for file in rated.files)
+            with show_progress("rows", rows, quiet, "rows") as advance:
+                chosen = choose(rated, options)
+                decided = decide(rated, chosen, fingerprint, advance)
+                notes = [*rated.notes, *chosen.notes]
+                if dry_run:
+                    decided.count()
+                    notes.append("dry run: nothing was written")
+                else:
+                    decided.write(out)  # first, or a rerun would find a subset of unknown origin
+                    notes += [] if request is None else write_subset(rated, chosen.chosen, request)
     except OSError as error:
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
     if was_there and not dry_run:
@@ -98,8 +109,19 @@ def select(
     )
 
 
-def _rated(table: Path, out: Path, data: Path | None, options: SelectOptions) -> RatedSamples:
+def _check_subset(
+    data: tuple[Path, ...], subset: Path | None, overwrite: bool
+) -> SubsetRequest | None:
+    if subset is None:
+        return None
+    request = SubsetRequest(data, Path(subset))
+    request.check(overwrite)
+    return request
+
+
+def _rated(table: Path, out: Path, data: Sequence[Path], options: SelectOptions) -> RatedSamples:
     options.check()
+    check_data(data)
     check_place(out, [table])
     if is_result_folder(table):
         return ResultFolder(table, data, options)

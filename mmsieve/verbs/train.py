@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
+from mmsieve.leftovers import remove
+from mmsieve.locks import writing_to
 from mmsieve.methods.folders import hash_files, tensor_files
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
 from mmsieve.training.options import (
+    STAGES,
     TrainOptions,
+    begin_training,
     check_run_config,
     first_goes_first,
     is_first,
-    write_run_config,
 )
 from mmsieve.training.recipe import (
     AnyStage,
@@ -156,28 +159,31 @@ def _train(
     if start is None:
         check_start(recipe)
     config = _run_config(goal, recipe, start, options)
-    with first_goes_first():
-        state = check_run_config(out, config, options.overwrite and is_first())
-        if state == "new" and not options.dry_run:
-            out.mkdir(parents=True, exist_ok=True)
-            write_run_config(out, config, {})
-    if state == "done":
-        return TrainReport(out=out, notes=(f"{recipe.name}: done before",))
-    if options.dry_run:
-        return TrainReport(out=out, notes=(_plan(goal, recipe, stage, start, options),))
-    from mmsieve.training.training import TRAININGS  # imports torch
+    is_idle = options.dry_run or not is_first()
+    with writing_to(out, "train", wait=options.wait, dry_run=is_idle):
+        with first_goes_first():
+            state = check_run_config(out, config, options.overwrite and is_first())
+            if state == "new" and not is_idle:
+                begin_training(out, config)
+            elif state == "done" and not is_idle:
+                remove(out / STAGES)
+        if state == "done":
+            return TrainReport(out=out, notes=(f"{recipe.name}: done before",))
+        if options.dry_run:
+            return TrainReport(out=out, notes=(_plan(goal, recipe, stage, start, options),))
+        from mmsieve.training.training import TRAININGS  # imports torch
 
-    notes = TRAININGS[goal](
-        goal=goal,
-        recipe=recipe,
-        out=out,
-        config=config,
-        start_from=start,
-        files=options.files,
-        workers=options.workers,
-        trackers=options.trackers,
-        quiet=options.quiet,
-    ).run()
+        notes = TRAININGS[goal](
+            goal=goal,
+            recipe=recipe,
+            out=out,
+            config=config,
+            start_from=start,
+            files=options.files,
+            workers=options.workers,
+            trackers=options.trackers,
+            quiet=options.quiet,
+        ).run()
     return TrainReport(out=out, notes=tuple(notes))
 
 

@@ -10,6 +10,7 @@ import pytest
 import mmsieve
 from mmsieve.errors import RequestError
 from mmsieve.read import shards
+from mmsieve.verbs.export import ExportOptions
 from mmsieve.verbs.filter import CutOptions, filter
 from tests.helpers.annotators import annotate
 from tests.helpers.instruction_files import TALK, item, request_error, write_json
@@ -36,7 +37,8 @@ def test_a_list_runs_like_any_source(tmp_path, monkeypatch):
     decisions = tmp_path / "decisions"
     filter(str(out), out=decisions, cut=CutOptions(top_fraction=0.5), quiet=True)
     with pytest.raises(RequestError, match="holds instruction samples"):
-        mmsieve.export(source, decisions=decisions, out=tmp_path / "tars")
+        run = ExportOptions(format="tar", quiet=True)
+        mmsieve.export(source, decisions=decisions, out=tmp_path / "tars", run=run)
 
 
 def test_a_broken_list_has_a_table_of_what_was_read(tmp_path, monkeypatch):

@@ -185,5 +185,5 @@ def test_a_source_that_has_changed_is_named(tmp_path, source):
 
 
 def test_an_export_of_before_is_known_by_the_same_words():
-    change = CaptionChange("a dog", "IMG 1", 3.5)
+    change = CaptionChange("key", "a dog", "IMG 1", 3.5)
     assert change.identity == "Change(text='a dog', original='IMG 1', score=3.5)"

@@ -16,8 +16,8 @@ def test_top_fraction_rounds_down_and_gives_reasons(tmp_path: Path) -> None:
     report = cut(two_shards(tmp_path / "scores"), out=tmp_path / "keep", top_fraction=0.5)
     assert (report.rows, report.kept) == (7, 2)
     rows = read_decisions(tmp_path / "keep")
-    assert rows.columns == ["key", "shard", "keep", "reason", "score"]
-    assert rows.rows() == [
+    assert rows.columns == ["key", "shard", "keep", "reason", "score", "place"]
+    assert rows.drop("place").rows() == [
         ("a-k0", "a", False, "below_cut", pytest.approx(0.1)),
         ("a-k1", "a", True, None, 2.0),
         ("a-k2", "a", False, "no_score", None),

@@ -117,10 +117,21 @@ def test_the_same_command_again_does_nothing_and_another_one_is_refused(tmp_path
 def test_an_interrupted_generation_is_taken_up(tmp_path):
     generate("captions", tmp_path / "whole", count=8, seed=1)
     generate("captions", tmp_path / "cut", count=8, seed=1)
-    for name in ("generate.json", "train.json", "val.json"):
+    record = tmp_path / "cut" / "generate.json"
+    record.write_text(record.read_text().replace('"complete": true', '"complete": false'))
+    for name in ("train.json", "val.json"):
         (tmp_path / "cut" / name).unlink()
     generate("captions", tmp_path / "cut", count=8, seed=1)
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def test_images_of_ones_own_are_never_taken_for_those_of_an_interrupted_generation(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.png").touch()
+    for overwrite in (False, True):
+        with pytest.raises(RequestError, match="not made by generate"):
+            generate("captions", tmp_path, count=8, overwrite=overwrite)
+    assert (tmp_path / "images" / "mine.png").exists()
 
 
 def test_a_dry_run_writes_nothing(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmsieve.identity import identify
 from mmsieve.labels import CAPABILITIES
 from mmsieve.selection.options import SelectOptions
 from mmsieve.verbs.select import SelectReport, select
@@ -36,16 +38,23 @@ def ratings_of(rows: Sequence[dict[str, Any]], **types: pa.DataType) -> dict[str
     return columns
 
 
-def write_ratings(folder: Path, columns: dict[str, Any], cuts: Sequence[int] = ()) -> Path:
-    """A rating table, cut before the rows that are named."""
+def write_ratings(
+    folder: Path, columns: dict[str, Any], cuts: Sequence[int] = (), data: Path | None = None
+) -> Path:
+    """A rating table, cut before the rows that are named; of the items of `data`, if it is given.
+
+    Its rows are then those of the items in their order, unless `place` says otherwise.
+    """
     count = len(columns["key"])
-    bounds = [0, *cuts, count]
-    shards = {}
-    for number, (start, stop) in enumerate(pairwise(bounds)):
+    source = None if data is None else asdict(identify(str(data)))
+    if data is not None:
+        columns = {"place": list(range(count))} | columns
+    for number, (start, stop) in enumerate(pairwise([0, *cuts, count])):
+        shard = f"s{number:03d}" if data is None else f"{data.stem}-{number:06d}"
         part = {name: values[start:stop] for name, values in columns.items()}
-        part["shard"] = [f"s{number:03d}"] * (stop - start)
-        shards[f"s{number:03d}"] = part
-    return write_table(folder, shards, kind="ratings")
+        part["shard"] = [shard] * (stop - start)
+        write_table(folder, {shard: part}, kind="ratings", source=source, start=start)
+    return folder
 
 
 def write_results(folder: Path, items: list[dict[str, Any]], files: dict[str, Any]) -> Path:

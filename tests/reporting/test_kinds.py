@@ -309,8 +309,7 @@ def unreadable(folder: Path, kind: str) -> None:
 def test_a_table_without_its_columns_or_of_another_kind_is_one_line(tmp_path, capsys, kind):
     unreadable(tmp_path, kind)
     error = fails(capsys, f"{tmp_path}/{kind} --out {tmp_path}/page.html")
-    assert f"{tmp_path}/{kind}: " in error
-    assert kind in error
+    assert f"{tmp_path}/{kind}" in error
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Select: budgets, reasons, lists of keys, subsets, wrong requests, through the command."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -172,23 +171,6 @@ def test_any_numeric_columns_can_be_named(tmp_path: Path) -> None:
     choose(tmp_path / "r.parquet", tmp_path / "keep.parquet", budget=1, capabilities="mine")
     assert kept_keys(tmp_path / "keep.parquet") == {"b"}
     assert read_decisions(tmp_path / "keep.parquet")["shard"].to_list() == ["r", "r"]
-
-
-def test_the_chosen_items_are_the_same_bytes(ten: Path, tmp_path: Path) -> None:
-    """Odd spacing, escapes, a list or lines, in the order of the file."""
-    raw = [f'{{"id": "x{n}",  "idx": {n}, "t": "\\u00e9 \u00e9 {n}"}}' for n in range(9, -1, -1)]
-    (tmp_path / "list.json").write_text("[ " + " ,\n".join(raw) + "]\n")
-    (tmp_path / "lines.jsonl").write_text("\n\n".join(raw) + "\n")
-    for name in ("list.json", "lines.jsonl"):
-        out = tmp_path / f"{name}.out.json"
-        choose(ten, tmp_path / name[:3], budget=3, data=tmp_path / name, subset=out)
-        assert out.read_text() == "[\n" + ",\n".join(raw[:3]) + "\n]\n"
-        assert [item["idx"] for item in json.loads(out.read_text())] == [9, 8, 7]
-    (tmp_path / "some.json").write_text(f"[{raw[0]}]")
-    report = choose(
-        ten, tmp_path / "k", budget=3, data=tmp_path / "some.json", subset=tmp_path / "s.json"
-    )
-    assert "2 of 3 chosen samples aren't in" in report.summary()
 
 
 def test_a_dry_run_writes_nothing(ten: Path, tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_a_file_becomes_a_table_of_ratings_and_styles(own, tmp_path):
     assert {row["image_source"] for row in rows.values()} == {"s0", "s1", "s2"}
     good = rows["914567"]
     assert good["status"] == "ok"
-    assert good["num_tokens"] > 730
+    assert good["num_tokens"] > 730 and good["num_images"] == 1
+    assert rows["718157"]["num_images"] == 1 and rows["718157"]["num_tokens"] is None
     for name in CAPABILITIES:
         assert 0 <= good[name] <= 5
         assert abs(good[f"{name}_expected"] - good[name]) <= 5
@@ -102,10 +103,51 @@ def test_a_run_goes_on_and_refuses_other_options(own, tmp_path, capsys):
     assert "capabilities" in capsys.readouterr().err
 
 
+def test_what_people_have_is_rated_as_meant(own, tmp_path, capsys):
+    """Equal ids are two samples, a mark is put where it lacks if asked, a video is a reason."""
+    asked, answered = {"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cat."}
+    items = [
+        {"id": "a", "image": str(IMAGES / "e.png"), "conversations": [asked, answered]},
+        {"id": "a", "image": "e.png", "query": "What?", "response": "A cat."},
+        {"id": "b", "video": "b.mp4", "conversations": [asked, answered]},
+        {"id": "c", "image": [None], "messages": [{"role": "user", "content": "Hi"}]},
+    ]
+    lines = [json.dumps(item | {"origin": "vqa"}) for item in items]
+    (tmp_path / "q.jsonl").write_text("\ufeff" + "\n".join(lines), "utf-8")
+    words = [
+        "rate",
+        str(tmp_path / "q.jsonl"),
+        "--images",
+        str(IMAGES),
+        "--workers",
+        "0",
+        "--quiet",
+    ]
+    words += ["--model", own, "--device", "cpu", "--capabilities", "ocr"]
+
+    def run(*more: str) -> pl.DataFrame:
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--out", str(tmp_path / f"out{len(more)}"), *more])
+        assert ended.value.code == 0
+        return pl.read_parquet(tmp_path / f"out{len(more)}" / "*.parquet")
+
+    rows = run()
+    assert rows["key"].to_list() == ["a", "a", "b", "c"]
+    found = ["conversation_invalid", "ok", "unsupported_media", "ok"]
+    assert rows["status"].to_list() == found and "--images-first" in rows["error"][0]
+    assert "no row has an image_source" in capsys.readouterr().out
+    rows = run("--images-first", "--source-column", "origin")
+    assert rows["status"].to_list() == ["ok", *found[1:]]
+    assert rows["num_images"].to_list() == [1, 1, None, 0]
+    assert rows["num_tokens"][0] == rows["num_tokens"][1]
+    assert "the only image_source is vqa" in capsys.readouterr().out
+
+
 def test_a_released_scorer_names_no_styles_unless_it_is_the_styler(own):
     sample = instruction("What?")
     bare = load_rater(str(CHECKPOINT), "cpu", capabilities="ocr").rate([sample])[0]
-    assert list(bare) == ["key", "status", "error", "ocr", "image_source", "num_tokens"]
+    known = ["image_source", "num_images", "num_tokens"]
+    assert list(bare) == ["key", "status", "error", "ocr", *known]
     both = load_rater(str(CHECKPOINT), "cpu", capabilities="ocr", styler=own).rate([sample])[0]
     assert set(both["styles"]) <= set(STYLES)
 

@@ -103,7 +103,7 @@ class Aitqe(Annotator):
     def preparer(self) -> AitqePreparer:
         """The CPU half."""
         return AitqePreparer(
-            tokenizer=load_tokenizer(self.checkpoint.folder),
+            tokenizer=load_tokenizer(self.checkpoint.folder, self.checkpoint.embedded),
             image=self.checkpoint.tower.image,
             image_tokens=self.checkpoint.image_tokens,
             caption_tokens=self._caption_tokens,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.folders import read_json, tensor_files
+from mmsieve.methods.configs import below, check_text_sizes, read_config_file
+from mmsieve.methods.folders import tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer
 from mmsieve.methods.tower import CheckpointFolder, check_config, inside_tower
 
@@ -59,22 +60,20 @@ def is_enhancer(config: dict[str, Any], tensors: dict[str, Path]) -> bool:
 
 def open_enhancer(folder: Path) -> EnhancerCheckpoint:
     """Understand a checkpoint folder; raises RequestError where it isn't AITQE's or not usable."""
-    config = read_json(folder / "config.json")
+    config = read_config_file(folder / "config.json")
     if config.get("model_type") != MODEL_TYPE:
         found = config.get("model_type")
         raise RequestError(f"{folder}: model_type {found!r}: AITQE's is {MODEL_TYPE!r}")
     check_config(folder, config, _SUPPORTED)
     tensors = tensor_files(folder)
-    inside = {
-        name.removeprefix(TOWER): (file, name)
-        for name, file in tensors.items()
-        if name.startswith(TOWER)
-    }
+    places = {name: (file, name) for name, file in tensors.items()}
+    inside = below(places, TOWER)
     if not inside:
         raise RequestError(f"{folder}: no tensors {TOWER}*: its vision tower is missing")
     check_tokenizer(folder)
     source = str(config.get("vision_model_name_or_path") or "")
     tower = inside_tower(folder, config, source, inside)
+    check_text_sizes(folder / "config.json", config, below(places, "model.model."))
     checkpoint = EnhancerCheckpoint(folder, config, tensors, tower)
     if tower.kind != "siglip":
         raise RequestError(f"{folder}: a {tower.kind} tower; AITQE's is SigLIP")

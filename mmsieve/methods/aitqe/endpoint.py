@@ -30,6 +30,7 @@ from mmsieve.methods.aitqe.inputs import question, read_caption
 from mmsieve.methods.base import Result
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.sample import Sample
+from mmsieve.sanitize import redact
 
 _AS_IT_IS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
 """First bytes of files that any server reads; others are sent as PNG."""
@@ -108,7 +109,7 @@ class AitqeEndpoint(Annotator):
         self.schema = enhancing.rows.schema
         self.fingerprint = {
             "method": "aitqe endpoint 1",
-            "endpoint": f"{self._url}#{self._model}",
+            "endpoint": redact(f"{self._url}#{self._model}"),
             "apply_orientation": str(options.apply_orientation),
             "image_limits": str(options.image_limits),
             **enhancing.fingerprint,
@@ -164,7 +165,7 @@ class EndpointRunner:
 
     def __init__(self, connection: Connection, enhancing: EnhanceOptions) -> None:
         self._connection, self._enhancing = connection, enhancing
-        self.notes = {"endpoint": f"{connection.base_url}#{connection.model}"}
+        self.notes = {"endpoint": redact(f"{connection.base_url}#{connection.model}")}
 
     def run(self, items: Iterable[tuple[int, EndpointItem]]) -> Iterator[Result]:
         """Rows for a stream of (index, item); a request that is refused is that sample's error.

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, LlavaConfig, LlavaForConditional
 from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
 from mmsieve.methods.aitqe.checkpoint import TOWER, EnhancerCheckpoint
-from mmsieve.methods.base import build_model, encode_patches, pixel_settings, rename
+from mmsieve.methods.base import build_model, encode_patches, fitting, pixel_settings, rename
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tokenizer import load_tokenizer
 
@@ -63,8 +63,9 @@ def load_enhancer(checkpoint: EnhancerCheckpoint, dtype: str = "float32") -> Enh
 
     `multi_modal_projector.linear_2.bias` is zero and is to stay so.
     """
-    config = stock_config(checkpoint)
-    prefixes = _prefixes(config)
+    with fitting(checkpoint.folder):
+        config = stock_config(checkpoint)
+        prefixes = _prefixes(config)
     places = {
         rename(name, prefixes) or name: (file, name)  # named where it doesn't fit
         for name, file in checkpoint.tensors.items()
@@ -140,10 +141,10 @@ def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     dtype = str(checkpoint.config.get("torch_dtype") or "float32")
     model = load_enhancer(checkpoint, dtype)
-    image = _write_tokenizer(checkpoint, folder)
-    _make_room(model, image, checkpoint)
-    model.generation_config.max_new_tokens = 384  # as published
-    with quiet():
+    with fitting(checkpoint.folder), quiet():
+        image = _write_tokenizer(checkpoint, folder)
+        _make_room(model, image, checkpoint)
+        model.generation_config.max_new_tokens = 384  # as published
         model.save_pretrained(folder)
     kinds = {"image_processor_type": "SiglipImageProcessor", "processor_class": "LlavaProcessor"}
     _write(folder / "preprocessor_config.json", kinds | pixel_settings(checkpoint.image))
@@ -178,7 +179,7 @@ def _make_room(model: Enhancer, image: int, checkpoint: EnhancerCheckpoint) -> N
 
 def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
     """Write the tokenizer with an image token; the image token's id."""
-    spec = load_tokenizer(checkpoint.folder)
+    spec = load_tokenizer(checkpoint.folder, checkpoint.embedded)
     backend = spec.build()
     backend.add_special_tokens([IMAGE_MARK])
     parts = json.loads(backend.to_str())

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, normalizers
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.folders import read_json, tensor_files
+from mmsieve.methods.configs import below, check_clip_text_sizes, checked_config, read_config_file
+from mmsieve.methods.folders import tensor_files, tensor_shape
 from mmsieve.methods.tokenizer import FILES, open_tokenizer
 from mmsieve.methods.tower import Tower, open_tower
 
@@ -41,7 +42,8 @@ class ClipFolder:
 
 def open_clip(folder: Path) -> ClipFolder:
     """Understand a folder; raises RequestError where it holds no CLIP or SigLIP that we can use."""
-    config = read_json(folder / "config.json")
+    file = folder / "config.json"
+    config = read_config_file(file)
     kind = config.get("model_type")
     if kind == "siglip2":
         raise RequestError(
@@ -56,7 +58,9 @@ def open_clip(folder: Path) -> ClipFolder:
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json", _SPIECE)):
         wanted = f"tokenizer.json, vocab.json + merges.txt, or {_SPIECE}"
         raise RequestError(f"no tokenizer in {folder}: it needs {wanted}")
-    text: dict[str, Any] = config.get("text_config") or {}
+    text = checked_config(file, config.get("text_config") or {})
+    places = {name: (at, name) for name, at in tensors.items()}
+    check_clip_text_sizes(file, text, below(places, "text_model."))
     length = int(text.get("max_position_embeddings", _LENGTHS[kind]))
     return ClipFolder(folder, open_tower(folder), tensors, length)
 
@@ -123,12 +127,14 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
     tokenizer_config.json says otherwise. Raises RequestError.
     """
     folder, length = clip.folder, min(limit or clip.text_length, clip.text_length)
+    name = "text_model.embeddings.token_embedding.weight"
+    rows = tensor_shape(clip.tensors[name], name)[0] if name in clip.tensors else None
     if clip.tower.kind == "clip":
-        stock = open_tokenizer(folder, "CLIPTokenizer")
+        stock = open_tokenizer(folder, "CLIPTokenizer", rows)
         json = stock.backend_tokenizer.to_str()
         return ClipTokenizer(json, folder, length, int(stock.eos_token_id), pad_left=False)
     if (folder / "tokenizer.json").is_file():
-        stock = open_tokenizer(folder, "PreTrainedTokenizerFast")
+        stock = open_tokenizer(folder, "PreTrainedTokenizerFast", rows)
         backend = stock.backend_tokenizer
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
@@ -137,7 +143,7 @@ def load_clip_tokenizer(clip: ClipFolder, limit: int | None = None) -> ClipToken
         advice = "pip install sentencepiece protobuf"
         raise RequestError(f"{folder} has only {_SPIECE}, which needs more: {advice}")
     else:
-        stock, json = open_tokenizer(folder, _SLOW), None
+        stock, json = open_tokenizer(folder, _SLOW, rows), None
     if stock.pad_token_id is None:
         raise RequestError(f"{folder}: its tokenizer has no pad token")
     pad_left = stock.padding_side == "left"

@@ -178,7 +178,7 @@ class MmSSR(Annotator):
 
 def prompt_writer(model: OneVision, questions: list[str], clean: bool) -> PromptWriter:
     """What writes these questions for a model."""
-    tokenizer = load_tokenizer(model.folder)
+    tokenizer = load_tokenizer(model.folder, model.embedded)
     return PromptWriter(tokenizer, model.image_tokens, tuple(questions), clean)
 
 

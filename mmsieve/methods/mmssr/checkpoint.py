@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
+from mmsieve.methods.configs import below, check_text_sizes
 from mmsieve.methods.folders import tensor_files
 from mmsieve.methods.tokenizer import check_tokenizer
 from mmsieve.methods.tower import CheckpointFolder, Tower, check_config, find_inside, read_config
@@ -56,6 +57,8 @@ def open_onevision(folder: Path) -> OneVision:
             raise RequestError(f"{folder}: no tensor `{name}`: it is not a LLaVA-OneVision model")
     check_config(folder, config, _WANTED)
     check_tokenizer(folder)
+    places = {name: (file, name) for name, file in tensors.items()}
+    check_text_sizes(folder / "config.json", config, below(places, "model."), cut=True)
     tower = _used(folder, find_inside(folder, config, tensors))
     return OneVision(folder, config, tensors, tower)
 

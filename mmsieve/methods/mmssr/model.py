@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from mmsieve.devices import quiet
-from mmsieve.methods.base import build_model, encode_patches, pixel_settings, rename
+from mmsieve.methods.base import build_model, encode_patches, fitting, pixel_settings, rename
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
 from mmsieve.methods.tokenizer import load_tokenizer, open_tokenizer
@@ -40,7 +40,8 @@ BY_TOKEN = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 
 def load_rater(checkpoint: OneVision, dtype: str = "float32") -> Rater:
     """The stock model, on the CPU, its rows cut to the tokenizer's tokens; raises RequestError."""
-    config, state = stock_config(checkpoint), stock_state(checkpoint)
+    with fitting(checkpoint.folder):
+        config, state = stock_config(checkpoint), stock_state(checkpoint)
     return build_model(Rater, dtype, checkpoint.folder, config=config, state_dict=state)[0]
 
 
@@ -65,7 +66,7 @@ def stock_config(checkpoint: OneVision) -> LlavaOnevisionConfig:
 
 def vocabulary(checkpoint: OneVision) -> int:
     """Tokens of the tokenizer; the published code cuts the embeddings to them."""
-    return int(load_tokenizer(checkpoint.folder).build().get_vocab_size())
+    return int(load_tokenizer(checkpoint.folder, checkpoint.embedded).build().get_vocab_size())
 
 
 def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
@@ -164,6 +165,11 @@ CHAT_TEMPLATE = """\
 def convert_rater(folder: Path, out: Path) -> list[str]:
     """Write the stock layout; what a user should know of it, a line each. Raises RequestError."""
     checkpoint = open_onevision(folder)
+    with fitting(folder):
+        return _convert(checkpoint, folder, out)
+
+
+def _convert(checkpoint: OneVision, folder: Path, out: Path) -> list[str]:
     size = vocabulary(checkpoint)
     config = stock_config(checkpoint)
     config.image_token_index, config.video_token_index = size, size + 1

@@ -116,7 +116,7 @@ class UniFilter(Annotator):
     def preparer(self) -> UniFilterPreparer:
         """The CPU half."""
         return UniFilterPreparer(
-            tokenizer=load_tokenizer(self.checkpoint.folder),
+            tokenizer=load_tokenizer(self.checkpoint.folder, self.checkpoint.embedded),
             image=self.checkpoint.image,
             image_tokens=self.checkpoint.image_tokens,
             max_sequence=self.checkpoint.max_sequence,

@@ -10,7 +10,8 @@ from math import isqrt
 from pathlib import Path
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.folders import tensor_files
+from mmsieve.methods.configs import below, check_text_sizes
+from mmsieve.methods.folders import tensor_files, tensor_shape
 from mmsieve.methods.tokenizer import check_tokenizer
 from mmsieve.methods.tower import CheckpointFolder, find_tower, read_config
 
@@ -26,7 +27,11 @@ BACKBONES = {
 ARCHITECTURES = {kind: f"{kind.title().replace('_', '')}Classifier" for kind in BACKBONES}
 """`model_type` -> the published class, such as `LlavaQwen3Classifier`."""
 
-PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp(\d+)x_gelu")
+PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp(\d{1,3})x_gelu")
+
+
+_MOST_IMAGE_TOKENS = 4096
+"""Pooled to from fewer patches at most."""
 
 
 class Checkpoint(CheckpointFolder):
@@ -79,6 +84,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if "score.weight" not in tensors:
         raise RequestError(f"{folder}: no tensor `score.weight`: it is not a quality classifier")
     check_tokenizer(folder)
+    places = {name: (file, name) for name, file in tensors.items()}
+    check_text_sizes(folder / "config.json", config, below(places, "model."))
     tower = find_tower(folder, config, tensors)
     checkpoint = Checkpoint(folder, config, tensors, tower)
     if not PROJECTORS.fullmatch(checkpoint.projector):
@@ -93,8 +100,26 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise RequestError(f"{folder}: {found}: not usable")
     if not -tower.layers - 1 <= layer <= tower.layers:
         raise RequestError(f"{folder}: vision layer {layer} of {tower.layers} does not exist")
+    _check_projector(folder, checkpoint)
     width = int(tower.config["hidden_size"])
     if int(config.get("mm_hidden_size", width)) != width:
         wanted = config["mm_hidden_size"]
         raise RequestError(f"{folder}: its tower is {wanted} wide, the one found is {width}")
     return checkpoint
+
+
+def _check_projector(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raise RequestError where what is beside the tower and the language model isn't so large."""
+    depth = PROJECTORS.fullmatch(checkpoint.projector)
+    layers = sum(n.startswith("model.mm_projector.") for n in checkpoint.tensors) // 2
+    if depth is not None and depth[1] and int(depth[1]) != layers:
+        raise RequestError(
+            f"{folder}: projector {checkpoint.projector!r}, and {layers} layers of it"
+        )
+    if checkpoint.image_tokens > max(_MOST_IMAGE_TOKENS, checkpoint.tower.patches + 1):
+        wanted, patches = checkpoint.image_tokens, checkpoint.tower.patches
+        raise RequestError(f"{folder}: mm_num_image_tokens is {wanted}, of {patches} patches")
+    heads = tensor_shape(checkpoint.tensors["score.weight"], "score.weight")[:1]
+    if heads != (checkpoint.num_labels,):
+        found = f"{checkpoint.num_labels} labels (id2label, num_labels), score.weight {heads}"
+        raise RequestError(f"{folder / 'config.json'}: {found}")

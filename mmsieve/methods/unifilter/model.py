@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from mmsieve.methods.base import build_model, encode_patches, stock_tower
+from mmsieve.methods.base import build_model, encode_patches, fitting, stock_tower
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.methods.tower import INSIDE
@@ -219,7 +219,8 @@ def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityCl
     for stock, place in checkpoint.tower.tensors.items():
         if not stock.startswith("head."):  # the pooling head is never used
             places[f"{INSIDE}vision_model.{stock}"] = place
-    config = QualityConfig.of(checkpoint)
+    with fitting(checkpoint.folder):
+        config = QualityConfig.of(checkpoint)
     model: QualityClassifier
     model, _ = build_model(
         QualityClassifier, dtype, checkpoint.folder, config=config, state_dict=read_tensors(places)

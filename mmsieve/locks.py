@@ -1,0 +1,207 @@
+"""One run at a time writes an output: locks beside it that say who holds them.
+
+The lock is the kernel's (flock, on network disks too), so a dead run's is free at once; where a
+file system has none, filelock makes do with marker files. Parts of a job array (--part I/N) have a
+lock each, and are free of each other as long as they make the same table.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mmsieve.errors import RequestError
+from mmsieve.leftovers import (
+    hidden_name,
+    leftovers_in,
+    leftovers_of,
+    remove,
+    remove_scratch_of_dead,
+)
+from mmsieve.outputs import made_otherwise, workplace
+from mmsieve.sanitize import write
+
+_BEGINNING = 60.0
+"""Seconds in which a thousand parts that begin at once have all had the lock of all in turn."""
+_WAIT, _POLL = 0.5, 0.02
+
+
+@contextmanager
+def writing_to(
+    out: Path,
+    verb: str,
+    *,
+    wait: bool = False,
+    dry_run: bool = False,
+    part: str | None = None,
+    request: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """Hold the lock of an output while it is written, after what killed runs left is removed.
+
+    With `part`, I/N, other parts that carry out the same `request` may write there too. A
+    `dry_run` holds and removes nothing. Raises RequestError where another run holds the lock,
+    unless it shall `wait` for that.
+    """
+    if dry_run:
+        yield
+        return
+    place = Path(os.path.realpath(out))
+    own = workplace(place)
+    name = "mmsieve" if own == place else place.name
+    asked = {name: _digest(value) for name, value in (request or {}).items()}
+    made = [folder for folder in (own, *own.parents) if not folder.exists()]
+    whole = _Lock(own / hidden_name(name, "lock"), out)
+    start = hidden_name(name, "part-")
+    try:
+        with ExitStack() as held:
+            if part is None:
+                held.enter_context(whole.hold(wait, _record(verb, None, asked)))
+                for other in _locks(own, start):
+                    with _Lock(other, out).hold(wait):
+                        pass
+            else:
+                lock = _Lock(own / f"{start}{part.replace('/', '-of-')}.lock", out)
+                if wait:  # not while others need the lock of all
+                    with lock.hold(wait):
+                        pass
+                with whole.hold(wait):
+                    _check_parts(_locks(own, start), out, asked)
+                    held.enter_context(lock.hold(False, _record(verb, part, asked)))
+            _clear(place, alone=part is None)
+            remove_scratch_of_dead()
+            yield
+    finally:
+        for folder in made:  # where nothing was written
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _locks(folder: Path, start: str) -> list[Path]:
+    return [p for p in folder.iterdir() if p.name.startswith(start) and p.suffix == ".lock"]
+
+
+class _Lock:
+    """A lock file, and beside it who holds it."""
+
+    def __init__(self, path: Path, out: Path) -> None:
+        self._path, self._out = path, out
+        self._about = path.with_name(f"{path.name}.json")
+
+    @contextmanager
+    def hold(self, wait: bool, record: dict[str, Any] | None = None) -> Iterator[None]:
+        """Get the lock, say who has it, and leave nothing of it in the end."""
+        lock = FileLock(self._path, thread_local=False)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._get(lock, wait)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+                write(f"--out {self._out}: no locks here: let no other run write there", sys.stderr)
+                yield
+                return
+            raise RequestError(f"--out {self._out}: can't be locked: {error}") from error
+        try:
+            self._about.unlink(missing_ok=True)
+            if record is not None:
+                self._about.write_text(json.dumps(record) + "\n", "utf-8")
+            yield
+        finally:
+            self._let_go(lock)
+
+    def holder(self) -> dict[str, Any] | None:
+        """What the run that has the lock says of itself; None where none has it."""
+        lock = FileLock(self._path, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return self._read()
+        self._let_go(lock)
+        return None
+
+    def _let_go(self, lock: FileLock) -> None:
+        """Remove the files while they are ours, as a lock on a removed file counts for nothing."""
+        with suppress(OSError):
+            self._about.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
+        lock.release()
+
+    def _get(self, lock: FileLock, wait: bool) -> None:
+        try:
+            lock.acquire(timeout=_BEGINNING, poll_interval=_POLL, cancel_check=self._about.exists)
+        except Timeout:
+            who = _said(self._read())
+            if not wait:
+                raise RequestError(
+                    f"--out {self._out}: another run is writing there{who}: let it end, or say "
+                    "--wait"
+                ) from None
+            write(f"--out {self._out}: waiting for the run that writes there{who}", sys.stderr)
+            lock.acquire(timeout=-1, poll_interval=_WAIT)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found: object = json.loads(self._about.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _record(verb: str, part: str | None, request: dict[str, str]) -> dict[str, Any]:
+    return {
+        "verb": verb,
+        "part": part,
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "since": datetime.now().astimezone().isoformat(" ", "seconds"),
+        "request": request,
+    }
+
+
+def _digest(value: str) -> str:
+    """What tells values apart, and gives none of them away."""
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _said(record: dict[str, Any]) -> str:
+    """Who holds a lock, in words."""
+    if not record:
+        return ""
+    part = f" --part {record['part']}" if record.get("part") else ""
+    values = (record.get(name) for name in ("process", "host", "since"))
+    return f" ({record.get('verb')}{part}, process {{}} on {{}} since {{}})".format(*values)
+
+
+def _check_parts(locks: Sequence[Path], out: Path, request: dict[str, str]) -> None:
+    """Raise RequestError where a part that runs now makes another table; all make the same one."""
+    for path in locks:
+        holder = _Lock(path, out).holder()
+        if holder is None:
+            continue
+        made: dict[str, str] = holder.get("request", {})
+        names = sorted(n for n in made.keys() | request.keys() if made.get(n) != request.get(n))
+        if names:
+            raise made_otherwise(out, names)
+        return
+
+
+def _clear(place: Path, alone: bool) -> None:
+    """Remove what killed runs left of an output, and put back what one had just taken away."""
+    if alone:
+        for old in leftovers_of(place, "old"):
+            if place.exists():
+                remove(old)
+            else:
+                old.rename(place)
+        for left in leftovers_of(place):
+            remove(left)
+    for left in leftovers_in(place, alone):
+        remove(left)

@@ -1,0 +1,183 @@
+"""Kills or doubles one scenario's command; prints a line per problem, and a summary."""
+
+import os
+import random
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.forked import Outcome, Run, differences, tree, warm
+from tests.chaos.scenarios import SCENARIOS, Scenario, normalise
+
+
+class Arena:
+    """A scenario's folder, in which its command can be run again and again."""
+
+    def __init__(self, scenario: Scenario, folder: Path, teacher: str) -> None:
+        self.scenario, self._root = scenario, folder
+        self.folder = folder / "work"
+        self._teacher = teacher
+        scenario.write_files(self.folder)
+        (self.folder / "made").mkdir()
+        for command in scenario.before:
+            done = self.run(command)
+            if done.code:
+                raise SystemExit(f"{command}: {done.code}\n{done.said}")
+            warm(done.modules)
+        self._input = folder / "input"
+        shutil.copytree(self.folder, self._input)
+
+    def start(self, command: str, name: str = "run", **given: Any) -> Run:
+        """Begin a command."""
+        words = shlex.split(command.format(teacher=self._teacher))
+        return Run(words, self.folder, self._root / name, **given)
+
+    def run(self, command: str, **given: Any) -> Outcome:
+        """Run a command to its end, or to its death."""
+        return self.start(command, **given).wait()
+
+    def clear(self) -> None:
+        """Have the folder as it was before the command."""
+        shutil.rmtree(self.folder / "made")
+        shutil.copytree(self._input / "made", self.folder / "made")
+
+    def tree(self) -> dict[str, Any]:
+        """What is there now."""
+        return tree(self.folder, normalise)
+
+
+def kills(arena: Arena, every: int) -> list[str]:
+    """Kill before each change (of every so many), and again run the command; returns problems."""
+    command = arena.scenario.command
+    warm(arena.run(command).modules)
+    arena.clear()
+    whole = arena.run(command)
+    wanted = arena.tree()
+    if whole.code:
+        return [f"undisturbed: {whole.code}: {whole.said}"]
+    problems = []
+    points = range(1, len(whole.changes) + 1)[:: max(1, every)]
+    for point in points:
+        arena.clear()
+        killed = arena.run(command, kill_at=point)
+        place = f"{point}/{len(whole.changes)} before {whole.changes[point - 1]}"
+        if killed.code != -9:
+            problems.append(f"{place}: not killed, {killed.code}: {killed.said}")
+            continue
+        again = arena.run(command)
+        if again.code != whole.code:
+            problems.append(f"{place}: exit {again.code}: {again.said.strip()}")
+        elif others := differences(wanted, arena.tree()):
+            problems.append(f"{place}: differs: {', '.join(others[:5])}")
+    print(f"{len(points)} kills, {len(problems)} problems")
+    return problems
+
+
+def pairs(arena: Arena, count: int, seed: int) -> list[str]:
+    """Start two runs at about the same time; whatever ends with 0 must have left what it should."""
+    one, other = arena.scenario.command, arena.scenario.other
+    wanted: dict[str, dict[str, Any]] = {}
+    seconds = 0.0
+    for command in (one, one, other):
+        if not arena.scenario.together or command == one:
+            arena.clear()
+        started = time.monotonic()
+        done = arena.run(command)
+        seconds = time.monotonic() - started
+        if done.code:
+            return [f"{command}: {done.code}: {done.said}"]
+        warm(done.modules)
+        wanted[command] = arena.tree()
+    if arena.scenario.together:
+        wanted[one] = wanted[other]
+    rng = random.Random(seed)
+    ended: Counter[tuple[int, ...]] = Counter()
+    problems = []
+    for number in range(count):
+        arena.clear()
+        chosen = [one, other if arena.scenario.together else rng.choice([one, other])]
+        rng.shuffle(chosen)
+        delays = [0.0, rng.choice([0.0, rng.uniform(0, seconds)])]
+        waits = rng.choice(["", " --wait"])
+        runs = [
+            arena.start(command + waits, f"run{n}", delay=delays[n])
+            for n, command in enumerate(chosen)
+        ]
+        outcomes = [run.wait() for run in runs]
+        codes = tuple(outcome.code for outcome in outcomes)
+        ended[codes] += 1
+        found = _judge(arena, chosen, outcomes, wanted)
+        problems += [f"pair {number} {codes} {chosen}{waits}: {problem}" for problem in found]
+    print(f"{count} pairs, {dict(ended)}, {len(problems)} problems")
+    return problems
+
+
+def _judge(
+    arena: Arena,
+    chosen: Sequence[str],
+    outcomes: Sequence[Outcome],
+    wanted: dict[str, dict[str, Any]],
+) -> Iterator[str]:
+    """What is wrong about how two runs ended, and about what they left."""
+    good = {command for command, outcome in zip(chosen, outcomes, strict=True) if outcome.code == 0}
+    together = arena.scenario.together
+    if not good or (together and len(good) < len(chosen)):
+        yield f"didn't end well: {' / '.join(outcome.said.strip() for outcome in outcomes)}"
+    elif len(good) > 1 and not together:
+        yield "both ended well, though they ask for different things"
+    elif others := differences(wanted[good.pop()], arena.tree()):
+        yield f"differs: {', '.join(others[:5])}"
+    for outcome in outcomes:
+        if outcome.code not in (0, 2) or "Traceback" in outcome.said:
+            yield f"{outcome.code}: {outcome.said.strip()}"
+
+
+@contextmanager
+def teacher_server() -> Iterator[str]:
+    """The address of a teacher that answers well, in a process of its own."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # it says who was killed while it answered
+        from tests.helpers.well_behaved import serve
+
+        with serve() as server:
+            os.write(writing, server.base_url("openai").encode())
+            time.sleep(3600)
+        os._exit(0)
+    address = os.read(reading, 1000).decode()
+    try:
+        yield address
+    finally:
+        os.kill(process, 9)
+        os.waitpid(process, 0)
+
+
+def main(words: Sequence[str]) -> int:
+    """kills SCENARIO [EVERY] or pairs SCENARIO COUNT [SEED]."""
+    what, name, *numbers = words
+    scenario = SCENARIOS[name]
+    os.environ |= {"OPENAI_API_KEY": "sk-test-0123456789abcdef", "HF_HUB_OFFLINE": "1"}
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-") as folder,
+        teacher_server() if scenario.teacher else nullcontext("") as teacher,
+    ):
+        arena = Arena(scenario, Path(folder), teacher)
+        if what == "kills":
+            problems = kills(arena, int(numbers[0]) if numbers else 1)
+        else:
+            problems = pairs(arena, int(numbers[0]), int(numbers[1]) if numbers[1:] else 0)
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

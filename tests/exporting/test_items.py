@@ -1,0 +1,78 @@
+"""Instruction data is exported in the form in which it came, by any decisions."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmsieve.cli import main
+from tests.helpers.selections import ratings_of, write_ratings
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, words), "--quiet"])
+    return int(end.value.code or 0)
+
+
+def item(number: int) -> dict[str, object]:
+    said = [{"from": "human", "value": f"Say {number}."}, {"from": "gpt", "value": f"{number}"}]
+    return {"id": f"{number % 2}", "conversations": said}
+
+
+def rate(folder: Path, data: Path, scores: list[int]) -> None:
+    rows = [
+        {"key": f"{n % 2}", "styles": ["x"], "image_source": "a", "ocr": score}
+        for n, score in enumerate(scores)
+    ]
+    columns = ratings_of(rows, ocr=pa.int8())
+    write_ratings(folder, columns, data=data)
+
+
+@pytest.fixture
+def pool(tmp_path) -> Path:
+    """Three files whose ids repeat, their ratings, and what `filter` keeps of them."""
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("".join(f"{json.dumps(item(n))}\n" for n in range(5)))
+    (folder / "b.jsonl").write_text("".join(f"{json.dumps(item(n + 9))} \n" for n in range(3)))
+    table = pa.Table.from_pylist([item(n) for n in range(4)])
+    pq.write_table(table, folder / "c.parquet")
+    for name, scores in (("a.jsonl", [0, 3, 0, 4, 5]), ("b.jsonl", [0, 0, 4])):
+        rate(tmp_path / "r", folder / name, scores)
+    rate(tmp_path / "r", folder / "c.parquet", [0, 4, 0, 4])
+    assert run("filter", tmp_path / "r", "--where", "ocr > 2", "--out", tmp_path / "keep") == 0
+    return folder
+
+
+def test_kept_items_come_out_as_they_came(pool, tmp_path):
+    words = ("export", pool, "--decisions", tmp_path / "keep", "--out", tmp_path / "out")
+    assert run(*words) == 0
+    lines = (pool / "a.jsonl").read_text().splitlines()
+    assert (tmp_path / "out/a.jsonl").read_text().splitlines() == [lines[n] for n in (1, 3, 4)]
+    assert json.loads((tmp_path / "out/b.jsonl").read_text()) == item(11)
+    made, there = pq.read_table(tmp_path / "out/c.parquet"), pq.read_table(pool / "c.parquet")
+    assert made.equals(there.take([1, 3])) and made.schema.equals(there.schema)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["samples"] == 6
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("?.*")}
+    assert run(*words) == 0  # a resume: nothing is written again
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("?.*")} == before
+
+
+def test_an_edited_file_is_named(pool, tmp_path, capsys):
+    path = pool / "a.jsonl"
+    path.write_text(path.read_text().replace("Say 1", "Sag 1"))
+    words = ("export", pool, "--decisions", tmp_path / "keep", "--out", tmp_path / "out")
+    assert run(*words) == 1
+    assert "a-000000: is another one now" in capsys.readouterr().err
+    assert not (tmp_path / "out/a.jsonl").exists()
+    assert (tmp_path / "out/b.jsonl").exists()
+
+
+def test_items_go_into_no_tar(pool, tmp_path, capsys):
+    words = ("export", pool, "--decisions", tmp_path / "keep", "--out", tmp_path / "out")
+    assert run(*words, "--format", "tar") == 2
+    assert "instruction" in capsys.readouterr().err

@@ -1,0 +1,75 @@
+"""SIGINT and SIGTERM: one line, an exit code that says which, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.helpers.shards import captions, write_tar
+
+pytestmark = pytest.mark.slow
+ON = "; the same command goes on where this one stopped\n"
+
+
+def end(words: Sequence[str | Path], number: int, begun: Callable[[int], bool]) -> tuple[int, str]:
+    """Send a signal to a command's process group when it has begun; its exit code and stderr."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "mmsieve", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while not begun(process.pid) and process.poll() is None:
+            time.sleep(0.005)
+        os.killpg(process.pid, number)
+        said = process.communicate(timeout=120)[1]
+    return process.returncode, said
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_command_that_is_told_to_end_says_so_in_a_line(tmp_path, number, code, word):
+    out = tmp_path / "out"
+    words = [
+        "generate",
+        "captions",
+        "--teacher",
+        "rendered",
+        "--count",
+        "400",
+        "--quiet",
+        "--out",
+        out,
+    ]
+    assert end(words, number, lambda _: (out / "images").is_dir()) == (code, word + ON)
+    assert subprocess.run([sys.executable, "-m", "mmsieve", *words], check=False).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_workers_are_silent_also_while_they_begin(tmp_path):
+    source = write_tar(tmp_path / "in.tar", captions(400))
+    words = [
+        "score",
+        source,
+        "--model",
+        "rules",
+        "--workers",
+        "2",
+        "--quiet",
+        "--out",
+        tmp_path / "out",
+    ]
+
+    def begun(process: int) -> bool:
+        return len(psutil.Process(process).children()) >= 2  # the tracker of resources is one
+
+    assert end(words, signal.SIGINT, begun) == (130, "interrupted" + ON)
