@@ -13,7 +13,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mmsieve.sources import TAR, Shard, address_of, is_local, open_filesystem, path_of, suffix_of
+from mmsieve.sources import (
+    FOLDER,
+    TAR,
+    Shard,
+    address_of,
+    is_local,
+    list_files,
+    open_filesystem,
+    path_of,
+    split_name,
+    suffix_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +50,10 @@ class FileIdentity:
 
 
 def read_stamp(url: str) -> tuple[int, str]:
-    """Size and stamp of a file; raises OSError, or whatever its filesystem raises."""
+    """Size and stamp of a file, or of all in a folder; raises what its filesystem raises."""
+    if suffix_of(url) == FOLDER:
+        stamps = {inside: read_stamp(inside) for inside in _files_in(url)}
+        return sum(size for size, _ in stamps.values()), _hashed(sorted(stamps.items()))
     filesystem, path = open_filesystem(url)
     if is_local(filesystem):
         found = Path(path).stat()
@@ -58,10 +72,22 @@ def read_stamp(url: str) -> tuple[int, str]:
     return int(info.get("size") or 0), str(next((info[tag] for tag in tags if info.get(tag)), ""))
 
 
+def _files_in(folder: str) -> list[str]:
+    """The files that lie in a folder itself, sorted."""
+    return sorted(f for f in list_files(folder).files if f.rpartition("/")[0] + "/" == folder)
+
+
+def _hashed(value: object) -> str:
+    return hashlib.blake2b(repr(value).encode(), digest_size=16).hexdigest()
+
+
 def identify(url: str) -> FileIdentity:
     """The identity of a file. A local one is read, or of Parquet above 64 MiB a part of it."""
     size, stamp = read_stamp(url)
     filesystem, path = open_filesystem(url)
+    if suffix_of(url) == FOLDER:
+        inside = [(split_name(file), identify(file).digest) for file in _files_in(url)]
+        return FileIdentity(address_of(url), size, stamp, _hashed(inside))
     digest = _digest(path, size, stamp) if is_local(filesystem) else ""
     return FileIdentity(address_of(url), size, stamp, digest)
 

@@ -78,7 +78,10 @@ class ShardWorker:
         self._job = job
         self._advance = advance or (lambda samples, size: None)
         preparation = Preparation(
-            preparer=job.annotator.preparer(), limits=job.limits, keep_metadata=job.keep_metadata
+            preparer=job.annotator.preparer(),
+            limits=job.limits,
+            keep_metadata=job.keep_metadata,
+            needs_text=job.read.needs_text,
         )
         self._pool = PreparePool(preparation, workers)
         self._runner = job.annotator.runner(job.runner)

@@ -18,7 +18,8 @@ from typing import Any, TypeAlias
 
 from mmsieve.engine.annotator import Preparer
 from mmsieve.errors import SampleError, ShardError, Status
-from mmsieve.read import Parse, ReadOptions, Record, SampleLimits, parse_record
+from mmsieve.read import BROKEN_JSON, Parse, ReadOptions, Record, SampleLimits, parse_record
+from mmsieve.read.columns import check_caption
 from mmsieve.read.shards import open_shard
 from mmsieve.sample import collect_notes
 from mmsieve.sources import Shard, one_line
@@ -67,6 +68,7 @@ class Preparation:
     preparer: Preparer
     limits: SampleLimits = field(default_factory=SampleLimits)
     keep_metadata: bool = False
+    needs_text: bool = False
 
     def run(self, parse: Parse, records: list[Record]) -> list[Prepared]:
         """One of each record, in order; raises ShardError where there is too little memory."""
@@ -75,7 +77,8 @@ class Preparation:
     def _run_one(self, parse: Parse, record: Record) -> Prepared:
         with collect_notes() as notes:
             prepared = self._prepare(parse, record)
-        return replace(prepared, notes=tuple(sorted(notes))) if notes else prepared
+        metadata = None if BROKEN_JSON in notes else prepared.metadata
+        return replace(prepared, metadata=metadata, notes=tuple(sorted(notes)))
 
     def _prepare(self, parse: Parse, record: Record) -> Prepared:
         uid = metadata = None
@@ -85,6 +88,8 @@ class Preparation:
                 uid = sample.uid
                 if self.keep_metadata:
                     metadata = json.dumps(sample.metadata, ensure_ascii=False, default=str)
+                if self.needs_text:
+                    check_caption(sample)
                 self.limits.check(sample)
                 return Prepared(record.key, self.preparer.prepare(sample), None, uid, metadata)
         except SampleError as error:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.read import BROKEN_JSON, ImageFolder, ReadOptions, Record
-from mmsieve.read.columns import ColumnPath, is_blank, parse_column, text_of
+from mmsieve.read.columns import ColumnPath, parse_column, text_of
 from mmsieve.read.image_values import image_bytes, image_values
 from mmsieve.read.json_items import parse_object
 from mmsieve.read.parquet import holds_bytes, is_image, is_key, is_text, is_texts, json_value, pick
@@ -56,7 +56,6 @@ class MemberParser:
     def __init__(self, options: ReadOptions) -> None:
         """Raises RequestError where a column that is asked for is none."""
         self._image, self._text = as_asked(options)
-        self._needs_text = options.needs_text
 
     def __call__(self, record: Record) -> Sample:
         """The pair of a record; raises SampleError."""
@@ -66,8 +65,6 @@ class MemberParser:
             wanted = f"no member {self._image.name}" if self._image else "no image member"
             raise SampleError(Status.IMAGE_MISSING, _missing(wanted, members, "image"))
         text = self._find_text(members)
-        if self._needs_text and is_blank(text):
-            raise SampleError(Status.TEXT_MISSING, f"the caption says nothing: {text!r:.40}")
         return Sample(record.key, (Image(image), Text(text)), "caption", _metadata(members))
 
     def _find_text(self, members: Mapping[str, Any]) -> str:
@@ -186,10 +183,7 @@ class CaptionItemParser:
     def _caption(self, item: Mapping[str, Any], column: ColumnPath | None) -> str:
         value = None if column is None else column.value(item)
         where = _where(item, column.name if column else None, "text")
-        text = text_of(value, where.removeprefix("in "))
-        if self._options.needs_text and is_blank(text):
-            raise SampleError(Status.TEXT_MISSING, f"the caption says nothing: {text!r:.40}")
-        return text
+        return text_of(value, where.removeprefix("in "))
 
 
 def item_key(item: Mapping[str, Any], stem: str, number: int) -> str:

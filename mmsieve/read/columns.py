@@ -12,7 +12,7 @@ from typing import Any
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.read import decode_text
 from mmsieve.read.json_items import parse_object
-from mmsieve.sample import add_note
+from mmsieve.sample import Sample, Text, add_note
 
 _ASKED = re.compile(r"([^:\[\]]+)(?::([^:\[\]]+))?(?:\[(\d+)\])?")
 SEVERAL = "several captions: the first is read (the second: --text-column 'NAME[1]')"
@@ -67,6 +67,13 @@ def is_blank(text: str) -> bool:
 
 _EMPTY = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters by their category that are drawn as nothing."""
+
+
+def check_caption(sample: Sample) -> None:
+    """Raise SampleError for a caption pair whose caption says nothing."""
+    texts = [part.text for part in sample.parts if isinstance(part, Text)]
+    if sample.kind == "caption" and all(map(is_blank, texts)):
+        raise SampleError(Status.TEXT_MISSING, f"the caption says nothing: {texts[0]!r:.40}")
 
 
 def _is_visible(letter: str) -> bool:

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsieve import sources
-from mmsieve.errors import RequestError, ShardError
+from mmsieve.errors import RequestError, SampleError, ShardError
+from mmsieve.identity import identify
 from mmsieve.read import BROKEN_JSON, ReadOptions, csv_items, shards
-from mmsieve.read.columns import SEVERAL, is_blank
+from mmsieve.read.columns import SEVERAL, check_caption, is_blank
 from mmsieve.sample import Image, Text, collect_notes
 from tests.helpers.shards import (
     caption,
@@ -118,10 +119,9 @@ def test_recognising_looks_all_over_a_tar(tmp_path):
 def test_blank_texts_are_missing_where_a_text_is_needed(tmp_path, text):
     assert is_blank(text)
     path = write_tar(tmp_path / "a.tar", [("k.jpg", JPEG), ("k.txt", text.encode())])
-    assert read(path).statuses == ["ok"]
-    assert read(path, needs_text=True).statuses == ["text_missing"]
-    path = write_parquet(tmp_path / "a.parquet", {"image": [JPEG], "text": [text]})
-    assert read(path, needs_text=True).statuses == ["text_missing"]
+    (sample,) = read(path).samples
+    with pytest.raises(SampleError, match="says nothing"):
+        check_caption(sample)
 
 
 @pytest.mark.parametrize("text", ["A nan bread.", "...", "0", "no", "\U0001f525", "\u6e2f"])
@@ -153,6 +153,15 @@ def test_a_folder_of_files(tmp_path, monkeypatch):
     found_shards = shards.split_files(sources.find_files([str(tmp_path)]).files, ReadOptions())
     assert [shard.name for shard in found_shards] == [f"00000-{n:06}" for n in range(3)]
     assert read(tmp_path).keys == found.keys
+
+
+def test_a_folder_is_known_by_what_is_in_it(tmp_path):
+    first = identify(f"{write_files(tmp_path / 'f')}/00000/")
+    copy = identify(f"{write_files(tmp_path / 'g')}/00000/")
+    assert first.size == sources.find_files([str(tmp_path / "f")]).files[0].size
+    assert first.is_same(copy)
+    (tmp_path / "g/00000/000.txt").write_text("u")
+    assert not first.is_same(identify(f"{tmp_path}/g/00000/"))
 
 
 def test_files_of_a_folder_that_are_no_pairs(tmp_path):
