@@ -190,12 +190,17 @@ class JoinedRows:
                 "isn't known which row is meant: make its values unique, or join --on the other of "
                 "key and uid"
             )
+        # two steps: a join and a sort at once would need more memory
         database.run(
-            f"CREATE TABLE joined{number} AS SELECT * EXCLUDE (row, value) "
+            "CREATE TABLE unsorted AS SELECT * EXCLUDE (value) "
             "FROM (SELECT rowid AS row, value FROM sample) "
-            "LEFT JOIN (SELECT *, true AS found FROM other) USING (value) ORDER BY row"
+            "LEFT JOIN (SELECT *, true AS found FROM other) USING (value)"
         )
         database.run("DROP TABLE other")
+        database.run(
+            f"CREATE TABLE joined{number} AS SELECT * EXCLUDE (row) FROM unsorted ORDER BY row"
+        )
+        database.run("DROP TABLE unsorted")
         matched = database.frame(f"SELECT count(found) FROM joined{number}").item()
         if not matched:
             raise RequestError(
