@@ -97,6 +97,16 @@ def test_a_uid_that_comes_twice_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "keep").exists()
 
 
+def test_a_key_that_two_shards_have_is_refused(tmp_path: Path) -> None:
+    """Keys restart in every shard: three foreign rows must not decide six samples."""
+    rows = {name: rows_of(name, [1.0, 2.0]) | {"key": ["0", "1"]} for name in "ab"}
+    scores = write_table(tmp_path / "scores", rows)
+    other = pa.table({"key": ["0", "1"], "mine": [1.0, 2.0]})
+    pq.write_table(other, tmp_path / "mine.parquet")
+    with pytest.raises(RequestError, match="key [01] comes more than once in mine or scores"):
+        cut(scores, tmp_path / "mine.parquet", out=tmp_path / "keep", where="mine > 1", on="key")
+
+
 def test_a_foreign_table_alone_and_its_own_status(tmp_path: Path) -> None:
     """As img2dataset writes it: `status` is a word of theirs, `key` a string, no `shard`."""
     (tmp_path / "meta").mkdir()
