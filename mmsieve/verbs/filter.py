@@ -97,8 +97,8 @@ def filter(
     except (OSError, duckdb.Error) as error:
         reason = str(error).partition("\n")[0]  # DuckDB's further lines are about its settings
         raise MmsieveError(
-            f"can't be written: {reason}; --out and the temporary folder (TMPDIR, about 17 bytes a "
-            "row) need room"
+            f"can't be written: {reason}; --out and the temporary folder (TMPDIR, about 100 bytes "
+            "a row) need room"
         ) from error
     notes = [*notes_of_unfinished(plan.joined.tables), *decided.notes]
     if dry_run:
