@@ -170,7 +170,7 @@ def _show(result: Printed, debug: bool) -> int:
         for name, problem in result.failed.items():
             write(plain(f"{result.unit}{name}: {problem}"), sys.stderr)
             if debug and name in result.details:
-                write(result.details[name], sys.stderr)
+                write(result.details[name].rstrip(), sys.stderr)
     write(result.summary(), sys.stdout)
     return code
 

@@ -119,7 +119,7 @@ def run_annotator(
     check_folder(out)
     check_outside(out, sources)
     found = find_files(sources)
-    shards = take_part(split_files(found.files, read), run.part)
+    everything = split_files(found.files, read)
     ray = None
     if run.engine == "ray":
         ray = RayEngine(run.ray_address, run.workers, Patience(run.patience))
@@ -135,7 +135,7 @@ def run_annotator(
         keep_metadata=run.keep_metadata,
         limits=run.limits,
     )
-    shards = _limit(shards, run.limit, read)
+    shards = _limit(take_part(everything, run.part), run.limit, read)
     check_names(out, (f"{shard.name}.parquet" for shard in shards))
     notes = [*annotator.notes, *found.notes]
     with writing_to(
@@ -146,6 +146,10 @@ def run_annotator(
         part=run.part,
         request=job.fingerprint | {"schema": str(job.schema)},
     ):
+        # of all, as a shard of another part may have the same bytes as one of this part
+        settled = settle_names(everything, job, run.overwrite)
+        names = {(shard.url, shard.start): shard.name for shard in settled}
+        shards = [replace(shard, name=names[shard.url, shard.start]) for shard in shards]
         return _run(job, shards, ray, run, notes)
 
 
@@ -154,7 +158,6 @@ def _run(
 ) -> RunReport:
     """Do the shards that aren't done yet; nobody else does now."""
     out = job.out
-    shards = settle_names(shards, job, run.overwrite)
     todo = shards if run.overwrite else not_done(shards, job)
     if len(todo) < len(shards):
         notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")

@@ -90,7 +90,7 @@ def test_rows_say_their_place_and_headers_their_file(score, days, tmp_path):
     score(days[0])
     path = tmp_path / "s" / "00000.parquet"
     assert pl.read_parquet(path)["place"].to_list() == list(range(5))
-    assert read_header(path).identity.address == str(days[0] / "00000.tar")
+    assert read_header(path).source.address == str(days[0] / "00000.tar")
 
 
 def test_export_finds_moved_files_and_refuses_edited_ones(run, score, days, tmp_path):
@@ -145,3 +145,12 @@ def test_a_fault_of_all_first_samples_stops_before_a_model_is_loaded(run, tmp_pa
     assert code == 2
     assert "all of 2 are text_missing" in said and "--text-column" in said
     assert not list(tmp_path.glob("s/*.parquet"))
+
+
+def test_parts_of_equal_files_leave_none_out(run, tmp_path):
+    for name in ("a", "b", "c"):
+        write_tar(tmp_path / "in" / f"{name}.tar", captions(2))
+    words = ("score", tmp_path / "in", "--model", "rules", "--out", tmp_path / "s")
+    for part in ("0/2", "1/2", "1/2"):
+        assert run(*words, "--part", part)[0] == 0
+    assert sorted(table_files(tmp_path / "s")) == ["a", "b", "c"]

@@ -17,7 +17,7 @@ from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageLimits, ImageSpec, load_square
 from mmsieve.read import ReadOptions, SampleLimits
-from mmsieve.read.parquet import open_parquet, read_records, rows_at_once
+from mmsieve.read.parquet import ParquetRows, read_records, rows_at_once
 from mmsieve.sample import Sample, Text
 from tests.helpers.plugins import Poisonous, write_plugin
 from tests.helpers.shards import caption, image, write_parquet, write_tar
@@ -197,6 +197,6 @@ def test_a_dictionary_of_large_values_is_read_a_few_rows_at_a_time(tmp_path, sma
     columns = {"image": [image()] * 8, "text": [text] * 8}
     write_parquet(path, columns, dictionary_pagesize_limit=2**30)
     with path.open("rb") as file:
-        records = list(read_records(open_parquet(file), 0, 8, list(columns), lambda row, n: str(n)))
+        records = list(read_records(ParquetRows(file), 0, 8, list(columns), lambda row, n: str(n)))
     assert [record.fields["text"] for record in records] == [text] * 8
     assert rows_at_once(pq.ParquetFile(path), 0, list(columns)) in (2, 3)

@@ -103,7 +103,7 @@ def test_a_key_that_two_shards_have_is_refused(tmp_path: Path) -> None:
     scores = write_table(tmp_path / "scores", rows)
     other = pa.table({"key": ["0", "1"], "mine": [1.0, 2.0]})
     pq.write_table(other, tmp_path / "mine.parquet")
-    with pytest.raises(RequestError, match="key [01] comes more than once in mine or scores"):
+    with pytest.raises(RequestError, match=r"key [01] comes more than once in mine or scores"):
         cut(scores, tmp_path / "mine.parquet", out=tmp_path / "keep", where="mine > 1", on="key")
 
 
