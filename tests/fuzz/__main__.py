@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -120,7 +121,10 @@ def _start(part: int, asked: argparse.Namespace, kinds: Sequence[str], place: Pa
                 if problem:
                     _tell(kind, number, problem, outcome)
         code = 0
+    except BaseException:  # noqa: BLE001 - the parent only sees that this process failed
+        traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 
@@ -146,8 +150,8 @@ def _try(kind: str, number: int, place: Path, work: Path, shown: bool = False) -
     random = Random(f"{kind} {number}")
     made = KINDS[kind]
     _copy(place / kind / "base", work)
-    files = sorted(path for path in work.glob(random.choice(made.damaged)) if path.is_file())
-    file = random.choice(files)
+    found = [sorted(filter(Path.is_file, work.glob(pattern))) for pattern in made.damaged]
+    file = random.choice(random.choice([files for files in found if files]))
     data = mutate(file.name, file.read_bytes(), random)
     file.unlink()
     file.write_bytes(data)
