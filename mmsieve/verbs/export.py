@@ -152,8 +152,7 @@ def _export(
     if options.dry_run:
         notes += _preview(plan, done, options)
         return ExportReport(out=out, failed=plan.failed, notes=tuple(notes))
-    write = _write_items if as_source else _write
-    failed = plan.failed | write(exporter, plan, done, options)
+    failed = plan.failed | _write(exporter, plan, done, options, as_source)
     tars = [tar for unit in identities for tar in journal.entries[unit].tars]
     limit = options.limit or exporter.trial
     write_manifest(out, tars, failed, limit)
@@ -177,39 +176,29 @@ def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[s
 
 
 def _write(
-    exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions
+    exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions, as_source: bool
 ) -> dict[str, str]:
-    parts = [part for part in plan.parts if not done & {REPACKED, part.shard.name}]
-    size = sum(part.shard.size for part in parts)
-    try:
-        make_folder(exporter.out)
-        if options.overwrite or (options.shard_size is not None and parts):
-            exporter.journal.clear()
-        exporter.journal.begin()
-        with show_progress("samples", size, options.quiet) as advance:
-            if options.shard_size is None:
-                return exporter.mirror(parts, options.workers, advance)
-            if parts:
-                identity = plan.identities(options.shard_size, as_source=False)[REPACKED]
-                return exporter.repack(parts, options.shard_size, identity, advance)
-    except OSError as error:
-        raise MmsieveError(f"--out {exporter.out}: can't be written: {error}") from error
-    return {}
-
-
-def _write_items(
-    exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions
-) -> dict[str, str]:
+    """Write what isn't done; returns what failed of which shard."""
     files = {name: parts for name, parts in plan.by_file().items() if name not in done}
-    size = sum(part.shard.size for parts in files.values() for part in parts)
+    parts = [part for part in plan.parts if not done & {REPACKED, part.shard.name}]
+    if as_source:
+        parts = [part for own in files.values() for part in own]
+    is_repacked = options.shard_size is not None and not as_source
     try:
         make_folder(exporter.out)
-        if options.overwrite:
+        if options.overwrite or (is_repacked and parts):
             exporter.journal.clear()
         exporter.journal.begin()
+        size = sum(part.shard.size for part in parts)
         with show_progress("samples", size, options.quiet) as advance:
-            identities = plan.identities(None, as_source=True)
-            exporter.copy_items(files, identities, advance)
+            identities = plan.identities(options.shard_size, as_source)
+            if as_source:
+                exporter.copy_items(files, identities, advance)
+            elif options.shard_size is None:
+                return exporter.mirror(parts, options.workers, advance)
+            elif parts:
+                identity = identities[REPACKED]
+                return exporter.repack(parts, options.shard_size, identity, advance)
     except OSError as error:
         raise MmsieveError(f"--out {exporter.out}: can't be written: {error}") from error
     return {}
