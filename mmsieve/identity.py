@@ -92,6 +92,14 @@ def identify(url: str) -> FileIdentity:
     return FileIdentity(address_of(url), size, stamp, digest)
 
 
+def is_same_file(url: str, size: int, recorded: FileIdentity) -> bool:
+    """Whether a file of `size` bytes is the recorded one; it is read only where that may be."""
+    is_there = recorded.address == address_of(url)
+    if is_there and read_stamp(url) == (recorded.size, recorded.stamp):
+        return True
+    return size == recorded.size and identify(url).is_same(recorded)
+
+
 _BLOCK = 1 << 16
 _SAMPLED = 64
 
@@ -163,10 +171,7 @@ class SourceFiles:
         return None, f"shard {source.name!r} of a table ({where}) is not among the SOURCEs"
 
     def _is_same(self, url: str, recorded: FileIdentity) -> bool:
-        is_there = recorded.address == address_of(url)
-        if is_there and read_stamp(url) == (recorded.size, recorded.stamp):
-            return True
-        return self._sizes[url] == recorded.size and identify(url).is_same(recorded)
+        return is_same_file(url, self._sizes[url], recorded)
 
     def _by_name(self, source: TableSource) -> tuple[str | None, str]:
         """A table of before knows a name and a size: the file whose path ends in that name."""

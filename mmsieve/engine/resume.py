@@ -6,7 +6,7 @@ and not when the file was edited or another one took its name.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from pathlib import Path
 from mmsieve import tables
 from mmsieve.engine.job import ShardJob
 from mmsieve.errors import RequestError
-from mmsieve.identity import FileIdentity, identify, read_stamp
+from mmsieve.identity import FileIdentity, identify, is_same_file
 from mmsieve.outputs import is_same_request, made_otherwise, not_ours
 from mmsieve.sources import Shard
 from mmsieve.tables import Header
@@ -23,19 +23,19 @@ from mmsieve.tables import Header
 _THREADS = 16
 
 
-def settle_names(shards: Sequence[Shard], job: ShardJob, overwrite: bool) -> list[Shard]:
+def settle_names(
+    shards: Sequence[Shard], job: ShardJob, overwrite: bool
+) -> tuple[list[Shard], dict[str, Header]]:
     """The shards under the names of the tables that they have in `out`, or else under their own.
 
+    Beside them the headers of all tables that are there, by name.
     Raises RequestError where `out` holds a table that another request made, or another file's
     table under a shard's name, unless they may be overwritten.
     """
     files = tables.table_files(job.out)
     with ThreadPoolExecutor(_THREADS) as pool:
-        headers = dict(
-            zip(
-                files, pool.map(partial(_check_header, job, overwrite), files.values()), strict=True
-            )
-        )
+        read = partial(_check_header, job, overwrite)
+        headers = dict(zip(files, pool.map(read, files.values()), strict=True))
         by_place: dict[tuple[str, int], str] = {}
         by_size: dict[tuple[int, int], list[str]] = defaultdict(list)
         for known, header in headers.items():
@@ -65,7 +65,7 @@ def settle_names(shards: Sequence[Shard], job: ShardJob, overwrite: bool) -> lis
                 _check_free(job.out, shard, headers.get(name))
         taken.add(name)
         settled.append(replace(shard, name=name))
-    return settled
+    return settled, headers
 
 
 def _check_header(job: ShardJob, overwrite: bool, path: Path) -> Header:
@@ -93,24 +93,19 @@ def _check_free(out: Path, shard: Shard, header: Header | None) -> None:
         )
 
 
-def not_done(shards: Sequence[Shard], job: ShardJob) -> list[Shard]:
-    """The shards without a whole table of the file as it is now."""
+def not_done(shards: Sequence[Shard], headers: Mapping[str, Header]) -> list[Shard]:
+    """The shards without a whole table of the file as it is now; `headers` are of all tables."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        done = pool.map(partial(_is_done, job), shards)
+        done = pool.map(_is_done, shards, (headers.get(shard.name) for shard in shards))
         return [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
 
 
-def _is_done(job: ShardJob, shard: Shard) -> bool:
-    header = tables.existing_header(job.path(shard))
+def _is_done(shard: Shard, header: Header | None) -> bool:
     if header is None or not (header.complete or _is_same_trial(header, shard)):
         return False
-    recorded = header.source
-    if recorded is None or header.size != shard.size:
+    if header.source is None or header.size != shard.size:
         return header.size == shard.size
-    is_there = recorded.address == shard.address
-    if is_there and read_stamp(shard.url) == (recorded.size, recorded.stamp):
-        return True
-    return identify(shard.url).is_same(recorded)
+    return is_same_file(shard.url, shard.size, header.source)
 
 
 def _is_same_trial(header: Header, shard: Shard) -> bool:

@@ -147,18 +147,23 @@ def run_annotator(
         request=job.fingerprint | {"schema": str(job.schema)},
     ):
         # of all, as a shard of another part may have the same bytes as one of this part
-        settled = settle_names(everything, job, run.overwrite)
+        settled, headers = settle_names(everything, job, run.overwrite)
         names = {(shard.url, shard.start): shard.name for shard in settled}
         shards = [replace(shard, name=names[shard.url, shard.start]) for shard in shards]
-        return _run(job, shards, ray, run, notes)
+        todo = shards if run.overwrite else not_done(shards, headers)
+        return _run(job, shards, todo, ray, run, notes)
 
 
 def _run(
-    job: ShardJob, shards: Sequence[Shard], ray: RayEngine | None, run: RunOptions, notes: list[str]
+    job: ShardJob,
+    shards: Sequence[Shard],
+    todo: Sequence[Shard],
+    ray: RayEngine | None,
+    run: RunOptions,
+    notes: list[str],
 ) -> RunReport:
     """Do the shards that aren't done yet; nobody else does now."""
     out = job.out
-    todo = shards if run.overwrite else not_done(shards, job)
     if len(todo) < len(shards):
         notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")
     if run.dry_run:
