@@ -96,7 +96,7 @@ def _make(kind: str, place: Path) -> None:
         work = _copy(base, place / kind / "good")
         names = place / kind / "modules"
         os.environ["MMSIEVE_FUZZ_MODULES"] = str(names)
-        outcome = run_function(lambda line=line: _listing(line), work, notes)  # type: ignore[misc]
+        outcome = run_function(lambda line=line: _listing(line), work, notes, 600.0)  # type: ignore[misc]
         if outcome.problem or outcome.code == 2:  # 1: no teacher is there
             sys.exit(f"{kind}: undamaged, run {number} ends so: {outcome}")
         for name in names.read_text("utf-8").split():
