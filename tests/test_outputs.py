@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from mmsieve import outputs
 from mmsieve.errors import RequestError
+from mmsieve.methods.base import fitting
+from mmsieve.outputs import is_full
 
 
 def names(folder: Path) -> list[str]:
@@ -122,6 +125,15 @@ def test_long_names_are_written_and_too_long_ones_are_refused(tmp_path):
     for name in (most + "n", f"a/{most}n", "a/" * 2100):
         with pytest.raises(RequestError, match="rename it"):
             outputs.check_names(tmp_path / "new", [name])
+
+
+def test_a_full_disk_is_known_from_errors_of_libraries_too():
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    full = SafetensorError(said)
+    assert is_full(full) and is_full(OSError(errno.EDQUOT, "quota"))
+    assert not is_full(SafetensorError("header too large"))
+    with pytest.raises(SafetensorError, match="os error 28"), fitting("model"):
+        raise full
 
 
 def test_what_a_journal_names_is_in_its_folder(tmp_path):

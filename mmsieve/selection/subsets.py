@@ -13,7 +13,7 @@ import numpy as np
 from mmsieve.errors import RequestError
 from mmsieve.exporting.items import ITEM_FILES, PARQUET, Places, read_schema, write_items
 from mmsieve.identity import SourceFiles, TableSource
-from mmsieve.outputs import check_folder
+from mmsieve.outputs import check_folder, check_name
 from mmsieve.selection.groups import Bools
 from mmsieve.selection.pool import RatedSamples
 from mmsieve.tables import TableFile
@@ -47,6 +47,7 @@ class SubsetRequest:
                 f"--subset {self.out}: two files of --data have one name: name a file for all"
             )
         for out, files in self.outputs.items():
+            check_name(out, "--subset")
             if any(out.resolve() == path.resolve() for path in files):
                 raise RequestError(f"--subset {out}: is the file of --data: choose another name")
             if out.is_dir():
@@ -54,7 +55,8 @@ class SubsetRequest:
             if out.exists() and not overwrite:
                 raise RequestError(f"--subset {out}: exists: choose another name, or --overwrite")
             self._check_kinds(out, files)
-        check_folder(self.out.absolute() if self.is_folder else self.out.absolute().parent)
+        folder = self.out if self.is_folder else self.out.parent
+        check_folder(folder.absolute(), "--subset")
 
     def _check_kinds(self, out: Path, files: Sequence[Path]) -> None:
         tables = [path for path in files if path.suffix == PARQUET]
