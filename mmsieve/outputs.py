@@ -247,13 +247,18 @@ def check_below(folder: Path, names: Iterable[str]) -> None:
     place = folder.resolve()
     for name in names:
         path = PurePosixPath(name)
-        parents.setdefault(path if ".." in path.parts else path.parent, name)
+        is_name = bool(path.parts) and "\0" not in name
+        if not is_name or path.is_absolute() or ".." in path.parts:
+            raise _outside(folder, name)
+        parents.setdefault(path.parent, name)
     for parent, name in parents.items():
-        lexical = not parent.is_absolute() and ".." not in parent.parts
-        if not lexical or not (folder / parent).resolve().is_relative_to(place):
-            raise not_ours(
-                folder, f"its journal names {name!r}, which is outside: nothing is touched"
-            )
+        if not (folder / parent).resolve().is_relative_to(place):
+            raise _outside(folder, name)
+
+
+def _outside(folder: Path, name: str) -> RequestError:
+    why = f"its journal names {name!r}, which is not below it: nothing is touched"
+    return not_ours(folder, why)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

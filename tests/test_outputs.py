@@ -141,7 +141,7 @@ def test_what_a_journal_names_is_in_its_folder(tmp_path):
     (out / "a").mkdir(parents=True)
     (out / "away").symlink_to(tmp_path)
     outputs.check_below(out, ["a/b.tar", "new/c.tar", "d.tar", "..e/.f"])
-    for name in ("../x", "a/../../x", str(tmp_path / "x"), "away/x", ".."):
+    for name in ("../x", "a/../../x", str(tmp_path / "x"), "away/x", "..", ".", "", "x\0y"):
         with pytest.raises(RequestError, match="nothing is touched"):
             outputs.check_below(out, ["a/b.tar", name])
 
