@@ -201,7 +201,7 @@ class _Wanted:
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """All rows, some at a time, with `status`: the first that is not ok, or ok."""
-        named = [self.joined.column(0, name) for name in ("key", "shard", "place", "error")]
+        named = _names(self.joined).values()
         statuses = self.joined.statuses()
         others = [column for facet in self.facets for column in facet.columns]
         failed = [
@@ -211,6 +211,12 @@ class _Wanted:
         status = pl.coalesce(*failed, pl.lit(Status.OK.value)).alias("status")
         for frame in JoinedRows(self.joined, {*named, *statuses, *others, *self.numbers}):
             yield frame.with_columns(status)
+
+
+def _names(joined: JoinedTables) -> dict[str, Column]:
+    """The columns that say which sample a row is; a table of before has no place."""
+    names = ("key", "shard", "error", "place")
+    return {name: joined.column(0, name) for name in names if name in joined.tables[0].types}
 
 
 def _first_pass(wanted: _Wanted) -> list[NumberColumn]:
@@ -349,14 +355,14 @@ class _Counting:
         places: Sequence[npt.NDArray[np.int64]],
     ) -> pl.DataFrame:
         """What the sample keeps of rows."""
-        named = [self._joined.column(0, name).inner for name in ("key", "shard", "place", "error")]
-        inner = zip(named, ("key", "shard", "place", "error"), strict=True)
+        names = _names(self._joined)
         values = [
             pl.col(column.column.inner).cast(pl.Float64).alias(f"value{number}")
             for number, column in enumerate(self._columns)
         ]
         return frame.select(
-            *(pl.col(name).alias(short) for name, short in inner),
+            *(pl.col(column.inner).alias(name) for name, column in names.items()),
+            *(pl.lit(None, pl.Int64).alias("place") for _ in range("place" not in names)),
             "status",
             pl.Series("cell", cells),
             pl.Series("stratum", strata),

@@ -18,8 +18,10 @@ class Scatter {
   }
 
   ends(axis) {
-    const { edges, bars } = this.counts.data.columns[this.columns[axis]];
+    const column = this.counts.data.columns[this.columns[axis]];
+    const { edges, bars } = column;
     const last = edges.length - 1;
+    if (this.isWhole(column)) return [edges[0] - 0.4, edges[last] + 0.4];
     if (bars.length < 3 || bars.length === edges.length) return [edges[0], edges[last]];
     const width = edges[bars[2]] - edges[bars[1]];
     const low = edges[bars[1]] - edges[0] > 2 * width ? bars[1] : 0; // a few values lie far off
@@ -86,9 +88,9 @@ class Scatter {
     this.columns.forEach((column, axis) => {
       const [low, high] = this.ends(axis);
       pen.textAlign = axis ? "right" : "center";
-      const steps = this.isWhole(this.counts.data.columns[column]) ? Math.max(1, high - low) : 4;
-      for (let step = 0; step <= steps; step++) {
-        const value = low + ((high - low) * step) / steps;
+      const { edges } = this.counts.data.columns[column];
+      const even = Array.from({ length: 5 }, (_, step) => low + ((high - low) * step) / 4);
+      for (const value of this.isWhole({ edges }) ? edges : even) {
         const at = this.scale(axis, value);
         if (axis) pen.fillText(shortly(Number(value.toPrecision(3))), PLOT.left - 6, at + 4);
         else pen.fillText(shortly(Number(value.toPrecision(3))), Math.min(at, this.width - 18), PLOT.height - 16);
