@@ -57,6 +57,8 @@ class ReadOptions:
     image's path; by default image_source, data_source or path:1."""
     images_only: Annotated[bool, Parameter(parse=False)] = False
     """Set by callers to whom texts are nothing: a Parquet file needs no column of them."""
+    places_only: Annotated[bool, Parameter(parse=False)] = False
+    """Set by callers who copy items as they stand, to whom it is nothing where images are."""
     needs_text: Annotated[bool, Parameter(parse=False)] = False
     """Set by callers to whom an empty caption, or a word for a missing one, is no sample."""
     kinds: Annotated[tuple[Kind, ...] | None, Parameter(parse=False)] = None

@@ -5,7 +5,7 @@ text, and optionally `json`. Rows of a Parquet or CSV file and items of a JSON f
 the image (its file, a path, base64) and one for the text.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -89,8 +89,16 @@ def _missing(wanted: str, members: Mapping[str, Any], what: str) -> str:
     return f"{wanted}; there is {present}{fix}{rule}"
 
 
+def image_member_name(members: Container[str], options: ReadOptions) -> str | None:
+    """Which of a pair's members its image is; None where there is none."""
+    asked = as_asked(options)[0]
+    names = (*IMAGE_EXTENSIONS, *_OTHER_IMAGES) if asked is None else (asked.name,)
+    return next((name for name in names if name in members), None)
+
+
 def _image_member(members: Mapping[str, Any]) -> Any:
-    return next((members[n] for n in (*IMAGE_EXTENSIONS, *_OTHER_IMAGES) if n in members), None)
+    name = image_member_name(members, ReadOptions())
+    return None if name is None else members[name]
 
 
 def caption_in_json(members: Mapping[str, Any]) -> Any:
@@ -179,6 +187,13 @@ class CaptionItemParser:
         metadata = {n: json_value(v) for n, v in item.items() if n not in used}
         kind: Kind = "caption" if len(images) == 1 else "document"
         return Sample(record.key, (*images, Text(text)), kind, metadata)
+
+    def put_caption(self, item: Mapping[str, Any], text: str) -> dict[str, Any]:
+        """The field of an item's caption, with another in its place; raises SampleError."""
+        column = self._text or _first_text(item)
+        if column is None:
+            raise SampleError(Status.TEXT_MISSING, "no caption in it")
+        return column.put(item, text)
 
     def _caption(self, item: Mapping[str, Any], column: ColumnPath | None) -> str:
         value = None if column is None else column.value(item)

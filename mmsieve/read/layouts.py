@@ -490,6 +490,8 @@ def _nearest(fields: Mapping[str, Any]) -> str:
 
 def check_images(layout: str, items: Iterable[Mapping[str, Any]], options: ReadOptions) -> None:
     """Raise RequestError where the images of items are nowhere that is known."""
+    if options.places_only:
+        return
     values = [v for item in items for v in LAYOUTS[layout].images(item, options) if v is not None]
     if values and all(map(is_address, values)):
         raise RequestError(f"its images are addresses ({values[0]:.60}): {captions.DOWNLOAD}")

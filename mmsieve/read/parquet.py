@@ -170,6 +170,10 @@ class ArrowRows:
         self.schema: pa.Schema = self._table.schema
         self.groups = [self._table.num_rows]
 
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, a bounded number at a time."""
+        yield from self._table.to_batches(_BATCH_ROWS)
+
     def rows(self, start: int, stop: int, columns: list[str]) -> Iterator[dict[str, Any]]:
         """Rows start..stop, of some columns."""
         for batch in self._table.slice(start, stop - start).select(columns).to_batches(_BATCH_ROWS):

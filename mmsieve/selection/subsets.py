@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mmsieve.errors import RequestError
-from mmsieve.exporting.items import ITEM_FILES, PARQUET, Places, read_schema, write_items
+from mmsieve.exporting.items import ITEM_FILES, write_items
+from mmsieve.exporting.rows import PARQUET, ItemsOf, Places, read_schema
 from mmsieve.identity import SourceFiles, TableSource
 from mmsieve.outputs import check_folder
 from mmsieve.selection.groups import Bools
@@ -81,7 +82,7 @@ def write_subset(rated: RatedSamples, chosen: Bools, request: SubsetRequest) -> 
     """Write the chosen items, in the order of their files; returns what to say of it."""
     wanted, notes = _places(rated, chosen, request.data)
     for out, files in request.outputs.items():
-        write_items(out, [(path, wanted[path]) for path in files])
+        write_items(out, [ItemsOf(path, wanted[path], path.suffix) for path in files])
     empty = [str(path) for path in request.data if not len(wanted[path])]
     return notes + ([f"--subset: none of {', '.join(empty)} are chosen"] if empty else [])
 
