@@ -1,9 +1,9 @@
 """Writing the files of an export, each noted in its journal."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.exporting.captions import CaptionChange, CaptionEdit, FinalCaptions
 from mmsieve.exporting.items import write_items
+from mmsieve.exporting.pictures import ImageCopies
 from mmsieve.exporting.plan import REPACKED, ExportFile, ExportPart, KeptSamples
 from mmsieve.exporting.rows import ItemsOf, Places
 from mmsieve.exporting.sample_rows import write_samples
@@ -35,6 +36,10 @@ class Exporter:
     journal: ExportJournal
     captions: FinalCaptions | None = None
     names: ImageNames = OWN_NAMES
+    pictures: ImageCopies | None = None
+    """Where image files are copied, if they are to be."""
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """URL of a source file -> the folder for them."""
 
     @property
     def trial(self) -> int | None:
@@ -128,16 +133,22 @@ class Exporter:
     def _write_items(self, file: ExportFile, identity: str) -> list[str]:
         """Write the kept items of one source file; returns what could not be exported."""
         self._forget(file)
+        shards = [part.shard for part in file.parts]
+        problems: list[str] = []
         try:
             places = self._places(file)
-            with local_path(file.parts[0].shard) as path:
-                part = ItemsOf(Path(path), places, file.parts[0].shard.suffix)
+            if self.pictures is not None:
+                folder = self.folders[shards[0].url]
+                problems = self.pictures.copy(shards, places, self.read, folder)
+            with local_path(shards[0]) as path:
+                part = ItemsOf(Path(path), places, shards[0].suffix)
                 write_items(self.out / file.name, [part], self._edit(file))
         except (ShardError, RequestError) as error:
             self._note(file.unit, identity, [], complete=False)
             return [str(error)]
-        self._note(file.unit, identity, [self._described(file, len(places))], complete=True)
-        return []
+        tar = self._described(file, len(places))
+        self._note(file.unit, identity, [tar], complete=not problems)
+        return problems
 
     def _places(self, file: ExportFile) -> Places:
         """The places of a file's kept items, ascending; raises ShardError for rows without."""
@@ -152,7 +163,10 @@ class Exporter:
         """What puts final captions into items, if they are asked for; raises ShardError."""
         if self.captions is None:
             return None
-        with open_shard(file.parts[0].shard, self.read) as reader:
+        shard = file.parts[0].shard
+        if shard.names is not None:
+            raise ShardError("its manifest names its fields: final captions need --format tar")
+        with open_shard(shard, self.read) as reader:
             parser = reader.parse
         if not isinstance(parser, CaptionItemParser | InstructionParser):
             raise ShardError(f"{reader.layout} hold no captions to be replaced")

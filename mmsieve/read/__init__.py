@@ -178,6 +178,14 @@ class ImageFolder:
     def read(self, name: str) -> bytes:
         """The bytes of an image file; raises SampleError."""
         try:
+            return self.find(name).read_bytes()
+        except OSError as error:
+            message = f"{name!r} can't be read: {one_line(error)}"
+            raise SampleError(Status.IMAGE_MISSING, message) from error
+
+    def find(self, name: str) -> Path:
+        """The path of an image file, without links; raises SampleError."""
+        try:
             # A name may be absolute, and a link may lead out: only the resolved path shows it.
             path = Path(os.path.realpath(self._root / name))
             if not path.is_relative_to(self._root):
@@ -188,7 +196,7 @@ class ImageFolder:
             if found.st_size > MAX_BYTES:
                 message = f"{name!r} has {found.st_size} bytes, {MAX_BYTES} can be read"
                 raise SampleError(Status.IMAGE_TOO_LARGE, message)
-            return path.read_bytes()
+            return path
         except (OSError, ValueError) as error:
             message = f"{name!r} can't be read: {one_line(error)}"
             raise SampleError(Status.IMAGE_MISSING, message) from error

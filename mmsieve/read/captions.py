@@ -16,7 +16,15 @@ from mmsieve.read import BROKEN_JSON, ImageFolder, ReadOptions, Record
 from mmsieve.read.columns import ColumnPath, parse_column, text_of
 from mmsieve.read.image_values import image_bytes, image_values
 from mmsieve.read.json_items import parse_object
-from mmsieve.read.parquet import holds_bytes, is_image, is_key, is_text, is_texts, json_value, pick
+from mmsieve.read.parquet import (
+    holds_bytes,
+    is_image,
+    is_key,
+    is_text,
+    is_texts,
+    pick,
+    row_metadata,
+)
 from mmsieve.sample import Image, Kind, Sample, Text, add_note
 
 IMAGE_NAMES = (
@@ -184,7 +192,7 @@ class CaptionItemParser:
         read = None if self._folder is None else self._folder.read_once()
         images = [Image(image_bytes(value, read)) for value in values]
         used = {column.name for column in (image, column) if column and not column.field}
-        metadata = {n: json_value(v) for n, v in item.items() if n not in used}
+        metadata = row_metadata(item, used)
         kind: Kind = "caption" if len(images) == 1 else "document"
         return Sample(record.key, (*images, Text(text)), kind, metadata)
 

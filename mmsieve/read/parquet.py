@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from mmsieve.errors import MmsieveError, RequestError, ShardError, is_order_to_end
+from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, is_order_to_end
 from mmsieve.read import Record
+from mmsieve.read.json_items import parse_object
 from mmsieve.sources import one_line
 
 
@@ -93,6 +94,19 @@ def json_value(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def row_metadata(fields: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
+    """The fields that aren't used, as metadata; a column `json` has the metadata of a pair in a
+    tar, or of a document, where its rows were made of such."""
+    metadata = {name: json_value(value) for name, value in fields.items() if name not in used}
+    told = metadata.get("json")
+    with suppress(SampleError):
+        told = parse_object(told.encode()) if isinstance(told, str) else told
+    if isinstance(told, Mapping):
+        del metadata["json"]
+        metadata |= told
+    return metadata
 
 
 def _is_bytes(type_: pa.DataType) -> bool:

@@ -13,6 +13,7 @@ from mmsieve.errors import MmsieveError, RequestError, ShardError
 from mmsieve.exporting.captions import FinalCaptions
 from mmsieve.exporting.exporter import Exporter
 from mmsieve.exporting.items import ALL_ITEM_FILES
+from mmsieve.exporting.pictures import ImageCopies, image_folders, write_manifests_again
 from mmsieve.exporting.plan import REPACKED, ExportPlan, Form, KeptSamples, make_plan
 from mmsieve.exporting.samples import NOT_OF_PAIRS, ImageNames
 from mmsieve.exporting.tars import ExportJournal, write_manifest
@@ -44,6 +45,9 @@ class ExportOptions(OutputOptions):
     reencode: Annotated[bool, Parameter(negative="")] = False
     """With --image-names: images of another format are made anew in that of their name (jpg, png,
     webp), without metadata."""
+    with_images: Annotated[bool, Parameter(negative="")] = False
+    """With --format source: copy the image files that kept items name, to the same paths below
+    --out. By default they stay where they are."""
     shard_size: Positive | None = None
     """Samples of an output tar (00000000.tar, ...); by default there is one per source shard, with
     its name. Repacking isn't resumed: where it was interrupted, it starts again."""
@@ -118,11 +122,20 @@ def export(
     found = find_files(sources)
     form, reading, shards = _split(found, read or ReadOptions(), options, final is not None)
     names = _check_form(form, shards, reading, options)
-    plan = make_plan(shards, chosen, options.limit, final, form, names.words)
+    words = (*names.words, *(("--with-images",) if options.with_images else ()))
+    plan = make_plan(shards, chosen, options.limit, final, form, words)
     check_names(out, [file.name for file in plan.files])
     with writing_to(out, "export", wait=options.wait, dry_run=options.dry_run):
-        exporter = Exporter(chosen, reading, out, ExportJournal(out), final, names)
-        return _export(exporter, plan, options, found.notes)
+        pictures = ImageCopies(out) if options.with_images else None
+        folders = image_folders([part.shard for part in plan.parts], reading, out)
+        journal = ExportJournal(out)
+        exporter = Exporter(chosen, reading, out, journal, final, names, pictures, folders)
+        report = _export(exporter, plan, options, found.notes)
+        if options.dry_run:
+            return report
+        notes = [] if pictures is None else pictures.notes()
+        notes += write_manifests_again(sources, out, _written(plan, exporter))
+        return replace(report, notes=(*report.notes, *notes))
 
 
 def _split(
@@ -135,13 +148,15 @@ def _split(
         form = "tar"
         if all(file.suffix in ALL_ITEM_FILES for file in found.files):
             with suppress(RequestError):  # first, as an image and one answer are a caption, too
-                items = replace(read, kinds=("instruction",), places_only=True)
+                as_they_are = not options.with_images
+                items = replace(read, kinds=("instruction",), places_only=as_they_are)
                 shards, form = split_files(found.files, items), "source"
                 if not has_captions:
                     return form, items, shards
     copied = {"tar": TAR, "parquet": TABLES, "source": (*TAR, *ALL_ITEM_FILES)}[form]
     as_it_is = not has_captions and all(file.suffix in copied for file in found.files)
-    reading = replace(read, places_only=True) if as_it_is else pairs
+    places_only = not options.with_images
+    reading = replace(read, places_only=places_only) if as_it_is else pairs
     return form, reading, split_files(found.files, reading)
 
 
@@ -155,10 +170,12 @@ def _check_form(
         raise RequestError(f"--shard-size: is for tars, and not for --format {form}")
     if form == "source" and any(shard.suffix == FOLDER for shard in shards):
         raise RequestError("a folder of image files comes out in --format tar or parquet")
+    copied = ALL_ITEM_FILES if form == "source" else TABLES if form == "parquet" else ()
+    if options.with_images and any(shard.suffix not in copied for shard in shards):
+        raise RequestError("--with-images: is for items that name files: say --format source")
     if names.extension is None:
         return names
-    as_they_came = {"tar": (), "parquet": TABLES, "source": ALL_ITEM_FILES}[form]
-    if any(shard.suffix in as_they_came for shard in shards):
+    if any(shard.suffix in copied for shard in shards):
         raise RequestError(
             f"--image-names: --format {form} leaves rows and items as they came: say --format tar"
         )
@@ -194,6 +211,18 @@ def _export(
         notes=tuple(notes),
         form=plan.form,
     )
+
+
+def _written(plan: ExportPlan, exporter: Exporter) -> dict[str, tuple[str, str | None]]:
+    """Source file of items -> what was written of it, and where its images are, if copied."""
+    copies = exporter.pictures is not None
+    found = {}
+    for file in plan.files:
+        url = file.parts[0].shard.url
+        folder = exporter.folders.get(url, exporter.out)
+        if file.way == "items":
+            found[url] = (file.name, str(folder.relative_to(exporter.out)) if copies else None)
+    return found
 
 
 def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[str]:
