@@ -16,6 +16,7 @@ from mmsieve.exporting.items import ALL_ITEM_FILES
 from mmsieve.exporting.pictures import ImageCopies, image_folders, write_manifests_again
 from mmsieve.exporting.plan import REPACKED, ExportPlan, Form, KeptSamples, make_plan
 from mmsieve.exporting.samples import NOT_OF_PAIRS, ImageNames
+from mmsieve.exporting.saved import save_again
 from mmsieve.exporting.tars import ExportJournal, write_manifest
 from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, OutputOptions, Positive
@@ -133,8 +134,10 @@ def export(
         report = _export(exporter, plan, options, found.notes)
         if options.dry_run:
             return report
+        written = _written(plan, exporter)
         notes = [] if pictures is None else pictures.notes()
-        notes += write_manifests_again(sources, out, _written(plan, exporter))
+        notes += write_manifests_again(sources, out, written)
+        save_again(out, {url: name for url, (name, _) in written.items()}, final is not None)
         return replace(report, notes=(*report.notes, *notes))
 
 
@@ -220,7 +223,7 @@ def _written(plan: ExportPlan, exporter: Exporter) -> dict[str, tuple[str, str |
     for file in plan.files:
         url = file.parts[0].shard.url
         folder = exporter.folders.get(url, exporter.out)
-        if file.way == "items":
+        if file.way == "items" and (exporter.out / file.name).exists():
             found[url] = (file.name, str(folder.relative_to(exporter.out)) if copies else None)
     return found
 

@@ -375,7 +375,12 @@ def _saved(folder: Path) -> DrawnLayout:
         rows = {"image": [_cell(n) for n in found], "text": [_text(n) for n in found]}
         with pa.ipc.new_stream(place / name, schema) as file:
             file.write_table(pa.table(rows, schema))
-    state = {"_data_files": [{"filename": n} for n in names], "_fingerprint": "0" * 16}
+    state = dict.fromkeys(("_split", "_format_columns", "_format_type")) | {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": "0" * 16,
+        "_format_kwargs": {},
+        "_output_all_columns": False,
+    }
     (place / "state.json").write_text(json.dumps(state))
     features = {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}}
     (place / "dataset_info.json").write_text(json.dumps({"features": features}))
