@@ -65,7 +65,7 @@ def fine_tune(found: Any, model: str, out: str) -> dict[str, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import SFTConfig, SFTTrainer
 
-    processor = AutoProcessor.from_pretrained(model, backend="pil")
+    processor = AutoProcessor.from_pretrained(model)
     options = SFTConfig(
         output_dir=out,
         max_steps=2,
@@ -74,7 +74,6 @@ def fine_tune(found: Any, model: str, out: str) -> dict[str, Any]:
         report_to=[],
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
         save_strategy="no",
         disable_tqdm=True,
         remove_unused_columns=False,

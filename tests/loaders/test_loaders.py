@@ -173,9 +173,9 @@ def _talk(number: int, as_parts: bool) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def stock_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundled rater in the stock layout of its class."""
+    """A bundled enhancer in the stock layout of its class, LLaVA."""
     out = tmp_path_factory.mktemp("stock") / "model"
-    run("convert", "mmssr-tiny-scorer", "--out", out)
+    run("convert", "aitqe-tiny", "--out", out)
     return out
 
 
