@@ -205,8 +205,8 @@ LAYOUTS: dict[str, LayoutReader] = {
             ),
             LayoutForm(
                 "data/dataset_info.json",
-                '{"mix": {"file_name": "mix.json", "formatting": "sharegpt", "columns": '
-                '{"messages": "talk", "images": "pics"}, "tags": {"role_tag": "who", ...}}}',
+                'mix: {"file_name": "mix.json", "formatting": "sharegpt", "columns": '
+                '{"messages": "talk", "images": "pics"}, "tags": {"role_tag": "who", ...}}',
                 of="LLaMA-Factory's list of files, with what their fields are called",
             ),
         ),

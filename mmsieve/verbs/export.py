@@ -91,9 +91,9 @@ def export(
     Members of a tar are copied with their headers; a sample's members come one after the other.
     Samples of Parquet and JSONL files become members of the same layout: KEY.jpg (or what it is),
     KEY.txt and KEY.json for captions, KEY.json and KEY.N.jpg for documents; with --format, rows or
-    items (docs/layouts.md). The same command run twice is a resume. manifest.json is written last.
-    A caption is replaced only by --captions: then KEY.json, or the item or row, has the
-    `original_caption` and its `overall_score` beside it.
+    items. The same command run twice is a resume. manifest.json is written last. A caption is
+    replaced only by --captions: then KEY.json, or the item or row, has the `original_caption` and
+    its `overall_score`, too.
 
     Parameters
     ----------

@@ -82,13 +82,7 @@ def select(
     asked = list(map(Path, [] if data is None else data if isinstance(data, list) else [data]))
     files = data_files(asked)
     rated = _rated(Path(table), out, files, options)
-    if with_images and subset is None:
-        raise RequestError("--with-images: say --subset DIR too, where the chosen items go")
-    request = None
-    if subset is not None:
-        listed = tuple(map(str, asked))
-        request = SubsetRequest(files, Path(subset), listed, with_images, images)
-        request.check(overwrite=True)
+    request = _subset_request(asked, files, subset, images, with_images)
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
     try:
@@ -125,6 +119,22 @@ def select(
         styles=styles,
         notes=tuple(notes),
     )
+
+
+def _subset_request(
+    asked: Sequence[Path],
+    files: tuple[Path, ...],
+    subset: Path | None,
+    images: Path | None,
+    with_images: bool,
+) -> SubsetRequest | None:
+    if with_images and subset is None:
+        raise RequestError("--with-images: say --subset DIR too, where the chosen items go")
+    if subset is None:
+        return None
+    request = SubsetRequest(files, Path(subset), tuple(map(str, asked)), with_images, images)
+    request.check(overwrite=True)
+    return request
 
 
 def _rated(table: Path, out: Path, data: Sequence[Path], options: SelectOptions) -> RatedSamples:
