@@ -148,14 +148,15 @@ def _split(
     form = options.format
     pairs = replace(read, kinds=("caption", "document"))
     if form is None:
-        form = "tar"
+        form, items = "tar", replace(read, kinds=("instruction",), places_only=True)
         if all(file.suffix in ALL_ITEM_FILES for file in found.files):
             with suppress(RequestError):  # first, as an image and one answer are a caption, too
-                as_they_are = not options.with_images
-                items = replace(read, kinds=("instruction",), places_only=as_they_are)
                 shards, form = split_files(found.files, items), "source"
-                if not has_captions:
-                    return form, items, shards
+        if form == "source" and not has_captions:
+            if options.with_images:  # their folder has to be known
+                items = replace(items, places_only=False)
+                shards = split_files(found.files, items)
+            return form, items, shards
     copied = {"tar": TAR, "parquet": TABLES, "source": (*TAR, *ALL_ITEM_FILES)}[form]
     as_it_is = not has_captions and all(file.suffix in copied for file in found.files)
     places_only = not options.with_images
