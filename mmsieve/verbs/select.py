@@ -7,13 +7,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from mmsieve.decisions import check_place, check_replaceable
+from mmsieve.decisions import DecisionRows, check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.locks import writing_to
 from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
-from mmsieve.selection.choosing import Held, choose, decide, held, printed
+from mmsieve.selection.choosing import Choice, Held, choose, decide, held, printed
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatedSamples, RatingTable
 from mmsieve.selection.results import ResultFolder, is_result_folder
@@ -108,12 +108,23 @@ def select(
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
     if was_there and not dry_run:
         notes.append("made again: the decisions of the same selection that were there")
+    return _report(out, rated, chosen, decided, options.above, notes)
+
+
+def _report(
+    out: Path,
+    rated: RatedSamples,
+    chosen: Choice,
+    decided: DecisionRows,
+    above: float,
+    notes: Sequence[str],
+) -> SelectReport:
     capabilities, styles = held(chosen)
     return SelectReport(
         out=out,
         rows=rated.pool.rows,
         kept=int(chosen.chosen.sum()),
-        above=options.above,
+        above=above,
         reasons=dict(decided.reasons),
         capabilities=capabilities,
         styles=styles,
