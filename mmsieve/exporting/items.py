@@ -6,7 +6,7 @@ Never by a key: ids repeat in the files of the field.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +17,29 @@ from mmsieve.errors import RequestError, ShardError
 from mmsieve.outputs import write_atomically
 from mmsieve.read.json_items import is_list, line_items, list_items
 from mmsieve.read.parquet import open_parquet, rows_at_once
+from mmsieve.sources import split_name, suffix_of, unpacked
 
 Places: TypeAlias = npt.NDArray[np.int64]
 JSON, LINES, PARQUET = ".json", ".jsonl", ".parquet"
 ITEM_FILES = (JSON, LINES, PARQUET)
 
 
+def form_of(path: Path) -> str:
+    """The suffix that says a file's form: of a compressed one that of its content."""
+    return suffix_of(str(path))
+
+
+def plain_name(path: Path) -> str:
+    """The name of a file's items once they are written: a compressed file's without `.gz`."""
+    return split_name(str(path))[0] + form_of(path)
+
+
 @contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file's content, unpacked where it is compressed; what goes wrong is a RequestError."""
     try:
-        yield
+        with unpacked(str(path)) as content, Path(content).open("rb") as file:
+            yield file
     except (OSError, ShardError, pa.ArrowException) as error:
         raise RequestError(f"{path}: can't be read: {error}") from error
 
@@ -63,8 +76,8 @@ def _write_json(out: Path, parts: Sequence[tuple[Path, Places]]) -> None:
 def _raw_chosen(parts: Sequence[tuple[Path, Places]]) -> Iterator[tuple[bytes, bool]]:
     """The bytes of chosen items, and whether they are a line of their file."""
     for path, places in parts:
-        with _read_errors(path), path.open("rb") as file:
-            is_line = not is_list(file, path.suffix.lower())
+        with _opened(path) as file:
+            is_line = not is_list(file, form_of(path))
             left = iter(places.tolist())
             wanted = next(left, None)
             for place, raw in enumerate(line_items(file) if is_line else list_items(file, 0)):
@@ -79,7 +92,7 @@ def _raw_chosen(parts: Sequence[tuple[Path, Places]]) -> Iterator[tuple[bytes, b
 
 def read_schema(path: Path) -> pa.Schema:
     """The columns of a Parquet file; raises RequestError where it can't be read."""
-    with _read_errors(path), path.open("rb") as file:
+    with _opened(path) as file:
         return open_parquet(file).schema_arrow
 
 
@@ -97,7 +110,7 @@ def _write_rows(out: Path, parts: Sequence[tuple[Path, Places]]) -> None:
 
 
 def _chosen_rows(path: Path, places: Places) -> Iterator[pa.Table]:
-    with _read_errors(path), path.open("rb") as file:
+    with _opened(path) as file:
         opened = open_parquet(file)
         first = 0
         for group in range(opened.num_row_groups):

@@ -13,7 +13,7 @@ import math
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import polars as pl
@@ -26,7 +26,7 @@ from mmsieve.images import extension_of
 from mmsieve.read import ReadOptions, Record, parse_record
 from mmsieve.read.json_items import parse_object
 from mmsieve.read.shards import open_shard
-from mmsieve.read.tar import BLOCK, TarGroup, index_tar
+from mmsieve.read.tar import BLOCK, Member, TarGroup, index_tar
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import TAR, Shard, local_path
 from mmsieve.tables import Header
@@ -177,6 +177,18 @@ def safe_key(key: str) -> str:
     return "/".join(parts) if all(parts) else "%2F".join(parts)
 
 
+def is_outside(name: str) -> bool:
+    """Whether a tar reader would leave its folder for a member of that name."""
+    return name.startswith("/") or ".." in name.split("/")
+
+
+def inside(name: str) -> str:
+    """A name that leaves no folder: %XX in the place of what would; reversible."""
+    below = name.lstrip("/")
+    parts = ["%2E%2E" if part == ".." else part for part in below.split("/")]
+    return "%2F" * (len(name) - len(below)) + "/".join(parts)
+
+
 def _escaped(letter: str) -> str:
     if letter in "%.\\" or not letter.isprintable():
         return "".join(f"%{byte:02X}" for byte in letter.encode("utf-8", "surrogatepass"))
@@ -297,15 +309,13 @@ class KeptReader:
             for place, group in enumerate(index.groups):
                 if group.is_duplicate or not self._is_kept(place, group.key):
                     continue
-                if group.key.startswith("/") or ".." in PurePosixPath(group.key).parts:
-                    self.problems.append(
-                        f"{group.key!r} is no name to write (absolute, or with ..): left out"
-                    )
-                    continue
                 new: dict[str, bytes] = {}
+                if is_outside(group.key):
+                    new = {ending: _bytes_of(file, own) for ending, own in group.members.items()}
+                    group = replace(group, key=inside(group.key), name=inside(group.name))
                 if change := self._changes.get(place):
                     try:
-                        new = _changed_members(file, group, change)
+                        new |= _changed_members(file, group, change)
                     except SampleError as error:
                         self.problems.append(f"{group.key!r} keeps its caption: {error}")
                 sizes, data = _members(file, group, new)
@@ -344,11 +354,13 @@ class KeptReader:
 def _changed_members(file: BinaryIO, group: TarGroup, change: CaptionChange) -> dict[str, bytes]:
     """Extension -> bytes of the members that another caption changes or adds."""
     own = group.members.get("json")
-    data = None
-    if own is not None:
-        file.seek(own.data)
-        data = file.read(own.size)
+    data = None if own is None else _bytes_of(file, own)
     return {"txt": change.text.encode(), "json": change.json_member(data)}
+
+
+def _bytes_of(file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.data)
+    return file.read(member.size)
 
 
 def _members(file: BinaryIO, group: TarGroup, new: dict[str, bytes]) -> tuple[Sizes, bytes]:

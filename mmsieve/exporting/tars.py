@@ -16,6 +16,7 @@ from mmsieve import outputs
 from mmsieve.errors import ShardError
 from mmsieve.exporting.samples import Sizes, TarSample
 from mmsieve.read.tar import index_tar
+from mmsieve.sources import MANIFEST
 from mmsieve.tables import product_version
 
 
@@ -98,7 +99,6 @@ def sample_runs(samples: Iterable[TarSample], size: int) -> Iterator[Iterator[Ta
 
 # What an export has finished, so that it goes on where it stopped; then the manifest
 
-MANIFEST = "manifest.json"
 _JOURNAL = ".export.jsonl"
 
 

@@ -11,11 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from mmsieve.errors import RequestError
-from mmsieve.exporting.items import ITEM_FILES, PARQUET, Places, read_schema, write_items
+from mmsieve.exporting.items import (
+    ITEM_FILES,
+    PARQUET,
+    Places,
+    form_of,
+    plain_name,
+    read_schema,
+    write_items,
+)
 from mmsieve.identity import SourceFiles, TableSource
 from mmsieve.outputs import check_folder
 from mmsieve.selection.groups import Bools
 from mmsieve.selection.pool import RatedSamples
+from mmsieve.sources import READ, suffix_of
 from mmsieve.tables import TableFile
 
 
@@ -35,13 +44,16 @@ class SubsetRequest:
     def outputs(self) -> dict[Path, list[Path]]:
         """File to write -> the files whose items it holds."""
         if self.is_folder:
-            return {self.out / path.name: [path] for path in self.data}
+            return {self.out / plain_name(path): [path] for path in self.data}
         return {self.out: list(self.data)}
 
     def check(self, overwrite: bool) -> None:
         """Raise RequestError where the chosen items can't be written as asked."""
         if not self.data:
             raise RequestError("--subset: say --data FILE too, the items that are chosen from")
+        if self.is_folder and suffix_of(str(self.out)) in READ and not self.out.is_dir():
+            kinds = ", ".join(ITEM_FILES)
+            raise RequestError(f"--subset {self.out}: not one of {kinds}, and no folder's name")
         if self.is_folder and len(self.outputs) < len(self.data):
             raise RequestError(
                 f"--subset {self.out}: two files of --data have one name: name a file for all"
@@ -57,7 +69,7 @@ class SubsetRequest:
         check_folder(self.out.absolute() if self.is_folder else self.out.absolute().parent)
 
     def _check_kinds(self, out: Path, files: Sequence[Path]) -> None:
-        tables = [path for path in files if path.suffix == PARQUET]
+        tables = [path for path in files if form_of(path) == PARQUET]
         if len(tables) not in (0, len(files)) or bool(tables) != (out.suffix == PARQUET):
             raise RequestError(
                 f"--subset {out}: Parquet comes out as Parquet, JSON as .json or .jsonl; name a "
@@ -73,7 +85,7 @@ def check_data(data: Sequence[Path]) -> None:
     for path in data:
         if not path.is_file():
             raise RequestError(f"--data {path}: no such file; give a JSON list, JSONL or Parquet")
-        if path.suffix not in ITEM_FILES:
+        if form_of(path) not in ITEM_FILES:
             raise RequestError(f"--data {path}: not one of {', '.join(ITEM_FILES)}")
 
 
