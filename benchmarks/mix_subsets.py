@@ -109,7 +109,7 @@ def item(number: int, items: int, ids: int) -> str:
     for turn in range(1 + number % 4):
         asked = f"What is at {number}.{turn}?"
         turns.append({"from": "human", "value": asked if turn else f"<image>\n{asked}"})
-        said = f'Caf\u00e9 {number} \u2014 "{turn}"\n' + "A kiln and an oven. " * (number % 23)
+        said = f'Caf\u00e9 {number} \u2014 "{turn}"\n' + "A kiln and an oven. " * (number % 7)
         turns.append({"from": "gpt", "value": said})
     fields = {
         "id": f"{key:012d}",
