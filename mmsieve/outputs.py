@@ -308,6 +308,14 @@ def not_ours(out: Path, why: str, replaceable: bool = False) -> RequestError:
     return RequestError(f"--out {out}: {why}; {fix}")
 
 
+def check_unused(out: Path) -> None:
+    """Raise RequestError where a folder holds files; asked where nothing of the verb is in it."""
+    inside = (path for top in contents(out) for path in (top, *top.rglob("*")))
+    shown = (path for path in inside if path.is_file() and not path.name.startswith("."))
+    if (found := next(shown, None)) is not None:
+        raise not_ours(out, f"holds {found.relative_to(out)}, and nothing of this command's")
+
+
 def check_file(
     out: Path, what: str, is_ours: Callable[[Path], bool], overwrite: bool | None = None
 ) -> None:

@@ -197,6 +197,15 @@ def test_a_parquet_file_that_expands_is_named(tmp_path, small_batches):
     assert "of column text expand to" in report.failed["bomb-000000"]
 
 
+def test_large_values_that_compress_well_come_one_at_a_time(tmp_path, small_batches):
+    path, text = tmp_path / "padded.parquet", "x" * (small_batches * 3 // 4)
+    columns = {"image": [image()] * 8, "text": [text] * 8}
+    write_parquet(path, columns, compression="zstd", use_dictionary=False)
+    with path.open("rb") as file:
+        records = list(read_records(ParquetRows(file), 0, 8, list(columns), lambda row, n: str(n)))
+    assert [record.fields["text"] for record in records] == [text] * 8
+
+
 def test_a_dictionary_of_large_values_is_read_a_few_rows_at_a_time(tmp_path, small_batches):
     path, size = tmp_path / "large.parquet", small_batches // 3
     text = random.Random(0).randbytes(size // 2).hex()
