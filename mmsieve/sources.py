@@ -82,6 +82,8 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except ValueError as error:
         fix = "a SOURCE is a path or a URL such as s3://, gs://, hf://, https://"
         raise RequestError(f"{url}: {one_line(error)}; {fix}") from error
+    except Exception as error:  # some backends connect at once, and have errors of their own
+        raise RequestError(f"{url}: can't be reached: {one_line(error)}") from error
     return found
 
 

@@ -18,7 +18,7 @@ from mmsieve.exporting.pictures import ImageCopies, image_folders, write_manifes
 from mmsieve.exporting.rows import PARQUET, ItemsOf, Places, read_schema
 from mmsieve.identity import SourceFiles, TableSource
 from mmsieve.manifests import read_manifest
-from mmsieve.outputs import check_folder
+from mmsieve.outputs import check_folder, check_name
 from mmsieve.read import ReadOptions
 from mmsieve.read.shards import split_files
 from mmsieve.selection.groups import Bools
@@ -63,6 +63,7 @@ class SubsetRequest:
                 f"--subset {self.out}: two files of --data have one name: name a file for all"
             )
         for out, files in self.outputs.items():
+            check_name(out, "--subset")
             if any(out.resolve() == path.resolve() for path in files):
                 raise RequestError(f"--subset {out}: is the file of --data: choose another name")
             if out.is_dir():
@@ -74,7 +75,8 @@ class SubsetRequest:
             if not self.is_folder:
                 raise RequestError("--with-images: goes into a folder: say --subset DIR")
             _ = self.shards
-        check_folder(self.out.absolute() if self.is_folder else self.out.absolute().parent)
+        folder = self.out if self.is_folder else self.out.parent
+        check_folder(folder.absolute(), "--subset")
 
     @property
     def read(self) -> ReadOptions:
