@@ -43,6 +43,11 @@ class KeptAnswers:
         self._synced = 0.0
         self._known: dict[str, Any] = {}
 
+    @property
+    def is_there(self) -> bool:
+        """Whether anything is kept, of whatever shard."""
+        return self._folder.is_dir()
+
     def open(self, shard: str) -> None:
         """Go on with what is kept for a shard."""
         self.close()
