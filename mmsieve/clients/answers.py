@@ -88,8 +88,8 @@ class KeptAnswers:
     def remove(self, shard: str) -> None:
         """Remove what is kept of a shard whose table is whole, or is to be made anew."""
         path = self._folder / f"{shard}.jsonl"
-        with suppress(OSError):  # nothing was kept, or others are still there
-            path.unlink()
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # others are still there
             for folder in path.parents:
                 if folder == self._folder.parent:
                     break

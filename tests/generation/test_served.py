@@ -183,7 +183,7 @@ def test_an_endpoint_of_a_model_of_ours(tmp_path, served):
     source = write_tar(tmp_path / "a.tar", [m for key in ("a", "b", "c") for m in caption(key)])
     asked = {"concurrency": 2, "max_new_tokens": 384}
     model = f"endpoint:{served}#{stock}"
-    with pytest.raises(RequestError, match="does not answer a picture with a text: .*500"):
+    with pytest.raises(RequestError, match=r"does not answer a picture with a text: .*500"):
         enhance(source, tmp_path / "stopped", model, **asked)  # it can't take words to stop at
     report = enhance(source, tmp_path / "out", model, explain=True, like="aitqe-tiny", **asked)
     assert report.rows == 3 and report.statuses.keys() <= {"ok", "model_output_invalid"}
