@@ -19,7 +19,13 @@ name=aitqe
 first_port=8000
 
 servers=()
-trap 'kill "${servers[@]}" 2>/dev/null || true' EXIT
+end_servers() {
+    for server in "${servers[@]}"; do
+        # shellcheck disable=SC2046 # the loop, and the server that it has started
+        kill "$server" $(pgrep -P "$server") 2>/dev/null || true
+    done
+}
+trap end_servers EXIT
 urls=()
 for gpu in 0 1 2 3; do
     port=$((first_port + gpu))
