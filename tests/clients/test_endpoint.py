@@ -237,6 +237,7 @@ def revive(clock: FakeClock, process: ServerProcess, seconds: float) -> None:
     clock.passed = look
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again(enhancing, process, clock):
     process.start(die_at=25)
     revive(clock, process, seconds=100)
@@ -291,6 +292,7 @@ class Killing(Plan):
         return None
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_asks_again_for_what_was_under_way_at_most(enhancing, served):
     for number in (13, 17):
         served.plan = killing = Killing(number)
