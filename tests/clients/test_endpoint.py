@@ -319,7 +319,7 @@ def test_a_table_goes_on_at_another_address_and_not_with_another_model(enhancing
         assert enhancing.run(endpoint(other.url).replace("#aitqe", "#other")) == 2
         assert "was made with another served name" in enhancing.said
         assert enhancing.run(endpoint(other.url), "--like", "aitqe-tiny") == 2
-        assert "was made with another like form" in enhancing.said
+        assert "was made with another" in enhancing.said and "like form" in enhancing.said
     enhancing.check()
 
 
