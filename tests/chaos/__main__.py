@@ -187,7 +187,8 @@ def main() -> int:
     asked = parser.parse_args()
     fitting = [name for name, each in SCENARIOS.items() if _fits(each, asked.what)]
     names = asked.scenarios or fitting
-    os.environ |= {"OPENAI_API_KEY": "sk-test-0123456789abcdef", "HF_HUB_OFFLINE": "1"}
+    key = "sk-test-0123456789abcdef"
+    os.environ |= {"OPENAI_API_KEY": key, "MMSIEVE_ENDPOINT_KEY": key, "HF_HUB_OFFLINE": "1"}
     problems = []
     for number, name in enumerate(names):
         print(f"{name}: ", end="", flush=True)
