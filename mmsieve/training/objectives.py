@@ -148,7 +148,10 @@ class QualityObjective(_Objective):
             losses["wrong_words"] = self._wrong_words * self._words(hidden, batch["facts"])
         if self.training:
             self.parts = {name: float(loss.detach()) for name, loss in losses.items()}
-        return {"loss": torch.stack(list(losses.values())).sum(), "logits": _scores(logits.detach())}
+        return {
+            "loss": torch.stack(list(losses.values())).sum(),
+            "logits": _scores(logits.detach()),
+        }
 
     def _words(self, hidden: Tensor, facts: Tensor) -> Tensor:
         assert self.word is not None

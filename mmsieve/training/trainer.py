@@ -23,7 +23,7 @@ from mmsieve.progress import Advance, show_progress
 from mmsieve.training.options import devices, processes
 from mmsieve.training.recipe import ClassifierStage, Lora, SftStage, Steps
 from mmsieve.training.records import Mixture
-from mmsieve.validated import OBJECT, read_json_file
+from mmsieve.training.states import fit_deepspeed, gather_deepspeed, last_state, step_of
 
 _LOG_STEPS = 50
 BestBy: TypeAlias = Literal["accuracy", "loss"]
@@ -65,8 +65,10 @@ def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, Any]:
     is_first = processes().is_main_process
     whole = hollow_copy(stage.objective) if is_first else None
     trainer = _Trainer(stage, folder)
-    last = _last_state(folder)
-    before = 0 if last is None else _step(last)
+    last = last_state(folder, trainer.accelerator.distributed_type.value)
+    before = 0 if last is None else step_of(last)
+    if last is not None and trainer.is_deepspeed_enabled:
+        fit_deepspeed(last, trainer)
     hidden = quiet or not processes().is_main_process
     with (
         quiet_loading(),
@@ -74,9 +76,7 @@ def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, Any]:
     ):
         trainer.add_callback(_ProgressCallback(advance, before))
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        trainer.load_best()
-    # All processes take part: what FSDP or DeepSpeed have spread over them comes together here.
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        state = trainer.gather(is_first)
     unset_hf_deepspeed_config()  # or the next model to be loaded would be spread, too
     if whole is not None:
         whole.load_state_dict({name: _on_cpu(one) for name, one in state.items()}, assign=True)
@@ -174,10 +174,24 @@ class _Trainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self.add_callback(_SaveLooks())
 
-    def load_best(self) -> None:
-        """Go back to the saved state that did best on the held-out data, where there is one."""
-        if self.state.best_model_checkpoint is not None:
+    def gather(self, is_first: bool) -> dict[str, Tensor]:
+        """The weights and buffers of the best state, or of the last one; asked in every process.
+
+        `is_first`: in the process that needs them; what the others get may be anything.
+        """
+        best = self.state.best_model_checkpoint
+        if self.is_deepspeed_enabled:  # an engine that has trained can't go back to a state
+            last = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            return gather_deepspeed(Path(best or last)) if is_first else {}
+        if best is not None:
             self._load_best_model()
+        found: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+        return found
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The weights for a saved state, but for DeepSpeed, which saves them its own way."""
+        if not self.is_deepspeed_enabled:
+            super().save_model(output_dir, _internal_call)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW on all that learns; made when the Trainer asks, as FSDP wants it."""
@@ -242,21 +256,6 @@ def _metrics(found: Any) -> dict[str, float]:
     """What the best state is chosen by, as `evaluate` measures it."""
     measured = measure(found.predictions.astype(float), found.label_ids.astype(int))
     return {name: getattr(measured, name) for name in ("accuracy", "f1", "mse")}
-
-
-def _last_state(folder: Path) -> Path | None:
-    """The last state that is whole: the Trainer writes trainer_state.json after all else."""
-    for place in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
-        try:
-            read_json_file(place / "trainer_state.json", OBJECT, "")
-        except (FileNotFoundError, RequestError):  # killed while it was written
-            continue
-        return place
-    return None
-
-
-def _step(state: Path) -> int:
-    return int(state.name.rpartition("-")[2])
 
 
 class _SaveLooks(TrainerCallback):  # type: ignore[misc]

@@ -276,6 +276,8 @@ class ClassifierTraining(Training):
         wanted = self.recipe.lesson
         assert wanted is not None
         opened = self.open(self.before("lesson"))
+        opened.model.requires_grad_(False)
+        self._learn_tower(opened)
         task = drawn_training().draw_pretext(wanted, self.recipe.seed, opened.image.size)
         stage = trainer.Stage(
             name="lesson",
@@ -287,6 +289,13 @@ class ClassifierTraining(Training):
         )
         self.train(stage, folder, opened)
         return []
+
+    def _learn_tower(self, opened: TrainableModel) -> nn.Module:
+        """The tower, which learns as far as it is used."""
+        tower: nn.Module = opened.model.model.vision_tower.requires_grad_(True)
+        (stock,) = tower.get_submodule("vision_tower").children()
+        freeze_tower_end(stock, opened.model.config.select_layer)
+        return tower
 
     def train_projector(self, folder: Path) -> list[str]:
         """Stage 1: the projector learns from captions."""
@@ -307,7 +316,7 @@ class ClassifierTraining(Training):
         objective = objectives.QualityObjective(opened.model, opened.image, wanted)
         if wanted.lora is not None:
             trainer.add_adapters(opened.language, wanted.lora)
-        tower = opened.model.model.vision_tower if wanted.tower_rate else None
+        tower = self._learn_tower(opened) if wanted.tower_rate else None
         return self.fit(opened, objective, wanted, folder, best_by="accuracy", tower=tower)
 
 
@@ -340,14 +349,24 @@ class SftTraining(Training):
 
 
 def _freeze_unused(model: Any) -> None:
-    """What no loss reaches: the tower beyond the layer that is used, and a bias without a place."""
-    tower = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
-    for module in (tower.encoder.layers[-1], tower.post_layernorm, getattr(tower, "head", None)):
-        if module is not None:
-            module.requires_grad_(False)
+    """What no loss reaches: the end of the tower, and a bias without a place."""
+    freeze_tower_end(model.model.vision_tower, -2)
     bias: nn.Parameter = model.model.multi_modal_projector.linear_2.bias
     if not bias.any():
         bias.requires_grad_(False)
+
+
+def freeze_tower_end(tower: Any, select_layer: int) -> None:
+    """Keep a stock tower beyond the layer that is used, as `encode_patches` counts them, as it is.
+
+    No loss reaches it: what spreads a model over processes would wait for its gradients.
+    """
+    stock = getattr(tower, "vision_model", tower)
+    layers = stock.encoder.layers
+    used = select_layer if select_layer >= 0 else len(layers) + 1 + select_layer
+    for module in (*layers[used:], stock.post_layernorm, getattr(stock, "head", None)):
+        if module is not None:
+            module.requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,43 @@
+"""`mmsieve` as `accelerate launch` runs it, on a machine without a GPU; may be told to die.
+
+Three things are not as on GPUs. accelerate knows FSDP on devices alone: it takes the CPUs for one.
+DeepSpeed would compile an operation that talks through shared memory: it is told to use gloo. And
+MMSIEVE_DIE_AT=N kills this process, as nothing can catch, when update N is done.
+"""
+
+import os
+import runpy
+import signal
+from typing import Any
+
+import accelerate.state
+from transformers import TrainerCallback
+
+
+class _DeviceTypes:
+    """accelerate's kinds of devices, the CPUs standing for one that is in no test."""
+
+    def __init__(self, stock: Any) -> None:
+        self._stock = stock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, "MULTI_CPU" if name == "MULTI_NEURON" else name)
+
+
+def _die_at(step: int) -> None:
+    def die(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    TrainerCallback.on_step_begin = die
+
+
+if __name__ == "__main__":
+    accelerate.state.DistributedType = _DeviceTypes(accelerate.state.DistributedType)
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if "MMSIEVE_DIE_AT" in os.environ:
+        _die_at(int(os.environ["MMSIEVE_DIE_AT"]))
+    runpy.run_module("mmsieve", run_name="__main__", alter_sys=True)
