@@ -3,7 +3,11 @@ BIN := .venv/bin
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: setup demo test check chaos chaos-short fuzz fuzz-short lint format bench clean
+# DeepSpeed changes what accelerate and transformers import: it has an environment of its own, which
+# sees the packages of the first one.
+SHARDED := .venv/sharded
+
+.PHONY: setup demo test test-sharded check chaos chaos-short fuzz fuzz-short lint format bench clean
 
 setup: .venv/.ready
 
@@ -18,6 +22,17 @@ demo: setup
 
 test: setup
 	$(PYTEST)
+
+$(SHARDED)/.ready: .venv/.ready
+	$(PYTHON) -m venv --clear $(SHARDED)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(SHARDED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth
+	$(SHARDED)/bin/pip install --quiet --constraint constraints.txt 'deepspeed>=0.19'
+	touch $@
+
+# Trainings on two processes, DDP, DeepSpeed and FSDP2, killed and resumed.
+test-sharded: setup $(SHARDED)/.ready
+	OMP_NUM_THREADS=1 $(SHARDED)/bin/python -m pytest -W ignore -m sharded tests/sharded
 
 check: setup
 	$(PYTEST) -m 'not slow'

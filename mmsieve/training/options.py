@@ -5,6 +5,7 @@ DeepSpeed; alone, a training is its own first process.
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +19,7 @@ from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import remove
-from mmsieve.options import COMMON, AboveZero, NotNegative, OutputOptions
+from mmsieve.options import COMMON, NotNegative, OutputOptions
 from mmsieve.outputs import contents, is_same_request, make_folder, read_record, write_text
 
 
@@ -62,7 +63,7 @@ class TrainOptions(OutputOptions):
     images: Paths = None
     """Folder that the image paths of --data are relative to, one for each --data; by default each
     file's own."""
-    data_weight: AboveZero | list[AboveZero] | None = None
+    data_weight: float | list[float] | None = None
     """How often the records of a --data come in an epoch, one number for each: 2 is twice, 0.5
     every other epoch."""
     val: Paths = None
@@ -120,6 +121,8 @@ class TrainOptions(OutputOptions):
         for flag, given in (("images", images), ("data-weight", weights)):
             if given and len(given) != len(data):
                 raise RequestError(f"--{flag}: {len(given)} for {len(data)} --data: one for each")
+        if not all(0 < weight < math.inf for weight in weights):
+            raise RequestError("--data-weight: must be above 0; leave out a file of weight 0")
         val = _files("val", self.val, "val.json")
         if images and val and len({*images}) > 1 and len(val) != len(data):
             raise RequestError(f"--val: {len(val)} for {len(data)} --images: one for each")
@@ -130,6 +133,8 @@ class TrainOptions(OutputOptions):
         """The captions that a new projector learns from; raises RequestError."""
         files = _files("pretrain", self.pretrain, "train.json")
         images = as_tuple(self.pretrain_images)
+        if images and not files:
+            raise RequestError("--pretrain-images goes with --pretrain FILE")
         if images and len(images) != len(files):
             raise RequestError(
                 f"--pretrain-images: {len(images)} for {len(files)} --pretrain: one for each"

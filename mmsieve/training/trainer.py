@@ -193,6 +193,12 @@ class _Trainer(Trainer):  # type: ignore[misc]
         if not self.is_deepspeed_enabled:
             super().save_model(output_dir, _internal_call)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Weights under one name each: safetensors refuses a second, which is loaded with it."""
+        state = self.model.state_dict() if state_dict is None else state_dict
+        named = {(one.data_ptr(), one.shape): name for name, one in reversed(state.items())}
+        super()._save(output_dir, {name: state[name] for name in sorted(named.values())})
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW on all that learns; made when the Trainer asks, as FSDP wants it."""
         stage, wanted = self._stage, self._stage.optimisation

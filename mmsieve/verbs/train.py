@@ -198,8 +198,6 @@ def _train(
 def _check_pretrain(goal: str, recipe: BaseRecipe, options: TrainOptions) -> None:
     """Raise RequestError where there is no stage for the files of --pretrain."""
     if options.pretrain is None:
-        if options.pretrain_images is not None:
-            raise RequestError("--pretrain-images goes with --pretrain FILE")
         return
     if goal not in ("classifier", "enhancer"):
         raise RequestError(f"--pretrain: is for classifier and enhancer; train {goal} has --data")

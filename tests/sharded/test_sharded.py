@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import PIL.Image
@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import mmsieve
 import mmsieve.training
+from mmsieve import GenerateOptions
 from mmsieve.generation.files import CAPTION_HEAD
 from mmsieve.training.options import TrainOptions
 from tests.helpers.tiny import Recipe, make_tower, picture
@@ -37,6 +38,15 @@ SMOKE = load_recipe("unifilter-qwen3-0.6b", Recipe, smoke=True).changed(
     projector={"total_batch": 4, "learning_rate": 1e-3},
     classifier={"total_batch": 4, "epochs": 3, "learning_rate": 1e-4, "save_steps": 2,
                 "tower_rate": 0.2, "captioning": 1.0, "gradient_checkpointing": True},
+)
+"""
+
+
+BFLOAT16 = '4, "precision": "bfloat16", "epochs'
+
+RATER = """from mmsieve.training.recipe import RaterRecipe, load_recipe
+SMOKE = load_recipe("mmssr-tiny-scorer", RaterRecipe, smoke=True).changed(
+    weights="float32", rater={"batch": 1, "total_batch": 4, "epochs": 2, "learning_rate": 1e-4},
 )
 """
 
@@ -122,6 +132,22 @@ def alone(classifier, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def best_alone(parts, classifier, tmp_path_factory) -> Path:
+    """The same, but of the states the one that does best on held-out texts: the first."""
+    out = tmp_path_factory.mktemp("best") / "out"
+    options = replace(classifier.options, val=parts / "val.json")
+    mmsieve.train_classifier(classifier.recipe, out=out, options=options)
+    return out
+
+
+def distance(one: Path, other: Path) -> float:
+    """The mean difference between the weights of two checkpoints' language models."""
+    files = [load_file(folder / "model.safetensors") for folder in (one, other)]
+    names = [name for name in files[0] if ".layers." in name]
+    return sum((files[0][n] - files[1][n]).abs().mean().item() for n in names) / len(names)
+
+
 def gap(one: Path, other: Path) -> float:
     """The largest difference between two checkpoints, which have the same tensors."""
     files = [load_file(folder / "model.safetensors") for folder in (one, other)]
@@ -157,3 +183,46 @@ def test_killed_and_resumed_the_weights_are_those_of_one_process(kind, classifie
         assert "stage projector was done before" in said
         assert gap(alone, folder) < 1e-5
         assert logged(folder) == pytest.approx(logged(alone), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def rater(tmp_path_factory) -> tuple[Setting, Path]:
+    """The fine-tuning of a rater, and what one process makes of it."""
+    folder = tmp_path_factory.mktemp("rater")
+    asked = GenerateOptions(teacher="rendered", count=8, quiet=True)
+    mmsieve.generate_ratings(out=folder / "data", options=asked)
+    (folder / "recipe.py").write_text(RATER)
+    options = TrainOptions(smoke=True, quiet=True, data=folder / "data")
+    setting = Setting(
+        goal="rater",
+        recipe=str(folder / "recipe.py"),
+        options=options,
+        start_from="mmssr-tiny-scorer",
+    )
+    mmsieve.train_rater(
+        setting.recipe, out=folder / "out", start_from=setting.start_from, options=options
+    )
+    return setting, folder / "out"
+
+
+@pytest.mark.parametrize("kind", ["zero3", "fsdp2"])
+def test_a_rater_is_gathered_whole(kind, rater, tmp_path):
+    """Supervised fine-tuning: a parameter beside all modules, a tower whose end is not used."""
+    setting, alone = rater
+    run(kind, 2, setting, tmp_path / "out")
+    assert gap(alone, tmp_path / "out") < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["zero3", "fsdp2"])
+def test_the_best_state_is_gathered_also_in_bfloat16(
+    kind, parts, classifier, alone, best_alone, tmp_path
+):
+    """The rounding shows, but what is written is far from the last state and near the best."""
+    (tmp_path / "recipe.py").write_text(RECIPE.replace('4, "epochs', BFLOAT16))
+    setting = replace(
+        classifier,
+        recipe=str(tmp_path / "recipe.py"),
+        options=replace(classifier.options, val=parts / "val.json"),
+    )
+    run(kind, 2, setting, tmp_path / "out")
+    assert distance(tmp_path / "out", best_alone) < distance(tmp_path / "out", alone) / 2

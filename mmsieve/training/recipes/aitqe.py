@@ -5,7 +5,7 @@ alignment are LLaVA's, as UniFilter has them.
 """
 
 from mmsieve.training.recipe import Backbone, EnhancerRecipe, Steps
-from mmsieve.training.recipes import PUBLISHED, describe
+from mmsieve.training.recipes import PUBLISHED, ZERO3, describe
 from mmsieve.training.recipes.mmssr import ONE_GPU, SMOKE, STAGE
 
 _WHOLE = EnhancerRecipe(
@@ -23,14 +23,16 @@ RECIPES = (
         _WHOLE,
         _WHOLE.changed(**_SMOKE),
         what="an enhancer with the base models of the paper, all of it trained",
-        command="mmsieve train enhancer aitqe-qwen2-7b --data train.json --out enhancer",
-        hardware="8 GPUs of 80 GB with FSDP or DeepSpeed; not run by us",
+        command=f"{ZERO3} -m mmsieve train enhancer \\\n"
+        "             aitqe-qwen2-7b --pretrain captions.json --data train.json --out enhancer",
+        hardware="8 GPUs of 80 GB with zero3 or fsdp2; not run by us",
     ),
     describe(
         _LORA,
         _LORA.changed(**_SMOKE),
         what="an enhancer with the base models of the paper, on one GPU",
-        command="mmsieve train enhancer aitqe-qwen2-7b-lora --data train.json --out enhancer",
+        command="mmsieve train enhancer aitqe-qwen2-7b-lora --pretrain captions.json \\\n"
+        "             --data train.json --out enhancer",
         hardware="one GPU of 80 GB; not run by us",
     ),
 )
