@@ -42,7 +42,7 @@ class DataFiles:
     """Held-out records; without them some images of `data` are held out."""
 
 
-Paths: TypeAlias = Path | list[Path] | None
+Paths: TypeAlias = Annotated[Path | list[Path] | None, Parameter(negative="")]
 """None, one or several, as a repeatable option gives them."""
 
 
@@ -63,7 +63,7 @@ class TrainOptions(OutputOptions):
     images: Paths = None
     """Folder that the image paths of --data are relative to, one for each --data; by default each
     file's own."""
-    data_weight: float | list[float] | None = None
+    data_weight: Annotated[float | list[float] | None, Parameter(negative="")] = None
     """How often the records of a --data come in an epoch, one number for each: 2 is twice, 0.5
     every other epoch."""
     val: Paths = None
