@@ -18,8 +18,8 @@ from mmsieve.errors import RequestError
 from mmsieve.training.options import processes
 from mmsieve.validated import OBJECT, read_json_file
 
-_PARTS = {"DEEPSPEED": "global_step*", "FSDP": "pytorch_model_fsdp*"}
-"""How accelerate calls what spreads a model, and the folder in a state that shows it."""
+_PARTS = {"DEEPSPEED": ("DeepSpeed", "global_step*"), "FSDP": ("FSDP", "pytorch_model_fsdp*")}
+"""How accelerate and others call what spreads a model, and the folder in a state that shows it."""
 
 
 def last_state(folder: Path, kind: str) -> Path | None:
@@ -44,8 +44,8 @@ def step_of(state: Path) -> int:
 
 
 def _check_kind(state: Path, kind: str) -> None:
-    saved = [name for name, parts in _PARTS.items() if any(state.glob(parts))]
-    now = [kind] if kind in _PARTS else []
+    saved = [name for name, parts in _PARTS.values() if any(state.glob(parts))]
+    now = [_PARTS[kind][0]] if kind in _PARTS else []
     if saved != now:
         was, here = (found[0] if found else "one process or DDP" for found in (saved, now))
         raise RequestError(

@@ -175,6 +175,15 @@ def test_a_total_that_cannot_be_met_is_refused(tmp_path):
         )
 
 
+def test_held_out_records_are_looked_at_after_every_epoch(tmp_path):
+    data = released_layout(tmp_path / "data")
+    out = tmp_path / "out"
+    file = recipe(tmp_path, batch=2, epochs=3)
+    mmsieve.train_classifier(file, out=out, options=options(data, val=data))
+    log = json.loads((out / "training.json").read_text("utf-8"))["logs"]["classifier"]
+    assert [entry["step"] for entry in log if "eval_accuracy" in entry] == [2, 4, 6]
+
+
 def test_held_out_images_are_in_no_training_text():
     names = [("a",), ("b", "c"), ("c", "d"), ("e",), ("a", "e"), *((f"n{n}",) for n in range(195))]
     for seed in range(20):
