@@ -4,9 +4,10 @@ DDP saves one file of weights, FSDP and DeepSpeed a part for each process. Those
 any number of processes, those of DeepSpeed after a conversion (universal checkpoints).
 """
 
-import contextlib
 import io
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def _convert(folder: Path) -> None:
         ds_to_universal.main(Namespace(**wanted))
 
 
-def _silence() -> contextlib.AbstractContextManager[Any]:
-    """DeepSpeed's tools print as they go."""
-    return contextlib.redirect_stdout(io.StringIO())
+@contextmanager
+def _silence() -> Iterator[None]:
+    """DeepSpeed's tools print as they go; what they raise is told as ever."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield

@@ -189,15 +189,16 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return found
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The weights for a saved state, but for DeepSpeed, which saves them its own way."""
-        if not self.is_deepspeed_enabled:
-            super().save_model(output_dir, _internal_call)
+        """The weights for a saved state; FSDP and DeepSpeed save them in parts, another way.
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Weights under one name each: safetensors refuses a second, which is loaded with it."""
-        state = self.model.state_dict() if state_dict is None else state_dict
-        named = {(one.data_ptr(), one.shape): name for name, one in reversed(state.items())}
-        super()._save(output_dir, {name: state[name] for name in sorted(named.values())})
+        Each has one name: safetensors refuses the second one of tied weights.
+        """
+        if self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+        elif not self.is_deepspeed_enabled:
+            state = self.model.state_dict()
+            named = {(one.data_ptr(), one.shape): name for name, one in reversed(state.items())}
+            self._save(output_dir, {name: state[name] for name in sorted(named.values())})
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW on all that learns; made when the Trainer asks, as FSDP wants it."""

@@ -1,8 +1,9 @@
 """`mmsieve` as `accelerate launch` runs it, on a machine without a GPU; may be told to die.
 
-Three things are not as on GPUs. accelerate knows FSDP on devices alone: it takes the CPUs for one.
-DeepSpeed would compile an operation that talks through shared memory: it is told to use gloo. And
-MMSIEVE_DIE_AT=N kills this process, as nothing can catch, when update N is done.
+What is not as on GPUs: accelerate knows FSDP on devices alone, so it takes the CPUs for one;
+transformers wants a device for DeepSpeed in bfloat16, too; DeepSpeed would compile an operation that
+talks through shared memory, so it is told to use gloo. And MMSIEVE_DIE_AT=N kills this process, as
+nothing can catch, when update N is done.
 """
 
 import os
@@ -11,6 +12,7 @@ import signal
 from typing import Any
 
 import accelerate.state
+import transformers.training_args
 from transformers import TrainerCallback
 
 
@@ -38,6 +40,7 @@ if __name__ == "__main__":
         import deepspeed
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        transformers.training_args.is_torch_bf16_gpu_available = lambda: True
     if "MMSIEVE_DIE_AT" in os.environ:
         _die_at(int(os.environ["MMSIEVE_DIE_AT"]))
     runpy.run_module("mmsieve", run_name="__main__", alter_sys=True)
