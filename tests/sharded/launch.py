@@ -2,7 +2,7 @@
 
 What is not as on GPUs: accelerate knows FSDP on devices alone, so it takes the CPUs for one;
 transformers wants a device for DeepSpeed in bfloat16, too; DeepSpeed would compile an operation
-that talks through shared memory, so it is told to use gloo. And MMSIEVE_DIE_AT=N kills this process,
+that talks through shared memory, so it is told to use gloo; MMSIEVE_DIE_AT=N kills this process,
 as nothing can catch, when update N is done.
 """
 
