@@ -32,10 +32,10 @@ def resolve_device(device: str = "auto") -> Device:
     return device
 
 
-def resolve_dtype(dtype: str, device: Device) -> Dtype:
-    """The number format; `auto` is float32 on a CPU and bfloat16 on a GPU."""
+def resolve_dtype(dtype: str, device: Device, on_gpu: Dtype = "bfloat16") -> Dtype:
+    """The number format; `auto` is float32 on a CPU, and on a GPU what suits the model."""
     if dtype == "auto":
-        return "float32" if device == "cpu" else "bfloat16"
+        return "float32" if device == "cpu" else on_gpu
     if dtype in get_args(Dtype):
         return cast(Dtype, dtype)
     raise RequestError(f"dtype {dtype!r} is not one of auto, float32, bfloat16, float16")

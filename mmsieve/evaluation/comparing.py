@@ -21,6 +21,8 @@ from mmsieve.evaluation.metrics import (
     Interval,
     Ints,
     Metrics,
+    ScoreTies,
+    count_ties,
     fit_thresholds,
     half_of_units,
     interval,
@@ -186,6 +188,8 @@ class Measured:
     """Of all texts, measured or not."""
     thresholds: list[float] | None = None
     """For a score that isn't a level: where levels 1, 2 and 3 begin."""
+    ties: ScoreTies | None = None
+    """How far the scores tell the measured texts apart."""
     differences: dict[str, Difference] = field(default_factory=dict)
     """To the first model; empty for that one."""
 
@@ -197,6 +201,7 @@ class Measured:
             "by_kind": {kind: metrics.as_dict() for kind, metrics in self.by_kind.items()},
             "statuses": self.statuses,
             "thresholds": self.thresholds,
+            "ties": None if self.ties is None else asdict(self.ties),
         }
 
 
@@ -318,6 +323,7 @@ def _measure_one(
         by_kind={kind: numbers(is_measured & (kinds == kind))[0] for kind in there},
         statuses=statuses,
         thresholds=one.thresholds,
+        ties=count_ties(one.scores[is_measured]),
         differences={} if first is None else _differences(overall, first),
     )
     return measured, overall

@@ -4,7 +4,7 @@ Torch is imported only by what computes: the processes that prepare samples impo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -28,7 +28,7 @@ from mmsieve.errors import (
     is_order_to_end,
 )
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, image_path, load_square
-from mmsieve.methods.folders import read_tensors
+from mmsieve.methods.folders import stored_tensors
 from mmsieve.methods.tower import Tower
 from mmsieve.options import Options
 from mmsieve.sample import Image, Sample, Text
@@ -458,8 +458,11 @@ def _load_tower(tower: Tower) -> Any:
     used = {name: at for name, at in tower.tensors.items() if not name.startswith(_UNUSED)}
     with fitting(tower.note), quiet():
         model = stock_tower(AutoConfig.for_model(**tower.config))
-        missing, unknown = model.load_state_dict(read_tensors(used), strict=False)
-    wanted = [name for name in missing if not name.startswith(_UNUSED)]
+        unknown: list[str] = []
+        for name, stored in stored_tensors(used).items():  # one at a time: never all of them twice
+            unknown += model.load_state_dict({name: stored[...]}, strict=False).unexpected_keys
+    missing = model.state_dict().keys() - used.keys()
+    wanted = sorted(name for name in missing if not name.startswith(_UNUSED))
     if wanted or unknown:
         raise RequestError(f"{tower.note}: weights and config do not fit: {[*wanted, *unknown][0]}")
     return model.eval().requires_grad_(False)
@@ -504,18 +507,22 @@ def fitting(where: Path | str) -> Iterator[None]:
 
 
 def build_model(
-    kind: Any, dtype: str, folder: Path, source: Path | None = None, **given: Any
+    kind: Any, dtype: str, folder: Path, config: Any, state: Mapping[str, Any]
 ) -> tuple[Any, set[str]]:
     """The model of a transformers class, on the CPU, and the tensors that it has no use for.
 
-    `source` and `given` are for its `from_pretrained`. Raises RequestError, naming `folder`, where
-    tensors are missing or of another shape than the config says.
+    `state` has its weights by name, StoredTensors or tensors. Raises RequestError, naming `folder`,
+    where tensors are missing or of another shape than the config says.
     """
     import torch
 
     with fitting(folder), quiet():
         model, info = kind.from_pretrained(
-            source, dtype=getattr(torch, dtype), output_loading_info=True, **given
+            None,
+            config=config,
+            state_dict=dict(state),
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
         )
     if info["missing_keys"]:
         raise RequestError(f"{folder}: no tensor {min(info['missing_keys'])}")
@@ -537,7 +544,8 @@ class ModelOptions(Options):
     device: Annotated[str, _MODEL] = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _MODEL] = "auto"
-    """auto is float32 on a CPU and bfloat16 on a GPU."""
+    """auto is float32 on a CPU; on a GPU what the published code computes released checkpoints in
+    (UniFilter, mmSSR: float16, AITQE: bfloat16), and bfloat16 for all others."""
     image_limits: Annotated[ImageLimits, _MODEL] = field(default_factory=ImageLimits)
     """Beyond these an image is refused."""
 

@@ -19,6 +19,7 @@ from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from mmsieve.devices import Dtype
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
 from mmsieve.methods.configs import (
@@ -108,6 +109,8 @@ class CheckpointFolder:
 
     not_text: ClassVar[Iterable[str]] = ()
     """More keys of this layout's config.json that are not the language model's."""
+    published_dtype: ClassVar[Dtype] = "float16"
+    """What the published code computes in, on a GPU."""
 
     @property
     def backbone(self) -> str:
@@ -133,6 +136,11 @@ class CheckpointFolder:
         """How a checkpoint made by mmsieve wants its inputs; None for a released one."""
         own = self.config.get("mmsieve")
         return own if isinstance(own, dict) else None
+
+    @property
+    def gpu_dtype(self) -> Dtype:
+        """What `--dtype auto` means on a GPU: as published, or bfloat16 of a checkpoint of ours."""
+        return self.published_dtype if self.own is None else "bfloat16"
 
     @property
     def embedded(self) -> int | None:

@@ -82,7 +82,7 @@ class Aitqe(Annotator):
         own = checkpoint.own and checkpoint.own | {"plain_text": True}
         self.options = options = options.fill(own or {})
         self.device = resolve_device(options.device)
-        self.dtype = resolve_dtype(options.dtype, self.device)
+        self.dtype = resolve_dtype(options.dtype, self.device, checkpoint.gpu_dtype)
         self.schema = enhancing.rows.schema
         self._caption_tokens = options.max_text_tokens or _CAPTION_TOKENS
         folder, image = checkpoint.folder, checkpoint.image

@@ -46,6 +46,7 @@ class EnhancerCheckpoint(CheckpointFolder):
     """An AITQE folder, understood: all that is needed to build, feed and name it."""
 
     not_text = _NOT_TEXT
+    published_dtype = "bfloat16"
 
     @property
     def backbone(self) -> str:

@@ -16,6 +16,7 @@ from mmsieve.methods.base import Array, Result
 from mmsieve.methods.clip.annotator import ClipItem
 from mmsieve.methods.clip.checkpoint import ClipFolder, load_clip_tokenizer
 from mmsieve.methods.cpu import speed_up
+from mmsieve.methods.folders import stored_tensors
 
 
 class ClipTowers:
@@ -24,9 +25,10 @@ class ClipTowers:
     def __init__(self, clip: ClipFolder, dtype: str, device: torch.device) -> None:
         """Raises RequestError where weights and config do not fit."""
         stock: Any = CLIPModel if clip.tower.kind == "clip" else SiglipModel
-        model, _ = base.build_model(
-            stock, dtype, clip.folder, clip.folder, use_safetensors=True, local_files_only=True
-        )
+        with base.fitting(clip.folder):
+            config = stock.config_class.from_pretrained(clip.folder, local_files_only=True)
+        state = stored_tensors({name: (file, name) for name, file in clip.tensors.items()})
+        model, _ = base.build_model(stock, dtype, clip.folder, config, state)
         self._model, self._device = model.to(device), device
         self.kernels = speed_up(model.vision_model, model.dtype)
         if model.dtype == torch.float32:  # else attention is swapped for one that isn't causal

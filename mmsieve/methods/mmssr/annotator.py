@@ -102,7 +102,7 @@ class MmSSR(Annotator):
         """`styler` may be the scorer. Raises RequestError where the two take different pixels."""
         self.scorer, self.styler, self.options = scorer, styler, options
         self.device = resolve_device(options.device)
-        self.dtype = resolve_dtype(options.dtype, self.device)
+        self.dtype = resolve_dtype(options.dtype, self.device, scorer.gpu_dtype)
         self.capabilities = parse_capabilities(options.capabilities, scorer.own or {})
         if styler is not None and styler.image != scorer.image:
             raise RequestError(
@@ -143,6 +143,7 @@ class MmSSR(Annotator):
             "dtype": self.dtype,
             "max_tokens": str(self._max_tokens),
             **options.image_fingerprint(self.scorer.image),
+            **({} if self.dtype == "float32" else {"head": "float32"}),
         }
         for name, model in (("scorer", self.scorer), ("styler", self.styler)):
             if model is not None:

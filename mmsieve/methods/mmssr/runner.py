@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Row, RunnerOptions
@@ -81,7 +81,7 @@ class LoadedRater:
         """The ratings of each row, which is asked the questions that end in `ends`."""
         logits = self.logits(prefilled, ends)
         chosen = logits.argmax(1).tolist()
-        odds = logits[:, self._digits].float().softmax(1)
+        odds = logits[:, self._digits].softmax(1)
         means = (odds @ torch.arange(6.0, device=odds.device)).tolist()
         digits = {token: digit for digit, token in enumerate(self._digits.tolist())}
         texts = self._tokenizer.decode_batch([[i] for i in chosen], skip_special_tokens=False)
@@ -94,9 +94,16 @@ class LoadedRater:
         return found
 
     def logits(self, prefilled: Prefilled, ends: Sequence[tuple[Ids, ...]]) -> Tensor:
-        """[questions of all rows, in order, vocabulary]: of each answer's first token."""
+        """[questions of all rows, in order, vocabulary] float32: of each answer's first token.
+
+        Those of the digits, which samples are ranked by, are computed in float32 on every device.
+        """
         hidden = decoding.forward_tree(self._language, prefilled, [build_tree(own) for own in ends])
-        logits: Tensor = self._language.head(hidden)
+        logits: Tensor = self._language.head(hidden).float()
+        if hidden.dtype != torch.float32:
+            weight: Any = self._language.head.weight
+            digits = weight[self._digits].float()
+            logits[:, self._digits] = nn.functional.linear(hidden.float(), digits)
         return logits
 
     def answer(self, prefilled: Prefilled, ends: Sequence[Ids], constrained: bool) -> list[str]:

@@ -91,7 +91,7 @@ class UniFilter(Annotator):
         self.checkpoint = checkpoint
         self.options = options = options.fill(checkpoint.own or {})
         self.device = resolve_device(options.device)
-        self.dtype = resolve_dtype(options.dtype, self.device)
+        self.dtype = resolve_dtype(options.dtype, self.device, checkpoint.gpu_dtype)
         # Not as in the published scorer, where it is the probability of one of several labels
         self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None
         limit, image = options.max_text_tokens, checkpoint.image
@@ -107,6 +107,7 @@ class UniFilter(Annotator):
             **options.image_fingerprint(image, options.image_fit or image.fit),
             "text_tokens": "{} {}".format(*self._limits),
             "plain_text": str(options.plain_text),
+            **({} if self.dtype == "float32" else {"head": "float32"}),
         }
         if checkpoint.own is None:  # else it says all of itself, and has its tower inside
             self.notes = (checkpoint.tower.note,)
