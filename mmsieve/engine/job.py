@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmsieve import tables
-from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Row, RunnerOptions, make_runner
 from mmsieve.engine.workers import (
     Event,
     Preparation,
@@ -84,7 +84,7 @@ class ShardWorker:
             needs_text=job.read.needs_text,
         )
         self._pool = PreparePool(preparation, workers)
-        self._runner = job.annotator.runner(job.runner)
+        self._runner = make_runner(job.annotator, job.runner)
         self._writer = ThreadPoolExecutor(1, "mmsieve-writer")
 
     def close(self) -> None:

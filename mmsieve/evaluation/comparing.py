@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mmsieve.engine.annotator import Annotator, RunnerOptions
+from mmsieve.engine.annotator import Annotator, RunnerOptions, make_runner
 from mmsieve.engine.workers import Preparation, Prepared, PreparePool
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.evaluation.metrics import (
@@ -125,7 +125,7 @@ def score_texts(
     statuses = [Status.OK.value] * len(scores)
     pool = PreparePool(Preparation(preparer=annotator.preparer()), workers)
     try:
-        runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
+        runner = make_runner(annotator, RunnerOptions(annotator.device, batch_tokens))
         with show_progress(label, len(scores), quiet, "texts") as advance:
 
             def items() -> Iterator[tuple[int, Any]]:

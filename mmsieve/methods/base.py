@@ -3,6 +3,7 @@
 Torch is imported only by what computes: the processes that prepare samples import this module too.
 """
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from cyclopts import Group, Parameter
 
-from mmsieve.devices import Dtype, quiet
+from mmsieve.devices import Dtype, is_out_of_memory, quiet
 from mmsieve.engine.annotator import Device, Row, RunnerOptions
 from mmsieve.errors import (
     MmsieveError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S")
 Array: TypeAlias = npt.NDArray[Any]
 Result: TypeAlias = tuple[int, Row | SampleError]
 """The number of an item in its stream, and its row."""
@@ -193,7 +195,7 @@ def batches(costs: list[int], budget: int, boundary: int | None = None) -> list[
     return made
 
 
-_WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
+WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 
 
 class TokenBudget:
@@ -205,7 +207,7 @@ class TokenBudget:
 
     def window(self, batch_count: int) -> Window:
         """What is sorted together: about so many batches."""
-        return Window(4096, batch_count * self._tokens, _WINDOW_BYTES[self._device.type])
+        return Window(4096, batch_count * self._tokens, WINDOW_BYTES[self._device.type])
 
     def run(
         self,
@@ -239,10 +241,7 @@ class TokenBudget:
         self, places: list[int], longest: int, encode_fewer: Callable[[], bool]
     ) -> list[list[int]]:
         """What to try instead of a batch that did not fit, the last one first."""
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.empty_cache()
+        release_memory(self._device)
         if len(places) > 1:
             half = len(places) // 2
             self._tokens = max(1, min(self._tokens, half * longest))
@@ -295,24 +294,39 @@ class BatchRunner(ABC, Generic[T, R]):
 
         A batch's numbers are fetched once the next one is under way, so a GPU need not wait.
         """
-        launched: Iterator[Any] = chain(self._launch(items), [None])
+        launched: Iterator[Any] = chain(self._launch(items, self.compute), [None])
         for (batch, computed), _ in pairwise(launched):
             rows = self.rows([item for _, item in batch], computed)
             yield from zip((index for index, _ in batch), rows, strict=True)
 
-    def _launch(self, items: Iterable[tuple[int, T]]) -> Iterator[tuple[list[tuple[int, T]], R]]:
-        def compute(batch: list[tuple[int, T]]) -> R:
-            return self.compute([item for _, item in batch])
+    def _launch(
+        self, items: Iterable[tuple[int, T]], compute: Callable[[list[T]], S]
+    ) -> Iterator[tuple[list[tuple[int, T]], S]]:
+        """The items in batches, window by window, each with what is computed of it."""
 
-        def encode_fewer() -> bool:
-            return any(encoder.halve() for encoder in self.encoders)
+        def compute_items(batch: list[tuple[int, T]]) -> S:
+            return compute([item for _, item in batch])
 
         for run in self._budget.window(self.batches_sorted).split(items, self._size):
             costs = [self.tokens(item) for _, item in run]
-            yield from self._budget.run(run, costs, compute, encode_fewer, self.boundary)
+            yield from self._budget.run(
+                run, costs, compute_items, self._encode_fewer, self.boundary
+            )
+
+    def _encode_fewer(self) -> bool:
+        return any(encoder.halve() for encoder in self.encoders)
 
     def _size(self, indexed: tuple[int, Any]) -> tuple[int, int]:
         return self.tokens(indexed[1]), indexed[1].nbytes
+
+
+def release_memory(device: "torch.device") -> None:
+    """Give back what is kept for later but held by nothing."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def open_device(device: Device) -> "torch.device":
@@ -322,16 +336,6 @@ def open_device(device: Device) -> "torch.device":
     if device != "cpu" and not torch.cuda.is_available():
         raise RequestError(f"device {device!r}: torch finds no GPU; use --device cpu")
     return torch.device(device)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means that a smaller batch may do."""
-    import torch
-
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory")
-    )
 
 
 # The device half: images
@@ -393,8 +397,8 @@ def encode_patches(tower: Any, pixels: "Tensor", select_layer: int) -> "Tensor":
     return hidden  # type: ignore[no-any-return]
 
 
-_PATCHES = {"cpu": 1600, "cuda": 147456}
-"""Encoded at a time."""
+PATCHES = {"cpu": 1600, "cuda": 147456}
+"""Encoded at a time, by kind of device."""
 
 
 class ImageEncoder:
@@ -405,7 +409,7 @@ class ImageEncoder:
         first: Tensor = next(model.parameters())
         self._normalise = PixelNormaliser(tower.image, first.device, first.dtype)
         self._network = network
-        self._at_once = max(1, _PATCHES[first.device.type] // tower.patches)
+        self._at_once = max(1, PATCHES[first.device.type] // tower.patches)
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> "Tensor":
         """What the network makes of [images, size, size, 3], at least one: [images, ...]."""
@@ -500,7 +504,7 @@ def fitting(where: Path | str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, MmsieveError | MemoryError) or is_order_to_end(error):
+        if isinstance(error, MmsieveError) or is_order_to_end(error) or is_out_of_memory(error):
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise RequestError(f"{where}: weights and config do not fit: {lines[0]}") from error

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsieve.engine.annotator import Annotator, Row, RunnerOptions, annotate_samples
+from mmsieve.engine.annotator import Annotator, Row, RunnerOptions, annotate_samples, make_runner
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods import folders
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions, Judged
@@ -154,7 +154,7 @@ class LoadedModel:
     def __init__(self, annotator: Annotator, batch_tokens: int | None = None) -> None:
         self.annotator = annotator
         self.preparer = annotator.preparer()
-        self.runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
+        self.runner = make_runner(annotator, RunnerOptions(annotator.device, batch_tokens))
 
     def score(self, samples: Iterable[Sample]) -> list[Row]:
         """A row per caption or document, in order, with its quality; see `annotate`."""

@@ -111,6 +111,8 @@ class CheckpointFolder:
     """More keys of this layout's config.json that are not the language model's."""
     published_dtype: ClassVar[Dtype] = "float16"
     """What the published code computes in, on a GPU."""
+    language_prefix: ClassVar[str] = "model."
+    """Before the names of the language model's tensors."""
 
     @property
     def backbone(self) -> str:
@@ -136,6 +138,16 @@ class CheckpointFolder:
         """How a checkpoint made by mmsieve wants its inputs; None for a released one."""
         own = self.config.get("mmsieve")
         return own if isinstance(own, dict) else None
+
+    @property
+    def used(self) -> Places:
+        """The tensors that the model is built of; the tower's by their stock names."""
+        tied = {"lm_head.weight"} if self.ties_embeddings else set()
+        outside = {n: (file, n) for n, file in self.tensors.items() if not n.startswith(INSIDE)}
+        kept = {name: place for name, place in outside.items() if name not in tied}
+        # the pooling head of a tower is never used
+        tower = {n: place for n, place in self.tower.tensors.items() if not n.startswith("head.")}
+        return kept | {f"{INSIDE}vision_model.{name}": place for name, place in tower.items()}
 
     @property
     def gpu_dtype(self) -> Dtype:

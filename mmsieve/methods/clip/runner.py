@@ -13,7 +13,7 @@ from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.methods import base
 from mmsieve.methods.base import Array, Result
-from mmsieve.methods.clip.annotator import ClipItem
+from mmsieve.methods.clip.annotator import BATCH_TOKENS, WINDOW_BATCHES, ClipItem
 from mmsieve.methods.clip.checkpoint import ClipFolder, load_clip_tokenizer
 from mmsieve.methods.cpu import speed_up
 from mmsieve.methods.folders import stored_tensors
@@ -54,11 +54,6 @@ def _unit(features: Any) -> Tensor:
 
 Indexed: TypeAlias = tuple[int, ClipItem]
 
-_BATCH_TOKENS = {"cpu": 1600, "cuda": 147456}
-"""Patches, or ids of texts, that are encoded at a time."""
-_WINDOW = 8
-"""Batches whose texts are sorted together."""
-
 
 class ClipRunner:
     """Scores a stream of items, window by window."""
@@ -67,7 +62,7 @@ class ClipRunner:
         self._device = base.open_device(options.device)
         self._clip, self._text_length = clip, clip.text_length
         self._tokenizer = load_clip_tokenizer(clip)
-        tokens = options.batch_tokens or _BATCH_TOKENS[self._device.type]
+        tokens = options.batch_tokens or BATCH_TOKENS[self._device.type]
         self._budget = base.TokenBudget(self._device, tokens)
         self._towers = ClipTowers(clip, dtype, self._device)
         kernels, tower = self._towers.kernels, clip.tower.note
@@ -75,7 +70,7 @@ class ClipRunner:
 
     def run(self, items: Iterable[Indexed]) -> Iterator[Result]:
         """Rows for a stream of (index, item), in order."""
-        for run in self._budget.window(_WINDOW).split(items, self._size):
+        for run in self._budget.window(WINDOW_BATCHES).split(items, self._size):
             pixels = [image for _, item in run for image in item.images]
             texts = [ids for _, item in run for ids in item.texts]
             images = self._encode(pixels, self._clip.tower.patches, self._images)

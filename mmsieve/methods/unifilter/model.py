@@ -18,7 +18,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from mmsieve.methods.base import build_model, encode_patches, fitting, stock_tower
 from mmsieve.methods.folders import stored_tensors
 from mmsieve.methods.tokenizer import IMAGE
-from mmsieve.methods.tower import INSIDE
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
 
 # Projectors: a vision tower's patches -> embeddings of the language model
@@ -231,15 +230,10 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
 
 def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityClassifier:
     """The classifier of a checkpoint folder, on the CPU, ready to score; raises RequestError."""
-    outside = (name for name in checkpoint.tensors if not name.startswith(INSIDE))
-    places = {name: (checkpoint.tensors[name], name) for name in outside}
-    for stock, place in checkpoint.tower.tensors.items():
-        if not stock.startswith("head."):  # the pooling head is never used
-            places[f"{INSIDE}vision_model.{stock}"] = place
     with fitting(checkpoint.folder):
         config = QualityConfig.of(checkpoint)
     model: QualityClassifier
-    state = stored_tensors(places)
+    state = stored_tensors(checkpoint.used)
     model, _ = build_model(QualityClassifier, dtype, checkpoint.folder, config, state)
     return model
 
