@@ -65,7 +65,7 @@ def main() -> None:
         f"{arguments.samples} samples; {datetime.date.today()}, {os.cpu_count()} cores, torch "
         f"{torch.__version__}, Python {platform.python_version()}.\n\n"
         "| case | weights, GB | estimate, GB | measured, GB | estimate / measured "
-        "| loaded / weights |\n|---|---|---|---|---|---|"
+        "| loading / weights | loaded / weights |\n|---|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.case:
@@ -73,7 +73,8 @@ def main() -> None:
             print(
                 f"| {name} | {found['weights'] / 1e9:.2f} | {found['estimate'] / 1e9:.2f} "
                 f"| {found['peak'] / 1e9:.2f} | {found['estimate'] / found['peak']:.2f} "
-                f"| {found['loaded'] / found['weights']:.2f} |",
+                f"| {found['loaded'] / found['weights']:.2f} "
+                f"| {found['stays'] / found['weights']:.2f} |",
                 flush=True,
             )
 

@@ -45,13 +45,19 @@ def main() -> None:
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     loaded = annotator.runner(wanted)
-    after = status("VmHWM") - before
+    after, stays = status("VmHWM") - before, status("VmRSS") - before
     annotate_samples(preparer, loaded, samples)
     peak = status("VmHWM") - before
     print(memory.line, file=sys.stderr)
     print(
         json.dumps(
-            {"weights": memory.weights, "estimate": memory.total, "loaded": after, "peak": peak}
+            {
+                "weights": memory.weights,
+                "estimate": memory.total,
+                "loaded": after,
+                "stays": stays,
+                "peak": peak,
+            }
         )
     )
 

@@ -29,7 +29,7 @@ from mmsieve.errors import (
     is_order_to_end,
 )
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, image_path, load_square
-from mmsieve.methods.folders import stored_tensors
+from mmsieve.methods.folders import StoredTensor, stored_tensors
 from mmsieve.methods.tower import Tower
 from mmsieve.options import Options
 from mmsieve.sample import Image, Sample, Text
@@ -510,6 +510,11 @@ def fitting(where: Path | str) -> Iterator[None]:
         raise RequestError(f"{where}: weights and config do not fit: {lines[0]}") from error
 
 
+_LARGE = 1 << 22
+"""Numbers of a tensor that is converted while it is read. Smaller ones may be kept in another
+format than the model's, as heads are."""
+
+
 def build_model(
     kind: Any, dtype: str, folder: Path, config: Any, state: Mapping[str, Any]
 ) -> tuple[Any, set[str]]:
@@ -520,11 +525,16 @@ def build_model(
     """
     import torch
 
+    weights = {
+        name: one.to(dtype) if isinstance(one, StoredTensor) and one.numbers > _LARGE else one
+        for name, one in state.items()
+    }
+
     with fitting(folder), quiet():
         model, info = kind.from_pretrained(
             None,
             config=config,
-            state_dict=dict(state),
+            state_dict=weights,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
         )

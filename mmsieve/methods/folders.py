@@ -210,6 +210,8 @@ class StoredTensor:
     """By safetensors' name."""
     start: int
     """Its first byte in the file."""
+    wanted: str | None = None
+    """Number format to read it in, by torch's name; by default its own."""
 
     @property
     def numbers(self) -> int:
@@ -226,28 +228,34 @@ class StoredTensor:
         """Its first so many rows, or all where it has no more."""
         return replace(self, shape=(min(rows, self.shape[0]), *self.shape[1:]))
 
+    def to(self, dtype: str) -> "StoredTensor":
+        """The same, converted while it is read: it is never there in both formats."""
+        return replace(self, wanted=dtype)
+
     def __getitem__(self, index: Any) -> "Tensor":
         return self.read()[index]
 
     def read(self) -> "Tensor":
-        """All of it, in the number format that it has there; raises RequestError."""
+        """All of it; raises RequestError."""
         import torch
 
         if self.dtype not in _DTYPES:
             known = ", ".join(_DTYPES)
             raise RequestError(f"{self.file}: holds {self.dtype}, and not one of {known}")
-        dtype = getattr(torch, _DTYPES[self.dtype])
-        if not self.numbers:
-            return torch.empty(self.shape, dtype=dtype)
-        content = bytearray(self.numbers * self.item_bytes)
+        own = getattr(torch, _DTYPES[self.dtype])
+        found = torch.empty(self.numbers, dtype=getattr(torch, self.wanted or _DTYPES[self.dtype]))
         with self.file.open("rb", buffering=0) as opened:
             opened.seek(self.start)
-            view, done = memoryview(content), 0
-            while done < len(content):  # one read gives 2 GiB at most
-                if not (got := opened.readinto(view[done:])):
+            for piece in found.split(_PIECE) if self.numbers else ():
+                content = bytearray(len(piece) * self.item_bytes)
+                if opened.readinto(content) != len(content):
                     raise RequestError(f"{self.file}: has become shorter: fetch the file again")
-                done += got
-        return torch.frombuffer(content, dtype=dtype).view(self.shape)
+                piece.copy_(torch.frombuffer(content, dtype=own))
+        return found.view(self.shape)
+
+
+_PIECE = 1 << 22
+"""Numbers that are read at a time."""
 
 
 def stored_tensors(places: Mapping[str, tuple[Path, str]]) -> dict[str, StoredTensor]:

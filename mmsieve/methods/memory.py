@@ -5,7 +5,7 @@ from the sizes of the model: the layers are the stock ones, and one layer's numb
 before the next one's. Measured peaks are within 15% (`python -m benchmarks.memory`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmsieve.devices import ITEM_BYTES, Device, Dtype, Memory, kind_of
@@ -40,11 +40,21 @@ class LanguageSizes:
     vocabulary: int
     has_scores: bool
     """Whether attention keeps a score for each pair of tokens (no fused kernel does its caps)."""
+    has_key_norms: bool
+    """Whether queries and keys have norms of their own."""
 
     @classmethod
     def of(cls, checkpoint: CheckpointFolder) -> "LanguageSizes":
-        """Those of the tensors of a checkpoint."""
+        """Those of a checkpoint."""
         stored = stored_tensors(below(checkpoint.used, checkpoint.language_prefix))
+        heads = int(checkpoint.config.get("num_attention_heads", 1))
+        return cls.of_tensors(stored, heads, checkpoint.backbone)
+
+    @classmethod
+    def of_tensors(
+        cls, stored: Mapping[str, StoredTensor], attention_heads: int, backbone: str
+    ) -> "LanguageSizes":
+        """Those of tensors by their names in the stock model; `backbone` is its `model_type`."""
         vocabulary, hidden = stored["embed_tokens.weight"].shape
         heads = stored["layers.0.self_attn.o_proj.weight"].shape[1]
         if "layers.0.self_attn.k_proj.weight" in stored:
@@ -57,10 +67,17 @@ class LanguageSizes:
             layers=sum(name.endswith("self_attn.o_proj.weight") for name in stored),
             heads=heads,
             keys=keys,
-            attention_heads=int(checkpoint.config.get("num_attention_heads", 1)),
+            attention_heads=attention_heads,
             vocabulary=vocabulary,
-            has_scores=checkpoint.backbone == "gemma2",
+            has_scores=backbone == "gemma2",
+            has_key_norms="layers.0.self_attn.k_norm.weight" in stored,
         )
+
+    @property
+    def numbers(self) -> int:
+        """Weights of all layers, without embeddings."""
+        products = 2 * self.heads + 2 * self.keys + 3 * self.intermediate
+        return self.layers * self.hidden * products
 
     def layer_numbers(self, tokens: int, longest: int, by_products: bool) -> int:
         """The most numbers that are there while one layer computes, what comes in included."""
