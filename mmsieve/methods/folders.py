@@ -246,7 +246,8 @@ class StoredTensor:
         found = torch.empty(self.numbers, dtype=getattr(torch, self.wanted or _DTYPES[self.dtype]))
         with self.file.open("rb", buffering=0) as opened:
             opened.seek(self.start)
-            for piece in found.split(_PIECE) if self.numbers else ():
+            for first in range(0, self.numbers, _PIECE):
+                piece = found[first : first + _PIECE]
                 content = bytearray(len(piece) * self.item_bytes)
                 if opened.readinto(content) != len(content):
                     raise RequestError(f"{self.file}: has become shorter: fetch the file again")

@@ -41,7 +41,7 @@ _PROMPTS, _REWRITES = 700, 320
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Start:
+class StartSizes:
     """The sizes of what is trained."""
 
     sizes: LanguageSizes
@@ -101,7 +101,7 @@ def _batch(goal: str, stage: AnyStage, image_tokens: int) -> tuple[int, int, int
     return rows, image_tokens + TEXT_TOKENS, learnt, about
 
 
-def _learning(goal: str, stage: AnyStage, start: _Start) -> int:
+def _learning(goal: str, stage: AnyStage, start: StartSizes) -> int:
     """How many numbers learn."""
     sizes = start.sizes
     projector = sizes.hidden * (start.width + sizes.hidden)
@@ -127,7 +127,7 @@ def _kept_bytes(sizes: LanguageSizes, is_short: bool, goal: str) -> int:
 # What is trained, by where its weights come from
 
 
-def _find_start(recipe: BaseRecipe, start_from: Path | None) -> _Start | None:
+def _find_start(recipe: BaseRecipe, start_from: Path | None) -> StartSizes | None:
     if start_from is not None:
         return _of_checkpoint(_open(recipe, start_from))
     start = recipe.start
@@ -145,15 +145,15 @@ def _open(recipe: BaseRecipe, folder: Path) -> CheckpointFolder:
     return open_onevision(folder) if isinstance(recipe, RaterRecipe) else open_enhancer(folder)
 
 
-def _of_checkpoint(checkpoint: CheckpointFolder) -> _Start:
+def _of_checkpoint(checkpoint: CheckpointFolder) -> StartSizes:
     numbers = count_numbers(stored_tensors(checkpoint.used).values())
     sizes = LanguageSizes.of(checkpoint)
     return _start(sizes, numbers, checkpoint.tower, checkpoint.image_tokens)
 
 
-def _start(sizes: LanguageSizes, numbers: int, tower: Tower, image_tokens: int) -> _Start:
+def _start(sizes: LanguageSizes, numbers: int, tower: Tower, image_tokens: int) -> StartSizes:
     own = {name: at for name, at in tower.tensors.items() if not name.startswith("head.")}
-    return _Start(
+    return StartSizes(
         sizes=sizes,
         numbers=numbers,
         tower=count_numbers(stored_tensors(own).values()),
@@ -163,7 +163,7 @@ def _start(sizes: LanguageSizes, numbers: int, tower: Tower, image_tokens: int) 
     )
 
 
-def _of_backbone(start: Pretrained | Backbone) -> _Start:
+def _of_backbone(start: Pretrained | Backbone) -> StartSizes:
     """Of a language model and a tower in folders of their own, with a new projector."""
     from mmsieve.training.initial import backbone_folder  # as the check of the request does
 
@@ -182,10 +182,10 @@ def _of_backbone(start: Pretrained | Backbone) -> _Start:
     pooled = start.image_tokens if isinstance(start, Pretrained) else None
     found = _start(sizes, 0, tower, pooled or tower.patches)
     numbers = count_numbers(stored_tensors(places).values()) + projector + found.tower
-    return _Start(**{**vars(found), "numbers": numbers})
+    return StartSizes(**{**vars(found), "numbers": numbers})
 
 
-def _of_architecture(start: Architecture) -> _Start:
+def _of_architecture(start: Architecture) -> StartSizes:
     """Of random weights: the tower is as wide and as deep as the language model."""
     hidden, layers = start.hidden, start.layers
     patches = (start.image_size // start.patch_size) ** 2
@@ -202,7 +202,7 @@ def _of_architecture(start: Architecture) -> _Start:
     )
     tower = layers * hidden * (4 * hidden + 2 * start.intermediate)
     tower += hidden * (3 * start.patch_size**2 + patches)
-    return _Start(
+    return StartSizes(
         sizes=sizes,
         numbers=sizes.numbers + sizes.vocabulary * hidden + 2 * hidden * hidden + tower,
         tower=tower,
