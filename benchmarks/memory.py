@@ -44,15 +44,15 @@ class Case:
 CASES = {
     "score, weights": Case("score", QWEN_1_5B, 4, 2, vocabulary=151_936),
     "score, weights, bfloat16": Case("score", QWEN_1_5B, 4, 2, {"dtype": "bfloat16"}, 151_936),
-    "score, activations": Case("score", QWEN_1_5B, 1, 1, {"batch_tokens": 4096}),
+    "score, activations": Case("score", QWEN_1_5B, 2, 1, {"batch_tokens": 4096}),
     "rate, weights": Case("rate", QWEN_7B, 2, 3),
     "rate, two models": Case("rate", QWEN_1_5B, 4, 3, styler=True),
     "rate, two models, one at a time": Case(
         "rate", QWEN_1_5B, 4, 3, {"one_at_a_time": True}, styler=True
     ),
-    "rate, activations": Case("rate", QWEN_1_5B, 1, 3, {"batch_tokens": 6144}),
+    "rate, activations": Case("rate", QWEN_1_5B, 2, 3, {"batch_tokens": 6144}),
     "enhance, weights": Case("enhance", QWEN_7B, 2, 3, {"batch_tokens": 2048}),
-    "enhance, activations": Case("enhance", QWEN_1_5B, 1, 3, {"batch_tokens": 6144}),
+    "enhance, activations": Case("enhance", QWEN_1_5B, 2, 3, {"batch_tokens": 6144}),
 }
 
 

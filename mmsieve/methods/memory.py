@@ -2,7 +2,7 @@
 
 Weights are counted. What a batch takes beside them is that of the step that takes most, and follows
 from the sizes of the model: the layers are the stock ones, and one layer's numbers are let go of
-before the next one's. Measured peaks are within 15% (`python -m benchmarks.memory`).
+before the next one's. `python -m benchmarks.memory` shows measured peaks beside it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
