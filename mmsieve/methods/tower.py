@@ -13,7 +13,7 @@ copy is used, and the tower's `note` says so.
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from math import isqrt
 from pathlib import Path
@@ -88,11 +88,14 @@ _NOT_TEXT = {
     "mmsieve",
     "model_type",
     "num_labels",
+    "text_config",
     "torch_dtype",
     "transformers_version",
     "use_cache",
+    "vision_config",
 }
-"""Keys of config.json that are not the language model's, beside `mm_*`."""
+"""Keys of config.json that are not the language model's, beside `mm_*`. Under the `model_type`
+`llava`, `text_config` and `vision_config` are the defaults of a stock class that nobody built."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,12 @@ class CheckpointFolder:
 
     folder: Path
     config: dict[str, Any] = field(repr=False)
-    """config.json as it is."""
+    """config.json, with the `model_type` of the published class."""
     tensors: dict[str, Path] = field(repr=False)
     """Tensor name -> file."""
     tower: Tower
+    recognised: str = ""
+    """What the folder was recognised as, in a line; empty for one that is being made."""
 
     not_text: ClassVar[Iterable[str]] = ()
     """More keys of this layout's config.json that are not the language model's."""
@@ -133,6 +138,12 @@ class CheckpointFolder:
         """How a checkpoint made by mmsieve wants its inputs; None for a released one."""
         own = self.config.get("mmsieve")
         return own if isinstance(own, dict) else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of a released folder; one made by mmsieve says all of itself."""
+        found = (self.recognised, self.tower.note) if self.own is None else ()
+        return tuple(note for note in found if note)
 
     @property
     def embedded(self) -> int | None:
@@ -189,15 +200,6 @@ class CheckpointFolder:
         for name in (*FILES, GENERATION) if generates else FILES:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, folder / name)
-
-
-def read_config(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
-    """The config.json of a folder of one of these model types; raises RequestError."""
-    config = read_config_file(folder / "config.json")
-    if config.get("model_type") not in kinds:
-        found = config.get("model_type")
-        raise RequestError(f"{folder}: model_type {found!r} is not one of {', '.join(kinds)}")
-    return config
 
 
 def check_config(folder: Path, config: dict[str, Any], wanted: dict[str, Any]) -> None:

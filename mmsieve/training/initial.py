@@ -19,9 +19,10 @@ from mmsieve.leftovers import scratch_folder
 from mmsieve.methods.aitqe import model as aitqe_model
 from mmsieve.methods.aitqe.checkpoint import LANGUAGE_MODELS, EnhancerCheckpoint
 from mmsieve.methods.folders import HUB_ID, hub_folder, read_json, read_tensors, tensor_files
+from mmsieve.methods.recognise import CLASSIFIERS, ENHANCER
 from mmsieve.methods.tokenizer import check_tokenizer, open_tokenizer
 from mmsieve.methods.tower import INSIDE, Tower, find_tower, open_tower
-from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, BACKBONES, Checkpoint
+from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
 from mmsieve.methods.unifilter.model import QualityClassifier, QualityConfig, save_classifier
 from mmsieve.training.data import drawn_training
 from mmsieve.training.recipe import Architecture, Backbone, BaseRecipe, Pretrained
@@ -120,10 +121,10 @@ def output_embedding(start: Pretrained) -> Tensor:
 def _layout(language: Path) -> str:
     """The published `model_type` around a language model; raises RequestError."""
     kind = read_json(language / "config.json").get("model_type")
-    for layout, backbone in BACKBONES.items():
+    for layout, backbone in CLASSIFIERS.items():
         if backbone == kind:
             return layout
-    allowed = ", ".join(BACKBONES.values())
+    allowed = ", ".join(CLASSIFIERS.values())
     raise RequestError(f"{language}: model_type {kind!r} is not one of {allowed}")
 
 
@@ -197,7 +198,7 @@ def write_backbone(folder: Path, start: Backbone) -> None:
 def published_config(vision: dict[str, Any], vocabulary: int) -> dict[str, Any]:
     """What AITQE's config.json says beside the language model's own."""
     return {
-        "model_type": "mm",
+        "model_type": ENHANCER,
         "architectures": ["MMForCausalLM"],
         "image_aspect_ratio": "square",
         "image_tile_tokens": (vision["image_size"] // vision["patch_size"]) ** 2,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.load import find_model
+from mmsieve.methods.recognise import PublishedFolder, open_published
 from mmsieve.registry import registered
 from mmsieve.validated import say_invalid
 
@@ -301,14 +302,16 @@ def with_backbone(
     return recipe.changed(start=given) if given else recipe
 
 
-def find_start(recipe: BaseRecipe, start_from: Path | str | None) -> Path | None:
-    """The folder of the checkpoint to go on from, if there is one; raises RequestError."""
+def find_start(recipe: BaseRecipe, start_from: Path | str | None) -> PublishedFolder | None:
+    """The checkpoint to go on from, if there is one; raises RequestError for another method's."""
     name = recipe.start if start_from is None else str(start_from)
     if not isinstance(name, str):
         return None
     if isinstance(recipe, RaterRecipe):
-        return find_model(name, "rate")
-    return find_model(name, "enhance" if isinstance(recipe, EnhancerRecipe) else "score")
+        return open_published(find_model(name, "rate"), "mmssr")
+    if isinstance(recipe, EnhancerRecipe):
+        return open_published(find_model(name, "enhance"), "aitqe")
+    return open_published(find_model(name), "unifilter")
 
 
 def check_start(recipe: BaseRecipe) -> None:

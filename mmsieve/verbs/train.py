@@ -155,9 +155,11 @@ def _train(
         raise RequestError(f"recipe {recipe.name} has no stage {goal}")
     check_folder(out)
     options.check(stage.rendered is not None)
-    start = find_start(recipe, start_from)
-    if start is None:
+    known = find_start(recipe, start_from)
+    if known is None:
         check_start(recipe)
+    start = known.folder if known else None
+    recognised = (known.note,) if known and not known.config.get("mmsieve") else ()
     config = _run_config(goal, recipe, start, options)
     is_idle = options.dry_run or not is_first()
     with writing_to(out, "train", wait=options.wait, dry_run=is_idle):
@@ -170,7 +172,8 @@ def _train(
         if state == "done":
             return TrainReport(out=out, notes=(f"{recipe.name}: done before",))
         if options.dry_run:
-            return TrainReport(out=out, notes=(_plan(goal, recipe, stage, start, options),))
+            plan = _plan(goal, recipe, stage, start, options)
+            return TrainReport(out=out, notes=(*recognised, plan))
         from mmsieve.training.training import TRAININGS  # imports torch
 
         notes = TRAININGS[goal](
@@ -184,7 +187,7 @@ def _train(
             trackers=options.trackers,
             quiet=options.quiet,
         ).run()
-    return TrainReport(out=out, notes=tuple(notes))
+    return TrainReport(out=out, notes=(*recognised, *notes))
 
 
 def _run_config(

@@ -97,8 +97,7 @@ class Aitqe(Annotator):
             "plain_text": str(options.plain_text),
             **enhancing.fingerprint,
         }
-        if checkpoint.own is None:
-            self.notes = (checkpoint.tower.note,)
+        self.notes = checkpoint.notes
 
     def preparer(self) -> AitqePreparer:
         """The CPU half."""

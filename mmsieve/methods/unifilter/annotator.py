@@ -108,10 +108,9 @@ class UniFilter(Annotator):
             "text_tokens": "{} {}".format(*self._limits),
             "plain_text": str(options.plain_text),
         }
-        if checkpoint.own is None:  # else it says all of itself, and has its tower inside
-            self.notes = (checkpoint.tower.note,)
-            if checkpoint.num_labels > 2:
-                self.notes += (_MANY_LABELS.format(checkpoint.num_labels),)
+        self.notes = checkpoint.notes
+        if checkpoint.own is None and checkpoint.num_labels > 2:
+            self.notes += (_MANY_LABELS.format(checkpoint.num_labels),)
 
     def preparer(self) -> UniFilterPreparer:
         """The CPU half."""

@@ -109,7 +109,7 @@ def test_settings_of_the_tower_are_looked_for(tmp_path, folder, monkeypatch):
 
 
 WRONG = {
-    "another model": ({"model_type": "llava"}, "model_type 'llava'"),
+    "another model": ({"architectures": ["LlamaForCausalLM"]}, "the tensors are those of qwen2"),
     "projector": ({"mm_projector_type": "linear"}, "mm_projector_type 'linear'"),
     "pooling": ({"pooling_kernel": 2}, "pooling_kernel 2"),
     "tiles": ({"image_tile_tokens": 9}, "an image is to be 9 tokens"),
