@@ -6,7 +6,7 @@ Torch is imported only by what computes: the processes that prepare samples impo
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain, pairwise
 from math import ceil
@@ -28,7 +28,7 @@ from mmsieve.errors import (
     is_order_to_end,
 )
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, image_path, load_square
-from mmsieve.methods.folders import read_tensors
+from mmsieve.methods.folders import StoredTensor, read_tensors
 from mmsieve.methods.tower import Tower
 from mmsieve.options import Options
 from mmsieve.sample import Image, Sample, Text
@@ -508,14 +508,27 @@ def build_model(
 ) -> tuple[Any, set[str]]:
     """The model of a transformers class, on the CPU, and the tensors that it has no use for.
 
-    `source` and `given` are for its `from_pretrained`. Raises RequestError, naming `folder`, where
-    tensors are missing or of another shape than the config says.
+    `source` and `given` are for its `from_pretrained`; a `state_dict` may hold StoredTensors.
+    Raises RequestError, naming `folder`, where tensors are missing or of another shape than the
+    config says.
     """
     import torch
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
+    number_format = getattr(torch, dtype)
+    if (state := given.get("state_dict")) is not None:
+        taken = {
+            name: replace(tensor, wide=number_format)
+            if isinstance(tensor, StoredTensor)
+            else tensor
+            for name, tensor in state.items()
+        }
+        if is_deepspeed_zero3_enabled():  # which takes the tensors themselves, and no others
+            taken = {name: tensor[...] for name, tensor in taken.items()}
+        given["state_dict"] = taken
     with fitting(folder), quiet():
         model, info = kind.from_pretrained(
-            source, dtype=getattr(torch, dtype), output_loading_info=True, **given
+            source, dtype=number_format, output_loading_info=True, **given
         )
     if info["missing_keys"]:
         raise RequestError(f"{folder}: no tensor {min(info['missing_keys'])}")

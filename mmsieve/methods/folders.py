@@ -24,6 +24,7 @@ from mmsieve.sources import one_line
 from mmsieve.validated import OBJECT, check_json, read_json_file
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 T = TypeVar("T")
@@ -160,10 +161,10 @@ def _names(file: Path) -> set[str]:
 
 
 @contextmanager
-def _opened(file: Path, framework: str) -> Iterator[Any]:
+def _opened(file: Path, framework: str, backend: str = "mmap") -> Iterator[Any]:
     """A safetensors file; raises RequestError where it isn't one, or ends too early."""
     try:
-        with safe_open(file, framework) as tensors:
+        with safe_open(file, framework, backend=backend) as tensors:
             yield tensors
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         fix = "fetch the file again"
@@ -176,6 +177,46 @@ def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
     """The shape of a tensor, from the file's header."""
     with _opened(file, "np") as tensors:
         return tuple(tensors.get_slice(name).get_shape())
+
+
+_AT_ONCE = 1 << 25
+"""Numbers of a tensor that are read at once where they are turned into wider ones."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file, read when it is taken by `[...]`, as transformers takes those of files.
+
+    A model's weights are then in memory once: neither as they are in the file beside what the model
+    computes with, nor as pages of the file.
+    """
+
+    file: Path
+    name: str
+    """In the file."""
+    rows: int | None = None
+    """The first ones, where not all of them are wanted."""
+    wide: "torch.dtype | None" = None
+    """The number format to give, where it holds all numbers of that in the file."""
+
+    def __getitem__(self, index: Any) -> "Tensor":
+        import torch
+
+        with _opened(self.file, "pt", backend="pread") as tensors:
+            stored = tensors.get_slice(self.name)
+            shape = stored.get_shape()
+            if not shape:
+                return stored[...][index]  # type: ignore[no-any-return]
+            count = shape[0] if self.rows is None else min(self.rows, shape[0])
+            first: Tensor = stored[:1]
+            if self.wide is None or torch.promote_types(first.dtype, self.wide) != self.wide:
+                return stored[:count][index]  # type: ignore[no-any-return]
+            made = torch.empty((count, *shape[1:]), dtype=self.wide)
+            step = max(1, _AT_ONCE // max(1, first.numel()))
+            for start in range(0, count, step):
+                stop = min(start + step, count)
+                made[start:stop] = stored[start:stop]
+            return made[index]
 
 
 def read_tensors(places: Mapping[str, tuple[Path, str]]) -> dict[str, "Tensor"]:

@@ -142,7 +142,7 @@ class CheckpointFolder:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of a released folder; one made by mmsieve says all of itself."""
-        found = (self.recognised, self.tower.note) if self.own is None else ()
+        found = (self.tower.note, self.recognised) if self.own is None else ()
         return tuple(note for note in found if note)
 
     @property

@@ -6,6 +6,8 @@ before, and never computed here.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +18,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from mmsieve.devices import quiet
 from mmsieve.methods.base import build_model, encode_patches, fitting, pixel_settings, rename
-from mmsieve.methods.folders import read_tensors
+from mmsieve.methods.folders import StoredTensor
 from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
 from mmsieve.methods.tokenizer import load_tokenizer, open_tokenizer
 from mmsieve.methods.tower import INSIDE
@@ -69,30 +71,31 @@ def vocabulary(checkpoint: OneVision) -> int:
     return int(load_tokenizer(checkpoint.folder, checkpoint.embedded).build().get_vocab_size())
 
 
-def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
-    """The tensors under the stock class's names."""
+State: TypeAlias = dict[str, Tensor | StoredTensor]
+
+
+def stock_state(checkpoint: OneVision) -> State:
+    """The tensors under the stock class's names; most are read once they are taken by `[...]`."""
     places = {_TOWER + stock: place for stock, place in checkpoint.tower.tensors.items()}
     for name, file in checkpoint.tensors.items():
         stock = name if name in _SAME else rename(name, _PARTS.items())
         if stock is not None and not (stock == "lm_head.weight" and checkpoint.ties_embeddings):
             places[stock] = (file, name)
-    state = read_tensors(places)
+    stored = {ours: StoredTensor(*place) for ours, place in places.items()}
     size = vocabulary(checkpoint)
-    for name in BY_TOKEN:
-        if name in state:
-            state[name] = state[name][:size].clone()  # the rest can go
-    return state | _unused(checkpoint, state)
+    stored |= {name: replace(stored[name], rows=size) for name in BY_TOKEN if name in stored}
+    return {**stored, **_unused(checkpoint, stored)}
 
 
-def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unused(checkpoint: OneVision, state: Mapping[str, StoredTensor]) -> State:
     """What the stock tower has and nobody computes: a last layer, a last norm."""
     last = checkpoint.tower.layers - 1
     before, after = (f"{_TOWER}encoder.layers.{number}." for number in (last - 1, last))
-    # cloned: what shares memory can't be saved by a trainer
-    copy = {after + n[len(before) :]: t.clone() for n, t in state.items() if n.startswith(before)}
+    # read once more: what shares memory can't be saved by a trainer
+    copy = {after + n[len(before) :]: t for n, t in state.items() if n.startswith(before)}
     width = int(checkpoint.tower.config["hidden_size"])
     norm = {"weight": torch.ones(width), "bias": torch.zeros(width)}
-    return copy | {f"{_TOWER}post_layernorm.{name}": value for name, value in norm.items()}
+    return {**copy, **{f"{_TOWER}post_layernorm.{name}": value for name, value in norm.items()}}
 
 
 def save_rater(

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from mmsieve.methods.base import build_model, encode_patches, fitting, stock_tower
-from mmsieve.methods.folders import read_tensors
+from mmsieve.methods.folders import StoredTensor
 from mmsieve.methods.tokenizer import IMAGE
 from mmsieve.methods.tower import INSIDE
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
@@ -221,9 +221,10 @@ def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityCl
             places[f"{INSIDE}vision_model.{stock}"] = place
     with fitting(checkpoint.folder):
         config = QualityConfig.of(checkpoint)
+    state = {ours: StoredTensor(*place) for ours, place in places.items()}
     model: QualityClassifier
     model, _ = build_model(
-        QualityClassifier, dtype, checkpoint.folder, config=config, state_dict=read_tensors(places)
+        QualityClassifier, dtype, checkpoint.folder, config=config, state_dict=state
     )
     return model
 

@@ -139,5 +139,5 @@ def test_tensors_of_another_shape_are_refused(folder):
     tensors = load_file(folder / "model.safetensors")
     tensors["mm_projector.0.weight"] = torch.zeros(64, 31)
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(RequestError, match="do not fit"):
+    with pytest.raises(RequestError, match="visual_hidden_dim is 32, the tensors have 31"):
         load_enhancer(open_enhancer(folder))
