@@ -261,11 +261,13 @@ def inside_tower(
     if own := _own_tower(folder, config, inside):
         return own
     place = place or _find_local(folder, source)
+    guessed = ""
     if place is None:
-        kind, geometry = _infer(folder, source, inside)
+        kind, geometry, guessed = _infer(folder, config, source, inside)
     else:
         kind, geometry = _geometry(read_json(place / "config.json"), place)
     image, note = _pixel_values(place, kind, geometry, source)
+    note += guessed
     named = (place or folder) / "config.json"
     return _fitting(
         named, Tower(kind, geometry, image, inside, f"tower inside the checkpoint{note}")
@@ -338,8 +340,13 @@ def _geometry(published: dict[str, Any], place: Path) -> tuple[Kind, dict[str, A
     return kind, {**unsaid, **kept, "model_type": f"{kind}_vision_model"}
 
 
-def _infer(folder: Path, source: str, inside: Places) -> tuple[Kind, dict[str, Any]]:
-    """The geometry from the copy's tensors alone, for towers of a published width."""
+def _infer(
+    folder: Path, config: dict[str, Any], source: str, inside: Places
+) -> tuple[Kind, dict[str, Any], str]:
+    """The geometry from the copy's tensors alone, for towers of a published width.
+
+    With a note of where the image size is from, unless the tower's name says it.
+    """
     kind: Kind = "clip" if "embeddings.class_embedding" in inside else "siglip"
     width, patch = _dimensions(folder, inside, "embeddings.patch_embedding.weight", 0, 2)
     if width not in _HEADS:
@@ -349,18 +356,50 @@ def _infer(folder: Path, source: str, inside: Places) -> tuple[Kind, dict[str, A
         )
     (positions,) = _dimensions(folder, inside, "embeddings.position_embedding.weight", 0)
     grid = isqrt(positions)
-    named = re.search(r"-(\d{2,4})$", source)
-    size = int(named[1]) if named and int(named[1]) // patch == grid else grid * patch
+    size, by = _image_size(kind, config, source, grid, patch)
     layers = {name.split(".")[2] for name in inside if name.startswith("encoder.layers.")}
-    return kind, {
+    (wide,) = _dimensions(folder, inside, "encoder.layers.0.mlp.fc1.weight", 0)
+    geometry = {
         "model_type": f"{kind}_vision_model",
         "hidden_size": width,
-        "intermediate_size": _dimensions(folder, inside, "encoder.layers.0.mlp.fc1.weight", 0)[0],
+        "intermediate_size": wide,
         "num_hidden_layers": len(layers),
         "num_attention_heads": _HEADS[width],
         "image_size": size,
         "patch_size": patch,
     }
+    return kind, geometry, by and f", images of {size} pixels by {by}"
+
+
+_SIZES = (224, 256, 336, 384, 512)
+"""Pixels of the published SigLIP towers' images; 384 is 27 whole patches of 14, and a rest."""
+
+
+def _image_size(
+    kind: Kind, config: dict[str, Any], source: str, grid: int, patch: int
+) -> tuple[int, str]:
+    """Pixels of a side that `grid` patches come of, and what says so where the name doesn't.
+
+    In this order: `pesudo_img_size` of AITQE's config.json, a number in the tower's name, the
+    smallest tile of LLaVA-NeXT's `image_grid_pinpoints`, the published sizes, whole patches.
+    """
+
+    def fits(size: object) -> bool:
+        return isinstance(size, int) and size // patch == grid
+
+    asked = config.get("pesudo_img_size")
+    named = [int(number) for number in re.findall(r"(?<!\d)\d{2,4}(?!\d)", Path(source).name)]
+    tiles = config.get("image_grid_pinpoints")
+    sides = [s for tile in tiles for s in tile if isinstance(tile, list)] if tiles else []
+    if isinstance(asked, int) and fits(asked):
+        return asked, "" if asked in named else "pesudo_img_size"
+    if found := [size for size in named if fits(size)]:
+        return found[-1], ""
+    if found := [size for size in sides if fits(size)]:
+        return min(found), "image_grid_pinpoints"
+    if kind == "siglip" and (found := [size for size in _SIZES if fits(size)]):
+        return found[-1], "the published towers of its width"
+    return grid * patch, "its whole patches"
 
 
 def _dimensions(folder: Path, inside: Places, name: str, *axes: int) -> tuple[int, ...]:
