@@ -24,6 +24,7 @@ from mmsieve.training.recipe import (
     EnhancerRecipe,
     RaterRecipe,
     Recipe,
+    check_projector,
     check_start,
     find_start,
     load_recipe,
@@ -147,7 +148,8 @@ def _train(
     **changes: Any,
 ) -> TrainReport:
     recipe = load_recipe(name, kind, options.smoke)
-    recipe = with_backbone(recipe, options.language_model, options.vision_tower)
+    given = (options.language_model, options.vision_tower, options.projector)
+    recipe = with_backbone(recipe, *given)
     changes |= {} if options.seed is None else {"seed": options.seed}
     recipe = recipe.changed(**changes)
     stage = stage_of(recipe, goal)
@@ -156,6 +158,7 @@ def _train(
     check_folder(out)
     options.check(stage.rendered is not None)
     known = find_start(recipe, start_from)
+    check_projector(recipe, goal, known)
     if known is None:
         check_start(recipe)
     start = known.folder if known else None

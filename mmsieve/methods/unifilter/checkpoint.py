@@ -19,7 +19,9 @@ from mmsieve.methods.tower import CheckpointFolder, find_tower
 ARCHITECTURES = {kind: f"{kind.title().replace('_', '')}Classifier" for kind in CLASSIFIERS}
 """`model_type` -> the published class, such as `LlavaQwen3Classifier`."""
 
-PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp(\d{1,3})x_gelu")
+PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp([1-9]\d?)x_gelu")
+PROJECTOR_KINDS = "aapool_mlp, linear, mlpNx_gelu, identity"
+"""Those of Victorwz/UniFilter, llava/model/multimodal_projector/builder.py."""
 
 
 _MOST_IMAGE_TOKENS = 4096
@@ -79,8 +81,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     tower = find_tower(folder, config, tensors)
     checkpoint = Checkpoint(folder, config, tensors, tower, known.note)
     if not PROJECTORS.fullmatch(checkpoint.projector):
-        allowed = "aapool_mlp, linear, mlpNx_gelu, identity"
-        raise RequestError(f"{folder}: projector {checkpoint.projector!r} is not one of {allowed}")
+        found = f"projector {checkpoint.projector!r}"
+        raise RequestError(f"{folder}: {found} is not one of {PROJECTOR_KINDS}")
     if "unpad" in str(config.get("mm_patch_merge_type", "flat")):
         raise RequestError(f"{folder}: mm_patch_merge_type with `unpad` is not supported")
     features = ("patch", "cls_patch") if tower.kind == "clip" else ("patch",)
