@@ -163,7 +163,7 @@ class OneSided(Annotator):
     schema = SCHEMA
 
     def __init__(self, classifier: UniFilter, side: Side) -> None:
-        self._classifier, self._side = classifier, side
+        self.classifier, self._side = classifier, side
         self.device = classifier.device
         self.score_is_level = classifier.score_is_level
         self.notes = classifier.notes
@@ -171,7 +171,7 @@ class OneSided(Annotator):
 
     def preparer(self) -> OneSidedPreparer:
         """The CPU half."""
-        whole = self._classifier.preparer()
+        whole = self.classifier.preparer()
         if self._side == "text":  # no image of the sample is opened, so no limit has a meaning
             whole = replace(whole, limits=ImageLimits())
         spec, out = whole.image, io.BytesIO()
@@ -181,4 +181,4 @@ class OneSided(Annotator):
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The classifier's own device half."""
-        return self._classifier.runner(options)
+        return self.classifier.runner(options)
