@@ -17,7 +17,8 @@ from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions, Judged
 from mmsieve.methods.aitqe.checkpoint import open_enhancer
 from mmsieve.methods.aitqe.endpoint import SCHEME, AitqeEndpoint
 from mmsieve.methods.clip.annotator import Clip
-from mmsieve.methods.clip.checkpoint import open_clip
+from mmsieve.methods.clip.checkpoint import ClipFolder, open_clip
+from mmsieve.methods.clip.open_clip import is_open_clip, open_open_clip
 from mmsieve.methods.mmssr.annotator import MmSSR, RatingOptions
 from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
 from mmsieve.methods.plugins import Plugin, list_plugins
@@ -92,9 +93,13 @@ def _find_plugin(method: str) -> Plugin | None:
     return next((plugin for plugin in list_plugins() if plugin.name == method), None)
 
 
+def _open_clip(folder: Path) -> ClipFolder:
+    return open_open_clip(folder) if is_open_clip(folder) else open_clip(folder)
+
+
 _RULES = "rules"
 _SCORERS: dict[str, Callable[[str, ScoringOptions], Annotator]] = {
-    "clip": lambda name, options: Clip(open_clip(find_folder(name, _PLACES)), options),
+    "clip": lambda name, options: Clip(_open_clip(find_folder(name, _PLACES)), options),
     "text-only": lambda name, options: OneSided(load_unifilter(name, options), "text"),
     "image-only": lambda name, options: OneSided(load_unifilter(name, options), "image"),
 }

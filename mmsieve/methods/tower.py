@@ -50,8 +50,8 @@ _HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1536: 16}
 _LAYERS = {768: 12, 1024: 24, 1152: 27}
 """Encoder layers of the published SigLIP towers, by width."""
 
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -424,7 +424,7 @@ def _pixel_values(
     size = int(geometry["image_size"])
     note = f", pixel values by {kind}'s defaults (no preprocessor_config.json)"
     if kind == "clip":
-        return ImageSpec(size, 3, _CLIP_MEAN, _CLIP_STD, "crop"), note
+        return ImageSpec(size, 3, CLIP_MEAN, CLIP_STD, "crop"), note
     half = (0.5, 0.5, 0.5)
     return ImageSpec(size, 2 if "siglip2" in source.lower() else 3, half, half, "stretch"), note
 
