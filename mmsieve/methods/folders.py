@@ -161,10 +161,10 @@ def _names(file: Path) -> set[str]:
 
 
 @contextmanager
-def _opened(file: Path, framework: str, backend: str = "mmap") -> Iterator[Any]:
+def _opened(file: Path, framework: str) -> Iterator[Any]:
     """A safetensors file; raises RequestError where it isn't one, or ends too early."""
     try:
-        with safe_open(file, framework, backend=backend) as tensors:
+        with safe_open(file, framework) as tensors:
             yield tensors
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         fix = "fetch the file again"
@@ -179,8 +179,8 @@ def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
         return tuple(tensors.get_slice(name).get_shape())
 
 
-_AT_ONCE = 1 << 25
-"""Numbers of a tensor that are read at once where they are turned into wider ones."""
+_AT_ONCE = 1 << 24
+"""Numbers of a tensor that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -202,21 +202,23 @@ class StoredTensor:
     def __getitem__(self, index: Any) -> "Tensor":
         import torch
 
-        with _opened(self.file, "pt", backend="pread") as tensors:
+        with _opened(self.file, "pt") as tensors:
             stored = tensors.get_slice(self.name)
             shape = stored.get_shape()
             if not shape:
-                return stored[...][index]  # type: ignore[no-any-return]
-            count = shape[0] if self.rows is None else min(self.rows, shape[0])
-            first: Tensor = stored[:1]
-            if self.wide is None or torch.promote_types(first.dtype, self.wide) != self.wide:
-                return stored[:count][index]  # type: ignore[no-any-return]
-            made = torch.empty((count, *shape[1:]), dtype=self.wide)
-            step = max(1, _AT_ONCE // max(1, first.numel()))
-            for start in range(0, count, step):
-                stop = min(start + step, count)
-                made[start:stop] = stored[start:stop]
-            return made[index]
+                return stored[...].clone()[index]  # type: ignore[no-any-return]
+            dtype = stored[:1].dtype
+        if self.wide is not None and torch.promote_types(dtype, self.wide) == self.wide:
+            dtype = self.wide
+        count = shape[0] if self.rows is None else min(self.rows, shape[0])
+        made = torch.empty((count, *shape[1:]), dtype=dtype)
+        step = max(1, _AT_ONCE // max(1, made[:1].numel()))
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            # opened anew: the pages of a file that is open stay in memory
+            with _opened(self.file, "pt") as tensors:
+                made[start:stop] = tensors.get_slice(self.name)[start:stop]
+        return made[index]
 
 
 def read_tensors(places: Mapping[str, tuple[Path, str]]) -> dict[str, "Tensor"]:
