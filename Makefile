@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: setup demo test check test-full chaos chaos-short fuzz fuzz-short lint format bench clean
+.PHONY: setup demo test test-loaders test-full check chaos chaos-short fuzz fuzz-short lint format bench clean
 
 setup: .venv/.ready
 
@@ -18,6 +18,17 @@ demo: setup
 
 test: setup
 	$(PYTEST)
+
+# Files that are written, in the loaders of their trainers: `datasets` and TRL, in a venv of their own.
+LOADERS := .venv-loaders
+
+test-loaders: setup $(LOADERS)/.ready
+	MMSIEVE_LOADERS=$(CURDIR)/$(LOADERS)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/loaders
+
+$(LOADERS)/.ready: tests/loaders/requirements.txt
+	$(PYTHON) -m venv $(LOADERS)
+	$(LOADERS)/bin/pip install --quiet --requirement $<
+	touch $@
 
 check: setup
 	$(PYTEST) -m 'not slow'
@@ -55,4 +66,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(LOADERS) .mypy_cache .ruff_cache .pytest_cache
