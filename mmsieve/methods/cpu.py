@@ -22,6 +22,11 @@ _SHORT = 512
 """Sequences up to this length are faster by plain products in bfloat16."""
 
 
+_MOST_PACKED = 1 << 27
+"""Weights of a layer that are packed: for a moment it is in memory twice. What has more is the head
+of a large vocabulary, which sees a token or two of each row."""
+
+
 class PackedLinear(nn.Module):
     """A linear layer on weights that oneDNN has packed, with a GELU after it where asked for."""
 
@@ -52,7 +57,7 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
             mlp.fc1 = PackedLinear(mlp.fc1, gelu=True)
             mlp.activation_fn = nn.Identity()
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
+            if type(child) is nn.Linear and child.weight.numel() <= _MOST_PACKED:
                 setattr(parent, name, PackedLinear(child))
             elif type(child).__name__ in _NORMS and dtype == torch.float32:
                 norm: Any = child
