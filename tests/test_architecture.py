@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 170
+MOST_FILES = 175
 """Python files, __init__.py apart."""
-MOST_LINES = 33_900
+MOST_LINES = 36_800
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -111,7 +111,7 @@ FLOORS = (
     ("sanitize",),
     ("errors", "http", "leftovers"),
     ("validated", "manifests"),
-    ("sample", "labels", "options", "outputs", "devices", "progress"),
+    ("sample", "labels", "options", "outputs", "devices", "patience", "progress"),
     ("images",),
     ("sources", "reports", "locks"),
     ("identity",),

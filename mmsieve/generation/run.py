@@ -14,7 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmsieve.clients.connection import Connection, Usage, api_key, open_teacher, split_name
+from mmsieve.clients.connection import Connection
+from mmsieve.clients.teacher import Usage, api_key, open_teacher, split_name
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation import diversity
 from mmsieve.generation.files import TrainingFiles, choose_val, text_fields
@@ -89,6 +90,7 @@ class GenerationRequest:
             max_retries=self.options.max_retries,
             timeout=self.options.timeout,
             max_tokens=self.options.max_tokens,
+            patience=self.options.patience,
         )
 
     @cached_property
@@ -199,8 +201,10 @@ class GenerationRequest:
         images = sum(len(item.pictures) for item in plan.items)
         if self.price is not None:
             cost = f"about ${self.price.of(usage, self.options.batch):.2f}"
+        memory = () if self.tower is None else (diversity.estimate_features(self.tower).line,)
         return (
             *self.shortfall(plan),
+            *memory,
             f"would ask {self.teacher} about {len(plan.items)} {self.task.unit}: {images} "
             f"images of {plan.samples} samples, {len(plan.unusable)} more can't be used",
             f"about {usage.input:,} tokens in and {usage.output:,} out, more where the model "

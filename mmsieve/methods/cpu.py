@@ -22,11 +22,6 @@ _SHORT = 512
 """Sequences up to this length are faster by plain products in bfloat16."""
 
 
-_MOST_PACKED = 1 << 27
-"""Weights of a layer that are packed: for a moment it is in memory twice. What has more is the head
-of a large vocabulary, which sees a token or two of each row."""
-
-
 class PackedLinear(nn.Module):
     """A linear layer on weights that oneDNN has packed, with a GELU after it where asked for."""
 
@@ -47,8 +42,8 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
     on_cpu = all(part.device.type == "cpu" for part in model.parameters())
     if not (on_cpu and _can_pack(dtype)):
         return f"torch {torch.__version__}" + (", stock layers" if on_cpu else "")
-    # no list of the layers that are swapped: their weights would stay
-    for parent in [part for part in model.modules() if not isinstance(part, nn.Linear)]:
+    # a list of all modules would keep every layer's weights beside the packed ones
+    for parent in [part for part in model.modules() if any(part.children())]:
         config: Any = getattr(parent, "config", None)
         if dtype == torch.bfloat16 and getattr(config, "_attn_implementation", "") == "sdpa":
             config._attn_implementation = _PRODUCTS
@@ -57,7 +52,7 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
             mlp.fc1 = PackedLinear(mlp.fc1, gelu=True)
             mlp.activation_fn = nn.Identity()
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child.weight.numel() <= _MOST_PACKED:
+            if type(child) is nn.Linear:
                 setattr(parent, name, PackedLinear(child))
             elif type(child).__name__ in _NORMS and dtype == torch.float32:
                 norm: Any = child

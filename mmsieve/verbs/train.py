@@ -10,6 +10,7 @@ from mmsieve.locks import writing_to
 from mmsieve.methods.folders import hash_files, tensor_files
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
+from mmsieve.training.memory import estimate_training
 from mmsieve.training.options import (
     STAGES,
     TrainOptions,
@@ -175,8 +176,10 @@ def _train(
         if state == "done":
             return TrainReport(out=out, notes=(f"{recipe.name}: done before",))
         if options.dry_run:
+            memory = estimate_training(goal, recipe, stage, start)
+            said = () if memory is None else (memory.line,)
             plan = _plan(goal, recipe, stage, start, options)
-            return TrainReport(out=out, notes=(*recognised, plan))
+            return TrainReport(out=out, notes=(*recognised, plan, *said))
         from mmsieve.training.training import TRAININGS  # imports torch
 
         notes = TRAININGS[goal](

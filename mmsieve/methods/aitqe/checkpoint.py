@@ -11,7 +11,7 @@ from mmsieve.errors import RequestError
 from mmsieve.methods.configs import below, check_projector_sizes, check_text_sizes
 from mmsieve.methods.recognise import open_published
 from mmsieve.methods.tokenizer import check_tokenizer
-from mmsieve.methods.tower import CheckpointFolder, check_config, inside_tower
+from mmsieve.methods.tower import CheckpointFolder, Places, check_config, inside_tower
 
 TOWER = "vision_model.vision_model."
 """Prefix of the tower's tensors."""
@@ -44,6 +44,13 @@ class EnhancerCheckpoint(CheckpointFolder):
     """An AITQE folder, understood: all that is needed to build, feed and name it."""
 
     not_text = _NOT_TEXT
+    published_dtype = "bfloat16"
+    language_prefix = "model.model."
+
+    @property
+    def used(self) -> Places:
+        """All of them: the tower is among the others."""
+        return {name: (file, name) for name, file in self.tensors.items()}
 
     @property
     def backbone(self) -> str:

@@ -21,7 +21,7 @@ from mmsieve.images import ImageSpec
 from mmsieve.methods.base import Portable
 from mmsieve.methods.clip.checkpoint import ClipFolder
 from mmsieve.methods.configs import Size
-from mmsieve.methods.folders import FIX, StoredTensor, read_json, tensor_files
+from mmsieve.methods.folders import FIX, read_json, stored_tensors, tensor_files
 from mmsieve.methods.tower import CLIP_MEAN, CLIP_STD, Tower
 from mmsieve.validated import check_json
 
@@ -39,6 +39,7 @@ class _Vision(TypedDict):
 
     image_size: Size
     patch_size: NotRequired[Size | None]
+    width: NotRequired[Size]
 
 
 class _Text(TypedDict):
@@ -92,8 +93,8 @@ class OpenClipFolder(ClipFolder):
             model = open_clip.create_model(
                 f"local-dir:{self.folder}", load_weights=False, pretrained_text=False
             )
-            stored = {name: StoredTensor(file, name)[...] for name, file in self.tensors.items()}
-            model.load_state_dict(stored)
+            stored = stored_tensors({name: (file, name) for name, file in self.tensors.items()})
+            model.load_state_dict({name: tensor.read() for name, tensor in stored.items()})
         built: nn.Module = model.to(dtype).eval().requires_grad_(False)
         return built
 
@@ -110,7 +111,11 @@ def open_open_clip(folder: Path) -> OpenClipFolder:
     if find_spec("open_clip") is None:
         raise RequestError(f"{folder}: open_clip's layout: pip install 'mmsieve[open_clip]'")
     vision, pixels = config["model_cfg"]["vision_cfg"], config.get("preprocess_cfg", {})
-    geometry = {"image_size": vision["image_size"], "patch_size": vision.get("patch_size") or 32}
+    geometry = {
+        "image_size": vision["image_size"],
+        "patch_size": vision.get("patch_size") or 32,
+        "hidden_size": vision.get("width") or 768,
+    }
     image = ImageSpec(
         vision["image_size"],
         2 if pixels.get("interpolation") == "bilinear" else 3,
