@@ -3,8 +3,8 @@ BIN := .venv/bin
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: setup demo test test-loaders test-sharded check chaos chaos-short fuzz fuzz-short lint format \
-	bench clean
+.PHONY: setup demo test test-full test-loaders test-sharded check chaos chaos-short fuzz fuzz-short lint \
+	format bench clean
 
 setup: .venv/.ready
 
@@ -47,6 +47,10 @@ $(SHARDED)/.ready: .venv/.ready
 
 check: setup
 	$(PYTEST) -m 'not slow'
+
+# Checkpoints of the real widths and vocabularies, one at a time: up to 7 GB of memory, minutes.
+test-full: setup
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m full_width tests/full_width
 
 # Kills before every change of files, pairs of runs at once: all of them take half an hour.
 chaos: setup

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from cyclopts import Parameter
 
@@ -57,6 +57,16 @@ class RunOptions(OutputOptions):
     """Beyond these a sample isn't looked at."""
 
 
+class Sidecars(Protocol):
+    """What a verb writes beside the sources, of tables that are whole."""
+
+    def check(self, job: ShardJob, shards: Sequence[Shard]) -> None:
+        """Raise RequestError for what can't be written, before a model is loaded."""
+
+    def write(self, job: ShardJob, shards: Sequence[Shard]) -> list[str]:
+        """Write what is not there yet; what the user should know of it."""
+
+
 def run_locally(
     job: ShardJob, shards: Sequence[Shard], workers: int | None, advance: Advance
 ) -> Iterator[ShardReport]:
@@ -105,10 +115,12 @@ def run_annotator(
     device: str,
     read: ReadOptions,
     run: RunOptions,
+    sidecars: Sidecars | None = None,
 ) -> RunReport:
     """Annotate all samples of the sources into a table; finished shards are not done again.
 
-    `make` gives the annotator for a device, which only the engine can tell.
+    `make` gives the annotator for a device, which only the engine can tell. `sidecars` are written
+    when the tables are.
     """
     if run.ray_address is not None and run.engine != "ray":
         raise RequestError("--ray-address is for --engine ray")
@@ -148,7 +160,12 @@ def run_annotator(
         names = {(shard.url, shard.start): shard.name for shard in settled}
         shards = [replace(shard, name=names[shard.url, shard.start]) for shard in shards]
         todo = shards if run.overwrite else not_done(shards, headers)
-        return _run(job, shards, todo, ray, run, notes)
+        if sidecars is None:
+            return _run(job, shards, todo, ray, run, notes)
+        sidecars.check(job, shards)
+        report = _run(job, shards, todo, ray, run, notes)
+        more = [] if run.dry_run else sidecars.write(job, shards)
+        return replace(report, notes=(*report.notes, *more))
 
 
 def _run(

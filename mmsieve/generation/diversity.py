@@ -21,11 +21,11 @@ from mmsieve.devices import Device, Dtype, Memory, resolve_device, resolve_dtype
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation.plan import Draw, ImageSource, count_samples
 from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
-from mmsieve.methods.folders import read_json
+from mmsieve.methods.folders import tensor_files
 from mmsieve.methods.load import find_model
 from mmsieve.methods.memory import estimate_tower
 from mmsieve.methods.tower import Tower, open_tower
-from mmsieve.methods.unifilter.checkpoint import BACKBONES, open_checkpoint
+from mmsieve.methods.unifilter.checkpoint import open_checkpoint
 from mmsieve.progress import Advance, show_progress
 from mmsieve.sample import Image
 
@@ -86,7 +86,7 @@ def open_features(model: str) -> Tower:
     if find_spec("sklearn") is None:
         raise RequestError("--diversify needs scikit-learn: pip install 'mmsieve[teachers]'")
     folder = find_model(model)
-    if read_json(folder / "config.json").get("model_type") in BACKBONES:
+    if "score.weight" in tensor_files(folder):
         return open_checkpoint(folder).tower
     return open_tower(folder)
 

@@ -79,6 +79,9 @@ class TrainOptions(OutputOptions):
     """Another language model than the recipe's: a folder or a hub id."""
     vision_tower: str | None = None
     """Another vision tower than the recipe's: a folder or a hub id."""
+    projector: str | None = None
+    """Another projector than the recipe's: aapool_mlp (pooled, as released), or one embedding per
+    patch by linear, mlp2x_gelu (mlpNx_gelu: N layers) or identity."""
     seed: NotNegative | None = None
     """Another seed than the recipe's, for weights, order and scenes."""
     smoke: bool = False

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.load import find_model
+from mmsieve.methods.recognise import PublishedFolder, open_published
+from mmsieve.methods.unifilter.checkpoint import PROJECTOR_KINDS, PROJECTORS
 from mmsieve.registry import registered
 from mmsieve.validated import say_invalid
 
@@ -35,6 +37,9 @@ class _Start(Part):
 
     image_tokens: int | None = Field(None, gt=0)
     """Embeddings that an image takes, a square number; None: one per patch."""
+    projector: str | None = Field(None, pattern=f"^({PROJECTORS.pattern})$", exclude_if=_is_none)
+    """Kind of the projector, as published: aapool_mlp pools to `image_tokens`, linear, identity and
+    mlpNx_gelu keep one per patch. None: aapool_mlp, or mlp2x_gelu where that is one per patch."""
     image_fit: Literal["stretch", "pad"] = "stretch"
     """How an image becomes a square, in training and, as the checkpoint says, in scoring."""
     max_text_tokens: int = Field(1024, gt=0)
@@ -301,11 +306,23 @@ def _run_file(recipe: str) -> dict[str, Any]:
 
 
 def with_backbone(
-    recipe: R, language_model: str | None = None, vision_tower: str | None = None
+    recipe: R,
+    language_model: str | None = None,
+    vision_tower: str | None = None,
+    projector: str | None = None,
 ) -> R:
-    """The recipe with another language model or vision tower; raises RequestError."""
+    """The recipe with another language model, vision tower or projector; raises RequestError."""
     wanted = {"language_model": language_model, "vision_tower": vision_tower}
     given = {name: value for name, value in wanted.items() if value is not None}
+    if projector is not None:
+        if not PROJECTORS.fullmatch(projector):
+            raise RequestError(f"--projector {projector}: is not one of {PROJECTOR_KINDS}")
+        if not isinstance(recipe.start, Pretrained):
+            raise RequestError(
+                f"--projector: recipe {recipe.name} makes no new one of several kinds; choose one "
+                "of UniFilter on a pretrained language model"
+            )
+        given["projector"] = projector
     if given and not isinstance(recipe.start, Pretrained | Backbone):
         flag = f"--{next(iter(given)).replace('_', '-')}"
         raise RequestError(
@@ -314,14 +331,16 @@ def with_backbone(
     return recipe.changed(start=given) if given else recipe
 
 
-def find_start(recipe: BaseRecipe, start_from: Path | str | None) -> Path | None:
-    """The folder of the checkpoint to go on from, if there is one; raises RequestError."""
+def find_start(recipe: BaseRecipe, start_from: Path | str | None) -> PublishedFolder | None:
+    """The checkpoint to go on from, if there is one; raises RequestError for another method's."""
     name = recipe.start if start_from is None else str(start_from)
     if not isinstance(name, str):
         return None
     if isinstance(recipe, RaterRecipe):
-        return find_model(name, "rate")
-    return find_model(name, "enhance" if isinstance(recipe, EnhancerRecipe) else "score")
+        return open_published(find_model(name, "rate"), "mmssr")
+    if isinstance(recipe, EnhancerRecipe):
+        return open_published(find_model(name, "enhance"), "aitqe")
+    return open_published(find_model(name), "unifilter")
 
 
 def check_start(recipe: BaseRecipe) -> None:
@@ -329,4 +348,16 @@ def check_start(recipe: BaseRecipe) -> None:
     if isinstance(recipe.start, Pretrained | Backbone):
         from mmsieve.training.initial import check_backbone
 
-        check_backbone(recipe.start.language_model, recipe.start.vision_tower)
+        check_backbone(recipe.start)
+
+
+def check_projector(recipe: BaseRecipe, goal: str, start: PublishedFolder | None) -> None:
+    """Raise RequestError where a projector is asked for that can't be had, or can't learn."""
+    wanted = getattr(recipe.start, "projector", None)
+    found = wanted if start is None else start.config.get("mm_projector_type")
+    if goal == "projector" and found == "identity":
+        raise RequestError("projector identity has nothing to learn: train classifier at once")
+    if wanted is not None and found != wanted:
+        raise RequestError(
+            f"--projector {wanted}: {start and start.folder} has {found!r}; leave one of them out"
+        )

@@ -28,6 +28,7 @@ from mmsieve.training.recipe import (
     EnhancerRecipe,
     RaterRecipe,
     Recipe,
+    check_projector,
     check_start,
     find_start,
     has_new_projector,
@@ -152,7 +153,8 @@ def _train(
     **changes: Any,
 ) -> TrainReport:
     recipe = load_recipe(name, kind, options.smoke)
-    recipe = with_backbone(recipe, options.language_model, options.vision_tower)
+    given = (options.language_model, options.vision_tower, options.projector)
+    recipe = with_backbone(recipe, *given)
     changes |= {} if options.seed is None else {"seed": options.seed}
     recipe = recipe.changed(**changes)
     stage = stage_of(recipe, goal)
@@ -161,11 +163,14 @@ def _train(
     check_folder(out)
     options.check(getattr(stage, "rendered", None) is not None)
     _check_pretrain(goal, recipe, options)
-    start = find_start(recipe, start_from)
-    if start is None:
+    known = find_start(recipe, start_from)
+    check_projector(recipe, goal, known)
+    if known is None:
         check_start(recipe)
         if has_new_projector(recipe) and goal != "projector" and options.pretrain is None:
             _say_untaught(goal, recipe)
+    start = known.folder if known else None
+    recognised = (known.note,) if known and not known.config.get("mmsieve") else ()
     config = _run_config(goal, recipe, start, options)
     is_idle = options.dry_run or not is_first()
     with writing_to(out, "train", wait=options.wait, dry_run=is_idle):
@@ -180,7 +185,8 @@ def _train(
         if options.dry_run:
             memory = estimate_training(goal, recipe, stage, start)
             said = () if memory is None else (memory.line,)
-            return TrainReport(out=out, notes=(_plan(goal, recipe, stage, start, options), *said))
+            plan = _plan(goal, recipe, stage, start, options)
+            return TrainReport(out=out, notes=(*recognised, plan, *said))
         from mmsieve.training.training import TRAININGS  # imports torch
 
         notes = TRAININGS[goal](
@@ -195,7 +201,7 @@ def _train(
             trackers=options.trackers,
             quiet=options.quiet,
         ).run()
-    return TrainReport(out=out, notes=tuple(notes))
+    return TrainReport(out=out, notes=(*recognised, *notes))
 
 
 def _check_pretrain(goal: str, recipe: BaseRecipe, options: TrainOptions) -> None:

@@ -102,8 +102,7 @@ class Aitqe(Annotator):
             "plain_text": str(options.plain_text),
             **enhancing.fingerprint,
         }
-        if checkpoint.own is None:
-            self.notes = (checkpoint.tower.note,)
+        self.notes = checkpoint.notes
 
     def memory(self, options: RunnerOptions) -> Memory:
         """Of the model, a batch of prompts, and the cache of prompts and answers."""

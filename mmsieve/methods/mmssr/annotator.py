@@ -140,9 +140,10 @@ class MmSSR(Annotator):
         longest = min(model.max_sequence for model in self.models)
         self._max_tokens = min(options.max_tokens or longest, longest)
         self.fingerprint = self._fingerprint()
+        self.notes = tuple(note for model in self.models for note in model.notes)
         if styler is None:
             how = "name who gives them with --styler (it may be the scorer itself)"
-            self.notes = (f"no styles: {how}",)
+            self.notes += (f"no styles: {how}",)
 
     def _is_clean(self, model: OneVision) -> bool:
         asked = self.options.clean_format

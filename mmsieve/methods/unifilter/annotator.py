@@ -110,10 +110,9 @@ class UniFilter(Annotator):
             "plain_text": str(options.plain_text),
             **({} if self.dtype == "float32" else {"head": "float32"}),
         }
-        if checkpoint.own is None:  # else it says all of itself, and has its tower inside
-            self.notes = (checkpoint.tower.note,)
-            if checkpoint.num_labels > 2:
-                self.notes += (_MANY_LABELS.format(checkpoint.num_labels),)
+        self.notes = checkpoint.notes
+        if checkpoint.own is None and checkpoint.num_labels > 2:
+            self.notes += (_MANY_LABELS.format(checkpoint.num_labels),)
 
     def memory(self, options: RunnerOptions) -> Memory:
         """Of the classifier and a batch of captions."""
@@ -180,7 +179,7 @@ class OneSided(Annotator):
     schema = SCHEMA
 
     def __init__(self, classifier: UniFilter, side: Side) -> None:
-        self._classifier, self._side = classifier, side
+        self.classifier, self._side = classifier, side
         self.device = classifier.device
         self.score_is_level = classifier.score_is_level
         self.notes = classifier.notes
@@ -188,7 +187,7 @@ class OneSided(Annotator):
 
     def preparer(self) -> OneSidedPreparer:
         """The CPU half."""
-        whole = self._classifier.preparer()
+        whole = self.classifier.preparer()
         if self._side == "text":  # no image of the sample is opened, so no limit has a meaning
             whole = replace(whole, limits=ImageLimits())
         spec, out = whole.image, io.BytesIO()
@@ -198,8 +197,8 @@ class OneSided(Annotator):
 
     def memory(self, options: RunnerOptions) -> Memory:
         """The classifier's own."""
-        return self._classifier.memory(options)
+        return self.classifier.memory(options)
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The classifier's own device half."""
-        return self._classifier.runner(options)
+        return self.classifier.runner(options)
