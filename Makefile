@@ -3,7 +3,8 @@ BIN := .venv/bin
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: setup demo test test-loaders check chaos chaos-short fuzz fuzz-short lint format bench clean
+.PHONY: setup demo test test-full test-loaders test-sharded check chaos chaos-short fuzz fuzz-short lint \
+	format bench clean
 
 setup: .venv/.ready
 
@@ -30,8 +31,26 @@ $(LOADERS)/.ready: tests/loaders/requirements.txt
 	$(LOADERS)/bin/pip install --quiet --requirement $<
 	touch $@
 
+# Trainings on two processes, DDP, DeepSpeed and FSDP2, killed and resumed. DeepSpeed changes what
+# accelerate imports: it has a venv of its own, which sees the packages of the first one.
+SHARDED := .venv-sharded
+
+test-sharded: setup $(SHARDED)/.ready
+	OMP_NUM_THREADS=1 $(SHARDED)/bin/python -m pytest -W ignore -m sharded tests/sharded
+
+$(SHARDED)/.ready: .venv/.ready
+	$(PYTHON) -m venv --clear $(SHARDED)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(SHARDED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth
+	$(SHARDED)/bin/pip install --quiet --constraint constraints.txt 'deepspeed>=0.19'
+	touch $@
+
 check: setup
 	$(PYTEST) -m 'not slow'
+
+# Checkpoints of the real widths and vocabularies, one at a time: up to 7 GB of memory, minutes.
+test-full: setup
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m full_width tests/full_width
 
 # Kills before every change of files, pairs of runs at once: all of them take half an hour.
 chaos: setup
@@ -62,4 +81,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv $(LOADERS) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(LOADERS) $(SHARDED) .mypy_cache .ruff_cache .pytest_cache

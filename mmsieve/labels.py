@@ -6,6 +6,7 @@ Table 1 of arXiv 2510.15162: 0 easy negative (unrelated), 1 medium negative (con
 Labels are those of the released mmSSR code (arXiv 2503.13383): they are part of its prompts.
 """
 
+import re
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -61,6 +62,21 @@ CAPABILITIES: dict[str, str] = {
     "ocr": "optical character recognition",
 }
 """Short name (a table's column, an option) -> keyword asked of the model, in the paper's order."""
+
+
+_WORD = re.compile("[a-z]+")
+
+
+def capability_name(text: str) -> str:
+    """The short name of a capability that is named by its keyword, in whatever spelling; else text.
+
+    `Optical_Character-Recognition capability` is `ocr`: the published script names a result file
+    after the keyword that it asks about.
+    """
+    words = _WORD.findall(text.lower().removesuffix("capability"))
+    known = {tuple(_WORD.findall(keyword)): name for name, keyword in CAPABILITIES.items()}
+    return known.get(tuple(words), text)
+
 
 STYLES: tuple[str, ...] = (
     "multi-choice",

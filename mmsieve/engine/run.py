@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from cyclopts import Parameter
 
 from mmsieve import tables
 from mmsieve.clients.answers import KeptAnswers
 from mmsieve.devices import resolve_device
-from mmsieve.engine.annotator import Annotator, Device, RunnerOptions, check
+from mmsieve.engine.annotator import Annotator, Device, RunnerOptions, check, estimate_memory
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.engine.preflight import check_first_samples
 from mmsieve.engine.ray import RayEngine
@@ -54,6 +54,16 @@ class RunOptions(OutputOptions):
     """Add a column `metadata`: each sample's metadata as JSON."""
     limits: SampleLimits = field(default_factory=SampleLimits)
     """Beyond these a sample isn't looked at."""
+
+
+class Sidecars(Protocol):
+    """What a verb writes beside the sources, of tables that are whole."""
+
+    def check(self, job: ShardJob, shards: Sequence[Shard]) -> None:
+        """Raise RequestError for what can't be written, before a model is loaded."""
+
+    def write(self, job: ShardJob, shards: Sequence[Shard]) -> list[str]:
+        """Write what is not there yet; what the user should know of it."""
 
 
 def run_locally(
@@ -101,10 +111,12 @@ def run_annotator(
     device: str,
     read: ReadOptions,
     run: RunOptions,
+    sidecars: Sidecars | None = None,
 ) -> RunReport:
     """Annotate all samples of the sources into a table; finished shards are not done again.
 
-    `make` gives the annotator for a device, which only the engine can tell.
+    `make` gives the annotator for a device, which only the engine can tell. `sidecars` are written
+    when the tables are.
     """
     if run.ray_address is not None and run.engine != "ray":
         raise RequestError("--ray-address is for --engine ray")
@@ -144,7 +156,12 @@ def run_annotator(
         names = {(shard.url, shard.start): shard.name for shard in settled}
         shards = [replace(shard, name=names[shard.url, shard.start]) for shard in shards]
         todo = shards if run.overwrite else not_done(shards, headers)
-        return _run(job, shards, todo, ray, run, notes)
+        if sidecars is None:
+            return _run(job, shards, todo, ray, run, notes)
+        sidecars.check(job, shards)
+        report = _run(job, shards, todo, ray, run, notes)
+        more = [] if run.dry_run else sidecars.write(job, shards)
+        return replace(report, notes=(*report.notes, *more))
 
 
 def _run(
@@ -160,6 +177,8 @@ def _run(
     if len(todo) < len(shards):
         notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")
     if run.dry_run:
+        memory = estimate_memory(job.annotator, job.runner)
+        notes += [] if memory is None else [memory.line]
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
         return RunReport(out=out, notes=tuple(notes))
     if todo:

@@ -152,7 +152,7 @@ def read_pixels(file: Path, value: object) -> ImageSpec:
 
 # Sizes
 
-_LAYER = re.compile(r"layers\.(\d+)\.")
+_LAYER = re.compile(r"(?:encoder\.)?layers\.(\d+)\.")
 Sizes: TypeAlias = dict[str, tuple[str, int]]
 """Key of a config -> the tensor that has the size, and in which dimension."""
 
@@ -185,11 +185,27 @@ def check_text_sizes(
     sizes = {key: place for key, place in _TEXT.items() if not (cut and key == "vocab_size")}
     _check_sizes(file, config, tensors, sizes)
     _check_layers(file, config, tensors)
-    shape = _shape(tensors, "layers.0.self_attn.o_proj.weight")
-    heads, width = config.get("num_attention_heads"), config.get("hidden_size")
-    if shape and heads and width and heads * (config.get("head_dim") or width // heads) != shape[1]:
-        raise _wrong(file, "num_attention_heads", heads, f"{shape[1]} numbers of all heads")
+    _check_heads(file, config, tensors)
     check_token_ids(file, config, tensors)
+
+
+def _check_heads(file: Path, config: Mapping[str, Any], tensors: Places) -> None:
+    """Raise RequestError where queries, keys or values have not as many numbers as heads ask."""
+    heads, width = config.get("num_attention_heads"), config.get("hidden_size")
+    if not heads or not width:
+        return
+    size = config.get("head_dim") or width // heads
+    queries = _shape(tensors, "layers.0.self_attn.o_proj.weight")
+    if queries and heads * size != queries[1]:
+        raise _wrong(file, "num_attention_heads", heads, f"{queries[1]} numbers of all heads")
+    keys, fused = (
+        _shape(tensors, f"layers.0.self_attn.{name}.weight") for name in ("k_proj", "qkv_proj")
+    )
+    found = keys[0] if keys else (fused[0] - heads * size) // 2 if fused else None
+    asked = config.get("num_key_value_heads")
+    if asked and found is not None and asked * size != found:
+        numbers = f"{found} numbers of all keys, {size} a head"
+        raise _wrong(file, "num_key_value_heads", asked, numbers)
 
 
 def check_token_ids(file: Path, config: Mapping[str, Any], tensors: Places) -> None:
@@ -205,7 +221,7 @@ def check_token_ids(file: Path, config: Mapping[str, Any], tensors: Places) -> N
 def check_tower_sizes(
     file: Path, config: Mapping[str, Any], tensors: Places, class_tokens: int
 ) -> None:
-    """The same of a vision tower; one layer, which nobody computes, may be missing."""
+    """The same of a vision tower; the last layer, which nobody computes, may be missing."""
     _check_sizes(file, config, tensors, _VISION)
     _check_layers(file, config, tensors, more=1)
     positions = _shape(tensors, "embeddings.position_embedding.weight")
@@ -213,6 +229,14 @@ def check_tower_sizes(
     if positions is not None and positions[0] != patches + class_tokens:
         found = f"positions of {positions[0] - class_tokens} patches of {config['patch_size']}"
         raise _wrong(file, "image_size", config["image_size"], found)
+
+
+def check_projector_sizes(file: Path, config: Mapping[str, Any], tensors: Places, key: str) -> None:
+    """Raise RequestError where the two-layer projector takes features of another width than `key`.
+
+    `tensors` by their names in the projector, from `0.weight` on.
+    """
+    _check_sizes(file, config, tensors, {key: ("0.weight", 1), "hidden_size": ("0.weight", 0)})
 
 
 def check_clip_text_sizes(file: Path, config: Mapping[str, Any], tensors: Places) -> None:
@@ -240,9 +264,9 @@ def _check_sizes(file: Path, config: Mapping[str, Any], tensors: Places, sizes: 
 def _check_layers(
     file: Path, config: Mapping[str, Any], tensors: Iterable[str], more: int = 0
 ) -> None:
-    found = len({match[1] for name in tensors if (match := _LAYER.search(name))})
+    found = len({match[1] for name in tensors if (match := _LAYER.match(name))})
     asked = config.get("num_hidden_layers", found)
-    if asked > found + more:
+    if not found <= asked <= found + more:
         raise _wrong(file, "num_hidden_layers", asked, f"{found} layers")
 
 

@@ -11,17 +11,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmsieve.clients.endpoint import SCHEME
-from mmsieve.engine.annotator import Annotator, Row, RunnerOptions, annotate_samples, check
+from mmsieve.engine.annotator import (
+    Annotator,
+    Row,
+    RunnerOptions,
+    annotate_samples,
+    check,
+    make_runner,
+)
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods import folders
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions, Judged
-from mmsieve.methods.aitqe.checkpoint import MODEL_TYPE, open_enhancer
+from mmsieve.methods.aitqe.checkpoint import open_enhancer
 from mmsieve.methods.aitqe.endpoint import AitqeEndpoint
 from mmsieve.methods.clip.annotator import Clip
-from mmsieve.methods.clip.checkpoint import open_clip
+from mmsieve.methods.clip.checkpoint import ClipFolder, open_clip
+from mmsieve.methods.clip.open_clip import is_open_clip, open_open_clip
 from mmsieve.methods.mmssr.annotator import MmSSR, RatingOptions
-from mmsieve.methods.mmssr.checkpoint import OneVision, is_onevision, open_onevision
+from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
 from mmsieve.methods.plugins import Plugin, list_plugins
+from mmsieve.methods.recognise import recognise
 from mmsieve.methods.rules import Rules
 from mmsieve.methods.unifilter.annotator import OneSided, ScoringOptions, UniFilter
 from mmsieve.methods.unifilter.checkpoint import open_checkpoint
@@ -92,9 +101,13 @@ def _find_plugin(method: str) -> Plugin | None:
     return next((plugin for plugin in list_plugins() if plugin.name == method), None)
 
 
+def _open_clip(folder: Path) -> ClipFolder:
+    return open_open_clip(folder) if is_open_clip(folder) else open_clip(folder)
+
+
 _RULES = "rules"
 _SCORERS: dict[str, Callable[[str, ScoringOptions], Annotator]] = {
-    "clip": lambda name, options: Clip(open_clip(find_folder(name, _PLACES)), options),
+    "clip": lambda name, options: Clip(_open_clip(find_folder(name, _PLACES)), options),
     "text-only": lambda name, options: OneSided(load_unifilter(name, options), "text"),
     "image-only": lambda name, options: OneSided(load_unifilter(name, options), "image"),
 }
@@ -160,7 +173,7 @@ class LoadedModel:
         check(annotator, options)
         self.annotator = annotator
         self.preparer = annotator.preparer()
-        self.runner = annotator.runner(options)
+        self.runner = make_runner(annotator, options)
 
     def score(self, samples: Iterable[Sample]) -> list[Row]:
         """A row per caption or document, in order, with its quality; see `annotate`."""
@@ -229,11 +242,7 @@ def _find_verb(model: str) -> str:
         return "enhance"
     if method == _RULES or (colon and method in _SCORERS) or _find_plugin(method) is not None:
         return "score"
-    folder = find_model(model)
-    config = folders.read_json(folder / "config.json")
-    if config.get("model_type") == MODEL_TYPE:
-        return "enhance"
-    return "rate" if is_onevision(config, folders.tensor_files(folder)) else "score"
+    return recognise(find_model(model)).verb
 
 
 def load_enhancer(

@@ -13,12 +13,13 @@ copy is used, and the tower's `note` says so.
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from mmsieve.devices import Dtype
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
 from mmsieve.methods.configs import (
@@ -50,8 +51,8 @@ _HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1536: 16}
 _LAYERS = {768: 12, 1024: 24, 1152: 27}
 """Encoder layers of the published SigLIP towers, by width."""
 
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,14 @@ _NOT_TEXT = {
     "mmsieve",
     "model_type",
     "num_labels",
+    "text_config",
     "torch_dtype",
     "transformers_version",
     "use_cache",
+    "vision_config",
 }
-"""Keys of config.json that are not the language model's, beside `mm_*`."""
+"""Keys of config.json that are not the language model's, beside `mm_*`. Under the `model_type`
+`llava`, `text_config` and `vision_config` are the defaults of a stock class that nobody built."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,19 @@ class CheckpointFolder:
 
     folder: Path
     config: dict[str, Any] = field(repr=False)
-    """config.json as it is."""
+    """config.json, with the `model_type` of the published class."""
     tensors: dict[str, Path] = field(repr=False)
     """Tensor name -> file."""
     tower: Tower
+    recognised: str = ""
+    """What the folder was recognised as, in a line; empty for one that is being made."""
 
     not_text: ClassVar[Iterable[str]] = ()
     """More keys of this layout's config.json that are not the language model's."""
+    published_dtype: ClassVar[Dtype] = "float16"
+    """What the published code computes in, on a GPU."""
+    language_prefix: ClassVar[str] = "model."
+    """Before the names of the language model's tensors."""
 
     @property
     def backbone(self) -> str:
@@ -133,6 +143,27 @@ class CheckpointFolder:
         """How a checkpoint made by mmsieve wants its inputs; None for a released one."""
         own = self.config.get("mmsieve")
         return own if isinstance(own, dict) else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of a released folder; one made by mmsieve says all of itself."""
+        found = (self.tower.note, self.recognised) if self.own is None else ()
+        return tuple(note for note in found if note)
+
+    @property
+    def used(self) -> Places:
+        """The tensors that the model is built of; the tower's by their stock names."""
+        tied = {"lm_head.weight"} if self.ties_embeddings else set()
+        outside = {n: (file, n) for n, file in self.tensors.items() if not n.startswith(INSIDE)}
+        kept = {name: place for name, place in outside.items() if name not in tied}
+        # the pooling head of a tower is never used
+        tower = {n: place for n, place in self.tower.tensors.items() if not n.startswith("head.")}
+        return kept | {f"{INSIDE}vision_model.{name}": place for name, place in tower.items()}
+
+    @property
+    def gpu_dtype(self) -> Dtype:
+        """What `--dtype auto` means on a GPU: as published, or bfloat16 of a checkpoint of ours."""
+        return self.published_dtype if self.own is None else "bfloat16"
 
     @property
     def embedded(self) -> int | None:
@@ -189,15 +220,6 @@ class CheckpointFolder:
         for name in (*FILES, GENERATION) if generates else FILES:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, folder / name)
-
-
-def read_config(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
-    """The config.json of a folder of one of these model types; raises RequestError."""
-    config = read_config_file(folder / "config.json")
-    if config.get("model_type") not in kinds:
-        found = config.get("model_type")
-        raise RequestError(f"{folder}: model_type {found!r} is not one of {', '.join(kinds)}")
-    return config
 
 
 def check_config(folder: Path, config: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -259,11 +281,13 @@ def inside_tower(
     if own := _own_tower(folder, config, inside):
         return own
     place = place or _find_local(folder, source)
+    guessed = ""
     if place is None:
-        kind, geometry = _infer(folder, source, inside)
+        kind, geometry, guessed = _infer(folder, config, source, inside)
     else:
         kind, geometry = _geometry(read_json(place / "config.json"), place)
     image, note = _pixel_values(place, kind, geometry, source)
+    note += guessed
     named = (place or folder) / "config.json"
     return _fitting(
         named, Tower(kind, geometry, image, inside, f"tower inside the checkpoint{note}")
@@ -336,8 +360,13 @@ def _geometry(published: dict[str, Any], place: Path) -> tuple[Kind, dict[str, A
     return kind, {**unsaid, **kept, "model_type": f"{kind}_vision_model"}
 
 
-def _infer(folder: Path, source: str, inside: Places) -> tuple[Kind, dict[str, Any]]:
-    """The geometry from the copy's tensors alone, for towers of a published width."""
+def _infer(
+    folder: Path, config: dict[str, Any], source: str, inside: Places
+) -> tuple[Kind, dict[str, Any], str]:
+    """The geometry from the copy's tensors alone, for towers of a published width.
+
+    With a note of where the image size is from, unless the tower's name says it.
+    """
     kind: Kind = "clip" if "embeddings.class_embedding" in inside else "siglip"
     width, patch = _dimensions(folder, inside, "embeddings.patch_embedding.weight", 0, 2)
     if width not in _HEADS:
@@ -347,18 +376,50 @@ def _infer(folder: Path, source: str, inside: Places) -> tuple[Kind, dict[str, A
         )
     (positions,) = _dimensions(folder, inside, "embeddings.position_embedding.weight", 0)
     grid = isqrt(positions)
-    named = re.search(r"-(\d{2,4})$", source)
-    size = int(named[1]) if named and int(named[1]) // patch == grid else grid * patch
+    size, by = _image_size(kind, config, source, grid, patch)
     layers = {name.split(".")[2] for name in inside if name.startswith("encoder.layers.")}
-    return kind, {
+    (wide,) = _dimensions(folder, inside, "encoder.layers.0.mlp.fc1.weight", 0)
+    geometry = {
         "model_type": f"{kind}_vision_model",
         "hidden_size": width,
-        "intermediate_size": _dimensions(folder, inside, "encoder.layers.0.mlp.fc1.weight", 0)[0],
+        "intermediate_size": wide,
         "num_hidden_layers": len(layers),
         "num_attention_heads": _HEADS[width],
         "image_size": size,
         "patch_size": patch,
     }
+    return kind, geometry, by and f", images of {size} pixels by {by}"
+
+
+_SIZES = (224, 256, 336, 384, 512)
+"""Pixels of the published SigLIP towers' images; 384 is 27 whole patches of 14, and a rest."""
+
+
+def _image_size(
+    kind: Kind, config: dict[str, Any], source: str, grid: int, patch: int
+) -> tuple[int, str]:
+    """Pixels of a side that `grid` patches come of, and what says so where the name doesn't.
+
+    In this order: `pesudo_img_size` of AITQE's config.json, a number in the tower's name, the
+    smallest tile of LLaVA-NeXT's `image_grid_pinpoints`, the published sizes, whole patches.
+    """
+
+    def fits(size: object) -> bool:
+        return isinstance(size, int) and size // patch == grid
+
+    asked = config.get("pesudo_img_size")
+    named = [int(number) for number in re.findall(r"(?<!\d)\d{2,4}(?!\d)", Path(source).name)]
+    tiles = config.get("image_grid_pinpoints")
+    sides = [s for tile in tiles for s in tile if isinstance(tile, list)] if tiles else []
+    if isinstance(asked, int) and fits(asked):
+        return asked, "" if asked in named else "pesudo_img_size"
+    if found := [size for size in named if fits(size)]:
+        return found[-1], ""
+    if found := [size for size in sides if fits(size)]:
+        return min(found), "image_grid_pinpoints"
+    if kind == "siglip" and (found := [size for size in _SIZES if fits(size)]):
+        return found[-1], "the published towers of its width"
+    return grid * patch, "its whole patches"
 
 
 def _dimensions(folder: Path, inside: Places, name: str, *axes: int) -> tuple[int, ...]:
@@ -383,7 +444,7 @@ def _pixel_values(
     size = int(geometry["image_size"])
     note = f", pixel values by {kind}'s defaults (no preprocessor_config.json)"
     if kind == "clip":
-        return ImageSpec(size, 3, _CLIP_MEAN, _CLIP_STD, "crop"), note
+        return ImageSpec(size, 3, CLIP_MEAN, CLIP_STD, "crop"), note
     half = (0.5, 0.5, 0.5)
     return ImageSpec(size, 2 if "siglip2" in source.lower() else 3, half, half, "stretch"), note
 

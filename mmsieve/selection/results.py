@@ -1,6 +1,7 @@
 """The published code's result files as a pool, and instruction files in and out.
 
-A folder has one result file per capability, named after it, and style.jsonl. Rows are the items of
+A folder has one result file per capability, named after it or after the keyword that the model was
+asked about, and style.jsonl. Rows are the items of
 the question file in their order; ties are broken by the order in which the result files name them:
 that of the first file by name, then what the next ones add.
 
@@ -22,7 +23,7 @@ from pydantic_core import from_json
 
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
 from mmsieve.identity import TableSource, identify
-from mmsieve.labels import CAPABILITIES
+from mmsieve.labels import CAPABILITIES, capability_name
 from mmsieve.read.instructions import image_source, item_key
 from mmsieve.read.json_items import read_file
 from mmsieve.selection.groups import (
@@ -164,6 +165,20 @@ def is_result_folder(path: Path) -> bool:
     return path.is_dir() and any(path.glob("*.jsonl")) and not any(path.rglob("*.parquet"))
 
 
+def _by_capability(path: Path, asked: Sequence[str]) -> dict[str, Path]:
+    """Name -> result file, in the order of the files' names; raises RequestError for two of a name.
+
+    A file that is named by its keyword has the short name, unless its own is asked for.
+    """
+    found: dict[str, Path] = {}
+    for file in sorted(path.glob("*.jsonl")):
+        name = file.stem if file.stem in asked else capability_name(file.stem)
+        if name in found:
+            raise RequestError(f"{path}: {found[name].name} and {file.name} are both {name}'s")
+        found[name] = file
+    return found
+
+
 class _Items(NamedTuple):
     """Places, keys (Int64 or String) and image sources of the question file's items."""
 
@@ -190,7 +205,7 @@ class ResultFolder:
         self.notes: list[str] = []
         self._data = data[0]
         self._options = options
-        self._scores = {file.stem: file for file in sorted(path.glob("*.jsonl"))}
+        self._scores = _by_capability(path, options.names() or ())
         style = self._scores.pop(STYLE, None)
         if style is None:
             raise RequestError(f"{path}: has no {STYLE}.jsonl; add the styler's results")

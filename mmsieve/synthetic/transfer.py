@@ -122,8 +122,7 @@ def _new_checkpoint(folder: Path, architecture: Architecture) -> Checkpoint:
         "eos_token_id": _IDS[_STOP],
         "pad_token_id": _IDS[_PAD],
         "num_labels": architecture.labels,
-        **classifier_config(architecture, "inside/siglip-tiny", architecture.hidden),
-        "mm_num_image_tokens": architecture.image_tokens or side * side,
+        **classifier_config(architecture, "inside/siglip-tiny", architecture.hidden, side * side),
     }
     vision = {
         "model_type": "siglip_vision_model",

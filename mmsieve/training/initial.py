@@ -19,9 +19,10 @@ from mmsieve.leftovers import scratch_folder
 from mmsieve.methods.aitqe import model as aitqe_model
 from mmsieve.methods.aitqe.checkpoint import LANGUAGE_MODELS, EnhancerCheckpoint
 from mmsieve.methods.folders import HUB_ID, hub_folder, read_json, read_tensors, tensor_files
+from mmsieve.methods.recognise import CLASSIFIERS, ENHANCER
 from mmsieve.methods.tokenizer import check_tokenizer, open_tokenizer
 from mmsieve.methods.tower import INSIDE, Tower, find_tower, open_tower
-from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, BACKBONES, Checkpoint
+from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
 from mmsieve.methods.unifilter.model import QualityClassifier, QualityConfig, save_classifier
 from mmsieve.training.data import drawn_training
 from mmsieve.training.recipe import Architecture, Backbone, BaseRecipe, Pretrained
@@ -47,12 +48,26 @@ def backbone_folder(name: str) -> Path:
     return found
 
 
-def check_backbone(language_model: str, vision_tower: str) -> None:
-    """Raise RequestError where the parts are not there or not of a supported family."""
-    language = backbone_folder(language_model)
+def check_backbone(start: Pretrained | Backbone) -> None:
+    """Raise RequestError where the parts are not there, or do not fit each other."""
+    language = backbone_folder(start.language_model)
     _layout(language)
     check_tokenizer(language)
-    backbone_folder(vision_tower)
+    vision = backbone_folder(start.vision_tower)
+    if isinstance(start, Pretrained) and start.projector == "identity":
+        hidden = read_json(language / "config.json").get("hidden_size")
+        width = _vision_settings(vision)["hidden_size"]
+        if hidden != width:
+            widths = f"{vision} is {width} wide, {language} {hidden}"
+            raise RequestError(f"--projector identity: {widths}: take another kind")
+
+
+def _vision_settings(vision: Path) -> dict[str, int]:
+    """Width, image size and patch size of a tower, the stock defaults where it leaves them out."""
+    config = read_json(vision / "config.json")
+    unsaid = {"hidden_size": 768, "image_size": 224, "patch_size": 16}
+    said = config.get("vision_config", config)
+    return {name: int(said.get(name, value)) for name, value in unsaid.items()}
 
 
 def _stock_tensors(
@@ -120,34 +135,37 @@ def output_embedding(start: Pretrained) -> Tensor:
 def _layout(language: Path) -> str:
     """The published `model_type` around a language model; raises RequestError."""
     kind = read_json(language / "config.json").get("model_type")
-    for layout, backbone in BACKBONES.items():
+    for layout, backbone in CLASSIFIERS.items():
         if backbone == kind:
             return layout
-    allowed = ", ".join(BACKBONES.values())
+    allowed = ", ".join(CLASSIFIERS.values())
     raise RequestError(f"{language}: model_type {kind!r} is not one of {allowed}")
 
 
 def _classifier_config(language: Path, start: Pretrained) -> dict[str, Any]:
     layout = _layout(language)
-    vision = read_json(backbone_folder(start.vision_tower) / "config.json")
+    vision = _vision_settings(backbone_folder(start.vision_tower))
     folder = Path(start.vision_tower).expanduser()
     tower = str(folder.resolve() if folder.is_dir() else start.vision_tower)
-    width = int(vision.get("vision_config", vision).get("hidden_size", 768))
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
     return read_json(language / "config.json") | {
         "model_type": layout,
         "architectures": [ARCHITECTURES[layout]],
         "num_labels": start.labels,
         "use_cache": False,
-        **classifier_config(start, tower, width),
+        **classifier_config(start, tower, vision["hidden_size"], patches),
     }
 
 
-def classifier_config(start: Architecture | Pretrained, tower: str, width: int) -> dict[str, Any]:
-    """What UniFilter's config.json says of the images: a tower's features, `width` of each."""
+def classifier_config(
+    start: Architecture | Pretrained, tower: str, width: int, patches: int
+) -> dict[str, Any]:
+    """What UniFilter's config.json says of the images: features of `patches`, `width` of each."""
+    pooled = start.image_tokens is not None or isinstance(start, Architecture)
     return {
         "mm_hidden_size": width,
-        "mm_num_image_tokens": start.image_tokens,
-        "mm_projector_type": "aapool_mlp",
+        "mm_num_image_tokens": start.image_tokens or patches,
+        "mm_projector_type": start.projector or ("aapool_mlp" if pooled else "mlp2x_gelu"),
         "mm_vision_select_layer": -1,
         "mm_vision_select_feature": "patch",
         "mm_vision_tower": tower,
@@ -197,7 +215,7 @@ def write_backbone(folder: Path, start: Backbone) -> None:
 def published_config(vision: dict[str, Any], vocabulary: int) -> dict[str, Any]:
     """What AITQE's config.json says beside the language model's own."""
     return {
-        "model_type": "mm",
+        "model_type": ENHANCER,
         "architectures": ["MMForCausalLM"],
         "image_aspect_ratio": "square",
         "image_tile_tokens": (vision["image_size"] // vision["patch_size"]) ** 2,

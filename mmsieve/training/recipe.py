@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.load import find_model
+from mmsieve.methods.recognise import PublishedFolder, open_published
+from mmsieve.methods.unifilter.checkpoint import PROJECTOR_KINDS, PROJECTORS
 from mmsieve.registry import registered
 from mmsieve.validated import say_invalid
 
@@ -25,11 +27,19 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _is_none(value: object) -> bool:
+    """Of what recipes did not have once: a training that was begun without it goes on."""
+    return value is None
+
+
 class _Start(Part):
     """What every classifier is made with, whatever its weights come from."""
 
     image_tokens: int | None = Field(None, gt=0)
     """Embeddings that an image takes, a square number; None: one per patch."""
+    projector: str | None = Field(None, pattern=f"^({PROJECTORS.pattern})$", exclude_if=_is_none)
+    """Kind of the projector, as published: aapool_mlp pools to `image_tokens`, linear, identity and
+    mlpNx_gelu keep one per patch. None: aapool_mlp, or mlp2x_gelu where that is one per patch."""
     image_fit: Literal["stretch", "pad"] = "stretch"
     """How an image becomes a square, in training and, as the checkpoint says, in scoring."""
     max_text_tokens: int = Field(1024, gt=0)
@@ -114,7 +124,10 @@ class Steps(Part):
     gradient_checkpointing: bool = False
     """Compute the language model's activations twice instead of keeping them."""
     save_steps: int = Field(500, gt=0)
-    """Steps between two saved states, and between two looks at the held-out data."""
+    """Steps between two saved states."""
+    look_steps: int | None = Field(None, gt=0, exclude_if=_is_none)
+    """Steps between two looks at the held-out data, each of which saves a state; None: an epoch of
+    a file, as published, `save_steps` of drawn data."""
 
 
 class Optimisation(Steps):
@@ -215,6 +228,8 @@ class EnhancerRecipe(BaseRecipe):
 
     start: WeightTransfer | Backbone | str
     """A string: an enhancer to go on from, a folder or hub id."""
+    projector: Steps | None = Field(None, exclude_if=_is_none)
+    """Alignment, before: a new projector alone, by the language loss on captions."""
     enhancer: SftStage
     negatives: bool = True
     """Learn from captions that were written to be bad, too."""
@@ -227,10 +242,13 @@ AnyStage: TypeAlias = Optimisation | SftStage
 
 def stage_of(recipe: BaseRecipe, goal: str) -> AnyStage | None:
     """The stage that `train GOAL` ends with; None where the recipe has none."""
-    if isinstance(recipe, RaterRecipe | EnhancerRecipe):
-        return recipe.rater if isinstance(recipe, RaterRecipe) else recipe.enhancer
-    assert isinstance(recipe, Recipe)
-    return recipe.projector if goal == "projector" else recipe.classifier
+    stage: AnyStage | None = getattr(recipe, goal, None)
+    return stage
+
+
+def has_new_projector(recipe: BaseRecipe) -> bool:
+    """Whether a recipe starts from pretrained parts with a random projector between them."""
+    return isinstance(recipe.start, Pretrained | Backbone)
 
 
 # Recipes by name: the bundled ones, and Python files of one's own
@@ -288,11 +306,23 @@ def _run_file(recipe: str) -> dict[str, Any]:
 
 
 def with_backbone(
-    recipe: R, language_model: str | None = None, vision_tower: str | None = None
+    recipe: R,
+    language_model: str | None = None,
+    vision_tower: str | None = None,
+    projector: str | None = None,
 ) -> R:
-    """The recipe with another language model or vision tower; raises RequestError."""
+    """The recipe with another language model, vision tower or projector; raises RequestError."""
     wanted = {"language_model": language_model, "vision_tower": vision_tower}
     given = {name: value for name, value in wanted.items() if value is not None}
+    if projector is not None:
+        if not PROJECTORS.fullmatch(projector):
+            raise RequestError(f"--projector {projector}: is not one of {PROJECTOR_KINDS}")
+        if not isinstance(recipe.start, Pretrained):
+            raise RequestError(
+                f"--projector: recipe {recipe.name} makes no new one of several kinds; choose one "
+                "of UniFilter on a pretrained language model"
+            )
+        given["projector"] = projector
     if given and not isinstance(recipe.start, Pretrained | Backbone):
         flag = f"--{next(iter(given)).replace('_', '-')}"
         raise RequestError(
@@ -301,14 +331,16 @@ def with_backbone(
     return recipe.changed(start=given) if given else recipe
 
 
-def find_start(recipe: BaseRecipe, start_from: Path | str | None) -> Path | None:
-    """The folder of the checkpoint to go on from, if there is one; raises RequestError."""
+def find_start(recipe: BaseRecipe, start_from: Path | str | None) -> PublishedFolder | None:
+    """The checkpoint to go on from, if there is one; raises RequestError for another method's."""
     name = recipe.start if start_from is None else str(start_from)
     if not isinstance(name, str):
         return None
     if isinstance(recipe, RaterRecipe):
-        return find_model(name, "rate")
-    return find_model(name, "enhance" if isinstance(recipe, EnhancerRecipe) else "score")
+        return open_published(find_model(name, "rate"), "mmssr")
+    if isinstance(recipe, EnhancerRecipe):
+        return open_published(find_model(name, "enhance"), "aitqe")
+    return open_published(find_model(name), "unifilter")
 
 
 def check_start(recipe: BaseRecipe) -> None:
@@ -316,4 +348,16 @@ def check_start(recipe: BaseRecipe) -> None:
     if isinstance(recipe.start, Pretrained | Backbone):
         from mmsieve.training.initial import check_backbone
 
-        check_backbone(recipe.start.language_model, recipe.start.vision_tower)
+        check_backbone(recipe.start)
+
+
+def check_projector(recipe: BaseRecipe, goal: str, start: PublishedFolder | None) -> None:
+    """Raise RequestError where a projector is asked for that can't be had, or can't learn."""
+    wanted = getattr(recipe.start, "projector", None)
+    found = wanted if start is None else start.config.get("mm_projector_type")
+    if goal == "projector" and found == "identity":
+        raise RequestError("projector identity has nothing to learn: train classifier at once")
+    if wanted is not None and found != wanted:
+        raise RequestError(
+            f"--projector {wanted}: {start and start.folder} has {found!r}; leave one of them out"
+        )

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mmsieve.errors import RequestError
 from mmsieve.locks import writing_to
-from mmsieve.methods.aitqe.checkpoint import is_enhancer, open_enhancer
-from mmsieve.methods.folders import bundled_folder, hash_files, read_json, tensor_files
+from mmsieve.methods.aitqe.checkpoint import open_enhancer
+from mmsieve.methods.folders import bundled_folder, hash_files
 from mmsieve.methods.load import find_folder
-from mmsieve.methods.mmssr.checkpoint import is_onevision
+from mmsieve.methods.recognise import PublishedFolder, recognise
 from mmsieve.options import Overwrite, Wait
 from mmsieve.outputs import check_folder, is_same_request, read_record, staged
 from mmsieve.reports import Report, timed
@@ -47,8 +47,9 @@ def convert(
     out = Path(out)
     folder = bundled_folder(model) or find_folder(model, "a bundled model, a folder or an id")
     check_folder(out)
-    write = _converter(folder)
-    files = {*tensor_files(folder).values(), folder / "config.json"}
+    known = recognise(folder)
+    write = _converter(known)
+    files = {*known.tensors.values(), folder / "config.json"}
     config = {"model": hash_files(files)}
     with writing_to(out, "convert", wait=wait):
         made = read_record(out, _RECORD, "convert")
@@ -57,20 +58,18 @@ def convert(
         with staged(out) as staging:
             notes = write(staging)
             (staging / _RECORD).write_text(json.dumps(config) + "\n", "utf-8")
-    return ConvertReport(out=out, notes=tuple(notes))
+    return ConvertReport(out=out, notes=(known.note, *notes))
 
 
-def _converter(folder: Path) -> Callable[[Path], list[str]]:
+def _converter(known: PublishedFolder) -> Callable[[Path], list[str]]:
     """What writes the checkpoint's stock layout and returns notes; each imports torch."""
-    config, tensors = read_json(folder / "config.json"), tensor_files(folder)
-    if is_onevision(config, tensors):
+    if known.method == "mmssr":
         from mmsieve.methods.mmssr.model import convert_rater
 
-        return partial(convert_rater, folder)
-    if is_enhancer(config, tensors):
-        checkpoint = open_enhancer(folder)
+        return partial(convert_rater, known.folder)
+    if known.method == "aitqe":
+        checkpoint = open_enhancer(known.folder)
         from mmsieve.methods.aitqe.model import write_stock
 
         return partial(write_stock, checkpoint)
-    kind = config.get("model_type")
-    raise RequestError(f"{folder}: no stock class for its kind ({kind!r}): nothing to convert to")
+    raise RequestError(f"{known.folder}: no stock class for its kind, {known.note}")

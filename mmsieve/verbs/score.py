@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
+from mmsieve.exporting.published_scores import PublishedScores
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions
@@ -16,6 +17,7 @@ def score(
     scoring: ScoringOptions | None = None,
     read: ReadOptions | None = None,
     run: RunOptions | None = None,
+    also_published_layout: bool = False,
 ) -> RunReport:
     """Score the quality of captions and documents.
 
@@ -30,6 +32,9 @@ def score(
         NAME:MODEL, where NAME is an installed plug-in's (see `models`).
     out
         Folder of the table: one Parquet file per shard.
+    also_published_layout
+        Write NNNNNNNN_quality_score.parquet beside each tar too, as the published scorers do: a
+        caption's json fields and its score, or a document's key and score.
     """
     asked = scoring or ScoringOptions()
     return run_annotator(
@@ -39,4 +44,7 @@ def score(
         device=asked.device,
         read=replace(read or ReadOptions(), kinds=("caption", "document"), needs_text=True),
         run=run or RunOptions(),
+        sidecars=PublishedScores((run or RunOptions()).overwrite)
+        if also_published_layout
+        else None,
     )

@@ -119,7 +119,7 @@ def test_the_subset_is_written_by_the_place_of_items(tmp_path: Path) -> None:
     assert [item["idx"] for item in json.loads((tmp_path / "out.json").read_text())] == [5, 4]
 
 
-GOOD = {"ocr": [(0, "3"), (1, "2")], "style": [(0, "a"), (1, "b")]}
+GOOD = {"ocr": [(0, "3"), (1, "2")], "style": [(0, "a"), (1, "a")]}
 
 
 @pytest.mark.parametrize(
@@ -191,3 +191,26 @@ def test_lines_with_a_byte_order_mark_are_written_without_it(tmp_path: Path) -> 
     data.write_text('\ufeff{"idx": 0}\r\n\n{"idx": 1}\n', "utf-8")
     choose(results, tmp_path / "keep", budget=2, data=data, subset=tmp_path / "out.json")
     assert (tmp_path / "out.json").read_text("utf-8") == '[\n{"idx": 0},\n{"idx": 1}\n]\n'
+
+
+@pytest.mark.parametrize(
+    "name", ["optical character recognition", "Optical_Character_Recognition capability", "ocr"]
+)
+def test_a_result_file_may_be_named_by_its_keyword(name: str, tmp_path: Path) -> None:
+    """As 1_infer.sh of the published code names them; fine-grained has a hyphen of its own."""
+    scores, others = [(0, "5"), (1, "1")], [(0, "1"), (1, "4")]
+    files = {name: scores, "fine-grained recognition": others, "style": [(0, "a"), (1, "a")]}
+    results = write_results(tmp_path, items(0, 1), files)
+    for number, (asked, kept) in enumerate(
+        [("ocr", "0"), ("finegrained", "1"), (None, "1"), (name, "0")]
+    ):
+        out = tmp_path / f"keep-{number}"
+        pick(results, out, budget=1, capabilities=asked)
+        assert kept_keys(out) == {kept}
+
+
+def test_two_result_files_of_one_capability_are_told_apart_by_nobody(tmp_path: Path) -> None:
+    files = {name: [(0, "5")] for name in ("ocr", "optical character recognition", "style")}
+    results = write_results(tmp_path, items(0), files)
+    with pytest.raises(RequestError, match=r"ocr.jsonl and optical.*\.jsonl are both ocr's"):
+        pick(results, tmp_path / "keep", budget=1)

@@ -14,6 +14,7 @@ from mmsieve import RequestError, TrainOptions
 from mmsieve.generation.files import CAPTION_HEAD
 from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.unifilter.model import load_classifier
+from tests.helpers.command_line import run_line
 from tests.helpers.tiny import (
     FAMILIES,
     Judge,
@@ -36,10 +37,10 @@ SMOKE = load_recipe("unifilter-qwen3-0.6b", Recipe, smoke=True).changed(
 """
 
 
-def language_model(folder: Path, family: str, tied: bool) -> Path:
+def language_model(folder: Path, family: str, tied: bool, hidden: int = 64) -> Path:
     """A tiny language model in the stock layout, as its makers publish it."""
     torch.manual_seed(1)
-    base = text_model(Recipe(family=family))
+    base = text_model(Recipe(family=family, hidden=hidden))
     base.config.tie_word_embeddings = tied
     model = transformers.AutoModelForCausalLM.from_config(base.config)
     shake(model)
@@ -189,3 +190,71 @@ def test_a_wrong_backbone_is_refused_before_anything_is_written(tmp_path, data, 
     with pytest.raises(RequestError, match=says):
         mmsieve.train_classifier(recipe(tmp_path), out=tmp_path / "out", options=options)
     assert not (tmp_path / "out").exists()
+
+
+def parts(folder: Path, hidden: int = 64) -> tuple[str, ...]:
+    """Flags that name a tiny tower and language model."""
+    make_tower(folder / "tower", Recipe())
+    language_model(folder / "language", "qwen3", tied=True, hidden=hidden)
+    place = ("--language-model", folder / "language", "--vision-tower", folder / "tower")
+    return (*map(str, place), "--smoke", "--quiet")
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu", "mlp3x_gelu", "aapool_mlp"])
+def test_every_projector_can_be_chosen_and_trained(tmp_path, data, kind):
+    words = (*parts(tmp_path), "--projector", kind)
+    first, out = tmp_path / "projector", tmp_path / "out"
+    captions = ("--data", data / "captions.json", "--out", first)
+    done = run_line("train", "projector", recipe(tmp_path), *captions, *words)
+    assert done.code == 0, done.err
+    start = ("--start-from", first, "--data", data / "train.json", "--out", out)
+    done = run_line("train", "classifier", recipe(tmp_path), *start, *words)
+    assert done.code == 0, done.err
+    config = json.loads((out / "config.json").read_text())
+    assert config["mm_projector_type"] == kind
+    assert load_unifilter(str(out)).checkpoint.image_tokens == (4 if kind == "aapool_mlp" else 16)
+    assert score_gap(out, tmp_path / "tower", data) < 2e-5
+    other = run_line("train", "classifier", recipe(tmp_path), *start, *words, "--projector", "x")
+    assert other.code == 2
+    words = (*words[:-1], "identity")
+    other = run_line("train", "classifier", recipe(tmp_path), *start, *words)
+    assert other.code == 2 and f"has '{kind}'" in other.err
+
+
+def test_the_identity_needs_a_tower_as_wide_as_the_language_model(tmp_path, data):
+    given = ("--data", data / "train.json", "--projector", "identity")
+    words = ("train", "classifier", recipe(tmp_path), *given)
+    other = run_line(*words, *parts(tmp_path / "a"), "--out", tmp_path / "no")
+    assert other.code == 2 and "48 wide" in other.err and "64: take another kind" in other.err
+    fitting = parts(tmp_path / "b", hidden=48)
+    done = run_line(*words, *fitting, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert score_gap(tmp_path / "out", tmp_path / "b" / "tower", data) < 2e-5
+    captions = ("--data", data / "captions.json", "--projector", "identity")
+    stage = ("train", "projector", recipe(tmp_path), *captions, *fitting)
+    other = run_line(*stage, "--out", tmp_path / "no")
+    assert other.code == 2 and "nothing to learn" in other.err
+
+
+@pytest.mark.parametrize("projector", [None, "aapool_mlp"])
+def test_one_embedding_per_patch_without_a_number(tmp_path, data, projector):
+    """Pooling to as many as there are is none; else the published projector without pooling."""
+    file = tmp_path / "recipe.py"
+    start = {"image_tokens": None, "projector": projector}
+    file.write_text(
+        "from mmsieve.training.recipe import Recipe, load_recipe\n"
+        f"SMOKE = load_recipe('unifilter-qwen3-0.6b', Recipe, smoke=True).changed(start={start})\n"
+    )
+    words = ("train", "classifier", file, "--data", data / "train.json", *parts(tmp_path))
+    done = run_line(*words, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    found = load_unifilter(str(tmp_path / "out")).checkpoint
+    assert found.projector == (projector or "mlp2x_gelu") and found.image_tokens == 16
+
+
+def test_a_projector_of_another_name_or_of_another_method_is_refused(tmp_path, data):
+    words = ("--data", data / "train.json", "--out", tmp_path / "no", "--projector")
+    got = run_line("train", "classifier", "unifilter-qwen3-0.6b", *words, "qformer")
+    assert got.code == 2 and "is not one of aapool_mlp, linear, mlpNx_gelu, identity" in got.err
+    got = run_line("train", "enhancer", "aitqe-qwen2-7b", *words, "linear")
+    assert got.code == 2 and "makes no new one of several kinds" in got.err

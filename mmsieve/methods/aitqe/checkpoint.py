@@ -6,15 +6,13 @@ safetensors.
 """
 
 from pathlib import Path
-from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.configs import below, check_text_sizes, read_config_file
-from mmsieve.methods.folders import tensor_files
+from mmsieve.methods.configs import below, check_projector_sizes, check_text_sizes
+from mmsieve.methods.recognise import open_published
 from mmsieve.methods.tokenizer import check_tokenizer
-from mmsieve.methods.tower import CheckpointFolder, check_config, inside_tower
+from mmsieve.methods.tower import CheckpointFolder, Places, check_config, inside_tower
 
-MODEL_TYPE = "mm"
 TOWER = "vision_model.vision_model."
 """Prefix of the tower's tensors."""
 
@@ -46,6 +44,13 @@ class EnhancerCheckpoint(CheckpointFolder):
     """An AITQE folder, understood: all that is needed to build, feed and name it."""
 
     not_text = _NOT_TEXT
+    published_dtype = "bfloat16"
+    language_prefix = "model.model."
+
+    @property
+    def used(self) -> Places:
+        """All of them: the tower is among the others."""
+        return {name: (file, name) for name, file in self.tensors.items()}
 
     @property
     def backbone(self) -> str:
@@ -53,28 +58,21 @@ class EnhancerCheckpoint(CheckpointFolder):
         return str((self.own or {}).get("backbone", LANGUAGE_MODELS[0]))
 
 
-def is_enhancer(config: dict[str, Any], tensors: dict[str, Path]) -> bool:
-    """Whether a folder with this config and these tensors is in AITQE's layout."""
-    return config.get("model_type") == MODEL_TYPE and any(n.startswith(TOWER) for n in tensors)
-
-
 def open_enhancer(folder: Path) -> EnhancerCheckpoint:
     """Understand a checkpoint folder; raises RequestError where it isn't AITQE's or not usable."""
-    config = read_config_file(folder / "config.json")
-    if config.get("model_type") != MODEL_TYPE:
-        found = config.get("model_type")
-        raise RequestError(f"{folder}: model_type {found!r}: AITQE's is {MODEL_TYPE!r}")
+    known = open_published(folder, "aitqe")
+    config, tensors, file = known.config, known.tensors, folder / "config.json"
     check_config(folder, config, _SUPPORTED)
-    tensors = tensor_files(folder)
-    places = {name: (file, name) for name, file in tensors.items()}
+    places = {name: (at, name) for name, at in tensors.items()}
     inside = below(places, TOWER)
     if not inside:
         raise RequestError(f"{folder}: no tensors {TOWER}*: its vision tower is missing")
     check_tokenizer(folder)
     source = str(config.get("vision_model_name_or_path") or "")
     tower = inside_tower(folder, config, source, inside)
-    check_text_sizes(folder / "config.json", config, below(places, "model.model."))
-    checkpoint = EnhancerCheckpoint(folder, config, tensors, tower)
+    check_text_sizes(file, config, below(places, "model.model."))
+    check_projector_sizes(file, config, below(places, "mm_projector."), "visual_hidden_dim")
+    checkpoint = EnhancerCheckpoint(folder, config, tensors, tower, known.note)
     if tower.kind != "siglip":
         raise RequestError(f"{folder}: a {tower.kind} tower; AITQE's is SigLIP")
     wanted = config.get("image_tile_tokens", tower.patches)
@@ -87,4 +85,7 @@ def open_enhancer(folder: Path) -> EnhancerCheckpoint:
         raise RequestError(
             f"{folder}: language model {checkpoint.backbone!r} is not one of {LANGUAGE_MODELS}"
         )
+    if known.backbone != checkpoint.backbone:
+        found = f"is to have a {checkpoint.backbone}"
+        raise RequestError(f"{folder}: {known.note}, and {found}")
     return checkpoint

@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,37 @@ class ClipFolder:
     """Tensor name -> file."""
     text_length: int
     """Most ids of a text."""
+
+    @property
+    def pads_to_end(self) -> bool:
+        """Whether texts are padded to their greatest length: a SigLIP looks at its padding."""
+        return self.tower.kind == "siglip"
+
+    def tokenizer(self, limit: int | None = None) -> "Tokenizing":
+        """What texts are tokenized with, cut at `limit` ids; raises RequestError."""
+        return load_clip_tokenizer(self, limit)
+
+
+class TextEncoder(Protocol):
+    """A text -> ids."""
+
+    def encode(self, text: str) -> tuple[npt.NDArray[np.int32], bool]:
+        """Ids as the model wants them, not padded, and whether the text was cut."""
+
+
+class Tokenizing(Protocol):
+    """What a text encoder is built from, where it is needed; ready to travel."""
+
+    @property
+    def pad(self) -> int:
+        """The id of padding."""
+
+    @property
+    def pad_left(self) -> bool:
+        """Whether padding comes before the text."""
+
+    def build(self, plain: bool = False) -> TextEncoder:
+        """What encodes texts; `plain` reads control strings in a text as ordinary text."""
 
 
 def open_clip(folder: Path) -> ClipFolder:

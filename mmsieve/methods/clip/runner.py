@@ -13,9 +13,11 @@ from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.methods import base
 from mmsieve.methods.base import Array, Result
-from mmsieve.methods.clip.annotator import ClipItem
-from mmsieve.methods.clip.checkpoint import ClipFolder, load_clip_tokenizer
+from mmsieve.methods.clip.annotator import BATCH_TOKENS, WINDOW_BATCHES, ClipItem
+from mmsieve.methods.clip.checkpoint import ClipFolder
+from mmsieve.methods.clip.open_clip import OpenClipFolder
 from mmsieve.methods.cpu import speed_up
+from mmsieve.methods.folders import stored_tensors
 
 
 class ClipTowers:
@@ -23,25 +25,34 @@ class ClipTowers:
 
     def __init__(self, clip: ClipFolder, dtype: str, device: torch.device) -> None:
         """Raises RequestError where weights and config do not fit."""
+        self._device = device
+        self._normalise = base.PixelNormaliser(clip.tower.image, device, getattr(torch, dtype))
+        if isinstance(clip, OpenClipFolder):
+            model: Any = clip.build(getattr(torch, dtype)).to(device)
+            self._image, self._text = model.encode_image, model.encode_text
+            self.kernels = f"torch {torch.__version__}, open_clip"
+            return
         stock: Any = CLIPModel if clip.tower.kind == "clip" else SiglipModel
-        model, _ = base.build_model(
-            stock, dtype, clip.folder, clip.folder, use_safetensors=True, local_files_only=True
-        )
-        self._model, self._device = model.to(device), device
+        with base.fitting(clip.folder):
+            config = stock.config_class.from_pretrained(clip.folder, local_files_only=True)
+        state = stored_tensors({name: (file, name) for name, file in clip.tensors.items()})
+        model, _ = base.build_model(stock, dtype, clip.folder, config, state)
+        model = model.to(device)
         self.kernels = speed_up(model.vision_model, model.dtype)
         if model.dtype == torch.float32:  # else attention is swapped for one that isn't causal
             speed_up(model.text_model, model.dtype)
-        self._normalise = base.PixelNormaliser(clip.tower.image, device, model.dtype)
+        self._image = lambda pixels: model.get_image_features(pixel_values=pixels)
+        self._text = lambda ids: model.get_text_features(input_ids=ids)
 
     @torch.inference_mode()
     def images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """[n, size, size, 3] -> float32 [n, width]."""
-        return _unit(self._model.get_image_features(pixel_values=self._normalise(pixels)))
+        return _unit(self._image(self._normalise(pixels)))
 
     @torch.inference_mode()
     def texts(self, ids: npt.NDArray[np.int64]) -> Tensor:
         """[n, length], padded -> float32 [n, width]."""
-        return _unit(self._model.get_text_features(input_ids=base.send(ids, self._device)))
+        return _unit(self._text(base.send(ids, self._device)))
 
 
 def _unit(features: Any) -> Tensor:
@@ -52,11 +63,6 @@ def _unit(features: Any) -> Tensor:
 
 Indexed: TypeAlias = tuple[int, ClipItem]
 
-_BATCH_TOKENS = {"cpu": 1600, "cuda": 147456}
-"""Patches, or ids of texts, that are encoded at a time."""
-_WINDOW = 8
-"""Batches whose texts are sorted together."""
-
 
 class ClipRunner:
     """Scores a stream of items, window by window."""
@@ -64,8 +70,8 @@ class ClipRunner:
     def __init__(self, clip: ClipFolder, dtype: Dtype, options: RunnerOptions) -> None:
         self._device = base.open_device(options.device)
         self._clip, self._text_length = clip, clip.text_length
-        self._tokenizer = load_clip_tokenizer(clip)
-        tokens = options.batch_tokens or _BATCH_TOKENS[self._device.type]
+        self._tokenizer = clip.tokenizer()
+        tokens = options.batch_tokens or BATCH_TOKENS[self._device.type]
         self._budget = base.TokenBudget(self._device, tokens)
         self._towers = ClipTowers(clip, dtype, self._device)
         kernels, tower = self._towers.kernels, clip.tower.note
@@ -73,7 +79,7 @@ class ClipRunner:
 
     def run(self, items: Iterable[Indexed]) -> Iterator[Result]:
         """Rows for a stream of (index, item), in order."""
-        for run in self._budget.window(_WINDOW).split(items, self._size):
+        for run in self._budget.window(WINDOW_BATCHES).split(items, self._size):
             pixels = [image for _, item in run for image in item.images]
             texts = [ids for _, item in run for ids in item.texts]
             images = self._encode(pixels, self._clip.tower.patches, self._images)
@@ -108,9 +114,7 @@ class ClipRunner:
 
     def _texts(self, texts: list[Array]) -> Tensor:
         """Padded after the eos (CLIP, which never looks there) or to its length (SigLIP)."""
-        longest = (
-            max(len(ids) for ids in texts) if self._clip.tower.kind == "clip" else self._text_length
-        )
+        longest = self._text_length if self._clip.pads_to_end else max(len(ids) for ids in texts)
         padded = np.full((len(texts), longest), self._tokenizer.pad, np.int64)
         for row, ids in zip(padded, texts, strict=True):
             row[slice(-len(ids), None) if self._tokenizer.pad_left else slice(len(ids))] = ids

@@ -7,17 +7,14 @@ after each image, and the vision tower among the weights.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.configs import below, check_text_sizes
-from mmsieve.methods.folders import tensor_files
+from mmsieve.methods.configs import below, check_projector_sizes, check_text_sizes
+from mmsieve.methods.recognise import open_published
 from mmsieve.methods.tokenizer import check_tokenizer
-from mmsieve.methods.tower import CheckpointFolder, Tower, check_config, find_inside, read_config
+from mmsieve.methods.tower import CheckpointFolder, Tower, check_config, find_inside
 
-KIND = "llava_qwen"
-"""`model_type` of these folders."""
-
+_LANGUAGE_MODEL = "qwen2"
 _WANTED = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch"}
 
 
@@ -40,27 +37,25 @@ class OneVision(CheckpointFolder):
         return float(self.generation.get("repetition_penalty", 1.0))
 
 
-def is_onevision(config: dict[str, Any], tensors: dict[str, Path]) -> bool:
-    """Whether a folder's config and tensors are those of a model of this kind."""
-    return config.get("model_type") == KIND and "score.weight" not in tensors
-
-
 def open_onevision(folder: Path) -> OneVision:
     """Understand a rater's folder; raises RequestError where mmsieve can't rate with it."""
-    config = read_config(folder, (KIND,))
-    tensors = tensor_files(folder)
-    if "score.weight" in tensors:
-        raise RequestError(f"{folder}: a quality classifier, which rates nothing: use `score`")
+    known = open_published(folder, "mmssr")
+    config, tensors = known.config, known.tensors
+    if known.backbone != _LANGUAGE_MODEL:
+        found = f"a {known.backbone} inside: mmSSR's is {_LANGUAGE_MODEL}"
+        raise RequestError(f"{folder}: {known.note}: {found}")
     tied = bool(config.get("tie_word_embeddings", False))
     for name in ("model.image_newline", *([] if tied else ["lm_head.weight"])):
         if name not in tensors:
             raise RequestError(f"{folder}: no tensor `{name}`: it is not a LLaVA-OneVision model")
     check_config(folder, config, _WANTED)
     check_tokenizer(folder)
-    places = {name: (file, name) for name, file in tensors.items()}
-    check_text_sizes(folder / "config.json", config, below(places, "model."), cut=True)
+    file = folder / "config.json"
+    places = {name: (at, name) for name, at in tensors.items()}
+    check_text_sizes(file, config, below(places, "model."), cut=True)
+    check_projector_sizes(file, config, below(places, "model.mm_projector."), "mm_hidden_size")
     tower = _used(folder, find_inside(folder, config, tensors))
-    return OneVision(folder, config, tensors, tower)
+    return OneVision(folder, config, tensors, tower, known.note)
 
 
 def _used(folder: Path, tower: Tower) -> Tower:

@@ -1,19 +1,19 @@
 """mmSSR's device half: items -> batches -> ratings and styles -> rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Row, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import Pixels
 from mmsieve.methods import decoding
-from mmsieve.methods.base import BatchRunner, ImageEncoder
+from mmsieve.methods.base import BatchRunner, ImageEncoder, Result, Window, release_memory
 from mmsieve.methods.cpu import speed_up
 from mmsieve.methods.decoding import Decoding, LanguageModel, Prefilled, build_tree, decode_greedily
 from mmsieve.methods.mmssr.annotator import MmSSR, StyleGrammar, parse_styles
@@ -35,6 +35,17 @@ class SampleRatings(NamedTuple):
     """The mean under the probabilities of the six digits."""
     texts: list[str]
     """The likeliest token."""
+
+
+class _Answer(NamedTuple):
+    """What one model says of a sample; None where it isn't asked."""
+
+    ratings: SampleRatings | None
+    styles: list[str] | None
+
+
+_TURN = Window(items=4096, tokens=2**62, nbytes=2**31)
+"""Samples that one model is asked about before the other takes its place: a shard, as a rule."""
 
 
 class LoadedRater:
@@ -81,7 +92,7 @@ class LoadedRater:
         """The ratings of each row, which is asked the questions that end in `ends`."""
         logits = self.logits(prefilled, ends)
         chosen = logits.argmax(1).tolist()
-        odds = logits[:, self._digits].float().softmax(1)
+        odds = logits[:, self._digits].softmax(1)
         means = (odds @ torch.arange(6.0, device=odds.device)).tolist()
         digits = {token: digit for digit, token in enumerate(self._digits.tolist())}
         texts = self._tokenizer.decode_batch([[i] for i in chosen], skip_special_tokens=False)
@@ -94,9 +105,16 @@ class LoadedRater:
         return found
 
     def logits(self, prefilled: Prefilled, ends: Sequence[tuple[Ids, ...]]) -> Tensor:
-        """[questions of all rows, in order, vocabulary]: of each answer's first token."""
+        """[questions of all rows, in order, vocabulary] float32: of each answer's first token.
+
+        Those of the digits, which samples are ranked by, are computed in float32 on every device.
+        """
         hidden = decoding.forward_tree(self._language, prefilled, [build_tree(own) for own in ends])
-        logits: Tensor = self._language.head(hidden)
+        logits: Tensor = self._language.head(hidden).float()
+        if hidden.dtype != torch.float32:
+            weight: Any = self._language.head.weight
+            digits = weight[self._digits].float()
+            logits[:, self._digits] = nn.functional.linear(hidden.float(), digits)
         return logits
 
     def answer(self, prefilled: Prefilled, ends: Sequence[Ids], constrained: bool) -> list[str]:
@@ -125,10 +143,25 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
     def __init__(self, asked: MmSSR, options: RunnerOptions) -> None:
         super().__init__(options)
         self._asked = asked
-        self.models = [LoadedRater(model, asked.dtype, self.device) for model in asked.models]
-        self.encoders = [model.features for model in self.models]
-        kernels, tower = self.models[0].kernels, asked.scorer.tower.note
+        self._in_turn = asked.is_in_turn(options.device)
+        self.models: list[LoadedRater | None] = [None] * len(asked.models)
+        for number in range(1 if self._in_turn else len(self.models)):
+            self._load(number)
+        kernels, tower = self._load(0).kernels, asked.scorer.tower.note
         self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
+
+    def _load(self, number: int) -> LoadedRater:
+        """A model, in the place of the other where they are there one at a time."""
+        if (found := self.models[number]) is not None:
+            return found
+        if self._in_turn:
+            self.encoders = ()
+            self.models = [None] * len(self.models)
+            release_memory(self.device)
+        made = LoadedRater(self._asked.models[number], self._asked.dtype, self.device)
+        self.models[number] = made
+        self.encoders = [model.features for model in self.models if model is not None]
+        return made
 
     def tokens(self, item: RatingItem) -> int:
         """Tokens that the item takes in a batch, to one of the models."""
@@ -140,31 +173,62 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
         """What was computed, which is rows already."""
         return computed
 
+    def run(self, items: Iterable[tuple[int, RatingItem]]) -> Iterator[Result]:
+        """Rows for a stream of (index, item), in any order."""
+        if not self._in_turn:
+            yield from super().run(items)
+            return
+        for window in _TURN.split(items, lambda indexed: (0, indexed[1].nbytes)):
+            yield from self._run_in_turn(window)
+
+    def _run_in_turn(self, window: list[tuple[int, RatingItem]]) -> Iterator[Result]:
+        """Rows of a window: all of it is asked of one model, then of the other, in like batches."""
+        answers: list[dict[int, _Answer]] = [{} for _ in self.models]
+        # the model that is there goes first: one is loaded per window
+        for number in sorted(range(len(self.models)), key=lambda one: self.models[one] is None):
+            self._load(number)
+            for batch, found in self._launch(window, partial(self._ask, number)):
+                indices = (index for index, _ in batch)
+                answers[number].update(zip(indices, found, strict=True))
+        for index, item in window:
+            yield index, self._row(item, [found[index] for found in answers])
+
     @torch.inference_mode()
     def compute(self, items: list[RatingItem]) -> list[Row | SampleError]:
         """The rows of a batch."""
-        rows: list[Row] = [
-            {
-                "image_source": item.image_source,
-                "num_images": len(item.images),
-                "num_tokens": item.num_tokens,
-            }
-            for item in items
-        ]
-        problems: list[str | None] = [None] * len(items)
-        for number, model in enumerate(self.models):
-            prompts = [item.prompts[number] for item in items]
-            prefilled = model.prefill(prompts, [item.images for item in items])
-            if number == 0:
-                questions = len(self._asked.capabilities)
-                ratings = model.rate(prefilled, [prompt.ends[:questions] for prompt in prompts])
-                problems = [self._fill(row, own) for row, own in zip(rows, ratings, strict=True)]
-            if self._asked.styler is not None and model is self.models[-1]:
-                ends = [prompt.ends[-1] for prompt in prompts]
-                answers = model.answer(prefilled, ends, self._asked.constrained)
-                for row, answer in zip(rows, answers, strict=True):
-                    row["styles"] = parse_styles(answer)
-        return [_result(row, problem) for row, problem in zip(rows, problems, strict=True)]
+        answers = [self._ask(number, items) for number in range(len(self.models))]
+        return [self._row(item, list(found)) for item, *found in zip(items, *answers, strict=True)]
+
+    @torch.inference_mode()
+    def _ask(self, number: int, items: list[RatingItem]) -> "list[_Answer]":
+        """What a model answers about each item."""
+        model, last = self._load(number), len(self.models) - 1
+        prompts = [item.prompts[number] for item in items]
+        prefilled = model.prefill(prompts, [item.images for item in items])
+        ratings: Sequence[SampleRatings | None] = [None] * len(items)
+        styles: Sequence[list[str] | None] = [None] * len(items)
+        if number == 0:
+            questions = len(self._asked.capabilities)
+            ratings = model.rate(prefilled, [prompt.ends[:questions] for prompt in prompts])
+        if self._asked.styler is not None and number == last:
+            ends = [prompt.ends[-1] for prompt in prompts]
+            styles = list(map(parse_styles, model.answer(prefilled, ends, self._asked.constrained)))
+        return [_Answer(*pair) for pair in zip(ratings, styles, strict=True)]
+
+    def _row(self, item: RatingItem, answers: "list[_Answer]") -> Row | SampleError:
+        """The row of an item, of what all models said."""
+        row: Row = {
+            "image_source": item.image_source,
+            "num_images": len(item.images),
+            "num_tokens": item.num_tokens,
+        }
+        problem = None
+        for answer in answers:
+            if answer.ratings is not None:
+                problem = self._fill(row, answer.ratings)
+            if answer.styles is not None:
+                row["styles"] = answer.styles
+        return _result(row, problem)
 
     def _fill(self, row: Row, ratings: SampleRatings) -> str | None:
         """Set a row's ratings; what is wrong with them, if anything is."""

@@ -11,23 +11,17 @@ from pathlib import Path
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.configs import below, check_text_sizes
-from mmsieve.methods.folders import tensor_files, tensor_shape
+from mmsieve.methods.folders import tensor_shape
+from mmsieve.methods.recognise import CLASSIFIERS, open_published
 from mmsieve.methods.tokenizer import check_tokenizer
-from mmsieve.methods.tower import CheckpointFolder, find_tower, read_config
+from mmsieve.methods.tower import CheckpointFolder, find_tower
 
-BACKBONES = {
-    "llava_qwen3": "qwen3",
-    "llava_qwen": "qwen2",
-    "llava_llama": "llama",
-    "llava_phi3": "phi3",
-    "llava_gemma": "gemma2",
-}
-"""`model_type` of a published classifier -> that of the stock language model inside."""
-
-ARCHITECTURES = {kind: f"{kind.title().replace('_', '')}Classifier" for kind in BACKBONES}
+ARCHITECTURES = {kind: f"{kind.title().replace('_', '')}Classifier" for kind in CLASSIFIERS}
 """`model_type` -> the published class, such as `LlavaQwen3Classifier`."""
 
-PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp(\d{1,3})x_gelu")
+PROJECTORS = re.compile(r"aapool_mlp|linear|identity|mlp([1-9]\d?)x_gelu")
+PROJECTOR_KINDS = "aapool_mlp, linear, mlpNx_gelu, identity"
+"""Those of Victorwz/UniFilter, llava/model/multimodal_projector/builder.py."""
 
 
 _MOST_IMAGE_TOKENS = 4096
@@ -40,7 +34,7 @@ class Checkpoint(CheckpointFolder):
     @property
     def backbone(self) -> str:
         """`model_type` of the stock language model inside."""
-        return BACKBONES[self.config["model_type"]]
+        return CLASSIFIERS[self.config["model_type"]]
 
     @property
     def num_labels(self) -> int:
@@ -79,18 +73,16 @@ class Checkpoint(CheckpointFolder):
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Understand a checkpoint folder; raises RequestError where mmsieve can't score with it."""
-    config = read_config(folder, BACKBONES)
-    tensors = tensor_files(folder)
-    if "score.weight" not in tensors:
-        raise RequestError(f"{folder}: no tensor `score.weight`: it is not a quality classifier")
+    known = open_published(folder, "unifilter")
+    config, tensors = known.config, known.tensors
     check_tokenizer(folder)
     places = {name: (file, name) for name, file in tensors.items()}
     check_text_sizes(folder / "config.json", config, below(places, "model."))
     tower = find_tower(folder, config, tensors)
-    checkpoint = Checkpoint(folder, config, tensors, tower)
+    checkpoint = Checkpoint(folder, config, tensors, tower, known.note)
     if not PROJECTORS.fullmatch(checkpoint.projector):
-        allowed = "aapool_mlp, linear, mlpNx_gelu, identity"
-        raise RequestError(f"{folder}: projector {checkpoint.projector!r} is not one of {allowed}")
+        found = f"projector {checkpoint.projector!r}"
+        raise RequestError(f"{folder}: {found} is not one of {PROJECTOR_KINDS}")
     if "unpad" in str(config.get("mm_patch_merge_type", "flat")):
         raise RequestError(f"{folder}: mm_patch_merge_type with `unpad` is not supported")
     features = ("patch", "cls_patch") if tower.kind == "clip" else ("patch",)

@@ -109,7 +109,7 @@ def test_settings_of_the_tower_are_looked_for(tmp_path, folder, monkeypatch):
 
 
 WRONG = {
-    "another model": ({"model_type": "llava"}, "model_type 'llava'"),
+    "another model": ({"architectures": ["LlamaForCausalLM"]}, "the tensors are those of qwen2"),
     "projector": ({"mm_projector_type": "linear"}, "mm_projector_type 'linear'"),
     "pooling": ({"pooling_kernel": 2}, "pooling_kernel 2"),
     "tiles": ({"image_tile_tokens": 9}, "an image is to be 9 tokens"),
@@ -139,5 +139,5 @@ def test_tensors_of_another_shape_are_refused(folder):
     tensors = load_file(folder / "model.safetensors")
     tensors["mm_projector.0.weight"] = torch.zeros(64, 31)
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(RequestError, match="do not fit"):
+    with pytest.raises(RequestError, match="visual_hidden_dim is 32, the tensors have 31"):
         load_enhancer(open_enhancer(folder))

@@ -204,7 +204,7 @@ def lose_shard(folder: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (remove("config.json"), "no config.json"),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), "config.json"),
-    "unknown model": (edit(model_type="llava_next"), "model_type 'llava_next' is not one of"),
+    "unknown model": (edit(architectures=["LlavaMptClassifier"]), "is not one of qwen3, qwen2"),
     "pickle": (lambda f: (f / "model.safetensors").rename(f / "a.bin"), "never loads"),
     "no weights": (remove("model.safetensors"), r"no \*.safetensors"),
     "weights cut short": (cut_weights, "model.safetensors"),
@@ -224,7 +224,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "pooled feature": (edit(mm_vision_select_feature="cls_patch"), "not usable"),
     "language model alone": (
         lambda f: save_file({"model.norm.weight": torch.ones(4)}, f / "model.safetensors"),
-        "not a quality classifier",
+        "without the tensors of UniFilter",
     ),
 }
 
