@@ -32,6 +32,7 @@ class Status(StrEnum):
     NO_USABLE_IMAGE = "no_usable_image"
     DUPLICATE_KEY = "duplicate_key"
     MODEL_OUTPUT_INVALID = "model_output_invalid"
+    REQUEST_REFUSED = "request_refused"
     SCORE_NOT_FINITE = "score_not_finite"
 
 

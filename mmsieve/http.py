@@ -41,7 +41,7 @@ async def ask_again(
     """Send a request, some times where the server is busy; returns its last answer."""
     for attempt in range(_TRIES):
         answer = await send(request)
-        seconds = _seconds(answer.headers.get("Retry-After"), _FIRST * 2**attempt)
+        seconds = seconds_to_wait(answer.headers.get("Retry-After"), _FIRST * 2**attempt)
         if answer.status not in _BUSY or attempt == _TRIES - 1 or seconds > _LONGEST:
             break
         answer.release()
@@ -49,7 +49,7 @@ async def ask_again(
     return answer
 
 
-def _seconds(retry_after: str | None, usual: float) -> float:
+def seconds_to_wait(retry_after: str | None, usual: float) -> float:
     """How long to wait, by what the server asks for: seconds or a date."""
     if retry_after is None:
         return usual

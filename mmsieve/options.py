@@ -7,6 +7,7 @@ word, and `Options` when an object is made from Python: both by the same validat
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache, partial
 from numbers import Integral, Real
 from types import UnionType
@@ -77,6 +78,11 @@ def _convert(kind: Any, tokens: Sequence[Token]) -> int | float | str:
         return tokens[0].value
 
 
+def _check_time(kind: object, value: timedelta) -> None:
+    if value <= timedelta(0):
+        raise ValueError("must be a time above 0, such as 90s, 30m or 2h")
+
+
 Positive: TypeAlias = Annotated[int, whole(gte=1)]
 NotNegative: TypeAlias = Annotated[int, whole(gte=0)]
 Share: TypeAlias = Annotated[float, number(gt=0, lte=1)]
@@ -84,6 +90,8 @@ Share: TypeAlias = Annotated[float, number(gt=0, lte=1)]
 ZeroToOne: TypeAlias = Annotated[float, number(gte=0, lte=1)]
 """A part of a whole, 0 to 1."""
 AboveZero: TypeAlias = Annotated[float, number(gt=0)]
+TimeSpan: TypeAlias = Annotated[timedelta, Parameter(validator=_check_time)]
+"""How long something may take, written 90s, 30m or 2h."""
 Finite: TypeAlias = Annotated[float, number(gt=-math.inf, lt=math.inf)]
 
 

@@ -111,7 +111,7 @@ FLOORS = (
     ("sanitize",),
     ("errors", "http", "leftovers"),
     ("validated", "manifests"),
-    ("sample", "labels", "options", "outputs", "devices", "progress"),
+    ("sample", "labels", "options", "outputs", "devices", "patience", "progress"),
     ("images",),
     ("sources", "reports", "locks"),
     ("identity",),

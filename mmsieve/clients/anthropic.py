@@ -7,13 +7,13 @@ always think refuse forced tools.
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
 from typing import Any
 
 import anthropic
 from pydantic import BaseModel
 
-from mmsieve.clients.connection import ModelRequest, Reply, Teacher, TeacherError, Usage, read_body
+from mmsieve.clients.connection import NoAnswerError
+from mmsieve.clients.teacher import ModelRequest, Reply, Teacher, Usage, read_body
 
 _ENDED = {
     "max_tokens": "cut off: the answer is longer than --max-tokens",
@@ -70,46 +70,56 @@ class AnthropicTeacher(Teacher):
     errors = anthropic.AnthropicError
 
     async def ask(self, request: ModelRequest) -> Reply:
-        """Ask; raises TeacherError."""
-        create = self.client.messages.with_raw_response.create
-        return self.reply(await self.body(partial(create, **self.parameters(request))))
+        """Ask; raises NoAnswerError."""
+        parameters = self.parameters(request)
+        return self.reply(
+            await self.body(lambda client: client.messages.with_raw_response.create(**parameters))
+        )
 
     async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
-        """Send a batch; raises TeacherError."""
+        """Send a batch; raises NoAnswerError."""
         params: list[Any] = [
             {"custom_id": name, "params": self.parameters(request)}
             for name, request in requests.items()
         ]
-        # Sent once: if the answer to this request is lost, another would be paid for twice.
-        create = self.client.with_options(max_retries=0).messages.batches.with_raw_response.create
-        return (await self.read(_MessageBatch, lambda: create(requests=params))).id
+
+        def create(client: Any) -> Any:
+            return client.messages.batches.with_raw_response.create(requests=params)
+
+        # Once: if the answer to this request is lost, another would be paid for twice.
+        return (await self.read(_MessageBatch, create, once=True)).id
 
     async def candidates(self, token: str, count: int) -> list[str]:
         """The batches of so many requests: a token is only in the names of requests."""
-        list_ = self.client.messages.batches.with_raw_response.list
-        page = await self.read(_MessageBatches, lambda: list_(limit=100))
+        page = await self.read(
+            _MessageBatches,
+            lambda client: client.messages.batches.with_raw_response.list(limit=100),
+        )
         return [one.id for one in page.data if sum(one.request_counts.values()) == count]
 
     async def is_ended(self, batch: str) -> bool:
-        """Whether a batch has its answers; raises TeacherError."""
-        retrieve = self.client.messages.batches.with_raw_response.retrieve
-        found = await self.read(_MessageBatch, partial(retrieve, batch))
+        """Whether a batch has its answers; raises NoAnswerError."""
+        found = await self.read(
+            _MessageBatch, lambda client: client.messages.batches.with_raw_response.retrieve(batch)
+        )
         return found.processing_status == "ended"
 
-    async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
-        """The answers of an ended batch; raises TeacherError."""
+    async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | NoAnswerError]]:
+        """The answers of an ended batch; raises NoAnswerError."""
+        # A stream, which is begun again by the SDK: no answer in it is paid for anew.
+        client = self._servers.client.with_options(max_retries=self._connection.max_retries)
         try:
-            async for line in await self.client.messages.batches.results(batch):
+            async for line in await client.messages.batches.results(batch):
                 if result := read_body(_MessageResult, line.to_json()):
                     yield result.custom_id, self._result(result.result)
         except (anthropic.AnthropicError, ValueError) as error:
-            raise self.as_trouble(error) from None
+            raise self._connection.as_trouble(error) from None
 
-    def _result(self, result: _MessageOutcome) -> Reply | TeacherError:
+    def _result(self, result: _MessageOutcome) -> Reply | NoAnswerError:
         if result.type == "succeeded":
             return self.reply(json.dumps(result.message))
         words = json.dumps(result.error) if result.error else result.type
-        return self.by_status(400 if "invalid_request_error" in words else None, words)
+        return self._connection.by_status(400 if "invalid_request_error" in words else None, words)
 
     def parameters(self, request: ModelRequest) -> dict[str, Any]:
         """The parameters of a request."""

@@ -9,7 +9,8 @@ from typing import Any, Final
 import openai
 from pydantic import BaseModel
 
-from mmsieve.clients.connection import ModelRequest, Reply, Teacher, TeacherError, Usage, read_body
+from mmsieve.clients.connection import NoAnswerError
+from mmsieve.clients.teacher import ModelRequest, Reply, Teacher, Usage, read_body
 
 _URL: Final = "/v1/chat/completions"
 
@@ -67,57 +68,68 @@ class OpenAITeacher(Teacher):
     errors = openai.OpenAIError
 
     async def ask(self, request: ModelRequest) -> Reply:
-        """Ask; raises TeacherError."""
-        create = self.client.chat.completions.with_raw_response.create
-        return self.reply(await self.body(partial(create, **self.parameters(request))))
+        """Ask; raises NoAnswerError."""
+        parameters = self.parameters(request)
+        return self.reply(
+            await self.body(
+                lambda client: client.chat.completions.with_raw_response.create(**parameters)
+            )
+        )
 
     async def submit(self, token: str, requests: Mapping[str, ModelRequest]) -> str:
-        """Send a batch; raises TeacherError."""
+        """Send a batch; raises NoAnswerError."""
         lines = [
             {"custom_id": name, "method": "POST", "url": _URL, "body": self.parameters(request)}
             for name, request in requests.items()
         ]
         data = "\n".join(json.dumps(line) for line in lines).encode()
-        upload = self.client.files.with_raw_response.create
-        file = await self.read(_Named, lambda: upload(file=("b.jsonl", data), purpose="batch"))
-        # Sent once: if the answer to this request is lost, another would be paid for twice.
-        create = self.client.with_options(max_retries=0).batches.with_raw_response.create
+        content = {"file": ("b.jsonl", data), "purpose": "batch"}
+        file = await self.read(
+            _Named, lambda client: client.files.with_raw_response.create(**content)
+        )
         wanted = {"completion_window": "24h", "endpoint": _URL, "metadata": {"token": token}}
-        return (await self.read(_Named, partial(create, input_file_id=file.id, **wanted))).id
+        wanted["input_file_id"] = file.id
+
+        def create(client: Any) -> Any:
+            return client.batches.with_raw_response.create(**wanted)
+
+        # Once: if the answer to this request is lost, another would be paid for twice.
+        return (await self.read(_Named, create, once=True)).id
 
     async def candidates(self, token: str, count: int) -> list[str]:
-        """The batch of a token, if there is one; raises TeacherError."""
-        list_ = self.client.batches.with_raw_response.list
-        page = await self.read(_FileBatches, lambda: list_(limit=100))
+        """The batch of a token, if there is one; raises NoAnswerError."""
+        page = await self.read(
+            _FileBatches, lambda client: client.batches.with_raw_response.list(limit=100)
+        )
         return [one.id for one in page.data if (one.metadata or {}).get("token") == token]
 
     async def is_ended(self, batch: str) -> bool:
-        """Whether a batch has its answers; raises TeacherError."""
+        """Whether a batch has its answers; raises NoAnswerError."""
         return (await self._batch(batch)).status in ("completed", "failed", "expired", "cancelled")
 
-    async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | TeacherError]]:
-        """The answers of an ended batch; raises TeacherError."""
+    async def results(self, batch: str) -> AsyncIterator[tuple[str, Reply | NoAnswerError]]:
+        """The answers of an ended batch; raises NoAnswerError."""
         made = await self._batch(batch)
         if made.errors:
-            raise TeacherError("refused", self._connection.scrub(json.dumps(made.errors)))
-        content = self.client.files.with_raw_response.content
+            raise NoAnswerError("refused", self._connection.scrub(json.dumps(made.errors)))
         for file in filter(None, (made.output_file_id, made.error_file_id)):
-            body = await self.body(partial(content, file))
+            body = await self.body(partial(_download, file))
             for line in body.splitlines():
                 if result := read_body(_FileLine, line):
                     yield result.custom_id, self._result(result)
 
-    def _result(self, result: _FileLine) -> Reply | TeacherError:
+    def _result(self, result: _FileLine) -> Reply | NoAnswerError:
         response = result.response or {}
         body = json.dumps(response.get("body"))
         if response.get("status_code") == 200:
             return self.reply(body)
         words = json.dumps(result.error) if result.error else body
-        return self.by_status(response.get("status_code"), words)
+        return self._connection.by_status(response.get("status_code"), words)
 
     async def _batch(self, batch: str) -> _FileBatch:
-        retrieve = self.client.batches.with_raw_response.retrieve
-        return await self.read(_FileBatch, lambda: retrieve(batch))
+        return await self.read(
+            _FileBatch, lambda client: client.batches.with_raw_response.retrieve(batch)
+        )
 
     def parameters(self, request: ModelRequest) -> dict[str, Any]:
         """The parameters of a request."""
@@ -151,3 +163,7 @@ class OpenAITeacher(Teacher):
             problem = "an empty answer"
         text = self._connection.hide(choice.message.content or "")
         return Reply("" if problem else text, problem, usage)
+
+
+def _download(file: str, client: Any) -> Any:
+    return client.files.with_raw_response.content(file)

@@ -7,12 +7,15 @@ those inputs into rows. Items travel between processes, so they are picklable an
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from mmsieve.clients.answers import KeptAnswers
 from mmsieve.devices import Device as Device
 from mmsieve.errors import SampleError
+from mmsieve.patience import PATIENCE
 from mmsieve.sample import Sample
 
 Row: TypeAlias = dict[str, Any]
@@ -25,6 +28,10 @@ class RunnerOptions:
 
     device: Device = "cpu"
     batch_tokens: int | None = None
+    patience: timedelta = PATIENCE
+    """How long a server that is down is waited for, where the model is on one."""
+    kept: KeptAnswers | None = None
+    """What a killed run was answered, and where new answers are kept; None: they aren't."""
 
 
 class Preparer(Protocol):
@@ -86,3 +93,16 @@ class Annotator(Protocol):
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; loads the weights."""
+
+    def check(self, options: RunnerOptions) -> None:
+        """Raise RequestError where a server that is needed isn't there, or hasn't the model.
+
+        Called once, before anything is read; plug-ins need not have it.
+        """
+        return
+
+
+def check(annotator: Annotator, options: RunnerOptions) -> None:
+    """Check an annotator before it is used; raises RequestError."""
+    if hasattr(annotator, "check"):
+        annotator.check(options)

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from mmsieve import tables
+from mmsieve.clients.answers import KeptAnswers
 from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
 from mmsieve.engine.workers import (
     Event,
@@ -84,13 +85,15 @@ class ShardWorker:
             needs_text=job.read.needs_text,
         )
         self._pool = PreparePool(preparation, workers)
-        self._runner = job.annotator.runner(job.runner)
+        self._kept = KeptAnswers(job.out, job.fingerprint)
+        self._runner = job.annotator.runner(replace(job.runner, kept=self._kept))
         self._writer = ThreadPoolExecutor(1, "mmsieve-writer")
 
     def close(self) -> None:
         """End the processes and threads."""
         self._pool.close()
         self._writer.shutdown()
+        self._kept.close()
 
     def run(self, shards: Sequence[Shard]) -> Iterator[ShardReport]:
         """A report per shard, in order, each once its table is written; never raises for one.
@@ -136,12 +139,15 @@ class ShardWorker:
         """Compute a shard's rows; its table is written while the next shard is computed."""
         rows = _Rows(shard, self._advance)
         stream = rows.items(events)
+        self._kept.open(shard.name)
         try:
             for index, result in self._runner.run(stream):
                 rows.finish(index, result)
         except (BrokenProcessPool, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as error:  # noqa: BLE001 - one shard's failure must not end the run
+        except Exception as error:
+            if isinstance(error, MmsieveError) and not isinstance(error, ShardError | SampleError):
+                raise
             rows.error = rows.error or error
         except BaseException as error:  # noqa: BLE001 - nor may a panic of a library
             rows.error = rows.error or RuntimeError(one_line(error))
@@ -149,7 +155,7 @@ class ShardWorker:
             pass
         if isinstance(rows.error, BrokenProcessPool):
             raise rows.error
-        return self._writer.submit(_finish, self._job, rows, self._runner.notes)
+        return self._writer.submit(_finish, self._job, rows, self._runner.notes, self._kept)
 
 
 class _Rows:
@@ -194,6 +200,12 @@ class _Rows:
             self.rows[index].update(result, status=Status.OK.value)
         self._advance(1, self.shard.size / self.count if self.count else 0.0)
 
+    @property
+    def refused(self) -> str | None:
+        """What to say of a shard with requests that a server refused: it is done again."""
+        count = sum(row["status"] == Status.REQUEST_REFUSED.value for row in self.rows)
+        return f"{count} {Status.REQUEST_REFUSED}: the same command asks again" if count else None
+
     def check(self) -> None:
         """Raise unless the shard has as many rows as its index has samples, each with a result.
 
@@ -208,12 +220,12 @@ class _Rows:
             raise ShardError(f"{rows}, for {self.count} samples")
 
 
-def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
+def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str], kept: KeptAnswers) -> ShardReport:
     """Write a shard's table and report; runs in the writer's thread."""
     shard = rows.shard
     try:
         rows.check()
-        problem = str(rows.error) if rows.error is not None else None
+        problem = str(rows.error) if rows.error is not None else rows.refused
         source = identify(shard.url)
         if source.size != shard.size:
             raise ShardError(f"has changed while it was read: {source.size} bytes, {shard.size}")
@@ -233,6 +245,8 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str]) -> ShardReport:
         )
         table = pa.Table.from_pylist(rows.rows, schema=job.schema)
         tables.write_file(job.path(shard), table, header)
+        if header.complete:
+            kept.remove(shard.name)
     except Exception as error:
         if is_full(error):
             fix = "make room; the same command goes on where this one stopped"

@@ -5,19 +5,16 @@ sources and `--out` must be reachable from every node.
 """
 
 import os
-import sys
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
 from threading import Thread
 from typing import Any
 
 from mmsieve.devices import Device
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.errors import MmsieveError, RequestError, ShardError
+from mmsieve.patience import Patience
 from mmsieve.progress import Advance
-from mmsieve.sanitize import write
 from mmsieve.sources import Shard, one_line
 
 _CPUS_PER_GPU = 4
@@ -28,32 +25,6 @@ _MOST_DEATHS = 10
 """Of workers that start, one after the other without one that succeeds."""
 _TICK = 1.0
 """Seconds after which is looked again whether anything has happened."""
-_FIRST_WORDS = 60.0
-"""Seconds of waiting after which it is said; then after twice as many, and so on."""
-
-
-class Patience:
-    """Waiting that is not silent: after a minute it is said for what, after `most` given up."""
-
-    def __init__(self, most: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most = most.total_seconds()
-        self._clock = clock
-        self.renew()
-
-    def renew(self) -> None:
-        """Something has happened: waiting begins anew."""
-        self._since, self._next = self._clock(), _FIRST_WORDS
-
-    def check(self, awaited: Callable[[], str]) -> None:
-        """Nothing has happened yet; raises MmsieveError where it took too long."""
-        waited = self._clock() - self._since
-        if waited >= self._most:
-            fix = "the same command, with more --patience, goes on where this one stopped"
-            raise MmsieveError(f"gave up after {waited:.0f} s of waiting for {awaited()}; {fix}")
-        if waited >= self._next:
-            self._next = 2 * waited
-            most = f"gives up after {self._most:.0f} s (--patience)"
-            write(f"waiting for {waited:.0f} s now for {awaited()}; {most}", sys.stderr)
 
 
 class RayEngine:

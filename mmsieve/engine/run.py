@@ -5,23 +5,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from mmsieve import tables
+from mmsieve.clients.answers import KeptAnswers
 from mmsieve.devices import resolve_device
-from mmsieve.engine.annotator import Annotator, Device, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Device, RunnerOptions, check
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.engine.preflight import check_first_samples
-from mmsieve.engine.ray import Patience, RayEngine
+from mmsieve.engine.ray import RayEngine
 from mmsieve.engine.resume import not_done, settle_names
 from mmsieve.errors import RequestError, ShardError, Status
 from mmsieve.locks import writing_to
-from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions
+from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions, TimeSpan
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
+from mmsieve.patience import PATIENCE, Patience
 from mmsieve.progress import Advance, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.shards import open_shard, split_files
@@ -30,11 +31,6 @@ from mmsieve.sources import Shard, find_files, take_part
 
 _MOST_WORKERS = 16
 _MOST_REASONS = 3
-
-
-def _check_patience(kind: object, value: timedelta) -> None:
-    if value <= timedelta(0):
-        raise ValueError("must be a time above 0, such as 90s, 30m or 2h")
 
 
 @Parameter(name="*")
@@ -52,8 +48,9 @@ class RunOptions(OutputOptions):
     """Run in this process on one device, or in Ray actors."""
     ray_address: str | None = None
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
-    patience: Annotated[timedelta, Parameter(validator=_check_patience)] = timedelta(minutes=30)
-    """How long to wait for Ray (90s, 30m, 2h): for the cluster, for CPUs, for the model."""
+    patience: TimeSpan = PATIENCE
+    """How long to wait (90s, 30m, 2h): for Ray's cluster, CPUs and models; for the servers of an
+    endpoint to answer again."""
     keep_metadata: bool = False
     """Add a column `metadata`: each sample's metadata as JSON."""
     limits: SampleLimits = field(default_factory=SampleLimits)
@@ -124,7 +121,7 @@ def run_annotator(
     if run.engine == "ray":
         ray = RayEngine(run.ray_address, run.workers, Patience(run.patience))
     device = ray.device(device) if ray else resolve_device(device)
-    runner = RunnerOptions(device=device, batch_tokens=run.batch_tokens)
+    runner = RunnerOptions(device, run.batch_tokens, run.patience)
     annotator = make(runner.device)
     job = ShardJob(
         annotator=annotator,
@@ -171,10 +168,13 @@ def _run(
         return RunReport(out=out, notes=tuple(notes))
     make_folder(out)
     if run.overwrite:
+        kept = KeptAnswers(out, job.fingerprint)
         for shard in todo:
             tables.remove_file(job.path(shard))
+            kept.remove(shard.name)
     reports: list[ShardReport] = []
     if todo:
+        check(job.annotator, job.runner)
         check_first_samples(todo, job.read)
         with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:
             if ray:

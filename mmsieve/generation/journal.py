@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter
 
-from mmsieve.clients.connection import Usage
+from mmsieve.clients.teacher import Usage
 from mmsieve.errors import RequestError
 from mmsieve.outputs import append_line, read_lines
 

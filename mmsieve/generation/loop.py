@@ -20,15 +20,8 @@ from typing import Any, TypeAlias
 from PIL import Image as PillowImage
 from pydantic import ValidationError
 
-from mmsieve.clients.connection import (
-    AnswerFormat,
-    ModelRequest,
-    Reply,
-    Teacher,
-    TeacherError,
-    request_name,
-    shorten,
-)
+from mmsieve.clients.connection import NoAnswerError, shorten
+from mmsieve.clients.teacher import AnswerFormat, ModelRequest, Reply, Teacher, request_name
 from mmsieve.generation.journal import AnswerJournal, BatchNote, CostBudget, JournalEntry
 from mmsieve.generation.tasks import (
     Fields,
@@ -145,7 +138,7 @@ class LoopOutcome:
     refused: set[str] = field(default_factory=set)
     """Of those that failed, the ones whose request can't succeed."""
 
-    def note(self, item: str, error: TeacherError, journal: AnswerJournal) -> None:
+    def note(self, item: str, error: NoAnswerError, journal: AnswerJournal) -> None:
         """What a request without an answer means for its item, and for all others."""
         self.failed[item] = str(error)
         if error.trouble == "stop":
@@ -233,7 +226,7 @@ class RequestLoop(_Loop):
             self._in_flight += 1
             try:
                 reply = await self.teacher.ask(self.builder.with_last_problem(item, request))
-            except TeacherError as error:
+            except NoAnswerError as error:
                 self._note(item, error)
                 return
             finally:
@@ -246,7 +239,7 @@ class RequestLoop(_Loop):
             self.outcome.stopped = self.budget.objection(self._in_flight)
         return self.outcome.stopped is None
 
-    def _note(self, item: RequestItem, error: TeacherError) -> None:
+    def _note(self, item: RequestItem, error: NoAnswerError) -> None:
         self.outcome.note(item.id, error, self.journal)
         self._in_a_row += error.trouble == "failed"
         if self._in_a_row >= _GIVE_UP + self.concurrency:
@@ -301,7 +294,7 @@ class BatchLoop(_Loop):
                 if not self.journal.batches:
                     break
                 await self._collect_all()
-        except TeacherError as error:
+        except NoAnswerError as error:
             self.outcome.stopped = str(error)
         finally:
             await self.teacher.close()
@@ -339,7 +332,7 @@ class BatchLoop(_Loop):
         named = {request_name(item, token): request for item, request in chunk.items()}
         try:
             batch = await self.teacher.submit(token, named)
-        except TeacherError as error:
+        except NoAnswerError as error:
             if error.trouble != "failed":  # it was not made
                 self.journal.add(BatchNote(token=token, closed=True))
             raise
@@ -352,7 +345,7 @@ class BatchLoop(_Loop):
                 await self._wait(batch)
                 try:
                     await self._collect(batch, token, note.subjects)
-                except TeacherError as error:
+                except NoAnswerError as error:
                     if error.trouble == "refused":  # as a whole, so it will never have results
                         self.journal.add(BatchNote(token=token, closed=True))
                     raise
@@ -362,7 +355,7 @@ class BatchLoop(_Loop):
         """The id of a batch that a killed run sent, if it was made: its results have the token."""
         for batch in await self.teacher.candidates(token, count):
             await self._wait(batch)
-            with suppress(TeacherError):  # somebody else's, that has no results
+            with suppress(NoAnswerError):  # somebody else's, that has no results
                 async for name, _ in self.teacher.results(batch):
                     if name.endswith(token):
                         return batch
@@ -377,7 +370,7 @@ class BatchLoop(_Loop):
                 if await self.teacher.is_ended(batch):
                     return
                 in_a_row = 0
-            except TeacherError as error:
+            except NoAnswerError as error:
                 in_a_row += 1
                 if error.trouble != "failed" or in_a_row == _LOOKS:
                     raise
@@ -391,7 +384,7 @@ class BatchLoop(_Loop):
             item = waiting.pop(name, None)
             if item is None or item in before:
                 continue
-            if isinstance(result, TeacherError):
+            if isinstance(result, NoAnswerError):
                 self.outcome.note(item, result, self.journal)
             else:
                 self.settle(self.items[item], result, token)

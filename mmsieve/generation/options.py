@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Group, Parameter
 
-from mmsieve.clients.connection import AnswerFormat
+from mmsieve.clients.teacher import AnswerFormat
 from mmsieve.errors import RequestError
 from mmsieve.labels import CAPABILITIES
 from mmsieve.methods.aitqe.answers import HIGHEST
@@ -17,9 +17,11 @@ from mmsieve.options import (
     Options,
     OutputOptions,
     Positive,
+    TimeSpan,
     ZeroToOne,
     whole,
 )
+from mmsieve.patience import PATIENCE
 
 _NAME = re.compile(r"[a-z][a-z0-9]*")
 """Of a capability: published files join names with underscores, and split them there."""
@@ -129,7 +131,9 @@ class TeacherOptions(Options):
     max_in_flight: Positive = 256
     """Megabytes of images held at a time."""
     max_retries: NotNegative = 6
-    """Times that a request is sent again after 429, 5xx, a timeout or a broken connection."""
+    """Times that a request is sent again after 500, a timeout or a broken connection."""
+    patience: TimeSpan = PATIENCE
+    """How long to wait (90s, 30m, 2h) for a server that is down, or says 429 or 503."""
     timeout: AboveZero = 120.0
     """Seconds of silence after which a request has failed."""
     price: str | None = None

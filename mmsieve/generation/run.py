@@ -14,7 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmsieve.clients.connection import Connection, Usage, api_key, open_teacher, split_name
+from mmsieve.clients.connection import Connection
+from mmsieve.clients.teacher import Usage, api_key, open_teacher, split_name
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation import diversity
 from mmsieve.generation.files import TrainingFiles, choose_val, text_fields
@@ -89,6 +90,7 @@ class GenerationRequest:
             max_retries=self.options.max_retries,
             timeout=self.options.timeout,
             max_tokens=self.options.max_tokens,
+            patience=self.options.patience,
         )
 
     @cached_property

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsieve.engine.annotator import Annotator, Row, RunnerOptions, annotate_samples
+from mmsieve.clients.endpoint import SCHEME
+from mmsieve.engine.annotator import Annotator, Row, RunnerOptions, annotate_samples, check
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods import folders
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions, Judged
 from mmsieve.methods.aitqe.checkpoint import MODEL_TYPE, open_enhancer
-from mmsieve.methods.aitqe.endpoint import SCHEME, AitqeEndpoint
+from mmsieve.methods.aitqe.endpoint import AitqeEndpoint
 from mmsieve.methods.clip.annotator import Clip
 from mmsieve.methods.clip.checkpoint import open_clip
 from mmsieve.methods.mmssr.annotator import MmSSR, RatingOptions
@@ -107,7 +108,10 @@ def load_assessor(
     enhancing, options = enhancing or EnhanceOptions(), options or ScoringOptions()
     enhancer: Annotator
     if model.startswith(SCHEME):
-        enhancer = AitqeEndpoint(model, enhancing, options)
+        like = enhancing.like and open_enhancer(find_model(enhancing.like, "enhance"))
+        enhancer = AitqeEndpoint(model, enhancing, options, like or None)
+    elif enhancing.like is not None:
+        raise RequestError(f"--like {enhancing.like}: is for a model on a server, {SCHEME}URL#NAME")
     else:
         enhancer = load_aitqe(model, enhancing, options)
     if enhancing.accept_if_better is None:
@@ -152,9 +156,11 @@ class LoadedModel:
     """A model with its weights loaded, for the one verb that it can do."""
 
     def __init__(self, annotator: Annotator, batch_tokens: int | None = None) -> None:
+        options = RunnerOptions(annotator.device, batch_tokens)
+        check(annotator, options)
         self.annotator = annotator
         self.preparer = annotator.preparer()
-        self.runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
+        self.runner = annotator.runner(options)
 
     def score(self, samples: Iterable[Sample]) -> list[Row]:
         """A row per caption or document, in order, with its quality; see `annotate`."""

@@ -14,8 +14,9 @@ import pytest
 
 from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.engine.job import ShardJob, ShardReport
-from mmsieve.engine.ray import Patience, RayEngine
+from mmsieve.engine.ray import RayEngine
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.patience import Patience
 from mmsieve.read import ReadOptions
 from mmsieve.sources import Shard
 from tests.helpers.annotators import ImageBytes

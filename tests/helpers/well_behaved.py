@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
 
+from mmsieve.methods.aitqe.endpoint import PROBE
+
 KEY = "sk-test-0123456789abcdef"
 TOKENS = (1000, 200)
 """In and out, of every answer."""
@@ -20,7 +22,9 @@ class Server:
     def __init__(self) -> None:
         self.url = ""
         self.requests: list[dict[str, Any]] = []
-        """Bodies of requests for an answer, in order of arrival."""
+        """Bodies of requests for an answer, in order of arrival, but for probes."""
+        self.probes: list[dict[str, Any]] = []
+        """Those that come before all others, to an endpoint; they are answered well."""
         self.answer: Callable[[dict[str, Any]], str | int] = good_answer
         """The text of an answer, or an HTTP status instead of one."""
         self.files: dict[str, bytes] = {}
@@ -188,6 +192,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(*self._make(data))
             return
         body = json.loads(data)
+        if PROBE in words(body):
+            self.state.probes.append(body)
+            self._send(200, reply_body(body, "{}"))
+            return
         with self.state.lock:
             self.state.requests.append(body)
         answer = self.state.answer(body)
@@ -227,6 +235,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {"id": name, "status": status, "metadata": batch["metadata"], **files}
 
     def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            self._send(200, {"object": "list", "data": [{"id": "aitqe", "object": "model"}]})
+            return
         name = self.path.split("?")[0].removesuffix("/results").removesuffix("/content")
         name = name.rpartition("/")[2].removesuffix("-out")
         if name == "batches":

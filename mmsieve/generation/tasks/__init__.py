@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 from PIL import Image as PillowImage
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmsieve.clients.connection import AnswerFormat
+from mmsieve.clients.teacher import AnswerFormat
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.generation.files import image_names
 from mmsieve.images import ImageLimits, decode

@@ -18,15 +18,16 @@ from typing import Annotated, Literal
 import pyarrow as pa
 from cyclopts import Parameter
 
+from mmsieve.clients.endpoint import EndpointOptions
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
-from mmsieve.engine.annotator import Annotator, Preparer, Runner, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Preparer, Runner, RunnerOptions, check
 from mmsieve.methods.aitqe.answers import RowMaker
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqePreparer
 from mmsieve.methods.folders import hash_files
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.annotator import ScoringOptions
-from mmsieve.options import Options, Positive, ZeroToOne, number
+from mmsieve.options import Positive, ZeroToOne, number
 from mmsieve.tables import SCORE, find_score
 
 _CAPTION_TOKENS = 2048
@@ -35,7 +36,7 @@ _CAPTION_TOKENS = 2048
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class EnhanceOptions(Options):
+class EnhanceOptions(EndpointOptions):
     """What is asked of the model, and when its rewrite is used."""
 
     rewrite_below: Annotated[float, number(gte=0, lte=11)] = 7
@@ -49,8 +50,6 @@ class EnhanceOptions(Options):
     """Refuse rewrites further than this from the caption, in words (0: the same, 1: all new)."""
     accept_if_better: str | None = None
     """Quality classifier that must prefer a rewrite to its caption: any model of `score`."""
-    concurrency: Positive = 16
-    """Requests at a time, where the model is an endpoint."""
 
     @property
     def rows(self) -> RowMaker:
@@ -144,6 +143,11 @@ class Judged(Annotator):
     def preparer(self) -> Preparer:
         """The enhancer's own CPU half."""
         return self._enhancer.preparer()
+
+    def check(self, options: RunnerOptions) -> None:
+        """Raise RequestError where either needs a server that isn't there."""
+        check(self._enhancer, options)
+        check(self._judge, options)
 
     def runner(self, options: RunnerOptions) -> Runner:
         """Both device halves."""

@@ -4,33 +4,29 @@ What `convert` writes can be served by vLLM, SGLang or `transformers serve`; the
 image in front of the text that it is sent. Needs the extra [teachers].
 """
 
-import asyncio
 import base64
 import io
-import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
-from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import PIL.Image
-from pydantic import BaseModel
 
-from mmsieve.clients.connection import NO_KEY, Connection, Teacher, TeacherError, open_teacher
+from mmsieve.clients.checking import check_endpoint
+from mmsieve.clients.endpoint import Endpoint, EndpointName, EndpointRequest
 from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Row, Runner, RunnerOptions
-from mmsieve.errors import RequestError, SampleError, ShardError, Status
+from mmsieve.errors import SampleError
 from mmsieve.images import ImageLimits, decode
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
 from mmsieve.methods.aitqe.answers import MARKER, AssessmentError, kept, read_answer
+from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import question, read_caption
 from mmsieve.methods.base import Result
+from mmsieve.methods.folders import hash_files
+from mmsieve.methods.tokenizer import FILES
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.sample import Sample
-from mmsieve.sanitize import redact
 
 _AS_IT_IS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
 """First bytes of files that any server reads; others are sent as PNG."""
@@ -80,20 +76,8 @@ class EndpointPreparer:
         return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-SCHEME = "endpoint:"
-KEY_VARIABLE = "MMSIEVE_ENDPOINT_KEY"
-
-
-def parse_endpoint(name: str) -> tuple[str, str]:
-    """URL and model of `endpoint:URL#NAME`; raises RequestError."""
-    url, _, model = name.removeprefix(SCHEME).partition("#")
-    if not re.match(r"https?://[^\s/]", url) or not model:
-        raise RequestError(
-            f"model {name!r}: give {SCHEME}URL#NAME, such as {SCHEME}http://localhost:8000/v1#aitqe"
-        )
-    if find_spec("openai") is None:
-        raise RequestError(f"model {name!r}: needs a package: pip install 'mmsieve[teachers]'")
-    return url, model
+PROBE = "A red square, to see whether pictures are taken."
+"""The caption of the request that is sent before all others."""
 
 
 class AitqeEndpoint(Annotator):
@@ -101,15 +85,25 @@ class AitqeEndpoint(Annotator):
 
     kind: Literal["assessment"] = "assessment"
 
-    def __init__(self, name: str, enhancing: EnhanceOptions, options: ScoringOptions) -> None:
-        """Raises RequestError for options that can't be meant."""
-        self._url, self._model = parse_endpoint(name)
+    def __init__(
+        self,
+        name: str,
+        enhancing: EnhanceOptions,
+        options: ScoringOptions,
+        like: EnhancerCheckpoint | None = None,
+    ) -> None:
+        """`like` is the model that is served; raises RequestError for what can't be meant.
+
+        The fingerprint says which model it is, not where: servers come and go.
+        """
+        self._name = EndpointName.parse(name)
         self._enhancing, self._options = enhancing, options
         self.device = resolve_device(options.device)
         self.schema = enhancing.rows.schema
         self.fingerprint = {
-            "method": "aitqe endpoint 1",
-            "endpoint": redact(f"{self._url}#{self._model}"),
+            "method": "aitqe endpoint 2",
+            "served name": self._name.model,
+            **({} if like is None else describe_like(like)),
             "apply_orientation": str(options.apply_orientation),
             "image_limits": str(options.image_limits),
             **enhancing.fingerprint,
@@ -123,109 +117,85 @@ class AitqeEndpoint(Annotator):
             keep_sample=self._enhancing.accept_if_better is not None,
         )
 
+    def check(self, options: RunnerOptions) -> None:
+        """Raise RequestError unless the servers have the model and take a request."""
+        check_endpoint(self._endpoint(options))
+
     def runner(self, options: RunnerOptions) -> Runner:
-        """The half that holds the connections; `options` are for devices of one's own."""
-        connection = Connection(
-            provider="openai",
-            model=self._model,
-            # a server of one's own may want no key, but the SDK wants one
-            key=os.environ.get(KEY_VARIABLE, "").strip() or NO_KEY,
-            base_url=self._url,
-            max_retries=_RETRIES,
-            timeout=_TIMEOUT,
-            max_tokens=self._enhancing.max_new_tokens,
-        )
-        return EndpointRunner(connection, self._enhancing)
+        """The half that holds the connections; a device is for models of one's own."""
+        return EndpointRunner(self._endpoint(options), self._enhancing)
+
+    def _endpoint(self, options: RunnerOptions) -> Endpoint:
+        file = io.BytesIO()
+        PIL.Image.new("RGB", (64, 64), "red").save(file, "PNG")
+        sample = Sample.caption(file.getvalue(), PROBE)
+        probe = request_body(self.preparer().prepare(sample), self._enhancing)
+        return Endpoint(self._name, self._enhancing, probe, options.patience, options.kept)
 
 
-# The half that holds the connections: a bounded number of requests at a time
-
-Outcome: TypeAlias = tuple[int, Row | SampleError | ShardError]
-Request: TypeAlias = "asyncio.Task[Outcome]"
-
-_RETRIES = 4
-"""After 429, 5xx, a timeout or a broken connection."""
-_TIMEOUT = 300.0
-"""Seconds of silence after which a request has failed: local servers queue."""
+def describe_like(like: EnhancerCheckpoint) -> dict[str, str]:
+    """What of the served model changes requests and answers: size, tokenizer, form."""
+    return {
+        "like image": str(like.image),
+        "like tokenizer": hash_files(like.folder / name for name in FILES),
+        "like form": "published" if like.own is None else "pieces",
+    }
 
 
-class _AnswerChoice(BaseModel):
-    message: dict[str, Any]
-    finish_reason: str | None = None
+# The half that holds the connections
 
 
-class _AnswerCompletion(BaseModel):
-    """What is read of a chat completion."""
+def request_body(item: EndpointItem, enhancing: EnhanceOptions) -> dict[str, Any]:
+    """The body of the request about an item."""
+    image = {"type": "image_url", "image_url": {"url": item.url}}
+    content = [image, {"type": "text", "text": item.words}]
+    body: dict[str, Any] = {
+        "max_completion_tokens": enhancing.max_new_tokens,
+        "temperature": 0,
+        "messages": [{"role": "user", "content": content}],
+    }
+    return body if enhancing.explain else {**body, "stop": [MARKER]}
 
-    choices: list[_AnswerChoice]
+
+def read_choice(answer: Any) -> dict[str, Any]:
+    """What is kept of an answer: its text, and why it ended; raises LookupError or TypeError."""
+    choice = answer["choices"][0]
+    text = choice["message"]["content"] or ""
+    return {"text": str(text).strip(), "end": choice.get("finish_reason")}
 
 
 class EndpointRunner:
     """Rows of a stream of items, in the order in which the answers come."""
 
-    def __init__(self, connection: Connection, enhancing: EnhanceOptions) -> None:
-        self._connection, self._enhancing = connection, enhancing
-        self.notes = {"endpoint": redact(f"{connection.base_url}#{connection.model}")}
+    ahead = True
+    """Answers go on coming while something else is done with the rows."""
+
+    def __init__(self, endpoint: Endpoint, enhancing: EnhanceOptions) -> None:
+        self._endpoint, self._enhancing = endpoint, enhancing
+        self.notes = {"endpoint": str(endpoint.name)}
 
     def run(self, items: Iterable[tuple[int, EndpointItem]]) -> Iterator[Result]:
         """Rows for a stream of (index, item); a request that is refused is that sample's error.
 
-        Raises ShardError where the server can't be reached or doesn't know the model or the key.
+        Raises MmsieveError where no request can succeed.
         """
-        with asyncio.Runner() as loop:
-            client = open_teacher(self._connection)
-            create = loop.get_loop().create_task
-            stream = iter(items)
-            pending: set[Request] = set()
-            first = asyncio.FIRST_COMPLETED
-            try:
-                while True:
-                    for indexed in islice(stream, self._enhancing.concurrency - len(pending)):
-                        pending.add(create(self._ask(client, *indexed)))
-                    if not pending:
-                        return
-                    done, pending = loop.run(asyncio.wait(pending, return_when=first))
-                    for index, row in [task.result() for task in done]:
-                        if isinstance(row, ShardError):
-                            raise row
-                        yield index, row
-            finally:
-                loop.run(_stop(pending, client))
+        captions: dict[int, str] = {}
 
-    async def _ask(self, client: Teacher, index: int, item: EndpointItem) -> Outcome:
-        """The row of an item; an error of the shard is returned too, so that none is lost."""
-        create = client.client.chat.completions.with_raw_response.create
-        try:
-            asked = partial(create, **self._parameters(item))
-            completion = await client.read(_AnswerCompletion, asked)
-        except TeacherError as error:
-            if error.trouble != "refused":
-                return index, ShardError(f"the endpoint: {error}")
-            message = f"the endpoint refused: {error}"
-            return index, SampleError(Status.MODEL_OUTPUT_INVALID, message, kept(item.caption))
-        choice = completion.choices[0] if completion.choices else _AnswerChoice(message={})
-        text = str(choice.message.get("content") or "").strip()
-        if choice.finish_reason == "stop":
+        def requests() -> Iterator[EndpointRequest]:
+            for index, item in items:
+                captions[index] = item.caption
+                yield EndpointRequest(index, request_body(item, self._enhancing))
+
+        for index, answer in self._endpoint.ask(requests(), read_choice):
+            yield index, self._row(captions.pop(index), answer)
+
+    def _row(self, caption: str, answer: dict[str, Any] | SampleError) -> Row | SampleError:
+        if isinstance(answer, SampleError):
+            return answer.knowing(kept(caption))
+        text = answer["text"]
+        if answer["end"] == "stop":
             try:
                 read_answer(text)
             except AssessmentError:  # it stopped at the marker, which servers leave out
                 text += MARKER
-        return index, self._enhancing.rows.make(item.caption, text)
-
-    def _parameters(self, item: EndpointItem) -> dict[str, Any]:
-        image = {"type": "image_url", "image_url": {"url": item.url}}
-        content = [image, {"type": "text", "text": item.words}]
-        parameters: dict[str, Any] = {
-            "model": self._connection.model,
-            "max_completion_tokens": self._connection.max_tokens,
-            "temperature": 0,
-            "messages": [{"role": "user", "content": content}],
-        }
-        return parameters if self._enhancing.explain else {**parameters, "stop": [MARKER]}
-
-
-async def _stop(pending: set[Request], client: Teacher) -> None:
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
-    await client.close()
+        return self._enhancing.rows.make(caption, text)

@@ -6,7 +6,7 @@ inside of a JSON string, where only ids are allowed that leave it well-formed; s
 always be read.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -205,6 +205,8 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
 
 _WINDOW = Window(items=4096, tokens=4096, nbytes=192 * 2**20)
 """Samples whose rewrites are judged together, and what they may weigh."""
+_WINDOW_AHEAD = Window(items=128, tokens=128, nbytes=1)
+"""Rows that are judged together while others are on their way from a server."""
 
 
 class JudgedRunner:
@@ -218,25 +220,46 @@ class JudgedRunner:
 
     def run(self, items: Iterable[tuple[int, Any]]) -> Iterator[Result]:
         """Rows for a stream of (index, item), in any order."""
+        if getattr(self._enhancer, "ahead", False):  # a server goes on while the judge computes
+            samples: dict[int, Sample] = {}
+            results = self._enhancer.run(_noting(items, samples))
+            for done in _WINDOW_AHEAD.split(results, lambda result: (1, 0)):
+                rows = dict(sorted(done))
+                yield from self._judged(rows, {index: samples.pop(index) for index in rows})
+            return
         for window in _WINDOW.split(items, _size):
             rows = dict(self._enhancer.run(window))
-            samples: dict[int, Sample] = {index: item.sample for index, item in window}
-            rewritten: list[Row] = []
-            texts: list[Sample] = []
-            for index, row in rows.items():
-                if not isinstance(row, SampleError) and row["rewritten"]:
-                    rewritten.append(row)
-                    for text in (row["caption"], row["final_caption"]):
-                        parts: list[Part] = [*samples[index].images, Text(text)]
-                        texts.append(replace(samples[index], parts=tuple(parts)))
-            found = annotate_samples(self._preparer, self._judge, texts)
-            scores = [None if isinstance(r, SampleError) else r[self._column] for r in found]
-            for row, before, after in zip(rewritten, scores[::2], scores[1::2], strict=True):
-                row |= {"caption_quality": before, "recaption_quality": after}
-                # better than a caption without a score is any rewrite that has one
-                if after is None or (before is not None and after <= before):
-                    row |= kept(row["caption"]) | {"rewrite_refused": str(Refused.NOT_BETTER)}
-            yield from rows.items()
+            yield from self._judged(rows, {index: item.sample for index, item in window})
+
+    def _judged(
+        self, rows: dict[int, Row | SampleError], samples: Mapping[int, Sample]
+    ) -> Iterator[Result]:
+        """The rows, their rewrites compared with the captions."""
+        rewritten: list[Row] = []
+        texts: list[Sample] = []
+        for index, row in rows.items():
+            if not isinstance(row, SampleError) and row["rewritten"]:
+                rewritten.append(row)
+                for text in (row["caption"], row["final_caption"]):
+                    parts: list[Part] = [*samples[index].images, Text(text)]
+                    texts.append(replace(samples[index], parts=tuple(parts)))
+        found = annotate_samples(self._preparer, self._judge, texts)
+        scores = [None if isinstance(r, SampleError) else r[self._column] for r in found]
+        for row, before, after in zip(rewritten, scores[::2], scores[1::2], strict=True):
+            row |= {"caption_quality": before, "recaption_quality": after}
+            # better than a caption without a score is any rewrite that has one
+            if after is None or (before is not None and after <= before):
+                row |= kept(row["caption"]) | {"rewrite_refused": str(Refused.NOT_BETTER)}
+        yield from rows.items()
+
+
+def _noting(
+    items: Iterable[tuple[int, Any]], samples: dict[int, Sample]
+) -> Iterator[tuple[int, Any]]:
+    """The items, their samples noted for the judge."""
+    for index, item in items:
+        samples[index] = item.sample
+        yield index, item
 
 
 def _size(indexed: tuple[int, Any]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from mmsieve.errors import RequestError
 from mmsieve.methods.aitqe.answers import Assessment, write_answer
 from mmsieve.methods.aitqe.inputs import question
 from tests.helpers.enhancers import enhance, rows
@@ -117,29 +118,28 @@ def test_a_judge_keeps_the_better_text(tmp_path, server, model):
     assert alone.rows == 7
 
 
-def test_what_a_server_refuses_is_a_row_and_what_it_cannot_do_a_failed_shard(
-    tmp_path, server, model, monkeypatch
-):
+def test_what_a_server_refuses_is_a_row_and_is_asked_again(tmp_path, server, model):
     source = write_tar(tmp_path / "a.tar", [m for n in ("poor", "good") for m in caption(n, n)])
     server.answer = by_caption({**ANSWERS, "good": 400})
     report = enhance(source, tmp_path / "a", model)
-    assert (report.failed, report.statuses) == ({}, {"ok": 1, "model_output_invalid": 1})
+    assert report.failed == {"a": "incomplete: 1 request_refused: the same command asks again"}
+    assert report.statuses == {"ok": 1, "request_refused": 1}
     assert "the endpoint refused: " in rows(tmp_path / "a")["error"].drop_nulls()[0]
+    assert rows(tmp_path / "a")["rewritten"].to_list() == [True, False]
 
-    monkeypatch.setattr("mmsieve.methods.aitqe.endpoint._RETRIES", 0)
-    server.answer = by_caption({**ANSWERS, "good": 503})
-    report = enhance(source, tmp_path / "b", model, concurrency=1)
-    assert report.failed["a"].startswith("the endpoint: ")
-    assert KEY not in report.failed["a"]
-    assert not (tmp_path / "b" / "a.parquet").exists()
     server.answer = by_caption(ANSWERS)
-    assert enhance(source, tmp_path / "b", model).statuses == {"ok": 2}
+    server.requests.clear()
+    assert enhance(source, tmp_path / "a", model).statuses == {"ok": 2}
+    assert ["good" in words(body) for body in server.requests] == [True]  # the other is kept
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["a.parquet"]
 
 
-def test_a_wrong_key_fails_at_once(tmp_path, server, model, monkeypatch):
-    monkeypatch.setenv("MMSIEVE_ENDPOINT_KEY", "wrong")
-    report = enhance(write_tar(tmp_path / "a.tar", captions(30)), tmp_path / "out", model)
-    assert report.failed.keys() == {"a"} and server.requests == []
+def test_a_wrong_key_is_a_wrong_request(tmp_path, server, model, monkeypatch):
+    monkeypatch.setenv("MMSIEVE_ENDPOINT_KEY", "wrong-key-that-nobody-may-see")
+    with pytest.raises(RequestError, match="MMSIEVE_ENDPOINT_KEY") as caught:
+        enhance(write_tar(tmp_path / "a.tar", captions(30)), tmp_path / "out", model)
+    assert "nobody-may-see" not in str(caught.value) and KEY not in str(caught.value)
+    assert server.requests == server.probes == []
 
 
 def test_answers_that_end_otherwise_are_read_too(tmp_path, server, model):
