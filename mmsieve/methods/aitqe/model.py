@@ -19,10 +19,10 @@ from transformers import AutoConfig, AutoModel, LlavaConfig, LlavaForConditional
 
 from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
-from mmsieve.methods.aitqe.checkpoint import TOWER, EnhancerCheckpoint
+from mmsieve.methods.aitqe.checkpoint import CHAT, TOWER, EnhancerCheckpoint
 from mmsieve.methods.base import build_model, encode_patches, fitting, rename
 from mmsieve.methods.folders import read_tensors
-from mmsieve.methods.stock import save_stock, write_processor, write_tokenizer
+from mmsieve.methods.stock import save_stock, write_processor
 
 Enhancer: TypeAlias = LlavaForConditionalGeneration
 _NAMES = {
@@ -119,32 +119,16 @@ def _prefixes(config: LlavaConfig) -> list[tuple[str, str]]:
 
 # The stock layout
 
-IMAGE_MARK = "<|aitqe_image|>"
-"""Stands for an image; an id of its own, as every id like it is counted as one."""
 
-_FIRST_OF_TWO = r"\A\n(?=\n)"
-
-_CHAT = (
-    "{%- for message in messages %}"
-    "{%- if message['content'] is string %}{{- message['content'] }}"
-    "{%- else %}{%- for part in message['content'] %}"
-    "{%- if part['type'] == 'text' %}{{- part['text'] }}"
-    "{%- else %}{{- '" + IMAGE_MARK + "' }}{%- endif %}"
-    "{%- endfor %}{%- endif %}{%- endfor %}"
-)
-
-
-def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
+def convert_enhancer(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
     """Write the stock layout; what a user should know of it, a line each. Raises RequestError."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype = str(checkpoint.config.get("torch_dtype") or "float32")
     model = load_enhancer(checkpoint, dtype)
     with fitting(checkpoint.folder), quiet():
-        (image,) = write_tokenizer(checkpoint, folder, [IMAGE_MARK], _FIRST_OF_TWO)
+        (image,) = write_processor(checkpoint, folder, CHAT)
         _make_room(model, image, checkpoint)
-        model.generation_config.max_new_tokens = 384  # as published
         save_stock(model, folder)
-    write_processor(checkpoint, folder, IMAGE_MARK, _CHAT)
     return [f"{checkpoint.tower.note}; an image is {checkpoint.image_tokens} tokens"]
 
 

@@ -14,11 +14,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from cyclopts import Parameter
 
+from mmsieve.clients.endpoint import GROUP, EndpointOptions
 from mmsieve.devices import resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError
@@ -28,8 +29,16 @@ from mmsieve.methods.folders import hash_files
 from mmsieve.methods.mmssr import inputs
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import PromptWriter, RatingPreparer
-from mmsieve.methods.tokenizer import FILES, load_tokenizer
+from mmsieve.methods.mmssr.rows import DIGITS, RatingRowMaker
+from mmsieve.methods.stock import escape
+from mmsieve.methods.tokenizer import FILES, encode_piece, load_tokenizer
+from mmsieve.methods.vllm import BACKEND, BackendOptions
 from mmsieve.options import Positive
+
+LONGEST = 1024
+"""Tokens of an answer, as published."""
+LONGEST_STYLES = 128
+"""Tokens of an answer that names all nine styles, at most."""
 
 
 def join_styles(styles: Sequence[str]) -> str:
@@ -41,6 +50,12 @@ def parse_styles(answer: str) -> list[str]:
     """The styles of an answer, in order, without repeats; as published, any text counts as one."""
     names = (name.strip() for name in answer.split(","))
     return list(dict.fromkeys(name for name in names if name))
+
+
+def style_pattern() -> str:
+    """A regular expression of what names one or more of the nine styles."""
+    names = "|".join(escape(style) for style in STYLES)
+    return f"(?:{names})(?:, (?:{names})){{0,{len(STYLES) - 1}}}"
 
 
 class StyleGrammar:
@@ -75,7 +90,7 @@ class StyleGrammar:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class RatingOptions(ModelOptions):
+class RatingOptions(ModelOptions, EndpointOptions, BackendOptions):
     """How to rate; whatever is None is as the checkpoint asks."""
 
     styler: str | None = None
@@ -91,6 +106,10 @@ class RatingOptions(ModelOptions):
     """Any text, as published (default), or only the nine styles (default for ours)."""
     max_tokens: Positive | None = None
     """Longest prompt, images included; a longer sample is a row without ratings."""
+    like_styler: Annotated[str | None, GROUP] = None
+    """The model that the endpoint of `--styler` serves, as `--like`."""
+    stock_styler: Annotated[str | None, BACKEND] = None
+    """Folder that `convert` made of the styler, as `--stock`."""
 
 
 class MmSSR(Annotator):
@@ -100,6 +119,7 @@ class MmSSR(Annotator):
 
     def __init__(self, scorer: OneVision, styler: OneVision | None, options: RatingOptions) -> None:
         """`styler` may be the scorer. Raises RequestError where the two take different pixels."""
+        options.check_backend()
         self.scorer, self.styler, self.options = scorer, styler, options
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
@@ -123,11 +143,28 @@ class MmSSR(Annotator):
         by_default = styler is not None and styler.own is not None
         self.constrained = decoding == "constrained" if decoding else by_default
         longest = min(model.max_sequence for model in self.models)
-        self._max_tokens = min(options.max_tokens or longest, longest)
+        if self._is_served:
+            # a server's context holds the answer too
+            places = [model.config.get("max_position_embeddings") for model in self.models]
+            longest = min(longest, *(place for place in places if place)) - self._room
+        self.max_tokens = min(options.max_tokens or longest, longest)
+        self.rows = RatingRowMaker(tuple(self.capabilities), options.expected)
         self.fingerprint = self._fingerprint()
         if styler is None:
             how = "name who gives them with --styler (it may be the scorer itself)"
             self.notes = (f"no styles: {how}",)
+
+    @property
+    def _is_served(self) -> bool:
+        """Whether a serving engine computes."""
+        return self.options.backend == "vllm"
+
+    @property
+    def _room(self) -> int:
+        """Tokens of the longest answer."""
+        if self.styler is None:
+            return 1
+        return LONGEST_STYLES if self.constrained else LONGEST
 
     def _is_clean(self, model: OneVision) -> bool:
         asked = self.options.clean_format
@@ -141,8 +178,9 @@ class MmSSR(Annotator):
             "expected": str(options.expected),
             "styles": ("constrained" if self.constrained else "plain") if self.styler else "none",
             "dtype": self.dtype,
-            "max_tokens": str(self._max_tokens),
+            "max_tokens": str(self.max_tokens),
             **options.image_fingerprint(self.scorer.image),
+            **options.backend_fingerprint(),
         }
         for name, model in (("scorer", self.scorer), ("styler", self.styler)):
             if model is not None:
@@ -164,12 +202,16 @@ class MmSSR(Annotator):
         return RatingPreparer(
             writers=writers,
             image=self.scorer.image,
-            max_tokens=self._max_tokens,
+            max_tokens=self.max_tokens,
             **self.options.of_images,
         )
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; imports torch and loads the weights."""
+        if self.options.backend == "vllm":
+            from mmsieve.methods.mmssr.vllm import VllmRatingRunner
+
+            return VllmRatingRunner(self, options)
         share_cores()
         from mmsieve.methods.mmssr.runner import RatingRunner
 
@@ -180,6 +222,15 @@ def prompt_writer(model: OneVision, questions: list[str], clean: bool) -> Prompt
     """What writes these questions for a model."""
     tokenizer = load_tokenizer(model.folder, model.embedded)
     return PromptWriter(tokenizer, model.image_tokens, tuple(questions), clean)
+
+
+def digit_ids(model: OneVision) -> list[int]:
+    """The token of each rating; raises RequestError where one has none of its own."""
+    tokenizer = load_tokenizer(model.folder, model.embedded).build()
+    digits = [encode_piece(tokenizer, digit) for digit in DIGITS]
+    if any(len(ids) != 1 for ids in digits):
+        raise RequestError(f"{model.folder}: its tokenizer has no token for each digit")
+    return [ids[0] for ids in digits]
 
 
 _TAKEN = {"key", "shard", "status", "error", "uid", "metadata", "styles", "idx", "style"}

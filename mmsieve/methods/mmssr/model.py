@@ -21,9 +21,9 @@ from transformers import (
 from mmsieve.devices import quiet
 from mmsieve.methods.base import build_model, encode_patches, fitting, rename
 from mmsieve.methods.folders import read_tensors
-from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
+from mmsieve.methods.mmssr.checkpoint import CHAT, OneVision
 from mmsieve.methods.mmssr.inputs import START
-from mmsieve.methods.stock import save_stock, write_processor, write_tokenizer
+from mmsieve.methods.stock import save_stock, write_processor
 from mmsieve.methods.tokenizer import load_tokenizer, open_tokenizer
 from mmsieve.methods.tower import INSIDE
 
@@ -141,46 +141,13 @@ def encode_images(model: Rater, pixels: Tensor) -> Tensor:
 # The stock layout: a Llava, as its stock classes show a single image in one view. Those of
 # LLaVA-OneVision make tiles of it: other numbers (98 of 140 ratings right).
 
-IMAGE_MARK, NEWLINE_MARK = "<image>", "<image_newline>"
-"""Stands for an image; a token whose embedding is the published image newline."""
 
-_AFTER_IMAGE = r"\A\n"
-"""The line break after an image is a piece of its own, as published."""
-
-CHAT_TEMPLATE = """\
-{%- if messages[0].role != 'system' -%}
-{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
-{%- endif -%}
-{%- for message in messages -%}
-{{ '<|im_start|>' + message.role + '\\n' }}
-{%- if message.content is string -%}
-{{ message.content }}
-{%- else -%}
-{%- for part in message.content -%}
-{%- if part.type == 'text' -%}
-{{ part.text }}
-{%- else -%}
-{{ 'MARKS\\n' }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{ '<|im_end|>\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{ '<|im_start|>assistant\\n' }}
-{%- endif -%}
-""".replace("MARKS", IMAGE_MARK + NEWLINE_MARK)
-"""The published frame around turns; an image, its newline, a line break."""
-
-
-def convert_rater(folder: Path, out: Path) -> list[str]:
+def convert_rater(checkpoint: OneVision, out: Path) -> list[str]:
     """Write the stock layout; what a user should know of it, a line each. Raises RequestError."""
-    checkpoint = open_onevision(folder)
     out.mkdir(parents=True, exist_ok=True)
-    with fitting(folder), quiet():
-        marks = write_tokenizer(checkpoint, out, [IMAGE_MARK, NEWLINE_MARK], _AFTER_IMAGE)
+    with fitting(checkpoint.folder), quiet():
+        marks = write_processor(checkpoint, out, CHAT)
         save_stock(_stock_llava(checkpoint, marks), out)
-        write_processor(checkpoint, out, IMAGE_MARK, CHAT_TEMPLATE)
     return [f"an image is {checkpoint.image_tokens} tokens, its newline among them"]
 
 

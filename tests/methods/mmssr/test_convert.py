@@ -13,9 +13,9 @@ from mmsieve import convert
 from mmsieve.images import ImageLimits, decode, fit
 from mmsieve.methods.folders import bundled_folder, bundled_names
 from mmsieve.methods.mmssr.annotator import prompt_writer
-from mmsieve.methods.mmssr.checkpoint import open_onevision
+from mmsieve.methods.mmssr.checkpoint import CHAT, open_onevision
 from mmsieve.methods.mmssr.inputs import STYLE_QUESTION, format_turns
-from mmsieve.methods.mmssr.model import IMAGE_MARK, NEWLINE_MARK, encode_images, load_rater
+from mmsieve.methods.mmssr.model import encode_images, load_rater
 from mmsieve.methods.tokenizer import IMAGE
 from tests.helpers.mmssr_recordings import CHECKPOINT, conversations
 
@@ -73,11 +73,11 @@ def test_the_stock_classes_load_it_and_give_the_same_logits(stock):
 @pytest.mark.parametrize("sample", [427392, 914567])
 def test_a_chat_becomes_the_published_prompt_to_the_token(converted, sample):
     tokenizer = AutoTokenizer.from_pretrained(converted)
-    marks = tuple(tokenizer.convert_tokens_to_ids([IMAGE_MARK, NEWLINE_MARK]))
+    marks = tuple(tokenizer.convert_tokens_to_ids(list(CHAT.marks)))
     config = json.loads((converted / "config.json").read_text())
     assert marks == (config["image_token_index"], config["image_token_index"] + 1)
     text = f"{format_turns(conversations()[sample].turns, clean=False)}\n{STYLE_QUESTION}"
-    before, after = text.split(IMAGE_MARK)
+    before, after = text.split(CHAT.marks[0])
     parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=True
@@ -89,7 +89,7 @@ def test_a_chat_becomes_the_published_prompt_to_the_token(converted, sample):
 def test_any_picture_is_shown_in_one_view(converted, stock):
     processor = AutoProcessor.from_pretrained(converted)
     picture = torch.zeros(3, 100, 200, dtype=torch.uint8)
-    inputs = processor(text=IMAGE_MARK + NEWLINE_MARK, images=[picture], return_tensors="pt")
+    inputs = processor(text="".join(CHAT.marks), images=[picture], return_tensors="pt")
     assert inputs["pixel_values"].shape == (1, 3, 384, 384)
     assert (inputs["input_ids"] == stock.config.image_token_id).sum() == 729
     with torch.inference_mode():
