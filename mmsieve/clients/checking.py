@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mmsieve.clients.connection import NoAnswerError
 from mmsieve.clients.endpoint import KEY_VARIABLE, SCHEME, Endpoint
-from mmsieve.clients.servers import CLOCK, Servers, pause
+from mmsieve.clients.servers import Servers, pause
 from mmsieve.errors import RequestError
 from mmsieve.patience import Patience
 from mmsieve.sanitize import redact, write
@@ -121,7 +121,7 @@ class _Check:
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What is answered, once the server is ready; raises NoAnswerError."""
-        patience = Patience(self._endpoint.patience, CLOCK.now)
+        patience = Patience(self._endpoint.patience, self._servers.clock.now)
         tries = 0
         while True:
             try:
@@ -134,7 +134,7 @@ class _Check:
                     raise
                 said = f"{redact(self._url)} to answer ({error})"
                 patience.check(lambda said=said: said)  # type: ignore[misc]
-                await CLOCK.sleep(pause(tries, error.wait))
+                await self._servers.clock.sleep(error.wait or pause(tries))
 
     async def _explain(self, error: NoAnswerError, served: dict[str, _ServedModel] | None) -> str:
         """What is wrong where the probe isn't answered, and what to do."""

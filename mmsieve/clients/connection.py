@@ -26,6 +26,8 @@ _DOWN = (502, 503, 504, 529)
 _UNREACHABLE = ("ConnectError", "ConnectTimeout")
 """What the SDKs' HTTP library raises before a request is sent."""
 _KEY_LIKE = re.compile(r"\b(sk|key)-[\w*.-]{6,}")
+_LONGEST_WAIT = 60.0
+"""Seconds of a pause that a server asks for, at most: then it is asked all the same."""
 _LONGEST = 300
 _SECRET = 6
 """Letters of a secret; shorter ones are stand-ins, and words of any text."""
@@ -110,8 +112,8 @@ class Connection:
         kinds = {"stop": _STOP, "refused": _REFUSED, "busy": _BUSY, "down": _DOWN}
         found = (kind for kind, statuses in kinds.items() if status in statuses)
         trouble: Trouble = next(found, "failed")
-        wait = None if retry_after is None else seconds_to_wait(retry_after, 0)
-        return NoAnswerError(trouble, self.scrub(words), status, wait or None)
+        wait = 0.0 if retry_after is None else seconds_to_wait(retry_after, 0)
+        return NoAnswerError(trouble, self.scrub(words), status, min(wait, _LONGEST_WAIT) or None)
 
 
 def shorten(text: str) -> str:

@@ -27,8 +27,6 @@ CLOCK = Clock()
 """The time by which servers are waited for."""
 _FIRST, _LONGEST = 0.5, 8.0
 """Seconds of the first pause, and of the longest; each is twice the one before."""
-_LONGEST_ASKED = 60.0
-"""Seconds of a pause that a server asks for, at most: then it is asked all the same."""
 _DRIP = 60.0
 """Seconds that an answer may take beyond the time without a byte of it."""
 _SLACK = 16
@@ -42,19 +40,33 @@ class Server:
 
     def __init__(self, connection: Connection, sdk: Any) -> None:
         self.connection = connection
-        address, _, query = (connection.base_url or "").partition("?")
-        self.client = sdk(
-            api_key=connection.key,
-            base_url=address or None,
-            default_query=dict(parse_qsl(query)),
-            max_retries=0,  # what is sent again, and when, is decided here
-            timeout=connection.timeout,
-        )
+        self._sdk, self._left = sdk, list[Any]()
+        self.client = self._open()
         self.in_flight = 0
         self.failures = 0
         """In a row."""
         self.not_before = 0.0
         """When one that failed may be asked again."""
+
+    def _open(self) -> Any:
+        address, _, query = (self.connection.base_url or "").partition("?")
+        return self._sdk(
+            api_key=self.connection.key,
+            base_url=address or None,
+            default_query=dict(parse_qsl(query)),
+            max_retries=0,  # what is sent again, and when, is decided here
+            timeout=self.connection.timeout,
+        )
+
+    def reconnect(self) -> None:
+        """Use new connections: after nonsense, what comes next on an old one is no better."""
+        self._left.append(self.client)
+        self.client = self._open()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in (self.client, *self._left):
+            await client.close()
 
     def is_ready(self, now: float) -> bool:
         """Whether a request may be sent: where it failed, one at a time."""
@@ -70,8 +82,8 @@ class Servers:
         """`sdk` is the SDK's class of clients, `errors` what it raises."""
         first = connections[0]
         self._errors, self._retries = errors, first.max_retries
-        self._clock = CLOCK
-        self._patience = Patience(first.patience, self._clock.now)
+        self.clock = CLOCK
+        self._patience = Patience(first.patience, self.clock.now)
         self._servers = [Server(connection, sdk) for connection in connections]
         self._change = asyncio.Event()
         self._is_failing = False
@@ -85,7 +97,7 @@ class Servers:
     async def close(self) -> None:
         """Close the connections."""
         for server in self._servers:
-            await server.client.close()
+            await server.close()
 
     async def send(
         self, call: Call, read: Callable[[str], T], group: int | None = None, once: bool = False
@@ -101,6 +113,7 @@ class Servers:
             try:
                 answer = read(await self._try(server, call))
             except ValueError as error:
+                server.reconnect()
                 trouble = NoAnswerError("failed", server.connection.scrub(str(error)))
             except NoAnswerError as error:
                 trouble = error
@@ -117,7 +130,7 @@ class Servers:
                 raise trouble
             if trouble.trouble == "busy":
                 pauses += 1
-                await self._clock.sleep(pause(pauses, trouble.wait))
+                await self.clock.sleep(trouble.wait or pause(pauses))
 
     async def _try(self, server: Server, call: Call) -> str:
         """Send a request to a server, once; returns the body.
@@ -145,7 +158,7 @@ class Servers:
         while True:
             if self._given_up is not None:
                 raise NoAnswerError("stop", self._given_up)
-            now = self._clock.now()
+            now = self.clock.now()
             ready = [server for server in self._servers if server.is_ready(now)]
             if ready:
                 least = min(ready, key=lambda server: server.in_flight)
@@ -159,7 +172,7 @@ class Servers:
         waits: set[asyncio.Future[Any]] = {asyncio.ensure_future(self._change.wait())}
         times = [server.not_before for server in self._servers if server.in_flight == 0]
         if times:
-            waits.add(asyncio.ensure_future(self._clock.sleep(max(0.0, min(times) - now))))
+            waits.add(asyncio.ensure_future(self.clock.sleep(max(0.0, min(times) - now))))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -180,13 +193,13 @@ class Servers:
 
     def _note_failure(self, server: Server, error: NoAnswerError) -> None:
         """Raises NoAnswerError where nothing has been answered for too long."""
-        now, place = self._clock.now(), server.connection.place
+        now, place = self.clock.now(), server.connection.place
         if not self._is_failing:
             self._is_failing = True
             self._patience.renew()
         if error.trouble != "busy":
             server.failures += 1
-            server.not_before = now + pause(server.failures, error.wait)
+            server.not_before = now + max(pause(server.failures), error.wait or 0)
             others = any(one.failures == 0 for one in self._servers)
             if server.failures == _SAID_AFTER and others:
                 left = "the others are asked, and it is tried again now and then"
@@ -199,11 +212,7 @@ class Servers:
             raise NoAnswerError("stop", str(given_up)) from None
 
 
-def pause(number: int, asked: float | None) -> float:
-    """Seconds of the pause after so many failures, or those that the server asks for."""
-    if asked is not None:
-        return min(asked, _LONGEST_ASKED)
-    # not all at the same moment
-    jitter = random.uniform(1, 1.25)  # noqa: S311
+def pause(number: int) -> float:
+    """Seconds of the pause after so many failures."""
     usual: float = _FIRST * 2 ** min(number - 1, 10)
-    return min(usual, _LONGEST) * jitter
+    return min(usual, _LONGEST) * random.uniform(1, 1.25)  # noqa: S311 - not all at one moment

@@ -166,6 +166,8 @@ def _run(
     if run.dry_run:
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
         return RunReport(out=out, notes=tuple(notes))
+    if todo:
+        check(job.annotator, job.runner)
     make_folder(out)
     if run.overwrite:
         kept = KeptAnswers(out, job.fingerprint)
@@ -174,7 +176,6 @@ def _run(
             kept.remove(shard.name)
     reports: list[ShardReport] = []
     if todo:
-        check(job.annotator, job.runner)
         check_first_samples(todo, job.read)
         with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:
             if ray:

@@ -104,8 +104,11 @@ def test_a_good_answer_is_parsed_and_paid_once(client, provider, tool):
 def test_every_fault_is_what_the_sdk_knows_it_as(client, provider, fault):
     sdk_of = {"anthropic": anthropic, "openai": openai}[provider]
     raised = {
+        Fault.BAD_REQUEST: sdk_of.BadRequestError,
+        Fault.UNKNOWN: sdk_of.NotFoundError,
         Fault.RATE_LIMIT: sdk_of.RateLimitError,
         Fault.SERVER_ERROR: sdk_of.InternalServerError,
+        Fault.UNAVAILABLE: sdk_of.InternalServerError,
         Fault.OVERLOADED: sdk_of.InternalServerError,
         Fault.STALL: sdk_of.APITimeoutError,
         Fault.CUT: sdk_of.APIConnectionError,
@@ -126,8 +129,8 @@ def test_every_fault_is_what_the_sdk_knows_it_as(client, provider, fault):
                 assert set(json.loads(text)) == {"not_good", "not_bad"}
             elif fault is Fault.DUPLICATES:
                 assert len(set(json.loads(text).values())) == 1
-        assert not server.paid
-        assert server.wasted.total() == (fault not in UNPAID)
+        assert server.paid.total() == (fault is Fault.TWICE)
+        assert server.wasted.total() == (fault not in (*UNPAID, Fault.TWICE))
 
 
 def test_the_sdk_s_own_retries_get_through(client, provider):

@@ -48,7 +48,7 @@ def test_three_kills_among_all_faults_lose_nothing_and_pay_for_nothing_twice(tmp
         assert len(server.paid) == len(stock.records) // 4
         assert overpaid(server) <= 3 * CONCURRENCY  # what was under way at the kills
         assert server.most_busy <= CONCURRENCY
-        assert set(server.met) == set(Fault)
+        assert set(server.met) == set(FAULTS)
         assert not server.refused
         asked = server.asked.total()
         assert made.run() == 0

@@ -21,6 +21,7 @@ from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from mmsieve.methods.aitqe.endpoint import PROBE
 from tests.helpers.teacher_batches import Batches
 from tests.helpers.teacher_protocols import (
     REFUSED,
@@ -39,18 +40,22 @@ from tests.helpers.teacher_protocols import (
 class Fault(StrEnum):
     """What can go wrong: below HTTP, in its status, or in an answer that is paid for."""
 
+    BAD_REQUEST = "400"
+    UNKNOWN = "404"
     RATE_LIMIT = "429"
     SERVER_ERROR = "500"
+    UNAVAILABLE = "503"
     OVERLOADED = "529"
     STALL = "stall"
     CUT = "cut"
+    TWICE = "twice"
     TRUNCATED = "truncated"
     REFUSAL = "refusal"
     WRONG_FIELDS = "wrong_fields"
     DUPLICATES = "duplicates"
 
 
-STATUSES = {Fault.RATE_LIMIT: 429, Fault.SERVER_ERROR: 500, Fault.OVERLOADED: 529}
+STATUSES = {fault: int(fault) for fault in Fault if fault.isdecimal()}
 UNPAID = (*STATUSES, Fault.STALL, Fault.CUT)
 """Faults that give no whole answer, so nobody pays for one."""
 
@@ -65,7 +70,7 @@ class Plan:
     stubborn: Mapping[Fault, float] = field(default_factory=dict)
     """Fault -> the share of images for which every request meets it."""
     retry_after: str = "0.05"
-    """Seconds, as 429, 500 and 529 ask for."""
+    """Seconds, as all but 400 and 404 ask for."""
     stall: float = 30
     """Seconds without an answer; then the connection is closed."""
     latency: float = 0
@@ -101,8 +106,14 @@ class TeacherServer:
         answer: Answer,
         plan: Plan = Plan(),
         tokens: Tokens = Tokens(),  # noqa: B008 - frozen
+        port: int = 0,
     ) -> None:
         self.answer, self.plan, self.tokens = answer, plan, tokens
+        self.models: dict[str, int] | None = None
+        """The only models it has: name -> max_model_len. None: any, and it lists none."""
+        self.probes = 0
+        """Requests of which an endpoint's users know no answer yet; they are not counted below."""
+        self.probe_fault: Fault | None = None
         self.asked: Counter[str] = Counter()
         """Images (`Ask.key`) -> requests about them."""
         self.paid: Counter[str] = Counter()
@@ -124,7 +135,7 @@ class TeacherServer:
         self.closing = threading.Event()
         self.batches = Batches(self)
         self._numbers = itertools.count(1)
-        self._http = _Http(("127.0.0.1", 0), _Handler)
+        self._http = _Http(("127.0.0.1", port), _Handler)
         self._http.teacher = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
@@ -153,12 +164,15 @@ class TeacherServer:
     def draw(self, ask: Ask) -> Fault | None:
         """Count a request, and say what goes wrong with it."""
         with self.lock:
+            if PROBE in ask.text:
+                self.probes += 1
+                return self.probe_fault
             fault = self.plan.fault(ask.key, self.asked[ask.key])
             self.asked[ask.key] += 1
             if fault is not None:
                 self.met[fault] += 1
             if fault not in UNPAID:
-                (self.paid if fault is None else self.wasted)[ask.key] += 1
+                (self.paid if fault in (None, Fault.TWICE) else self.wasted)[ask.key] += 1
         return fault
 
     @staticmethod
@@ -173,6 +187,8 @@ class TeacherServer:
 
 
 def _said(answer: dict[str, Any], fault: Fault | None) -> Reply:
+    if fault is Fault.TWICE:
+        return Reply(json.dumps(answer))
     if fault is Fault.REFUSAL:
         return Reply(REFUSED, "refusal")
     if fault is Fault.WRONG_FIELDS:
@@ -259,14 +275,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, provider: Provider, path: str, headers: dict[str, str], body: bytes) -> None:
         if path in ("/v1/messages", "/v1/chat/completions"):
-            self._answer(read_ask(provider, json.loads(body)))
+            self._answer(read_ask(provider, json.loads(body)), headers)
+        elif path == "/v1/models" and self.server.teacher.models is not None:
+            listed = self.server.teacher.models.items()
+            models = [{"id": name, "object": "model", "max_model_len": n} for name, n in listed]
+            self._send(200, {"object": "list", "data": models})
+        elif not path.startswith("/v1/") or path == "/v1/models":
+            self._send(404, {"detail": "Not Found"})
         else:
             found = self.server.teacher.batches.handle(provider, self.command, path, headers, body)
             self._send(200, found)
 
-    def _answer(self, ask: Ask) -> None:
+    def _answer(self, ask: Ask, headers: dict[str, str]) -> None:
         teacher = self.server.teacher
         plan = teacher.plan
+        if teacher.models and ask.provider == "openai" and ask.model not in teacher.models:
+            message = f"The model `{ask.model}` does not exist."
+            self._send(404, write_error(ask.provider, 404, message))
+            return
         fault = teacher.draw(ask)
         if fault in STATUSES:
             status = STATUSES[fault]
@@ -276,7 +302,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             time.sleep(plan.latency * random.uniform(0.5, 1.5))
-            self._send(200, teacher.reply(ask, fault), cut=fault is Fault.CUT)
+            reply = teacher.reply(ask, fault)
+            if "x-request-id" in headers:  # as vLLM does
+                reply["id"] = f"chatcmpl-{headers['x-request-id']}"
+            self._send(200, reply, cut=fault is Fault.CUT)
+            if fault is Fault.TWICE:
+                self._send(200, reply)
 
     def _send(self, status: int, body: Any, cut: bool = False) -> None:
         """A JSON value, or bytes as they are; `cut`: half of it, and the line goes dead."""
@@ -285,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json" if is_json else "application/binary")
         self.send_header("Content-Length", str(len(data)))
-        if status in STATUSES.values():
+        if status in STATUSES.values() and status not in (400, 404):
             self.send_header("Retry-After", self.server.teacher.plan.retry_after)
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if cut else data)
