@@ -49,6 +49,8 @@ _ASKED = (
     "max_edit",
     "accept_if_better",
     "concurrency",
+    "like",
+    "backend",
 )
 
 

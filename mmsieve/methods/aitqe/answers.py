@@ -117,8 +117,11 @@ def answer_pattern(keys: Sequence[str], max_new_tokens: int) -> str:
 
 def longest_answer(keys: Sequence[str], max_new_tokens: int) -> int:
     """Tokens that `answer_pattern` may take, a character each."""
-    values = _CHARACTERS * sum(value_limits(keys, max_new_tokens))
-    return sum(map(len, fixed_pieces(keys))) + values
+    limits = zip(keys, value_limits(keys, max_new_tokens), strict=True)
+    values = (
+        len(str(HIGHEST)) if key in SCORE_KEYS else _CHARACTERS * most for key, most in limits
+    )
+    return sum(map(len, fixed_pieces(keys))) + sum(values)
 
 
 def answer_pieces(assessment: Assessment) -> list[str]:

@@ -70,12 +70,17 @@ class AitqePreparer(TextImagePreparer):
 
     def encode(self, caption: str) -> tuple[list[int], bool]:
         """Ids of the prompt behind the image, and whether the caption had to be cut."""
+        words, truncated = self.write(caption)
+        return self._ids("\n", words), truncated
+
+    def write(self, caption: str) -> tuple[str, bool]:
+        """What follows the image and its newline, and whether the caption had to be cut."""
         shown, truncated = caption, False
         encoded = self._backend.encode(caption, add_special_tokens=False)
         if len(encoded.ids) > self.caption_tokens:
             end = encoded.offsets[self.caption_tokens - 1][1]
             shown, truncated = caption[:end], True
-        return self._ids("\n", question(shown, self.plain_text)), truncated
+        return question(shown, self.plain_text), truncated
 
     def encode_answer(self, assessment: Assessment) -> list[int]:
         """Ids that a model learns to answer, its end token included."""

@@ -117,8 +117,17 @@ class MmSSR(Annotator):
 
     kind: Literal["ratings"] = "ratings"
 
-    def __init__(self, scorer: OneVision, styler: OneVision | None, options: RatingOptions) -> None:
-        """`styler` may be the scorer. Raises RequestError where the two take different pixels."""
+    def __init__(
+        self,
+        scorer: OneVision,
+        styler: OneVision | None,
+        options: RatingOptions,
+        is_served: bool = False,
+    ) -> None:
+        """`styler` may be the scorer; `is_served` where a server of another process computes.
+
+        Raises RequestError where the two take different pixels.
+        """
         options.check_backend()
         self.scorer, self.styler, self.options = scorer, styler, options
         self.device = resolve_device(options.device)
@@ -143,7 +152,7 @@ class MmSSR(Annotator):
         by_default = styler is not None and styler.own is not None
         self.constrained = decoding == "constrained" if decoding else by_default
         longest = min(model.max_sequence for model in self.models)
-        if self._is_served:
+        if is_served or options.backend == "vllm":
             # a server's context holds the answer too
             places = [model.config.get("max_position_embeddings") for model in self.models]
             longest = min(longest, *(place for place in places if place)) - self._room
@@ -153,11 +162,6 @@ class MmSSR(Annotator):
         if styler is None:
             how = "name who gives them with --styler (it may be the scorer itself)"
             self.notes = (f"no styles: {how}",)
-
-    @property
-    def _is_served(self) -> bool:
-        """Whether a serving engine computes."""
-        return self.options.backend == "vllm"
 
     @property
     def _room(self) -> int:
