@@ -3,7 +3,9 @@ BIN := .venv/bin
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: setup demo test check chaos chaos-short fuzz fuzz-short lint format bench clean
+VLLM := .venv-vllm
+
+.PHONY: setup demo test test-vllm check chaos chaos-short fuzz fuzz-short lint format bench clean
 
 setup: .venv/.ready
 
@@ -21,6 +23,16 @@ test: setup
 
 check: setup
 	$(PYTEST) -m 'not slow'
+
+# A real vLLM, on the CPU, in an environment of its own: about a minute to install, then minutes.
+test-vllm: $(VLLM)/.ready
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -W default -m serving tests/serving
+
+$(VLLM)/.ready: pyproject.toml constraints.txt tests/serving/put_together.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --upgrade pip
+	$(VLLM)/bin/python tests/serving/put_together.py
+	touch $@
 
 # Kills before every change of files, pairs of runs at once: all of them take half an hour.
 chaos: setup
@@ -51,4 +63,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(VLLM) .mypy_cache .ruff_cache .pytest_cache

@@ -122,7 +122,8 @@ class MmSSREndpoint(MmSSR):
         """
         super().__init__(scorer, styler, options, is_served=True)
         self._names = names
-        served = {f"served name {number}": name.model for number, name in enumerate(names)}
+        roles = ("served name", "served name of styles")
+        served = {role: name.model for role, name in zip(roles, names, strict=False)}
         known_by = {"scorer": scorer, "styler": styler}
         models = {
             role: hash_files(model.folder / name for name in FILES)
@@ -139,14 +140,15 @@ class MmSSREndpoint(MmSSR):
 
     def check(self, options: RunnerOptions) -> None:
         """Raise RequestError unless the servers have the models and take a request."""
-        for endpoint in self._requests(options).endpoints:
+        for endpoint in self.requests(options).endpoints:
             check_endpoint(endpoint)
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The half that holds the connections; a device is for models of one's own."""
-        return RatingEndpointRunner(self, self._requests(options))
+        return RatingEndpointRunner(self, self.requests(options))
 
-    def _requests(self, options: RunnerOptions) -> "RatingRequests":
+    def requests(self, options: RunnerOptions) -> "RatingRequests":
+        """What each endpoint is asked."""
         preparer = self.preparer()
         questions = tuple(writer.questions for writer in preparer.local.writers)
         rating: dict[str, Any] = {"max_completion_tokens": 1}
