@@ -43,6 +43,11 @@ class KeptAnswers:
         self._synced = 0.0
         self._known: dict[str, Any] = {}
 
+    @property
+    def is_there(self) -> bool:
+        """Whether anything is kept, of whatever shard."""
+        return self._folder.is_dir()
+
     def open(self, shard: str) -> None:
         """Go on with what is kept for a shard."""
         self.close()
@@ -83,8 +88,8 @@ class KeptAnswers:
     def remove(self, shard: str) -> None:
         """Remove what is kept of a shard whose table is whole, or is to be made anew."""
         path = self._folder / f"{shard}.jsonl"
-        with suppress(OSError):  # nothing was kept, or others are still there
-            path.unlink()
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # others are still there
             for folder in path.parents:
                 if folder == self._folder.parent:
                     break

@@ -13,6 +13,7 @@ import anthropic
 from pydantic import BaseModel
 
 from mmsieve.clients.connection import NoAnswerError
+from mmsieve.clients.servers import Sdk
 from mmsieve.clients.teacher import ModelRequest, Reply, Teacher, Usage, read_body
 
 _ENDED = {
@@ -66,8 +67,7 @@ class _MessageResult(BaseModel):
 class AnthropicTeacher(Teacher):
     """Asks for a message per request."""
 
-    sdk = anthropic.AsyncAnthropic
-    errors = anthropic.AnthropicError
+    sdk = Sdk(anthropic.AsyncAnthropic, anthropic.AnthropicError, anthropic.Timeout)
 
     async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises NoAnswerError."""

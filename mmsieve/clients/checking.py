@@ -152,8 +152,8 @@ class _Check:
         name = self._endpoint.name.model
         if error.status in (401, 403):
             return self._about_key(error)
-        if served is not None and name not in served:
-            return f"serves {', '.join(served) or 'no model'}, not {name}: {error}"
+        if served and name not in served and error.trouble != "failed":
+            return f"serves {', '.join(served)}, not {name}: {error}"
         if served is None and error.status in (404, 405) and await self._has_models_below():
             return f"is not where the API is: write {SCHEME}{self._url}{_PATH}#{name}: {error}"
         if error.trouble == "failed":

@@ -22,7 +22,7 @@ from cyclopts import Group, Parameter
 
 from mmsieve.clients.answers import KeptAnswers
 from mmsieve.clients.connection import NO_KEY, Connection, NoAnswerError
-from mmsieve.clients.servers import Servers
+from mmsieve.clients.servers import Servers, StrayAnswerError
 from mmsieve.clients.threads import iterate
 from mmsieve.errors import MmsieveError, RequestError, SampleError, Status
 from mmsieve.options import AboveZero, Options, Positive
@@ -124,7 +124,7 @@ class Endpoint:
 
     def open(self, urls: Sequence[str]) -> Servers:
         """Clients of servers, for one event loop; to be closed."""
-        import openai
+        from mmsieve.clients.openai import SDK
 
         connections = [
             Connection(
@@ -138,7 +138,7 @@ class Endpoint:
             )
             for url in urls
         ]
-        return Servers(connections, openai.AsyncOpenAI, openai.OpenAIError)
+        return Servers(connections, SDK)
 
     def ask(
         self, requests: Iterable[EndpointRequest], read: Callable[[Any], T]
@@ -190,7 +190,7 @@ class Endpoint:
             try:
                 found = _MARK.search(str(answer.get("id")))
                 if found and found[0] not in marks:
-                    raise ValueError("the answer to another request")
+                    raise StrayAnswerError("the answer to another request")
                 return read(answer)
             except (AttributeError, LookupError, TypeError) as error:
                 raise ValueError("the response is no chat completion") from error

@@ -10,8 +10,10 @@ import openai
 from pydantic import BaseModel
 
 from mmsieve.clients.connection import NoAnswerError
+from mmsieve.clients.servers import Sdk
 from mmsieve.clients.teacher import ModelRequest, Reply, Teacher, Usage, read_body
 
+SDK: Final = Sdk(openai.AsyncOpenAI, openai.OpenAIError, openai.Timeout)
 _URL: Final = "/v1/chat/completions"
 
 _ENDED = {"length": "cut off: the answer is longer than --max-tokens", "content_filter": "filtered"}
@@ -64,8 +66,7 @@ class _FileLine(BaseModel):
 class OpenAITeacher(Teacher):
     """Asks for a chat completion per request."""
 
-    sdk = openai.AsyncOpenAI
-    errors = openai.OpenAIError
+    sdk = SDK
 
     async def ask(self, request: ModelRequest) -> Reply:
         """Ask; raises NoAnswerError."""

@@ -11,6 +11,7 @@ import asyncio
 import random
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
@@ -27,6 +28,8 @@ CLOCK = Clock()
 """The time by which servers are waited for."""
 _FIRST, _LONGEST = 0.5, 8.0
 """Seconds of the first pause, and of the longest; each is twice the one before."""
+_CONNECT = 10.0
+"""Seconds until a server is reached, at most."""
 _DRIP = 60.0
 """Seconds that an answer may take beyond the time without a byte of it."""
 _SLACK = 16
@@ -35,10 +38,26 @@ _SAID_AFTER = 3
 """Failures in a row after which it is said that a server of several is left."""
 
 
+class StrayAnswerError(ValueError):
+    """A response is the answer to another request."""
+
+
+@dataclass(frozen=True)
+class Sdk:
+    """What is used of a provider's package."""
+
+    client: Any
+    """The class of asynchronous clients."""
+    errors: type[Exception]
+    """What they raise."""
+    timeout: Any
+    """The class of timeouts."""
+
+
 class Server:
     """One address: the client, how busy it is, and whether it answers."""
 
-    def __init__(self, connection: Connection, sdk: Any) -> None:
+    def __init__(self, connection: Connection, sdk: Sdk) -> None:
         self.connection = connection
         self._sdk, self._left = sdk, list[Any]()
         self.client = self._open()
@@ -50,16 +69,17 @@ class Server:
 
     def _open(self) -> Any:
         address, _, query = (self.connection.base_url or "").partition("?")
-        return self._sdk(
+        seconds = self.connection.timeout
+        return self._sdk.client(
             api_key=self.connection.key,
             base_url=address or None,
             default_query=dict(parse_qsl(query)),
             max_retries=0,  # what is sent again, and when, is decided here
-            timeout=self.connection.timeout,
+            timeout=self._sdk.timeout(seconds, connect=min(seconds, _CONNECT)),
         )
 
     def reconnect(self) -> None:
-        """Use new connections: after nonsense, what comes next on an old one is no better."""
+        """Use new connections: what comes next on an old one may be a stray answer too."""
         self._left.append(self.client)
         self.client = self._open()
 
@@ -76,12 +96,9 @@ class Server:
 class Servers:
     """The servers of a model, for one event loop; `close` them."""
 
-    def __init__(
-        self, connections: Sequence[Connection], sdk: Any, errors: type[Exception]
-    ) -> None:
-        """`sdk` is the SDK's class of clients, `errors` what it raises."""
+    def __init__(self, connections: Sequence[Connection], sdk: Sdk) -> None:
         first = connections[0]
-        self._errors, self._retries = errors, first.max_retries
+        self._errors, self._retries = sdk.errors, first.max_retries
         self.clock = CLOCK
         self._patience = Patience(first.patience, self.clock.now)
         self._servers = [Server(connection, sdk) for connection in connections]
@@ -113,7 +130,8 @@ class Servers:
             try:
                 answer = read(await self._try(server, call))
             except ValueError as error:
-                server.reconnect()
+                if isinstance(error, StrayAnswerError):
+                    server.reconnect()
                 trouble = NoAnswerError("failed", server.connection.scrub(str(error)))
             except NoAnswerError as error:
                 trouble = error

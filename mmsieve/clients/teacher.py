@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel
 
 from mmsieve.clients.connection import NO_KEY, Connection, NoAnswerError
-from mmsieve.clients.servers import Call, Servers
+from mmsieve.clients.servers import Call, Sdk, Servers
 from mmsieve.errors import RequestError
 
 AnswerFormat: TypeAlias = Literal["schema", "json"]
@@ -65,14 +65,12 @@ class Teacher(ABC):
     It holds connections, so `close` it.
     """
 
-    sdk: ClassVar[Any]
-    """The SDK's class of clients."""
-    errors: ClassVar[type[Exception]]
-    """What the SDK raises."""
+    sdk: ClassVar[Sdk]
+    """The provider's package."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._servers = Servers([connection], self.sdk, self.errors)
+        self._servers = Servers([connection], self.sdk)
 
     @abstractmethod
     async def ask(self, request: ModelRequest) -> Reply:

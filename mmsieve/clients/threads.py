@@ -40,6 +40,10 @@ def iterate(
         else:
             results.put(_End)
         finally:
+            left = asyncio.all_tasks(loop)
+            for one in left:
+                one.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 

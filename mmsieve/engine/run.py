@@ -169,11 +169,7 @@ def _run(
     if todo:
         check(job.annotator, job.runner)
     make_folder(out)
-    if run.overwrite:
-        kept = KeptAnswers(out, job.fingerprint)
-        for shard in todo:
-            tables.remove_file(job.path(shard))
-            kept.remove(shard.name)
+    _clear(job, shards, todo, run.overwrite)
     reports: list[ShardReport] = []
     if todo:
         check_first_samples(todo, job.read)
@@ -183,6 +179,19 @@ def _run(
             else:
                 reports += run_locally(job, todo, run.workers, progress)
     return _report(reports, notes, out)
+
+
+def _clear(job: ShardJob, shards: Sequence[Shard], todo: Sequence[Shard], overwrite: bool) -> None:
+    """Remove the tables that are made anew, and the answers kept of shards that don't go on."""
+    kept = KeptAnswers(job.out, job.fingerprint)
+    if kept.is_there:
+        going_on = set() if overwrite else {shard.name for shard in todo}
+        for shard in shards:
+            if shard.name not in going_on:  # a run may have died right behind a table
+                kept.remove(shard.name)
+    if overwrite:
+        for shard in todo:
+            tables.remove_file(job.path(shard))
 
 
 def _fingerprint(annotator: Annotator, read: ReadOptions, run: RunOptions) -> dict[str, str]:

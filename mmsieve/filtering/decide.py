@@ -16,7 +16,7 @@ from polars import selectors as cs
 from mmsieve.decisions import DecisionRows
 from mmsieve.errors import RequestError, Status
 from mmsieve.filtering.ids import Counts, hash_samples
-from mmsieve.filtering.request import Column, FilterPlan, On
+from mmsieve.filtering.request import Column, FilterPlan, JoinedTables, On
 from mmsieve.progress import Advance
 from mmsieve.tables import CHUNK, Origins
 
@@ -109,17 +109,21 @@ _HASHED = "SELECT * REPLACE (md5_number(value) AS value) FROM frame"
 
 
 class JoinedRows:
-    """Frames of a plan's rows in order, with the columns that it needs of all tables."""
+    """Frames of the first table's rows in order, with these columns of all tables."""
 
-    def __init__(self, plan: FilterPlan, database: Database) -> None:
+    def __init__(
+        self, joined: JoinedTables, columns: Iterable[Column], database: Database | None = None
+    ) -> None:
+        """`database` is where tables are joined by values; shard by shard none is needed."""
         self.notes: list[str] = []
-        self._joined, self._database = plan.joined, database
-        self._first, self._others = plan.first, range(1, len(plan.joined.tables))
-        self._wanted = [
-            sorted(column for column in plan.columns if column.table == number)
-            for number in range(len(plan.joined.tables))
-        ]
-        self._joins = [] if plan.joined.on is None else list(self._by_values(plan.joined.on))
+        self._joined, self._first = joined, joined.tables[0]
+        self._others = range(1, len(joined.tables))
+        self._wanted: list[list[Column]] = [[] for _ in joined.tables]
+        for column in sorted(columns):
+            self._wanted[column.table].append(column)
+        self._joins: list[tuple[StoredRows, pl.DataFrame]] = []
+        if joined.on is not None and database is not None:
+            self._joins = list(self._by_values(joined.on, database))
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         names = [column.name for column in self._wanted[0]]
@@ -155,20 +159,20 @@ class JoinedRows:
                 )
         return _inner(frame.select(names), number)
 
-    def _by_values(self, on: On) -> Iterator[tuple[StoredRows, pl.DataFrame]]:
+    def _by_values(self, on: On, database: Database) -> Iterator[tuple[StoredRows, pl.DataFrame]]:
         """Of each table that is needed the rows in the first one's order, and their types."""
         others = [number for number in self._others if self._wanted[number]]
         rows = (_values(frame, on) for _, frame in self._first.batches([on]))
         if others:
-            self._database.fill("sample", _NO_VALUES, rows, _HASHED)
+            database.fill("sample", _NO_VALUES, rows, _HASHED)
         for number in others:
             empty = self._joined.empty(self._wanted[number])
-            self._join(number, on, empty)
-            yield self._database.stream(f"SELECT * EXCLUDE (found) FROM joined{number}"), empty
+            self._join(number, on, empty, database)
+            yield database.stream(f"SELECT * EXCLUDE (found) FROM joined{number}"), empty
 
-    def _join(self, number: int, on: On, empty: pl.DataFrame) -> None:
+    def _join(self, number: int, on: On, empty: pl.DataFrame, database: Database) -> None:
         """Make a table of another table's rows in the order of the first one's."""
-        database, table = self._database, self._joined.tables[number]
+        table = self._joined.tables[number]
         empty = _storable(empty).hstack(_NO_VALUES)
         database.fill("other", empty, self._other(number, on), _HASHED)
         database.run(
@@ -306,7 +310,7 @@ class FilterDecisions(DecisionRows):
         codes = pl.Series(
             "grp", [], pl.Categorical(groups)
         )  # they last as long as a column of them
-        joined = JoinedRows(plan, database)
+        joined = JoinedRows(plan.joined, plan.columns, database)
         empty = self._judge(plan.joined.empty(plan.columns), codes)
         frames = (self._judge(frame, codes, advance) for frame in joined)
         database.fill("judged", empty, frames)

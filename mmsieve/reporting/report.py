@@ -1,35 +1,34 @@
 """A report: a section per table, by its kind, with samples as they read, as one HTML file."""
 
 import base64
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from io import BytesIO
+from importlib.resources import files
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image as PillowImage
+from markupsafe import Markup
 
 from mmsieve.decisions import KIND as DECISIONS
-from mmsieve.errors import RequestError, SampleError, ShardError, is_order_to_end
-from mmsieve.identity import SourceShards, TableSource
-from mmsieve.images import ImageLimits, decode
-from mmsieve.read import ReadOptions, parse_record
-from mmsieve.read.shards import open_shard, split_files
+from mmsieve.errors import RequestError, is_order_to_end
+from mmsieve.read import ReadOptions
 from mmsieve.reporting import assessments, ratings, scores
-from mmsieve.reporting.inputs import ReportTable
-from mmsieve.reporting.sections import (
-    Bin,
-    GallerySample,
-    SectionNumbers,
-    SectionRequest,
-    Shares,
-    clipped,
+from mmsieve.reporting.contents import (
+    LARGE,
+    MANY,
+    ContentName,
+    SampleContent,
+    name_of,
+    read_contents,
 )
-from mmsieve.sample import Image, Sample, Text
-from mmsieve.sources import Shard, find_files
+from mmsieve.reporting.explorer.explorer import Explorer
+from mmsieve.reporting.explorer.page_data import page_data, to_script
+from mmsieve.reporting.inputs import Inputs, ReportTable
+from mmsieve.reporting.sections import Bin, GallerySample, SectionNumbers, SectionRequest, Shares
 
 # Counting: which module makes the section of which kind of table
 
@@ -64,33 +63,8 @@ def count_all(tables: Sequence[ReportTable], gallery: int) -> list[SectionNumber
     return made
 
 
-# The samples of a gallery, fetched from their shards: texts and small pictures, as they read
-
-_SIDE = 320
-"""Longest side of a picture."""
-_SMALL = 128
-"""Pictures up to this side are kept to the pixel."""
-_QUALITY = 80
-_MOST_PARTS = 24
-
-
-@dataclass(frozen=True)
-class ContentPart:
-    """A part of a sample: a text, or a picture as a data URI."""
-
-    text: str = ""
-    picture: str = ""
-    problem: str = ""
-    """Why a picture can't be shown."""
-
-
-@dataclass(frozen=True)
-class SampleContent:
-    """A sample as it reads."""
-
-    pieces: tuple[ContentPart, ...] = ()
-    more: str = ""
-    """What was left out."""
+_FEW = 800
+"""Samples whose pictures can be large."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +73,8 @@ class Section:
 
     table: ReportTable
     numbers: SectionNumbers
-    contents: dict[tuple[str, str, int | None], SampleContent] = field(default_factory=dict)
-    """Shard, key and place of a sample -> how it reads."""
+    contents: Mapping[ContentName, SampleContent] = field(default_factory=dict)
+    """How samples read."""
 
     @property
     def groups(self) -> dict[str, list[tuple[GallerySample, SampleContent]]]:
@@ -111,7 +85,7 @@ class Section:
         }
 
     def _content(self, one: GallerySample) -> SampleContent:
-        return self.contents.get((one.shard, one.key, one.place), SampleContent())
+        return self.contents.get(name_of((self.table, one)), SampleContent())
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -135,95 +109,55 @@ class Section:
         ]
 
 
-def make_sections(
-    tables: Sequence[ReportTable],
+@dataclass(frozen=True)
+class ReportPage:
+    """All that a page says."""
+
+    sections: list[Section]
+    explorers: list[Explorer]
+    contents: Mapping[ContentName, SampleContent]
+    notes: list[str]
+    metrics: Sequence[tuple[str, dict[str, Any]]] = ()
+
+    def contents_of(self, one: Explorer) -> list[list[list[str]]]:
+        """How the samples of an explorer read, in their order."""
+        found = (
+            self.contents.get(name_of((one.tables[0], sample)), SampleContent())
+            for sample in one.samples()
+        )
+        return [
+            [
+                *(list(piece.kind) for piece in each.pieces),
+                *([["more", each.more]] * bool(each.more)),
+            ]
+            for each in found
+        ]
+
+
+def make_page(
+    given: Inputs,
     counted: Sequence[SectionNumbers],
-    sources: Sequence[str],
+    explorers: Sequence[Explorer],
     read: ReadOptions,
-) -> tuple[list[Section], list[str]]:
-    """A section of each table with its samples as they read, and notes on what was not found."""
-    sections = [Section(table, numbers) for table, numbers in zip(tables, counted, strict=True)]
-    if not sources:
-        note = (
+) -> ReportPage:
+    """Sections and explorers with their samples as they read, and notes on what was not found."""
+    sections = list(zip(given.tables, counted, strict=True))
+    wanted = [
+        (table, one) for table, numbers in sections for one in chain(*numbers.groups.values())
+    ]
+    wanted += [(one.tables[0], sample) for one in explorers for sample in one.samples()]
+    contents: Mapping[ContentName, SampleContent] = {}
+    notes: list[str] = []
+    if given.sources:
+        size = LARGE if len(wanted) <= _FEW else MANY
+        contents, notes = read_contents(wanted, given.sources, read, size)
+    elif wanted:
+        notes.append(
             "no shards were given, so there are no pictures: name them, or instruction files, "
             "after the tables"
         )
-        return sections, [note] if any(section.numbers.groups for section in sections) else []
-    wanted, notes = _find(sections, split_files(find_files(sources).files, read))
-    if notes and not wanted:
-        raise RequestError(f"{notes[0]}: give the same ones as to make it")
-    for shard, samples in wanted.items():
-        try:
-            for name, content in _read(shard, set(samples), read):
-                for section, one in samples[name]:
-                    section.contents[one.shard, one.key, one.place] = content
-        except ShardError as error:
-            notes.append(f"shard {shard.name} could not be read to its end: {error}")
-    return sections, notes
-
-
-_Name: TypeAlias = int | str
-"""A sample in its shard: by its place in the file, or by its key where that is all."""
-
-
-def _find(
-    sections: Sequence[Section], shards: Sequence[Shard]
-) -> tuple[dict[Shard, dict[_Name, list[tuple[Section, GallerySample]]]], list[str]]:
-    """Shard -> name -> the samples to read in it, for any section; and what was not found."""
-    known = SourceShards(shards)
-    found: dict[Shard, dict[_Name, list[tuple[Section, GallerySample]]]] = {}
-    problems = []
-    for section in sections:
-        for one in chain(*section.numbers.groups.values()):
-            source = section.table.sources.get(one.shard) or TableSource(one.shard, 0, 0, None)
-            shard, problem = known.find(source)
-            if shard is None or problem:
-                problems.append(f"{shard.address} {problem}" if shard else problem)
-                continue
-            name = one.key if one.place is None else one.place
-            found.setdefault(shard, {}).setdefault(name, []).append((section, one))
-    return found, list(dict.fromkeys(problems))
-
-
-def _read(
-    shard: Shard, wanted: set[_Name], read: ReadOptions
-) -> Iterator[tuple[_Name, SampleContent]]:
-    """The content of a shard's samples; of a key that comes twice, the first."""
-    with open_shard(shard, read) as reader:
-        for place, record in enumerate(reader.records, shard.start):
-            for name in wanted & {place, record.key}:
-                wanted.remove(name)
-                try:
-                    yield name, _content(parse_record(reader.parse, record))
-                except SampleError as error:
-                    yield name, SampleContent((ContentPart(problem=str(error)),))
-            if not wanted:
-                break
-
-
-def _content(sample: Sample) -> SampleContent:
-    turns = (Text(f"{turn.role}: {turn.text}") for turn in sample.turns)
-    parts = (*sample.parts, *turns)
-    pieces = tuple(
-        ContentPart(text=clipped(part.text)) if isinstance(part, Text) else _picture(part)
-        for part in parts[:_MOST_PARTS]
-    )
-    left = len(parts) - len(pieces)
-    return SampleContent(pieces, f"{left} more parts" if left else "")
-
-
-def _picture(part: Image) -> ContentPart:
-    try:
-        pixels = decode(part.data, ImageLimits(), part.frame, orient=True, fast=False)
-    except SampleError as error:
-        return ContentPart(problem=f"{error.status}: {error}")
-    image = PillowImage.fromarray(pixels)
-    kind = "png" if max(image.size) <= _SMALL else "jpeg"
-    image.thumbnail((_SIDE, _SIDE))
-    buffer = BytesIO()
-    image.save(buffer, kind, quality=_QUALITY)  # which PNG ignores
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return ContentPart(picture=f"data:image/{kind};base64,{data}")
+    made = [Section(table, numbers, contents) for table, numbers in sections]
+    return ReportPage(made, list(explorers), contents, notes, given.metrics)
 
 
 # Sections and samples -> the HTML file
@@ -236,10 +170,8 @@ _GAP = 0.24
 """Share of a label's place that is left empty."""
 
 
-def render(
-    sections: list[Section], metrics: list[tuple[str, dict[str, Any]]], notes: list[str], day: date
-) -> str:
-    """The whole file. Every text in it is escaped; it has no script and asks for nothing."""
+def render(page: ReportPage, day: date) -> str:
+    """The whole file. Every text in it is escaped; it runs its own script and asks for nothing."""
     environment = Environment(
         loader=PackageLoader("mmsieve.reporting", "."),
         autoescape=True,
@@ -256,8 +188,35 @@ def render(
         "small_height": SMALL_HEIGHT,
         "colours": 5,  # of pools side by side, in report.css
     }
-    template = environment.get_template("report.html.j2")
-    return template.render(sections=sections, metrics=metrics, notes=notes, day=day.isoformat())
+    script, style = _own_script(), _own_file("report.css")
+    return environment.get_template("report.html.j2").render(
+        page=page,
+        day=day.isoformat(),
+        script=Markup(script),  # noqa: S704 - the package's own file
+        style=Markup(style),  # noqa: S704
+        script_hash=_csp_hash(script),
+        style_hash=_csp_hash(style),
+        data=[Markup(to_script(page_data(one))) for one in page.explorers],  # noqa: S704
+        texts=[Markup(to_script(page.contents_of(one))) for one in page.explorers],  # noqa: S704
+    )
+
+
+_SCRIPTS = ("elements", "counts", "histogram", "scatter", "samples", "explorer", "page")
+
+
+def _own_script() -> str:
+    """The page's script: its parts in one scope of their own."""
+    parts = "\n".join(_own_file(f"page/{name}.js") for name in _SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}\n}})();\n'
+
+
+def _own_file(name: str) -> str:
+    return (files("mmsieve.reporting") / name).read_text("utf-8")
+
+
+def _csp_hash(text: str) -> str:
+    """What a content policy calls an element's text: only that text may run, or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 # Counts -> the rectangles of charts

@@ -9,11 +9,12 @@ from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
 from mmsieve.locks import writing_to
-from mmsieve.options import COMMON, NotNegative, OutputOptions
+from mmsieve.options import COMMON, NotNegative, OutputOptions, whole
 from mmsieve.outputs import check_file, write_text
 from mmsieve.read import ReadOptions
+from mmsieve.reporting.explorer.explorer import find_explorers
 from mmsieve.reporting.inputs import sort_inputs
-from mmsieve.reporting.report import count_all, make_sections, render
+from mmsieve.reporting.report import count_all, make_page, render
 from mmsieve.reports import Report, timed
 
 
@@ -24,6 +25,8 @@ class ReportOptions(OutputOptions):
 
     gallery: NotNegative = 8
     """Samples in each group of the gallery."""
+    cards: Annotated[int, whole(gte=0, lte=20_000)] = 400
+    """Samples to explore of each set of tables, drawn evenly over scores and sources."""
     overwrite: Annotated[bool, Parameter(group=COMMON)] = False
     """Replace a file that isn't a report."""
 
@@ -61,14 +64,17 @@ def report(
     check_file(out, "a report", _is_report, wanted.overwrite)
     given = sort_inputs(inputs)
     counted = count_all(given.tables, wanted.gallery)
+    explorers, notes = find_explorers(given.tables, wanted.cards) if wanted.cards else ([], [])
     cards = sum(len(group) for numbers in counted for group in numbers.groups.values())
+    cards += sum(one.sample.height for one in explorers)
     total = len(counted) + len(given.metrics)
     if wanted.dry_run:
         return PageReport(out=out, sections=total, notes=(f"would show {cards} samples",))
     with writing_to(out, "report", wait=wanted.wait):
-        sections, notes = make_sections(given.tables, counted, given.sources, read or ReadOptions())
-        write_text(out, render(sections, list(given.metrics), notes, date.today()))
-    size, shown = out.stat().st_size, () if wanted.quiet else tuple(notes)
+        page = make_page(given, counted, explorers, read or ReadOptions())
+        page.notes[:0] = notes
+        write_text(out, render(page, date.today()))
+    size, shown = out.stat().st_size, () if wanted.quiet else tuple(page.notes)
     return PageReport(out=out, sections=total, cards=cards, bytes=size, notes=shown)
 
 

@@ -164,7 +164,8 @@ def main(words: Sequence[str]) -> int:
     """kills SCENARIO [EVERY] or pairs SCENARIO COUNT [SEED]."""
     what, name, *numbers = words
     scenario = SCENARIOS[name]
-    os.environ |= {"OPENAI_API_KEY": "sk-test-0123456789abcdef", "HF_HUB_OFFLINE": "1"}
+    key = "sk-test-0123456789abcdef"
+    os.environ |= {"OPENAI_API_KEY": key, "MMSIEVE_ENDPOINT_KEY": key, "HF_HUB_OFFLINE": "1"}
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as folder,
         teacher_server() if scenario.teacher else nullcontext("") as teacher,

@@ -78,6 +78,12 @@ SCENARIOS = {
         (POOL,),
         teacher=True,
     ),
+    "enhance-endpoint": Scenario(
+        "enhance in/pool/shards --model endpoint:{teacher}#aitqe --workers 0 --concurrency 2"
+        " --quiet --out made/out",
+        (POOL,),
+        teacher=True,
+    ),
     "train": Scenario(_TRAIN, (POOL,), other=f"{_TRAIN} --seed 2"),
     "convert": Scenario("convert mmssr-tiny-styler --out made/out"),
     "report": Scenario("report in/table in/pool/shards --quiet --out made/out/page.html", _TABLE),

@@ -5,38 +5,29 @@ Waiting goes by a clock of the tests, on which it takes no time.
 """
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from threading import Event
 
 import polars as pl
 import pytest
 
-from mmsieve.cli import main
-from mmsieve.tables import table_files
+from mmsieve.methods.base import Window
+from mmsieve.methods.rules import RulesRunner
 from tests.helpers.clocks import FakeClock
-from tests.helpers.shards import write_tar
-from tests.helpers.teacher_protocols import Ask
+from tests.helpers.endpoints import (
+    CONCURRENCY,
+    COUNT,
+    NAME,
+    Enhancing,
+    ServerProcess,
+    answer,
+    endpoint,
+    write_pairs,
+)
 from tests.helpers.teacher_server import Fault, Plan, TeacherServer
-from tests.helpers.teaching import draw_number, read_number
-
-COUNT, CONCURRENCY = 60, 8
-
-
-def answer(ask: Ask) -> dict[str, Any]:
-    number = read_number(ask.images[0])
-    return {"Recaption": f"Number {number} in black.", "Overall Score": str(number % 9 + 1)}
-
-
-def write_pairs(folder: Path, count: int = COUNT, shards: int = 2) -> Path:
-    """Tars of caption pairs, each with a number to see."""
-    each = -(-count // shards)
-    for first in range(0, count, each):
-        names = range(first, min(first + each, count))
-        members = [(f"{n:04d}.png", draw_number(n)) for n in names]
-        members += [(f"{n:04d}.txt", f"Is this {n}?".encode()) for n in names]
-        write_tar(folder / f"{first:04d}.tar", sorted(members))
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -54,45 +45,13 @@ def pairs(tmp_path) -> Path:
 @pytest.fixture
 def served() -> Iterator[TeacherServer]:
     with TeacherServer(answer) as server:
-        server.models = {"aitqe": 4096}
+        server.models = {NAME: 4096}
         yield server
-
-
-class Enhancing:
-    """Runs the command, and reads what it said and made."""
-
-    def __init__(self, pairs: Path, capsys: Any) -> None:
-        self.pairs, self.out, self._capsys = pairs, pairs.parent / "out", capsys
-        self.said = ""
-
-    def run(self, model: str, *more: str) -> int:
-        words = ["enhance", str(self.pairs), "--model", model, "--out", str(self.out)]
-        words += ["--workers", "0", "--quiet", "--concurrency", str(CONCURRENCY), *more]
-        with pytest.raises(SystemExit) as end:
-            main([*words, "--device", "cpu"])
-        self.said = self._capsys.readouterr().err
-        return end.value.code
-
-    def rows(self) -> pl.DataFrame:
-        return pl.concat([pl.read_parquet(path) for path in table_files(self.out).values()])
-
-    def check(self, count: int = COUNT) -> None:
-        """Every sample has its own answer, and nothing else is left."""
-        rows = self.rows()
-        assert rows["status"].to_list() == ["ok"] * count
-        numbers = [int(key) for key in rows["key"]]
-        assert sorted(numbers) == list(range(count))
-        assert rows["recaption"].to_list() == [f"Number {n} in black." for n in numbers]
-        assert {path.suffix for path in self.out.iterdir()} == {".parquet"}
 
 
 @pytest.fixture
 def enhancing(pairs, capsys) -> Enhancing:
     return Enhancing(pairs, capsys)
-
-
-def model(server: TeacherServer) -> str:
-    return f"endpoint:{server.url}/v1#aitqe"
 
 
 # Before anything is read
@@ -128,21 +87,21 @@ def test_a_wrong_address_or_name_is_a_wrong_request(enhancing, served, asked, sa
 )
 def test_a_probe_that_is_not_answered_is_a_wrong_request(enhancing, served, fault, says):
     served.probe_fault = fault
-    assert enhancing.run(model(served)) == 2
+    assert enhancing.run(endpoint(served.url)) == 2
     assert re.search(says, enhancing.said) and served.url in enhancing.said
     assert not served.asked and not enhancing.out.exists()
 
 
 def test_a_context_too_short_for_an_answer_is_a_wrong_request(enhancing, served):
     served.models = {"aitqe": 1024}
-    assert enhancing.run(model(served)) == 2
+    assert enhancing.run(endpoint(served.url)) == 2
     assert "max_model_len is 1024, and a short prompt" in enhancing.said
-    assert enhancing.run(model(served), "--max-new-tokens", "20") == 0
+    assert enhancing.run(endpoint(served.url), "--max-new-tokens", "20") == 0
 
 
 def test_a_server_without_a_list_of_models_will_do(enhancing, served):
     served.models = None
-    assert enhancing.run(model(served)) == 0
+    assert enhancing.run(endpoint(served.url)) == 0
     enhancing.check()
 
 
@@ -151,19 +110,19 @@ def test_a_server_without_a_list_of_models_will_do(enhancing, served):
 
 def test_the_run_stops_when_the_first_requests_are_all_refused(enhancing, served):
     served.plan = Plan(stubborn={Fault.BAD_REQUEST: 1})
-    assert enhancing.run(model(served)) == 1
+    assert enhancing.run(endpoint(served.url)) == 1
     assert "the first 32 requests are all refused, so the run stops" in enhancing.said
     assert "as planned: 400" in enhancing.said
     assert 32 <= served.asked.total() <= 32 + CONCURRENCY
     assert enhancing.rows()["status"].unique().to_list() == ["request_refused"]  # of one shard
     served.plan = Plan()
-    assert enhancing.run(model(served)) == 0
+    assert enhancing.run(endpoint(served.url)) == 0
     enhancing.check()
 
 
 def test_refused_requests_have_a_status_and_are_asked_again(enhancing, served):
     served.plan = Plan(seed=1, stubborn={Fault.BAD_REQUEST: 0.2})
-    assert enhancing.run(model(served)) == 1
+    assert enhancing.run(endpoint(served.url)) == 1
     assert "request_refused: the same command asks again" in enhancing.said
     rows = enhancing.rows()
     refused = rows.filter(pl.col("status") == "request_refused")
@@ -172,7 +131,7 @@ def test_refused_requests_have_a_status_and_are_asked_again(enhancing, served):
     assert "as planned: 400" in refused["error"][0]
     assert set(served.asked.values()) == {1}
     served.plan = Plan()
-    assert enhancing.run(model(served)) == 0
+    assert enhancing.run(endpoint(served.url)) == 0
     assert sum(count == 2 for count in served.asked.values()) == refused.height
     assert set(served.paid.values()) == {1}
     enhancing.check()
@@ -180,7 +139,7 @@ def test_refused_requests_have_a_status_and_are_asked_again(enhancing, served):
 
 def test_a_request_that_fails_where_others_do_not_is_refused(enhancing, served):
     served.plan = Plan(seed=1, stubborn={Fault.SERVER_ERROR: 0.05})
-    assert enhancing.run(model(served)) == 1
+    assert enhancing.run(endpoint(served.url)) == 1
     refused = enhancing.rows().filter(pl.col("status") == "request_refused")
     assert 0 < refused.height < 10
     assert all(error.startswith("the endpoint failed 5 times: ") for error in refused["error"])
@@ -208,7 +167,7 @@ class Outage(Plan):
 
 def test_two_minutes_of_503_are_waited_for(enhancing, served, clock):
     served.plan = Outage(clock, 120)
-    assert enhancing.run(model(served)) == 0
+    assert enhancing.run(endpoint(served.url)) == 0
     enhancing.check()
     assert 120 <= clock.time < 180
     assert set(served.paid.values()) == {1}
@@ -227,19 +186,19 @@ def test_a_server_that_is_not_ready_at_first_is_waited_for(enhancing, served, cl
         served.probe_fault = Fault.UNAVAILABLE if clock.time < 90 else None
 
     clock.passed = start
-    assert enhancing.run(model(served)) == 0
+    assert enhancing.run(endpoint(served.url)) == 0
     assert clock.time >= 90
     enhancing.check()
 
 
 def test_what_was_answered_is_kept_when_patience_ends(enhancing, served, clock):
     served.plan = Outage(clock, 1e9)
-    assert enhancing.run(model(served), "--patience", "5m") == 1
+    assert enhancing.run(endpoint(served.url), "--patience", "5m") == 1
     assert re.search(r"gave up after 30\d s of waiting for http", enhancing.said)
     assert "the same command, with more --patience, goes on" in enhancing.said
     assert served.paid.total() == 19
     served.plan = Plan()
-    assert enhancing.run(model(served)) == 0
+    assert enhancing.run(endpoint(served.url)) == 0
     enhancing.check()
     assert set(served.paid.values()) == {1}
 
@@ -247,9 +206,143 @@ def test_what_was_answered_is_kept_when_patience_ends(enhancing, served, clock):
 def test_all_faults_at_once_lose_nothing_and_no_answer_is_asked_for_twice(enhancing, served, clock):
     faults = dict.fromkeys((Fault.RATE_LIMIT, Fault.SERVER_ERROR, Fault.STALL, Fault.CUT), 0.06)
     served.plan = Plan(seed=3, faults={**faults, Fault.TWICE: 0.2}, retry_after="7", latency=0.003)
-    assert enhancing.run(model(served), "--timeout", "0.5") == 0
+    assert enhancing.run(endpoint(served.url), "--timeout", "0.5") == 0
     enhancing.check()
     assert set(served.met) == {*faults, Fault.TWICE}
     # an answer that comes twice is taken for that to the next request, which is then sent again
     assert served.paid.total() - COUNT <= served.met[Fault.TWICE]
     assert clock.slept.count(7.0) >= served.met[Fault.RATE_LIMIT]
+
+
+# Processes that are killed, and several servers
+
+
+@pytest.fixture
+def process(tmp_path) -> Iterator[ServerProcess]:
+    made = ServerProcess(tmp_path / "asked.txt")
+    yield made
+    made.end()
+
+
+def revive(clock: FakeClock, process: ServerProcess, seconds: float) -> None:
+    """Start the server again some time after it has died."""
+    died: list[float] = []
+
+    def look() -> None:
+        if process.is_dead:
+            died.append(clock.time)
+            if clock.time >= died[0] + seconds:
+                process.start()
+
+    clock.passed = look
+
+
+def test_a_server_that_is_killed_and_started_again(enhancing, process, clock):
+    process.start(die_at=25)
+    revive(clock, process, seconds=100)
+    assert enhancing.run(endpoint(process.url)) == 0
+    enhancing.check()
+    asked = process.asked()
+    assert len(asked) == COUNT and max(asked.values()) == 2
+    assert 0 < asked.total() - COUNT <= CONCURRENCY  # what was under way
+    assert "s now for http://" in enhancing.said and 100 <= clock.time < 130
+
+
+def test_a_dead_one_of_several_servers_is_left_and_returned_to(enhancing, served, process, clock):
+    served.plan = Plan(latency=0.01)
+    process.start(die_at=15)
+    revive(clock, process, seconds=0)
+    assert enhancing.run(endpoint(served.url, process.url)) == 0
+    enhancing.check()
+    assert served.paid.total() > 15
+    asked = process.asked() + served.asked
+    assert len(asked) == COUNT and asked.total() - COUNT <= CONCURRENCY
+
+
+def test_a_server_that_is_not_there_is_no_matter_where_others_are(enhancing, served):
+    assert enhancing.run(endpoint(served.url, "http://127.0.0.1:9")) == 0
+    enhancing.check()
+    assert "http://127.0.0.1:9/v1 does not answer (" in enhancing.said
+    assert set(served.asked.values()) == {1}
+
+
+def test_load_is_spread(enhancing, served):
+    with TeacherServer(answer, Plan(latency=0.01)) as other:
+        served.plan = Plan(latency=0.01)
+        assert enhancing.run(endpoint(served.url, other.url)) == 0
+        assert abs(other.paid.total() - served.paid.total()) < COUNT // 2
+        assert other.paid.total() + served.paid.total() == COUNT
+        assert max(other.most_busy, served.most_busy) <= CONCURRENCY // 2 + 1
+    enhancing.check()
+
+
+class Killing(Plan):
+    """Kills a process at a request."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(latency=0.01)
+        object.__setattr__(self, "process", None)
+        object.__setattr__(self, "_left", number)
+
+    def fault(self, key: str, attempt: int) -> Fault | None:
+        object.__setattr__(self, "_left", self._left - 1)
+        if self._left == 0:
+            self.process.kill()
+        return None
+
+
+def test_a_run_that_is_killed_asks_again_for_what_was_under_way_at_most(enhancing, served):
+    for number in (13, 17):
+        served.plan = killing = Killing(number)
+        words = [sys.executable, "-m", "mmsieve", *enhancing.words(endpoint(served.url))]
+        with subprocess.Popen(words, stderr=subprocess.PIPE) as client:
+            object.__setattr__(killing, "process", client)
+            assert client.wait() == -9, client.stderr.read().decode()
+    served.plan = Plan()
+    assert enhancing.run(endpoint(served.url)) == 0
+    enhancing.check()
+    assert len(served.paid) == COUNT
+    assert 0 < served.paid.total() - COUNT <= 2 * CONCURRENCY
+
+
+# The table, and the judge
+
+
+def test_a_table_goes_on_at_another_address_and_not_with_another_model(enhancing, served):
+    assert enhancing.run(endpoint(served.url), "--limit", "10") == 0
+    with TeacherServer(answer) as other:
+        assert enhancing.run(endpoint(other.url)) == 0
+        assert enhancing.run(endpoint(other.url)) == 0  # it is done
+        assert other.paid.total() == COUNT - 10 and other.probes == 1  # the trial counts
+        assert enhancing.run(endpoint(other.url).replace("#aitqe", "#other")) == 2
+        assert "was made with another served name" in enhancing.said
+        assert enhancing.run(endpoint(other.url), "--like", "aitqe-tiny") == 2
+        assert "was made with another like form" in enhancing.said
+    enhancing.check()
+
+
+def test_the_server_is_asked_while_the_judge_computes(tmp_path, served, capsys, monkeypatch):
+    monkeypatch.setattr("mmsieve.methods.aitqe.runner._WINDOW_AHEAD", Window(4, 4, 1))
+    enhancing = Enhancing(write_pairs(tmp_path / "pairs", shards=1), capsys)
+    judging, asked = Event(), Event()
+
+    class Judge(RulesRunner):
+        def run(self, items):
+            judging.set()
+            assert asked.wait(60)
+            return super().run(items)
+
+    class Waiting(Plan):
+        def fault(self, key: str, attempt: int) -> Fault | None:
+            if served.asked.total() == 30:
+                asked.set()
+            return None
+
+        def wait(self) -> None:
+            if served.asked.total() > 12:
+                assert judging.wait(60)
+
+    served.plan = Waiting()
+    monkeypatch.setattr("mmsieve.methods.rules.RulesRunner", Judge)
+    assert enhancing.run(endpoint(served.url), "--accept-if-better", "rules") == 0
+    assert enhancing.rows()["recaption_quality"].is_not_null().any()

@@ -1,4 +1,4 @@
-"""generate against a server that nobody here wrote: `transformers serve` with tiny models."""
+"""generate and enhance against a server that nobody here wrote: `transformers serve`."""
 
 import json
 import os
@@ -19,7 +19,9 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 import mmsieve
 from mmsieve import GenerateOptions
+from mmsieve.errors import RequestError
 from mmsieve.generation.options import TeacherOptions
+from tests.helpers.enhancers import enhance
 from tests.helpers.shards import caption, write_tar
 
 missing = [name for name in ("fastapi", "uvicorn", "openai") if find_spec(name) is None]
@@ -172,3 +174,16 @@ def test_a_real_server_is_spoken_to(tmp_path, served, knows):
     for reject in map(json.loads, rejects):
         assert reject["status"] == "model_output_invalid"
         assert reject["error"].startswith(("cut off", "not JSON"))
+
+
+@pytest.mark.slow
+def test_an_endpoint_of_a_model_of_ours(tmp_path, served):
+    stock = tmp_path / "stock"
+    mmsieve.convert("aitqe-tiny", out=stock)
+    source = write_tar(tmp_path / "a.tar", [m for key in ("a", "b", "c") for m in caption(key)])
+    asked = {"concurrency": 2, "max_new_tokens": 384}
+    model = f"endpoint:{served}#{stock}"
+    with pytest.raises(RequestError, match=r"does not answer a picture with a text: .*500"):
+        enhance(source, tmp_path / "stopped", model, **asked)  # it can't take words to stop at
+    report = enhance(source, tmp_path / "out", model, explain=True, like="aitqe-tiny", **asked)
+    assert report.rows == 3 and report.statuses.keys() <= {"ok", "model_output_invalid"}

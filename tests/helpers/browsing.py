@@ -1,5 +1,6 @@
 """A look at a page in Chromium, where there is one."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,12 @@ import pytest
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+
+
+def foreign_scripts(page: str) -> list[str]:
+    """Script elements of a page that aren't its own."""
+    own = r'<script(?: type="application/json" id="(?:explorer|contents)-\d+")?>'
+    return [tag for tag in re.findall(r"<script[^>]*>", page) if not re.fullmatch(own, tag)]
 
 
 def look_at(path: Path, width: int) -> list[str]:
@@ -25,7 +32,7 @@ def look_at(path: Path, width: int) -> list[str]:
         page.wait_for_load_state("networkidle")
         overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         shown = page.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
-        texts = page.locator("bdi").all_inner_texts()
+        texts = page.locator("bdi").all_text_contents()
         browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]

@@ -48,6 +48,8 @@ _ASKED = (
     "max_new_tokens",
     "max_edit",
     "accept_if_better",
+    "like",
+    "timeout",
     "concurrency",
     "like",
     "backend",

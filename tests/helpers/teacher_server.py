@@ -80,6 +80,10 @@ class Plan:
     batch_latency: float = 0
     """Seconds from a batch's being made to its maker's being told."""
 
+    def wait(self) -> None:
+        """Take the time that an answer takes."""
+        time.sleep(self.latency * random.uniform(0.5, 1.5))
+
     def fault(self, key: str, attempt: int) -> Fault | None:
         """What goes wrong at the `attempt`-th request about these images."""
         lasting = _draw(self.stubborn, f"{self.seed} {key}")
@@ -301,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
             teacher.closing.wait(plan.stall)
             self.close_connection = True
         else:
-            time.sleep(plan.latency * random.uniform(0.5, 1.5))
+            plan.wait()
             reply = teacher.reply(ask, fault)
             if "x-request-id" in headers:  # as vLLM does
                 reply["id"] = f"chatcmpl-{headers['x-request-id']}"

@@ -82,6 +82,8 @@ def good_fields(body: dict[str, Any]) -> dict[str, Any]:
     name = image_digest(body)
     if "`bad_caption`" in words(body):
         return assessed(name, given_caption(body))
+    if "Evaluate the caption: " in words(body):
+        return {"Recaption": f"A square, really {name}.", "Overall Score": "3"}
     if "`styles`" in words(body):
         return rated(body)
     if "`changed`" in words(body):

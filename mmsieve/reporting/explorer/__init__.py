@@ -1,0 +1,1 @@
+"""The explorer of a report: where a cut lies, what it drops, and what else is in the tables."""
