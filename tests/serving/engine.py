@@ -18,6 +18,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "fork",  # its processes need not import all anew
 }
 START = 600.0
 """Seconds that servers may take to start: what they import alone is a minute of CPU."""

@@ -35,7 +35,19 @@ def pairs(count: int) -> list[Sample]:
 def invented(count: int) -> list[Sample]:
     """Captions that no model has learnt, over pictures with alpha, EXIF, palettes, 16 bits."""
     draw = random.Random(9)
-    words = ['a', 'dog,', 'the', 'Sea', '3.5', '(b)', 'x/y', 'über', '表示', '😀', '"so"', "it's", '\\n', '{k:', '1}', '<b>', '&', '%']
+    words = [
+        "a",
+        "dog,",
+        "the",
+        "Sea",
+        "3.5",
+        "(b)",
+        "x/y",
+        "\u00fcber",
+        "\u8868\u793a",
+        "\U0001f600",
+    ]
+    words += ['"so"', "it's", "\\n", "{k:", "1}", "<b>", "&", "%"]
     samples = []
     for number in range(count):
         text = " ".join(draw.choices(words, k=draw.choice((1, 4, 12, 40))))

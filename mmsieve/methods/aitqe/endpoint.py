@@ -181,20 +181,25 @@ def describe_like(like: EnhancerCheckpoint) -> dict[str, str]:
 def request_body(
     item: EndpointItem, enhancing: EnhanceOptions, form: AnswerForm | None = None
 ) -> dict[str, Any]:
-    """The body of the request about an item; `form` is what an answer is held to."""
+    """The body of the request about an item; `form` is what an answer is held to.
+
+    What OpenAI's protocol hasn't is sent only where `--like` says that the server is known.
+    """
     image = {"type": "image_url", "image_url": {"url": item.url}}
     content = [image, {"type": "text", "text": item.words}]
     body: dict[str, Any] = {
         "max_completion_tokens": enhancing.max_new_tokens if form is None else form.max_tokens,
         "temperature": 0,
-        "repetition_penalty": 1.0,  # else that of the folder, which counts the prompt too
         "messages": [{"role": "user", "content": content}],
     }
+    if enhancing.like is not None:
+        body["repetition_penalty"] = 1.0  # else that of the folder, which counts the prompt too
     if form is not None:
         return {**body, "structured_outputs": {"regex": form.pattern}}
     if enhancing.explain:
         return body
-    return {**body, "stop": [MARKER], "include_stop_str_in_output": True}
+    said = {} if enhancing.like is None else {"include_stop_str_in_output": True}
+    return {**body, "stop": [MARKER], **said}
 
 
 def read_choice(answer: Any) -> dict[str, Any]:

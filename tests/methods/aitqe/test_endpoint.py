@@ -14,7 +14,7 @@ from mmsieve.errors import RequestError
 from mmsieve.methods.aitqe.answers import MARKER, Assessment, write_answer
 from mmsieve.methods.aitqe.endpoint import read_choice
 from mmsieve.methods.aitqe.inputs import question
-from tests.helpers.enhancers import enhance, rows
+from tests.helpers.enhancers import RELEASED, enhance, rows
 from tests.helpers.shards import caption, captions, image, write_tar
 from tests.helpers.well_behaved import KEY, images, words
 
@@ -90,9 +90,10 @@ def test_the_server_is_asked_as_published(tmp_path, server, model):
     assert words(bodies[0]) == "\n" + question(" poor\n", plain=True)
     assert images(bodies[0]) == [image(sum(b"k"))]
     assert images(bodies[1])[0].startswith(b"\x89PNG")  # what servers can't be sure to read
-    kept = ("model", "max_completion_tokens", "temperature", "stop", "repetition_penalty")
-    assert [bodies[0][name] for name in kept] == ["aitqe", 99, 0, ["<Overall>"], 1]
-    assert "structured_outputs" not in bodies[0]
+    kept = ("model", "max_completion_tokens", "temperature", "stop")
+    assert [bodies[0][name] for name in kept] == ["aitqe", 99, 0, ["<Overall>"]]
+    # nothing that only some servers know
+    assert bodies[0].keys() == {*kept, "messages"}
     assert rows(tmp_path / "out")["status"].to_list() == ["ok", "ok", "text_missing"]
 
 
@@ -212,6 +213,16 @@ def test_like_a_model_of_ours_the_square_is_sent_and_the_answer_is_held_to_its_f
     table = rows(tmp_path / "out").sort("key")
     assert table["truncated"].to_list() == [False, True]
     assert long not in words(bodies[1]) and long[:1000] in words(bodies[1])
+
+
+def test_like_a_released_model_answers_are_free_and_stop_at_the_marker(tmp_path, server, model):
+    server.answer = lambda body: assessed(None, 8)
+    source = write_tar(tmp_path / "a.tar", captions(1))
+    report = enhance(source, tmp_path / "out", model, like=str(RELEASED))
+    (body,) = server.requests
+    assert (body["stop"], body["include_stop_str_in_output"]) == ([MARKER], True)
+    assert body["repetition_penalty"] == 1 and "structured_outputs" not in body
+    assert report.statuses == {"ok": 1}
 
 
 def test_a_rewrite_as_long_as_it_may_be_is_refused(tmp_path, server, model):
