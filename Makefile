@@ -5,7 +5,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 
 VLLM := .venv-vllm
 
-.PHONY: setup demo test test-vllm check chaos chaos-short fuzz fuzz-short lint format bench clean
+.PHONY: setup demo test test-loaders test-vllm check chaos chaos-short fuzz fuzz-short lint format bench clean
 
 setup: .venv/.ready
 
@@ -20,6 +20,17 @@ demo: setup
 
 test: setup
 	$(PYTEST)
+
+# Files that are written, in the loaders of their trainers: `datasets` and TRL, in a venv of their own.
+LOADERS := .venv-loaders
+
+test-loaders: setup $(LOADERS)/.ready
+	MMSIEVE_LOADERS=$(CURDIR)/$(LOADERS)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/loaders
+
+$(LOADERS)/.ready: tests/loaders/requirements.txt
+	$(PYTHON) -m venv $(LOADERS)
+	$(LOADERS)/bin/pip install --quiet --requirement $<
+	touch $@
 
 check: setup
 	$(PYTEST) -m 'not slow'
@@ -63,4 +74,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv $(VLLM) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(LOADERS) $(VLLM) .mypy_cache .ruff_cache .pytest_cache

@@ -35,6 +35,9 @@ from .sample import Turn as Turn
 from .synthetic.demo import DemoReport as DemoReport
 from .synthetic.demo import demo as demo
 from .training.options import TrainOptions as TrainOptions
+from .verbs.audit import AuditOptions as AuditOptions
+from .verbs.audit import AuditReport as AuditReport
+from .verbs.audit import audit as audit
 from .verbs.convert import ConvertReport as ConvertReport
 from .verbs.convert import convert as convert
 from .verbs.enhance import enhance as enhance

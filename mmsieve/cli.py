@@ -37,6 +37,7 @@ app = App(
 VERBS = ("score", "enhance", "rate", "filter", "select", "export", "evaluate", "report", "convert")
 for verb in VERBS:
     app.command(f"mmsieve.verbs.{verb}:{verb}")
+app.command("mmsieve.verbs.audit:audit")
 app.command("mmsieve.verbs.look:look")
 app.command("mmsieve.verbs.layouts:list_layouts", name="layouts")
 app.command("mmsieve.verbs.models:list_models", name="models")

@@ -124,6 +124,23 @@ def extension_of(data: bytes) -> str:
     raise SampleError(Status.IMAGE_UNDECODABLE, f"the image is none of {kinds}")
 
 
+ENCODED = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "webp": "webp"}
+"""Extensions in which images can be written -> what `extension_of` says of the format."""
+_WRITERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    "png": ("PNG", {}),
+    "webp": ("WEBP", {"quality": 95}),
+}
+
+
+def reencode(data: bytes, extension: str) -> bytes:
+    """An image file in a format of ENCODED: its pixels as models see them; raises SampleError."""
+    name, options = _WRITERS[ENCODED[extension]]
+    file = io.BytesIO()
+    Image.fromarray(decode(data, ImageLimits())).save(file, name, **options)
+    return file.getvalue()
+
+
 def image_path(fast: bool) -> str:
     """Which path `fast` means on this machine: it changes numbers, so a fingerprint has it."""
     if not fast:

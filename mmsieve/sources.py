@@ -25,7 +25,7 @@ from mmsieve import http
 from mmsieve.errors import RequestError, ShardError
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.leftovers import scratch_folder
-from mmsieve.manifests import Listed, read_manifest
+from mmsieve.manifests import FieldNames, Listed, read_manifest
 from mmsieve.sanitize import redact
 
 # Finding files through fsspec, with errors that say the fix
@@ -203,6 +203,8 @@ _PACKINGS = (".gz", ".zst", ".bz2", ".xz")
 _TARBALLS = (".tgz", ".tbz2", ".txz", ".tzst")
 _CACHE = re.compile(r"cache-[^/]*\.arrow")
 """What `datasets` leaves beside the data of a folder that it saved."""
+_SIDECARS = ("manifest.json", "dataset_info.json", "dataset_infos.json", "state.json")
+"""What exports, LLaMA-Factory and `datasets` write beside the data of a folder."""
 _MOST_PATTERNS = 1_000_000
 _MOST_COPIED = 1 << 28
 """Bytes of a file that is copied for each of its ranges."""
@@ -227,6 +229,8 @@ class Shard:
     """The layout of a JSON or JSONL file, recognised when the run was planned."""
     images: Path | None = None
     """Folder that its image paths are relative to, where a manifest says it."""
+    names: FieldNames | None = None
+    """What the fields of its items are called, where a manifest says it."""
     limit: int | None = None
     """Read only so many samples: a trial run, never taken for the whole shard."""
 
@@ -263,7 +267,7 @@ class Sources:
 def find_files(sources: Sequence[str]) -> Sources:
     """Expand SOURCE strings; raises RequestError where one names nothing or nothing readable."""
     urls: dict[str, int] = {}
-    images: dict[str, Path] = {}
+    listed_as: dict[str, Listed] = {}
     notes: list[str] = []
     for source in sources:
         manifest = read_manifest(source)
@@ -271,11 +275,12 @@ def find_files(sources: Sequence[str]) -> Sources:
         for listed in manifest.files if manifest else [Listed(source)]:
             found = _expand(listed.source, notes)
             urls.update(found)
-            images.update(dict.fromkeys(found, listed.images) if listed.images else {})
+            listed_as.update(dict.fromkeys(found, listed))
     if not urls:
         raise RequestError("no SOURCE given: name a tar, a folder, a glob or a brace pattern")
     urls = {url: urls[url] for url in {redact(url): url for url in urls}.values()}
-    files = (replace(file, images=images.get(file.url)) for file in name_shards(urls))
+    named = ((file, listed_as[file.url]) for file in name_shards(urls))
+    files = (replace(file, images=as_.images, names=as_.names) for file, as_ in named)
     return Sources(tuple(files), tuple(dict.fromkeys(notes)))
 
 
@@ -415,6 +420,8 @@ def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
     for suffixes in (RANGED, LISTS) if not of_pairs else ():
         kept = kept or {u: size for u, size in files.items() if suffix_of(u) in suffixes}
     kept = {url: size for url, size in kept.items() if not _CACHE.fullmatch(url.rpartition("/")[2])}
+    data = {u: size for u, size in kept.items() if u.rpartition("/")[2] not in _SIDECARS}
+    kept = data or kept
     if not kept and not of_pairs:
         captions = "NAME.txt beside each, metadata.csv, metadata.jsonl or metadata.parquet"
         fix = f"; its images have no captions ({captions})" if any(map(_is_image, files)) else ""

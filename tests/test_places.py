@@ -51,16 +51,19 @@ VERBS = {
     "train": "train classifier unifilter-tiny --smoke",
     "convert": "convert mmssr-tiny-styler",
     "report": "report table",
+    "audit": "audit table in --by num_words",
     "evaluate": "evaluate table table",
     "demo": "demo",
 }
+PAGES = ("report", "audit")
+"""Verbs that make an HTML file."""
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_url_is_no_place_for_an_output(tmp_path, run, verb):
     before = sorted(path.name for path in tmp_path.iterdir())
     for url in ("s3://bucket", "s3://bucket/out"):
-        url += ".html" if verb == "report" else ""
+        url += ".html" if verb in PAGES else ""
         code, said = run(f"{VERBS[verb]} --out {url}")
         assert code == 2 and said.count("\n") == 1 and "--out s3:/" in said, said
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -130,7 +133,7 @@ def test_the_second_run_is_told_who_writes_there_or_waits(tmp_path, run, monkeyp
     for verb, words in VERBS.items():
         if verb in ("enhance", "rate", "train", "demo"):  # as score; slow; of several commands
             continue
-        out = "page.html" if verb == "report" else "out"
+        out = "page.html" if verb in PAGES else "out"
         with writing_to(tmp_path / out, "score"):
             code, said = run(f"{words} --out {out}")
         assert code == 2 and f"process {os.getpid()} on" in said and said.count("\n") == 1, said

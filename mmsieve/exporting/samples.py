@@ -5,157 +5,83 @@ caption was and how it was judged. Everything else stays as it is, to the byte.
 
 A caption becomes KEY.<image> KEY.txt KEY.json, a document KEY.json and KEY.<n>.<image>, the layouts
 that `mmsieve.read` reads. Members never get a name that leaves a folder or splits at the wrong dot.
+Images may all get one name, and be made so, where that is asked for.
 """
 
 import base64
 import json
 import math
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
-import polars as pl
-
-from mmsieve import tables
 from mmsieve.decisions import Kept
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.identity import TableSource
-from mmsieve.images import extension_of
+from mmsieve.exporting.captions import CaptionChange
+from mmsieve.images import ENCODED, IMAGE_EXTENSIONS, extension_of, reencode
 from mmsieve.read import ReadOptions, Record, parse_record
+from mmsieve.read.captions import image_member_name
 from mmsieve.read.json_items import parse_object
+from mmsieve.read.layouts import LAYOUTS
 from mmsieve.read.shards import open_shard
-from mmsieve.read.tar import BLOCK, TarGroup, index_tar
+from mmsieve.read.tar import BLOCK, Member, TarGroup, index_tar
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import TAR, Shard, local_path
-from mmsieve.tables import Header
 
-# Final captions of an assessment table, put in the place of those that a sample has
-
-_COLUMNS = {
-    "key": pl.String,
-    "status": pl.String,
-    "caption": pl.String,
-    "final_caption": pl.String,
-    "rewritten": pl.Boolean,
-    "overall_score": pl.Float32,
-    "place": pl.Int64,
-}
-_SampleName: TypeAlias = int | str
-"""A sample in its shard: its place in the source file, or its key where that is all."""
+# What images are called
 
 
-@dataclass(frozen=True, slots=True)
-class CaptionChange:
-    """A caption's successor."""
+@dataclass(frozen=True)
+class ImageNames:
+    """What the images of an export are called, whatever format they are of."""
 
-    key: str
-    text: str
-    original: str
-    score: float
+    extension: str | None = None
+    """By default each has that of its format."""
+    as_named: bool = False
+    """Images of other formats are made anew in that of their name."""
 
-    @property
-    def identity(self) -> str:
-        """What digests are made of, in the words that journals have had from the first."""
-        return f"Change(text={self.text!r}, original={self.original!r}, score={self.score!r})"
+    def check(self) -> None:
+        """Raise RequestError for a name that no image can have, or be made in."""
+        if self.as_named and self.extension is None:
+            raise RequestError("--reencode: say --image-names too, the format of all images")
+        if self.extension is None:
+            return
+        if self.extension not in IMAGE_EXTENSIONS:
+            kinds = ", ".join(IMAGE_EXTENSIONS)
+            raise RequestError(f"--image-names {self.extension}: not one of {kinds}")
+        if self.as_named and self.extension not in ENCODED:
+            kinds = ", ".join(ENCODED)
+            raise RequestError(f"--reencode: writes {kinds}, not {self.extension}")
 
     @property
-    def fields(self) -> dict[str, Any]:
-        """What the json member is to say of it."""
-        return {"original_caption": self.original, "overall_score": self.score}
+    def words(self) -> tuple[str, ...]:
+        """What digests are made of; nothing for what was always so."""
+        if self.extension is None:
+            return ()
+        return (f"--image-names {self.extension}", *(("--reencode",) if self.as_named else ()))
 
-    def annotate(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Metadata with these fields; of a caption that was rewritten before, the first stays."""
-        kept = {k: metadata[k] for k in ("original_caption",) if k in metadata}
-        return metadata | self.fields | kept
-
-    def json_member(self, data: bytes | None) -> bytes:
-        """The json member, or a new one, with these fields; one that is no object as it is."""
-        if data is None:
-            return json.dumps(self.fields).encode()
-        try:
-            metadata = parse_object(data)
-        except SampleError:
-            return data
-        if metadata.keys() & self.fields.keys():
-            return json.dumps(self.annotate(metadata)).encode()
-        head = data.decode("utf-8-sig").rstrip().removesuffix("}").rstrip()
-        comma = ", " if metadata else ""
-        return (head + comma + json.dumps(self.fields)[1:]).encode()
+    def of(self, data: bytes) -> tuple[str, bytes]:
+        """An image's extension and bytes; raises SampleError for what is no image."""
+        kind = extension_of(data)
+        if self.as_named and self.extension and ENCODED[self.extension] != kind:
+            data = reencode(data, self.extension)
+        return self.extension or kind, data
 
 
-class FinalCaptions:
-    """The captions of a table that `enhance` wrote; as decisions, they keep every sample."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises RequestError where there is no such table."""
-        self.label = f"--captions {path}"
-        self._files = tables.table_files(path) if path.is_dir() else {}
-        if not self._files:
-            raise RequestError(f"{self.label}: no table there; make it with enhance")
-        self._headers = {shard: self._check(file) for shard, file in self._files.items()}
-        self.limit = next((h.limit for h in self._headers.values() if h.limit), None)
-        """Set where they are of a trial run."""
-
-    @property
-    def shards(self) -> Sequence[str]:
-        """The names of all shards, sorted."""
-        return sorted(self._files)
-
-    def source(self, shard: str) -> TableSource:
-        """What is known of the shard's source."""
-        return self._headers[shard].of_source
-
-    def kept(self, shard: str) -> list[Kept]:
-        """The samples of a shard, each once, in the order of the rows."""
-        rows = self._read(shard, ("key", "status", "place"))
-        rows = rows.filter(pl.col("status") != Status.DUPLICATE_KEY.value)
-        return list(map(Kept, rows["place"].to_list(), rows["key"].to_list()))
-
-    def changes(self, shard: str) -> dict[int, CaptionChange]:
-        """Place -> what becomes of the sample's caption, for those that change."""
-        if shard not in self._files:
-            raise RequestError(f"{self.label}: none for the shard {shard}: enhance all SOURCEs")
-        rows = self._read(shard, _COLUMNS).filter(pl.col("rewritten").fill_null(False))
-        if lost := [column.name for column in rows if column.has_nulls()]:
-            fix = "make it again with enhance"
-            raise RequestError(f"{self._files[shard]}: rewrites without {lost[0]}: {fix}")
-        made = ("final_caption", "caption", "overall_score")
-        return {
-            row["place"]: CaptionChange(row["key"], *(row[name] for name in made))
-            for row in rows.iter_rows(named=True)
-        }
-
-    def _read(self, shard: str, columns: Iterable[str]) -> pl.DataFrame:
-        """The rows with their places: of a table of before, which has a row for each sample."""
-        types = {name: _COLUMNS[name] for name in columns}
-        rows = pl.concat(tables.read_frames([self._files[shard]], types))
-        if not rows["place"].is_null().all():
-            return rows
-        start = self._headers[shard].start
-        return rows.with_columns(place=pl.int_range(start, start + rows.height))
-
-    def _check(self, file: Path) -> Header:
-        """Raise RequestError unless a file is of enhance; returns its header."""
-        header = tables.read_header(file)
-        if header is None or header.kind != "assessment":
-            raise RequestError(f"{self.label}: {file} is no table of enhance")
-        with tables.open_file(file) as parquet:
-            names = parquet.schema_arrow.names
-        missing = [name for name in _COLUMNS if name not in (*names, tables.PLACE)]
-        if missing:
-            raise RequestError(f"{file}: not of enhance: there is no column {missing[0]}")
-        return header
+OWN_NAMES = ImageNames()
+T = TypeVar("T")
 
 
 # Samples -> tar members, for sources that aren't tars: images as their files' bytes
 
 
-def sample_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each member of a sample, in order."""
+def sample_members(sample: Sample, names: ImageNames = OWN_NAMES) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each member of a sample, in order; raises SampleError."""
     key = safe_key(sample.key)
-    members = _caption(sample) if sample.kind == "caption" else _document(sample, key)
+    is_caption = sample.kind == "caption"
+    members = _caption(sample, names) if is_caption else _document(sample, key, names)
     for extension, data in members:
         yield f"{key}.{extension}", data
 
@@ -183,16 +109,16 @@ def _escaped(letter: str) -> str:
     return letter
 
 
-def _caption(sample: Sample) -> Iterator[tuple[str, bytes]]:
+def _caption(sample: Sample, names: ImageNames) -> Iterator[tuple[str, bytes]]:
     for part in sample.parts:
         if isinstance(part, Image):
-            yield extension_of(part.data), part.data
+            yield names.of(part.data)
         else:
             yield "txt", part.text.encode()
-    yield "json", _json(sample.metadata)
+    yield "json", plain_json(sample.metadata)
 
 
-def _document(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
+def _document(sample: Sample, key: str, names: ImageNames) -> Iterator[tuple[str, bytes]]:
     """Slots in order: a text, or the name of an image; one that can't be had stays a name."""
     images: list[str | None] = []
     texts: list[str | None] = []
@@ -201,24 +127,25 @@ def _document(sample: Sample, key: str) -> Iterator[tuple[str, bytes]]:
         texts.append(part.text if isinstance(part, Text) else None)
         if isinstance(part, Text):
             images.append(None)
-        elif kind := _kind(part):
-            images.append(f"{key}.{slot}.{kind}")
-            members.append((f"{slot}.{kind}", part.data))
+        elif found := usable_image(part, names):
+            images.append(f"{key}.{slot}.{found[0]}")
+            members.append((f"{slot}.{found[0]}", found[1]))
         else:
             images.append(f"{key}.{slot}.missing")
-    yield "json", _json(sample.metadata | {"texts": texts, "images": images})
+    yield "json", plain_json(sample.metadata | {"texts": texts, "images": images})
     yield from members
 
 
-def _kind(image: Image) -> str | None:
-    """The extension of a document's image; None for one that can't be had, or is none."""
+def usable_image(image: Image, names: ImageNames) -> tuple[str, bytes] | None:
+    """Extension and bytes of a document's image; None for one that can't be had, or is none."""
     try:
-        return extension_of(image.data)
+        return names.of(image.data)
     except SampleError:
         return None
 
 
-def _json(value: dict[str, Any]) -> bytes:
+def plain_json(value: dict[str, Any]) -> bytes:
+    """Metadata as JSON, whatever they hold: bytes as base64, what isn't JSON's as text."""
     return json.dumps(_plain(value), allow_nan=False).encode()
 
 
@@ -235,8 +162,10 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-# The kept samples of one source shard, as bytes ready for an output tar
+# The kept samples of one source shard, as they are, or as bytes ready for an output tar
 
+_SampleName: TypeAlias = int | str
+"""A sample in its shard: its place in the source file, or its key where that is all."""
 Sizes: TypeAlias = tuple[tuple[str, int], ...]
 """Extension and size of each member."""
 
@@ -253,8 +182,21 @@ class TarSample:
     """Its members with their headers."""
 
 
+NOT_OF_PAIRS = "--image-names is for caption pairs: documents and instructions name their images"
+
+
+@dataclass(frozen=True, slots=True)
+class RenamedImage:
+    """The image of a pair that isn't copied as it is."""
+
+    before: str
+    """Its member's extension."""
+    name: str
+    data: bytes = field(repr=False)
+
+
 class KeptReader:
-    """Iterates over the kept samples of a shard, in their order.
+    """Iterates over the kept samples of a shard, in their order, as bytes of a tar.
 
     A tar's members are copied as they are, header and bytes, but for a caption that `changes`.
     What can't be had is in `problems` at the end, and not raised: the rest is exported.
@@ -266,6 +208,7 @@ class KeptReader:
         kept: Sequence[Kept],
         read: ReadOptions,
         changes: Mapping[int, CaptionChange] | None = None,
+        names: ImageNames = OWN_NAMES,
     ) -> None:
         self.problems: list[str] = []
         self._shard = shard
@@ -274,12 +217,20 @@ class KeptReader:
         }
         self._read = read
         self._changes = changes or {}
+        self._names = names
         self._keys: set[str] = set()
 
     def __iter__(self) -> Iterator[TarSample]:
-        copy = self._from_tar if self._shard.suffix in TAR else self._from_records
+        is_tar = self._shard.suffix in TAR
+        yield from self._until_broken(self._from_tar() if is_tar else self._as_members())
+
+    def samples(self) -> Iterator[Sample]:
+        """The same, parsed: under keys that a tar could hold once, with their final captions."""
+        yield from self._until_broken(self._from_records())
+
+    def _until_broken(self, found: Iterator[T]) -> Iterator[T]:
         try:
-            yield from copy()
+            yield from found
         except (ShardError, OSError) as error:
             self.problems.append(str(error))
         if self._missing:
@@ -308,12 +259,30 @@ class KeptReader:
                         new = _changed_members(file, group, change)
                     except SampleError as error:
                         self.problems.append(f"{group.key!r} keeps its caption: {error}")
-                sizes, data = _members(file, group, new)
+                try:
+                    image = None if self._names.extension is None else self._image(file, group)
+                except SampleError as error:
+                    self.problems.append(f"{group.key!r} left out: {error}")
+                    continue
+                sizes, data = _members(file, group, new, image)
                 yield TarSample(group.key, self._shard.name, sizes, data)
             if index.problem is not None:
                 raise ShardError(index.problem)
 
-    def _from_records(self) -> Iterator[TarSample]:
+    def _image(self, file: BinaryIO, group: TarGroup) -> RenamedImage | None:
+        """A pair's image under the name of all; raises ShardError for what is no pair."""
+        before = image_member_name(group.members, self._read)
+        if "json" in group.members and _names_members(_bytes_of(file, group.members["json"])):
+            raise ShardError(NOT_OF_PAIRS)
+        if before is None or (before == self._names.extension and not self._names.as_named):
+            return None
+        name, data = self._names.of(_bytes_of(file, group.members[before]))
+        if name in group.members and name != before:
+            message = f"it has another image under the name {name}"
+            raise SampleError(Status.IMAGE_UNDECODABLE, message)
+        return RenamedImage(before, name, data)
+
+    def _from_records(self) -> Iterator[Sample]:
         with open_shard(self._shard, self._read) as reader:
             for place, record in enumerate(reader.records, self._shard.start):
                 if record.problem is not None or not self._is_kept(place, record.key):
@@ -323,14 +292,22 @@ class KeptReader:
                     if change := self._changes.get(place):
                         sample = _with_caption(sample, change)
                     sample.metadata.update(_more_metadata(record))
-                    members = list(sample_members(self._with_own_key(sample, place)))
                 except SampleError as error:
                     self.problems.append(f"{record.key!r} left out: {error}")
                     continue
-                key = members[0][0].partition(".")[0]
-                sizes = tuple((n.removeprefix(key + "."), len(data)) for n, data in members)
-                data = b"".join(member_bytes(name, data) for name, data in members)
-                yield TarSample(key, self._shard.name, sizes, data)
+                yield self._with_own_key(sample, place)
+
+    def _as_members(self) -> Iterator[TarSample]:
+        for sample in self._from_records():
+            try:
+                members = list(sample_members(sample, self._names))
+            except SampleError as error:
+                self.problems.append(f"{sample.key!r} left out: {error}")
+                continue
+            key = members[0][0].partition(".")[0]
+            sizes = tuple((n.removeprefix(key + "."), len(data)) for n, data in members)
+            data = b"".join(member_bytes(name, data) for name, data in members)
+            yield TarSample(key, self._shard.name, sizes, data)
 
     def _with_own_key(self, sample: Sample, place: int) -> Sample:
         """The sample under a key that no other of the shard has: a tar can't hold one twice."""
@@ -344,18 +321,32 @@ class KeptReader:
 def _changed_members(file: BinaryIO, group: TarGroup, change: CaptionChange) -> dict[str, bytes]:
     """Extension -> bytes of the members that another caption changes or adds."""
     own = group.members.get("json")
-    data = None
-    if own is not None:
-        file.seek(own.data)
-        data = file.read(own.size)
+    data = None if own is None else _bytes_of(file, own)
     return {"txt": change.text.encode(), "json": change.json_member(data)}
 
 
-def _members(file: BinaryIO, group: TarGroup, new: dict[str, bytes]) -> tuple[Sizes, bytes]:
+def _bytes_of(file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.data)
+    return file.read(member.size)
+
+
+def _names_members(data: bytes) -> bool:
+    """Whether a json says which members its images are, as those of documents do."""
+    fields = {"json": data}
+    return any(LAYOUTS[name].looks_right(fields) for name in ("documents", "instruction-tar"))
+
+
+def _members(
+    file: BinaryIO, group: TarGroup, new: dict[str, bytes], image: RenamedImage | None
+) -> tuple[Sizes, bytes]:
     """The blocks of a sample's members, as they stand in the archive but for those in `new`."""
     sizes: dict[str, int] = {}
     blocks: list[bytes] = []
     for name in {**group.members, **new}:
+        if image is not None and name == image.before:
+            sizes[image.name] = len(image.data)
+            blocks.append(member_bytes(f"{group.name}.{image.name}", image.data))
+            continue
         if name in new:
             sizes[name] = len(new[name])
             blocks.append(member_bytes(f"{group.name}.{name}", new[name]))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -34,6 +35,11 @@ class CutOptions(Options):
     """Keep this share (0.3: 30%) of the samples with the highest scores, rounded down."""
     top_count: Positive | None = None
     """Keep so many samples with the highest scores."""
+    min_precision: Share | None = None
+    """Keep as many samples as --labels show to be good with this precision: the lowest cut at which
+    the lower end of its 95% interval is at least that."""
+    labels: tuple[Path, ...] | None = None
+    """Files of labels that a form of `audit` exported, for --min-precision."""
     where: str | None = None
     """Keep only samples that fulfil this SQL condition over the tables' columns; where tables
     share a column's name, write table.column. A cut is made between those that fulfil it."""
@@ -52,13 +58,18 @@ class CutOptions(Options):
 
     def check(self) -> None:
         """Refuse what can't be meant, from the request alone."""
-        names = ("min_score", "top_fraction", "top_count")
+        names = ("min_score", "top_fraction", "top_count", "min_precision")
         cuts = [f"--{n.replace('_', '-')}" for n in names if getattr(self, n) is not None]
         if len(cuts) > 1 or not (cuts or self.where is not None):
             raise RequestError(
                 f"{' and '.join(cuts) or 'no cut'} given: say one of --min-score X, "
-                "--top-fraction F, --top-count N, and --where EXPR with it or alone"
+                "--top-fraction F, --top-count N, and --where EXPR with it or alone; or "
+                "--min-precision P with --labels FILE"
             )
+        if (self.min_precision is None) != (not self.labels):
+            raise RequestError("--min-precision and --labels go together: say both")
+        if self.min_precision is not None and (self.where is not None or self.on is not None):
+            raise RequestError("--min-precision is known of a whole table: no --where, no --on")
         if self.per is not None and not self.is_ranked:
             raise RequestError("--per cuts within groups: say --top-fraction or --top-count too")
 

@@ -57,6 +57,8 @@ class ReadOptions:
     image's path; by default image_source, data_source or path:1."""
     images_only: Annotated[bool, Parameter(parse=False)] = False
     """Set by callers to whom texts are nothing: a Parquet file needs no column of them."""
+    places_only: Annotated[bool, Parameter(parse=False)] = False
+    """Set by callers who copy items as they stand, to whom it is nothing where images are."""
     needs_text: Annotated[bool, Parameter(parse=False)] = False
     """Set by callers to whom an empty caption, or a word for a missing one, is no sample."""
     kinds: Annotated[tuple[Kind, ...] | None, Parameter(parse=False)] = None
@@ -176,6 +178,14 @@ class ImageFolder:
     def read(self, name: str) -> bytes:
         """The bytes of an image file; raises SampleError."""
         try:
+            return self.find(name).read_bytes()
+        except OSError as error:
+            message = f"{name!r} can't be read: {one_line(error)}"
+            raise SampleError(Status.IMAGE_MISSING, message) from error
+
+    def find(self, name: str) -> Path:
+        """The path of an image file, without links; raises SampleError."""
+        try:
             # A name may be absolute, and a link may lead out: only the resolved path shows it.
             path = Path(os.path.realpath(self._root / name))
             if not path.is_relative_to(self._root):
@@ -186,7 +196,7 @@ class ImageFolder:
             if found.st_size > MAX_BYTES:
                 message = f"{name!r} has {found.st_size} bytes, {MAX_BYTES} can be read"
                 raise SampleError(Status.IMAGE_TOO_LARGE, message)
-            return path.read_bytes()
+            return path
         except (OSError, ValueError) as error:
             message = f"{name!r} can't be read: {one_line(error)}"
             raise SampleError(Status.IMAGE_MISSING, message) from error

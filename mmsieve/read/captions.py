@@ -5,7 +5,7 @@ text, and optionally `json`. Rows of a Parquet or CSV file and items of a JSON f
 the image (its file, a path, base64) and one for the text.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,15 @@ from mmsieve.read import BROKEN_JSON, ImageFolder, ReadOptions, Record
 from mmsieve.read.columns import ColumnPath, parse_column, text_of
 from mmsieve.read.image_values import image_bytes, image_values
 from mmsieve.read.json_items import parse_object
-from mmsieve.read.parquet import holds_bytes, is_image, is_key, is_text, is_texts, json_value, pick
+from mmsieve.read.parquet import (
+    holds_bytes,
+    is_image,
+    is_key,
+    is_text,
+    is_texts,
+    pick,
+    row_metadata,
+)
 from mmsieve.sample import Image, Kind, Sample, Text, add_note
 
 IMAGE_NAMES = (
@@ -89,8 +97,16 @@ def _missing(wanted: str, members: Mapping[str, Any], what: str) -> str:
     return f"{wanted}; there is {present}{fix}{rule}"
 
 
+def image_member_name(members: Container[str], options: ReadOptions) -> str | None:
+    """Which of a pair's members its image is; None where there is none."""
+    asked = as_asked(options)[0]
+    names = (*IMAGE_EXTENSIONS, *_OTHER_IMAGES) if asked is None else (asked.name,)
+    return next((name for name in names if name in members), None)
+
+
 def _image_member(members: Mapping[str, Any]) -> Any:
-    return next((members[n] for n in (*IMAGE_EXTENSIONS, *_OTHER_IMAGES) if n in members), None)
+    name = image_member_name(members, ReadOptions())
+    return None if name is None else members[name]
 
 
 def caption_in_json(members: Mapping[str, Any]) -> Any:
@@ -176,9 +192,16 @@ class CaptionItemParser:
         read = None if self._folder is None else self._folder.read_once()
         images = [Image(image_bytes(value, read)) for value in values]
         used = {column.name for column in (image, column) if column and not column.field}
-        metadata = {n: json_value(v) for n, v in item.items() if n not in used}
+        metadata = row_metadata(item, used)
         kind: Kind = "caption" if len(images) == 1 else "document"
         return Sample(record.key, (*images, Text(text)), kind, metadata)
+
+    def put_caption(self, item: Mapping[str, Any], text: str) -> dict[str, Any]:
+        """The field of an item's caption, with another in its place; raises SampleError."""
+        column = self._text or _first_text(item)
+        if column is None:
+            raise SampleError(Status.TEXT_MISSING, "no caption in it")
+        return column.put(item, text)
 
     def _caption(self, item: Mapping[str, Any], column: ColumnPath | None) -> str:
         value = None if column is None else column.value(item)

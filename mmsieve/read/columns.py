@@ -4,6 +4,7 @@
 `caption` inside it; `caption[1]` the second of several.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,22 @@ class ColumnPath:
         if self.number is None and len(found) > 1:
             add_note(SEVERAL)
         return next(iter(found[self.number or 0 :]), None)
+
+    def put(self, fields: Mapping[str, Any], text: str) -> dict[str, Any]:
+        """The field that a text stands in, with another in its place; raises SampleError."""
+        found = fields.get(self.name)
+        if self.field is None:
+            return {self.name: self._with(found, text)}
+        is_json = isinstance(found, (bytes, str))
+        data = found.encode() if isinstance(found, str) else found
+        inner = parse_object(data) if isinstance(data, bytes) else data
+        inner = dict(inner or {})
+        inner[self.field] = self._with(inner.get(self.field), text)
+        return {self.name: json.dumps(inner, ensure_ascii=False) if is_json else inner}
+
+    def _with(self, value: Any, text: str) -> Any:
+        at = self.number or 0
+        return [*value[:at], text, *value[at + 1 :]] if isinstance(value, (list, tuple)) else text
 
 
 def parse_column(asked: str, option: str) -> ColumnPath:

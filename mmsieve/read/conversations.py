@@ -4,6 +4,7 @@ Every form comes to the same: turns of a role and a text, with an `<image>` wher
 stands, and the images that the turns name themselves.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -198,6 +199,33 @@ def find_form(item: Mapping[str, Any]) -> ConversationForm:
         message = f"neither {' nor '.join(form_names(TURNS))}"
         raise SampleError(Status.TEXT_MISSING, message)
     return found
+
+
+def put_answer(item: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """The field that holds an item's answers, each replaced by a text; raises SampleError."""
+    form = find_form(item)
+    name = form.fields[-1]
+    held = item[name]
+    if isinstance(held, str) and len(form.fields) > 1:
+        return {name: text}
+    turns = parse_json(held.encode()) if isinstance(held, str) else held
+    turns = [_answered(turn, text) for turn in turns]
+    return {name: json.dumps(turns, ensure_ascii=False) if isinstance(held, str) else turns}
+
+
+def _answered(turn: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """A turn, with another text if it is the assistant's."""
+    role = turn.get("role") if turn.get("from") is None else turn["from"]
+    if role is None and "assistant" in turn:
+        return {**turn, "assistant": text}
+    if _ROLES.get(str(role)) != "assistant":
+        return dict(turn)
+    name = "content" if turn.get("value") is None else "value"
+    content = turn[name]
+    if isinstance(content, list):
+        first = next((part for part in content if isinstance(part, Mapping)), None)
+        return {**turn, name: [text if first is None else {**first, "text": text}]}
+    return {**turn, name: text}
 
 
 # Turns, and the images that they name

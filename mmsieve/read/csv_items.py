@@ -5,8 +5,9 @@ are counted in bytes, so that a range of rows is found again.
 """
 
 import csv
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from mmsieve.errors import ShardError
@@ -44,6 +45,29 @@ def row_items(
             break
         if row:
             yield _item(names, row)
+
+
+def raw_rows(file: BinaryIO, suffix: str) -> Iterator[bytes]:
+    """The line of names, then each row, as they stand in the file."""
+    rows = _CsvRows(file, suffix, 0)
+    start = 0
+    for number, row in enumerate(rows):
+        if row or number == 0:
+            file.seek(start)
+            yield file.read(rows.position - start)
+        start = rows.position
+
+
+def parse_row(raw: bytes, suffix: str) -> list[str]:
+    """The values of a row, or the names of the first line."""
+    return next(_CsvRows(io.BytesIO(raw), suffix, 0), [])
+
+
+def format_row(values: Iterable[object], suffix: str) -> bytes:
+    """A row of values, or of names."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=_DELIMITERS[suffix], lineterminator="\n").writerow(values)
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def _item(names: list[str], row: list[str]) -> bytes:

@@ -19,7 +19,7 @@ from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.read import ImageFolder, ReadOptions, Record
 from mmsieve.read.image_values import image_bytes
 from mmsieve.read.json_items import numbered, parse_object
-from mmsieve.read.parquet import holds_bytes, is_list, is_texts, json_value
+from mmsieve.read.parquet import holds_bytes, is_list, is_texts, row_metadata
 from mmsieve.sample import Image, Part, Sample, Text
 
 _LISTS = (("texts", "images"), ("text_list", "image_list"))
@@ -111,7 +111,7 @@ class DocumentItemParser:
         """The document of one item; raises SampleError."""
         read = None if self._folder is None else self._folder.read_once()
         parts, used = read_document(record.fields, partial(_loaded, read=read))
-        metadata = {n: json_value(v) for n, v in record.fields.items() if n not in used}
+        metadata = row_metadata(record.fields, used)
         return Sample(record.key, parts, "document", metadata)
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.read import ImageFolder, ReadOptions, Record
-from mmsieve.read.conversations import LISTS, PAIRS, TURNS, Dialogue, form_names
+from mmsieve.read.conversations import LISTS, PAIRS, TURNS, Dialogue, form_names, put_answer
 from mmsieve.read.image_values import image_bytes, image_path, image_values
 from mmsieve.read.json_items import parse_json
 from mmsieve.read.parquet import holds_bytes, is_image, json_value, pick
@@ -149,6 +149,10 @@ class InstructionParser:
         read = None if self._folder is None else self._folder.read_once()
         values = image_values(record.fields, self._names)
         return self._sample(record.key, record.fields, values, read)
+
+    def put_caption(self, item: Mapping[str, Any], text: str) -> dict[str, Any]:
+        """The field of an item's only answer, with another in its place; raises SampleError."""
+        return put_answer(item, text)
 
     def _sample(
         self,

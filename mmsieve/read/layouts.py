@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, TypeAlias
 import pyarrow as pa
 
 from mmsieve.errors import RequestError, SampleError, ShardError
+from mmsieve.manifests import FieldNames
 from mmsieve.read import (
     Parse,
     ReadOptions,
@@ -201,6 +202,12 @@ LAYOUTS: dict[str, LayoutReader] = {
                 '{"prompt": "What is it?", "completion": "A kiln.", "images": ["a.jpg"]}',
                 "--images pictures",
                 "TRL",
+            ),
+            LayoutForm(
+                "data/dataset_info.json",
+                'mix: {"file_name": "mix.json", "formatting": "sharegpt", "columns": '
+                '{"messages": "talk", "images": "pics"}, "tags": {"role_tag": "who", ...}}',
+                of="LLaMA-Factory's list of files, with what their fields are called",
             ),
         ),
         ("instruction",),
@@ -403,11 +410,13 @@ def tar_layout(records: Iterator[Record], options: ReadOptions) -> str:
     raise LayoutError(f"layout not recognised from {', '.join(seen[:3])}: {known}{found}")
 
 
-def json_layout(file: BinaryIO, suffix: str, options: ReadOptions) -> str:
+def json_layout(
+    file: BinaryIO, suffix: str, options: ReadOptions, names: FieldNames | None = None
+) -> str:
     """The layout of a file of items; RequestError for one not read, or without its images."""
-    items = _first_items(file, suffix, PROBE)
+    items = _first_items(file, suffix, PROBE, names)
     if len(items) == PROBE and not options.layout and not _fitting(items):
-        items = _first_items(file, suffix, _LOOKED_AT)
+        items = _first_items(file, suffix, _LOOKED_AT, names)
     if items and not any(items) and suffix == ".json":
         raise RequestError("layout not recognised: neither a list of objects nor an object a line")
     if not any(items):  # no rows, or none that can be read: the run says so
@@ -439,7 +448,9 @@ def raw_items(
     return json_items.line_items(file, begin, end)
 
 
-def _first_items(file: BinaryIO, suffix: str, count: int) -> list[dict[str, Any]]:
+def _first_items(
+    file: BinaryIO, suffix: str, count: int, names: FieldNames | None
+) -> list[dict[str, Any]]:
     """The first items that can be read; where a file breaks off is said when its rows are read."""
     found: list[dict[str, Any]] = []
     with suppress(ShardError):
@@ -447,7 +458,7 @@ def _first_items(file: BinaryIO, suffix: str, count: int) -> list[dict[str, Any]
             found.append({})
             with suppress(SampleError):
                 found[-1] = json_items.parse_object(data)
-    return found
+    return found if names is None else list(map(names.apply, found))
 
 
 def _fitting(items: list[dict[str, Any]]) -> list[str]:
@@ -490,6 +501,8 @@ def _nearest(fields: Mapping[str, Any]) -> str:
 
 def check_images(layout: str, items: Iterable[Mapping[str, Any]], options: ReadOptions) -> None:
     """Raise RequestError where the images of items are nowhere that is known."""
+    if options.places_only:
+        return
     values = [v for item in items for v in LAYOUTS[layout].images(item, options) if v is not None]
     if values and all(map(is_address, values)):
         raise RequestError(f"its images are addresses ({values[0]:.60}): {captions.DOWNLOAD}")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from mmsieve.errors import MmsieveError, RequestError, ShardError, is_order_to_end
+from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, is_order_to_end
 from mmsieve.read import Record
+from mmsieve.read.json_items import parse_object
 from mmsieve.sources import one_line
 
 
@@ -95,6 +96,19 @@ def json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def row_metadata(fields: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
+    """The fields that aren't used, as metadata; a column `json` has the metadata of a pair in a
+    tar, or of a document, where its rows were made of such."""
+    metadata = {name: json_value(value) for name, value in fields.items() if name not in used}
+    told = metadata.get("json")
+    with suppress(SampleError):
+        told = parse_object(told.encode()) if isinstance(told, str) else told
+    if isinstance(told, Mapping):
+        del metadata["json"]
+        metadata |= told
+    return metadata
+
+
 def _is_bytes(type_: pa.DataType) -> bool:
     tests = (pt.is_binary, pt.is_large_binary, pt.is_fixed_size_binary, pt.is_binary_view)
     return any(test(type_) for test in tests)
@@ -169,6 +183,10 @@ class ArrowRows:
             raise ShardError(f"not an Arrow file: {one_line(error)}") from error
         self.schema: pa.Schema = self._table.schema
         self.groups = [self._table.num_rows]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, a bounded number at a time."""
+        yield from self._table.to_batches(_BATCH_ROWS)
 
     def rows(self, start: int, stop: int, columns: list[str]) -> Iterator[dict[str, Any]]:
         """Rows start..stop, of some columns."""

@@ -31,7 +31,7 @@ from mmsieve.read import (
     tar,
 )
 from mmsieve.read.columns import parse_column
-from mmsieve.read.layouts import LAYOUTS, LayoutError, RowFile
+from mmsieve.read.layouts import LAYOUTS, LayoutError, RowFile, RowParser
 from mmsieve.sources import FOLDER, TAR, Shard, check_names, local_path, one_line, open_file
 
 T = TypeVar("T")
@@ -76,8 +76,10 @@ def _with_layout(file: Shard, options: ReadOptions) -> Shard:
     """The file with its layout where that has to be known before its rows are read."""
     if file.suffix in (*TAR, FOLDER, *layouts.TABLES):
         return file
-    options = _of_shard(file, options)
-    layout = _look_into(file, lambda handle: layouts.json_layout(handle, file.suffix, options))
+    options = options_of(file, options)
+    layout = _look_into(
+        file, lambda handle: layouts.json_layout(handle, file.suffix, options, file.names)
+    )
     return replace(file, layout=layout)
 
 
@@ -86,7 +88,7 @@ def _split(file: Shard, options: ReadOptions) -> Iterator[Shard]:
     if file.suffix in TAR:
         yield file
         return
-    options = _of_shard(file, options)
+    options = options_of(file, options)
     if file.suffix == FOLDER:
         ranges = list(_even_ranges(file, len(files.list_pairs(file.url))))
     else:
@@ -144,12 +146,13 @@ def _look_into(
 
 def _row_ranges(file: Shard, rows: RowFile, options: ReadOptions) -> Iterator[Shard]:
     """Ranges that end where a row group ends, if groups are small enough for that."""
-    layout, parser = layouts.row_parser(rows.schema, options)  # raises where a column is missing
-    paths = [n for n in parser.columns if not parquet.holds_bytes(rows.schema.field(n).type)]
+    layout, parser = _row_parser(file, rows, options)  # raises where a column is missing
+    own = _own_names(file, parser.columns)
+    paths = [name for name in own if not parquet.holds_bytes(rows.schema.field(name).type)]
     with suppress(ShardError, OSError, pa.ArrowException):  # a broken page: the run names it
-        layouts.check_images(
-            layout, rows.rows(0, min(layouts.PROBE, sum(rows.groups)), paths), options
-        )
+        first = rows.rows(0, min(layouts.PROBE, sum(rows.groups)), paths)
+        found = first if file.names is None else map(file.names.apply, first)
+        layouts.check_images(layout, found, options)
     start = stop = 0
     for group in rows.groups:
         stop += group
@@ -159,6 +162,26 @@ def _row_ranges(file: Shard, rows: RowFile, options: ReadOptions) -> Iterator[Sh
             start = end
     if stop > start or stop == 0:  # a file without rows is a shard without rows
         yield replace(file, start=start, stop=stop)
+
+
+def _row_parser(file: Shard, rows: RowFile, options: ReadOptions) -> tuple[str, RowParser]:
+    """The layout of a file of columns, under their usual names, and what parses its rows."""
+    schema = rows.schema
+    if file.names is not None:
+        schema = pa.schema(
+            [
+                field.with_name(name)
+                for field, name in zip(schema, file.names.rename(schema.names), strict=True)
+            ]
+        )
+    return layouts.row_parser(schema, options)
+
+
+def _own_names(file: Shard, columns: list[str]) -> list[str]:
+    """The names that columns have in the file, of those that it has."""
+    if file.names is None:
+        return columns
+    return file.names.own(name for name in columns if not name.endswith(" (unused)"))
 
 
 def _item_ranges(file: Shard, handle: BinaryIO) -> Iterator[Shard]:
@@ -183,7 +206,7 @@ def _item_ranges(file: Shard, handle: BinaryIO) -> Iterator[Shard]:
     yield replace(file, start=first, stop=number, span=(begin, handle.seek(0, 2)))
 
 
-def _of_shard(shard: Shard, options: ReadOptions) -> ReadOptions:
+def options_of(shard: Shard, options: ReadOptions) -> ReadOptions:
     """The options with the folder of images that a manifest names for a file, if one does, or that
     holds it, if it is `metadata.csv`, `.jsonl` or `.parquet`."""
     if shard.images is not None:
@@ -202,7 +225,7 @@ def open_shard(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     with ExitStack() as stack:
         with _as_shard_error():
             opener = _OPENERS[shard.suffix]
-            reader = stack.enter_context(opener(shard, _of_shard(shard, options)))
+            reader = stack.enter_context(opener(shard, options_of(shard, options)))
         count, records = reader.count, _read_on(reader.records)
         if shard.limit is not None and shard.limit < count:
             count, records = shard.limit, islice(records, shard.limit)
@@ -259,9 +282,11 @@ def _open_folder(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
 def _open_table(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
     with _open_rows(shard) as rows:
         stop = sum(rows.groups) if shard.stop is None else shard.stop
-        layout, parser = layouts.row_parser(rows.schema, options)
+        layout, parser = _row_parser(shard, rows, options)
         key_of = partial(parser.key, shard.stem)
-        records = parquet.read_records(rows, shard.start, stop, parser.columns, key_of)
+        own = _own_names(shard, parser.columns)
+        records = parquet.read_records(rows, shard.start, stop, own, key_of)
+        records = _with_usual_names(records, shard)
         records = _with_keys(records, shard, layout, options)
         yield ShardReader(stop - shard.start, records, parser, layout)
 
@@ -275,9 +300,17 @@ def _open_items(shard: Shard, options: ReadOptions) -> Iterator[ShardReader]:
         reader = layouts.item_reader(layout)
         items = layouts.raw_items(file, shard.suffix, *shard.span)
         records = reader.records(items, shard.start, shard.stop, shard.stem)
+        records = _with_usual_names(records, shard)
         records = _with_keys(records, shard, layout, options)
         parser = reader.parser(options)
         yield ShardReader(shard.stop - shard.start, records, parser, layout)
+
+
+def _with_usual_names(records: Iterator[Record], shard: Shard) -> Iterator[Record]:
+    names = shard.names
+    if names is None:
+        return records
+    return (replace(record, fields=names.apply(record.fields)) for record in records)
 
 
 def _with_keys(

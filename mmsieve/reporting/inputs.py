@@ -131,7 +131,7 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
         path = Path(given)
         if (numbers := read_metrics(path)) is not None:
             metrics += numbers
-        elif (table := _table(path)) is not None:
+        elif (table := find_table(path)) is not None:
             found.append(table)
         else:
             sources.append(given)
@@ -144,7 +144,7 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
     return Inputs(tuple(found), tuple(metrics), tuple(sources))
 
 
-def _table(path: Path) -> ReportTable | None:
+def find_table(path: Path) -> ReportTable | None:
     """The table or decisions at a path; None where it holds no file made by mmsieve."""
     found = decisions.decision_files(path).values()
     files = tuple(file for file in found if file.suffix == ".parquet")

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.resources import files
@@ -188,14 +188,14 @@ def render(page: ReportPage, day: date) -> str:
         "small_height": SMALL_HEIGHT,
         "colours": 5,  # of pools side by side, in report.css
     }
-    script, style = _own_script(), _own_file("report.css")
+    script, style = own_script(_SCRIPTS), own_file("report.css")
     return environment.get_template("report.html.j2").render(
         page=page,
         day=day.isoformat(),
         script=Markup(script),  # noqa: S704 - the package's own file
         style=Markup(style),  # noqa: S704
-        script_hash=_csp_hash(script),
-        style_hash=_csp_hash(style),
+        script_hash=content_hash(script),
+        style_hash=content_hash(style),
         data=[Markup(to_script(page_data(one))) for one in page.explorers],  # noqa: S704
         texts=[Markup(to_script(page.contents_of(one))) for one in page.explorers],  # noqa: S704
     )
@@ -204,17 +204,18 @@ def render(page: ReportPage, day: date) -> str:
 _SCRIPTS = ("elements", "counts", "histogram", "scatter", "samples", "explorer", "page")
 
 
-def _own_script() -> str:
-    """The page's script: its parts in one scope of their own."""
-    parts = "\n".join(_own_file(f"page/{name}.js") for name in _SCRIPTS)
+def own_script(names: Iterable[str]) -> str:
+    """A page's script: its parts in one scope of their own."""
+    parts = "\n".join(own_file(f"page/{name}.js") for name in names)
     return f'(() => {{\n"use strict";\n{parts}\n}})();\n'
 
 
-def _own_file(name: str) -> str:
+def own_file(name: str) -> str:
+    """A file of this package that pages are made of."""
     return (files("mmsieve.reporting") / name).read_text("utf-8")
 
 
-def _csp_hash(text: str) -> str:
+def content_hash(text: str) -> str:
     """What a content policy calls an element's text: only that text may run, or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 

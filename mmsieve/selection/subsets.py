@@ -4,18 +4,26 @@ An item is found by its place in its file, never by its key: ids repeat in the f
 JSON items keep their bytes, Parquet rows their columns, types and metadata.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from mmsieve.errors import RequestError
-from mmsieve.exporting.items import ITEM_FILES, PARQUET, Places, read_schema, write_items
+from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.exporting.items import ITEM_FILES, write_items
+from mmsieve.exporting.pictures import ImageCopies, image_folders, write_manifests_again
+from mmsieve.exporting.rows import PARQUET, ItemsOf, Places, read_schema
 from mmsieve.identity import SourceFiles, TableSource
+from mmsieve.manifests import read_manifest
 from mmsieve.outputs import check_folder
+from mmsieve.read import ReadOptions
+from mmsieve.read.shards import split_files
 from mmsieve.selection.groups import Bools
 from mmsieve.selection.pool import RatedSamples
+from mmsieve.sources import Shard, find_files
 from mmsieve.tables import TableFile
 
 
@@ -25,6 +33,11 @@ class SubsetRequest:
 
     data: tuple[Path, ...]
     out: Path
+    listed: tuple[str, ...] = ()
+    """What was asked for as data: files, and manifests that list some of them."""
+    with_images: bool = False
+    images: Path | None = None
+    """The folder of the images that are copied, where no manifest says it."""
 
     @property
     def is_folder(self) -> bool:
@@ -54,7 +67,22 @@ class SubsetRequest:
             if out.exists() and not overwrite:
                 raise RequestError(f"--subset {out}: exists: choose another name, or --overwrite")
             self._check_kinds(out, files)
+        if self.with_images:
+            if not self.is_folder:
+                raise RequestError("--with-images: goes into a folder: say --subset DIR")
+            _ = self.shards
         check_folder(self.out.absolute() if self.is_folder else self.out.absolute().parent)
+
+    @property
+    def read(self) -> ReadOptions:
+        """How items are read to see which images they name."""
+        return ReadOptions(images=self.images, kinds=("instruction",))
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """The shards of all files; raises RequestError where their images are nowhere known."""
+        files = [file for source in self.listed for file in find_files([source]).files]
+        return [shard for file in files for shard in split_files((file,), self.read)]
 
     def _check_kinds(self, out: Path, files: Sequence[Path]) -> None:
         tables = [path for path in files if path.suffix == PARQUET]
@@ -68,22 +96,53 @@ class SubsetRequest:
             raise RequestError(f"--subset {out}: the columns of --data differ: name a folder")
 
 
-def check_data(data: Sequence[Path]) -> None:
-    """Raise RequestError for a file of items that isn't there, or none that is read."""
-    for path in data:
+def data_files(data: Sequence[Path]) -> tuple[Path, ...]:
+    """The files of items, those that manifests among them list; RequestError for no such file."""
+    manifests = {path: read_manifest(str(path)) for path in data}
+    listed = (
+        (p, [Path(one.source) for one in m.files] if m else [p]) for p, m in manifests.items()
+    )
+    found = tuple(path for _, paths in listed for path in paths)
+    for path in found:
         if not path.is_file():
             raise RequestError(f"--data {path}: no such file; give a JSON list, JSONL or Parquet")
         if path.suffix not in ITEM_FILES:
             raise RequestError(f"--data {path}: not one of {', '.join(ITEM_FILES)}")
+    return found
 
 
 def write_subset(rated: RatedSamples, chosen: Bools, request: SubsetRequest) -> list[str]:
     """Write the chosen items, in the order of their files; returns what to say of it."""
     wanted, notes = _places(rated, chosen, request.data)
     for out, files in request.outputs.items():
-        write_items(out, [(path, wanted[path]) for path in files])
+        write_items(out, [ItemsOf(path, wanted[path], path.suffix) for path in files])
     empty = [str(path) for path in request.data if not len(wanted[path])]
+    if request.is_folder:
+        notes += _write_around(wanted, request)
     return notes + ([f"--subset: none of {', '.join(empty)} are chosen"] if empty else [])
+
+
+def _write_around(wanted: dict[Path, Places], request: SubsetRequest) -> list[str]:
+    """Copy images, if they are asked for, and list files again; raises MmsieveError for a part."""
+    urls = {path: os.path.abspath(path) for path in request.data}  # noqa: PTH100 - as of sources
+    written: dict[str, tuple[str, str | None]] = {
+        url: (path.name, None) for path, url in urls.items()
+    }
+    copies, problems = ImageCopies(request.out), []
+    if request.with_images:
+        shards = request.shards
+        folders = image_folders(shards, request.read, request.out)
+        for path, places in wanted.items():
+            url = urls[path]
+            own = [shard for shard in shards if shard.url == url]
+            problems += copies.copy(own, places, request.read, folders[url])
+            written[url] = (path.name, str(folders[url].relative_to(request.out)))
+    notes = write_manifests_again(request.listed, request.out, written)
+    if problems:
+        raise MmsieveError(
+            f"{len(problems)} images can't be copied, all else is written: {problems[0]}"
+        )
+    return [*(copies.notes() if request.with_images else ()), *notes]
 
 
 def _places(

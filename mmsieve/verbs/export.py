@@ -1,27 +1,32 @@
-"""export: shards + decisions -> curated tars. Bytes are copied, nothing is decoded."""
+"""export: shards + decisions -> what is kept, in tars, Parquet or as it came. Bytes are copied."""
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from mmsieve.decisions import Decisions
-from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.exporting.items import ITEM_FILES
-from mmsieve.exporting.plan import REPACKED, Exporter, ExportPlan, KeptSamples, make_plan
-from mmsieve.exporting.samples import FinalCaptions
+from mmsieve.errors import MmsieveError, RequestError, ShardError
+from mmsieve.exporting.captions import FinalCaptions
+from mmsieve.exporting.exporter import Exporter
+from mmsieve.exporting.items import ALL_ITEM_FILES
+from mmsieve.exporting.pictures import ImageCopies, image_folders, write_manifests_again
+from mmsieve.exporting.plan import REPACKED, ExportPlan, Form, KeptSamples, make_plan
+from mmsieve.exporting.samples import NOT_OF_PAIRS, ImageNames
+from mmsieve.exporting.saved import save_again
 from mmsieve.exporting.tars import ExportJournal, write_manifest
 from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, OutputOptions, Positive
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
-from mmsieve.read.shards import split_files
+from mmsieve.read.layouts import TABLES
+from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, timed
-from mmsieve.sources import Shard, Sources, find_files
+from mmsieve.sources import FOLDER, TAR, Shard, Sources, find_files
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
 
@@ -29,11 +34,21 @@ __all__ = ["ExportOptions", "ExportReport", "export"]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(OutputOptions):
-    """How tars, or files of items, are written."""
+    """How files are written."""
 
-    format: Literal["tar", "source"] | None = None
-    """tar, or in the form of the source: the kept items of JSON, JSONL and Parquet files as they
-    stand, in a file of its name. By default `source` for instruction data, else tar."""
+    format: Form | None = None
+    """tar; parquet (rows as they came, or an image and its caption, or a document, a row); source:
+    the kept items or rows as they stand, in a file of each source's name. By default `source` for
+    instruction data, else tar."""
+    image_names: str | None = None
+    """One extension for the images of all caption pairs (jpg), whatever format they are of, as some
+    loaders want it: their bytes stay."""
+    reencode: Annotated[bool, Parameter(negative="")] = False
+    """With --image-names: images of another format are made anew in that of their name (jpg, png,
+    webp), without metadata."""
+    with_images: Annotated[bool, Parameter(negative="")] = False
+    """With --format source: copy the image files that kept items name, to the same paths below
+    --out. By default they stay where they are."""
     shard_size: Positive | None = None
     """Samples of an output tar (00000000.tar, ...); by default there is one per source shard, with
     its name. Repacking isn't resumed: where it was interrupted, it starts again."""
@@ -51,12 +66,15 @@ class ExportReport(Report):
 
     samples: int = 0
     tars: int = 0
+    """Files, whatever their form."""
     bytes: int = 0
+    form: Form = "tar"
 
     def counts(self) -> str:
-        """Samples, tars and megabytes, and shards that failed."""
+        """Samples, files and megabytes, and shards that failed."""
         size = f"{self.bytes / 1e6:.1f} MB"
-        return f"{self.samples} samples in {self.tars} tars ({size}){self.failed_shards()}"
+        files = f"{self.tars} {'tars' if self.form == 'tar' else 'files'} ({size})"
+        return f"{self.samples} samples in {files}{self.failed_shards()}"
 
 
 @timed
@@ -68,13 +86,14 @@ def export(
     read: ReadOptions | None = None,
     run: ExportOptions | None = None,
 ) -> ExportReport:
-    """Copy the kept samples into tars, in their order, every kept image the same to the byte.
+    """Copy the kept samples, in their order, every kept image the same to the byte.
 
     Members of a tar are copied with their headers; a sample's members come one after the other.
     Samples of Parquet and JSONL files become members of the same layout: KEY.jpg (or what it is),
-    KEY.txt and KEY.json for captions, KEY.json and KEY.N.jpg for documents. The same command
-    run twice is a resume. manifest.json is written last. A caption is replaced only by --captions:
-    then KEY.json has the `original_caption` and its `overall_score`.
+    KEY.txt and KEY.json for captions, KEY.json and KEY.N.jpg for documents; with --format, rows or
+    items. The same command run twice is a resume. manifest.json is written last. A caption is
+    replaced only by --captions: then KEY.json, or the item or row, has the `original_caption` and
+    its `overall_score`, too.
 
     Parameters
     ----------
@@ -86,7 +105,7 @@ def export(
     captions
         The table that enhance made: rewritten captions take the place of theirs.
     out
-        Folder of the tars.
+        Folder of what is written.
     """
     out, options = Path(out), run or ExportOptions()
     check_folder(out)
@@ -102,57 +121,88 @@ def export(
             "or say --allow-trial"
         )
     found = find_files(sources)
-    reading, shards, as_source = _split(found, read or ReadOptions(), options)
-    if as_source and final is not None:
-        raise RequestError("--captions: rewritten captions go into tars only: say --format tar")
-    plan = make_plan(shards, chosen, options.limit, final)
-    names = plan.by_file() if as_source else [f"{part.shard.name}.tar" for part in plan.parts]
-    check_names(out, names)
+    form, reading, shards = _split(found, read or ReadOptions(), options, final is not None)
+    names = _check_form(form, shards, reading, options)
+    words = (*names.words, *(("--with-images",) if options.with_images else ()))
+    plan = make_plan(shards, chosen, options.limit, final, form, words)
+    check_names(out, [file.name for file in plan.files])
     with writing_to(out, "export", wait=options.wait, dry_run=options.dry_run):
-        exporter = Exporter(chosen, reading, out, ExportJournal(out), final)
-        return _export(exporter, plan, options, found.notes, as_source)
+        pictures = ImageCopies(out) if options.with_images else None
+        folders = image_folders([part.shard for part in plan.parts], reading, out)
+        journal = ExportJournal(out)
+        exporter = Exporter(chosen, reading, out, journal, final, names, pictures, folders)
+        report = _export(exporter, plan, options, found.notes)
+        if options.dry_run:
+            return report
+        written = _written(plan, exporter)
+        notes = [] if pictures is None else pictures.notes()
+        notes += write_manifests_again(sources, out, written)
+        save_again(out, {url: name for url, (name, _) in written.items()}, final is not None)
+        return replace(report, notes=(*report.notes, *notes))
 
 
 def _split(
-    found: Sources, read: ReadOptions, options: ExportOptions
-) -> tuple[ReadOptions, list[Shard], bool]:
-    """How shards are read, which they are, and whether they are written as they came."""
-    if options.format == "source":
-        return read, _of_items(split_files(found.files, read)), True
-    if options.format is None and all(file.suffix in ITEM_FILES for file in found.files):
-        with suppress(RequestError):  # first, as an image and one answer are a caption pair, too
-            as_items = replace(read, kinds=("instruction",))
-            return as_items, _of_items(split_files(found.files, as_items)), True
-    in_tars = replace(read, kinds=("caption", "document"))
-    return in_tars, split_files(found.files, in_tars), False
+    found: Sources, read: ReadOptions, options: ExportOptions, has_captions: bool
+) -> tuple[Form, ReadOptions, list[Shard]]:
+    """The form in which samples are written, how shards are read, and which they are."""
+    form = options.format
+    pairs = replace(read, kinds=("caption", "document"))
+    if form is None:
+        form, items = "tar", replace(read, kinds=("instruction",), places_only=True)
+        if all(file.suffix in ALL_ITEM_FILES for file in found.files):
+            with suppress(RequestError):  # first, as an image and one answer are a caption, too
+                shards, form = split_files(found.files, items), "source"
+        if form == "source" and not has_captions:
+            if options.with_images:  # their folder has to be known
+                items = replace(items, places_only=False)
+                shards = split_files(found.files, items)
+            return form, items, shards
+    copied = {"tar": TAR, "parquet": TABLES, "source": (*TAR, *ALL_ITEM_FILES)}[form]
+    as_it_is = not has_captions and all(file.suffix in copied for file in found.files)
+    places_only = not options.with_images
+    reading = replace(read, places_only=places_only) if as_it_is else pairs
+    return form, reading, split_files(found.files, reading)
 
 
-def _of_items(shards: list[Shard]) -> list[Shard]:
-    """The shards; raises RequestError for files whose items can't be written as they came."""
-    for shard in shards:
-        if shard.suffix not in ITEM_FILES or "://" in shard.url:
-            kinds = ", ".join(ITEM_FILES)
-            raise RequestError(f"{shard.url}: --format source is for local files ({kinds})")
-    return shards
+def _check_form(
+    form: Form, shards: Sequence[Shard], read: ReadOptions, options: ExportOptions
+) -> ImageNames:
+    """Raise RequestError where shards can't be written as asked; returns what images are called."""
+    names = ImageNames(options.image_names, options.reencode)
+    names.check()
+    if form != "tar" and options.shard_size is not None:
+        raise RequestError(f"--shard-size: is for tars, and not for --format {form}")
+    if form == "source" and any(shard.suffix == FOLDER for shard in shards):
+        raise RequestError("a folder of image files comes out in --format tar or parquet")
+    copied = ALL_ITEM_FILES if form == "source" else TABLES if form == "parquet" else ()
+    if options.with_images and any(shard.suffix not in copied for shard in shards):
+        raise RequestError("--with-images: is for items that name files: say --format source")
+    if names.extension is None:
+        return names
+    if any(shard.suffix in copied for shard in shards):
+        raise RequestError(
+            f"--image-names: --format {form} leaves rows and items as they came: say --format tar"
+        )
+    for shard in [shard for shard in shards if shard.suffix in TAR][:1]:
+        with suppress(ShardError), open_shard(shard, read) as reader:
+            if form != "parquet" and reader.layout != "captions":
+                raise RequestError(NOT_OF_PAIRS)
+    return names
 
 
 def _export(
-    exporter: Exporter,
-    plan: ExportPlan,
-    options: ExportOptions,
-    notes: Sequence[str],
-    as_source: bool,
+    exporter: Exporter, plan: ExportPlan, options: ExportOptions, notes: Sequence[str]
 ) -> ExportReport:
     """Export what isn't there yet; nobody else writes there now."""
     out, journal = exporter.out, exporter.journal
-    identities = plan.identities(options.shard_size, as_source)
+    identities = plan.identities(options.shard_size)
     journal.check(identities, options.overwrite)
     done = set() if options.overwrite else set(filter(journal.is_done, identities))
     notes = [*notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
     if options.dry_run:
         notes += _preview(plan, done, options)
-        return ExportReport(out=out, failed=plan.failed, notes=tuple(notes))
-    failed = plan.failed | _write(exporter, plan, done, options, as_source)
+        return ExportReport(out=out, failed=plan.failed, notes=tuple(notes), form=plan.form)
+    failed = plan.failed | _write(exporter, plan, done, options)
     tars = [tar for unit in identities for tar in journal.entries[unit].tars]
     limit = options.limit or exporter.trial
     write_manifest(out, tars, failed, limit)
@@ -163,40 +213,49 @@ def _export(
         bytes=sum(tar.bytes for tar in tars),
         failed=failed,
         notes=tuple(notes),
+        form=plan.form,
     )
+
+
+def _written(plan: ExportPlan, exporter: Exporter) -> dict[str, tuple[str, str | None]]:
+    """Source file of items -> what was written of it, and where its images are, if copied."""
+    copies = exporter.pictures is not None
+    found = {}
+    for file in plan.files:
+        url = file.parts[0].shard.url
+        folder = exporter.folders.get(url, exporter.out)
+        if file.way == "items" and (exporter.out / file.name).exists():
+            found[url] = (file.name, str(folder.relative_to(exporter.out)) if copies else None)
+    return found
 
 
 def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[str]:
     lines = []
-    for part in plan.parts:
-        state = "done " if done & {REPACKED, part.shard.name} else "to do"
-        lines.append(f"{state} {part.shard.name}: {part.count} samples")
+    for file in plan.files:
+        state = "done " if done & {REPACKED, file.unit} else "to do"
+        lines.append(f"{state} {file.unit}: {file.count} samples")
     into = "" if options.shard_size is None else f" into tars of {options.shard_size}"
     return [*lines, f"dry run: {plan.kept} samples would be exported{into}, nothing was written"]
 
 
 def _write(
-    exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions, as_source: bool
+    exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions
 ) -> dict[str, str]:
     """Write what isn't done; returns what failed of which shard."""
-    files = {name: parts for name, parts in plan.by_file().items() if name not in done}
-    parts = [part for part in plan.parts if not done & {REPACKED, part.shard.name}]
-    if as_source:
-        parts = [part for own in files.values() for part in own]
-    is_repacked = options.shard_size is not None and not as_source
+    files = [file for file in plan.files if not done & {REPACKED, file.unit}]
+    identities = plan.identities(options.shard_size)
     try:
         make_folder(exporter.out)
-        if options.overwrite or (is_repacked and parts):
+        if options.overwrite or (options.shard_size is not None and files):
             exporter.journal.clear()
         exporter.journal.begin()
-        size = sum(part.shard.size for part in parts)
+        size = sum(file.size for file in files)
         with show_progress("samples", size, options.quiet) as advance:
-            identities = plan.identities(options.shard_size, as_source)
-            if as_source:
-                exporter.copy_items(files, identities, advance)
-            elif options.shard_size is None:
-                return exporter.mirror(parts, options.workers, advance)
-            elif parts:
+            if options.shard_size is None:
+                asked = [(file, identities[file.unit]) for file in files]
+                return exporter.mirror(asked, options.workers, advance)
+            if files:
+                parts = [part for file in files for part in file.parts]
                 identity = identities[REPACKED]
                 return exporter.repack(parts, options.shard_size, identity, advance)
     except OSError as error:

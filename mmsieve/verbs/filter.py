@@ -4,7 +4,7 @@ import filecmp
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +76,7 @@ def filter(
         parquet: key, shard, keep, reason and score of every row. datacomp: DataComp's subset file.
     """
     out, is_uids = Path(out), format == "datacomp"
-    plan = _plan(tables, cut or CutOptions(), out, is_uids)
+    plan, found = _plan(tables, cut or CutOptions(), out, is_uids)
     try:
         with (
             writing_to(out, "filter", wait=wait, dry_run=dry_run),
@@ -100,7 +100,7 @@ def filter(
             f"can't be written: {reason}; --out and the temporary folder (TMPDIR, about 100 bytes "
             "a row) need room"
         ) from error
-    notes = [*notes_of_unfinished(plan.joined.tables), *decided.notes]
+    notes = [*found, *notes_of_unfinished(plan.joined.tables), *decided.notes]
     if dry_run:
         notes.append("dry run: nothing was written")
     elif was_there:
@@ -116,7 +116,10 @@ def filter(
     )
 
 
-def _plan(tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool) -> FilterPlan:
+def _plan(
+    tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool
+) -> tuple[FilterPlan, list[str]]:
+    """The plan, and notes on how its cut was found."""
     options.check()
     if is_uids != (out.suffix == ".npy"):
         raise RequestError(f"--out {out}: --format datacomp, and only it, writes a .npy file")
@@ -126,7 +129,17 @@ def _plan(tables: Sequence[str], options: CutOptions, out: Path, is_uids: bool) 
         check_place(out, [])
     opened = open_tables(tables)
     check_apart(out, [each.path for each in opened])
-    return FilterPlan(options, opened, needs_uid=is_uids)
+    found = []
+    if options.min_precision is not None:
+        from mmsieve.auditing.cut import cut_of_labels  # which other cuts needn't wait for
+
+        one = cut_of_labels(tables, options)
+        options = replace(options, min_score=one.threshold)
+        found.append(
+            f"--min-score {one.threshold:g} by the labels: precision {one.precision}, "
+            f"recall {one.recall}"
+        )
+    return FilterPlan(options, opened, needs_uid=is_uids), found
 
 
 def _is_array(path: Path) -> bool:

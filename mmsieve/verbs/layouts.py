@@ -31,6 +31,11 @@ what `mmsieve layouts --markdown` prints.
 - Formats of images: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PPM, ICO. 16-bit, float and
   transparent ones become RGB as in the published code; where that leaves one flat colour the run
   says so, and `--convert-well` scales them to 8 bits and lays them on white.
+- Manifests are one pool: LLaVA-OneVision's YAML and InternVL's meta JSON, each file with its root;
+  LLaMA-Factory's `dataset_info.json`, whose `columns` and `tags` say what fields are called. Of
+  instruction items, fields that `columns` doesn't name are not read, as there.
+- Folders of `save_to_disk` are read as they are: neither `datasets` nor an extra is needed.
+- What is kept comes out in tars, in Parquet, or as it came: [exporting.md](exporting.md).
 """
 
 

@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from mmsieve.decisions import check_place, check_replaceable
-from mmsieve.errors import MmsieveError
+from cyclopts import Parameter
+
+from mmsieve.decisions import DecisionRows, check_place, check_replaceable
+from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.locks import writing_to
 from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
-from mmsieve.selection.choosing import Held, choose, decide, held, printed
+from mmsieve.selection.choosing import Choice, Held, choose, decide, held, printed
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatedSamples, RatingTable
 from mmsieve.selection.results import ResultFolder, is_result_folder
-from mmsieve.selection.subsets import SubsetRequest, check_data, write_subset
+from mmsieve.selection.subsets import SubsetRequest, data_files, write_subset
 from mmsieve.tables import open_tables
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
@@ -44,6 +47,8 @@ def select(
     choice: SelectOptions | None = None,
     data: Path | list[Path] | None = None,
     subset: Path | None = None,
+    images: Path | None = None,
+    with_images: Annotated[bool, Parameter(negative="")] = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -67,11 +72,17 @@ def select(
     subset
         Write the chosen items of --data, as they stand and in their order: into this .json, .jsonl
         or .parquet file, or, if it is a folder, into a file of each one's name there.
+    images
+        Folder that the image paths of --data are relative to, for --with-images.
+    with_images
+        Copy the image files that chosen items name, to the same paths below the folder of --subset.
+        By default they stay where they are.
     """
     options, out = choice or SelectOptions(), Path(out)
-    files = tuple(map(Path, [] if data is None else data if isinstance(data, list) else [data]))
+    asked = list(map(Path, [] if data is None else data if isinstance(data, list) else [data]))
+    files = data_files(asked)
     rated = _rated(Path(table), out, files, options)
-    request = _check_subset(files, subset, overwrite=True)
+    request = _subset_request(asked, files, subset, images, with_images)
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
     try:
@@ -80,7 +91,8 @@ def select(
             writing_to(subset or out, "select", wait=wait, dry_run=dry_run or subset is None),
         ):
             was_there = check_replaceable(out, fingerprint, overwrite)
-            _check_subset(files, subset, overwrite or was_there)
+            if request is not None:
+                request.check(overwrite or was_there)
             rows = sum(file.rows for file in rated.files)
             with show_progress("rows", rows, quiet, "rows") as advance:
                 chosen = choose(rated, options)
@@ -96,12 +108,23 @@ def select(
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
     if was_there and not dry_run:
         notes.append("made again: the decisions of the same selection that were there")
+    return _report(out, rated, chosen, decided, options.above, notes)
+
+
+def _report(
+    out: Path,
+    rated: RatedSamples,
+    chosen: Choice,
+    decided: DecisionRows,
+    above: float,
+    notes: Sequence[str],
+) -> SelectReport:
     capabilities, styles = held(chosen)
     return SelectReport(
         out=out,
         rows=rated.pool.rows,
         kept=int(chosen.chosen.sum()),
-        above=options.above,
+        above=above,
         reasons=dict(decided.reasons),
         capabilities=capabilities,
         styles=styles,
@@ -109,19 +132,24 @@ def select(
     )
 
 
-def _check_subset(
-    data: tuple[Path, ...], subset: Path | None, overwrite: bool
+def _subset_request(
+    asked: Sequence[Path],
+    files: tuple[Path, ...],
+    subset: Path | None,
+    images: Path | None,
+    with_images: bool,
 ) -> SubsetRequest | None:
+    if with_images and subset is None:
+        raise RequestError("--with-images: say --subset DIR too, where the chosen items go")
     if subset is None:
         return None
-    request = SubsetRequest(data, Path(subset))
-    request.check(overwrite)
+    request = SubsetRequest(files, Path(subset), tuple(map(str, asked)), with_images, images)
+    request.check(overwrite=True)
     return request
 
 
 def _rated(table: Path, out: Path, data: Sequence[Path], options: SelectOptions) -> RatedSamples:
     options.check()
-    check_data(data)
     check_place(out, [table])
     if is_result_folder(table):
         return ResultFolder(table, data, options)

@@ -87,6 +87,9 @@ SCENARIOS = {
     "train": Scenario(_TRAIN, (POOL,), other=f"{_TRAIN} --seed 2"),
     "convert": Scenario("convert mmssr-tiny-styler --out made/out"),
     "report": Scenario("report in/table in/pool/shards --quiet --out made/out/page.html", _TABLE),
+    "audit": Scenario(
+        "audit in/table in/pool/shards --samples 4 --quiet --out made/out/form.html", _TABLE
+    ),
     "evaluate": Scenario("evaluate in/table in/table --quiet --out made/out", _TABLE),
     "evaluate-model": Scenario(
         "evaluate --model unifilter-tiny --data in/pool/train.json --resamples 10 --quiet --out"

@@ -9,7 +9,7 @@ import pytest
 
 from mmsieve import ExportOptions, RequestError, export
 from mmsieve.cli import main
-from mmsieve.exporting.samples import CaptionChange
+from mmsieve.exporting.captions import CaptionChange
 from mmsieve.tables import read_header
 from tests.helpers.exports import decide, key_of, members, raw_members, read_wds
 from tests.helpers.shards import caption, captions, image, write_parquet, write_tar

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from mmsieve.errors import RequestError
-from mmsieve.exporting import plan
+from mmsieve.exporting import exporter
 from tests.helpers.exports import decide, kept_keys, make_two_tars, members, read_wds, run
 from tests.helpers.shards import captions, read, write_tar
 from tests.helpers.tables import score_sources
@@ -42,7 +42,7 @@ def test_a_killed_export_goes_on(
 ) -> None:
     keep = decide(two_tars, out=tmp_path / "keep")
     run(two_tars, decisions=keep, out=tmp_path / "whole")
-    write, written = plan.write_tar, []
+    write, written = exporter.write_tar, []
 
     def dies_in_the_second(folder: Path, name: str, *rest: Any) -> Any:
         written.append(name)
@@ -50,7 +50,7 @@ def test_a_killed_export_goes_on(
             raise KeyboardInterrupt
         return write(folder, name, *rest)
 
-    monkeypatch.setattr(plan, "write_tar", dies_in_the_second)
+    monkeypatch.setattr(exporter, "write_tar", dies_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(two_tars, decisions=keep, out=tmp_path / "out", workers=1)
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -18,6 +18,7 @@ VERBS = [
     "export",
     "evaluate",
     "report",
+    "audit",
     "convert",
     "models",
     "layouts",

@@ -142,7 +142,7 @@ def find_explorers(tables: Sequence[ReportTable], cards: int) -> tuple[list[Expl
                 group.append(one)
             if not about:
                 notes.append(f"{one.name}: decisions of other shards than a table's: not explored")
-    made = [_explore(group, cards) for group in groups]
+    made = [explore(group, cards) for group in groups]
     return [one for one in made if one is not None], notes
 
 
@@ -153,12 +153,15 @@ def _go_together(first: ReportTable, other: ReportTable) -> bool:
     return first.sources.keys() == other.sources.keys() and first.shares_shards(other)
 
 
-def _explore(tables: Sequence[ReportTable], cards: int) -> Explorer | None:
-    """The explorer of tables that go together; None where they hold no number to cut by."""
+def explore(tables: Sequence[ReportTable], cards: int, by: str | None = None) -> Explorer | None:
+    """The explorer of tables that go together; None where they hold no number to cut by.
+
+    `by` names a column to look at alone, without facets; raises RequestError where there is none.
+    """
     joined = JoinedTables(open_tables([one.path for one in tables]), None)
     decided = [number for number, one in enumerate(tables) if one.kind == DECISIONS]
-    facets = find_facets(joined, decided)
-    chosen = _number_columns(joined, decided)
+    facets = find_facets(joined, decided) if by is None else []
+    chosen = _number_columns(joined, decided) if by is None else [joined.find(by)]
     wanted = _Wanted(joined, facets, chosen, tables)
     columns = _first_pass(wanted)
     if not columns:
@@ -285,7 +288,7 @@ class _Counting:
         self._cell_rows = np.zeros(0, np.int64)
         self._failed: dict[str, Counter[int]] = {}
         edges = columns[0].edges.values
-        self._bands = _band_of_edges(edges)
+        self._bands = band_of_edges(edges)
         self._sources = self._sizes[0] if facets and facets[0].name == "source" else 1
         self._sample = StratifiedSample(cards, self._sources * (_BANDS + 1))
         self._failures = StratifiedSample(_OF_A_FAILURE * len(Status), len(Status))
@@ -411,6 +414,6 @@ def _numbers(values: pl.Series) -> tuple[npt.NDArray[np.generic], npt.NDArray[np
     return values.fill_null(0).to_numpy(), values.is_not_null().to_numpy()
 
 
-def _band_of_edges(edges: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+def band_of_edges(edges: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
     """Edge -> band: edges lie at quantiles, so that so many edges have about as many rows."""
     return np.arange(len(edges)) * _BANDS // len(edges)
