@@ -44,8 +44,14 @@ def folders(tmp_path_factory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def endpoints(folders) -> Iterator[dict[str, str]]:
-    with serving(folders) as found:
+    with serving({model: folders[model] for model in (SCORER, STYLER)}) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def enhancer(folders) -> Iterator[str]:
+    with serving({ENHANCER: folders[ENHANCER]}) as found:
+        yield found[ENHANCER]
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +146,14 @@ def tokenize(endpoint: str, model: str, messages: list[Any]) -> list[int]:
     return found
 
 
-def test_the_server_gives_the_same_rewrites(endpoints, enhanced):
-    model = load_enhancer(endpoints[ENHANCER], device="cpu", like=ENHANCER)
+def test_the_server_gives_the_same_rewrites(enhancer, enhanced):
+    model = load_enhancer(enhancer, device="cpu", like=ENHANCER)
     assert model.enhance(samples.pairs(400)) == enhanced
 
 
 @pytest.mark.parametrize("captions", CAPTIONS)
-def test_the_server_answers_about_any_caption_in_the_form(endpoints, captions):
-    model = load_enhancer(endpoints[ENHANCER], device="cpu", like=ENHANCER)
+def test_the_server_answers_about_any_caption_in_the_form(enhancer, captions):
+    model = load_enhancer(enhancer, device="cpu", like=ENHANCER)
     check_all_ok(model.enhance(captions(500)), 500)
 
 
