@@ -37,7 +37,7 @@ from mmsieve.options import Positive
 
 LONGEST = 1024
 """Tokens of an answer, as published."""
-LONGEST_STYLES = 128
+LONGEST_STYLES = 192
 """Tokens of an answer that names all nine styles, at most."""
 
 
@@ -152,7 +152,8 @@ class MmSSR(Annotator):
         by_default = styler is not None and styler.own is not None
         self.constrained = decoding == "constrained" if decoding else by_default
         longest = min(model.max_sequence for model in self.models)
-        if is_served or options.backend == "vllm":
+        has_engine = is_served or options.backend == "vllm"
+        if has_engine:
             # a server's context holds the answer too
             places = [model.config.get("max_position_embeddings") for model in self.models]
             longest = min(longest, *(place for place in places if place)) - self._room
@@ -162,6 +163,10 @@ class MmSSR(Annotator):
         if styler is None:
             how = "name who gives them with --styler (it may be the scorer itself)"
             self.notes = (f"no styles: {how}",)
+        elif has_engine and not self.constrained and styler.repetition_penalty != 1:
+            penalty = f"the folder's repetition penalty of {styler.repetition_penalty:g}"
+            why = "a serving engine would count the prompt's tokens too"
+            self.notes = (f"styles without {penalty}: {why}",)
 
     @property
     def _room(self) -> int:
