@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         _import_all(app)
         generation.help_formatter = _teachers_help(words)
     try:
-        with _heeding_sigterm():
+        with _heeding_signals():
             code = _run(words, debug)
     except SystemExit as exited:  # with this code Ray's handler of SIGTERM ends a program
         if exited.code != signal.SIGTERM:
@@ -108,9 +108,14 @@ class TerminatedError(KeyboardInterrupt):
     """SIGTERM has come: everything ends as with an interrupt."""
 
 
+class InterruptedByUserError(KeyboardInterrupt):
+    """SIGINT has come. (After a plain KeyboardInterrupt in the middle of an import Python ends
+    itself by SIGINT, whatever exit code it is given.)"""
+
+
 @contextmanager
-def _heeding_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the work in good order; a second one ends it at once."""
+def _heeding_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the work in good order; a second SIGTERM ends it at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -119,14 +124,20 @@ def _heeding_sigterm() -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         if os.getpid() != process:  # a forked worker, that nobody waits for
             os._exit(TERMINATED)
+        if number == signal.SIGINT:
+            raise InterruptedByUserError
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise TerminatedError
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, end)
+    if before[signal.SIGINT] is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say_ended(how: str, code: int) -> int:

@@ -27,24 +27,27 @@ from mmsieve.validated import OBJECT, read_json_file
 # Places: folders that can be written, apart from what is read
 
 
-def check_name(out: Path) -> None:
-    """Raise RequestError for an output that is a URL, or has too long a name."""
+def check_name(out: Path, option: str = "--out") -> None:
+    """Raise RequestError for an output that is a URL, or has too long a name.
+
+    `option`: what it was given as.
+    """
     if ":/" in str(out):
-        raise RequestError(f"--out {out}: only local or mounted folders can be written to")
-    check_names(out.absolute().parent, [out.name])
+        raise RequestError(f"{option} {out}: only local or mounted folders can be written to")
+    check_names(out.absolute().parent, [out.name], option)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, option: str = "--out") -> None:
     """Raise RequestError where no output can be written to the folder; nothing is made yet."""
-    check_name(folder)
+    check_name(folder, option)
     existing = _existing(folder)
     if not existing.is_dir():
-        raise RequestError(f"--out {folder}: {existing} is a file, not a folder")
+        raise RequestError(f"{option} {folder}: {existing} is a file, not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise RequestError(f"--out {folder}: {existing} can't be written to")
+        raise RequestError(f"{option} {folder}: {existing} can't be written to")
 
 
-def check_names(folder: Path, names: Iterable[str]) -> None:
+def check_names(folder: Path, names: Iterable[str], option: str = "--out") -> None:
     """Raise RequestError where an output would have a longer path than the file system allows.
 
     `names` are paths below the folder.
@@ -57,8 +60,8 @@ def check_names(folder: Path, names: Iterable[str]) -> None:
         too_long = next((part for part in parts if len(os.fsencode(part)) > longest), None)
         if too_long is not None or start + len(os.fsencode(name)) >= most:
             raise RequestError(
-                f"--out {folder}: a name of more than {longest} bytes, or a path of {most}, can't "
-                f"be written: {too_long or name}; rename it"
+                f"{option} {folder}: a name of more than {longest} bytes, or a path of {most}, "
+                f"can't be written: {too_long or name}; rename it"
             )
 
 
@@ -244,20 +247,30 @@ def check_below(folder: Path, names: Iterable[str]) -> None:
     place = folder.resolve()
     for name in names:
         path = PurePosixPath(name)
-        parents.setdefault(path if ".." in path.parts else path.parent, name)
+        is_name = bool(path.parts) and "\0" not in name
+        if not is_name or path.is_absolute() or ".." in path.parts:
+            raise _outside(folder, name)
+        parents.setdefault(path.parent, name)
     for parent, name in parents.items():
-        lexical = not parent.is_absolute() and ".." not in parent.parts
-        if not lexical or not (folder / parent).resolve().is_relative_to(place):
-            raise not_ours(
-                folder, f"its journal names {name!r}, which is outside: nothing is touched"
-            )
+        if not (folder / parent).resolve().is_relative_to(place):
+            raise _outside(folder, name)
+
+
+def _outside(folder: Path, name: str) -> RequestError:
+    why = f"its journal names {name!r}, which is not below it: nothing is touched"
+    return not_ours(folder, why)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_full(error: BaseException) -> bool:
     """Whether an error, or what it comes from, says that a disk has no room left."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return True
+        if any(f"(os error {number})" in str(cause) for number in _FULL):  # a library in Rust
             return True
         cause = cause.__cause__
     return False
@@ -293,6 +306,14 @@ def not_ours(out: Path, why: str, replaceable: bool = False) -> RequestError:
     """The error for a place that holds something that the verb doesn't make."""
     fix = "choose another --out, or --overwrite" if replaceable else "choose another --out"
     return RequestError(f"--out {out}: {why}; {fix}")
+
+
+def check_unused(out: Path) -> None:
+    """Raise RequestError where a folder holds files; asked where nothing of the verb is in it."""
+    inside = (path for top in contents(out) for path in (top, *top.rglob("*")))
+    shown = (path for path in inside if path.is_file() and not path.name.startswith("."))
+    if (found := next(shown, None)) is not None:
+        raise not_ours(out, f"holds {found.relative_to(out)}, and nothing of this command's")
 
 
 def check_file(

@@ -9,7 +9,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, takewhile
@@ -82,6 +82,8 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except ValueError as error:
         fix = "a SOURCE is a path or a URL such as s3://, gs://, hf://, https://"
         raise RequestError(f"{url}: {one_line(error)}; {fix}") from error
+    except Exception as error:  # some backends connect at once, and have errors of their own
+        raise RequestError(f"{url}: can't be reached: {one_line(error)}") from error
     return found
 
 
@@ -198,9 +200,12 @@ FOLDER = "/"
 """In the place of a suffix: a folder of image files with texts of the same names beside them."""
 TEXTS = (".txt", ".caption")
 """Suffixes of texts beside image files."""
-_READ = TAR + RANGED + LISTS
+READ = TAR + RANGED + LISTS
+"""Suffixes of all files that are read."""
 _PACKINGS = (".gz", ".zst", ".bz2", ".xz")
 _TARBALLS = (".tgz", ".tbz2", ".txz", ".tzst")
+MANIFEST, MANIFEST_BEGINS = "manifest.json", b'{\n "mmsieve":'
+"""What `export` leaves beside the files that it writes, and how it begins."""
 _CACHE = re.compile(r"cache-[^/]*\.arrow")
 """What `datasets` leaves beside the data of a folder that it saved."""
 _SIDECARS = ("manifest.json", "dataset_info.json", "dataset_infos.json", "state.json")
@@ -411,21 +416,21 @@ def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
     files = listing.files
     if not listing.searched:
         for url in files:
-            if suffix_of(url) not in _READ:
+            if suffix_of(url) not in READ:
                 fix = "; unpack it first" if url.lower().endswith(".zip") else ""
-                raise RequestError(f"{url}: not a file that is read ({', '.join(_READ)}){fix}")
+                raise RequestError(f"{url}: not a file that is read ({', '.join(READ)}){fix}")
         return files
     kept = {url: size for url, size in files.items() if suffix_of(url) in TAR}
     of_pairs = {} if kept else _folders_of_pairs(files)
     for suffixes in (RANGED, LISTS) if not of_pairs else ():
         kept = kept or {u: size for u, size in files.items() if suffix_of(u) in suffixes}
-    kept = {url: size for url, size in kept.items() if not _CACHE.fullmatch(url.rpartition("/")[2])}
+    kept = {url: size for url, size in kept.items() if not _is_made(url)}
     data = {u: size for u, size in kept.items() if u.rpartition("/")[2] not in _SIDECARS}
     kept = data or kept
     if not kept and not of_pairs:
         captions = "NAME.txt beside each, metadata.csv, metadata.jsonl or metadata.parquet"
         fix = f"; its images have no captions ({captions})" if any(map(_is_image, files)) else ""
-        raise RequestError(f"{pattern}: nothing there that is read ({', '.join(_READ)}){fix}")
+        raise RequestError(f"{pattern}: nothing there that is read ({', '.join(READ)}){fix}")
     read = kept.keys() | {url for url in files if url.rpartition("/")[0] + "/" in of_pairs}
     if any(split_name(url)[0] == "metadata" for url in kept):  # of the images beside it
         read |= set(filter(_is_image, files))
@@ -452,6 +457,17 @@ def _folders_of_pairs(files: dict[str, int]) -> dict[str, int]:
             images.add(folder + stem)
     found = {name.rpartition("/")[0] + "/" for name in texts & images}
     return {folder: size for folder, size in sorted(sizes.items()) if folder in found}
+
+
+def _is_made(url: str) -> bool:
+    """Whether a file is no data: what `datasets` keeps of results, or the manifest of an export."""
+    name = url.rpartition("/")[2]
+    if name != MANIFEST:
+        return _CACHE.fullmatch(name) is not None
+    filesystem, path = open_filesystem(url)
+    with suppress(Exception), filesystem.open(path, "rb") as file:
+        return bool(file.read(len(MANIFEST_BEGINS)) == MANIFEST_BEGINS)
+    return False  # or it can't be read, which the run says
 
 
 def _is_image(url: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.helpers.plugins import write_plugin
 from tests.helpers.shards import captions, write_tar
 
 pytestmark = pytest.mark.slow
@@ -73,3 +74,27 @@ def test_workers_are_silent_also_while_they_begin(tmp_path):
         return len(psutil.Process(process).children()) >= 2  # the tracker of resources is one
 
     assert end(words, signal.SIGINT, begun) == (130, "interrupted" + ON)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+@pytest.mark.parametrize("module", ["cyclopts", "mmsieve_plugin"])
+def test_a_command_that_is_told_to_end_while_it_imports_says_so_too(
+    tmp_path, module, number, code, word
+):
+    """In a text that is executed, as named tuples are made, Python notes a KeyboardInterrupt."""
+    kill = f"import os\nos.kill(os.getpid(), {int(number)})\nsum(range(10**6))\n"
+    write_plugin(tmp_path, "rude", "mmsieve_plugin:make")
+    (tmp_path / f"{module}.py").write_text(f"exec({kill!r})\nraise SystemExit(9)\n")
+    source, out = write_tar(tmp_path / "in.tar", captions(1)), tmp_path / "out"
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    run = subprocess.run(
+        [sys.executable, "-m", "mmsieve", "score", source, "--model", "rude", "--out", out],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (code, word + ON)

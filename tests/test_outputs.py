@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from mmsieve import outputs
 from mmsieve.errors import RequestError
+from mmsieve.methods.base import fitting
+from mmsieve.outputs import is_full
 
 
 def names(folder: Path) -> list[str]:
@@ -124,12 +127,21 @@ def test_long_names_are_written_and_too_long_ones_are_refused(tmp_path):
             outputs.check_names(tmp_path / "new", [name])
 
 
+def test_a_full_disk_is_known_from_errors_of_libraries_too():
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    full = SafetensorError(said)
+    assert is_full(full) and is_full(OSError(errno.EDQUOT, "quota"))
+    assert not is_full(SafetensorError("header too large"))
+    with pytest.raises(SafetensorError, match="os error 28"), fitting("model"):
+        raise full
+
+
 def test_what_a_journal_names_is_in_its_folder(tmp_path):
     out = tmp_path / "out"
     (out / "a").mkdir(parents=True)
     (out / "away").symlink_to(tmp_path)
     outputs.check_below(out, ["a/b.tar", "new/c.tar", "d.tar", "..e/.f"])
-    for name in ("../x", "a/../../x", str(tmp_path / "x"), "away/x", ".."):
+    for name in ("../x", "a/../../x", str(tmp_path / "x"), "away/x", "..", ".", "", "x\0y"):
         with pytest.raises(RequestError, match="nothing is touched"):
             outputs.check_below(out, ["a/b.tar", name])
 

@@ -204,6 +204,11 @@ def test_no_source(patterns):
     assert "SOURCE" in refused(*patterns)
 
 
+def test_a_server_that_is_asked_at_once_and_not_there():
+    said = refused("ftp://me:secret@127.0.0.1:9/a.tar")
+    assert said.startswith("ftp://127.0.0.1:9/a.tar: can't be reached: ")
+
+
 def test_unknown_protocol():
     assert "s3://" in refused("nosuch://bucket/a.tar")
 

@@ -40,11 +40,7 @@ def iterate(
         else:
             results.put(_End)
         finally:
-            left = asyncio.all_tasks(loop)
-            for one in left:
-                one.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(_end_others())
             loop.close()
 
     thread = threading.Thread(target=work, name="mmsieve-requests", daemon=True)
@@ -60,3 +56,12 @@ def iterate(
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(task.cancel)
         thread.join()
+
+
+async def _end_others() -> None:
+    """Cancel what is left in this loop, and wait for it."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for one in left:
+        one.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()

@@ -16,7 +16,7 @@ from mmsieve import tables
 from mmsieve.engine.job import ShardJob
 from mmsieve.errors import RequestError
 from mmsieve.identity import FileIdentity, identify, is_same_file
-from mmsieve.outputs import is_same_request, made_otherwise, not_ours
+from mmsieve.outputs import check_unused, is_same_request, made_otherwise, not_ours
 from mmsieve.sources import Shard
 from mmsieve.tables import Header
 
@@ -33,6 +33,8 @@ def settle_names(
     table under a shard's name, unless they may be overwritten.
     """
     files = tables.table_files(job.out)
+    if not files:
+        check_unused(job.out)
     with ThreadPoolExecutor(_THREADS) as pool:
         read = partial(_check_header, job, overwrite)
         headers = dict(zip(files, pool.map(read, files.values()), strict=True))

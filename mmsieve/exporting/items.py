@@ -9,15 +9,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmsieve.exporting.captions import ORIGINAL, SCORE, CaptionEdit
-from mmsieve.exporting.rows import ARROW, PARQUET, ItemsOf, no_such_item, read_errors, write_rows
+from mmsieve.exporting.rows import ARROW, PARQUET, ItemsOf, no_such_item, opened, write_rows
 from mmsieve.outputs import write_atomically
 from mmsieve.read.csv_items import CSV, format_row, parse_row, raw_rows
 from mmsieve.read.json_items import is_list, line_items, list_items, parse_object
+from mmsieve.sources import split_name, suffix_of
 
 JSON, LINES = ".json", ".jsonl"
 ITEM_FILES = (JSON, LINES, PARQUET)
 """Of instruction data."""
 ALL_ITEM_FILES = (*ITEM_FILES, ARROW, *CSV)
+
+
+def form_of(path: Path) -> str:
+    """The suffix that says a file's form: of a compressed one that of its content."""
+    return suffix_of(str(path))
+
+
+def plain_name(path: Path) -> str:
+    """The name of a file's items once they are written: a compressed file's without `.gz`."""
+    return split_name(str(path))[0] + form_of(path)
 
 
 def write_items(out: Path, parts: Sequence[ItemsOf], edit: CaptionEdit | None = None) -> None:
@@ -59,7 +70,7 @@ def _write_json(
 def _raw_chosen(parts: Sequence[ItemsOf], edit: CaptionEdit | None) -> Iterator[tuple[bytes, bool]]:
     """The bytes of chosen items, and whether they are a line of their file."""
     for part in parts:
-        with read_errors(part.path), part.path.open("rb") as file:
+        with opened(part.path) as file:
             is_line = not is_list(file, part.suffix)
             items = line_items(file) if is_line else list_items(file, 0)
             for place, raw in _at_places(items, part):
@@ -91,7 +102,7 @@ def _edited(item: bytes, place: int, edit: CaptionEdit) -> bytes:
 
 def _write_csv(out: Path, part: ItemsOf, edit: CaptionEdit | None) -> None:
     """Rows below their line of names; with an edit, below one that has those of it, too."""
-    with read_errors(part.path), part.path.open("rb") as file, out.open("wb") as made:
+    with opened(part.path) as file, out.open("wb") as made:
         found = raw_rows(file, part.suffix)
         head = next(found, b"")
         names = parse_row(head, part.suffix)

@@ -16,7 +16,6 @@ from typing import Any
 
 from mmsieve.errors import SampleError
 from mmsieve.exporting.rows import Places
-from mmsieve.exporting.tars import MANIFEST
 from mmsieve.leftovers import hidden_place
 from mmsieve.manifests import list_again
 from mmsieve.outputs import write_text
@@ -25,7 +24,7 @@ from mmsieve.read.image_values import image_path
 from mmsieve.read.json_items import parse_object
 from mmsieve.read.layouts import LAYOUTS
 from mmsieve.read.shards import open_shard, options_of
-from mmsieve.sources import Shard
+from mmsieve.sources import MANIFEST, Shard
 
 
 def image_folders(shards: Sequence[Shard], read: ReadOptions, out: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.exporting.captions import ORIGINAL, SCORE, CaptionEdit
 from mmsieve.read.parquet import ArrowRows, holds_bytes, open_parquet, rows_at_once
+from mmsieve.sources import unpacked
 
 Places: TypeAlias = npt.NDArray[np.int64]
 PARQUET, ARROW = ".parquet", ".arrow"
@@ -33,6 +34,13 @@ def read_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, ShardError, SampleError, pa.ArrowException) as error:
         raise RequestError(f"{path}: can't be read: {error}") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file's content, unpacked where it is compressed; RequestError where it can't be read."""
+    with read_errors(path), unpacked(str(path)) as content, Path(content).open("rb") as file:
+        yield file
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def no_such_item(place: int) -> ShardError:
 
 def read_schema(path: Path) -> pa.Schema:
     """The columns of a Parquet file; raises RequestError where it can't be read."""
-    with read_errors(path), path.open("rb") as file:
+    with opened(path) as file:
         return open_parquet(file).schema_arrow
 
 
@@ -78,14 +86,14 @@ def write_rows(
 @contextmanager
 def _source(part: ItemsOf) -> Iterator[tuple[pa.Schema, str, Iterator[pa.RecordBatch]]]:
     """A file's columns, the codec that most of it has, and its rows."""
-    with read_errors(part.path):
-        if part.suffix == ARROW:
+    if part.suffix == ARROW:
+        with read_errors(part.path):
             rows = ArrowRows(str(part.path))
             yield rows.schema, "snappy", rows.batches()
-            return
-        with part.path.open("rb") as file:
-            opened = open_parquet(file)
-            yield opened.schema_arrow, _codec(opened), _batches(opened)
+        return
+    with opened(part.path) as file:
+        found = open_parquet(file)
+        yield found.schema_arrow, _codec(found), _batches(found)
 
 
 def _codec(file: pq.ParquetFile) -> str:

@@ -14,7 +14,7 @@ import math
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from mmsieve.decisions import Kept
@@ -101,6 +101,18 @@ def safe_key(key: str) -> str:
     parts = ["".join(map(_escaped, part)) for part in key.split("/")]
     parts = [part.replace("__", "%5F%5F") if part == "__MACOSX" else part for part in parts]
     return "/".join(parts) if all(parts) else "%2F".join(parts)
+
+
+def is_outside(name: str) -> bool:
+    """Whether a tar reader would leave its folder for a member of that name."""
+    return name.startswith("/") or ".." in name.split("/")
+
+
+def inside(name: str) -> str:
+    """A name that leaves no folder: %XX in the place of what would; reversible."""
+    below = name.lstrip("/")
+    parts = ["%2E%2E" if part == ".." else part for part in below.split("/")]
+    return "%2F" * (len(name) - len(below)) + "/".join(parts)
 
 
 def _escaped(letter: str) -> str:
@@ -248,15 +260,13 @@ class KeptReader:
             for place, group in enumerate(index.groups):
                 if group.is_duplicate or not self._is_kept(place, group.key):
                     continue
-                if group.key.startswith("/") or ".." in PurePosixPath(group.key).parts:
-                    self.problems.append(
-                        f"{group.key!r} is no name to write (absolute, or with ..): left out"
-                    )
-                    continue
                 new: dict[str, bytes] = {}
+                if is_outside(group.key):
+                    new = {ending: _bytes_of(file, own) for ending, own in group.members.items()}
+                    group = replace(group, key=inside(group.key), name=inside(group.name))
                 if change := self._changes.get(place):
                     try:
-                        new = _changed_members(file, group, change)
+                        new |= _changed_members(file, group, change)
                     except SampleError as error:
                         self.problems.append(f"{group.key!r} keeps its caption: {error}")
                 try:

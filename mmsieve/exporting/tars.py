@@ -16,6 +16,7 @@ from mmsieve import outputs
 from mmsieve.errors import ShardError
 from mmsieve.exporting.samples import Sizes, TarSample
 from mmsieve.read.tar import index_tar
+from mmsieve.sources import MANIFEST
 from mmsieve.tables import product_version
 
 
@@ -98,7 +99,6 @@ def sample_runs(samples: Iterable[TarSample], size: int) -> Iterator[Iterator[Ta
 
 # What an export has finished, so that it goes on where it stopped; then the manifest
 
-MANIFEST = "manifest.json"
 _JOURNAL = ".export.jsonl"
 
 
@@ -159,9 +159,7 @@ class ExportJournal:
     def check(self, identities: dict[str, str], overwrite: bool) -> None:
         """Raise RequestError where the folder holds what this export may not replace or leave."""
         if not self._path.exists():
-            tar = next(self._folder.rglob("*.tar"), None) if self._folder.is_dir() else None
-            if tar is not None:
-                raise outputs.not_ours(self._folder, f"{tar} isn't an export's")
+            outputs.check_unused(self._folder)
         for unit, entry in () if overwrite else self.entries.items():
             same = not entry.complete or identities.get(unit) == entry.identity
             if unit not in identities or not same:

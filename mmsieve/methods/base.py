@@ -31,6 +31,7 @@ from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, image_path,
 from mmsieve.methods.folders import read_tensors
 from mmsieve.methods.tower import Tower
 from mmsieve.options import Options
+from mmsieve.outputs import is_full
 from mmsieve.sample import Image, Sample, Text
 
 if TYPE_CHECKING:
@@ -497,7 +498,8 @@ def fitting(where: Path | str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, MmsieveError | MemoryError) or is_order_to_end(error):
+        is_known = isinstance(error, MmsieveError | MemoryError) or is_full(error)
+        if is_known or is_order_to_end(error):
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise RequestError(f"{where}: weights and config do not fit: {lines[0]}") from error

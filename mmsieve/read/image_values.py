@@ -3,16 +3,16 @@
 import base64
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from mmsieve.errors import SampleError, Status
+from mmsieve.images import extension_of
 
 _FILE = "file://"
 _DATA = "data:"
-_BASE64 = re.compile(
-    r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3]|SUkq|TU0A)[A-Za-z0-9+/\s]{60,}={0,2}\s*"
-)
-"""How JPEG, PNG, GIF, WebP, BMP and TIFF files begin in base64; no path looks like it."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{20,}(={0,2})\s*")
+_SHORTEST_IMAGE = 64
 
 
 def image_values(item: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
@@ -38,7 +38,20 @@ def image_path(value: Any) -> str | None:
     if not isinstance(value, str) or not value or value.startswith(_DATA):
         return None
     path = value.removeprefix(_FILE)  # as qwen_vl_utils reads it: the rest, letter for letter
-    return None if "://" in path or _BASE64.fullmatch(value) else path
+    return None if "://" in path or _is_base64(value) else path
+
+
+def _is_base64(text: str) -> bool:
+    """Whether a text is a file in base64: padded, or begun as images are."""
+    match = _BASE64.fullmatch(text)
+    if match is None:
+        return False
+    if match[1]:
+        return True
+    head = "".join(text[: 2 * _SHORTEST_IMAGE].split())[:_SHORTEST_IMAGE]
+    with suppress(SampleError):
+        return len(head) == _SHORTEST_IMAGE and bool(extension_of(base64.b64decode(head)))
+    return False
 
 
 def is_address(value: Any) -> bool:

@@ -242,7 +242,9 @@ _BATCH_ROWS = 32
 _BATCH_BYTES = 256 << 20
 """What a batch may take: a dictionary can stand for one large value in every row."""
 _MOST_EXPANSION = 1000
-"""Beyond this and _BATCH_BYTES a column is made to fill memory: images don't compress."""
+"""Beyond this and _BATCH_BYTES a value a column is made to fill memory: images don't compress."""
+_MOST_OF_A_GROUP = 3 << 30
+"""What such a column of a group may come to: it may stand in one page, which is read at once."""
 
 
 @contextmanager
@@ -296,7 +298,10 @@ def _columns(
 
 def _check_packed(group: int, column: pq.ColumnChunkMetaData) -> None:
     size = column.total_uncompressed_size
-    if size > max(_BATCH_BYTES, _MOST_EXPANSION * column.total_compressed_size):
+    most = _MOST_EXPANSION * column.total_compressed_size
+    # many values that may each be an image come one at a time
+    most = max(most, min(_BATCH_BYTES * max(column.num_values, 1), _MOST_OF_A_GROUP))
+    if size > most:
         raise _packed(group, column, size)
 
 

@@ -247,6 +247,17 @@ class Grouping:
         return StyleGroups(ordered, [named[name] for name in ordered], counts, groups)
 
 
+def by_source_alone(sources: TextCodes, parts: Sequence[Numbers]) -> Grouping:
+    """The groups of rows without styles, whose sources come in parts: one for each source."""
+    styles = TextCodes()
+    code = styles.one("any")
+    grouping = Grouping(styles, sources)
+    for part in parts:
+        ones = np.ones(len(part), np.int64)
+        grouping.add(ones, ones * code, part)
+    return grouping
+
+
 def _first_of_each(counts: Numbers, styles: Numbers) -> Numbers:
     """The places of the styles that aren't -1 and don't repeat one of the same row."""
     starts = np.cumsum(counts) - counts

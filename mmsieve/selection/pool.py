@@ -20,6 +20,7 @@ from mmsieve.selection.groups import (
     RankedRatings,
     StyleGroups,
     TextCodes,
+    by_source_alone,
     label_cleaner,
     narrowed,
     rank,
@@ -98,6 +99,7 @@ class RatedSamples(Protocol):
 # A rating table: Parquet files of `rate`, or anyone's with the same columns
 
 STYLES, SOURCE, TOKENS, STATUS = "styles", "image_source", "num_tokens", "status"
+NO_STYLES = "no row has a style: groups are image sources alone (rate with --styler for both)"
 
 
 class RatingTable:
@@ -121,13 +123,23 @@ class RatingTable:
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
                 fix = "ratings are integers or floating-point numbers"
                 raise RequestError(f"--capabilities {name}: holds {kind}, {fix}")
+        lacks = [name for name in (STYLES, SOURCE) if name not in (*table.types, *table.mixed)]
+        self._lacks = frozenset(lacks)
+        self.notes += [f"{table.path}: has no column {name}: no row has any" for name in lacks]
+        if STYLES not in lacks:
+            self._check_styles(table)
+        if SOURCE not in lacks and not _is_text(self._type(SOURCE)):
+            raise RequestError(f"{table.path}: column {SOURCE} holds {table.types[SOURCE]}")
+        self._check_tokens(table)
+
+    def _check_styles(self, table: Table) -> None:
         styles = self._type(STYLES)
         is_list = pa.types.is_list(styles) or pa.types.is_large_list(styles)
         if not is_list or not _is_text(styles.value_type):
             raise RequestError(f"{table.path}: column {STYLES} holds {styles}, not lists of text")
-        if not _is_text(self._type(SOURCE)):
-            raise RequestError(f"{table.path}: column {SOURCE} holds {table.types[SOURCE]}")
-        if options.budget_tokens is None:
+
+    def _check_tokens(self, table: Table) -> None:
+        if self._options.budget_tokens is None:
             return
         if TOKENS not in table.types:
             raise RequestError(
@@ -145,11 +157,14 @@ class RatingTable:
         statuses.one(Status.OK)
         parts: dict[str, list[pl.Series]] = {name: [] for name in self.capabilities}
         status_parts, source_parts, token_parts = [], [], []
-        has_statuses = STATUS in self._table.types
+        lacks, has_statuses = self._lacks, STATUS in self._table.types
         needs_tokens = self._options.budget_tokens is not None
-        columns = [*self.capabilities, STYLES, SOURCE]
+        columns = [*self.capabilities, *(name for name in (STYLES, SOURCE) if name not in lacks)]
         columns += [STATUS] * has_statuses + [TOKENS] * needs_tokens
-        for _, frame in self._table.batches(list(dict.fromkeys(columns))):
+        empty = {SOURCE: pl.lit(None, pl.String), STYLES: pl.lit(None, pl.List(pl.String))}
+        added = {name: empty[name] for name in lacks}
+        for _, found in self._table.batches(list(dict.fromkeys(columns))):
+            frame = found.with_columns(**added)
             given = frame[STATUS] if has_statuses else pl.repeat(None, frame.height, eager=True)
             status_parts.append(statuses.encode(given.cast(pl.String).fill_null(Status.OK.value)))
             source_parts.append(grouping.sources.encode(frame[SOURCE]))
@@ -162,6 +177,9 @@ class RatingTable:
                 part.append(frame[name])
             if needs_tokens:
                 token_parts.append(frame[TOKENS].cast(pl.Int64).fill_null(0).to_numpy())
+        if not grouping.styles.names:
+            self.notes += [NO_STYLES] if self._options.strategy == "mmssr" else []
+            grouping = by_source_alone(grouping.sources, source_parts)
         return Pool(
             ratings={name: rank(parts.pop(name)) for name in self.capabilities},
             groups=grouping.finish(),

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.exporting.items import ITEM_FILES, write_items
+from mmsieve.exporting.items import ITEM_FILES, form_of, plain_name, write_items
 from mmsieve.exporting.pictures import ImageCopies, image_folders, write_manifests_again
 from mmsieve.exporting.rows import PARQUET, ItemsOf, Places, read_schema
 from mmsieve.identity import SourceFiles, TableSource
 from mmsieve.manifests import read_manifest
-from mmsieve.outputs import check_folder
+from mmsieve.outputs import check_folder, check_name
 from mmsieve.read import ReadOptions
 from mmsieve.read.shards import split_files
 from mmsieve.selection.groups import Bools
 from mmsieve.selection.pool import RatedSamples
-from mmsieve.sources import Shard, find_files
+from mmsieve.sources import READ, Shard, find_files, suffix_of
 from mmsieve.tables import TableFile
 
 
@@ -48,18 +48,22 @@ class SubsetRequest:
     def outputs(self) -> dict[Path, list[Path]]:
         """File to write -> the files whose items it holds."""
         if self.is_folder:
-            return {self.out / path.name: [path] for path in self.data}
+            return {self.out / plain_name(path): [path] for path in self.data}
         return {self.out: list(self.data)}
 
     def check(self, overwrite: bool) -> None:
         """Raise RequestError where the chosen items can't be written as asked."""
         if not self.data:
             raise RequestError("--subset: say --data FILE too, the items that are chosen from")
+        if self.is_folder and suffix_of(str(self.out)) in READ and not self.out.is_dir():
+            kinds = ", ".join(ITEM_FILES)
+            raise RequestError(f"--subset {self.out}: not one of {kinds}, and no folder's name")
         if self.is_folder and len(self.outputs) < len(self.data):
             raise RequestError(
                 f"--subset {self.out}: two files of --data have one name: name a file for all"
             )
         for out, files in self.outputs.items():
+            check_name(out, "--subset")
             if any(out.resolve() == path.resolve() for path in files):
                 raise RequestError(f"--subset {out}: is the file of --data: choose another name")
             if out.is_dir():
@@ -71,7 +75,8 @@ class SubsetRequest:
             if not self.is_folder:
                 raise RequestError("--with-images: goes into a folder: say --subset DIR")
             _ = self.shards
-        check_folder(self.out.absolute() if self.is_folder else self.out.absolute().parent)
+        folder = self.out if self.is_folder else self.out.parent
+        check_folder(folder.absolute(), "--subset")
 
     @property
     def read(self) -> ReadOptions:
@@ -85,7 +90,7 @@ class SubsetRequest:
         return [shard for file in files for shard in split_files((file,), self.read)]
 
     def _check_kinds(self, out: Path, files: Sequence[Path]) -> None:
-        tables = [path for path in files if path.suffix == PARQUET]
+        tables = [path for path in files if form_of(path) == PARQUET]
         if len(tables) not in (0, len(files)) or bool(tables) != (out.suffix == PARQUET):
             raise RequestError(
                 f"--subset {out}: Parquet comes out as Parquet, JSON as .json or .jsonl; name a "
@@ -106,7 +111,7 @@ def data_files(data: Sequence[Path]) -> tuple[Path, ...]:
     for path in found:
         if not path.is_file():
             raise RequestError(f"--data {path}: no such file; give a JSON list, JSONL or Parquet")
-        if path.suffix not in ITEM_FILES:
+        if form_of(path) not in ITEM_FILES:
             raise RequestError(f"--data {path}: not one of {', '.join(ITEM_FILES)}")
     return found
 
@@ -115,7 +120,7 @@ def write_subset(rated: RatedSamples, chosen: Bools, request: SubsetRequest) -> 
     """Write the chosen items, in the order of their files; returns what to say of it."""
     wanted, notes = _places(rated, chosen, request.data)
     for out, files in request.outputs.items():
-        write_items(out, [ItemsOf(path, wanted[path], path.suffix) for path in files])
+        write_items(out, [ItemsOf(path, wanted[path], form_of(path)) for path in files])
     empty = [str(path) for path in request.data if not len(wanted[path])]
     if request.is_folder:
         notes += _write_around(wanted, request)

@@ -1,5 +1,6 @@
-"""Kills or doubles one scenario's command; prints a line per problem, and a summary."""
+"""Kills or doubles the scenarios' commands; prints a line per problem, and a summary."""
 
+import argparse
 import os
 import random
 import shlex
@@ -76,12 +77,45 @@ def kills(arena: Arena, every: int) -> list[str]:
             problems.append(f"{place}: exit {again.code}: {again.said.strip()}")
         elif others := differences(wanted, arena.tree()):
             problems.append(f"{place}: differs: {', '.join(others[:5])}")
-    print(f"{len(points)} kills, {len(problems)} problems")
+    print(f"{len(points)} kills, {len(problems)} problems", flush=True)
     return problems
 
 
 def pairs(arena: Arena, count: int, seed: int) -> list[str]:
-    """Start two runs at about the same time; whatever ends with 0 must have left what it should."""
+    """Start two runs at about the same time; whatever ends with 0 must have left what it should.
+
+    Both have the same options or the second other ones, let the other end (--wait) or not, and
+    begin at once or at a moment of the other's run; some start again (--overwrite).
+    """
+    one, other = arena.scenario.command, arena.scenario.other
+    wanted, seconds = _undisturbed(arena)
+    rng = random.Random(f"{arena.scenario.command} {seed}")
+    ended: Counter[tuple[int, ...]] = Counter()
+    problems = []
+    for number in range(count):
+        arena.clear()
+        together = arena.scenario.together
+        chosen = [one, other if together else rng.choice([one, other])]
+        rng.shuffle(chosen)
+        delays = [0.0, rng.choice([0.0, rng.uniform(0, seconds)])]
+        options = rng.choice(["", "", " --wait", " --wait", " --overwrite", " --overwrite --wait"])
+        runs = [
+            arena.start(command + options, f"run{n}", delay=delays[n])
+            for n, command in enumerate(chosen)
+        ]
+        outcomes = [run.wait() for run in runs]
+        codes = tuple(outcome.code for outcome in outcomes)
+        ended[codes] += 1
+        found = _judge(chosen, outcomes, arena.tree(), wanted, together, "over" in options)
+        place = f"pair {number} {codes} {chosen}{options} after {delays[1]:.3f} s"
+        problems += [f"{place}: {problem}" for problem in found]
+    counts = ", ".join(f"{number} ended {codes}" for codes, number in sorted(ended.items()))
+    print(f"{count} pairs, {counts}, {len(problems)} problems", flush=True)
+    return problems
+
+
+def _undisturbed(arena: Arena) -> tuple[dict[str, dict[str, Any]], float]:
+    """What each of the two commands leaves when it is alone, and the seconds that one takes."""
     one, other = arena.scenario.command, arena.scenario.other
     wanted: dict[str, dict[str, Any]] = {}
     seconds = 0.0
@@ -92,48 +126,30 @@ def pairs(arena: Arena, count: int, seed: int) -> list[str]:
         done = arena.run(command)
         seconds = time.monotonic() - started
         if done.code:
-            return [f"{command}: {done.code}: {done.said}"]
+            raise SystemExit(f"{command}: {done.code}: {done.said}")
         warm(done.modules)
         wanted[command] = arena.tree()
     if arena.scenario.together:
         wanted[one] = wanted[other]
-    rng = random.Random(seed)
-    ended: Counter[tuple[int, ...]] = Counter()
-    problems = []
-    for number in range(count):
-        arena.clear()
-        chosen = [one, other if arena.scenario.together else rng.choice([one, other])]
-        rng.shuffle(chosen)
-        delays = [0.0, rng.choice([0.0, rng.uniform(0, seconds)])]
-        waits = rng.choice(["", " --wait"])
-        runs = [
-            arena.start(command + waits, f"run{n}", delay=delays[n])
-            for n, command in enumerate(chosen)
-        ]
-        outcomes = [run.wait() for run in runs]
-        codes = tuple(outcome.code for outcome in outcomes)
-        ended[codes] += 1
-        found = _judge(arena, chosen, outcomes, wanted)
-        problems += [f"pair {number} {codes} {chosen}{waits}: {problem}" for problem in found]
-    print(f"{count} pairs, {dict(ended)}, {len(problems)} problems")
-    return problems
+    return wanted, seconds
 
 
 def _judge(
-    arena: Arena,
     chosen: Sequence[str],
     outcomes: Sequence[Outcome],
+    left: dict[str, Any],
     wanted: dict[str, dict[str, Any]],
+    together: bool,
+    overwrite: bool,
 ) -> Iterator[str]:
     """What is wrong about how two runs ended, and about what they left."""
     good = {command for command, outcome in zip(chosen, outcomes, strict=True) if outcome.code == 0}
-    together = arena.scenario.together
     if not good or (together and len(good) < len(chosen)):
         yield f"didn't end well: {' / '.join(outcome.said.strip() for outcome in outcomes)}"
-    elif len(good) > 1 and not together:
+    elif len(good) > 1 and not together and not overwrite:
         yield "both ended well, though they ask for different things"
-    elif others := differences(wanted[good.pop()], arena.tree()):
-        yield f"differs: {', '.join(others[:5])}"
+    elif all(others := [differences(wanted[command], left) for command in sorted(good)]):
+        yield f"differs: {', '.join(min(others, key=len)[:5])}"
     for outcome in outcomes:
         if outcome.code not in (0, 2) or "Traceback" in outcome.said:
             yield f"{outcome.code}: {outcome.said.strip()}"
@@ -160,25 +176,46 @@ def teacher_server() -> Iterator[str]:
         os.waitpid(process, 0)
 
 
-def main(words: Sequence[str]) -> int:
-    """kills SCENARIO [EVERY] or pairs SCENARIO COUNT [SEED]."""
-    what, name, *numbers = words
-    scenario = SCENARIOS[name]
+def main() -> int:
+    """Kill or double what is asked for; 1 where anything was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("what", choices=["kills", "pairs"])
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="all, if none is named")
+    parser.add_argument("--every", type=int, default=1, help="kill before each so many changes")
+    parser.add_argument("--count", type=int, default=200, help="pairs, shared by the scenarios")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    fitting = [name for name, each in SCENARIOS.items() if _fits(each, asked.what)]
+    names = asked.scenarios or fitting
     key = "sk-test-0123456789abcdef"
     os.environ |= {"OPENAI_API_KEY": key, "MMSIEVE_ENDPOINT_KEY": key, "HF_HUB_OFFLINE": "1"}
+    problems = []
+    for number, name in enumerate(names):
+        print(f"{name}: ", end="", flush=True)
+        share = asked.count // len(names) + (number < asked.count % len(names))
+        found = _play(SCENARIOS[name], asked, share)
+        problems += found
+        for problem in found:
+            print(problem, flush=True)
+    print(f"{len(names)} scenarios, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+def _fits(scenario: Scenario, what: str) -> bool:
+    return bool(scenario.other) if what == "pairs" else not scenario.together
+
+
+def _play(scenario: Scenario, asked: argparse.Namespace, share: int) -> list[str]:
+    """Kill or double a scenario's command."""
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as folder,
         teacher_server() if scenario.teacher else nullcontext("") as teacher,
     ):
         arena = Arena(scenario, Path(folder), teacher)
-        if what == "kills":
-            problems = kills(arena, int(numbers[0]) if numbers else 1)
-        else:
-            problems = pairs(arena, int(numbers[0]), int(numbers[1]) if numbers[1:] else 0)
-    for problem in problems:
-        print(problem)
-    return 1 if problems else 0
+        if asked.what == "kills":
+            return kills(arena, asked.every)
+        return pairs(arena, share, asked.seed)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -45,9 +45,9 @@ def run(*words: object) -> None:
 
 @pytest.mark.parametrize("name", [n for n in SCENARIOS if not SCENARIOS[n].together])
 def test_after_a_kill_before_any_change_the_same_command_ends_as_if_undisturbed(name):
-    run("kills", name, ALIKE.get(name, 1) if SHORT else 1)
+    run("kills", name, "--every", ALIKE.get(name, 1) if SHORT else 1)
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_of_two_runs_at_once_none_that_ends_well_leaves_a_wrong_result(name):
-    run("pairs", name, max(1, PAIRS[name] // 10) if SHORT else PAIRS[name])
+    run("pairs", name, "--count", max(1, PAIRS[name] // 10) if SHORT else PAIRS[name])

@@ -154,3 +154,14 @@ def test_parts_of_equal_files_leave_none_out(run, tmp_path):
     for part in ("0/2", "1/2", "1/2"):
         assert run(*words, "--part", part)[0] == 0
     assert sorted(table_files(tmp_path / "s")) == ["a", "b", "c"]
+
+
+def test_a_folder_of_somebody_else_is_no_place_for_a_table(score, days, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "notes.txt").write_text("mine")
+    code, said = score(days[0])
+    assert code == 2 and "holds notes.txt, and nothing of this command's" in said
+    (tmp_path / "s" / "notes.txt").unlink()
+    assert score(days[0])[0] == 0
+    (tmp_path / "s" / "run.log").write_text("beside a table, what people keep there is theirs")
+    assert score(days[0])[0] == 0

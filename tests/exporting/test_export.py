@@ -336,8 +336,16 @@ def test_names_that_leave_the_folder(tmp_path: Path) -> None:
         tmp_path / "keep.parquet"
     )
     report = run(tmp_path / "src", decisions=tmp_path / "keep.parquet", out=tmp_path / "out")
-    assert "is no name to write" in report.failed["a"]
-    assert members(tmp_path / "out" / "a.tar") == captions(1)
+    assert report.failed == {}
+    written = members(tmp_path / "out" / "a.tar")
+    assert written == [
+        ("%2E%2E/%2E%2E/evil.jpg", image()),
+        ("%2E%2E/%2E%2E/evil.txt", b"x"),
+        ("%2Fabs.jpg", image()),
+        ("%2Fabs.txt", b"x"),
+        *captions(1),
+    ]
+    assert read(tmp_path / "out" / "a.tar").keys == ["%2E%2E/%2E%2E/evil", "%2Fabs", "0000"]
 
 
 def test_keys_become_safe_and_stay_different() -> None:

@@ -1,5 +1,6 @@
 """Instruction data is exported in the form in which it came, by any decisions."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmsieve.cli import main
+from mmsieve.sources import find_files
 from tests.helpers.selections import ratings_of, write_ratings
 
 
@@ -76,3 +78,35 @@ def test_items_go_into_no_tar(pool, tmp_path, capsys):
     words = ("export", pool, "--decisions", tmp_path / "keep", "--out", tmp_path / "out")
     assert run(*words, "--format", "tar") == 2
     assert "instruction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_a_compressed_file_comes_out_unpacked(tmp_path, form):
+    raw = [json.dumps(item(n)) for n in range(4)]
+    text = "[" + ",\n".join(raw) + "]" if form == "json" else "\n".join(raw)
+    data = tmp_path / f"in.{form}.gz"
+    data.write_bytes(gzip.compress(text.encode()))
+    rate(tmp_path / "r", data, [0, 3, 0, 4])
+    assert run("filter", tmp_path / "r", "--where", "ocr > 2", "--out", tmp_path / "keep") == 0
+    words = (data, "--decisions", tmp_path / "keep", "--out", tmp_path / "out")
+    assert run("export", *words) == 0
+    written = (tmp_path / f"out/in.{form}").read_text().replace("[", "", form == "json")
+    assert [line.strip(",]") for line in written.split("\n") if line.strip("]")] == [raw[1], raw[3]]
+    words = ("--data", data, "--subset", tmp_path / f"sub.{form}")
+    assert run("select", tmp_path / "r", "--budget", "2", "--out", tmp_path / "c", *words) == 0
+    assert (tmp_path / f"sub.{form}").read_bytes() == (tmp_path / f"out/in.{form}").read_bytes()
+    words = ("--data", data, "--subset", tmp_path / "subs")
+    assert run("select", tmp_path / "r", "--budget", "2", "--out", tmp_path / "c2", *words) == 0
+    assert (tmp_path / f"subs/in.{form}").exists()
+
+
+def test_what_was_exported_is_a_source(tmp_path):
+    data = tmp_path / "in.json"
+    data.write_text(json.dumps([item(n) for n in range(4)]))
+    rate(tmp_path / "r", data, [0, 3, 0, 4])
+    assert run("filter", tmp_path / "r", "--where", "ocr > 2", "--out", tmp_path / "keep") == 0
+    words = (data, "--decisions", tmp_path / "keep", "--out", tmp_path / "out")
+    assert run("export", *words) == 0
+    found = find_files([str(tmp_path / "out")])  # with a manifest beside it
+    assert [file.name for file in found.files] == ["in"]
+    assert found.notes == (f"{tmp_path / 'out'}: left alone beside the shards: 1 .json",)

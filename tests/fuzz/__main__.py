@@ -7,16 +7,19 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from random import Random
 from tempfile import mkdtemp
 
-from tests.fuzz.forked import Outcome, run, run_function
+from tests.fuzz.forked import Outcome, Worker, run, run_function
 from tests.fuzz.kinds import KINDS, environment
 from tests.fuzz.mutations import mutate
 
+Execute = Callable[[Sequence[str], Path, Path], Outcome]
+_AT_ONCE = 10
+"""Mutations of a kind before it is the next one's turn."""
 _SHARED = 1 << 18
 """Files from this size on, weights, are linked and not copied: nobody writes to them."""
 
@@ -31,24 +34,37 @@ def main() -> int:
     for kind in kinds:
         _make(kind, place)
     if asked.repeat is not None:
-        outcome = _try(kinds[0], asked.repeat, place, place / "repeat", shown=True)
+        outcome = _try(kinds[0], asked.repeat, place, place / "repeat", run, shown=True)
         print(outcome.said, outcome.problem or "as it should", outcome)
         return int(outcome.problem is not None)
     children = [_start(part, asked, kinds, place) for part in range(asked.processes)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    bad = _sum_up(kinds, place)
+    print(f"{time.monotonic() - begin:.0f} s")
+    if asked.folder is None:
+        shutil.rmtree(place, ignore_errors=True)
+    return int(bad > 0 or any(codes))
+
+
+def _sum_up(kinds: Sequence[str], place: Path) -> int:
+    """Print how all runs of a folder ended; returns how many ended badly."""
     ends: Counter[tuple[str, str]] = Counter()
-    for part in range(asked.processes):
-        for line in (place / f"ends-{part}").read_text("utf-8").splitlines():
-            kind, end = line.split("\t")
-            ends[kind, end] += 1
+    for kind, _, end in _ended(place):
+        ends[kind, end] += 1
     for kind in kinds:
         counts = {end: count for (name, end), count in sorted(ends.items()) if name == kind}
         print(f"{kind}: {', '.join(f'{count} {end}' for end, count in counts.items())}")
     bad = sum(count for (_, end), count in ends.items() if not end.startswith("code "))
-    print(f"{sum(ends.values())} mutations, {bad} bad, {time.monotonic() - begin:.0f} s")
-    if asked.folder is None:
-        shutil.rmtree(place, ignore_errors=True)
-    return int(bad > 0 or any(codes))
+    print(f"{sum(ends.values())} mutations, {bad} bad", end=", ")
+    return bad
+
+
+def _ended(place: Path) -> Iterator[tuple[str, int, str]]:
+    """Kind, number and end of each mutation that was run in a folder."""
+    for path in sorted(place.glob("ends-*")):
+        for line in path.read_text("utf-8").splitlines():
+            kind, number, end = line.split("\t")
+            yield kind, int(number), end
 
 
 def _arguments() -> argparse.Namespace:
@@ -56,9 +72,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--count", type=int, default=2000, help="mutations of each kind")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
-    parser.add_argument("--seconds", type=float, default=1e9, help="of all, shared by the kinds")
+    parser.add_argument("--seconds", type=float, default=1e9, help="of all: then it ends")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--folder", help="to keep, with the good files of an earlier run")
+    parser.add_argument("--folder", help="to keep: a later run goes on from it")
     parser.add_argument(
         "--repeat", type=int, help="run this mutation of the KIND again and show it"
     )
@@ -80,7 +96,7 @@ def _make(kind: str, place: Path) -> None:
         work = _copy(base, place / kind / "good")
         names = place / kind / "modules"
         os.environ["MMSIEVE_FUZZ_MODULES"] = str(names)
-        outcome = run_function(lambda line=line: _listing(line), work, notes)  # type: ignore[misc]
+        outcome = run_function(lambda line=line: _listing(line), work, notes, 600.0)  # type: ignore[misc]
         if outcome.problem or outcome.code == 2:  # 1: no teacher is there
             sys.exit(f"{kind}: undamaged, run {number} ends so: {outcome}")
         for name in names.read_text("utf-8").split():
@@ -113,13 +129,18 @@ def _start(part: int, asked: argparse.Namespace, kinds: Sequence[str], place: Pa
         return child
     code = 70
     try:
-        with (place / f"ends-{part}").open("w", encoding="utf-8") as ends:
-            for kind, number in _numbers(part, asked, kinds):
-                outcome = _try(kind, number, place, place / kind / f"work-{part}")
-                problem = outcome.problem
-                ends.write(f"{kind}\t{problem or f'code {outcome.code}'}\n")
-                if problem:
+        worker = Worker()
+        with (place / f"ends-{part}").open("a", encoding="utf-8", buffering=1) as ends:
+            for kind, number in _numbers(part, asked, kinds, place):
+                work = place / kind / f"work-{part}-{number}"
+                outcome = _try(kind, number, place, work, worker.run)
+                if problem := outcome.problem:
+                    alone = _try(kind, number, place, work, run)
+                    problem = alone.problem or f"{problem}, but not alone"
                     _tell(kind, number, problem, outcome)
+                shutil.rmtree(work, ignore_errors=True)
+                ends.write(f"{kind}\t{number}\t{problem or f'code {outcome.code}'}\n")
+        worker.close()
         code = 0
     except BaseException:  # noqa: BLE001 - the parent only sees that this process failed
         traceback.print_exc()
@@ -129,14 +150,20 @@ def _start(part: int, asked: argparse.Namespace, kinds: Sequence[str], place: Pa
 
 
 def _numbers(
-    part: int, asked: argparse.Namespace, kinds: Sequence[str]
+    part: int, asked: argparse.Namespace, kinds: Sequence[str], place: Path
 ) -> Iterator[tuple[str, int]]:
-    for kind in kinds:
-        end = time.monotonic() + asked.seconds / len(kinds)
-        for number in range(asked.first + part, asked.first + asked.count, asked.processes):
-            if time.monotonic() > end:
-                break
-            yield kind, number
+    """A process's share of what wasn't run yet: some of each kind in turn, while there is time."""
+    done = {(kind, number) for kind, number, _ in _ended(place)}
+    end = time.monotonic() + asked.seconds
+    for first in range(asked.first, asked.first + asked.count, _AT_ONCE):
+        last = min(first + _AT_ONCE, asked.first + asked.count)
+        for kind in kinds:
+            for number in range(first, last):
+                if number % asked.processes != part or (kind, number) in done:
+                    continue
+                if time.monotonic() > end:
+                    return
+                yield kind, number
 
 
 def _tell(kind: str, number: int, problem: str, outcome: Outcome) -> None:
@@ -145,7 +172,9 @@ def _tell(kind: str, number: int, problem: str, outcome: Outcome) -> None:
     print(f"{kind} {number}: {problem} ({more}): {lines[-1][:300]}", flush=True)
 
 
-def _try(kind: str, number: int, place: Path, work: Path, shown: bool = False) -> Outcome:
+def _try(
+    kind: str, number: int, place: Path, work: Path, execute: Execute, shown: bool = False
+) -> Outcome:
     """One mutation: its number decides the file, the damage and the run."""
     random = Random(f"{kind} {number}")
     made = KINDS[kind]
@@ -158,7 +187,10 @@ def _try(kind: str, number: int, place: Path, work: Path, shown: bool = False) -
     line = random.choice([one for one in made.lines if _reads(one, file.relative_to(work))])
     if shown:
         print(f"{file}: {len(data)} bytes\nmmsieve {line}")
-    return run(line.split(), work, work.with_name(f"{work.name}-said"))
+    said = work.with_name(f"{work.name}-said")
+    outcome = execute(line.split(), work, said)
+    said.unlink()
+    return outcome
 
 
 def _reads(line: str, file: Path) -> bool:

@@ -1,8 +1,10 @@
 """Scorers of other packages: written as pip would have installed them, and one that fails."""
 
+import builtins
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,12 +36,33 @@ class Speechless(Exception):  # noqa: N818
         raise ValueError("no words")
 
 
+MADE: dict[str, Callable[[], BaseException]] = {
+    "Panic": Panic,
+    "Speechless": Speechless,
+    "ExceptionGroup": lambda: ExceptionGroup("several", [ValueError(), OSError()]),
+    "BaseExceptionGroup": lambda: BaseExceptionGroup("several", [KeyboardInterrupt()]),
+    "UnicodeDecodeError": lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+    "UnicodeEncodeError": lambda: UnicodeEncodeError("utf-8", "\udcff", 0, 1, "bad"),
+    "UnicodeTranslateError": lambda: UnicodeTranslateError("\udcff", 0, 1, "bad"),
+}
+"""Exceptions that a name alone doesn't make."""
+RAISED = sorted(
+    MADE.keys()
+    | {
+        name
+        for name, kind in vars(builtins).items()
+        if isinstance(kind, type) and issubclass(kind, BaseException)
+    }
+    - {"KeyboardInterrupt", "MemoryError"}
+)
+"""Names of all exceptions but the user's interrupt, and the machine's lack of memory."""
+
+
 def fail(text: str) -> None:
     """What a caption's first word asks for."""
     word, _, name = text.partition(" ")
     if word == "raise":
-        kinds = {"Panic": Panic, "Speechless": Speechless}
-        raise kinds.get(name) or vars(__import__("builtins"))[name]
+        raise MADE[name]() if name in MADE else vars(builtins)[name]
     if word == "hang":
         time.sleep(3600)
     if word == "crash":

@@ -14,6 +14,8 @@ def expected(
     weights: Mapping[str, int] | None = None,
 ) -> list[int]:
     """Numbers of the chosen rows. A row has `styles`, `image_source` and a rating or None each."""
+    if not any(row["styles"] for row in rows):  # groups are sources alone
+        rows = [{**row, "styles": ["any"]} for row in rows]
     chosen: list[int] = []
     weights = dict.fromkeys(capabilities, 1) | dict(weights or {})
     live = list(capabilities)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from mmsieve.identity import identify
 from mmsieve.labels import CAPABILITIES
 from mmsieve.selection.options import SelectOptions
+from mmsieve.sources import split_name
 from mmsieve.verbs.select import SelectReport, select
 from tests.helpers.tables import write_table
 
@@ -50,7 +51,7 @@ def write_ratings(
     if data is not None:
         columns = {"place": list(range(count))} | columns
     for number, (start, stop) in enumerate(pairwise([0, *cuts, count])):
-        shard = f"s{number:03d}" if data is None else f"{data.stem}-{number:06d}"
+        shard = f"s{number:03d}" if data is None else f"{split_name(str(data))[0]}-{number:06d}"
         part = {name: values[start:stop] for name, values in columns.items()}
         part["shard"] = [shard] * (stop - start)
         write_table(folder, {shard: part}, kind="ratings", source=source, start=start)

@@ -408,3 +408,23 @@ def test_mmc4_in_a_tar(tmp_path):
     members = [("d.json", dumped(**document)), ("d.1.jpg", JPEG)]
     found = read(write_tar(tmp_path / "a.tar", members))
     assert found.samples[0].parts == DOCUMENT and found.samples[0].metadata == {"url": "u"}
+
+
+@pytest.mark.parametrize(
+    "format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO"]
+)
+def test_any_format_may_be_in_base64(tmp_path, format):
+    data = image(3, format, (40, 40))
+    write_jsonl(tmp_path / "a.jsonl", [{"image": base64.b64encode(data).decode(), "text": "t"}])
+    (sample,) = read(tmp_path / "a.jsonl").samples
+    assert sample.images[0].data == data
+
+
+def test_a_page_in_base64_is_one_bad_row_among_good_ones(tmp_path):
+    page = base64.b64encode(b"<html>404 not found</html>").decode()
+    write_jsonl(
+        tmp_path / "a.jsonl", [{"image": page, "text": "t"}, {"image": BASE64, "text": "t"}]
+    )
+    found = read(tmp_path / "a.jsonl")
+    assert found.statuses == ["ok", "ok"]  # and then no image, when it is decoded
+    assert found.samples[0].images[0].data.startswith(b"<html>")

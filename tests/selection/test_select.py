@@ -233,8 +233,6 @@ def test_wrong_requests(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"styles": None}, "no column styles"),
-        ({"image_source": None}, "no column image_source"),
         ({"ocr": None}, "no column of a capability"),
         ({"styles": ["a"] * 3}, "not lists of text"),
         ({"image_source": [1] * 3}, "image_source holds int64"),
@@ -254,3 +252,23 @@ def test_wrong_tables(
 def test_a_table_without_rows(tmp_path: Path) -> None:
     report = choose(write_ratings(tmp_path / "r", rated()), tmp_path / "keep", budget=0.3)
     assert (report.rows, report.kept) == (0, 0)
+
+
+@pytest.mark.parametrize("lacks", [(), ("styles",), ("styles", "image_source")])
+def test_without_styles_groups_are_sources_alone(tmp_path, lacks):
+    rows = [
+        {"key": f"{n}", "styles": None, "image_source": "ab"[n // 6], "ocr": 5 - n % 3}
+        for n in range(9)
+    ]
+    columns = ratings_of(rows, ocr=pa.int8())
+    table = write_ratings(tmp_path / "r", {k: v for k, v in columns.items() if k not in lacks})
+    report = choose(table, tmp_path / "out", budget=4)
+    assert report.kept == 4
+    assert any("no row has a style: groups are image sources alone" in n for n in report.notes)
+    assert [name in " ".join(report.notes) for name in lacks] == [True] * len(lacks)
+    kept = read_decisions(tmp_path / "out").filter("keep")["key"].to_list()
+    styled = ratings_of([row | {"styles": ["yes/no"]} for row in rows], ocr=pa.int8())
+    if "image_source" in lacks:
+        styled["image_source"] = [""] * len(rows)
+    choose(write_ratings(tmp_path / "r2", styled), tmp_path / "out2", budget=4)
+    assert kept == read_decisions(tmp_path / "out2").filter("keep")["key"].to_list()

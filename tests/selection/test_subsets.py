@@ -134,6 +134,9 @@ def test_what_was_not_rated_is_refused_by_name(tmp_path):
         ("same.json", "is the file of --data"),
         ("there.json", "exists: choose another name, or --overwrite"),
         ("out.parquet", "Parquet comes out as Parquet, JSON as .json or .jsonl"),
+        (f"{'long' * 70}.json", ": a name of more than 255 bytes"),
+        ("s3://bucket/x.json", "only local or mounted folders can be written to"),
+        ("same.json/x", "same.json is a file, not a folder"),
     ],
 )
 def test_wrong_requests_stop_in_one_line(tmp_path, capsys, subset, message):
@@ -144,7 +147,8 @@ def test_wrong_requests_stop_in_one_line(tmp_path, capsys, subset, message):
     with pytest.raises(SystemExit) as end:
         main([*map(str, words), "--subset", str(tmp_path / subset)])
     assert end.value.code == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("mmsieve: --subset ") and message in said
     assert not (tmp_path / "k").exists()
 
 
