@@ -8,7 +8,7 @@ Needs the extra [vllm], in an environment of its own.
 import hashlib
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import Group, Parameter
+from PIL import Image
 
 from mmsieve.devices import Device, Dtype
 from mmsieve.errors import RequestError
@@ -49,14 +50,18 @@ class BackendOptions(Options):
     gpu_memory: Annotated[Share, BACKEND] = 0.9
     """Share of a GPU's memory that vLLM takes."""
 
-    def check_backend(self) -> None:
-        """Raise RequestError where vLLM isn't there, or options are for it alone."""
+    def check_backend(self, stocks: Iterable[tuple[str | None, CheckpointFolder]]) -> None:
+        """Raise RequestError where vLLM isn't there, options are for it alone, or a stock folder
+        is not of its checkpoint."""
+        given = [(Path(stock), checkpoint) for stock, checkpoint in stocks if stock is not None]
         if self.backend == "vllm":
             _version()
+            for stock, checkpoint in given:
+                check_stock(stock, checkpoint)
             return
-        set_ = (self.stock, self.quantization, self.tensor_parallel > 1 or None)
-        for name, value in zip(("stock", "quantization", "tensor-parallel"), set_, strict=True):
-            if value is not None:
+        set_ = (bool(given), self.quantization is not None, self.tensor_parallel > 1)
+        for name, is_set in zip(("stock", "quantization", "tensor-parallel"), set_, strict=True):
+            if is_set:
                 raise RequestError(f"--{name} is for --backend vllm")
 
     def backend_fingerprint(self) -> dict[str, str]:
@@ -102,7 +107,7 @@ class VllmModel:
         share: float = 1.0,
     ) -> None:
         """`convert` writes the checkpoint's stock layout; `share` is that of the memory which
-        vLLM may take in all. Raises RequestError for a stock folder of another model."""
+        vLLM may take in all."""
         _prepare_environment(device)
         from vllm import LLM
 
@@ -113,7 +118,6 @@ class VllmModel:
             convert(checkpoint, folder)
         else:
             folder = Path(options.stock)
-            check_stock(folder, checkpoint)
         on_cpu = {"enforce_eager": True, "distributed_executor_backend": "uni"}
         self._llm = LLM(
             model=str(folder),
@@ -132,22 +136,25 @@ class VllmModel:
 
         `params` are vLLM's SamplingParams, for all prompts or one for each.
         """
-        from PIL import Image
-
+        shown: dict[int, dict[str, Any]] = {}  # prompts about one sample have the same squares
         given: list[Any] = []
         for prompt in prompts:
-            one: dict[str, Any] = {"prompt_token_ids": prompt.ids}
-            if len(prompt.images):
-                shown = [np.ascontiguousarray(square) for square in prompt.images]
-                one["multi_modal_data"] = {"image": [Image.fromarray(square) for square in shown]}
-                names = [
-                    hashlib.blake2b(square.tobytes(), digest_size=16).hexdigest()
-                    for square in shown
-                ]
-                one["multi_modal_uuids"] = {"image": names}
-            given.append(one)
+            place = id(prompt.images)
+            if place not in shown:
+                shown[place] = _show(prompt.images)
+            given.append({"prompt_token_ids": prompt.ids, **shown[place]})
         outputs = self._llm.generate(given, params, use_tqdm=False)
         return [output.outputs[0] for output in outputs]
+
+
+def _show(squares: Iterable[Pixels]) -> dict[str, Any]:
+    """What vLLM is given of a prompt's squares, and the names by which its caches know them."""
+    whole = [np.ascontiguousarray(square) for square in squares]
+    if not whole:
+        return {}
+    names = [hashlib.blake2b(square.tobytes(), digest_size=16).hexdigest() for square in whole]
+    pictures = [Image.fromarray(square) for square in whole]
+    return {"multi_modal_data": {"image": pictures}, "multi_modal_uuids": {"image": names}}
 
 
 def _prepare_environment(device: Device) -> None:

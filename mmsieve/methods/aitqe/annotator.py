@@ -83,7 +83,7 @@ class Aitqe(Annotator):
         self, checkpoint: EnhancerCheckpoint, enhancing: EnhanceOptions, options: ScoringOptions
     ) -> None:
         """Raises RequestError for a device that isn't there."""
-        enhancing.check_backend()
+        enhancing.check_backend([(enhancing.stock, checkpoint)])
         self.checkpoint, self.enhancing = checkpoint, enhancing
         # a model that has learnt answers in pieces has learnt to read any text
         own = checkpoint.own and checkpoint.own | {"plain_text": True}

@@ -128,7 +128,8 @@ class MmSSR(Annotator):
 
         Raises RequestError where the two take different pixels.
         """
-        options.check_backend()
+        stocks = [(options.stock, scorer)] + ([(options.stock_styler, styler)] if styler else [])
+        options.check_backend(stocks)
         self.scorer, self.styler, self.options = scorer, styler, options
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
