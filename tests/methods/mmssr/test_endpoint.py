@@ -236,7 +236,7 @@ def test_the_command_makes_the_same_table_over_another_server(tmp_path, server, 
         assert exit_code([*command, f"endpoint:{other.url}/v1#aitqe"]) == 0
         assert other.requests == []
     capsys.readouterr()
-    assert main([*command, f"{model}2"]) == 2
+    assert exit_code([*command, f"{model}2"]) == 2
     assert "served name" in capsys.readouterr().err
 
 
