@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from mmsieve.clients.answers import KeptAnswers
 from mmsieve.devices import Device as Device
+from mmsieve.devices import Memory, is_out_of_memory
 from mmsieve.errors import SampleError
 from mmsieve.patience import PATIENCE
 from mmsieve.sample import Sample
@@ -49,6 +50,28 @@ class Runner(Protocol):
 
     def run(self, items: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Row | SampleError]]:
         """Rows for a stream of (index, item), in any order, each index exactly once."""
+
+
+def estimate_memory(annotator: "Annotator", options: RunnerOptions) -> Memory | None:
+    """What an annotator's device half will take; None where that isn't known."""
+    has_estimate = hasattr(annotator, "memory")  # plug-ins need not have it
+    return annotator.memory(options) if has_estimate else None
+
+
+def make_runner(annotator: "Annotator", options: RunnerOptions) -> Runner:
+    """The device half of an annotator, its weights loaded.
+
+    Raises RequestError, a line that says what would fit, where they don't fit into memory.
+    """
+    memory = estimate_memory(annotator, options)
+    if memory is not None:
+        memory.check_room()
+    try:
+        return annotator.runner(options)
+    except (MemoryError, RuntimeError) as error:
+        if memory is None or not is_out_of_memory(error):
+            raise
+        raise memory.too_much() from error
 
 
 def annotate_samples(
@@ -87,6 +110,10 @@ class Annotator(Protocol):
     def kind(self) -> Literal["quality", "ratings", "assessment"]:
         """What its table holds; quality: a score, in the column that `tables.find_score` names."""
         return "quality"
+
+    def memory(self, options: RunnerOptions) -> Memory | None:
+        """What the runner will take, known before it is made; None where that isn't known."""
+        return None
 
     def preparer(self) -> Preparer:
         """The CPU half."""

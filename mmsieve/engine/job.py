@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mmsieve import tables
 from mmsieve.clients.answers import KeptAnswers
-from mmsieve.engine.annotator import Annotator, Row, RunnerOptions
+from mmsieve.engine.annotator import Annotator, Row, RunnerOptions, make_runner
 from mmsieve.engine.workers import (
     Event,
     Preparation,
@@ -86,7 +86,7 @@ class ShardWorker:
         )
         self._pool = PreparePool(preparation, workers)
         self._kept = KeptAnswers(job.out, job.fingerprint)
-        self._runner = job.annotator.runner(replace(job.runner, kept=self._kept))
+        self._runner = make_runner(job.annotator, replace(job.runner, kept=self._kept))
         self._writer = ThreadPoolExecutor(1, "mmsieve-writer")
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from mmsieve import tables
 from mmsieve.clients.answers import KeptAnswers
 from mmsieve.devices import resolve_device
-from mmsieve.engine.annotator import Annotator, Device, RunnerOptions, check
+from mmsieve.engine.annotator import Annotator, Device, RunnerOptions, check, estimate_memory
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.engine.preflight import check_first_samples
 from mmsieve.engine.ray import RayEngine
@@ -164,6 +164,8 @@ def _run(
     if len(todo) < len(shards):
         notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")
     if run.dry_run:
+        memory = estimate_memory(job.annotator, job.runner)
+        notes += [] if memory is None else [memory.line]
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
         return RunReport(out=out, notes=tuple(notes))
     if todo:

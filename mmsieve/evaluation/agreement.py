@@ -13,13 +13,11 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError, Status
-from mmsieve.evaluation.metrics import Floats, Ints, pearson, spearman
+from mmsieve.evaluation.metrics import TOP, Floats, Ints, ScoreTies, count_ties, pearson, spearman
 from mmsieve.filtering.ids import hash_samples
 from mmsieve.sources import one_line
 from mmsieve.tables import SCORE, Table, TableFile, column_names, find_score
 
-TOP = ("0.1", "0.3", "0.5")
-"""The fractions of samples that may be kept, for which the overlap is given."""
 _LEVEL = "quality_level"
 
 
@@ -62,6 +60,8 @@ class Agreement:
     """Cohen's kappa of the levels with quadratic weights: agreement beyond chance."""
     top: dict[str, float | None]
     """Per fraction, the overlap (Jaccard) of what `filter --top-fraction` of it would keep."""
+    ties: dict[str, ScoreTies]
+    """Table -> how far its scores tell these rows apart."""
 
 
 def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Agreement:
@@ -101,6 +101,7 @@ def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Ag
         same_level=same_level,
         kappa=kappa,
         top=_overlaps(*scores, pairs["hash"].to_numpy()),
+        ties=dict(zip(rows, map(count_ties, scores), strict=True)),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mmsieve.engine.annotator import Annotator, RunnerOptions
+from mmsieve.engine.annotator import Annotator, RunnerOptions, make_runner
 from mmsieve.engine.workers import Preparation, Prepared, PreparePool
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.evaluation.metrics import (
@@ -21,6 +21,8 @@ from mmsieve.evaluation.metrics import (
     Interval,
     Ints,
     Metrics,
+    ScoreTies,
+    count_ties,
     fit_thresholds,
     half_of_units,
     interval,
@@ -123,7 +125,7 @@ def score_texts(
     statuses = [Status.OK.value] * len(scores)
     pool = PreparePool(Preparation(preparer=annotator.preparer()), workers)
     try:
-        runner = annotator.runner(RunnerOptions(annotator.device, batch_tokens))
+        runner = make_runner(annotator, RunnerOptions(annotator.device, batch_tokens))
         with show_progress(label, len(scores), quiet, "texts") as advance:
 
             def items() -> Iterator[tuple[int, Any]]:
@@ -186,6 +188,8 @@ class Measured:
     """Of all texts, measured or not."""
     thresholds: list[float] | None = None
     """For a score that isn't a level: where levels 1, 2 and 3 begin."""
+    ties: ScoreTies | None = None
+    """How far the scores tell the measured texts apart."""
     differences: dict[str, Difference] = field(default_factory=dict)
     """To the first model; empty for that one."""
 
@@ -197,6 +201,7 @@ class Measured:
             "by_kind": {kind: metrics.as_dict() for kind, metrics in self.by_kind.items()},
             "statuses": self.statuses,
             "thresholds": self.thresholds,
+            "ties": None if self.ties is None else asdict(self.ties),
         }
 
 
@@ -318,6 +323,7 @@ def _measure_one(
         by_kind={kind: numbers(is_measured & (kinds == kind))[0] for kind in there},
         statuses=statuses,
         thresholds=one.thresholds,
+        ties=count_ties(one.scores[is_measured]),
         differences={} if first is None else _differences(overall, first),
     )
     return measured, overall

@@ -11,9 +11,11 @@ misses several of its texts at once, so those that share one are a unit, drawn a
 texts get an interval without width; with n images the rate of errors may still be about 3 / n.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from importlib.util import find_spec
 from typing import Any, TypeAlias
 
@@ -160,6 +162,34 @@ def _bins(scores: Floats, levels: Ints) -> list[dict[str, float]]:
         }
         for index in np.flatnonzero(counts).tolist()
     ]
+
+
+# How far scores tell texts apart: equal ones a cut can only choose between by chance
+
+TOP = ("0.1", "0.3", "0.5")
+"""The fractions of samples that may be kept, for which ties and overlaps are given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTies:
+    """What ties a cut by rank would meet, as `filter --top-fraction` counts them."""
+
+    distinct: int
+    """Different scores."""
+    at_top: dict[str, int]
+    """Per fraction that may be kept, the samples with the lowest score kept, where not all of
+    these are; 0 where the scores decide alone."""
+
+
+def count_ties(scores: Floats) -> ScoreTies:
+    """The ties among scores [n], none of them NaN."""
+    ranked = np.sort(scores)[::-1]
+    found = {}
+    for top in TOP:
+        count = math.floor(Fraction(top) * len(ranked))
+        is_cut_between_equals = 0 < count < len(ranked) and ranked[count - 1] == ranked[count]
+        found[top] = int((ranked == ranked[count]).sum()) if is_cut_between_equals else 0
+    return ScoreTies(distinct=len(np.unique(ranked)), at_top=found)
 
 
 # How far a number may be off because of the texts that happened to be there: the bootstrap

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mmsieve.evaluation.agreement import Agreement
 from mmsieve.evaluation.comparing import COMPARED, Measured
-from mmsieve.evaluation.metrics import RESAMPLED, Interval, Metrics
+from mmsieve.evaluation.metrics import RESAMPLED, Interval, Metrics, ScoreTies
 from mmsieve.labels import LEVELS
 from mmsieve.sanitize import plain
 
@@ -77,7 +77,8 @@ def agreement_table(found: Agreement) -> list[RenderableType]:
         named[f"top {float(top):.0%}: overlap of what is kept"] = overlap
     for name, value in named.items():
         numbers.add_row(name, _number(value))
-    return [rows, "", numbers]
+    ties = (Text(plain(f"{n}: {_ties(one, found.count)}")) for n, one in found.ties.items())
+    return [rows, "", numbers, "", *ties]
 
 
 def _columns(one: Measured) -> dict[str, Metrics]:
@@ -134,9 +135,16 @@ def _details(one: Measured) -> Iterator[RenderableType]:
     table.add_row("mean true level", *(_number(mean, ".2f") for mean in calibration.mean_level))
     table.add_row("share of texts", *(f"{share:.1%}" for share in calibration.share))
     yield table
+    if one.ties is not None:
+        yield Text(_ties(one.ties, metrics.count))
     if one.thresholds is not None:
         cuts = ", ".join(f"{value:.4g}" for value in one.thresholds)
         yield Text(f"levels 1, 2, 3 from a score of {cuts}")
+
+
+def _ties(found: ScoreTies, count: int) -> str:
+    cuts = [f"the top {float(top):.0%}: {tied:,}" for top, tied in found.at_top.items()]
+    return f"different scores: {found.distinct:,} of {count:,}; tied at a cut of {', '.join(cuts)}"
 
 
 def _with_interval(value: float | None, interval: Interval | None, form: str = ".3f") -> str:

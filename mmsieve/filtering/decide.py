@@ -6,6 +6,7 @@ back beside their names. DuckDB opens its own files only, and spills what exceed
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -291,6 +292,20 @@ def _group(plan: FilterPlan, codes: pl.DataType) -> pl.Expr:
 
 # Rows by their ranks: the highest of each group, ties by a stable hash of names, then by place
 
+
+@dataclass(frozen=True)
+class Ties:
+    """How far the scores told the ranked rows apart."""
+
+    distinct: int
+    """Different scores."""
+    tied: int
+    """Rows whose score is the lowest that is kept, where not all of these are kept; of all groups
+    together."""
+    kept: int
+    """Of those, the rows that a hash of their keys chose."""
+
+
 _RANKED = "judged WHERE reason IS NULL"
 
 
@@ -301,6 +316,7 @@ class FilterDecisions(DecisionRows):
         self._plan, self._database = plan, database
         self.threshold: float | None = None
         """The lowest value that is kept, where there is one group."""
+        self.ties = Ties(0, 0, 0)
         self.groups: dict[str, tuple[int, int]] = {}
         """With --per: group -> kept and scored rows."""
         self._thresholds: pl.DataFrame | None = None
@@ -347,6 +363,8 @@ class FilterDecisions(DecisionRows):
         lowest = self._at("value", _RANKED, "value DESC", counts, wanted)
         self._settle(lowest, wanted)
         found = {"scored": str(counts.sum()), "wanted": str(wanted.sum())}
+        found |= {"distinct": str(self.ties.distinct), "tied": str(self.ties.tied)}
+        found["tied_kept"] = str(self.ties.kept)
         few = counts < (options.top_count or 0)
         if plan.per is not None:
             few &= counts > 0
@@ -392,6 +410,9 @@ class FilterDecisions(DecisionRows):
         is_open = (ties < pl.col("equal")).fill_null(False)
         found = joined.select("grp", "value", "equal", ties.alias("ties"), is_open.alias("open"))
         self._thresholds = found
+        distinct = self._database.frame(f"SELECT count(DISTINCT value) FROM {_RANKED}").item()
+        at_cut = found.filter("open").select(pl.col("equal", "ties").sum()).row(0)
+        self.ties = Ties(distinct, *at_cut)
         if found["open"].any():
             empty = pl.DataFrame(schema={"grp": pl.UInt32, "hash": pl.UInt64, "row": pl.Int64})
             self._database.fill("tied", empty, self._tied())

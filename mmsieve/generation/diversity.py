@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mmsieve.devices import resolve_device, resolve_dtype, share_cores
+from mmsieve.devices import Device, Dtype, Memory, resolve_device, resolve_dtype, share_cores
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation.plan import Draw, ImageSource, count_samples
 from mmsieve.images import ImageLimits, ImageSpec, Pixels, decode, fit
 from mmsieve.methods.folders import read_json
 from mmsieve.methods.load import find_model
+from mmsieve.methods.memory import estimate_tower
 from mmsieve.methods.tower import Tower, open_tower
 from mmsieve.methods.unifilter.checkpoint import BACKBONES, open_checkpoint
 from mmsieve.progress import Advance, show_progress
@@ -90,6 +91,16 @@ def open_features(model: str) -> Tower:
     return open_tower(folder)
 
 
+def estimate_features(tower: Tower) -> Memory:
+    """What looking at the images will take."""
+    return estimate_tower(tower, *_where())
+
+
+def _where() -> tuple[Device, Dtype]:
+    device = resolve_device()
+    return device, resolve_dtype("auto", device)
+
+
 def cluster_sources(
     sources: Sequence[ImageSource], tower: Tower, clusters: int, seed: int, quiet: bool
 ) -> Labels:
@@ -100,8 +111,8 @@ def cluster_sources(
     share_cores()
     from mmsieve.methods.base import ImageFeatures
 
-    device = resolve_device()
-    features = ImageFeatures(tower, device, resolve_dtype("auto", device))
+    device, dtype = _where()
+    features = ImageFeatures(tower, device, dtype)
     counts = [count_samples(source, {}) for source in sources]
     shown = chain.from_iterable(map(_all_images, sources, counts))
     with show_progress("diversify", sum(counts), quiet) as advance:

@@ -201,8 +201,10 @@ class GenerationRequest:
         images = sum(len(item.pictures) for item in plan.items)
         if self.price is not None:
             cost = f"about ${self.price.of(usage, self.options.batch):.2f}"
+        memory = () if self.tower is None else (diversity.estimate_features(self.tower).line,)
         return (
             *self.shortfall(plan),
+            *memory,
             f"would ask {self.teacher} about {len(plan.items)} {self.task.unit}: {images} "
             f"images of {plan.samples} samples, {len(plan.unusable)} more can't be used",
             f"about {usage.input:,} tokens in and {usage.output:,} out, more where the model "

@@ -3,8 +3,9 @@
 Torch is imported only by what computes: the processes that prepare samples import this module too.
 """
 
+import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from cyclopts import Group, Parameter
 
-from mmsieve.devices import Dtype, quiet
+from mmsieve.devices import Dtype, is_out_of_memory, quiet
 from mmsieve.engine.annotator import Device, Row, RunnerOptions
 from mmsieve.errors import (
     MmsieveError,
@@ -28,7 +29,7 @@ from mmsieve.errors import (
     is_order_to_end,
 )
 from mmsieve.images import ImageFit, ImageLimits, ImageSpec, Pixels, image_path, load_square
-from mmsieve.methods.folders import read_tensors
+from mmsieve.methods.folders import StoredTensor, stored_tensors
 from mmsieve.methods.tower import Tower
 from mmsieve.options import Options
 from mmsieve.outputs import is_full
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S")
 Array: TypeAlias = npt.NDArray[Any]
 Result: TypeAlias = tuple[int, Row | SampleError]
 """The number of an item in its stream, and its row."""
@@ -194,7 +196,7 @@ def batches(costs: list[int], budget: int, boundary: int | None = None) -> list[
     return made
 
 
-_WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
+WINDOW_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 
 
 class TokenBudget:
@@ -206,7 +208,7 @@ class TokenBudget:
 
     def window(self, batch_count: int) -> Window:
         """What is sorted together: about so many batches."""
-        return Window(4096, batch_count * self._tokens, _WINDOW_BYTES[self._device.type])
+        return Window(4096, batch_count * self._tokens, WINDOW_BYTES[self._device.type])
 
     def run(
         self,
@@ -240,10 +242,7 @@ class TokenBudget:
         self, places: list[int], longest: int, encode_fewer: Callable[[], bool]
     ) -> list[list[int]]:
         """What to try instead of a batch that did not fit, the last one first."""
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.empty_cache()
+        release_memory(self._device)
         if len(places) > 1:
             half = len(places) // 2
             self._tokens = max(1, min(self._tokens, half * longest))
@@ -296,24 +295,39 @@ class BatchRunner(ABC, Generic[T, R]):
 
         A batch's numbers are fetched once the next one is under way, so a GPU need not wait.
         """
-        launched: Iterator[Any] = chain(self._launch(items), [None])
+        launched: Iterator[Any] = chain(self._launch(items, self.compute), [None])
         for (batch, computed), _ in pairwise(launched):
             rows = self.rows([item for _, item in batch], computed)
             yield from zip((index for index, _ in batch), rows, strict=True)
 
-    def _launch(self, items: Iterable[tuple[int, T]]) -> Iterator[tuple[list[tuple[int, T]], R]]:
-        def compute(batch: list[tuple[int, T]]) -> R:
-            return self.compute([item for _, item in batch])
+    def _launch(
+        self, items: Iterable[tuple[int, T]], compute: Callable[[list[T]], S]
+    ) -> Iterator[tuple[list[tuple[int, T]], S]]:
+        """The items in batches, window by window, each with what is computed of it."""
 
-        def encode_fewer() -> bool:
-            return any(encoder.halve() for encoder in self.encoders)
+        def compute_items(batch: list[tuple[int, T]]) -> S:
+            return compute([item for _, item in batch])
 
         for run in self._budget.window(self.batches_sorted).split(items, self._size):
             costs = [self.tokens(item) for _, item in run]
-            yield from self._budget.run(run, costs, compute, encode_fewer, self.boundary)
+            yield from self._budget.run(
+                run, costs, compute_items, self._encode_fewer, self.boundary
+            )
+
+    def _encode_fewer(self) -> bool:
+        return any(encoder.halve() for encoder in self.encoders)
 
     def _size(self, indexed: tuple[int, Any]) -> tuple[int, int]:
         return self.tokens(indexed[1]), indexed[1].nbytes
+
+
+def release_memory(device: "torch.device") -> None:
+    """Give back what is kept for later but held by nothing."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def open_device(device: Device) -> "torch.device":
@@ -323,16 +337,6 @@ def open_device(device: Device) -> "torch.device":
     if device != "cpu" and not torch.cuda.is_available():
         raise RequestError(f"device {device!r}: torch finds no GPU; use --device cpu")
     return torch.device(device)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means that a smaller batch may do."""
-    import torch
-
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory")
-    )
 
 
 # The device half: images
@@ -394,8 +398,8 @@ def encode_patches(tower: Any, pixels: "Tensor", select_layer: int) -> "Tensor":
     return hidden  # type: ignore[no-any-return]
 
 
-_PATCHES = {"cpu": 1600, "cuda": 147456}
-"""Encoded at a time."""
+PATCHES = {"cpu": 1600, "cuda": 147456}
+"""Encoded at a time, by kind of device."""
 
 
 class ImageEncoder:
@@ -406,7 +410,7 @@ class ImageEncoder:
         first: Tensor = next(model.parameters())
         self._normalise = PixelNormaliser(tower.image, first.device, first.dtype)
         self._network = network
-        self._at_once = max(1, _PATCHES[first.device.type] // tower.patches)
+        self._at_once = max(1, PATCHES[first.device.type] // tower.patches)
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> "Tensor":
         """What the network makes of [images, size, size, 3], at least one: [images, ...]."""
@@ -459,8 +463,11 @@ def _load_tower(tower: Tower) -> Any:
     used = {name: at for name, at in tower.tensors.items() if not name.startswith(_UNUSED)}
     with fitting(tower.note), quiet():
         model = stock_tower(AutoConfig.for_model(**tower.config))
-        missing, unknown = model.load_state_dict(read_tensors(used), strict=False)
-    wanted = [name for name in missing if not name.startswith(_UNUSED)]
+        unknown: list[str] = []
+        for name, stored in stored_tensors(used).items():  # one at a time: never all of them twice
+            unknown += model.load_state_dict({name: stored[...]}, strict=False).unexpected_keys
+    missing = model.state_dict().keys() - used.keys()
+    wanted = sorted(name for name in missing if not name.startswith(_UNUSED))
     if wanted or unknown:
         raise RequestError(f"{tower.note}: weights and config do not fit: {[*wanted, *unknown][0]}")
     return model.eval().requires_grad_(False)
@@ -498,26 +505,40 @@ def fitting(where: Path | str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        is_known = isinstance(error, MmsieveError | MemoryError) or is_full(error)
+        is_known = isinstance(error, MmsieveError) or is_full(error) or is_out_of_memory(error)
         if is_known or is_order_to_end(error):
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise RequestError(f"{where}: weights and config do not fit: {lines[0]}") from error
 
 
+_LARGE = 1 << 22
+"""Numbers of a tensor that is converted while it is read. Smaller ones may be kept in another
+format than the model's, as heads are."""
+
+
 def build_model(
-    kind: Any, dtype: str, folder: Path, source: Path | None = None, **given: Any
+    kind: Any, dtype: str, folder: Path, config: Any, state: Mapping[str, Any]
 ) -> tuple[Any, set[str]]:
     """The model of a transformers class, on the CPU, and the tensors that it has no use for.
 
-    `source` and `given` are for its `from_pretrained`. Raises RequestError, naming `folder`, where
-    tensors are missing or of another shape than the config says.
+    `state` has its weights by name, StoredTensors or tensors. Raises RequestError, naming `folder`,
+    where tensors are missing or of another shape than the config says.
     """
     import torch
 
+    weights = {
+        name: one.to(dtype) if isinstance(one, StoredTensor) and one.numbers > _LARGE else one
+        for name, one in state.items()
+    }
+
     with fitting(folder), quiet():
         model, info = kind.from_pretrained(
-            source, dtype=getattr(torch, dtype), output_loading_info=True, **given
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
         )
     if info["missing_keys"]:
         raise RequestError(f"{folder}: no tensor {min(info['missing_keys'])}")
@@ -539,7 +560,8 @@ class ModelOptions(Options):
     device: Annotated[str, _MODEL] = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _MODEL] = "auto"
-    """auto is float32 on a CPU and bfloat16 on a GPU."""
+    """auto is float32 on a CPU; on a GPU what the published code computes released checkpoints in
+    (UniFilter, mmSSR: float16, AITQE: bfloat16), and bfloat16 for all others."""
     image_limits: Annotated[ImageLimits, _MODEL] = field(default_factory=ImageLimits)
     """Beyond these an image is refused."""
 

@@ -42,7 +42,8 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
     on_cpu = all(part.device.type == "cpu" for part in model.parameters())
     if not (on_cpu and _can_pack(dtype)):
         return f"torch {torch.__version__}" + (", stock layers" if on_cpu else "")
-    for parent in list(model.modules()):
+    # a list of all modules would keep every layer's weights beside the packed ones
+    for parent in [part for part in model.modules() if any(part.children())]:
         config: Any = getattr(parent, "config", None)
         if dtype == torch.bfloat16 and getattr(config, "_attn_implementation", "") == "sdpa":
             config._attn_implementation = _PRODUCTS

@@ -8,10 +8,12 @@ changes.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -155,15 +157,15 @@ def tensor_files(folder: Path) -> dict[str, Path]:
 
 
 def _names(file: Path) -> set[str]:
-    with _opened(file, "np") as tensors:
+    with _opened(file) as tensors:
         return set(tensors.keys())
 
 
 @contextmanager
-def _opened(file: Path, framework: str) -> Iterator[Any]:
+def _opened(file: Path) -> Iterator[Any]:
     """A safetensors file; raises RequestError where it isn't one, or ends too early."""
     try:
-        with safe_open(file, framework) as tensors:
+        with safe_open(file, "np") as tensors:
             yield tensors
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         fix = "fetch the file again"
@@ -174,20 +176,116 @@ def _opened(file: Path, framework: str) -> Iterator[Any]:
 
 def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
     """The shape of a tensor, from the file's header."""
-    with _opened(file, "np") as tensors:
+    with _opened(file) as tensors:
         return tuple(tensors.get_slice(name).get_shape())
 
 
+_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+}
+"""Number formats of safetensors that checkpoints have -> torch's."""
+_BITS = re.compile(r"\d+$")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a safetensors file, read each time that it is asked for: `stored[...]`.
+
+    `from_pretrained` takes it for a tensor and keeps one copy of it. Reading, unlike mapping the
+    file, leaves no page of it in the process: a model's weights are in memory once.
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    """By safetensors' name."""
+    start: int
+    """Its first byte in the file."""
+    wanted: str | None = None
+    """Number format to read it in, by torch's name; by default its own."""
+
+    @property
+    def numbers(self) -> int:
+        """How many it holds."""
+        return prod(self.shape)
+
+    @property
+    def item_bytes(self) -> int:
+        """Of one number."""
+        bits = _BITS.search(self.dtype)
+        return max(1, int(bits[0]) // 8) if bits else 1
+
+    def first(self, rows: int) -> "StoredTensor":
+        """Its first so many rows, or all where it has no more."""
+        return replace(self, shape=(min(rows, self.shape[0]), *self.shape[1:]))
+
+    def to(self, dtype: str) -> "StoredTensor":
+        """The same, converted while it is read: it is never there in both formats."""
+        return replace(self, wanted=dtype)
+
+    def __getitem__(self, index: Any) -> "Tensor":
+        return self.read()[index]
+
+    def read(self) -> "Tensor":
+        """All of it; raises RequestError."""
+        import torch
+
+        if self.dtype not in _DTYPES:
+            known = ", ".join(_DTYPES)
+            raise RequestError(f"{self.file}: holds {self.dtype}, and not one of {known}")
+        own = getattr(torch, _DTYPES[self.dtype])
+        found = torch.empty(self.numbers, dtype=getattr(torch, self.wanted or _DTYPES[self.dtype]))
+        with self.file.open("rb", buffering=0) as opened:
+            opened.seek(self.start)
+            for first in range(0, self.numbers, _PIECE):
+                piece = found[first : first + _PIECE]
+                content = bytearray(len(piece) * self.item_bytes)
+                if opened.readinto(content) != len(content):
+                    raise RequestError(f"{self.file}: has become shorter: fetch the file again")
+                piece.copy_(torch.frombuffer(content, dtype=own))
+        return found.view(self.shape)
+
+
+_PIECE = 1 << 22
+"""Numbers that are read at a time."""
+
+
+def stored_tensors(places: Mapping[str, tuple[Path, str]]) -> dict[str, StoredTensor]:
+    """Tensors by a name of one's own, none of them read; raises RequestError.
+
+    `places` says in which file each is, and by which name there.
+    """
+    headers = {file: _header(file) for file in {file for file, _ in places.values()}}
+    return {ours: headers[file][theirs] for ours, (file, theirs) in places.items()}
+
+
+def _header(file: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file: the library checks its header, and doesn't give it out."""
+    _names(file)
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: StoredTensor(
+            file, tuple(one["shape"]), one["dtype"], 8 + length + one["data_offsets"][0]
+        )
+        for name, one in header.items()
+    }
+
+
 def read_tensors(places: Mapping[str, tuple[Path, str]]) -> dict[str, "Tensor"]:
-    """Tensors by a name of one's own; `places` says in which file, and by which name there."""
-    files: dict[Path, list[tuple[str, str]]] = {}
-    for ours, (file, theirs) in places.items():
-        files.setdefault(file, []).append((ours, theirs))
-    found: dict[str, Tensor] = {}
-    for file, names in files.items():
-        with _opened(file, "pt") as opened:
-            found |= {ours: opened.get_tensor(theirs) for ours, theirs in names}
-    return found
+    """The same, read."""
+    return {name: stored.read() for name, stored in stored_tensors(places).items()}
 
 
 def save_tensors(state: dict[str, "Tensor"], folder: Path) -> None:

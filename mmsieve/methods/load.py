@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmsieve.clients.endpoint import SCHEME, EndpointName
-from mmsieve.engine.annotator import Annotator, Row, RunnerOptions, annotate_samples, check
+from mmsieve.engine.annotator import (
+    Annotator,
+    Row,
+    RunnerOptions,
+    annotate_samples,
+    check,
+    make_runner,
+)
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.methods import folders
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions, Judged
@@ -198,7 +205,7 @@ class LoadedModel:
         check(annotator, options)
         self.annotator = annotator
         self.preparer = annotator.preparer()
-        self.runner = annotator.runner(options)
+        self.runner = make_runner(annotator, options)
 
     def score(self, samples: Iterable[Sample]) -> list[Row]:
         """A row per caption or document, in order, with its quality; see `annotate`."""

@@ -19,6 +19,7 @@ from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from mmsieve.devices import Dtype
 from mmsieve.errors import RequestError
 from mmsieve.images import ImageSpec
 from mmsieve.methods.configs import (
@@ -115,6 +116,10 @@ class CheckpointFolder:
 
     not_text: ClassVar[Iterable[str]] = ()
     """More keys of this layout's config.json that are not the language model's."""
+    published_dtype: ClassVar[Dtype] = "float16"
+    """What the published code computes in, on a GPU."""
+    language_prefix: ClassVar[str] = "model."
+    """Before the names of the language model's tensors."""
 
     @property
     def backbone(self) -> str:
@@ -140,6 +145,21 @@ class CheckpointFolder:
         """How a checkpoint made by mmsieve wants its inputs; None for a released one."""
         own = self.config.get("mmsieve")
         return own if isinstance(own, dict) else None
+
+    @property
+    def used(self) -> Places:
+        """The tensors that the model is built of; the tower's by their stock names."""
+        tied = {"lm_head.weight"} if self.ties_embeddings else set()
+        outside = {n: (file, n) for n, file in self.tensors.items() if not n.startswith(INSIDE)}
+        kept = {name: place for name, place in outside.items() if name not in tied}
+        # the pooling head of a tower is never used
+        tower = {n: place for n, place in self.tower.tensors.items() if not n.startswith("head.")}
+        return kept | {f"{INSIDE}vision_model.{name}": place for name, place in tower.items()}
+
+    @property
+    def gpu_dtype(self) -> Dtype:
+        """What `--dtype auto` means on a GPU: as published, or bfloat16 of a checkpoint of ours."""
+        return self.published_dtype if self.own is None else "bfloat16"
 
     @property
     def embedded(self) -> int | None:

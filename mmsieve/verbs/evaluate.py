@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
+from mmsieve.engine.annotator import RunnerOptions, estimate_memory
 from mmsieve.errors import RequestError
 from mmsieve.evaluation import comparing
 from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_tables
@@ -148,6 +149,11 @@ def _evaluate_models(
     ]
     if options.dry_run:
         note = f"would evaluate {len(records):,} texts of {data} with {', '.join(names)}"
+        found = {
+            name: estimate_memory(one, RunnerOptions(one.device, options.batch_tokens))
+            for name, one in annotators.items()
+        }
+        used += [f"{name}: {memory.line}" for name, memory in found.items() if memory is not None]
         return EvaluateReport(out=out, notes=(*used, note))
     scored = {}
     for name, annotator in annotators.items():

@@ -12,7 +12,7 @@ import duckdb
 
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
-from mmsieve.filtering.decide import Database, FilterDecisions, write_uids
+from mmsieve.filtering.decide import Database, FilterDecisions, Ties, write_uids
 from mmsieve.filtering.request import CutOptions, FilterPlan
 from mmsieve.leftovers import scratch_folder
 from mmsieve.locks import writing_to
@@ -35,6 +35,8 @@ class FilterReport(DecisionReport):
     """The lowest score that is kept, where there is one cut by rank."""
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
     """With --per: group -> kept and scored rows."""
+    ties: Ties | None = None
+    """Of a cut by rank: how far the scores told the rows apart."""
 
     def lines(self) -> list[str]:
         """Notes, the largest groups, the lowest score that is kept, and why others are not."""
@@ -45,6 +47,12 @@ class FilterReport(DecisionReport):
             lines.append(f"... and {len(largest) - _SHOWN_GROUPS} more groups")
         if self.threshold is not None:
             lines.append(f"lowest score kept: {self.threshold:g}")
+        if self.ties is not None and self.ties.tied:
+            lines.append(
+                f"tied at the cut: {self.ties.tied:,} rows have the lowest score kept, of which a "
+                f"hash of their keys kept {self.ties.kept:,} ({self.ties.distinct:,} different "
+                "scores in all)"
+            )
         return [*lines, *self.not_kept()]
 
 
@@ -112,6 +120,7 @@ def filter(
         reasons=dict(decided.reasons),
         threshold=decided.threshold,
         groups=decided.groups,
+        ties=decided.ties if plan.options.is_ranked else None,
         notes=tuple(notes),
     )
 

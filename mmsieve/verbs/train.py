@@ -10,6 +10,7 @@ from mmsieve.locks import writing_to
 from mmsieve.methods.folders import hash_files, tensor_files
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
+from mmsieve.training.memory import estimate_training
 from mmsieve.training.options import (
     STAGES,
     TrainOptions,
@@ -170,7 +171,9 @@ def _train(
         if state == "done":
             return TrainReport(out=out, notes=(f"{recipe.name}: done before",))
         if options.dry_run:
-            return TrainReport(out=out, notes=(_plan(goal, recipe, stage, start, options),))
+            memory = estimate_training(goal, recipe, stage, start)
+            said = () if memory is None else (memory.line,)
+            return TrainReport(out=out, notes=(_plan(goal, recipe, stage, start, options), *said))
         from mmsieve.training.training import TRAININGS  # imports torch
 
         notes = TRAININGS[goal](

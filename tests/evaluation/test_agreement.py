@@ -66,6 +66,20 @@ def test_the_overlap_is_that_of_what_filter_keeps(two, tmp_path):
         assert overlap == pytest.approx(len(kept[0] & kept[1]) / len(kept[0] | kept[1]))
 
 
+def test_ties_are_those_that_filter_meets(two, tmp_path):
+    report, written = compare(two[0], two[1], tmp_path / "out")
+    for table in two[:2]:
+        found = written["ties"][table.name]
+        for top, tied in found["at_top"].items():
+            cut = CutOptions(top_fraction=float(top))
+            met = mmsieve.filter(
+                str(table), out=tmp_path / "cut.parquet", cut=cut, overwrite=True, quiet=True
+            )
+            assert (met.ties.tied, met.ties.distinct) == (tied, found["distinct"])
+        assert any(found["at_top"].values())
+    assert f"one: different scores: {written['ties']['one']['distinct']} of 120" in report.summary()
+
+
 def test_every_row_is_accounted_for(two, tmp_path):
     one, other = _shards(1), _shards(2)
     one["x/00000"]["status"][3] = "image_missing"

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve import tables
+from mmsieve.cli import main
 from tests.helpers.filters import NAN, cut, two_shards
 from tests.helpers.tables import kept_keys, read_decisions, rows_of, write_table
 
@@ -30,12 +31,42 @@ def test_top_fraction_rounds_down_and_gives_reasons(tmp_path: Path) -> None:
     assert header is not None
     assert (header.kind, header.shard, header.rows) == ("decisions", "b/c", 3)
     assert header.fingerprint["top_fraction"] == "0.5"
-    assert header.notes == {"scored": "5", "wanted": "2", "lowest": "2.0", "kept": "1"}
+    told_apart = {"distinct": "5", "tied": "0", "tied_kept": "0"}
+    counts = {"scored": "5", "wanted": "2", "lowest": "2.0", "kept": "1"}
+    assert header.notes == counts | told_apart
     assert report.summary().splitlines() == [
         "lowest score kept: 2",
         "not kept: 3 below_cut, 2 no_score",
         f"2 of 7 rows kept in {report.seconds:.1f} s: {tmp_path / 'keep'}",
     ]
+
+
+def test_ties_at_the_cut_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [3.0, 2.5, 2.5, 2.5, 2.5, 1.0, None, 0.5]
+    table = write_table(tmp_path / "scores", {"a": rows_of("a", scores, kind=[*"xxxxxxyy"])})
+    for options, tied, kept in (
+        ("--top-count 3", 4, 2),
+        ("--top-count 1", 0, 0),
+        ("--top-count 5", 0, 0),
+        ("--top-count 6", 0, 0),
+        ("--top-fraction 0.29", 4, 1),
+        ("--top-count 1 --per kind", 0, 0),
+        ("--top-count 2 --per kind", 4, 1),
+    ):
+        out = tmp_path / "keep.parquet"
+        with pytest.raises(SystemExit) as ended:
+            main(["filter", str(table), "--out", str(out), "--overwrite", *options.split()])
+        said = capsys.readouterr().out
+        assert ended.value.code == 0
+        line = f"tied at the cut: {tied} rows have the lowest score kept, of which a hash of their"
+        assert (line in said) == bool(tied)
+        assert f"keys kept {kept} (4 different scores in all)" in said or not tied
+        header = tables.read_header(out)
+        assert header is not None
+        assert header.notes["tied"] == str(tied) and header.notes["tied_kept"] == str(kept)
+        assert header.notes["distinct"] == "4"
+        reasons = read_decisions(out)["reason"].to_list()
+        assert reasons.count("tie_at_cut") == tied - kept
 
 
 @pytest.mark.parametrize(

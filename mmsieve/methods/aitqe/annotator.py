@@ -19,18 +19,24 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from mmsieve.clients.endpoint import EndpointOptions
-from mmsieve.devices import resolve_device, resolve_dtype, share_cores
+from mmsieve.devices import Memory, kind_of, resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Preparer, Runner, RunnerOptions, check
 from mmsieve.methods.aitqe.answers import KEYS, RowMaker
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqePreparer
-from mmsieve.methods.folders import hash_files
+from mmsieve.methods.folders import hash_files, stored_tensors
+from mmsieve.methods.memory import FLOAT32, Batch, LanguageSizes, count_numbers, estimate, together
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.methods.vllm import BackendOptions
 from mmsieve.options import Positive, ZeroToOne, number
 from mmsieve.tables import SCORE, find_score
 
+BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
+"""Tokens of a batch by default, by kind of device; answers come on top."""
+WINDOW_BATCHES = 8
+_PROMPT_TOKENS = 400
+"""Of a usual prompt, its caption included, without the image."""
 _CAPTION_TOKENS = 2048
 """The published code has no limit of its own."""
 
@@ -89,7 +95,7 @@ class Aitqe(Annotator):
         own = checkpoint.own and checkpoint.own | {"plain_text": True}
         self.options = options = options.fill(own or {})
         self.device = resolve_device(options.device)
-        self.dtype = resolve_dtype(options.dtype, self.device)
+        self.dtype = resolve_dtype(options.dtype, self.device, checkpoint.gpu_dtype)
         self.schema = enhancing.rows.schema
         self._caption_tokens = options.max_text_tokens or _CAPTION_TOKENS
         folder, image = checkpoint.folder, checkpoint.image
@@ -106,6 +112,27 @@ class Aitqe(Annotator):
         }
         if checkpoint.own is None:
             self.notes = (checkpoint.tower.note,)
+
+    def memory(self, options: RunnerOptions) -> Memory | None:
+        """Of the model, a batch of prompts, and the cache of prompts and answers."""
+        if self.enhancing.backend == "vllm":  # which takes what it is told to
+            return None
+        checkpoint, sizes = self.checkpoint, LanguageSizes.of(self.checkpoint)
+        batch = Batch(
+            device=options.device,
+            dtype=self.dtype,
+            tokens=options.batch_tokens or BATCH_TOKENS[kind_of(options.device)],
+            sample=checkpoint.image_tokens + _PROMPT_TOKENS,
+            image_tokens=checkpoint.image_tokens,
+            windows=WINDOW_BATCHES,
+        )
+        answers = batch.rows * self.enhancing.max_new_tokens
+        # of one layer at a time there are two: it grows by being copied
+        cached = sizes.cached(batch.length + answers) * (1 + 1 / sizes.layers)
+        activations = batch.activations(sizes, checkpoint.tower)
+        activations += batch.mask_bytes(sizes) + batch.rows * sizes.vocabulary * FLOAT32
+        numbers = count_numbers(stored_tensors(checkpoint.used).values())
+        return estimate(batch, numbers, activations, int(cached * batch.item_bytes))
 
     def preparer(self) -> AitqePreparer:
         """The CPU half."""
@@ -160,6 +187,11 @@ class Judged(Annotator):
         """Raise RequestError where either needs a server that isn't there."""
         check(self._enhancer, options)
         check(self._judge, options)
+
+    def memory(self, options: RunnerOptions) -> Memory | None:
+        """Of both models."""
+        found = self._enhancer.memory(options), self._judge.memory(options)
+        return together([memory for memory in found if memory is not None])
 
     def runner(self, options: RunnerOptions) -> Runner:
         """Both device halves."""

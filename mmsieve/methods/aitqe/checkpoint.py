@@ -13,7 +13,7 @@ from mmsieve.methods.configs import below, check_text_sizes, read_config_file
 from mmsieve.methods.folders import tensor_files
 from mmsieve.methods.stock import ChatLayout
 from mmsieve.methods.tokenizer import check_tokenizer
-from mmsieve.methods.tower import CheckpointFolder, check_config, inside_tower
+from mmsieve.methods.tower import CheckpointFolder, Places, check_config, inside_tower
 
 MODEL_TYPE = "mm"
 TOWER = "vision_model.vision_model."
@@ -47,6 +47,13 @@ class EnhancerCheckpoint(CheckpointFolder):
     """An AITQE folder, understood: all that is needed to build, feed and name it."""
 
     not_text = _NOT_TEXT
+    published_dtype = "bfloat16"
+    language_prefix = "model.model."
+
+    @property
+    def used(self) -> Places:
+        """All of them: the tower is among the others."""
+        return {name: (file, name) for name, file in self.tensors.items()}
 
     @property
     def backbone(self) -> str:

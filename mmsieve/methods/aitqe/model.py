@@ -21,7 +21,7 @@ from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
 from mmsieve.methods.aitqe.checkpoint import CHAT, TOWER, EnhancerCheckpoint
 from mmsieve.methods.base import build_model, encode_patches, fitting, rename
-from mmsieve.methods.folders import read_tensors
+from mmsieve.methods.folders import stored_tensors
 from mmsieve.methods.stock import save_stock, write_processor
 
 Enhancer: TypeAlias = LlavaForConditionalGeneration
@@ -70,10 +70,10 @@ def load_enhancer(checkpoint: EnhancerCheckpoint, dtype: str = "float32") -> Enh
         for name, file in checkpoint.tensors.items()
         if name != _UNUSED
     }
-    state = read_tensors(places)
+    state: dict[str, Any] = {**stored_tensors(places)}
     state[_BIAS] = torch.zeros(config.text_config.hidden_size, dtype=getattr(torch, dtype))
     folder = checkpoint.folder
-    model, unused = build_model(Enhancer, dtype, folder, config=config, state_dict=state)
+    model, unused = build_model(Enhancer, dtype, folder, config, state)
     if unused:
         raise RequestError(f"{folder}: weights and config do not fit: {min(unused)}")
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)

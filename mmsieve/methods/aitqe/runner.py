@@ -17,7 +17,7 @@ import torch
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Preparer, Row, Runner, RunnerOptions, annotate_samples
 from mmsieve.errors import SampleError
-from mmsieve.methods.aitqe.annotator import EnhanceOptions
+from mmsieve.methods.aitqe.annotator import BATCH_TOKENS, WINDOW_BATCHES, EnhanceOptions
 from mmsieve.methods.aitqe.answers import (
     HIGHEST,
     LOWEST,
@@ -134,8 +134,8 @@ _LOOK_BACK = 2 * len(MARKER)
 class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
     """Judges a stream of items in batches of like length; their answers' tokens come on top."""
 
-    batch_tokens: ClassVar = {"cpu": 8192, "cuda": 65536}
-    batches_sorted = 8
+    batch_tokens: ClassVar = BATCH_TOKENS
+    batches_sorted = WINDOW_BATCHES
 
     def __init__(
         self,

@@ -20,18 +20,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmsieve.devices import resolve_device, resolve_dtype, share_cores
+from mmsieve.devices import Memory, kind_of, resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError, Status
 from mmsieve.images import Pixels
 from mmsieve.methods import base
 from mmsieve.methods.clip.checkpoint import TEXT_FILES, ClipFolder, load_clip_tokenizer
-from mmsieve.methods.folders import hash_files
+from mmsieve.methods.folders import hash_files, stored_tensors
+from mmsieve.methods.memory import Batch, count_numbers, estimate, tower_numbers
 from mmsieve.methods.unifilter.annotator import SCHEMA, ScoringOptions
 from mmsieve.sample import Sample, Text
 
 COLUMNS = pa.schema([column for column in SCHEMA if column.name != "quality_level"])
 """As of a classifier, but that the score is the cosine (-1 to 1), which has no level."""
+
+BATCH_TOKENS = {"cpu": 1600, "cuda": 147456}
+"""Patches, or ids of texts, that are encoded at a time, by kind of device."""
+WINDOW_BATCHES = 8
+"""Batches whose texts are sorted together."""
 
 _MOST_IMAGES = 256
 """Of one document: what comes after is not looked at, so that a document fits into memory."""
@@ -107,6 +113,24 @@ class Clip(Annotator):
             "text_tokens": str(min(limit or clip.text_length, clip.text_length)),
             "plain_text": str(bool(options.plain_text)),
         }
+
+    def memory(self, options: RunnerOptions) -> Memory:
+        """Of both towers, and a batch of images; the texts take less."""
+        tower = self.clip.tower
+        tokens = options.batch_tokens or BATCH_TOKENS[kind_of(options.device)]
+        images = max(1, tokens // tower.patches)
+        places = {name: (file, name) for name, file in self.clip.tensors.items()}
+        numbers = count_numbers(stored_tensors(places).values())
+        batch = Batch(
+            device=options.device,
+            dtype=self.dtype,
+            tokens=tokens,
+            sample=tower.patches,
+            image_tokens=1,
+            windows=WINDOW_BATCHES,
+        )
+        activations = tower_numbers(tower, images) * batch.item_bytes + batch.waiting(tower)
+        return estimate(batch, numbers, activations)
 
     def preparer(self) -> ClipPreparer:
         """The CPU half."""

@@ -13,9 +13,10 @@ from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.methods import base
 from mmsieve.methods.base import Array, Result
-from mmsieve.methods.clip.annotator import ClipItem
+from mmsieve.methods.clip.annotator import BATCH_TOKENS, WINDOW_BATCHES, ClipItem
 from mmsieve.methods.clip.checkpoint import ClipFolder, load_clip_tokenizer
 from mmsieve.methods.cpu import speed_up
+from mmsieve.methods.folders import stored_tensors
 
 
 class ClipTowers:
@@ -24,9 +25,10 @@ class ClipTowers:
     def __init__(self, clip: ClipFolder, dtype: str, device: torch.device) -> None:
         """Raises RequestError where weights and config do not fit."""
         stock: Any = CLIPModel if clip.tower.kind == "clip" else SiglipModel
-        model, _ = base.build_model(
-            stock, dtype, clip.folder, clip.folder, use_safetensors=True, local_files_only=True
-        )
+        with base.fitting(clip.folder):
+            config = stock.config_class.from_pretrained(clip.folder, local_files_only=True)
+        state = stored_tensors({name: (file, name) for name, file in clip.tensors.items()})
+        model, _ = base.build_model(stock, dtype, clip.folder, config, state)
         self._model, self._device = model.to(device), device
         self.kernels = speed_up(model.vision_model, model.dtype)
         if model.dtype == torch.float32:  # else attention is swapped for one that isn't causal
@@ -52,11 +54,6 @@ def _unit(features: Any) -> Tensor:
 
 Indexed: TypeAlias = tuple[int, ClipItem]
 
-_BATCH_TOKENS = {"cpu": 1600, "cuda": 147456}
-"""Patches, or ids of texts, that are encoded at a time."""
-_WINDOW = 8
-"""Batches whose texts are sorted together."""
-
 
 class ClipRunner:
     """Scores a stream of items, window by window."""
@@ -65,7 +62,7 @@ class ClipRunner:
         self._device = base.open_device(options.device)
         self._clip, self._text_length = clip, clip.text_length
         self._tokenizer = load_clip_tokenizer(clip)
-        tokens = options.batch_tokens or _BATCH_TOKENS[self._device.type]
+        tokens = options.batch_tokens or BATCH_TOKENS[self._device.type]
         self._budget = base.TokenBudget(self._device, tokens)
         self._towers = ClipTowers(clip, dtype, self._device)
         kernels, tower = self._towers.kernels, clip.tower.note
@@ -73,7 +70,7 @@ class ClipRunner:
 
     def run(self, items: Iterable[Indexed]) -> Iterator[Result]:
         """Rows for a stream of (index, item), in order."""
-        for run in self._budget.window(_WINDOW).split(items, self._size):
+        for run in self._budget.window(WINDOW_BATCHES).split(items, self._size):
             pixels = [image for _, item in run for image in item.images]
             texts = [ids for _, item in run for ids in item.texts]
             images = self._encode(pixels, self._clip.tower.patches, self._images)

@@ -12,7 +12,7 @@ these points differ on purpose:
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -20,12 +20,21 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from mmsieve.clients.endpoint import GROUP, EndpointOptions
-from mmsieve.devices import resolve_device, resolve_dtype, share_cores
+from mmsieve.devices import (
+    Device,
+    Memory,
+    device_memory,
+    kind_of,
+    resolve_device,
+    resolve_dtype,
+    share_cores,
+)
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError
 from mmsieve.labels import CAPABILITIES, STYLES
-from mmsieve.methods.base import ModelOptions
-from mmsieve.methods.folders import hash_files
+from mmsieve.methods.base import BatchRunner, ModelOptions
+from mmsieve.methods.folders import hash_files, stored_tensors
+from mmsieve.methods.memory import FLOAT32, Batch, LanguageSizes, count_numbers, estimate, together
 from mmsieve.methods.mmssr import inputs
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import PromptWriter, RatingPreparer
@@ -39,6 +48,8 @@ LONGEST = 1024
 """Tokens of an answer, as published."""
 LONGEST_STYLES = 192
 """Tokens of an answer that names all nine styles, at most."""
+_SAMPLE_TOKENS = 500
+"""Of a usual conversation and all questions about it, without the image."""
 
 
 def join_styles(styles: Sequence[str]) -> str:
@@ -104,6 +115,9 @@ class RatingOptions(ModelOptions, EndpointOptions, BackendOptions):
     """Keep questions whole and read control strings as text; the published code doesn't."""
     styles_decoding: Literal["plain", "constrained"] | None = None
     """Any text, as published (default), or only the nine styles (default for ours)."""
+    one_at_a_time: bool | None = None
+    """Keep one of scorer and styler in memory at a time, and read each again for every part of a
+    shard: the same table. By default where both do not fit."""
     max_tokens: Positive | None = None
     """Longest prompt, images included; a longer sample is a row without ratings."""
     like_styler: Annotated[str | None, GROUP] = None
@@ -132,7 +146,7 @@ class MmSSR(Annotator):
         options.check_backend(stocks)
         self.scorer, self.styler, self.options = scorer, styler, options
         self.device = resolve_device(options.device)
-        self.dtype = resolve_dtype(options.dtype, self.device)
+        self.dtype = resolve_dtype(options.dtype, self.device, scorer.gpu_dtype)
         self.capabilities = parse_capabilities(options.capabilities, scorer.own or {})
         if styler is not None and styler.image != scorer.image:
             raise RequestError(
@@ -153,8 +167,8 @@ class MmSSR(Annotator):
         by_default = styler is not None and styler.own is not None
         self.constrained = decoding == "constrained" if decoding else by_default
         longest = min(model.max_sequence for model in self.models)
-        has_engine = is_served or options.backend == "vllm"
-        if has_engine:
+        self._has_engine = is_served or options.backend == "vllm"
+        if self._has_engine:
             # a server's context holds the answer too
             places = [model.config.get("max_position_embeddings") for model in self.models]
             longest = min(longest, *(place for place in places if place)) - self._room
@@ -164,7 +178,7 @@ class MmSSR(Annotator):
         if styler is None:
             how = "name who gives them with --styler (it may be the scorer itself)"
             self.notes = (f"no styles: {how}",)
-        elif has_engine and not self.constrained and styler.repetition_penalty != 1:
+        elif self._has_engine and not self.constrained and styler.repetition_penalty != 1:
             penalty = f"the folder's repetition penalty of {styler.repetition_penalty:g}"
             why = "a serving engine would count the prompt's tokens too"
             self.notes = (f"styles without {penalty}: {why}",)
@@ -191,6 +205,7 @@ class MmSSR(Annotator):
             "max_tokens": str(self.max_tokens),
             **options.image_fingerprint(self.scorer.image),
             **options.backend_fingerprint(),
+            **({} if self.dtype == "float32" or self._has_engine else {"head": "float32"}),
         }
         for name, model in (("scorer", self.scorer), ("styler", self.styler)):
             if model is not None:
@@ -199,6 +214,44 @@ class MmSSR(Annotator):
                 found[name] = hash_files({*model.tensors.values(), *files})
                 found[f"{name}_format"] = "clean" if self._is_clean(model) else "published"
         return found
+
+    def memory(self, options: RunnerOptions) -> Memory | None:
+        """Of the models, a batch, and the cache of its samples and their questions."""
+        if self._has_engine:  # which takes what it is told to
+            return None
+        found = [self._memory_of(model, options) for model in self.models]
+        both = together(found) or found[0]
+        if not self.is_in_turn(options.device):
+            alone = (
+                {} if len(found) == 1 else {"--one-at-a-time": max(one.weights for one in found)}
+            )
+            return replace(both, smaller=alone | both.smaller)
+        return max(found, key=lambda one: one.total)
+
+    def is_in_turn(self, device: Device) -> bool:
+        """Whether scorer and styler are in memory one after the other."""
+        if len(self.models) == 1 or self.options.one_at_a_time is not None:
+            return len(self.models) > 1 and bool(self.options.one_at_a_time)
+        both = together([self._memory_of(one, RunnerOptions(device)) for one in self.models])
+        room = device_memory(device)
+        return both is not None and room is not None and both.total > room
+
+    def _memory_of(self, model: OneVision, options: RunnerOptions) -> Memory:
+        sizes = LanguageSizes.of(model)
+        batch = Batch(
+            device=options.device,
+            dtype=self.dtype,
+            tokens=options.batch_tokens or BatchRunner.batch_tokens[kind_of(options.device)],
+            sample=model.image_tokens + _SAMPLE_TOKENS,
+            image_tokens=model.image_tokens,
+            windows=BatchRunner.batches_sorted,
+        )
+        logits = batch.rows * len(self.capabilities) * sizes.vocabulary
+        activations = batch.activations(sizes, model.tower)
+        activations += batch.mask_bytes(sizes) + logits * (FLOAT32 + batch.item_bytes % FLOAT32)
+        cached = int(sizes.cached(batch.length) * (1 + 1 / sizes.layers)) * batch.item_bytes
+        numbers = count_numbers(stored_tensors(model.used).values())
+        return estimate(batch, numbers, activations, cached)
 
     def preparer(self) -> RatingPreparer:
         """The CPU half."""

@@ -20,7 +20,7 @@ from transformers import (
 
 from mmsieve.devices import quiet
 from mmsieve.methods.base import build_model, encode_patches, fitting, rename
-from mmsieve.methods.folders import read_tensors
+from mmsieve.methods.folders import StoredTensor, stored_tensors
 from mmsieve.methods.mmssr.checkpoint import CHAT, OneVision
 from mmsieve.methods.mmssr.inputs import START
 from mmsieve.methods.stock import save_stock, write_processor
@@ -48,7 +48,7 @@ def load_rater(checkpoint: OneVision, dtype: str = "float32") -> Rater:
     """The stock model, on the CPU, its rows cut to the tokenizer's tokens; raises RequestError."""
     with fitting(checkpoint.folder):
         config, state = stock_config(checkpoint), stock_state(checkpoint)
-    return build_model(Rater, dtype, checkpoint.folder, config=config, state_dict=state)[0]
+    return build_model(Rater, dtype, checkpoint.folder, config, state)[0]
 
 
 def stock_config(checkpoint: OneVision) -> LlavaOnevisionConfig:
@@ -75,30 +75,30 @@ def vocabulary(checkpoint: OneVision) -> int:
     return int(load_tokenizer(checkpoint.folder, checkpoint.embedded).build().get_vocab_size())
 
 
-def stock_state(checkpoint: OneVision) -> dict[str, Tensor]:
-    """The tensors under the stock class's names."""
+def stock_state(checkpoint: OneVision) -> dict[str, StoredTensor | Tensor]:
+    """The tensors under the stock class's names, read when they are indexed."""
     places = {_TOWER + stock: place for stock, place in checkpoint.tower.tensors.items()}
     for name, file in checkpoint.tensors.items():
         stock = name if name in _SAME else rename(name, _PARTS.items())
         if stock is not None and not (stock == "lm_head.weight" and checkpoint.ties_embeddings):
             places[stock] = (file, name)
-    state = read_tensors(places)
+    state = stored_tensors(places)
     size = vocabulary(checkpoint)
-    for name in BY_TOKEN:
-        if name in state:
-            state[name] = state[name][:size].clone()  # the rest can go
-    return state | _unused(checkpoint, state)
+    state |= {name: state[name].first(size) for name in BY_TOKEN if name in state}
+    return {**state, **_unused(checkpoint, state)}
 
 
-def _unused(checkpoint: OneVision, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unused(
+    checkpoint: OneVision, state: dict[str, StoredTensor]
+) -> dict[str, StoredTensor | Tensor]:
     """What the stock tower has and nobody computes: a last layer, a last norm."""
     last = checkpoint.tower.layers - 1
     before, after = (f"{_TOWER}encoder.layers.{number}." for number in (last - 1, last))
-    # cloned: what shares memory can't be saved by a trainer
-    copy = {after + n[len(before) :]: t.clone() for n, t in state.items() if n.startswith(before)}
+    # read again: what shares memory can't be saved by a trainer
+    copy = {after + n[len(before) :]: t for n, t in state.items() if n.startswith(before)}
     width = int(checkpoint.tower.config["hidden_size"])
     norm = {"weight": torch.ones(width), "bias": torch.zeros(width)}
-    return copy | {f"{_TOWER}post_layernorm.{name}": value for name, value in norm.items()}
+    return {**copy, **{f"{_TOWER}post_layernorm.{name}": one for name, one in norm.items()}}
 
 
 def save_rater(
@@ -156,14 +156,15 @@ def _stock_llava(checkpoint: OneVision, marks: list[int]) -> LlavaForConditional
     and the second is the image newline."""
     size, folder = vocabulary(checkpoint), checkpoint.folder
     state = stock_state(checkpoint)
-    newline = state.pop("model.image_newline")
+    newline = state.pop("model.image_newline")[:]
     start = open_tokenizer(folder).convert_tokens_to_ids(START)
     embeddings, head = BY_TOKEN
     # no answer has a mark: scored like an id before theirs, neither is ever the likeliest token
     rows = torch.tensor([*range(size), *[start] * (max(marks) + 1 - size)])
     state[head] = state.get(head, state[embeddings])[rows]
-    state[embeddings] = state[embeddings][rows]
-    state[embeddings][marks[1]] = newline
+    embedded = state[embeddings][rows]
+    embedded[marks[1]] = newline
+    state[embeddings] = embedded
     text = {**checkpoint.text_config, "vocab_size": len(rows), "tie_word_embeddings": False}
     config = LlavaConfig(
         text_config=AutoConfig.for_model(**text),
@@ -177,7 +178,7 @@ def _stock_llava(checkpoint: OneVision, marks: list[int]) -> LlavaForConditional
     )
     dtype = str(checkpoint.config.get("torch_dtype", "bfloat16"))
     kind = LlavaForConditionalGeneration
-    model, _ = build_model(kind, dtype, folder, config=config, state_dict=state)
+    model, _ = build_model(kind, dtype, folder, config, state)
     # greedy, as the published scripts ask, with the folder's own ends and penalty
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)

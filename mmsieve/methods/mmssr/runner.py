@@ -1,19 +1,19 @@
 """mmSSR's device half: items -> batches -> ratings and styles -> rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Row, RunnerOptions
 from mmsieve.errors import SampleError
 from mmsieve.images import Pixels
 from mmsieve.methods import decoding
-from mmsieve.methods.base import BatchRunner, ImageEncoder
+from mmsieve.methods.base import BatchRunner, ImageEncoder, Result, Window, release_memory
 from mmsieve.methods.cpu import speed_up
 from mmsieve.methods.decoding import Decoding, LanguageModel, Prefilled, build_tree, decode_greedily
 from mmsieve.methods.mmssr.annotator import LONGEST, MmSSR, StyleGrammar, digit_ids, parse_styles
@@ -22,6 +22,17 @@ from mmsieve.methods.mmssr.inputs import END, Ids, Prompt, RatingItem
 from mmsieve.methods.mmssr.model import encode_images, load_rater
 from mmsieve.methods.mmssr.rows import SampleRatings
 from mmsieve.methods.tokenizer import IMAGE, encode_piece, load_tokenizer
+
+
+class _Answer(NamedTuple):
+    """What one model says of a sample; None where it isn't asked."""
+
+    ratings: SampleRatings | None
+    styles: list[str] | None
+
+
+_TURN = Window(items=4096, tokens=2**62, nbytes=2**31)
+"""Samples that one model is asked about before the other takes its place: a shard, as a rule."""
 
 
 class LoadedRater:
@@ -65,7 +76,7 @@ class LoadedRater:
         """The ratings of each row, which is asked the questions that end in `ends`."""
         logits = self.logits(prefilled, ends)
         chosen = logits.argmax(1).tolist()
-        odds = logits[:, self._digits].float().softmax(1)
+        odds = logits[:, self._digits].softmax(1)
         means = (odds @ torch.arange(6.0, device=odds.device)).tolist()
         digits = {token: digit for digit, token in enumerate(self._digits.tolist())}
         texts = self._tokenizer.decode_batch([[i] for i in chosen], skip_special_tokens=False)
@@ -78,9 +89,16 @@ class LoadedRater:
         return found
 
     def logits(self, prefilled: Prefilled, ends: Sequence[tuple[Ids, ...]]) -> Tensor:
-        """[questions of all rows, in order, vocabulary]: of each answer's first token."""
+        """[questions of all rows, in order, vocabulary] float32: of each answer's first token.
+
+        Those of the digits, which samples are ranked by, are computed in float32 on every device.
+        """
         hidden = decoding.forward_tree(self._language, prefilled, [build_tree(own) for own in ends])
-        logits: Tensor = self._language.head(hidden)
+        logits: Tensor = self._language.head(hidden).float()
+        if hidden.dtype != torch.float32:
+            weight: Any = self._language.head.weight
+            digits = weight[self._digits].float()
+            logits[:, self._digits] = nn.functional.linear(hidden.float(), digits)
         return logits
 
     def answer(self, prefilled: Prefilled, ends: Sequence[Ids], constrained: bool) -> list[str]:
@@ -109,10 +127,25 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
     def __init__(self, asked: MmSSR, options: RunnerOptions) -> None:
         super().__init__(options)
         self._asked = asked
-        self.models = [LoadedRater(model, asked.dtype, self.device) for model in asked.models]
-        self.encoders = [model.features for model in self.models]
-        kernels, tower = self.models[0].kernels, asked.scorer.tower.note
+        self._in_turn = asked.is_in_turn(options.device)
+        self.models: list[LoadedRater | None] = [None] * len(asked.models)
+        for number in range(1 if self._in_turn else len(self.models)):
+            self._load(number)
+        kernels, tower = self._load(0).kernels, asked.scorer.tower.note
         self.notes = {"device": options.device, "kernels": kernels, "tower": tower}
+
+    def _load(self, number: int) -> LoadedRater:
+        """A model, in the place of the other where they are there one at a time."""
+        if (found := self.models[number]) is not None:
+            return found
+        if self._in_turn:
+            self.encoders = ()
+            self.models = [None] * len(self.models)
+            release_memory(self.device)
+        made = LoadedRater(self._asked.models[number], self._asked.dtype, self.device)
+        self.models[number] = made
+        self.encoders = [model.features for model in self.models if model is not None]
+        return made
 
     def tokens(self, item: RatingItem) -> int:
         """Tokens that the item takes in a batch, to one of the models."""
@@ -124,20 +157,50 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
         """What was computed, which is rows already."""
         return computed
 
+    def run(self, items: Iterable[tuple[int, RatingItem]]) -> Iterator[Result]:
+        """Rows for a stream of (index, item), in any order."""
+        if not self._in_turn:
+            yield from super().run(items)
+            return
+        for window in _TURN.split(items, lambda indexed: (0, indexed[1].nbytes)):
+            yield from self._run_in_turn(window)
+
+    def _run_in_turn(self, window: list[tuple[int, RatingItem]]) -> Iterator[Result]:
+        """Rows of a window: all of it is asked of one model, then of the other, in like batches."""
+        answers: list[dict[int, _Answer]] = [{} for _ in self.models]
+        # the model that is there goes first: one is loaded per window
+        for number in sorted(range(len(self.models)), key=lambda one: self.models[one] is None):
+            self._load(number)
+            for batch, found in self._launch(window, partial(self._ask, number)):
+                indices = (index for index, _ in batch)
+                answers[number].update(zip(indices, found, strict=True))
+        for index, item in window:
+            yield index, self._row(item, [found[index] for found in answers])
+
     @torch.inference_mode()
     def compute(self, items: list[RatingItem]) -> list[Row | SampleError]:
         """The rows of a batch."""
-        asked = self._asked
-        ratings: list[SampleRatings] = []
-        styles: list[list[str] | None] = [None] * len(items)
-        for number, model in enumerate(self.models):
-            prompts = [item.prompts[number] for item in items]
-            prefilled = model.prefill(prompts, [item.images for item in items])
-            if number == 0:
-                questions = len(asked.capabilities)
-                ratings = model.rate(prefilled, [prompt.ends[:questions] for prompt in prompts])
-            if asked.styler is not None and model is self.models[-1]:
-                ends = [prompt.ends[-1] for prompt in prompts]
-                answers = model.answer(prefilled, ends, asked.constrained)
-                styles = [parse_styles(answer) for answer in answers]
-        return [asked.rows.make(*each) for each in zip(items, ratings, styles, strict=True)]
+        answers = [self._ask(number, items) for number in range(len(self.models))]
+        return [self._row(item, list(found)) for item, *found in zip(items, *answers, strict=True)]
+
+    @torch.inference_mode()
+    def _ask(self, number: int, items: list[RatingItem]) -> "list[_Answer]":
+        """What a model answers about each item."""
+        model, last = self._load(number), len(self.models) - 1
+        prompts = [item.prompts[number] for item in items]
+        prefilled = model.prefill(prompts, [item.images for item in items])
+        ratings: Sequence[SampleRatings | None] = [None] * len(items)
+        styles: Sequence[list[str] | None] = [None] * len(items)
+        if number == 0:
+            questions = len(self._asked.capabilities)
+            ratings = model.rate(prefilled, [prompt.ends[:questions] for prompt in prompts])
+        if self._asked.styler is not None and number == last:
+            ends = [prompt.ends[-1] for prompt in prompts]
+            styles = list(map(parse_styles, model.answer(prefilled, ends, self._asked.constrained)))
+        return [_Answer(*pair) for pair in zip(ratings, styles, strict=True)]
+
+    def _row(self, item: RatingItem, answers: "list[_Answer]") -> Row | SampleError:
+        """The row of an item, of what all models said."""
+        ratings = next(answer.ratings for answer in answers if answer.ratings is not None)
+        styles = next((answer.styles for answer in answers if answer.styles is not None), None)
+        return self._asked.rows.make(item, ratings, styles)

@@ -26,11 +26,12 @@ import PIL.Image
 import pyarrow as pa
 from cyclopts import Parameter
 
-from mmsieve.devices import resolve_device, resolve_dtype, share_cores
+from mmsieve.devices import Memory, kind_of, resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.images import ImageLimits
-from mmsieve.methods.base import ModelOptions
-from mmsieve.methods.folders import hash_files
+from mmsieve.methods.base import BatchRunner, ModelOptions
+from mmsieve.methods.folders import hash_files, stored_tensors
+from mmsieve.methods.memory import Batch, LanguageSizes, count_numbers, estimate
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.checkpoint import Checkpoint
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
@@ -91,7 +92,7 @@ class UniFilter(Annotator):
         self.checkpoint = checkpoint
         self.options = options = options.fill(checkpoint.own or {})
         self.device = resolve_device(options.device)
-        self.dtype = resolve_dtype(options.dtype, self.device)
+        self.dtype = resolve_dtype(options.dtype, self.device, checkpoint.gpu_dtype)
         # Not as in the published scorer, where it is the probability of one of several labels
         self.score_is_level = checkpoint.num_labels == 1 or checkpoint.own is not None
         limit, image = options.max_text_tokens, checkpoint.image
@@ -107,11 +108,26 @@ class UniFilter(Annotator):
             **options.image_fingerprint(image, options.image_fit or image.fit),
             "text_tokens": "{} {}".format(*self._limits),
             "plain_text": str(options.plain_text),
+            **({} if self.dtype == "float32" else {"head": "float32"}),
         }
         if checkpoint.own is None:  # else it says all of itself, and has its tower inside
             self.notes = (checkpoint.tower.note,)
             if checkpoint.num_labels > 2:
                 self.notes += (_MANY_LABELS.format(checkpoint.num_labels),)
+
+    def memory(self, options: RunnerOptions) -> Memory:
+        """Of the classifier and a batch of captions."""
+        checkpoint, sizes = self.checkpoint, LanguageSizes.of(self.checkpoint)
+        batch = Batch(
+            device=options.device,
+            dtype=self.dtype,
+            tokens=options.batch_tokens or BatchRunner.batch_tokens[kind_of(options.device)],
+            sample=checkpoint.image_tokens + min(self._limits[0], _CAPTION_TOKENS),
+            image_tokens=checkpoint.image_tokens,
+            windows=BatchRunner.batches_sorted,
+        )
+        numbers = count_numbers(stored_tensors(checkpoint.used).values())
+        return estimate(batch, numbers, batch.activations(sizes, checkpoint.tower))
 
     def preparer(self) -> UniFilterPreparer:
         """The CPU half."""
@@ -179,6 +195,10 @@ class OneSided(Annotator):
         red, green, blue = (min(255, int(channel / spec.scale)) for channel in spec.mean)
         PIL.Image.new("RGB", (spec.size, spec.size), (red, green, blue)).save(out, "PNG")
         return OneSidedPreparer(whole, self._side, Image(out.getvalue()))
+
+    def memory(self, options: RunnerOptions) -> Memory:
+        """The classifier's own."""
+        return self._classifier.memory(options)
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The classifier's own device half."""

@@ -8,7 +8,7 @@ released state dict is ours as it is.
 import re
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from mmsieve.methods.base import build_model, encode_patches, fitting, stock_tower
-from mmsieve.methods.folders import read_tensors
+from mmsieve.methods.folders import stored_tensors
 from mmsieve.methods.tokenizer import IMAGE
-from mmsieve.methods.tower import INSIDE
 from mmsieve.methods.unifilter.checkpoint import ARCHITECTURES, Checkpoint
 
 # Projectors: a vision tower's patches -> embeddings of the language model
@@ -66,6 +65,19 @@ def _mlp(vision: int, hidden: int, depth: int) -> nn.Sequential:
 
 
 # The classifier: a vision tower, a projector, a language model, a head on the last token
+
+
+class ScoreHead(nn.Linear):
+    """The classifier's last layer: its product is float32 whatever the rest of the model computes.
+
+    bfloat16 has 8 significant bits: scores from 2 to 4 would be multiples of 1/64, many of them
+    equal, and which of those a cut keeps would be chance.
+    """
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[rows, hidden] of any precision -> [rows, labels] float32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), self.weight.float())
 
 
 class QualityConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -138,6 +150,7 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "model"
     _supports_sdpa = True
     _supports_flash_attn = True
+    _keep_in_fp32_modules_strict: ClassVar = ["score"]
 
     def __init__(self, config: QualityConfig) -> None:
         super().__init__(config)
@@ -149,7 +162,7 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         kind, tokens = config.projector["kind"], config.projector["tokens"]
         widths = (vision.hidden_size, text.hidden_size)
         self.model.mm_projector = build_projector(kind, *widths, tokens)
-        self.score = nn.Linear(text.hidden_size, config.num_labels, bias=False)
+        self.score = ScoreHead(text.hidden_size, config.num_labels, bias=False)
         self.drop_class_token = vision.model_type.startswith("clip") and not config.keep_class_token
         self.post_init()
 
@@ -162,7 +175,7 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         """A new head where the one there is has another number of outputs."""
         if count != self.config.num_labels:
             self.config.num_labels = count
-            self.score = nn.Linear(self.score.in_features, count, bias=False)
+            self.score = ScoreHead(self.score.in_features, count, bias=False)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[images, 3, size, size] normalised -> [images, tokens, hidden], to be spliced in."""
@@ -187,7 +200,10 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
         return self.model(inputs_embeds=inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
     def classify(self, input_ids: Tensor, lengths: Tensor, embeddings: Tensor) -> Tensor:
-        """Logits [batch, labels] of sequences of these `lengths` [batch]; else `hidden_states`."""
+        """Logits [batch, labels], float32, of sequences of these `lengths` [batch].
+
+        The rest is as in `hidden_states`.
+        """
         rows = torch.arange(len(lengths), device=input_ids.device)
         if isinstance(last := self.model.layers[-1].mlp, LastPosition):
             last.rows, last.positions = rows, lengths - 1
@@ -214,17 +230,11 @@ class QualityClassifier(PreTrainedModel):  # type: ignore[misc]
 
 def load_classifier(checkpoint: Checkpoint, dtype: str = "float32") -> QualityClassifier:
     """The classifier of a checkpoint folder, on the CPU, ready to score; raises RequestError."""
-    outside = (name for name in checkpoint.tensors if not name.startswith(INSIDE))
-    places = {name: (checkpoint.tensors[name], name) for name in outside}
-    for stock, place in checkpoint.tower.tensors.items():
-        if not stock.startswith("head."):  # the pooling head is never used
-            places[f"{INSIDE}vision_model.{stock}"] = place
     with fitting(checkpoint.folder):
         config = QualityConfig.of(checkpoint)
     model: QualityClassifier
-    model, _ = build_model(
-        QualityClassifier, dtype, checkpoint.folder, config=config, state_dict=read_tensors(places)
-    )
+    state = stored_tensors(checkpoint.used)
+    model, _ = build_model(QualityClassifier, dtype, checkpoint.folder, config, state)
     return model
 
 
@@ -244,4 +254,6 @@ def save_classifier(
     if labels != 2:  # two is the default, which the published code leaves out
         config["id2label"] = {str(n): f"LABEL_{n}" for n in range(labels)}
         config["label2id"] = {f"LABEL_{n}": n for n in range(labels)}
-    like.write(folder, model.state_dict(), config, own, generates=False)
+    state = model.state_dict()
+    state["score.weight"] = state["score.weight"].to(model.dtype)  # the head stays in float32
+    like.write(folder, state, config, own, generates=False)

@@ -1,0 +1,80 @@
+"""One request in this process: prints what its memory was said to be, and what it was."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import mmsieve
+from mmsieve.engine.annotator import RunnerOptions, annotate_samples
+from mmsieve.methods.aitqe.annotator import EnhanceOptions
+from mmsieve.methods.load import load_aitqe, load_annotator, load_raters
+from mmsieve.methods.mmssr.annotator import RatingOptions
+from mmsieve.methods.unifilter.annotator import ScoringOptions
+from mmsieve.read import ReadOptions, parse_record
+from mmsieve.read.shards import open_shard, split_files
+from mmsieve.sources import find_files
+
+
+def status(name: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    return 1024 * int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def main() -> None:
+    request = json.loads(sys.argv[1])
+    verb, models, options = request["verb"], request["models"], request["options"]
+    tokens = options.pop("batch_tokens", None)
+    if verb == "score":
+        annotator = load_annotator(models[0], ScoringOptions(device="cpu", **options))
+        from mmsieve.methods.unifilter import runner
+    elif verb == "enhance":
+        scoring = ScoringOptions(device="cpu", **options)
+        annotator = load_aitqe(models[0], EnhanceOptions(max_new_tokens=24), scoring)
+        from mmsieve.methods.aitqe import runner
+    else:
+        styler = models[1] if len(models) > 1 else None
+        annotator = load_raters(models[0], RatingOptions(device="cpu", styler=styler, **options))
+        from mmsieve.methods.mmssr import runner  # noqa: F401
+    wanted = RunnerOptions("cpu", tokens)
+    memory = annotator.memory(wanted)
+    samples = read(request["data"], verb)
+    preparer = annotator.preparer()
+    preparer.prepare(samples[0])
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    loaded = annotator.runner(wanted)
+    after, stays = status("VmHWM") - before, status("VmRSS") - before
+    annotate_samples(preparer, loaded, samples)
+    peak = status("VmHWM") - before
+    print(memory.line, file=sys.stderr)
+    print(
+        json.dumps(
+            {
+                "weights": memory.weights,
+                "estimate": memory.total,
+                "loaded": after,
+                "stays": stays,
+                "peak": peak,
+            }
+        )
+    )
+
+
+def read(source: str, verb: str) -> list[mmsieve.Sample]:
+    """The samples of a folder that `generate` wrote."""
+    place = Path(source)
+    where = place / "qas.json" if verb == "rate" else place / "shards"
+    kinds = ("instruction",) if verb == "rate" else ("caption",)
+    options = ReadOptions(kinds=kinds, images=str(place) if verb == "rate" else None)
+    found = []
+    for shard in split_files(find_files([str(where)]).files, options):
+        with open_shard(shard, options) as reader:
+            found += [parse_record(reader.parse, record) for record in reader.records]
+    return found
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)
