@@ -5,7 +5,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 
 VLLM := .venv-vllm
 
-.PHONY: setup demo test test-loaders test-vllm check chaos chaos-short fuzz fuzz-short lint format bench clean
+.PHONY: setup demo test test-loaders test-sharded test-vllm check chaos chaos-short fuzz fuzz-short lint format \
+	bench clean
 
 setup: .venv/.ready
 
@@ -30,6 +31,20 @@ test-loaders: setup $(LOADERS)/.ready
 $(LOADERS)/.ready: tests/loaders/requirements.txt
 	$(PYTHON) -m venv $(LOADERS)
 	$(LOADERS)/bin/pip install --quiet --requirement $<
+	touch $@
+
+# Trainings on two processes, DDP, DeepSpeed and FSDP2, killed and resumed. DeepSpeed changes what
+# accelerate imports: it has a venv of its own, which sees the packages of the first one.
+SHARDED := .venv-sharded
+
+test-sharded: setup $(SHARDED)/.ready
+	OMP_NUM_THREADS=1 $(SHARDED)/bin/python -m pytest -W ignore -m sharded tests/sharded
+
+$(SHARDED)/.ready: .venv/.ready
+	$(PYTHON) -m venv --clear $(SHARDED)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(SHARDED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth
+	$(SHARDED)/bin/pip install --quiet --constraint constraints.txt 'deepspeed>=0.19'
 	touch $@
 
 check: setup
@@ -74,4 +89,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv $(LOADERS) $(VLLM) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(LOADERS) $(SHARDED) $(VLLM) .mypy_cache .ruff_cache .pytest_cache

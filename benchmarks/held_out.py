@@ -17,6 +17,10 @@ import mmsieve
 from mmsieve import EvaluateOptions, GenerateOptions
 from mmsieve.synthetic.scenes import WORLDS
 
+HEADER = """\
+| model | scenes | kind | accuracy | macro F1 | F1 of levels 0, 1, 2, 3 | spearman |
+|---|---|---|---|---|---|---|"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -27,9 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(
         f"{arguments.count} texts a row, seed {arguments.seed}; {datetime.date.today()}, "
-        f"{os.cpu_count()} cores, Python {platform.python_version()}.\n\n"
-        "| model | scenes | kind | accuracy | macro F1 | F1 of levels 0, 1, 2, 3 | spearman |\n"
-        "|---|---|---|---|---|---|---|"
+        f"{os.cpu_count()} cores, Python {platform.python_version()}.\n\n{HEADER}"
     )
     with tempfile.TemporaryDirectory() as folder:
         for family in WORLDS:

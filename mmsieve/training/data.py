@@ -165,6 +165,14 @@ class _CaptionFields(BaseModel):
     conversations: list[_Turn]
 
 
+def _captioned(entry: Any) -> tuple[str, str]:
+    """Image and caption of a record of LLaVA-Pretrain; raises ValueError."""
+    found = _CaptionFields.model_validate(entry)
+    if not found.conversations:
+        raise ValueError("conversations: no turn in it")
+    return found.image, found.conversations[-1].value.replace(IMAGE_MARK, "image").strip()
+
+
 def parse_labelled(index: int, entry: Any) -> LabelledRecord:
     """The record of a file in one of the published layouts; raises ValueError.
 
@@ -174,11 +182,8 @@ def parse_labelled(index: int, entry: Any) -> LabelledRecord:
     a caption of the highest level.
     """
     if isinstance(entry, dict) and "conversations" in entry:
-        captioned = _CaptionFields.model_validate(entry)
-        if not captioned.conversations:
-            raise ValueError("conversations: no turn in it")
-        caption = captioned.conversations[-1].value.replace(IMAGE_MARK, "image").strip()
-        return LabelledRecord(index, (captioned.image,), CAPTION_HEAD + caption, POSITIVE)
+        image, caption = _captioned(entry)
+        return LabelledRecord(index, (image,), CAPTION_HEAD + caption, POSITIVE)
     found = TrainingRecord.model_validate(entry)
     if not LEVELS[0] <= found.label <= LEVELS[-1]:
         raise ValueError(f"label: {found.label:g} is not from {LEVELS[0]} to {LEVELS[-1]}")
@@ -294,6 +299,23 @@ class _SftInputs:
 
     def measure(self, record: SftRecord, prepared: list[SftExample]) -> int:
         return max(map(len, prepared))
+
+
+@dataclass(frozen=True)
+class CaptionedInputs(_SftInputs):
+    """Captioned images -> an example each, whose completion is the caption: what aligns."""
+
+    preparer: AitqePreparer
+
+    def prepare(self, records: Sequence[SftRecord], images: Path) -> list[SftExample]:
+        """The example of a record; raises SampleError or ValueError."""
+        (record,) = records
+        name, caption = _captioned(record.fields)
+        (image,) = Sample.caption(ImageFolder(images).read(name), caption).images
+        pixels = self.preparer.pixels(image)
+        ids, completion = self.preparer.encode_caption(caption)
+        prefix = np.full(self.preparer.image_tokens, IMAGE, np.int32)
+        return [SftExample(pixels[None], prefix, (Branch(np.array(ids, np.int32), completion),))]
 
 
 _ASSESSMENT: dict[str, Any] = {"recaption": (str | None, None)}

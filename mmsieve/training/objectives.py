@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import isqrt
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,23 +21,25 @@ goes on would drown what the image says."""
 
 
 class Pixels(nn.Module):
-    """uint8 pixels to what the tower takes."""
+    """uint8 pixels to what the tower takes.
 
-    mean: Tensor
-    std: Tensor
+    Mean and deviation are no buffers: DeepSpeed would round those to bfloat16.
+    """
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
-        self._scale = spec.scale
-        for name, values in (("mean", spec.mean), ("std", spec.std)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self._scale, self._mean, self._std = spec.scale, spec.mean, spec.std
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[images, size, size, 3] uint8 -> [images, 3, size, size] normalised."""
-        return (pixels.permute(0, 3, 1, 2).float() * self._scale - self.mean) / self.std
+        found = (torch.tensor(values, device=pixels.device) for values in (self._mean, self._std))
+        mean, std = (values.view(1, 3, 1, 1) for values in found)
+        return (pixels.permute(0, 3, 1, 2).float() * self._scale - mean) / std
 
 
 class _Objective(nn.Module):
+    learner: ClassVar[str] = "classifier"
+    """Name of the module that is trained, beside what only its loss needs."""
     accepts_loss_kwargs = False
     """Each loss is a mean over its batch: the Trainer divides by the batches of an update."""
 
@@ -46,6 +48,18 @@ class _Objective(nn.Module):
         self.pixels = Pixels(spec)
         self.parts: dict[str, float] = {}
         """What the last step is logged with beside its loss."""
+
+    @property
+    def model(self) -> Any:
+        """What is trained."""
+        return self.get_submodule(self.learner)
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes of the layers that FSDP shards one at a time, under the name it looks for."""
+        modules = list(self.model.modules())
+        names = {n for one in modules for n in getattr(one, "_no_split_modules", None) or ()}
+        return sorted(names & {type(one).__name__ for one in modules})
 
 
 class PretextObjective(_Objective):
@@ -98,7 +112,7 @@ class CaptionObjective(_Objective):
         """A batch of `collate_groups`."""
         hidden = _hidden(self.classifier, self.pixels, batch)
         cap = getattr(self.classifier.model.config, "final_logit_softcapping", None)
-        return {"loss": _captioning(hidden, batch, self.table, cap)}
+        return {"loss": _captioning(hidden, batch, self.table.to(hidden.dtype), cap)}
 
 
 class QualityObjective(_Objective):
@@ -134,7 +148,10 @@ class QualityObjective(_Objective):
             losses["wrong_words"] = self._wrong_words * self._words(hidden, batch["facts"])
         if self.training:
             self.parts = {name: float(loss.detach()) for name, loss in losses.items()}
-        return {"loss": torch.stack(list(losses.values())).sum(), "logits": _scores(logits)}
+        return {
+            "loss": torch.stack(list(losses.values())).sum(),
+            "logits": _scores(logits.detach()),
+        }
 
     def _words(self, hidden: Tensor, facts: Tensor) -> Tensor:
         assert self.word is not None
@@ -154,7 +171,7 @@ def _hidden(model: QualityClassifier, pixels: Pixels, batch: dict[str, Tensor]) 
 def _scores(logits: Tensor) -> Tensor:
     """[rows, labels] -> [rows]: the output itself, or the expected level (`levels.quality`)."""
     if logits.shape[1] == 1:
-        return logits[:, 0]
+        return logits[:, 0].clone()
     return logits.softmax(-1) @ torch.arange(logits.shape[1], device=logits.device).float()
 
 
@@ -183,6 +200,8 @@ Encode = Callable[[Tensor], Tensor]
 
 class SftObjective(_Objective):
     """Cross-entropy of completions under a stock Llava or LlavaOnevision model."""
+
+    learner = "generator"
 
     def __init__(self, model: Any, encode: Encode, spec: ImageSpec) -> None:
         super().__init__(spec)

@@ -25,6 +25,11 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _is_none(value: object) -> bool:
+    """Of what recipes did not have once: a training that was begun without it goes on."""
+    return value is None
+
+
 class _Start(Part):
     """What every classifier is made with, whatever its weights come from."""
 
@@ -114,7 +119,10 @@ class Steps(Part):
     gradient_checkpointing: bool = False
     """Compute the language model's activations twice instead of keeping them."""
     save_steps: int = Field(500, gt=0)
-    """Steps between two saved states, and between two looks at the held-out data."""
+    """Steps between two saved states."""
+    look_steps: int | None = Field(None, gt=0, exclude_if=_is_none)
+    """Steps between two looks at the held-out data, each of which saves a state; None: an epoch of
+    a file, as published, `save_steps` of drawn data."""
 
 
 class Optimisation(Steps):
@@ -215,6 +223,8 @@ class EnhancerRecipe(BaseRecipe):
 
     start: WeightTransfer | Backbone | str
     """A string: an enhancer to go on from, a folder or hub id."""
+    projector: Steps | None = Field(None, exclude_if=_is_none)
+    """Alignment, before: a new projector alone, by the language loss on captions."""
     enhancer: SftStage
     negatives: bool = True
     """Learn from captions that were written to be bad, too."""
@@ -227,10 +237,13 @@ AnyStage: TypeAlias = Optimisation | SftStage
 
 def stage_of(recipe: BaseRecipe, goal: str) -> AnyStage | None:
     """The stage that `train GOAL` ends with; None where the recipe has none."""
-    if isinstance(recipe, RaterRecipe | EnhancerRecipe):
-        return recipe.rater if isinstance(recipe, RaterRecipe) else recipe.enhancer
-    assert isinstance(recipe, Recipe)
-    return recipe.projector if goal == "projector" else recipe.classifier
+    stage: AnyStage | None = getattr(recipe, goal, None)
+    return stage
+
+
+def has_new_projector(recipe: BaseRecipe) -> bool:
+    """Whether a recipe starts from pretrained parts with a random projector between them."""
+    return isinstance(recipe.start, Pretrained | Backbone)
 
 
 # Recipes by name: the bundled ones, and Python files of one's own

@@ -8,17 +8,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from mmsieve.errors import RequestError, SampleError
 from mmsieve.generation.files import LeftOut, read_entries, tie_by_image
 from mmsieve.outputs import write_text
 from mmsieve.progress import Advance, show_progress
-from mmsieve.training.options import STAGES, DataFiles, processes
+from mmsieve.training.options import STAGES, DataFiles, TrainingFile, processes
 from mmsieve.validated import read_json_file, say_invalid
 
 
@@ -158,53 +158,148 @@ def check_records(
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Which items of several files come in each pass over them."""
+
+    sizes: tuple[int, ...]
+    """Items of each file."""
+    weights: tuple[float, ...]
+    """How often those of each come in a pass."""
+
+    def counts(self) -> list[int]:
+        """Items of each file in a pass."""
+        return [round(size * w) for size, w in zip(self.sizes, self.weights, strict=True)]
+
+    def __len__(self) -> int:
+        return sum(self.counts())
+
+    def items(self, seed: int, epoch: int) -> list[int]:
+        """Their indices in a pass, file by file; passes that take a part take another one each."""
+        found: list[int] = []
+        before = 0
+        for file, (size, count) in enumerate(zip(self.sizes, self.counts(), strict=True)):
+            start = epoch * count
+            for turn in range(start // max(size, 1), -(-(start + count) // max(size, 1))):
+                order = range(size)
+                if count != size:
+                    order = np.random.default_rng((seed, 8, file, turn)).permutation(size).tolist()
+                here = slice(max(0, start - turn * size), start + count - turn * size)
+                found += [before + item for item in order[here]]
+            before += size
+        return found
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """Data sets of a stage; see `mmsieve.training.trainer.Stage`."""
 
     data: Dataset[Any]
     lengths: list[int] | None = None
+    mixture: Mixture | None = None
     held_out: Dataset[Any] | None = None
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Opened(Generic[R]):
+    """A training file that was read."""
+
+    place: TrainingFile
+    records: list[R]
+    """Those that can be used."""
+    checked: CheckedRecords
+
+    def images(self) -> list[tuple[str, ...]]:
+        """Of each record the images, by names that are theirs among all files."""
+        return [tuple(str(self.place.images / n) for n in r.images) for r in self.records]
+
+    def data(self, inputs: RecordInputs[R], records: Sequence[R], *, alone: bool) -> RecordData:
+        """Some of the records as training data."""
+        return RecordData(inputs, records, self.place.images, alone=alone)
+
+
 def open_files(
-    files: DataFiles, inputs: RecordInputs[R], out: Path, seed: int, *, workers: int, quiet: bool
+    files: DataFiles,
+    inputs: RecordInputs[R],
+    out: Path,
+    seed: int,
+    *,
+    workers: int,
+    quiet: bool,
+    name: str = "",
 ) -> TrainingData:
-    """The usable records of training files, the held-out ones apart; `out`: of the training."""
+    """The usable records of training files, the held-out ones apart.
 
-    def read(file: Path, name: str) -> tuple[list[R], CheckedRecords]:
-        place = out / STAGES / f"{name}.json"
-        return _read_checked(file, place, inputs, files.images, workers, quiet)
+    `out` is the folder of the training; `name` tells the files of an earlier stage in it from those
+    of the last one.
+    """
 
-    records, checked = read(files.data, "data")
-    notes = [checked.note(files.data)]
-    if files.val is not None:
-        held_out, others = read(files.val, "val")
-        notes.append(others.note(files.val))
-        here, there = ({name for r in part for name in r.images} for part in (records, held_out))
-        if shared := here & there:
-            notes.append(f"{len(shared):,} images of {files.val} are in {files.data} too")
+    def read(places: Sequence[TrainingFile], kind: str) -> list[_Opened[R]]:
+        found = []
+        for number, place in enumerate(places):
+            saved = out / STAGES / f"{name}{kind}{f'-{number + 1}' if number else ''}.json"
+            records, checked = _read_checked(place, saved, inputs, workers, quiet)
+            found.append(_Opened(place, records, checked))
+        return found
+
+    opened = read(files.data, "data")
+    notes = [one.checked.note(one.place.file) for one in opened]
+    kept = [one.records for one in opened]
+    if files.val:
+        others = read(files.val, "val")
+        notes += [one.checked.note(one.place.file) for one in others]
+        apart = [one.records for one in others]
+        notes += _shared(opened, others)
     else:
-        apart = split_by_image(records, seed)
-        held_out = [record for record in records if record.index in apart]
-        records = [record for record in records if record.index not in apart]
-        notes.append(f"{len(held_out):,} records held out, by image")
-    if processes().is_main_process:
-        lines = "".join(json.dumps(asdict(one)) + "\n" for one in checked.left_out)
-        (out / "left_out.jsonl").write_text(lines, "utf-8")
-    data = RecordData(inputs, records, files.images)
-    lengths = [max(checked.lengths[record.index] for record in group) for group in data.groups]
-    apart_data = RecordData(inputs, held_out, files.images, alone=True) if held_out else None
-    return TrainingData(data, lengths, apart_data, tuple(notes))
+        others, apart = opened, []
+        seen = [shown for one in opened for shown in one.images()]
+        places = iter(range(len(seen)))
+        held = split_by_image(seen, seed)
+        for at, one in enumerate(opened):
+            here = [(next(places) in held, record) for record in one.records]
+            kept[at] = [record for is_apart, record in here if not is_apart]
+            apart.append([record for is_apart, record in here if is_apart])
+        notes.append(f"{len(held):,} records held out, by image")
+    _note_left_out(opened, out)
+    parts = [one.data(inputs, r, alone=False) for one, r in zip(opened, kept, strict=True)]
+    lengths = [
+        max(one.checked.lengths[record.index] for record in group)
+        for one, part in zip(opened, parts, strict=True)
+        for group in part.groups
+    ]
+    mixture = Mixture(tuple(map(len, parts)), tuple(place.weight for place in files.data))
+    alone = [one.data(inputs, r, alone=True) for one, r in zip(others, apart, strict=True) if r]
+    held_out: Dataset[Any] | None = ConcatDataset(alone) if alone else None
+    return TrainingData(ConcatDataset(parts), lengths, mixture, held_out, tuple(notes))
+
+
+def _shared(data: Sequence[_Opened[R]], val: Sequence[_Opened[R]]) -> list[str]:
+    """A note on images that are on both sides."""
+    here, there = ({n for o in side for shown in o.images() for n in shown} for side in (data, val))
+    names = [", ".join(str(one.place.file) for one in side) for side in (val, data)]
+    count = len(here & there)
+    return [f"{count:,} images of {names[0]} are in {names[1]} too"] if count else []
+
+
+def _note_left_out(opened: Sequence[_Opened[R]], out: Path) -> None:
+    """Write what can't be used to `left_out.jsonl`, with the file where there are several."""
+    if not processes().is_main_process:
+        return
+    lines = ""
+    for one in opened:
+        file = {} if len(opened) == 1 else {"file": str(one.place.file)}
+        lines += "".join(json.dumps(file | asdict(r)) + "\n" for r in one.checked.left_out)
+    (out / "left_out.jsonl").write_text(lines, "utf-8")
 
 
 def _read_checked(
-    file: Path, place: Path, inputs: RecordInputs[R], images: Path, workers: int, quiet: bool
+    place: TrainingFile, saved: Path, inputs: RecordInputs[R], workers: int, quiet: bool
 ) -> tuple[list[R], CheckedRecords]:
     """The usable records of a file; RequestError: there are none.
 
-    The first process checks, the others, and later runs, read what it found in `place`.
+    The first process checks, the others, and later runs, read what it found in `saved`.
     """
+    file, images = place.file, place.images
     quiet = quiet or not processes().is_main_process
     with (
         processes().main_process_first(),
@@ -213,8 +308,8 @@ def _read_checked(
         found = list(read_entries(file, inputs.parse))
         if not found:
             raise RequestError(f"--data {file}: no records in it")
-        if place.is_file():
-            checked = CheckedRecords.load(place)
+        if saved.is_file():
+            checked = CheckedRecords.load(saved)
         else:
             checked = check_records(found, inputs, images, workers, advance)
             if not checked.lengths:
@@ -223,7 +318,7 @@ def _read_checked(
                     f"--data {file}: no record can be used; record {first.index}: {first.reason} "
                     f"(images are looked for below {images}: --images)"
                 )
-            write_text(place, json.dumps(asdict(checked)))
+            write_text(saved, json.dumps(asdict(checked)))
     usable = [r for r in found if not isinstance(r, LeftOut) and r.index in checked.lengths]
     return usable, checked
 
@@ -232,12 +327,12 @@ _HELD_OUT, _MOST_HELD_OUT = 0.02, 2000
 """Part of the records that the best state is chosen by where no other file is given; at most."""
 
 
-def split_by_image(records: Sequence[FileRecord], seed: int) -> set[int]:
-    """Indices of the records to hold out: no image of theirs is in any other record."""
+def split_by_image(images: Sequence[Sequence[str]], seed: int) -> set[int]:
+    """Places of the records to hold out, by the images of each: none is in any other record."""
     families: dict[int, list[int]] = {}
-    for record, first in zip(records, tie_by_image([r.images for r in records]), strict=True):
-        families.setdefault(first, []).append(record.index)
-    wanted = min(_MOST_HELD_OUT, round(_HELD_OUT * len(records)))
+    for place, first in enumerate(tie_by_image(images)):
+        families.setdefault(first, []).append(place)
+    wanted = min(_MOST_HELD_OUT, round(_HELD_OUT * len(images)))
     members = list(families.values())
     held_out: set[int] = set()
     for place in np.random.default_rng((seed, 5)).permutation(len(members)).tolist():

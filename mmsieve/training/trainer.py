@@ -1,5 +1,6 @@
 """A stage of training: the stock Trainer over one objective and one data set, with adapters."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,17 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from mmsieve.devices import quiet as quiet_loading
 from mmsieve.errors import RequestError
 from mmsieve.evaluation.metrics import measure
 from mmsieve.progress import Advance, show_progress
-from mmsieve.training.options import processes
+from mmsieve.training.options import devices, processes
 from mmsieve.training.recipe import ClassifierStage, Lora, SftStage, Steps
-from mmsieve.validated import OBJECT, read_json_file
+from mmsieve.training.records import Mixture
+from mmsieve.training.states import fit_deepspeed, gather_deepspeed, last_state, step_of
 
 _LOG_STEPS = 50
 BestBy: TypeAlias = Literal["accuracy", "loss"]
@@ -39,32 +42,64 @@ class Stage:
     optimisation: Steps
     lengths: list[int] | None = None
     """Tokens of each item: items of like length go together, in another order every epoch."""
+    mixture: Mixture | None = None
+    """Which items come in an epoch; by default each once."""
     held_out: Dataset[Any] | None = None
     """A text or an example per index: the saved state that does best on them is taken."""
     best_by: BestBy = "accuracy"
-    tower: tuple[nn.Parameter, ...] = ()
-    """Parameters whose learning rate is the `tower_rate` part of that of the others."""
+    tower: nn.Module | None = None
+    """Its learning rate is the `tower_rate` part of that of the others. Not its parameters: what
+    shards a model replaces them."""
     seed: int = 0
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where the Trainer's log goes, besides training.json."""
     workers: int = 0
 
 
-def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, dict[str, Tensor]]:
-    """Train in place, from the last state in `folder` on; returns the log and the whole state."""
+def run_stage(stage: Stage, folder: Path, quiet: bool) -> tuple[Log, Any]:
+    """Train from the last state in `folder` on; returns the log and the trained objective.
+
+    The objective is whole, and on the CPU, in the first process, which saves it; in the others it
+    is None. What was trained may lie in parts on all of them, so nothing is loaded into it.
+    """
+    is_first = processes().is_main_process
+    whole = hollow_copy(stage.objective) if is_first else None
     trainer = _Trainer(stage, folder)
-    state = _last_state(folder)
-    before = 0 if state is None else _step(state)
+    last = last_state(folder, trainer.accelerator.distributed_type.value)
+    before = 0 if last is None else step_of(last)
+    if last is not None and trainer.is_deepspeed_enabled:
+        fit_deepspeed(last, trainer)
     hidden = quiet or not processes().is_main_process
     with (
         quiet_loading(),
         show_progress(stage.name, trainer.args.max_steps, hidden, "steps", before) as advance,
     ):
         trainer.add_callback(_ProgressCallback(advance, before))
-        trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    # What FSDP or DeepSpeed have spread over the processes comes together here.
-    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        state = trainer.gather(is_first)
+    unset_hf_deepspeed_config()  # or the next model to be loaded would be spread, too
+    if whole is not None:
+        whole.load_state_dict({name: _on_cpu(one) for name, one in state.items()}, assign=True)
     return list(trainer.state.log_history), whole
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    """The tensor without what else lies in the same storage: FSDP gathers with padding."""
+    there = tensor.cpu()
+    return there if there.untyped_storage().nbytes() == there.nbytes else there.clone()
+
+
+def hollow_copy(module: nn.Module) -> nn.Module:
+    """The same modules with parameters and buffers that take no memory, to be loaded into."""
+    memo: dict[int, Any] = {id(one): one.to("meta") for one in module.buffers()}
+    for one in module.parameters():
+        memo[id(one)] = nn.Parameter(one.detach().to("meta"), requires_grad=one.requires_grad)
+    return copy.deepcopy(module, memo)
+
+
+def default_workers() -> int:
+    """Processes that prepare data: as published beside a GPU; a CPU is busy itself."""
+    return 4 if torch.cuda.is_available() else 0
 
 
 def check_batches(wanted: Steps, count: int) -> int:
@@ -84,10 +119,12 @@ def _arguments(stage: Stage, folder: Path) -> TrainingArguments:
     accumulated = check_batches(wanted, count)
     per_step = 1 if stage.lengths is None else wanted.batch
     passes = 1 if stage.lengths is None else wanted.epochs
-    micro = -(-len(stage.data) // per_step)  # type: ignore[arg-type]
+    size = len(stage.data) if stage.mixture is None else len(stage.mixture)  # type: ignore[arg-type]
+    micro = -(-size // per_step)
     steps = max(1, -(-micro // (accumulated * count))) * passes
     warmup = wanted.warmup if wanted.warmup >= 1 else wanted.warmup * steps
     save_steps = min(wanted.save_steps, steps)
+    epoch = save_steps if stage.lengths is None else steps // passes
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -99,13 +136,13 @@ def _arguments(stage: Stage, folder: Path) -> TrainingArguments:
         warmup_steps=min(int(warmup), steps // 10),
         max_grad_norm=wanted.clip,
         bf16=wanted.precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),  # or several processes would not find each other
+        use_cpu=devices().get("cpu", False),
+        ddp_backend=devices().get("backend"),
         logging_steps=min(_LOG_STEPS, save_steps),
         save_steps=save_steps,
         save_total_limit=2,
         eval_strategy="no" if stage.held_out is None else "steps",
-        eval_steps=save_steps,
-        load_best_model_at_end=stage.held_out is not None,
+        eval_steps=min(wanted.look_steps or epoch, steps),
         metric_for_best_model=stage.best_by,
         greater_is_better=stage.best_by == "accuracy",
         prediction_loss_only=stage.best_by == "loss",
@@ -135,17 +172,45 @@ class _Trainer(Trainer):  # type: ignore[misc]
             compute_metrics=_metrics if stage.best_by == "accuracy" else None,
         )
         self.remove_callback(PrinterCallback)
+        self.add_callback(_SaveLooks())
+
+    def gather(self, is_first: bool) -> dict[str, Tensor]:
+        """The weights and buffers of the best state, or of the last one; asked in every process.
+
+        `is_first`: in the process that needs them; what the others get may be anything.
+        """
+        best = self.state.best_model_checkpoint
+        if self.is_deepspeed_enabled:  # an engine that has trained can't go back to a state
+            last = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            return gather_deepspeed(Path(best or last)) if is_first else {}
+        if best is not None:
+            self._load_best_model()
+        found: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+        return found
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The weights for a saved state; FSDP and DeepSpeed save them in parts, another way.
+
+        Each has one name: safetensors refuses the second one of tied weights.
+        """
+        if self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+        elif not self.is_deepspeed_enabled:
+            state = self.model.state_dict()
+            named = {(one.data_ptr(), one.shape): name for name, one in reversed(state.items())}
+            self._save(output_dir, {name: state[name] for name in sorted(named.values())})
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW on all that learns; made when the Trainer asks, as FSDP wants it."""
         stage, wanted = self._stage, self._stage.optimisation
-        tower = {id(parameter) for parameter in stage.tower}
-        others = [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in tower]
+        apart = [] if stage.tower is None else _learning(stage.tower)
+        tower = {id(parameter) for parameter in apart}
+        others = [p for p in _learning(stage.objective) if id(p) not in tower]
         groups: list[dict[str, Any]] = [{"params": others}]
-        if stage.tower:
+        if apart:
             assert isinstance(wanted, ClassifierStage | SftStage)
             rate = wanted.learning_rate * wanted.tower_rate
-            groups.append({"params": list(stage.tower), "lr": rate})
+            groups.append({"params": apart, "lr": rate})
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             groups,
             lr=wanted.learning_rate,
@@ -156,33 +221,42 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self._stage.lengths is None:
+        stage = self._stage
+        if stage.lengths is None:
             return super()._get_train_sampler(train_dataset)
         seen = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return _ByLength(self._stage.lengths, seen * self.args.world_size, self._stage.seed)
+        return _ByLength(stage.lengths, seen * self.args.world_size, stage.seed, stage.mixture)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         parts: Any = self._stage.objective.parts if "loss" in logs else {}
         super().log({**logs, **parts}, start_time)
 
 
-class _ByLength(Sampler[int]):
-    """Groups of like length near each other; an epoch's order follows from its number alone."""
+def _learning(module: nn.Module) -> list[nn.Parameter]:
+    return [one for one in module.parameters() if one.requires_grad]
 
-    def __init__(self, lengths: list[int], batch: int, seed: int) -> None:
+
+class _ByLength(Sampler[int]):
+    """Items of like length near each other; an epoch's items and order follow from its number."""
+
+    def __init__(self, lengths: list[int], batch: int, seed: int, mixture: Mixture | None) -> None:
         self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, 0
+        self._mixture = mixture or Mixture((len(lengths),), (1.0,))
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._mixture)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer before each epoch, also of a training that goes on."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
+        items = self._mixture.items(self._seed, self._epoch)
         seed = int(np.random.default_rng((self._seed, 6, self._epoch)).integers(2**62))
         generator = torch.Generator().manual_seed(seed)
-        return iter(get_length_grouped_indices(self._lengths, self._batch, generator=generator))
+        lengths = [self._lengths[item] for item in items]
+        order = get_length_grouped_indices(lengths, self._batch, generator=generator)
+        return iter([items[place] for place in order])
 
 
 def _metrics(found: Any) -> dict[str, float]:
@@ -191,19 +265,11 @@ def _metrics(found: Any) -> dict[str, float]:
     return {name: getattr(measured, name) for name in ("accuracy", "f1", "mse")}
 
 
-def _last_state(folder: Path) -> Path | None:
-    """The last state that is whole: the Trainer writes trainer_state.json after all else."""
-    for place in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
-        try:
-            read_json_file(place / "trainer_state.json", OBJECT, "")
-        except (FileNotFoundError, RequestError):  # killed while it was written
-            continue
-        return place
-    return None
+class _SaveLooks(TrainerCallback):  # type: ignore[misc]
+    """Saves a state with every look at the held-out data: the best one has to be there."""
 
-
-def _step(state: Path) -> int:
-    return int(state.name.rpartition("-")[2])
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = True
 
 
 class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
@@ -232,9 +298,9 @@ def add_adapters(language: Any, lora: Lora) -> None:
     LoraModel(language.layers, config, "default")
 
 
-def merge_adapters(layers: nn.Module) -> None:
+def merge_adapters(module: nn.Module) -> None:
     """Add the adapters' products to the weights and take them out; without adapters, nothing."""
-    for parent in list(layers.modules()):
+    for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, LoraLayer):
                 merged: Any = child

@@ -1,9 +1,10 @@
 """A training in a folder: an initial checkpoint, then stages, each kept when it is whole.
 
 `train projector`: initial checkpoint, pretext task (random towers), projector. `train classifier`:
-the same, or the result of `train projector`, then the classifier. `train rater` and `train
-enhancer`: initial checkpoint, then supervised fine-tuning. The same command goes on after the last
-whole stage, and in a stage from its last saved state.
+initial checkpoint or the result of `train projector`, then the classifier. `train rater` and `train
+enhancer`: initial checkpoint, then supervised fine-tuning. With files to pretrain on, classifier
+and enhancer have the projector's stage before. The same command goes on after the last whole stage,
+and in a stage from its last saved state.
 """
 
 import json
@@ -11,7 +12,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,6 +31,7 @@ from mmsieve.methods.unifilter.model import load_classifier, save_classifier
 from mmsieve.outputs import sync, sync_folder
 from mmsieve.training import objectives, trainer
 from mmsieve.training.data import (
+    CaptionedInputs,
     ClassifierInputs,
     EnhancerInputs,
     RaterInputs,
@@ -41,13 +43,13 @@ from mmsieve.training.data import (
 from mmsieve.training.initial import output_embedding, write_initial
 from mmsieve.training.options import STAGES, DataFiles, RunConfig, processes, write_run_config
 from mmsieve.training.recipe import (
-    AnyStage,
     BaseRecipe,
     EnhancerRecipe,
     Pretrained,
     RaterRecipe,
     Recipe,
     SftStage,
+    Steps,
     stage_of,
 )
 from mmsieve.training.records import RecordInputs, open_files
@@ -71,7 +73,8 @@ class TrainableModel:
     """The tower and the projector."""
     inputs: RecordInputs[Any]
     collate: Callable[[list[Any]], dict[str, Tensor]]
-    save: Callable[[Path], None]
+    save: Callable[[Any, Path], None]
+    """Writes a model that was made from this one, by further training, to a folder."""
     ties_embeddings: bool = True
     """Whether the language model's output embedding is its input embedding."""
 
@@ -91,7 +94,10 @@ class Training(ABC):
     """A checkpoint instead of the recipe's start."""
     files: DataFiles | None = None
     """Instead of drawn data."""
-    workers: int = 0
+    pretrain: DataFiles | None = None
+    """Captions that a new projector learns from, in a stage before the goal's."""
+    workers: int | None = None
+    """Processes that prepare data; None: `default_workers`."""
     trackers: tuple[str, ...] = ("tensorboard",)
     quiet: bool = False
 
@@ -148,24 +154,29 @@ class Training(ABC):
         self,
         opened: TrainableModel,
         objective: nn.Module,
-        wanted: AnyStage,
+        wanted: Steps,
         folder: Path,
         *,
         best_by: trainer.BestBy | None = None,
-        tower: tuple[nn.Parameter, ...] = (),
+        tower: nn.Module | None = None,
     ) -> list[str]:
-        """Train the goal's stage, on files or on drawn data; without `best_by` the last state."""
-        seed, workers, quiet = self.recipe.seed, self.workers, self.quiet
-        if self.files is None:
-            data = drawn_training().draw(opened.inputs, wanted, seed)
+        """Train a stage, on files or on drawn data; without `best_by` the last state."""
+        seed, inputs, name = self.recipe.seed, opened.inputs, folder.name
+        workers = trainer.default_workers() if self.workers is None else self.workers
+        is_last = name == self.goal
+        files = self.files if is_last else self.pretrain
+        if files is None:
+            data = drawn_training().draw(inputs, wanted, seed)
         else:
-            inputs, out = opened.inputs, self.out
-            data = open_files(self.files, inputs, out, seed, workers=workers, quiet=quiet)
+            prefix = "" if is_last else f"{name}-"
+            how: dict[str, Any] = {"workers": workers, "quiet": self.quiet, "name": prefix}
+            data = open_files(files, inputs, self.out, seed, **how)
         stage = trainer.Stage(
-            name=self.goal,
+            name=name,
             objective=objective,
             data=data.data,
             lengths=data.lengths,
+            mixture=data.mixture,
             held_out=None if best_by is None else data.held_out,
             best_by=best_by or "accuracy",
             collate=opened.collate,
@@ -182,20 +193,19 @@ class Training(ABC):
         """Run a stage, and write the model that comes about."""
         if stage.optimisation.gradient_checkpointing:
             trainer.checkpoint_activations(opened.language)
-        log, state = trainer.run_stage(stage, self.stages / f"{stage.name}-states", self.quiet)
-        if not processes().is_main_process:
+        log, trained = trainer.run_stage(stage, self.stages / f"{stage.name}-states", self.quiet)
+        if trained is None:  # the first process has it
             return
-
-        stage.objective.cpu().load_state_dict(state)
-        trainer.merge_adapters(opened.language.layers)
+        trainer.merge_adapters(trained)
         with whole_folder(folder) as place:
-            opened.save(place)
+            opened.save(trained.model, place)
             (place / _LOG).write_text(json.dumps(log))
 
     def _publish(self) -> None:
         """The last stage's checkpoint to `out`, config.json last."""
         made = self.stages / "half"
-        self.open(self.stages / self.goal, self.recipe.weights).save(made)
+        reached = self.open(self.stages / self.goal, self.recipe.weights)
+        reached.save(reached.model, made)
         logs = {
             name: read_json_file(file, _LOGGED, f"remove {file.parent} to train that stage again")
             for name in self.steps
@@ -230,14 +240,20 @@ class ClassifierTraining(Training):
 
     @property
     def steps(self) -> dict[str, Make]:
-        """Initial checkpoint and pretext task, unless there is one to start from; then the goal."""
+        """Initial checkpoint and pretext task, unless there is one to start from; then the goal.
+
+        With files to pretrain on, the projector before the classifier.
+        """
         steps: dict[str, Make] = {}
         if self.start_from is None:
             steps["start"] = self.write_start
             if self.recipe.lesson is not None:
                 steps["lesson"] = self.train_pretext
-        last = self.train_projector if self.goal == "projector" else self.train_classifier
-        return {**steps, self.goal: last}
+        if self.pretrain is not None or self.goal == "projector":
+            steps["projector"] = self.train_projector
+        if self.goal == "classifier":
+            steps["classifier"] = self.train_classifier
+        return steps
 
     def open(self, folder: Path, dtype: str = "float32") -> TrainableModel:
         """A folder in UniFilter's layout."""
@@ -251,7 +267,7 @@ class ClassifierTraining(Training):
             encode=model.encode_images,
             inputs=ClassifierInputs(annotator.preparer()),
             collate=partial(collate_groups, image_tokens=checkpoint.image_tokens),
-            save=lambda place: save_classifier(model, place, checkpoint, checkpoint.own),
+            save=lambda model, place: save_classifier(model, place, checkpoint, checkpoint.own),
             ties_embeddings=checkpoint.ties_embeddings,
         )
 
@@ -260,6 +276,8 @@ class ClassifierTraining(Training):
         wanted = self.recipe.lesson
         assert wanted is not None
         opened = self.open(self.before("lesson"))
+        opened.model.requires_grad_(False)
+        self._learn_tower(opened)
         task = drawn_training().draw_pretext(wanted, self.recipe.seed, opened.image.size)
         stage = trainer.Stage(
             name="lesson",
@@ -271,6 +289,13 @@ class ClassifierTraining(Training):
         )
         self.train(stage, folder, opened)
         return []
+
+    def _learn_tower(self, opened: TrainableModel) -> nn.Module:
+        """The tower, which learns as far as it is used."""
+        tower: nn.Module = opened.model.model.vision_tower.requires_grad_(True)
+        (stock,) = tower.get_submodule("vision_tower").children()
+        freeze_tower_end(stock, opened.model.config.select_layer)
+        return tower
 
     def train_projector(self, folder: Path) -> list[str]:
         """Stage 1: the projector learns from captions."""
@@ -291,8 +316,8 @@ class ClassifierTraining(Training):
         objective = objectives.QualityObjective(opened.model, opened.image, wanted)
         if wanted.lora is not None:
             trainer.add_adapters(opened.language, wanted.lora)
-        tower = opened.model.model.vision_tower.parameters() if wanted.tower_rate else ()
-        return self.fit(opened, objective, wanted, folder, best_by="accuracy", tower=tuple(tower))
+        tower = self._learn_tower(opened) if wanted.tower_rate else None
+        return self.fit(opened, objective, wanted, folder, best_by="accuracy", tower=tower)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +327,7 @@ class SftTraining(Training):
     @property
     def steps(self) -> dict[str, Make]:
         """Initial checkpoint, unless there is one to start from; then the goal."""
-        start = {"start": self.write_start} if self.start_from is None else {}
+        start: dict[str, Make] = {} if self.start_from is not None else {"start": self.write_start}
         return {**start, self.goal: self.fine_tune}
 
     def fine_tune(self, folder: Path) -> list[str]:
@@ -319,19 +344,29 @@ class SftTraining(Training):
             trainer.add_adapters(opened.language, wanted.lora)
             model.lm_head.requires_grad_(False)
         objective = objectives.SftObjective(model, opened.encode, opened.image)
-        apart = tuple(p for p in tower.parameters() if p.requires_grad and wanted.tower_rate != 1)
+        apart = None if wanted.tower_rate in (0, 1) else tower
         return self.fit(opened, objective, wanted, folder, best_by="loss", tower=apart)
 
 
 def _freeze_unused(model: Any) -> None:
-    """What no loss reaches: the tower beyond the layer that is used, and a bias without a place."""
-    tower = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
-    for module in (tower.encoder.layers[-1], tower.post_layernorm, getattr(tower, "head", None)):
-        if module is not None:
-            module.requires_grad_(False)
+    """What no loss reaches: the end of the tower, and a bias without a place."""
+    freeze_tower_end(model.model.vision_tower, -2)
     bias: nn.Parameter = model.model.multi_modal_projector.linear_2.bias
     if not bias.any():
         bias.requires_grad_(False)
+
+
+def freeze_tower_end(tower: Any, select_layer: int) -> None:
+    """Keep a stock tower beyond the layer that is used, as `encode_patches` counts them, as it is.
+
+    No loss reaches it: what spreads a model over processes would wait for its gradients.
+    """
+    stock = getattr(tower, "vision_model", tower)
+    layers = stock.encoder.layers
+    used = select_layer if select_layer >= 0 else len(layers) + 1 + select_layer
+    for module in (*layers[used:], stock.post_layernorm, getattr(stock, "head", None)):
+        if module is not None:
+            module.requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,7 +393,7 @@ class RaterTraining(SftTraining):
             encode=partial(mmssr_model.encode_images, model),
             inputs=RaterInputs.of(checkpoint, self.recipe),
             collate=collate_examples,
-            save=lambda place: mmssr_model.save_rater(model, place, checkpoint, own),
+            save=lambda model, place: mmssr_model.save_rater(model, place, checkpoint, own),
         )
 
 
@@ -368,6 +403,26 @@ class EnhancerTraining(SftTraining):
 
     goal: str = "enhancer"
     recipe: EnhancerRecipe
+
+    @property
+    def steps(self) -> dict[str, Make]:
+        """As of any fine-tuning; with files to pretrain on, the projector before the goal."""
+        *before, goal = super().steps.items()
+        projector = [] if self.pretrain is None else [("projector", self.align)]
+        return dict([*before, *projector, goal])
+
+    def align(self, folder: Path) -> list[str]:
+        """Stage 1: the projector alone learns from captions."""
+        wanted = self.recipe.projector
+        assert wanted is not None
+        opened = self.open(self.before("projector"))
+        model = opened.model.train().requires_grad_(False)
+        model.model.multi_modal_projector.requires_grad_(True)
+        _freeze_unused(model)
+        objective = objectives.SftObjective(model, opened.encode, opened.image)
+        assert isinstance(opened.inputs, EnhancerInputs)
+        captions = replace(opened, inputs=CaptionedInputs(opened.inputs.preparer))
+        return self.fit(captions, objective, wanted, folder)
 
     def open(self, folder: Path, dtype: str = "float32") -> TrainableModel:
         """A folder in AITQE's layout."""
@@ -381,7 +436,7 @@ class EnhancerTraining(SftTraining):
             encode=partial(aitqe_model.encode_images, model),
             inputs=EnhancerInputs.of(checkpoint, self.recipe),
             collate=collate_examples,
-            save=lambda place: aitqe_model.save_enhancer(model, place, checkpoint, own),
+            save=lambda model, place: aitqe_model.save_enhancer(model, place, checkpoint, own),
         )
 
 

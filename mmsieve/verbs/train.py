@@ -1,5 +1,6 @@
 """train: training data -> a checkpoint folder."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from mmsieve.locks import writing_to
 from mmsieve.methods.folders import hash_files, tensor_files
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
+from mmsieve.sanitize import write
 from mmsieve.training.memory import estimate_training
 from mmsieve.training.options import (
     STAGES,
+    DataFiles,
     TrainOptions,
     begin_training,
     check_run_config,
@@ -27,6 +30,7 @@ from mmsieve.training.recipe import (
     Recipe,
     check_start,
     find_start,
+    has_new_projector,
     load_recipe,
     stage_of,
     with_backbone,
@@ -155,10 +159,13 @@ def _train(
     if stage is None:
         raise RequestError(f"recipe {recipe.name} has no stage {goal}")
     check_folder(out)
-    options.check(stage.rendered is not None)
+    options.check(getattr(stage, "rendered", None) is not None)
+    _check_pretrain(goal, recipe, options)
     start = find_start(recipe, start_from)
     if start is None:
         check_start(recipe)
+        if has_new_projector(recipe) and goal != "projector" and options.pretrain is None:
+            _say_untaught(goal, recipe)
     config = _run_config(goal, recipe, start, options)
     is_idle = options.dry_run or not is_first()
     with writing_to(out, "train", wait=options.wait, dry_run=is_idle):
@@ -183,11 +190,33 @@ def _train(
             config=config,
             start_from=start,
             files=options.files,
+            pretrain=options.pretrain_files,
             workers=options.workers,
             trackers=options.trackers,
             quiet=options.quiet,
         ).run()
     return TrainReport(out=out, notes=tuple(notes))
+
+
+def _check_pretrain(goal: str, recipe: BaseRecipe, options: TrainOptions) -> None:
+    """Raise RequestError where there is no stage for the files of --pretrain."""
+    if options.pretrain is None:
+        return
+    if goal not in ("classifier", "enhancer"):
+        raise RequestError(f"--pretrain: is for classifier and enhancer; train {goal} has --data")
+    if stage_of(recipe, "projector") is None:
+        raise RequestError(f"--pretrain: recipe {recipe.name} has no stage projector")
+
+
+def _say_untaught(goal: str, recipe: BaseRecipe) -> None:
+    """Stage 1 was left out, as nobody has to notice from the losses."""
+    other = " (or train projector, then --start-from)" if goal == "classifier" else ""
+    if is_first():
+        write(
+            f"mmsieve: the projector of {recipe.name} is new and knows nothing: --pretrain "
+            f"captions.json teaches it to caption first{other}",
+            sys.stderr,
+        )
 
 
 def _run_config(
@@ -197,9 +226,14 @@ def _run_config(
     if start_from is not None:
         files = {*tensor_files(start_from).values(), start_from / "config.json"}
         config["start_from"] = hash_files(files)
-    for name, file in (("data", options.data), ("val", options.val)):
-        if file is not None:
-            config[name] = hash_files([file])
+    data = options.files or DataFiles(())
+    captions = options.pretrain_files or DataFiles(())
+    for name, given in (("data", data.data), ("val", data.val), ("pretrain", captions.data)):
+        hashes = [hash_files([one.file]) for one in given]
+        if hashes:
+            config[name] = hashes if len(hashes) > 1 else hashes[0]
+    if any(one.weight != 1 for one in data.data):
+        config["data_weight"] = [one.weight for one in data.data]
     return config
 
 
@@ -210,8 +244,16 @@ def _plan(
     lesson = recipe.lesson if isinstance(recipe, Recipe) else None
     if start_from is None and lesson is not None and lesson.rendered is not None:
         parts.append(f"the tower on {lesson.rendered.groups:,} scenes")
-    if options.data is not None:
-        parts.append(f"the {goal} on {options.data}")
+    if (captions := options.pretrain_files) is not None:
+        parts.append(f"the projector on {_names(captions)}")
+    if (data := options.files) is not None:
+        parts.append(f"the {goal} on {_names(data)}")
     elif stage.rendered is not None:
         parts.append(f"the {goal} on texts over {stage.rendered.groups:,} groups of scenes")
     return f"would train: {', then '.join(parts)}"
+
+
+def _names(files: DataFiles) -> str:
+    """The files of a stage, with their weights where they have some."""
+    weights = ("" if one.weight == 1 else f" (x {one.weight:g})" for one in files.data)
+    return ", ".join(f"{one.file}{w}" for one, w in zip(files.data, weights, strict=True))

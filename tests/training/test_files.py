@@ -19,7 +19,7 @@ from mmsieve.methods.load import load_unifilter
 from mmsieve.methods.unifilter.model import load_classifier
 from mmsieve.synthetic.teacher import caption_group, document_group
 from mmsieve.training.data import LabelledRecord, parse_labelled
-from mmsieve.training.records import FileRecord, split_by_image
+from mmsieve.training.records import split_by_image
 
 pytestmark = pytest.mark.slow
 
@@ -175,13 +175,24 @@ def test_a_total_that_cannot_be_met_is_refused(tmp_path):
         )
 
 
+def test_held_out_records_are_looked_at_after_every_epoch(tmp_path):
+    data = released_layout(tmp_path / "data")
+    out = tmp_path / "out"
+    file = recipe(tmp_path, batch=2, epochs=3)
+    mmsieve.train_classifier(file, out=out, options=options(data, val=data))
+    log = json.loads((out / "training.json").read_text("utf-8"))["logs"]["classifier"]
+    assert [entry["step"] for entry in log if "eval_accuracy" in entry] == [2, 4, 6]
+
+
 def test_held_out_images_are_in_no_training_text():
     names = [("a",), ("b", "c"), ("c", "d"), ("e",), ("a", "e"), *((f"n{n}",) for n in range(195))]
-    records = tuple(FileRecord(index, images) for index, images in enumerate(names))
     for seed in range(20):
-        apart = split_by_image(records, seed)
+        apart = split_by_image(names, seed)
         assert 2 <= len(apart) <= 4
-        sides = [{n for r in records if (r.index in apart) == s for n in r.images} for s in (0, 1)]
+        sides = [
+            {n for place, shown in enumerate(names) if (place in apart) == s for n in shown}
+            for s in (0, 1)
+        ]
         assert not sides[0] & sides[1]
 
 

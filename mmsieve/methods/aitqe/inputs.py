@@ -75,16 +75,25 @@ class AitqePreparer(TextImagePreparer):
 
     def write(self, caption: str) -> tuple[str, bool]:
         """What follows the image and its newline, and whether the caption had to be cut."""
-        shown, truncated = caption, False
+        shown = self._cut(caption)
+        return question(shown, self.plain_text), shown != caption
+
+    def encode_caption(self, caption: str) -> tuple[list[int], int]:
+        """Ids behind an image of which a model learns to say the caption, and how many of them."""
+        ids = self._with_end(self._ids(self._cut(caption)))
+        return [*self._ids("\n"), *ids], len(ids)
+
+    def _cut(self, caption: str) -> str:
         encoded = self._backend.encode(caption, add_special_tokens=False)
-        if len(encoded.ids) > self.caption_tokens:
-            end = encoded.offsets[self.caption_tokens - 1][1]
-            shown, truncated = caption[:end], True
-        return question(shown, self.plain_text), truncated
+        if len(encoded.ids) <= self.caption_tokens:
+            return caption
+        return caption[: encoded.offsets[self.caption_tokens - 1][1]]
 
     def encode_answer(self, assessment: Assessment) -> list[int]:
         """Ids that a model learns to answer, its end token included."""
-        ids = self._ids(*answer_pieces(assessment))
+        return self._with_end(self._ids(*answer_pieces(assessment)))
+
+    def _with_end(self, ids: list[int]) -> list[int]:
         return ids if self.tokenizer.eos is None else [*ids, self.tokenizer.eos]
 
     def _ids(self, *pieces: str) -> list[int]:

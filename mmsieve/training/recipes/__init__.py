@@ -14,6 +14,11 @@ PUBLISHED: Mapping[str, Any] = {
 }
 """What the published scripts of UniFilter and of mmSSR have in common."""
 
+ZERO3 = """\
+python -m mmsieve.training.accelerate zero3 > zero3.yaml
+           accelerate launch --config_file zero3.yaml"""
+"""How a command begins that spreads a model over the GPUs of a machine."""
+
 _ABOUT = """\
 {name}: {what}.
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmsieve.training.recipe import Lora, RaterRecipe, SftStage
-from mmsieve.training.recipes import PUBLISHED, describe
+from mmsieve.training.recipes import PUBLISHED, ZERO3, describe
 
 STAGE = SftStage(batch=1, total_batch=256, learning_rate=1e-5, tower_rate=0.2, **PUBLISHED)
-"""All of the model learns: several GPUs, with FSDP or DeepSpeed."""
+"""All of the model learns, on several GPUs: `zero3` or `fsdp2` of `mmsieve.training.accelerate`."""
 
 ONE_GPU: Mapping[str, Any] = {
     "total_batch": 64,
@@ -40,9 +40,9 @@ RECIPES = (
             recipe,
             recipe.changed(rater=SMOKE),
             what=f"a {kind} at the published size and settings",
-            command=f"accelerate launch -m mmsieve train rater {recipe.name} "
-            f"               --data train.json --out {kind}",
-            hardware="8 GPUs of 80 GB with FSDP or DeepSpeed (published: 128); not run by us",
+            command=f"{ZERO3} -m mmsieve train rater \\\n"
+            f"             {recipe.name} --data train.json --out {kind}",
+            hardware="8 GPUs of 80 GB with zero3 or fsdp2 (published: 128); not run by us",
         )
         for kind, recipe in (("scorer", _SCORER), ("styler", _STYLER))
     ),

@@ -14,7 +14,8 @@ mmsieve train projector {name} --out projector
              --data blip_laion_cc_sbu_558k.json --images LLaVA-Pretrain
            mmsieve train classifier {name} --out classifier
              --start-from projector --data train.json --val val.json --images images
-           (on several GPUs: accelerate launch -m mmsieve train ...)"""
+           (on several GPUs: accelerate launch --config_file ddp.yaml -m mmsieve train ...,
+           the config from python -m mmsieve.training.accelerate ddp > ddp.yaml)"""
 
 
 def _published(
