@@ -3,8 +3,10 @@ BIN := .venv/bin
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: setup demo test test-full test-loaders test-sharded check chaos chaos-short fuzz fuzz-short lint \
-	format bench clean
+VLLM := .venv-vllm
+
+.PHONY: setup demo test test-full test-loaders test-sharded test-vllm check chaos chaos-short fuzz \
+	fuzz-short lint format bench clean
 
 setup: .venv/.ready
 
@@ -52,6 +54,16 @@ check: setup
 test-full: setup
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m full_width tests/full_width
 
+# A real vLLM, on the CPU, in an environment of its own: about a minute to install, then minutes.
+test-vllm: $(VLLM)/.ready
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -W default -m serving tests/serving
+
+$(VLLM)/.ready: pyproject.toml constraints.txt tests/serving/put_together.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --upgrade pip
+	$(VLLM)/bin/python tests/serving/put_together.py
+	touch $@
+
 # Kills before every change of files, pairs of runs at once: all of them take half an hour.
 chaos: setup
 	$(PYTEST) --dist load -m chaos tests/chaos
@@ -81,4 +93,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv $(LOADERS) $(SHARDED) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(LOADERS) $(SHARDED) $(VLLM) .mypy_cache .ruff_cache .pytest_cache

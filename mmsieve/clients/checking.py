@@ -4,10 +4,12 @@ What is found here is a wrong request: it names the address and says what the se
 """
 
 import asyncio
+import io
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from mmsieve.clients.connection import NoAnswerError
@@ -19,6 +21,8 @@ from mmsieve.sanitize import redact, write
 
 T = TypeVar("T")
 
+PROBE = "A red square, to see whether pictures are taken."
+"""The text of the request that is sent before all others."""
 _TRIES = 3
 _PATH = "/v1"
 
@@ -45,6 +49,13 @@ class _ProbeAnswer(BaseModel):
 
     choices: list[dict[str, Any]]
     usage: _ProbeUsage | None = None
+
+
+def probe_picture() -> bytes:
+    """The picture of that request, a file."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "PNG")
+    return file.getvalue()
 
 
 def check_endpoint(endpoint: Endpoint) -> None:

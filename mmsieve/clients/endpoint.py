@@ -43,7 +43,8 @@ _DOUBT = 32
 """So many refused requests before any answer: it is not the samples that are wrong."""
 _MARK = re.compile(r"mmsieve-[0-9a-f]{16}")
 """The id that a request is sent with; servers that answer with ids make theirs from it."""
-_GROUP = Group("Endpoints", sort_key=8)
+GROUP = Parameter(group=Group("Endpoints", sort_key=8))
+"""Of --help."""
 
 
 @Parameter(name="*")
@@ -51,12 +52,12 @@ _GROUP = Group("Endpoints", sort_key=8)
 class EndpointOptions(Options):
     """How a model on a server is asked."""
 
-    like: Annotated[str | None, Parameter(group=_GROUP)] = None
+    like: Annotated[str | None, GROUP] = None
     """The model that an endpoint serves: a bundled model, a folder or a Hugging Face id. Images,
     captions and the form of answers are as this model wants them."""
-    concurrency: Annotated[Positive, Parameter(group=_GROUP)] = 64
+    concurrency: Annotated[Positive, GROUP] = 64
     """Requests at a time, to all servers of an endpoint together."""
-    timeout: Annotated[AboveZero, Parameter(group=_GROUP)] = 300.0
+    timeout: Annotated[AboveZero, GROUP] = 300.0
     """Seconds of silence after which a request to an endpoint is sent again."""
 
 

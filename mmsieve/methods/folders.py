@@ -288,6 +288,23 @@ def read_tensors(places: Mapping[str, tuple[Path, str]]) -> dict[str, "Tensor"]:
     return {name: stored.read() for name, stored in stored_tensors(places).items()}
 
 
+def save_tensors(state: dict[str, "Tensor"], folder: Path) -> None:
+    """Write tensors as safetensors into a folder, which is made, for all to read who may.
+
+    Large ones become several files and an index.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(state, folder)
+    plain = folder / ".plain"
+    plain.touch()
+    mode = plain.stat().st_mode  # as any new file gets it: safetensors files are their owner's only
+    plain.unlink()
+    for file in folder.glob("*.safetensors"):
+        file.chmod(mode)
+
+
 _BLOCKS = 64
 _BLOCK = 4096
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsieve.clients.endpoint import SCHEME
+from mmsieve.clients.endpoint import SCHEME, EndpointName
 from mmsieve.engine.annotator import (
     Annotator,
     Row,
@@ -29,6 +29,7 @@ from mmsieve.methods.clip.checkpoint import ClipFolder, open_clip
 from mmsieve.methods.clip.open_clip import is_open_clip, open_open_clip
 from mmsieve.methods.mmssr.annotator import MmSSR, RatingOptions
 from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
+from mmsieve.methods.mmssr.endpoint import MmSSREndpoint
 from mmsieve.methods.plugins import Plugin, list_plugins
 from mmsieve.methods.recognise import recognise
 from mmsieve.methods.rules import Rules
@@ -45,7 +46,8 @@ def find_model(model: str, verb: str | None = "score") -> Path:
     """The folder of a bundled model (of one verb), a path or a hub id; raises RequestError."""
     scorers = [*(f"{method}:MODEL" for method in _SCORERS), _RULES]
     scorers += [f"{plugin.name}:MODEL" for plugin in list_plugins() if not plugin.problem]
-    others = {"score": f"; or {', '.join(scorers)}", "enhance": f"; or {SCHEME}URL#NAME"}
+    served = f"; or {SCHEME}URL#NAME"
+    others = {"score": f"; or {', '.join(scorers)}", "enhance": served, "rate": served}
     bundled = ", ".join(folders.bundled_names(verb)) or "none yet"
     allowed = f"a bundled model ({bundled}), {_PLACES}{others.get(verb or '', '')}"
     return folders.bundled_folder(model) or find_folder(model, allowed)
@@ -141,12 +143,48 @@ def load_aitqe(model: str, enhancing: EnhanceOptions, options: ScoringOptions) -
 
 
 def load_raters(model: str, options: RatingOptions | None = None) -> MmSSR:
-    """The annotator of a scorer, and of the styler that the options name; raises RequestError."""
+    """The annotator of a scorer or its endpoint, and of the styler that the options name.
+
+    Raises RequestError.
+    """
     options = options or RatingOptions()
-    scorer = open_onevision(find_model(model, "rate"))
-    if (scorer.own or {}).get("capabilities") == {}:
-        raise RequestError(f"model {model!r} names styles only: give it as --styler")
+    is_served = model.startswith(SCHEME)
+    for name, like in (("like", options.like), ("like-styler", options.like_styler)):
+        if like is not None and not is_served:
+            raise RequestError(f"--{name} {like}: is for a model on a server, {SCHEME}URL#NAME")
+    if is_served:
+        return _load_served_raters(model, options)
+    if (options.styler or "").startswith(SCHEME):
+        raise RequestError(f"--styler {options.styler}: is on a server, so --model must be too")
+    scorer = _open_scorer(model)
     return MmSSR(scorer, _open_styler(scorer, options.styler), options)
+
+
+def _load_served_raters(model: str, options: RatingOptions) -> MmSSREndpoint:
+    if options.like is None:
+        fix = "say which model that is: --like NAME, a folder or a Hugging Face id"
+        raise RequestError(f"model {model!r}: prompts are made for a model: {fix}")
+    scorer, names = _open_scorer(options.like), [EndpointName.parse(model)]
+    named = options.styler
+    if named is None or named == model:
+        styler = _open_styler(scorer, None if named is None else options.like)
+    elif not named.startswith(SCHEME):
+        raise RequestError(f"--styler {named}: give {SCHEME}URL#NAME, as for --model")
+    elif options.like_styler is None:
+        raise RequestError(f"--styler {named}: say with --like-styler which model that is")
+    else:
+        styler = _open_styler(scorer, options.like_styler)
+        if styler is scorer:
+            raise RequestError(f"--styler {named}: is the scorer itself: give {model!r} or none")
+        names.append(EndpointName.parse(named))
+    return MmSSREndpoint(tuple(names), scorer, styler, options)
+
+
+def _open_scorer(name: str) -> OneVision:
+    scorer = open_onevision(find_model(name, "rate"))
+    if (scorer.own or {}).get("capabilities") == {}:
+        raise RequestError(f"model {name!r} names styles only: give it as --styler")
+    return scorer
 
 
 def _open_styler(scorer: OneVision, name: str | None) -> OneVision | None:

@@ -29,7 +29,14 @@ from mmsieve.methods.configs import (
     read_config_file,
     read_pixels,
 )
-from mmsieve.methods.folders import FIX, hub_folder, read_json, tensor_files, tensor_shape
+from mmsieve.methods.folders import (
+    FIX,
+    hub_folder,
+    read_json,
+    save_tensors,
+    tensor_files,
+    tensor_shape,
+)
 from mmsieve.methods.tokenizer import FILES
 
 if TYPE_CHECKING:
@@ -209,10 +216,7 @@ class CheckpointFolder:
         model trained by mmsieve wants its inputs: with it the folder stands alone, vision settings
         included. The generation settings are copied where the model `generates`.
         """
-        from huggingface_hub import save_torch_state_dict
-
-        folder.mkdir(parents=True, exist_ok=True)
-        save_torch_state_dict(state, folder)
+        save_tensors(state, folder)
         if own is not None:
             stands_alone = {"vision_config": self.tower.config, "image": asdict(self.image)}
             config = config | {"mmsieve": own | stands_alone}

@@ -3,21 +3,21 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mmsieve.errors import RequestError
 from mmsieve.locks import writing_to
 from mmsieve.methods.aitqe.checkpoint import open_enhancer
-from mmsieve.methods.folders import bundled_folder, hash_files
+from mmsieve.methods.folders import bundled_folder
 from mmsieve.methods.load import find_folder
+from mmsieve.methods.mmssr.checkpoint import open_onevision
 from mmsieve.methods.recognise import PublishedFolder, recognise
+from mmsieve.methods.stock import RECORD, record_of
+from mmsieve.methods.tower import CheckpointFolder
 from mmsieve.options import Overwrite, Wait
 from mmsieve.outputs import check_folder, is_same_request, read_record, staged
 from mmsieve.reports import Report, timed
-
-_RECORD = "convert.json"
-"""What a folder was converted from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,28 +48,28 @@ def convert(
     folder = bundled_folder(model) or find_folder(model, "a bundled model, a folder or an id")
     check_folder(out)
     known = recognise(folder)
-    write = _converter(known)
-    files = {*known.tensors.values(), folder / "config.json"}
-    config = {"model": hash_files(files)}
+    checkpoint, write = _converter(known)
+    config = record_of(checkpoint)
     with writing_to(out, "convert", wait=wait):
-        made = read_record(out, _RECORD, "convert")
+        made = read_record(out, RECORD, "convert")
         if made is not None and is_same_request(out, made, config, overwrite) and not overwrite:
             return ConvertReport(out=out, notes=("done before",))
         with staged(out) as staging:
-            notes = write(staging)
-            (staging / _RECORD).write_text(json.dumps(config) + "\n", "utf-8")
+            notes = write(checkpoint, staging)
+            (staging / RECORD).write_text(json.dumps(config) + "\n", "utf-8")
     return ConvertReport(out=out, notes=(known.note, *notes))
 
 
-def _converter(known: PublishedFolder) -> Callable[[Path], list[str]]:
-    """What writes the checkpoint's stock layout and returns notes; each imports torch."""
+def _converter(
+    known: PublishedFolder,
+) -> tuple[CheckpointFolder, Callable[[Any, Path], list[str]]]:
+    """The checkpoint, and what writes its stock layout and returns notes; imports torch."""
     if known.method == "mmssr":
         from mmsieve.methods.mmssr.model import convert_rater
 
-        return partial(convert_rater, known.folder)
+        return open_onevision(known.folder), convert_rater
     if known.method == "aitqe":
-        checkpoint = open_enhancer(known.folder)
-        from mmsieve.methods.aitqe.model import write_stock
+        from mmsieve.methods.aitqe.model import convert_enhancer
 
-        return partial(write_stock, checkpoint)
+        return open_enhancer(known.folder), convert_enhancer
     raise RequestError(f"{known.folder}: no stock class for its kind, {known.note}")

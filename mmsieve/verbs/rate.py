@@ -30,7 +30,9 @@ def rate(
     sources
         Paths, globs, brace patterns, folders or URLs of instruction data.
     model
-        The scorer: a bundled model (see `models`), a checkpoint's folder, or its Hugging Face id.
+        The scorer: a bundled model (see `models`), a checkpoint's folder, or its Hugging Face id;
+        or `endpoint:URL#NAME`, a model on a server (its key, if it wants one, in
+        MMSIEVE_ENDPOINT_KEY), with `--like` the model that it serves.
     out
         Folder of the table: one Parquet file per shard.
     """

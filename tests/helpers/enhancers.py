@@ -51,6 +51,8 @@ _ASKED = (
     "like",
     "timeout",
     "concurrency",
+    "like",
+    "backend",
 )
 
 

@@ -27,6 +27,8 @@ class Server:
         """Those that come before all others, to an endpoint; they are answered well."""
         self.answer: Callable[[dict[str, Any]], str | int] = good_answer
         """The text of an answer, or an HTTP status instead of one."""
+        self.odds: Callable[[dict[str, Any]], dict[str, float]] = lambda body: {}
+        """Log-probabilities of tokens that may be an answer's first, where they are asked for."""
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.lose_ids = False
@@ -154,7 +156,18 @@ def good_answer(body: dict[str, Any]) -> str:
     return json.dumps(good_fields(body))
 
 
-def reply_body(body: dict[str, Any], text: str) -> dict[str, Any]:
+def stop_at(body: dict[str, Any], text: str) -> tuple[str, str | None]:
+    """A text up to the first of a request's stop strings, and which that is, as vLLM has it."""
+    for stop in body.get("stop") or ():
+        before, found, _ = text.partition(stop)
+        if found:
+            return before + stop * bool(body.get("include_stop_str_in_output")), stop
+    return text, None
+
+
+def reply_body(
+    body: dict[str, Any], text: str, odds: dict[str, float] | None = None
+) -> dict[str, Any]:
     """The body of a response of the protocol that a request is in."""
     if "max_tokens" in body:
         return {
@@ -166,13 +179,19 @@ def reply_body(body: dict[str, Any], text: str) -> dict[str, Any]:
             "stop_reason": "end_turn",
             "usage": {"input_tokens": TOKENS[0], "output_tokens": TOKENS[1]},
         }
+    text, stopped = stop_at(body, text)
     message = {"role": "assistant", "content": text, "refusal": None}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "stop_reason": stopped}
+    if body.get("logprobs"):
+        top = [{"token": token, "logprob": value} for token, value in (odds or {}).items()]
+        first = {"token": text, "logprob": 0.0, "top_logprobs": top}
+        choice["logprobs"] = {"content": [first]}
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 0,
         "model": body["model"],
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [choice],
         "usage": {
             "prompt_tokens": TOKENS[0],
             "completion_tokens": TOKENS[1],
@@ -204,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(answer, int):
             self._send(answer, {"error": {"message": f"status {answer} for {KEY}"}})
         else:
-            self._send(200, reply_body(body, answer))
+            self._send(200, reply_body(body, answer, self.state.odds(body)))
 
     def _make(self, data: bytes) -> tuple[int, Any]:
         state = self.state

@@ -21,13 +21,14 @@ from cyclopts import Parameter
 from mmsieve.clients.endpoint import EndpointOptions
 from mmsieve.devices import Memory, kind_of, resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Preparer, Runner, RunnerOptions, check
-from mmsieve.methods.aitqe.answers import RowMaker
+from mmsieve.methods.aitqe.answers import KEYS, RowMaker
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqePreparer
 from mmsieve.methods.folders import hash_files, stored_tensors
 from mmsieve.methods.memory import FLOAT32, Batch, LanguageSizes, count_numbers, estimate, together
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.annotator import ScoringOptions
+from mmsieve.methods.vllm import BackendOptions
 from mmsieve.options import Positive, ZeroToOne, number
 from mmsieve.tables import SCORE, find_score
 
@@ -42,7 +43,7 @@ _CAPTION_TOKENS = 2048
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class EnhanceOptions(EndpointOptions):
+class EnhanceOptions(EndpointOptions, BackendOptions):
     """What is asked of the model, and when its rewrite is used."""
 
     rewrite_below: Annotated[float, number(gte=0, lte=11)] = 7
@@ -63,6 +64,11 @@ class EnhanceOptions(EndpointOptions):
         return RowMaker(self.rewrite_below, self.max_edit, self.explain)
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of an answer, where they are given."""
+        return KEYS if self.explain else KEYS[:2]
+
+    @property
     def fingerprint(self) -> dict[str, str]:
         """Whatever of it changes a row."""
         return {
@@ -70,6 +76,7 @@ class EnhanceOptions(EndpointOptions):
             "explain": str(self.explain),
             "max_new_tokens": str(self.max_new_tokens),
             "max_edit": str(self.max_edit),
+            **self.backend_fingerprint(),
         }
 
 
@@ -82,6 +89,7 @@ class Aitqe(Annotator):
         self, checkpoint: EnhancerCheckpoint, enhancing: EnhanceOptions, options: ScoringOptions
     ) -> None:
         """Raises RequestError for a device that isn't there."""
+        enhancing.check_backend([(enhancing.stock, checkpoint)])
         self.checkpoint, self.enhancing = checkpoint, enhancing
         # a model that has learnt answers in pieces has learnt to read any text
         own = checkpoint.own and checkpoint.own | {"plain_text": True}
@@ -104,8 +112,10 @@ class Aitqe(Annotator):
         }
         self.notes = checkpoint.notes
 
-    def memory(self, options: RunnerOptions) -> Memory:
+    def memory(self, options: RunnerOptions) -> Memory | None:
         """Of the model, a batch of prompts, and the cache of prompts and answers."""
+        if self.enhancing.backend == "vllm":  # which takes what it is told to
+            return None
         checkpoint, sizes = self.checkpoint, LanguageSizes.of(self.checkpoint)
         batch = Batch(
             device=options.device,
@@ -138,6 +148,10 @@ class Aitqe(Annotator):
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; imports torch and loads the weights."""
+        if self.enhancing.backend == "vllm":
+            from mmsieve.methods.aitqe.vllm import VllmAitqeRunner
+
+            return VllmAitqeRunner(self.checkpoint, self.enhancing, self.dtype, options)
         share_cores()
         from mmsieve.methods.aitqe.runner import AitqeRunner
 

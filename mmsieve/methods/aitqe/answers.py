@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from mmsieve.engine.annotator import Row
 from mmsieve.errors import SampleError, Status
+from mmsieve.methods.stock import escape
 
 DIMENSIONS = MappingProxyType(
     {
@@ -88,6 +89,39 @@ def fixed_pieces(keys: Sequence[str]) -> list[str]:
         pieces.append(f'{end}"{key}": {opening}')
         end = f"{closing}, "
     return [*pieces, f"{end.removesuffix(', ')}}}"]
+
+
+def value_limits(keys: Sequence[str], max_new_tokens: int) -> list[int]:
+    """The most tokens that the value of each key may take, scores apart, where keys are given: a
+    rewrite a third of `max_new_tokens`, an explanation a ninth."""
+    return [max(1, max_new_tokens // (3 if key == RECAPTION else 9)) for key in keys]
+
+
+_CHARACTERS = 8
+"""Of a value for each of its tokens: more than texts have, so that loops alone end here."""
+_STRING = r'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])'
+"""A character of a JSON string."""
+
+
+def answer_pattern(keys: Sequence[str], max_new_tokens: int) -> str:
+    """A regular expression of answers with these keys: for servers, which can't be given keys."""
+    fixed = [escape(piece) for piece in fixed_pieces(keys)]
+    scores = "|".join(str(score) for score in range(HIGHEST, LOWEST - 1, -1))
+    limits = value_limits(keys, max_new_tokens)
+    values = [
+        f"(?:{scores})" if key in SCORE_KEYS else f"{_STRING}{{0,{_CHARACTERS * most}}}"
+        for key, most in zip(keys, limits, strict=True)
+    ]
+    return fixed[0] + "".join(map("".join, zip(values, fixed[1:], strict=True)))
+
+
+def longest_answer(keys: Sequence[str], max_new_tokens: int) -> int:
+    """Tokens that `answer_pattern` may take, a character each."""
+    limits = zip(keys, value_limits(keys, max_new_tokens), strict=True)
+    values = (
+        len(str(HIGHEST)) if key in SCORE_KEYS else _CHARACTERS * most for key, most in limits
+    )
+    return sum(map(len, fixed_pieces(keys))) + sum(values)
 
 
 def answer_pieces(assessment: Assessment) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmsieve.errors import RequestError
 from mmsieve.methods.configs import below, check_projector_sizes, check_text_sizes
 from mmsieve.methods.recognise import open_published
+from mmsieve.methods.stock import ChatLayout
 from mmsieve.methods.tokenizer import check_tokenizer
 from mmsieve.methods.tower import CheckpointFolder, Places, check_config, inside_tower
 
@@ -89,3 +90,28 @@ def open_enhancer(folder: Path) -> EnhancerCheckpoint:
         found = f"is to have a {checkpoint.backbone}"
         raise RequestError(f"{folder}: {known.note}, and {found}")
     return checkpoint
+
+
+# As a chat
+
+_IMAGE_MARK = "<|aitqe_image|>"
+"""An id of its own, as every id like it is counted as one image."""
+
+CHAT = ChatLayout(
+    marks=(_IMAGE_MARK,),
+    line_breaks=r"\A\n(?=\n)",
+    template=(
+        "{%- for message in messages %}"
+        "{%- if message['content'] is string %}{{- message['content'] }}"
+        "{%- else %}{%- for part in message['content'] %}"
+        "{%- if part['type'] == 'text' %}{{- part['text'] }}"
+        "{%- else %}{{- '" + _IMAGE_MARK + "' }}{%- endif %}"
+        "{%- endfor %}{%- endif %}{%- endfor %}"
+    ),
+)
+"""Nothing is added to an image and the text after it, whose first of two newlines is a token."""
+
+
+def chat_text(words: str) -> str:
+    """What the template makes of an image and these words."""
+    return _IMAGE_MARK + words

@@ -70,8 +70,13 @@ class AitqePreparer(TextImagePreparer):
 
     def encode(self, caption: str) -> tuple[list[int], bool]:
         """Ids of the prompt behind the image, and whether the caption had to be cut."""
+        words, truncated = self.write(caption)
+        return self._ids("\n", words), truncated
+
+    def write(self, caption: str) -> tuple[str, bool]:
+        """What follows the image and its newline, and whether the caption had to be cut."""
         shown = self._cut(caption)
-        return self._ids("\n", question(shown, self.plain_text)), shown != caption
+        return question(shown, self.plain_text), shown != caption
 
     def encode_caption(self, caption: str) -> tuple[list[int], int]:
         """Ids behind an image of which a model learns to say the caption, and how many of them."""

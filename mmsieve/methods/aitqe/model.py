@@ -10,7 +10,6 @@ prompt to the token: the chat template adds nothing, and the tokenizer takes two
 image one by one, as the published code does.
 """
 
-import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,10 +19,10 @@ from transformers import AutoConfig, AutoModel, LlavaConfig, LlavaForConditional
 
 from mmsieve.devices import quiet
 from mmsieve.errors import RequestError
-from mmsieve.methods.aitqe.checkpoint import TOWER, EnhancerCheckpoint
-from mmsieve.methods.base import build_model, encode_patches, fitting, pixel_settings, rename
+from mmsieve.methods.aitqe.checkpoint import CHAT, TOWER, EnhancerCheckpoint
+from mmsieve.methods.base import build_model, encode_patches, fitting, rename
 from mmsieve.methods.folders import stored_tensors
-from mmsieve.methods.tokenizer import load_tokenizer
+from mmsieve.methods.stock import save_stock, write_processor
 
 Enhancer: TypeAlias = LlavaForConditionalGeneration
 _NAMES = {
@@ -120,43 +119,16 @@ def _prefixes(config: LlavaConfig) -> list[tuple[str, str]]:
 
 # The stock layout
 
-IMAGE_MARK = "<|aitqe_image|>"
-"""Stands for an image; an id of its own, as every id like it is counted as one."""
 
-_FIRST_OF_TWO = {"Regex": r"\A\n(?=\n)"}
-_NEWLINES = {"type": "Split", "pattern": _FIRST_OF_TWO, "behavior": "Isolated", "invert": False}
-
-_CHAT = (
-    "{%- for message in messages %}"
-    "{%- if message['content'] is string %}{{- message['content'] }}"
-    "{%- else %}{%- for part in message['content'] %}"
-    "{%- if part['type'] == 'text' %}{{- part['text'] }}"
-    "{%- else %}{{- '" + IMAGE_MARK + "' }}{%- endif %}"
-    "{%- endfor %}{%- endif %}{%- endfor %}"
-)
-
-
-def write_stock(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
+def convert_enhancer(checkpoint: EnhancerCheckpoint, folder: Path) -> list[str]:
     """Write the stock layout; what a user should know of it, a line each. Raises RequestError."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype = str(checkpoint.config.get("torch_dtype") or "float32")
     model = load_enhancer(checkpoint, dtype)
     with fitting(checkpoint.folder), quiet():
-        image = _write_tokenizer(checkpoint, folder)
+        (image,) = write_processor(checkpoint, folder, CHAT)
         _make_room(model, image, checkpoint)
-        model.generation_config.max_new_tokens = 384  # as published
-        model.save_pretrained(folder)
-    kinds = {"image_processor_type": "SiglipImageProcessor", "processor_class": "LlavaProcessor"}
-    _write(folder / "preprocessor_config.json", kinds | pixel_settings(checkpoint.image))
-    settings = {
-        "processor_class": "LlavaProcessor",
-        "image_token": IMAGE_MARK,
-        "patch_size": checkpoint.tower.config["patch_size"],
-        "vision_feature_select_strategy": "full",
-        "num_additional_image_tokens": 0,
-    }
-    _write(folder / "processor_config.json", settings)
-    (folder / "chat_template.jinja").write_text(_CHAT)
+        save_stock(model, folder)
     return [f"{checkpoint.tower.note}; an image is {checkpoint.image_tokens} tokens"]
 
 
@@ -175,28 +147,3 @@ def _make_room(model: Enhancer, image: int, checkpoint: EnhancerCheckpoint) -> N
         layer.weight = nn.Parameter(torch.cat([layer.weight, more]).detach())
     model.get_input_embeddings().num_embeddings = model.lm_head.out_features = image + 1
     model.config.text_config.vocab_size = image + 1
-
-
-def _write_tokenizer(checkpoint: EnhancerCheckpoint, folder: Path) -> int:
-    """Write the tokenizer with an image token; the image token's id."""
-    spec = load_tokenizer(checkpoint.folder, checkpoint.embedded)
-    backend = spec.build()
-    backend.add_special_tokens([IMAGE_MARK])
-    parts = json.loads(backend.to_str())
-    steps = [_NEWLINES, parts.get("pre_tokenizer")]
-    parts["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [step for step in steps if step]}
-    (folder / "tokenizer.json").write_text(json.dumps(parts, ensure_ascii=False))
-    names = {"bos_token": spec.bos, "eos_token": spec.eos, "pad_token": spec.pad}
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "padding_side": "left",
-        "clean_up_tokenization_spaces": False,
-        "extra_special_tokens": {"image_token": IMAGE_MARK},
-        **{name: backend.id_to_token(token) for name, token in names.items() if token is not None},
-    }
-    _write(folder / "tokenizer_config.json", settings)
-    return int(backend.token_to_id(IMAGE_MARK) or 0)
-
-
-def _write(file: Path, settings: dict[str, Any]) -> None:
-    file.write_text(json.dumps(settings, indent=2) + "\n")

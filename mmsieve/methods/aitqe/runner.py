@@ -20,14 +20,13 @@ from mmsieve.errors import SampleError
 from mmsieve.methods.aitqe.annotator import BATCH_TOKENS, WINDOW_BATCHES, EnhanceOptions
 from mmsieve.methods.aitqe.answers import (
     HIGHEST,
-    KEYS,
     LOWEST,
     MARKER,
-    RECAPTION,
     SCORE_KEYS,
     Refused,
     fixed_pieces,
     kept,
+    value_limits,
 )
 from mmsieve.methods.aitqe.checkpoint import EnhancerCheckpoint
 from mmsieve.methods.aitqe.inputs import AitqeItem
@@ -43,12 +42,11 @@ class Form:
     """What may come next in an answer with these keys."""
 
     def __init__(self, backend: Any, keys: Sequence[str], max_new_tokens: int) -> None:
-        """`backend` is a tokenizers.Tokenizer; a rewrite takes at most a third of
-        `max_new_tokens`, an explanation a ninth. Keys and scores don't count."""
+        """`backend` is a tokenizers.Tokenizer; values take `value_limits`."""
         self._keys = tuple(keys)
         self._fixed = [encode_piece(backend, piece) for piece in fixed_pieces(keys)]
         self._scores = [encode_piece(backend, str(score)) for score in range(LOWEST, HIGHEST + 1)]
-        self._limits = [max(1, max_new_tokens // (3 if k == RECAPTION else 9)) for k in keys]
+        self._limits = value_limits(keys, max_new_tokens)
         self._after = _string_states(backend)
         inside = [sorted(states) for states in self._after]
         self._inside = [torch.tensor(ids) for ids in inside]
@@ -161,8 +159,7 @@ class AitqeRunner(BatchRunner[AitqeItem, list[list[int]]]):
         self._rows = enhancing.rows
         longest, self._form = enhancing.max_new_tokens, None
         if forced:
-            keys = KEYS if enhancing.explain else KEYS[:2]
-            self._form = form = Form(self._backend, keys, longest)
+            self._form = form = Form(self._backend, enhancing.keys, longest)
             self._rules = Decoding(
                 max_new_tokens=form.max_new_tokens,
                 end_ids=frozenset(),

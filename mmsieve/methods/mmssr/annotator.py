@@ -14,11 +14,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from cyclopts import Parameter
 
+from mmsieve.clients.endpoint import GROUP, EndpointOptions
 from mmsieve.devices import (
     Device,
     Memory,
@@ -37,9 +38,16 @@ from mmsieve.methods.memory import FLOAT32, Batch, LanguageSizes, count_numbers,
 from mmsieve.methods.mmssr import inputs
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import PromptWriter, RatingPreparer
-from mmsieve.methods.tokenizer import FILES, load_tokenizer
+from mmsieve.methods.mmssr.rows import DIGITS, RatingRowMaker
+from mmsieve.methods.stock import escape
+from mmsieve.methods.tokenizer import FILES, encode_piece, load_tokenizer
+from mmsieve.methods.vllm import BACKEND, BackendOptions
 from mmsieve.options import Positive
 
+LONGEST = 1024
+"""Tokens of an answer, as published."""
+LONGEST_STYLES = 192
+"""Tokens of an answer that names all nine styles, at most."""
 _SAMPLE_TOKENS = 500
 """Of a usual conversation and all questions about it, without the image."""
 
@@ -53,6 +61,12 @@ def parse_styles(answer: str) -> list[str]:
     """The styles of an answer, in order, without repeats; as published, any text counts as one."""
     names = (name.strip() for name in answer.split(","))
     return list(dict.fromkeys(name for name in names if name))
+
+
+def style_pattern() -> str:
+    """A regular expression of what names one or more of the nine styles."""
+    names = "|".join(escape(style) for style in STYLES)
+    return f"(?:{names})(?:, (?:{names})){{0,{len(STYLES) - 1}}}"
 
 
 class StyleGrammar:
@@ -87,7 +101,7 @@ class StyleGrammar:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class RatingOptions(ModelOptions):
+class RatingOptions(ModelOptions, EndpointOptions, BackendOptions):
     """How to rate; whatever is None is as the checkpoint asks."""
 
     styler: str | None = None
@@ -106,6 +120,10 @@ class RatingOptions(ModelOptions):
     shard: the same table. By default where both do not fit."""
     max_tokens: Positive | None = None
     """Longest prompt, images included; a longer sample is a row without ratings."""
+    like_styler: Annotated[str | None, GROUP] = None
+    """The model that the endpoint of `--styler` serves, as `--like`."""
+    stock_styler: Annotated[str | None, BACKEND] = None
+    """Folder that `convert` made of the styler, as `--stock`."""
 
 
 class MmSSR(Annotator):
@@ -113,8 +131,19 @@ class MmSSR(Annotator):
 
     kind: Literal["ratings"] = "ratings"
 
-    def __init__(self, scorer: OneVision, styler: OneVision | None, options: RatingOptions) -> None:
-        """`styler` may be the scorer. Raises RequestError where the two take different pixels."""
+    def __init__(
+        self,
+        scorer: OneVision,
+        styler: OneVision | None,
+        options: RatingOptions,
+        is_served: bool = False,
+    ) -> None:
+        """`styler` may be the scorer; `is_served` where a server of another process computes.
+
+        Raises RequestError where the two take different pixels.
+        """
+        stocks = [(options.stock, scorer)] + ([(options.stock_styler, styler)] if styler else [])
+        options.check_backend(stocks)
         self.scorer, self.styler, self.options = scorer, styler, options
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device, scorer.gpu_dtype)
@@ -138,12 +167,29 @@ class MmSSR(Annotator):
         by_default = styler is not None and styler.own is not None
         self.constrained = decoding == "constrained" if decoding else by_default
         longest = min(model.max_sequence for model in self.models)
-        self._max_tokens = min(options.max_tokens or longest, longest)
+        self._has_engine = is_served or options.backend == "vllm"
+        if self._has_engine:
+            # a server's context holds the answer too
+            places = [model.config.get("max_position_embeddings") for model in self.models]
+            longest = min(longest, *(place for place in places if place)) - self._room
+        self.max_tokens = min(options.max_tokens or longest, longest)
+        self.rows = RatingRowMaker(tuple(self.capabilities), options.expected)
         self.fingerprint = self._fingerprint()
         self.notes = tuple(note for model in self.models for note in model.notes)
         if styler is None:
             how = "name who gives them with --styler (it may be the scorer itself)"
             self.notes += (f"no styles: {how}",)
+        elif self._has_engine and not self.constrained and styler.repetition_penalty != 1:
+            penalty = f"the folder's repetition penalty of {styler.repetition_penalty:g}"
+            why = "a serving engine would count the prompt's tokens too"
+            self.notes += (f"styles without {penalty}: {why}",)
+
+    @property
+    def _room(self) -> int:
+        """Tokens of the longest answer."""
+        if self.styler is None:
+            return 1
+        return LONGEST_STYLES if self.constrained else LONGEST
 
     def _is_clean(self, model: OneVision) -> bool:
         asked = self.options.clean_format
@@ -157,9 +203,10 @@ class MmSSR(Annotator):
             "expected": str(options.expected),
             "styles": ("constrained" if self.constrained else "plain") if self.styler else "none",
             "dtype": self.dtype,
-            "max_tokens": str(self._max_tokens),
+            "max_tokens": str(self.max_tokens),
             **options.image_fingerprint(self.scorer.image),
-            **({} if self.dtype == "float32" else {"head": "float32"}),
+            **options.backend_fingerprint(),
+            **({} if self.dtype == "float32" or self._has_engine else {"head": "float32"}),
         }
         for name, model in (("scorer", self.scorer), ("styler", self.styler)):
             if model is not None:
@@ -169,8 +216,10 @@ class MmSSR(Annotator):
                 found[f"{name}_format"] = "clean" if self._is_clean(model) else "published"
         return found
 
-    def memory(self, options: RunnerOptions) -> Memory:
+    def memory(self, options: RunnerOptions) -> Memory | None:
         """Of the models, a batch, and the cache of its samples and their questions."""
+        if self._has_engine:  # which takes what it is told to
+            return None
         found = [self._memory_of(model, options) for model in self.models]
         both = together(found) or found[0]
         if not self.is_in_turn(options.device):
@@ -217,12 +266,16 @@ class MmSSR(Annotator):
         return RatingPreparer(
             writers=writers,
             image=self.scorer.image,
-            max_tokens=self._max_tokens,
+            max_tokens=self.max_tokens,
             **self.options.of_images,
         )
 
     def runner(self, options: RunnerOptions) -> Runner:
         """The device half; imports torch and loads the weights."""
+        if self.options.backend == "vllm":
+            from mmsieve.methods.mmssr.vllm import VllmRatingRunner
+
+            return VllmRatingRunner(self, options)
         share_cores()
         from mmsieve.methods.mmssr.runner import RatingRunner
 
@@ -233,6 +286,15 @@ def prompt_writer(model: OneVision, questions: list[str], clean: bool) -> Prompt
     """What writes these questions for a model."""
     tokenizer = load_tokenizer(model.folder, model.embedded)
     return PromptWriter(tokenizer, model.image_tokens, tuple(questions), clean)
+
+
+def digit_ids(model: OneVision) -> list[int]:
+    """The token of each rating; raises RequestError where one has none of its own."""
+    tokenizer = load_tokenizer(model.folder, model.embedded).build()
+    digits = [encode_piece(tokenizer, digit) for digit in DIGITS]
+    if any(len(ids) != 1 for ids in digits):
+        raise RequestError(f"{model.folder}: its tokenizer has no token for each digit")
+    return [ids[0] for ids in digits]
 
 
 _TAKEN = {"key", "shard", "status", "error", "uid", "metadata", "styles", "idx", "style"}

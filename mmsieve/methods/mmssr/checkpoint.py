@@ -10,7 +10,9 @@ from pathlib import Path
 
 from mmsieve.errors import RequestError
 from mmsieve.methods.configs import below, check_projector_sizes, check_text_sizes
+from mmsieve.methods.mmssr.inputs import END, MARK, START, SYSTEM
 from mmsieve.methods.recognise import open_published
+from mmsieve.methods.stock import ChatLayout
 from mmsieve.methods.tokenizer import check_tokenizer
 from mmsieve.methods.tower import CheckpointFolder, Tower, check_config, find_inside
 
@@ -75,3 +77,46 @@ def _used(folder: Path, tower: Tower) -> Tower:
         if name.startswith("embeddings.") or layers.get(name, used) < used
     }
     return replace(tower, tensors=kept)
+
+
+# As a chat
+
+_IMAGE = f"{MARK}<image_newline>"
+_TEMPLATE = """\
+{%- if messages[0].role != 'system' -%}
+{{ '<|im_start|>system\\nSYSTEM<|im_end|>\\n' }}
+{%- endif -%}
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\\n' }}
+{%- if message.content is string -%}
+{{ message.content }}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'text' -%}
+{{ part.text }}
+{%- else -%}
+{{ 'IMAGE\\n' }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '<|im_start|>assistant\\n' }}
+{%- endif -%}
+"""
+
+CHAT = ChatLayout(
+    marks=(MARK, _IMAGE.removeprefix(MARK)),
+    line_breaks=r"\A\n",
+    template=_TEMPLATE.replace("SYSTEM", SYSTEM).replace("IMAGE", _IMAGE),
+)
+"""The published frame around turns; an image, a token whose embedding is the published image
+newline, and a line break that is a token of its own."""
+
+
+def chat_text(words: str) -> str:
+    """What the template makes of a message, which has a mark where an image is to stand."""
+    said = words.replace(MARK, f"{_IMAGE}\n")
+    system = f"{START}system\n{SYSTEM}{END}\n"
+    return f"{system}{START}user\n{said}{END}\n{START}assistant\n"

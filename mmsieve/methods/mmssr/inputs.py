@@ -24,9 +24,10 @@ from mmsieve.sample import Image, Sample, Turn
 SYSTEM = "You are a helpful assistant."
 STYLE_QUESTION = f"Interaction style candidates: [{', '.join(STYLES)}]\nStyles: "
 
-_MARK = "<image>"
+MARK = "<image>"
+"""Stands for an image in a text."""
 START, END = "<|im_start|>", "<|im_end|>"
-_HINTS = ("Hint:", f"{_MARK}\nHint:")
+_HINTS = ("Hint:", f"{MARK}\nHint:")
 _STRIPPED = "Question: "
 
 
@@ -99,7 +100,7 @@ class PromptWriter(Portable):
 
     def write(self, turns: Sequence[Turn]) -> tuple[Prompt, int]:
         """All questions about a conversation, piece by piece as published, and its own tokens."""
-        *before, last = format_turns(turns, self.clean).split(_MARK)
+        *before, last = format_turns(turns, self.clean).split(MARK)
         head, line, tail, _ = self._frame
         middle: list[int] = []
         for piece in before:
@@ -199,13 +200,13 @@ def check_turns(sample: Sample) -> None:
         if turn.role != role:
             message = f"turn {number} is the {turn.role}'s, not the {role}'s"
             raise SampleError(Status.CONVERSATION_INVALID, message)
-    marks = sum(turn.text.count(_MARK) for turn in sample.turns)
+    marks = sum(turn.text.count(MARK) for turn in sample.turns)
     images = len(sample.images)
     if marks > images:
-        raise SampleError(Status.IMAGE_MISSING, f"{marks} {_MARK} in the text, {images} images")
+        raise SampleError(Status.IMAGE_MISSING, f"{marks} {MARK} in the text, {images} images")
     if marks < images:
         fix = "" if marks else " (--images-first)"
-        message = f"{images} images, {marks} {_MARK} in the text to say where they stand{fix}"
+        message = f"{images} images, {marks} {MARK} in the text to say where they stand{fix}"
         raise SampleError(Status.CONVERSATION_INVALID, message)
 
 

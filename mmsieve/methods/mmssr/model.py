@@ -5,19 +5,25 @@ features are the last layer's input (`vision_feature_layer` -2); that layer is a
 before, and never computed here.
 """
 
-import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from tokenizers import AddedToken
 from torch import Tensor
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+)
 
 from mmsieve.devices import quiet
-from mmsieve.methods.base import build_model, encode_patches, fitting, pixel_settings, rename
+from mmsieve.methods.base import build_model, encode_patches, fitting, rename
 from mmsieve.methods.folders import StoredTensor, stored_tensors
-from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
+from mmsieve.methods.mmssr.checkpoint import CHAT, OneVision
+from mmsieve.methods.mmssr.inputs import START
+from mmsieve.methods.stock import save_stock, write_processor
 from mmsieve.methods.tokenizer import load_tokenizer, open_tokenizer
 from mmsieve.methods.tower import INSIDE
 
@@ -132,103 +138,51 @@ def encode_images(model: Rater, pixels: Tensor) -> Tensor:
     return torch.cat([patches, newline], 1)
 
 
-# The stock layout, for servers that know the stock class
-
-_IMAGE, _VIDEO = "<image>", "<video>"
-
-CHAT_TEMPLATE = """\
-{%- if messages[0].role != 'system' -%}
-{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
-{%- endif -%}
-{%- for message in messages -%}
-{{ '<|im_start|>' + message.role + '\\n' }}
-{%- if message.content is string -%}
-{{ message.content }}
-{%- else -%}
-{%- for part in message.content -%}
-{%- if part.type == 'text' -%}
-{{ part.text }}
-{%- else -%}
-{{ '<image>\\n' }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{ '<|im_end|>\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{ '<|im_start|>assistant\\n' }}
-{%- endif -%}
-"""
-"""The published frame around turns; a newline follows an image, as there."""
+# The stock layout: a Llava, as its stock classes show a single image in one view. Those of
+# LLaVA-OneVision make tiles of it: other numbers (98 of 140 ratings right).
 
 
-def convert_rater(folder: Path, out: Path) -> list[str]:
+def convert_rater(checkpoint: OneVision, out: Path) -> list[str]:
     """Write the stock layout; what a user should know of it, a line each. Raises RequestError."""
-    checkpoint = open_onevision(folder)
-    with fitting(folder):
-        return _convert(checkpoint, folder, out)
+    out.mkdir(parents=True, exist_ok=True)
+    with fitting(checkpoint.folder), quiet():
+        marks = write_processor(checkpoint, out, CHAT)
+        save_stock(_stock_llava(checkpoint, marks), out)
+    return [f"an image is {checkpoint.image_tokens} tokens, its newline among them"]
 
 
-def _convert(checkpoint: OneVision, folder: Path, out: Path) -> list[str]:
-    size = vocabulary(checkpoint)
-    config = stock_config(checkpoint)
-    config.image_token_index, config.video_token_index = size, size + 1
-    config.text_config.vocab_size = size + 2
-    # a row more for each mark, which no answer has: with the logits of an id before theirs, neither
-    # is ever the likeliest token
-    start = open_tokenizer(folder).convert_tokens_to_ids("<|im_start|>")
-    rows = torch.tensor([*range(size), start, start])
+def _stock_llava(checkpoint: OneVision, marks: list[int]) -> LlavaForConditionalGeneration:
+    """The model with a row for each mark: an image's patches are put in the place of the first,
+    and the second is the image newline."""
+    size, folder = vocabulary(checkpoint), checkpoint.folder
     state = stock_state(checkpoint)
-    state |= {name: state[name][rows] for name in BY_TOKEN if name in state}
+    newline = state.pop("model.image_newline")[:]
+    start = open_tokenizer(folder).convert_tokens_to_ids(START)
+    embeddings, head = BY_TOKEN
+    # no answer has a mark: scored like an id before theirs, neither is ever the likeliest token
+    rows = torch.tensor([*range(size), *[start] * (max(marks) + 1 - size)])
+    state[head] = state.get(head, state[embeddings])[rows]
+    embedded = state[embeddings][rows]
+    embedded[marks[1]] = newline
+    state[embeddings] = embedded
+    text = {**checkpoint.text_config, "vocab_size": len(rows), "tie_word_embeddings": False}
+    config = LlavaConfig(
+        text_config=AutoConfig.for_model(**text),
+        vision_config=AutoConfig.for_model(**checkpoint.tower.config, vision_use_head=False),
+        image_token_index=marks[0],
+        image_seq_length=checkpoint.tower.patches,
+        projector_hidden_act="gelu",
+        vision_feature_layer=_SELECT_LAYER,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=False,
+    )
     dtype = str(checkpoint.config.get("torch_dtype", "bfloat16"))
-    model, _ = build_model(Rater, dtype, folder, config, state)
+    kind = LlavaForConditionalGeneration
+    model, _ = build_model(kind, dtype, folder, config, state)
     # greedy, as the published scripts ask, with the folder's own ends and penalty
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
     model.generation_config.pad_token_id = checkpoint.generation.get("pad_token_id")
     model.generation_config.repetition_penalty = checkpoint.repetition_penalty
-    with quiet():
-        model.save_pretrained(out)
-        _save_tokenizer(folder, out)
-    for name, values in _processor(checkpoint).items():
-        (out / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    return [
-        "the stock processor also shows tiles of a single image, as in training; `rate` shows one "
-        "view, as the published scorer does"
-    ]
-
-
-def _save_tokenizer(folder: Path, out: Path) -> None:
-    tokenizer = open_tokenizer(folder)
-    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in (_IMAGE, _VIDEO)])
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(out)
-    file = out / "tokenizer_config.json"
-    # a class that transformers 4 knows too, and none of this machine's settings
-    config = {**json.loads(file.read_text("utf-8")), "tokenizer_class": "Qwen2Tokenizer"}
-    left_out = ("backend", "is_local", "local_files_only")
-    kept = {name: value for name, value in config.items() if name not in left_out}
-    file.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
-
-
-def _processor(checkpoint: OneVision) -> dict[str, dict[str, Any]]:
-    """The files of LlavaOnevisionProcessor, by name."""
-    shared = {"processor_class": "LlavaOnevisionProcessor", **pixel_settings(checkpoint.image)}
-    image = {
-        "do_pad": True,
-        "image_grid_pinpoints": checkpoint.config.get("image_grid_pinpoints"),
-        "image_processor_type": "LlavaOnevisionImageProcessor",
-    }
-    return {
-        "preprocessor_config.json": shared | image,
-        "video_preprocessor_config.json": shared
-        | {"video_processor_type": "LlavaOnevisionVideoProcessor"},
-        "processor_config.json": {
-            "image_token": _IMAGE,
-            "num_image_tokens": checkpoint.tower.patches,
-            "processor_class": "LlavaOnevisionProcessor",
-            "video_token": _VIDEO,
-            "vision_aspect_ratio": checkpoint.config.get("image_aspect_ratio", "anyres_max_9"),
-            "vision_feature_select_strategy": "full",
-        },
-    }
+    found: LlavaForConditionalGeneration = model
+    return found

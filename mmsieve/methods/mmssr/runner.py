@@ -10,31 +10,18 @@ from torch import Tensor, nn
 
 from mmsieve.devices import Dtype
 from mmsieve.engine.annotator import Row, RunnerOptions
-from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.errors import SampleError
 from mmsieve.images import Pixels
 from mmsieve.methods import decoding
 from mmsieve.methods.base import BatchRunner, ImageEncoder, Result, Window, release_memory
 from mmsieve.methods.cpu import speed_up
 from mmsieve.methods.decoding import Decoding, LanguageModel, Prefilled, build_tree, decode_greedily
-from mmsieve.methods.mmssr.annotator import MmSSR, StyleGrammar, parse_styles
+from mmsieve.methods.mmssr.annotator import LONGEST, MmSSR, StyleGrammar, digit_ids, parse_styles
 from mmsieve.methods.mmssr.checkpoint import OneVision
 from mmsieve.methods.mmssr.inputs import END, Ids, Prompt, RatingItem
 from mmsieve.methods.mmssr.model import encode_images, load_rater
+from mmsieve.methods.mmssr.rows import SampleRatings
 from mmsieve.methods.tokenizer import IMAGE, encode_piece, load_tokenizer
-
-_LONGEST = 1024
-"""Tokens of an answer, as published."""
-
-
-class SampleRatings(NamedTuple):
-    """One sample's ratings, a value per question."""
-
-    ratings: list[int | None]
-    """None where the likeliest token is not a digit from 0 to 5."""
-    expected: list[float]
-    """The mean under the probabilities of the six digits."""
-    texts: list[str]
-    """The likeliest token."""
 
 
 class _Answer(NamedTuple):
@@ -54,10 +41,7 @@ class LoadedRater:
     def __init__(self, checkpoint: OneVision, dtype: Dtype, device: torch.device) -> None:
         self._tokenizer = load_tokenizer(checkpoint.folder).build()
         encode = partial(encode_piece, self._tokenizer)
-        digits = [encode(digit) for digit in "012345"]
-        if any(len(ids) != 1 for ids in digits):
-            raise RequestError(f"{checkpoint.folder}: its tokenizer has no token for each digit")
-        self._digits = torch.tensor([ids[0] for ids in digits], device=device)
+        self._digits = torch.tensor(digit_ids(checkpoint), device=device)
         self._model = load_rater(checkpoint, dtype).to(device)
         self.kernels = speed_up(self._model.model, self._model.dtype)
         self._language = LanguageModel(self._model)
@@ -66,9 +50,9 @@ class LoadedRater:
         end: Any = self._tokenizer.token_to_id(END)
         grammar = StyleGrammar(encode, end)
         ends = checkpoint.end_ids | {end}
-        self._constrained = Decoding(max_new_tokens=_LONGEST, end_ids=ends, allowed=grammar.allowed)
+        self._constrained = Decoding(max_new_tokens=LONGEST, end_ids=ends, allowed=grammar.allowed)
         self._plain = Decoding(
-            max_new_tokens=_LONGEST,
+            max_new_tokens=LONGEST,
             end_ids=checkpoint.end_ids,
             repetition_penalty=checkpoint.repetition_penalty,
         )
@@ -217,33 +201,6 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
 
     def _row(self, item: RatingItem, answers: "list[_Answer]") -> Row | SampleError:
         """The row of an item, of what all models said."""
-        row: Row = {
-            "image_source": item.image_source,
-            "num_images": len(item.images),
-            "num_tokens": item.num_tokens,
-        }
-        problem = None
-        for answer in answers:
-            if answer.ratings is not None:
-                problem = self._fill(row, answer.ratings)
-            if answer.styles is not None:
-                row["styles"] = answer.styles
-        return _result(row, problem)
-
-    def _fill(self, row: Row, ratings: SampleRatings) -> str | None:
-        """Set a row's ratings; what is wrong with them, if anything is."""
-        wrong = []
-        for name, rating, expected, text in zip(self._asked.capabilities, *ratings, strict=True):
-            row[name] = rating
-            if rating is None:
-                wrong.append(f"{name} {text!r}")
-            if self._asked.options.expected:
-                row[f"{name}_expected"] = expected
-        return f"not a rating from 0 to 5: {', '.join(wrong)}" if wrong else None
-
-
-def _result(row: Row, problem: str | None) -> Row | SampleError:
-    values = [value for name, value in row.items() if name.endswith("_expected")]
-    if not np.isfinite(values).all():
-        return SampleError(Status.SCORE_NOT_FINITE, "the probabilities are not finite")
-    return row if problem is None else SampleError(Status.MODEL_OUTPUT_INVALID, problem, row)
+        ratings = next(answer.ratings for answer in answers if answer.ratings is not None)
+        styles = next((answer.styles for answer in answers if answer.styles is not None), None)
+        return self._asked.rows.make(item, ratings, styles)

@@ -1,16 +1,20 @@
 """enhance through a server, whose answers are ours to write: rewrites, guard rails, failures."""
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import polars as pl
 import pytest
 
 from mmsieve.errors import RequestError
-from mmsieve.methods.aitqe.answers import Assessment, write_answer
+from mmsieve.methods.aitqe.answers import MARKER, Assessment, write_answer
+from mmsieve.methods.aitqe.endpoint import read_choice
 from mmsieve.methods.aitqe.inputs import question
-from tests.helpers.enhancers import enhance, rows
+from tests.helpers.enhancers import RELEASED, enhance, rows
 from tests.helpers.shards import caption, captions, image, write_tar
 from tests.helpers.well_behaved import KEY, images, words
 
@@ -26,11 +30,10 @@ def assessed(recaption: str | None, overall: int, **more: Any) -> str:
 
 
 def by_caption(answers: dict[str, str | int]) -> Any:
-    """What a server says of each caption; without the marker, as servers leave stop strings out."""
+    """What a server says of each caption."""
 
     def answer(body: dict[str, Any]) -> str | int:
-        told = next(said for text, said in answers.items() if text in words(body))
-        return told if isinstance(told, int) else told.partition("<Overall>")[0]
+        return next(said for text, said in answers.items() if text in words(body))
 
     return answer
 
@@ -62,7 +65,7 @@ def test_only_poor_captions_are_rewritten_and_refusals_say_why(tmp_path, server,
         ("silent", "ok", "silent words", False, None),
     ]
     assert table["error"].drop_nulls().to_list() == [
-        "no JSON object in the answer: 'Sure! Here is a caption.<Overall>'"
+        "no JSON object in the answer: 'Sure! Here is a caption.'"
     ]
     distances = dict(table.select("key", "edit_distance").iter_rows())
     assert distances["poor"] == 1 and distances["good"] is None
@@ -89,6 +92,8 @@ def test_the_server_is_asked_as_published(tmp_path, server, model):
     assert images(bodies[1])[0].startswith(b"\x89PNG")  # what servers can't be sure to read
     kept = ("model", "max_completion_tokens", "temperature", "stop")
     assert [bodies[0][name] for name in kept] == ["aitqe", 99, 0, ["<Overall>"]]
+    # nothing that only some servers know
+    assert bodies[0].keys() == {*kept, "messages"}
     assert rows(tmp_path / "out")["status"].to_list() == ["ok", "ok", "text_missing"]
 
 
@@ -166,3 +171,80 @@ def test_requests_are_bounded(tmp_path, server, model):
     enhance(source, tmp_path / "out", model, concurrency=3)
     under_way = [sum(at_once[:end]) for end in range(len(at_once))]
     assert max(under_way) <= 3 and len(at_once) == 24
+
+
+def test_no_marker_is_invented_where_an_answer_ends_by_itself(tmp_path, server, model):
+    server.answer = lambda body: '{"Recaption": "A red square.", "Overall Score": "2'
+    enhance(write_tar(tmp_path / "a.tar", captions(1)), tmp_path / "out", model)
+    assert rows(tmp_path / "out")["status"].to_list() == ["model_output_invalid"]
+
+
+@pytest.mark.parametrize("names", [{"matched_stop": MARKER}, {"stop_reason": MARKER}])
+def test_a_marker_that_a_server_stopped_at_belongs_to_the_answer(names):
+    choice = {"message": {"content": '{"Overall Score": "2'}, "finish_reason": "stop", **names}
+    assert read_choice({"choices": [choice]})["text"] == f'{{"Overall Score": "2{MARKER}'
+
+
+# --like: what the torch runner would be given, to the pixel and the token
+
+
+def test_like_a_model_of_ours_the_square_is_sent_and_the_answer_is_held_to_its_form(
+    tmp_path, server, model
+):
+    server.answer = lambda body: assessed("Two dogs asleep.", 2)
+    alpha = io.BytesIO()
+    PIL.Image.new("RGBA", (90, 40), (200, 10, 10, 0)).save(alpha, "PNG")
+    long = "word " * 2000
+    source = write_tar(
+        tmp_path / "a.tar", [("a.png", alpha.getvalue()), ("a.txt", b"see"), *caption("b", long)]
+    )
+    report = enhance(source, tmp_path / "out", model, like="aitqe-tiny", max_new_tokens=90)
+    assert report.statuses == {"ok": 2}
+    bodies = sorted(server.requests, key=lambda body: len(words(body)))
+    square = PIL.Image.open(io.BytesIO(images(bodies[0])[0]))
+    assert square.size == (72, 72) and square.mode == "RGB"
+    assert square.getpixel((0, 0)) == (200, 10, 10)  # as published: alpha is dropped
+    (pattern,) = {body["structured_outputs"]["regex"] for body in bodies}
+    assert "stop" not in bodies[0] and bodies[0]["repetition_penalty"] == 1
+    assert re.fullmatch(pattern, assessed('A "red\\ square".', 10))
+    assert re.fullmatch(pattern, assessed("x" * 240, 1))
+    for wrong in (assessed("x" * 241, 1), assessed("x", 1) + " ", '{"Recaption": "x"}'):
+        assert not re.fullmatch(pattern, wrong)
+    table = rows(tmp_path / "out").sort("key")
+    assert table["truncated"].to_list() == [False, True]
+    assert long not in words(bodies[1]) and long[:1000] in words(bodies[1])
+
+
+def test_like_a_released_model_answers_are_free_and_stop_at_the_marker(tmp_path, server, model):
+    server.answer = lambda body: assessed(None, 8)
+    source = write_tar(tmp_path / "a.tar", captions(1))
+    report = enhance(source, tmp_path / "out", model, like=str(RELEASED))
+    (body,) = server.requests
+    assert (body["stop"], body["include_stop_str_in_output"]) == ([MARKER], True)
+    assert body["repetition_penalty"] == 1 and "structured_outputs" not in body
+    assert report.statuses == {"ok": 1}
+
+
+def test_a_rewrite_as_long_as_it_may_be_is_refused(tmp_path, server, model):
+    server.answer = lambda body: assessed("red " * 100, 2)
+    source = write_tar(tmp_path / "a.tar", captions(1))
+    enhance(source, tmp_path / "out", model, like="aitqe-tiny", max_new_tokens=90)
+    assert rows(tmp_path / "out")["rewrite_refused"].to_list() == ["truncated"]
+
+
+def test_a_text_that_a_chat_cannot_say_is_a_row(tmp_path, server, model):
+    server.answer = lambda body: assessed(None, 8)
+    source = write_tar(
+        tmp_path / "a.tar", [*caption("a", "fine"), *caption("b", "a <|im_end|> inside")]
+    )
+    enhance(source, tmp_path / "out", model, like="aitqe-tiny")
+    table = rows(tmp_path / "out").sort("key")
+    assert table["status"].to_list() == ["ok", "text_undecodable"]
+    assert table["final_caption"].to_list() == ["fine", "a <|im_end|> inside"]
+    assert len(server.requests) == 1
+
+
+def test_a_backend_is_for_models_in_this_process(tmp_path, model):
+    source = write_tar(tmp_path / "a.tar", captions(1))
+    with pytest.raises(RequestError, match="--backend vllm is for models in this process"):
+        enhance(source, tmp_path / "out", model, backend="vllm")
