@@ -1,12 +1,13 @@
 """Report: what every verb returns, and what is printed of it when the verb ends."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import ClassVar, ParamSpec, TypeVar
 
+from mmsieve.errors import Status
 from mmsieve.sanitize import plain
 
 
@@ -79,6 +80,15 @@ class DecisionReport(Report):
 def count_words(counts: dict[str, int]) -> str:
     """Counts in words: `3 image_missing, 2 ok`."""
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+_MOST_REASONS = 3
+
+
+def commonest_reasons(statuses: Mapping[str, int], examples: Mapping[str, str]) -> list[str]:
+    """A line on each of the commonest statuses that aren't ok: how many, and an example."""
+    counts = sorted((-count, name) for name, count in statuses.items() if name != Status.OK)
+    return [f"{-n} {name}, such as {examples[name]}" for n, name in counts[:_MOST_REASONS]]
 
 
 P = ParamSpec("P")

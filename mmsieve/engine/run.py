@@ -26,11 +26,10 @@ from mmsieve.patience import PATIENCE, Patience
 from mmsieve.progress import Advance, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.shards import open_shard, split_files
-from mmsieve.reports import Report, count_words, timed
+from mmsieve.reports import Report, commonest_reasons, count_words, timed
 from mmsieve.sources import Shard, find_files, take_part
 
 _MOST_WORKERS = 16
-_MOST_REASONS = 3
 
 
 @Parameter(name="*")
@@ -95,10 +94,7 @@ class RunReport(Report):
 
     def lines(self) -> list[str]:
         """Notes, and the commonest reasons why rows aren't ok, with an example each."""
-        counts = sorted((-count, name) for name, count in self.statuses.items())
-        bad = [(name, -count) for count, name in counts if name != Status.OK][:_MOST_REASONS]
-        reasons = [f"{count} {name}, such as {self.examples[name]}" for name, count in bad]
-        return [*self.notes, *reasons]
+        return [*self.notes, *commonest_reasons(self.statuses, self.examples)]
 
     def counts(self) -> str:
         """Rows by status, and shards that failed."""

@@ -39,6 +39,7 @@ from mmsieve.generation.files import (
 from mmsieve.labels import LEVELS
 from mmsieve.progress import show_progress
 from mmsieve.read import Record
+from mmsieve.reports import commonest_reasons
 from mmsieve.tables import SCORE, find_score
 
 
@@ -60,6 +61,12 @@ class LabelledTexts:
     records: Sequence[TrainingRecord]
     images: Path
     """Folder that their image paths are relative to."""
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The entry's id, or its number, each."""
+        ids = enumerate(record.id for record in self.records)
+        return [str(i if given is None else given) for i, given in ids]
 
     @cached_property
     def levels(self) -> Ints:
@@ -109,6 +116,12 @@ class Scored:
     """Whether the score is on the scale of the levels."""
     thresholds: list[float] | None = None
     """Where it isn't: where levels 1, 2 and 3 begin, once that is known."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """Status -> key and reason of the first text that has it."""
+
+    def reasons(self) -> list[str]:
+        """The commonest reasons why texts have no score, with an example each."""
+        return commonest_reasons(Counter(self.statuses), self.examples)
 
 
 def score_texts(
@@ -123,6 +136,12 @@ def score_texts(
     column = find_score(annotator.schema) or SCORE
     scores = np.full(len(texts.records), np.nan)
     statuses = [Status.OK.value] * len(scores)
+    examples: dict[str, str] = {}
+
+    def fail(index: int, problem: SampleError) -> None:
+        statuses[index] = problem.status.value
+        examples.setdefault(statuses[index], f"{texts.keys[index]!r}: {problem}")
+
     pool = PreparePool(Preparation(preparer=annotator.preparer()), workers)
     try:
         runner = make_runner(annotator, RunnerOptions(annotator.device, batch_tokens))
@@ -133,20 +152,20 @@ def score_texts(
                     if one.problem is None:
                         yield index, one.item
                     else:
-                        statuses[index] = one.problem.status.value
+                        fail(index, one.problem)
                         advance(1, 1)
 
             for index, row in runner.run(items()):
                 if isinstance(row, SampleError):
-                    statuses[index] = row.status.value
+                    fail(index, row)
                 elif row[column] is None or not np.isfinite(row[column]):
-                    statuses[index] = Status.SCORE_NOT_FINITE.value
+                    fail(index, SampleError(Status.SCORE_NOT_FINITE, f"{column} is {row[column]}"))
                 else:
                     scores[index] = row[column]
                 advance(1, 1)
     finally:
         pool.close()
-    return Scored(scores, statuses, annotator.score_is_level)
+    return Scored(scores, statuses, annotator.score_is_level, examples=examples)
 
 
 def _prepared(pool: PreparePool, texts: LabelledTexts) -> Iterator[Prepared]:
@@ -348,9 +367,8 @@ def predictions(texts: LabelledTexts, comparison: Comparison) -> pl.DataFrame:
     `score`, `level`, with several models each as `NAME.status`, `NAME.score`, `NAME.level`.
     """
     records = texts.records
-    keys = [str(i if record.id is None else record.id) for i, record in enumerate(records)]
     columns = [
-        pl.Series("key", keys, pl.String),
+        pl.Series("key", texts.keys, pl.String),
         pl.Series("kind", texts.kinds, pl.String),
         pl.Series("image", [record.images for record in records], pl.List(pl.String)),
         pl.Series("text", [record.text for record in records], pl.String),

@@ -120,7 +120,9 @@ def _chosen(part: ItemsOf, edit: CaptionEdit | None, schema: pa.Schema) -> Itera
             if low < high:
                 places = part.places[low:high]
                 table = pa.table(batch).take(pa.array(places - first))
-                yield (table if edit is None else _edited(table, places, edit)).cast(schema)
+                table = table if edit is None else _edited(table, places, edit)
+                # pyarrow's cast breaks off at lists of objects that have a column of type null
+                yield table if table.schema.equals(schema) else table.cast(schema)
             first += batch.num_rows
         if len(part.places) and part.places[-1] >= first:
             raise no_such_item(part.places[-1])

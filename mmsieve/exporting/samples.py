@@ -378,7 +378,11 @@ def _with_caption(sample: Sample, change: CaptionChange) -> Sample:
 
 
 def _more_metadata(record: Record) -> dict[str, Any]:
-    """A document's `image_info` of MMC4, by a name that no reader takes for that of OBELICS."""
+    """What MMC4 says of a document's images: `image_info` by a name that no reader takes for that
+    of OBELICS, and `similarity_matrix` where there is one."""
     if "line" not in record.fields:
         return {}
-    return {"mmc4_image_info": parse_object(record.fields["line"]).get("image_info")}
+    document = parse_object(record.fields["line"])
+    more = {"mmc4_image_info": document.get("image_info")}
+    name = "similarity_matrix"
+    return more | ({name: document[name]} if name in document else {})

@@ -69,6 +69,11 @@ class EvaluateReport(Report):
         """How many texts have each status with the first model."""
         return next((one.statuses for one in self.models.values()), {})
 
+    @property
+    def achieved_nothing(self) -> bool:
+        """Whether there were texts, and none could be measured."""
+        return bool(self.models) and self.overall is None
+
     def lines(self) -> list[str]:
         """The numbers as tables, and the notes."""
         found = self.agreement
@@ -181,6 +186,8 @@ def _evaluate_models(
     if left_out:
         first = f"record {left_out[0].index}: {left_out[0].reason}"
         used.append(f"{data}: {len(left_out):,} records left out ({first})")
+    for name, one in scored.items():
+        used += (f"{name}: {why}" if len(names) > 1 else why for why in one.reasons())
     notes = (*used, *comparison.notes, *comparison.notes_of_intervals(units, options.resamples))
     return EvaluateReport(out=out, models=comparison.models, notes=notes)
 

@@ -120,6 +120,15 @@ def test_texts_that_cannot_be_scored_are_counted(data, tmp_path):
     assert written["count"] == 2
 
 
+def test_not_one_text_that_can_be_scored_is_no_success(data, tmp_path, capsys):
+    (tmp_path / "alone.json").write_text(data.read_text("utf-8"))
+    words = ["evaluate", "--model", "unifilter-tiny", "--data", str(tmp_path / "alone.json")]
+    with pytest.raises(SystemExit) as exited:
+        main([*words, "--out", str(tmp_path / "out"), "--limit", "3", "--quiet"])
+    assert exited.value.code == 1
+    assert "3 image_missing, such as 'c00000000-0': " in capsys.readouterr().out
+
+
 def test_images_may_lie_elsewhere(data, tmp_path):
     (tmp_path / "other.json").write_text(data.read_text("utf-8"))
     _, written = evaluate(tmp_path / "other.json", tmp_path, images=data.parent, limit=5)

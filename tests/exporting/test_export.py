@@ -302,6 +302,7 @@ def test_mmc4_becomes_a_document_tar(tmp_path: Path) -> None:
                 {"image_name": "p0.jpg", "matched_text_index": 0},
                 {"image_name": "gone.jpg", "matched_text_index": 1},
             ],
+            "similarity_matrix": [[0.1, 0.2, 0.9], [0.8, 0.3, 0.1], [0.2, 0.7, 0.1]],
         },
         {"text_list": [], "image_info": [{"image_name": "p2.jpg", "matched_text_index": 0}]},
     ]
@@ -316,6 +317,7 @@ def test_mmc4_becomes_a_document_tar(tmp_path: Path) -> None:
     assert again.keys == before.keys
     metadata = [
         {**d.metadata, "mmc4_image_info": i["image_info"]}
+        | {name: i[name] for name in i.keys() & {"similarity_matrix"}}
         for d, i in zip(before.samples, documents, strict=True)
     ]
     assert [s.metadata for s in again.samples] == metadata

@@ -136,6 +136,20 @@ def test_parquet_comes_out_to_the_row(tmp_path):
         assert made.metadata.num_row_groups == 1
 
 
+def test_rows_with_a_column_of_nothing_in_lists_of_images_come_out(tmp_path):
+    rows = [
+        {"images": [None, {"bytes": image(n), "path": None}], "texts": [f"a {n}", None]}
+        for n in range(4)
+    ]
+    source, there = tmp_path / "docs.parquet", pa.Table.from_pylist(rows)
+    pq.write_table(there, source)
+    keep = scored(source, tmp_path, 0.5)
+    words = ("export", source, "--decisions", keep, "--format", "source", "--out", tmp_path / "out")
+    assert run(*words) == 0
+    places = pl.read_parquet(keep / "*.parquet").filter("keep")["place"].to_list()
+    assert pq.read_table(tmp_path / "out/docs.parquet").to_pylist() == [rows[n] for n in places]
+
+
 def test_items_without_a_place_are_asked_for_it(tmp_path, capsys):
     of = "the Hugging Face hub; also bytes, paths, lists of captions"
     source = BUILDERS["image-parquet", of](tmp_path).source
