@@ -60,9 +60,7 @@ def convert(
     return ConvertReport(out=out, notes=(known.note, *notes))
 
 
-def _converter(
-    known: PublishedFolder,
-) -> tuple[CheckpointFolder, Callable[[Any, Path], list[str]]]:
+def _converter(known: PublishedFolder) -> tuple[CheckpointFolder, Callable[[Any, Path], list[str]]]:
     """The checkpoint, and what writes its stock layout and returns notes; imports torch."""
     if known.method == "mmssr":
         from mmsieve.methods.mmssr.model import convert_rater
