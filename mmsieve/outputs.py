@@ -310,10 +310,11 @@ def not_ours(out: Path, why: str, replaceable: bool = False) -> RequestError:
 
 def check_unused(out: Path) -> None:
     """Raise RequestError where a folder holds files; asked where nothing of the verb is in it."""
-    inside = (path for top in contents(out) for path in (top, *top.rglob("*")))
-    shown = (path for path in inside if path.is_file() and not path.name.startswith("."))
+    inside = (path for top in contents(out) for path in (top, *top.rglob("*")) if path.is_file())
+    names = (path.relative_to(out) for path in inside)
+    shown = (name for name in names if not any(part.startswith(".") for part in name.parts))
     if (found := next(shown, None)) is not None:
-        raise not_ours(out, f"holds {found.relative_to(out)}, and nothing of this command's")
+        raise not_ours(out, f"holds {found}, and nothing of this command's")
 
 
 def check_file(

@@ -125,7 +125,7 @@ def test_a_journal_can_not_have_anything_removed_outside(tmp_path, run, name):
         (out / ".export.jsonl").write_text(json.dumps(line))
         for more in ("", " --overwrite"):
             code, said = run(f"{VERBS['export']} --out out{more}")
-            assert code == 2 and "outside" in said and said.count("\n") == 1
+            assert code == 2 and "not below it" in said and said.count("\n") == 1
     assert mine.exists()
 
 

@@ -206,7 +206,10 @@ def test_what_was_answered_is_kept_when_patience_ends(enhancing, served, clock):
 def test_all_faults_at_once_lose_nothing_and_no_answer_is_asked_for_twice(enhancing, served, clock):
     faults = dict.fromkeys((Fault.RATE_LIMIT, Fault.SERVER_ERROR, Fault.STALL, Fault.CUT), 0.06)
     served.plan = Plan(seed=3, faults={**faults, Fault.TWICE: 0.2}, retry_after="7", latency=0.003)
-    assert enhancing.run(endpoint(served.url), "--timeout", "0.5") == 0
+    command = endpoint(served.url), "--timeout", "0.5"
+    if enhancing.run(*command):  # a request may meet a fault each of the five times
+        assert "request_refused: the same command asks again" in enhancing.said
+        assert enhancing.run(*command) == 0
     enhancing.check()
     assert set(served.met) == {*faults, Fault.TWICE}
     # an answer that comes twice is taken for that to the next request, which is then sent again

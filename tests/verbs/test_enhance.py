@@ -170,7 +170,7 @@ def test_killed_and_run_again_it_is_as_if_undisturbed(tmp_path, own):
 
 REQUESTS = {
     "no such model": (["--model", "nowhere"], "endpoint:URL#NAME"),
-    "a classifier": (["--model", "unifilter-tiny"], "AITQE's is 'mm'"),
+    "a classifier": (["--model", "unifilter-tiny"], "not an enhancer (AITQE)"),
     "no judge": (["--accept-if-better", "nowhere"], "no model 'nowhere'"),
     "threshold": (["--rewrite-below", "12"], "--rewrite-below 12"),
     "edit": (["--max-edit", "2"], "--max-edit 2"),
