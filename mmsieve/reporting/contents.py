@@ -34,7 +34,7 @@ class PictureSize:
     """Of the WebP file."""
 
 
-LARGE, MANY = PictureSize(320, 75), PictureSize(224, 60)
+LARGE, MANY = PictureSize(320, 75), PictureSize(192, 50)
 """Of a few hundred samples, about 10 kB each; of some thousands, about 5 kB."""
 
 
