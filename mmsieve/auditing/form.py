@@ -15,7 +15,7 @@ from markupsafe import Markup
 from mmsieve.errors import RequestError, Status
 from mmsieve.filtering.ids import hash_strings
 from mmsieve.read import ReadOptions
-from mmsieve.reporting.contents import LARGE, ContentName, SampleContent, name_of, read_contents
+from mmsieve.reporting.contents import LARGE, ContentName, SampleContent, read_contents
 from mmsieve.reporting.explorer.explorer import Explorer, explore
 from mmsieve.reporting.explorer.page_data import to_script
 from mmsieve.reporting.inputs import ReportTable
@@ -65,14 +65,13 @@ def make_form(
     chosen = scores.sample.filter(scores.sample["status"] == Status.OK.value)
     order = hash_strings(chosen["shard"] + "/" + chosen["key"]).argsort(kind="stable")
     wanted = [(table, one) for one in scores.samples() if one.error is None]
-    by_name = {name_of(one): one[1] for one in wanted}
     contents: dict[ContentName, SampleContent]
     contents, notes = read_contents(wanted, sources, read, LARGE)
     samples = []
     for row in chosen[order.tolist()].iter_rows(named=True):
         name = (table.path, row["shard"], row["key"], row["place"])
         found = contents.get(name)
-        if found is None or name not in by_name:
+        if found is None:
             continue
         parts = [list(piece.kind) for piece in found.pieces]
         samples.append({key: row[key] for key in ("key", "shard", "place")} | {"parts": parts})
