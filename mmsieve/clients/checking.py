@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 PROBE = "A red square, to see whether pictures are taken."
 """The text of the request that is sent before all others."""
+_OF_VLLM = ("structured_outputs", "repetition_penalty", "include_stop_str_in_output")
+"""What OpenAI's protocol hasn't: a server that doesn't know it may refuse the request."""
 _TRIES = 3
 _PATH = "/v1"
 
@@ -158,7 +160,9 @@ class _Check:
             return f"is not where the API is: write {SCHEME}{self._url}{_PATH}#{name}: {error}"
         if error.trouble == "failed":
             return f"does not answer a picture with a text: {error}"
-        return f"refuses a picture with a text: {error}"
+        unknown = [name for name in _OF_VLLM if name in self._endpoint.probe and name in str(error)]
+        fix = f": --like sends {', '.join(unknown)}: serve with vLLM, or leave --like out"
+        return f"refuses a picture with a text: {error}{fix if unknown else ''}"
 
     def _about_key(self, error: NoAnswerError) -> str:
         return f"wants another key: put it into {KEY_VARIABLE}: {error}"

@@ -100,7 +100,10 @@ class Connection:
         status = 402 if out_of_money else getattr(error, "status_code", None)
         if status is not None:
             headers = getattr(getattr(error, "response", None), "headers", {})
-            return self.by_status(status, one_line(error), headers.get("Retry-After"))
+            words, body = one_line(error), getattr(error, "body", None)
+            if body and words.removeprefix("Error code: ").isdigit():
+                words = f"{words}: {body}"  # the SDK shows only what OpenAI's servers would say
+            return self.by_status(status, words, headers.get("Retry-After"))
         cause = error.__cause__
         why = one_line(error) if cause is None else f"{one_line(error)} {one_line(cause)}"
         is_down = type(cause).__name__ in _UNREACHABLE
