@@ -7,9 +7,9 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
-from cyclopts import App, CycloptsError, ValidationError
+from cyclopts import App, CycloptsError, Group, ValidationError
 
 from mmsieve.errors import MmsieveError, RequestError, is_order_to_end
 from mmsieve.outputs import is_full
@@ -18,41 +18,69 @@ from mmsieve.reports import Printed, Report
 from mmsieve.sanitize import plain, write
 from mmsieve.sources import one_line
 
-if TYPE_CHECKING:
-    from cyclopts.help.formatters import DefaultFormatter
-
 OK, FAILED, WRONG_REQUEST, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
+
+CLEAN = Group("Clean data", sort_key=1)
+OWN = Group("Models of your own", sort_key=2)
+MORE = Group("Find your way", sort_key=3)
 
 app = App(
     name="mmsieve",
     help="Clean the image-text data that multimodal models learn from.",
-    help_epilogue="Any command takes --debug: a traceback where there is an error.",
+    version_flags=["--version", "-V"],
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # ours says how to go on
 )
+app["--help"].group = app["--version"].group = MORE
+
+VERBS = {
+    CLEAN: "look score enhance rate report audit filter select export",
+    OWN: "evaluate convert",
+    MORE: "models layouts doctor",
+}
+"""In the order of work. A verb's module is imported when the verb is used."""
+_LISTS = {"models": "list_models", "layouts": "list_layouts"}
 
 
-# A verb's module is imported when the verb is used.
-VERBS = ("score", "enhance", "rate", "filter", "select", "export", "evaluate", "report", "convert")
-for verb in VERBS:
-    app.command(f"mmsieve.verbs.{verb}:{verb}")
-app.command("mmsieve.verbs.audit:audit")
-app.command("mmsieve.verbs.look:look")
-app.command("mmsieve.verbs.layouts:list_layouts", name="layouts")
-app.command("mmsieve.verbs.models:list_models", name="models")
-for verb, place in registered("verb").items():
-    app.command(place, name=verb)
+def _add(name: str, place: str, group: Group) -> None:
+    app.command(place, name=name, group=group, sort_key=len(list(app)))
+
+
+for verbs_of, names in VERBS.items():
+    for verb in names.split():
+        _add(verb, f"mmsieve.verbs.{verb}:{_LISTS.get(verb, verb)}", verbs_of)
+for verb, registered_place in registered("verb").items():
+    _add(verb, registered_place, MORE)
 
 generation = App(name="generate", help="Write training data: texts, judgements, ratings.")
 for what in ("captions", "documents", "assessments", "ratings"):
     generation.command(f"mmsieve.verbs.generate:generate_{what}", name=what)
-app.command(generation)
 
 training = App(name="train", help="Train a checkpoint from a recipe.")
 for goal in ("projector", "classifier", "rater", "enhancer"):
     training.command(f"mmsieve.verbs.train:train_{goal}", name=goal)
-app.command(training)
+
+for order, below in enumerate((generation, training)):
+    below.group, below.sort_key = OWN, order
+    app.command(below)
+
+
+@app.command(name="help", group=MORE)
+def show_help(*command: str) -> None:
+    """Show how a verb is used: `mmsieve help filter` is `mmsieve filter --help`."""
+
+
+@app.command(group=MORE)
+def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
+    """Print a script that completes verbs and options in a shell.
+
+    Parameters
+    ----------
+    shell
+        The shell that the script is for.
+    """
+    write(app.generate_completion(prog_name="mmsieve", shell=shell), sys.stdout)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,9 +90,12 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
+    if words[:1] == ["help"] and words[1:] not in (["--help"], ["-h"]):
+        words = [*words[1:], "--help"]
     if _asks_for_help(words):
-        _import_all(app)
-        generation.help_formatter = _teachers_help(words)
+        from mmsieve.usage import prepare
+
+        prepare(app, words)
     try:
         with _heeding_signals():
             code = _run(words, debug)
@@ -150,41 +181,15 @@ def _asks_for_help(words: list[str]) -> bool:
     return words in ([], ["generate"], ["train"]) or not {"--help", "-h"}.isdisjoint(words)
 
 
-def _import_all(parent: App) -> None:
-    for name in parent:
-        child = parent[name]
-        if child is not parent and not name.startswith("-"):
-            _import_all(child)
-
-
-def _teachers_help(words: list[str]) -> "DefaultFormatter":
-    """Prints help, without the options of teachers that the command line doesn't name."""
-    from cyclopts.help.formatters import DefaultFormatter
-
-    from mmsieve.generation.options import OPTIONS_OF
-
-    named = {word.removeprefix("--teacher=") for word in words}
-
-    class Formatter(DefaultFormatter):
-        def __call__(self, console: Any, options: Any, panel: Any) -> None:
-            teacher = panel.title.removeprefix(OPTIONS_OF)
-            if teacher == panel.title or teacher in named:
-                super().__call__(console, options, panel)
-
-    return Formatter()
-
-
 def _show(result: Printed, debug: bool) -> int:
     """Name what failed, and print the report; returns the exit code."""
-    code = OK
-    if isinstance(result, Report) and (result.failed or result.achieved_nothing):
-        code = FAILED
+    if isinstance(result, Report):
         for name, problem in result.failed.items():
             write(plain(f"{result.unit}{name}: {problem}"), sys.stderr)
             if debug and name in result.details:
                 write(result.details[name].rstrip(), sys.stderr)
     write(result.summary(), sys.stdout)
-    return code
+    return FAILED if result.is_failure else OK
 
 
 def _fail(error: BaseException, debug: bool, code: int, said: str = "{}") -> int:

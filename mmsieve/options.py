@@ -18,8 +18,11 @@ from cyclopts.validators import Number
 
 from mmsieve.errors import RequestError
 
+INPUT = Group("Input", sort_key=3)
+LIMITS = Group("Limits of a sample", sort_key=6)
+RUN = Group("Run", sort_key=9)
 COMMON = Group("Common options", sort_key=10)
-"""Of --help: what most verbs have, shown last."""
+"""Of --help, in the order of work: a verb's own options come first, what most have last."""
 
 
 @dataclass(frozen=True)

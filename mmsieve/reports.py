@@ -14,6 +14,11 @@ from mmsieve.sanitize import plain
 class Printed:
     """What a verb returns, as lines."""
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether a command that returns it ends with exit code 1."""
+        return False
+
     def summary(self) -> str:
         """What a user should know."""
         raise NotImplementedError
@@ -35,6 +40,11 @@ class Report(Printed):
     """Shard -> why it failed, or why what was made of it is incomplete."""
     details: dict[str, str] = field(default_factory=dict)
     """Shard -> traceback, where the failure was not foreseen."""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether shards failed, or nothing was achieved."""
+        return bool(self.failed) or self.achieved_nothing
 
     @property
     def achieved_nothing(self) -> bool:

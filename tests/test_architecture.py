@@ -11,7 +11,7 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 184
+MOST_FILES = 188
 """Python files, __init__.py apart."""
 MOST_LINES = 38_800
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
@@ -129,6 +129,7 @@ FLOORS = (
     ("auditing", "training"),
     ("verbs",),
     ("synthetic",),
+    ("usage",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -1,6 +1,5 @@
 """Run an annotator over sources: plan (sources, resume, trial runs), engine, report."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -12,7 +11,7 @@ from cyclopts import Parameter
 
 from mmsieve import tables
 from mmsieve.clients.answers import KeptAnswers
-from mmsieve.devices import resolve_device
+from mmsieve.devices import count_cores, resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions, check, estimate_memory
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.engine.preflight import check_first_samples
@@ -20,7 +19,7 @@ from mmsieve.engine.ray import RayEngine
 from mmsieve.engine.resume import not_done, settle_names
 from mmsieve.errors import RequestError, ShardError, Status
 from mmsieve.locks import writing_to
-from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions, TimeSpan
+from mmsieve.options import COMMON, RUN, BatchTokens, Limit, NotNegative, OutputOptions, TimeSpan
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
 from mmsieve.patience import PATIENCE, Patience
 from mmsieve.progress import Advance, show_progress
@@ -32,7 +31,7 @@ from mmsieve.sources import Shard, find_files, take_part
 _MOST_WORKERS = 16
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=RUN)
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(OutputOptions):
     """How a run is carried out; nothing here changes a number in the table, but for the limits."""
@@ -71,8 +70,7 @@ def run_locally(
 ) -> Iterator[ShardReport]:
     """A report per shard, in order: on one device, samples prepared in worker processes."""
     if workers is None:  # enough to keep a GPU fed; one where the model needs the CPU itself
-        cores = len(os.sched_getaffinity(0))
-        workers = 1 if job.runner.device == "cpu" else min(cores, _MOST_WORKERS)
+        workers = 1 if job.runner.device == "cpu" else min(count_cores(), _MOST_WORKERS)
     with closing(ShardWorker(job, workers, advance)) as worker:
         yield from worker.run(shards)
 

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
-from mmsieve.errors import RequestError
+from mmsieve.errors import RequestError, nearest
 from mmsieve.sources import one_line
 from mmsieve.validated import OBJECT, check_json, read_json_file
 
@@ -90,6 +90,22 @@ def bundled_folder(name: str) -> Path | None:
 def bundled_names(verb: str | None = None) -> list[str]:
     """The names of the bundled models: those for a verb, or all."""
     return [known.name for known in CATALOG if known.folder and verb in (None, known.verb)]
+
+
+def known_id(name: str) -> str | None:
+    """The Hugging Face id of a released model that is named without its owner, whatever its case;
+    None where none is known by that name."""
+    ends = (known.name for known in CATALOG if "/" in known.name)
+    return next((id_ for id_ in ends if id_.rpartition("/")[2].lower() == name.lower()), None)
+
+
+def near_name(name: str) -> str:
+    """` (did you mean X, of VERB?)`, among all models that are known; empty where none is near."""
+    known = {one.name.rpartition("/")[2]: one for one in CATALOG} | {
+        one.name: one for one in CATALOG
+    }
+    meant = nearest(name, known)
+    return f" (did you mean {known[meant].name}, of `{known[meant].verb}`?)" if meant else ""
 
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -60,13 +60,15 @@ def find_folder(model: str, allowed: str = _PLACES) -> Path:
         return folder
     if model and folder.exists():
         raise RequestError(f"model {model!r} is a file: give {allowed}")
-    if not folders.HUB_ID.fullmatch(model):
-        raise RequestError(f"no model {model!r}: give {allowed}")
-    found = folders.hub_folder(model)
+    name = folders.known_id(model) or model
+    if not folders.HUB_ID.fullmatch(name):
+        raise RequestError(f"no model {model!r}{folders.near_name(model)}: give {allowed}")
+    found = folders.hub_folder(name)
     if found is None:
         raise RequestError(
-            f"no folder {model!r}, and no such model in the local Hugging Face cache or on the "
-            f"hub as reached from here: give {allowed}"
+            f"no folder {name!r}, and no such model in the local Hugging Face cache or on the "
+            f"hub as reached from here{folders.near_name(name) if name == model else ''}: "
+            f"give {allowed}"
         )
     return found
 
