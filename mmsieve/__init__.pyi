@@ -13,6 +13,7 @@ from .errors import ShardError as ShardError
 from .errors import Status as Status
 from .evaluation.agreement import AgreementOptions as AgreementOptions
 from .evaluation.metrics import Metrics as Metrics
+from .frames import read_table as read_table
 from .generation.options import AssessmentsOptions as AssessmentsOptions
 from .generation.options import GenerateOptions as GenerateOptions
 from .generation.options import RatingsOptions as RatingsOptions

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
+from html import escape
 from pathlib import Path
 from typing import ClassVar, ParamSpec, TypeVar
 
@@ -22,6 +23,13 @@ class Printed:
     def summary(self) -> str:
         """What a user should know."""
         raise NotImplementedError
+
+    def html(self) -> str:
+        """What a notebook shows."""
+        return f"<pre>{escape(self.summary())}</pre>"
+
+    def _repr_html_(self) -> str:
+        return self.html()
 
 
 @dataclass(frozen=True, kw_only=True)

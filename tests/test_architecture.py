@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 188
+MOST_FILES = 190
 """Python files, __init__.py apart."""
-MOST_LINES = 38_800
+MOST_LINES = 39_400
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -111,13 +111,13 @@ FLOORS = (
     ("sanitize",),
     ("errors", "http", "leftovers"),
     ("validated", "manifests"),
-    ("sample", "labels", "options", "outputs", "devices", "patience", "progress"),
+    ("sample", "labels", "options", "keywords", "outputs", "devices", "patience", "progress"),
     ("images",),
     ("sources", "reports", "locks"),
     ("identity",),
     ("clients", "read"),
     ("tables",),
-    ("decisions", "engine"),
+    ("decisions", "engine", "frames"),
     ("methods",),
     ("methods.unifilter",),
     ("methods.aitqe", "methods.clip", "methods.mmssr"),

@@ -14,6 +14,7 @@ from mmsieve.clients.answers import KeptAnswers
 from mmsieve.devices import count_cores, resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions, check, estimate_memory
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
+from mmsieve.engine.notebook import FirstRows
 from mmsieve.engine.preflight import check_first_samples
 from mmsieve.engine.ray import RayEngine
 from mmsieve.engine.resume import not_done, settle_names
@@ -84,6 +85,13 @@ class RunReport(Report):
     statuses: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
     """Status -> key and reason of a sample that has it."""
+    first: FirstRows | None = field(default=None, repr=False, compare=False)
+    """What a notebook shows beside the counts; None where nothing is there to be shown."""
+
+    def html(self) -> str:
+        """The summary, and the first samples with their rows."""
+        rows = self.first.html() if self.first and self.first.file.is_file() else ""
+        return super().html() + rows
 
     @property
     def achieved_nothing(self) -> bool:
@@ -191,7 +199,8 @@ def _run(
                 reports += ray.run(job, todo, progress)
             else:
                 reports += run_locally(job, todo, run.workers, progress)
-    return _report(reports, notes, out)
+    first = FirstRows(shards[0], job.read, job.path(shards[0])) if shards else None
+    return replace(_report(reports, notes, out), first=first)
 
 
 def _clear(job: ShardJob, shards: Sequence[Shard], todo: Sequence[Shard], overwrite: bool) -> None:

@@ -17,6 +17,7 @@ from mmsieve.auditing.precision import CutEstimate, Precision, check_scipy
 from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError
 from mmsieve.evaluation.printed import render
+from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, OutputOptions, Positive
 from mmsieve.outputs import check_file, write_text
@@ -79,6 +80,7 @@ def _printed(cuts: Sequence[CutEstimate]) -> PrintedTable:
     return table
 
 
+@flat_options
 @timed
 def audit(
     *inputs: str,

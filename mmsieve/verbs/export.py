@@ -18,6 +18,7 @@ from mmsieve.exporting.plan import REPACKED, ExportPlan, Form, KeptSamples, make
 from mmsieve.exporting.samples import NOT_OF_PAIRS, ImageNames
 from mmsieve.exporting.saved import save_again
 from mmsieve.exporting.tars import ExportJournal, write_manifest
+from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, OutputOptions, Positive
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
@@ -77,6 +78,7 @@ class ExportReport(Report):
         return f"{self.samples} samples in {files}{self.failed_shards()}"
 
 
+@flat_options
 @timed
 def export(
     *sources: str,

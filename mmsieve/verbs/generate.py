@@ -22,6 +22,7 @@ from mmsieve.generation.tasks import GenerationTask
 from mmsieve.generation.tasks.assessments import AssessmentTask
 from mmsieve.generation.tasks.ratings import RatingTask
 from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
+from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
 from mmsieve.options import Options
 from mmsieve.read import ReadOptions
@@ -59,6 +60,7 @@ class GenerateReport(Report):
         return ", ".join(counts) or "nothing written"
 
 
+@flat_options
 def generate_captions(
     *sources: str,
     out: Path,
@@ -79,6 +81,7 @@ def generate_captions(
     return _generate(CaptionTask(), sources, Path(out), options, asking, read)
 
 
+@flat_options
 def generate_documents(
     *sources: str,
     out: Path,
@@ -99,6 +102,7 @@ def generate_documents(
     return _generate(DocumentTask(), sources, Path(out), options, asking, read)
 
 
+@flat_options
 def generate_assessments(
     *sources: str,
     out: Path,
@@ -120,6 +124,7 @@ def generate_assessments(
     return _generate(AssessmentTask(judging), sources, Path(out), options, asking, read, judging)
 
 
+@flat_options
 def generate_ratings(
     *sources: str,
     out: Path,

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from mmsieve.errors import MmsieveError, SampleError
 from mmsieve.images import ImageLimits, extension_of, read_size
+from mmsieve.keywords import flat_options
 from mmsieve.read import ReadOptions, Record, ShardReader, parse_record
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Printed
@@ -32,6 +33,7 @@ class LookReport(Printed):
         return "\n".join([*self.notes, *self.files, *self.sample])
 
 
+@flat_options
 def look(*sources: str, read: ReadOptions | None = None) -> LookReport:
     """Say what sources are recognised as, how many samples they have, and show the first sample.
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.exporting.published_scores import PublishedScores
+from mmsieve.keywords import flat_options
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions
 
 
+@flat_options
 def score(
     *sources: str,
     model: str,

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from zipfile import ZipFile
 
 from PIL import Image, ImageDraw
 
@@ -80,6 +81,8 @@ def build(folder: Path) -> Path:
     words = ["--no-deps", "--no-build-isolation", "-q", "-w", folder]
     run([sys.executable, "-m", "pip", "wheel", *words, ROOT])
     (wheel,) = folder.glob("mmsieve-*.whl")
+    with ZipFile(wheel) as files:
+        assert "mmsieve/py.typed" in files.namelist()
     return wheel
 
 
