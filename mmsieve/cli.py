@@ -15,7 +15,7 @@ from mmsieve.errors import MmsieveError, RequestError, is_order_to_end
 from mmsieve.outputs import is_full
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
-from mmsieve.sanitize import plain, write
+from mmsieve.sanitize import log_as_json, logs_json, plain, write
 from mmsieve.sources import one_line
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -90,6 +90,12 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
+    with log_as_json("--log-json" in words):
+        sys.exit(_main(words, debug))
+
+
+def _main(words: list[str], debug: bool) -> int:
+    """Carry the command line out until it ends, however that is; returns the exit code."""
     if words[:1] == ["help"] and words[1:] not in (["--help"], ["-h"]):
         words = [*words[1:], "--help"]
     if _asks_for_help(words):
@@ -107,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = _say_ended("terminated", TERMINATED)
     except KeyboardInterrupt:
         code = _say_ended("interrupted", INTERRUPTED)
-    sys.exit(code)
+    return code
 
 
 ISSUES = "https://github.com/mmsieve/mmsieve/issues"
@@ -119,7 +125,7 @@ _UNFORESEEN = (
 def _run(words: list[str], debug: bool) -> int:
     """Parse, carry out, print; returns the exit code."""
     try:
-        given = [word for word in words if word != "--debug"]
+        given = [word for word in words if word not in ("--debug", "--log-json")]
         result = app(given, exit_on_error=False, print_error=False)
         return _show(result, debug) if isinstance(result, Printed) else OK
     except (RequestError, CycloptsError) as error:
@@ -172,7 +178,7 @@ def _heeding_signals() -> Iterator[None]:
 
 
 def _say_ended(how: str, code: int) -> int:
-    write(f"{how}; the same command goes on where this one stopped", sys.stderr)
+    write(f"{how}; the same command goes on where this one stopped", sys.stderr, "end", code=code)
     return code
 
 
@@ -185,18 +191,21 @@ def _show(result: Printed, debug: bool) -> int:
     """Name what failed, and print the report; returns the exit code."""
     if isinstance(result, Report):
         for name, problem in result.failed.items():
-            write(plain(f"{result.unit}{name}: {problem}"), sys.stderr)
+            write(plain(f"{result.unit}{name}: {problem}"), sys.stderr, "failed", unit=name)
             if debug and name in result.details:
                 write(result.details[name].rstrip(), sys.stderr)
     write(result.summary(), sys.stdout)
-    return FAILED if result.is_failure else OK
+    code = FAILED if result.is_failure else OK
+    if logs_json():
+        write("", sys.stderr, "end", code=code, **result.facts())
+    return code
 
 
 def _fail(error: BaseException, debug: bool, code: int, said: str = "{}") -> int:
     if debug:
         write("".join(traceback.format_exception(error)), sys.stderr)
     message = " ".join(_message(error).split())
-    write(f"mmsieve: {said.format(message)}", sys.stderr)
+    write(f"mmsieve: {said.format(message)}", sys.stderr, "error", code=code)
     return code
 
 

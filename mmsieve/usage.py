@@ -15,7 +15,10 @@ from rich.text import Text
 
 from mmsieve.generation.options import OPTIONS_OF
 
-DEBUG = "Any command takes --debug: a traceback where there is an error."
+DEBUG = (
+    "Any command takes --debug (a traceback where there is an error) and --log-json (what goes to "
+    "stderr is JSON, an object a line)."
+)
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("mmsieve demo --out demo/", "mmsieve demo --out demo/ --count 300 --quiet"),

@@ -108,7 +108,7 @@ def test_class_names_are_used_once():
 
 
 FLOORS = (
-    ("sanitize",),
+    ("sanitize", "wording"),
     ("errors", "http", "leftovers"),
     ("validated", "manifests"),
     ("sample", "labels", "options", "keywords", "outputs", "devices", "patience", "progress"),

@@ -165,10 +165,21 @@ def _check_shards(tables: Sequence[Table]) -> None:
     for table in tables[1:]:
         for file in first.files:
             if file.shard not in table.by_shard:
+                _check_one_table(first, table)
                 raise RequestError(
                     f"{table.name} has no file {file.shard}.parquet as {first.name} has: it isn't "
                     "finished, or is split in another way; say --on key or --on uid to join it"
                 )
+
+
+def _check_one_table(first: Table, other: Table) -> None:
+    """Raise where a shell has made several tables of what was meant as the files of one."""
+    are_files = first.path.is_file() and other.path.is_file()
+    if are_files and first.path.parent == other.path.parent and first.types == other.types:
+        raise RequestError(
+            f"{first.path} and {other.path} are two tables here, and look like files of one: give "
+            f"their folder, {first.path.parent}, or a glob in quotes"
+        )
 
 
 # Conditions: polars SQL expressions over the columns of all tables

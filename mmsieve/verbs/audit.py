@@ -25,6 +25,7 @@ from mmsieve.read import ReadOptions
 from mmsieve.reporting.inputs import ReportTable, find_table
 from mmsieve.reports import Report, timed
 from mmsieve.tables import open_tables
+from mmsieve.wording import counted
 
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 """Of the rows that are kept, by the cuts that are printed."""
@@ -60,7 +61,7 @@ class AuditReport(Report):
 
     def counts(self) -> str:
         """Samples in the form, or judged."""
-        return f"{self.samples:,} samples {'judged' if self.cuts else 'to judge'}"
+        return f"{counted(self.samples, 'samples')} {'judged' if self.cuts else 'to judge'}"
 
     def lines(self) -> list[str]:
         """What cuts are worth, and the notes."""

@@ -28,6 +28,7 @@ from mmsieve.read.layouts import TABLES
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, timed
 from mmsieve.sources import FOLDER, TAR, Shard, Sources, find_files
+from mmsieve.wording import counted
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
 
@@ -74,8 +75,8 @@ class ExportReport(Report):
     def counts(self) -> str:
         """Samples, files and megabytes, and shards that failed."""
         size = f"{self.bytes / 1e6:.1f} MB"
-        files = f"{self.tars} {'tars' if self.form == 'tar' else 'files'} ({size})"
-        return f"{self.samples} samples in {files}{self.failed_shards()}"
+        files = f"{counted(self.tars, 'tars' if self.form == 'tar' else 'files')} ({size})"
+        return f"{counted(self.samples, 'samples')} in {files}{self.failed_shards()}"
 
 
 @flat_options

@@ -28,6 +28,7 @@ from mmsieve.options import Options
 from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
+from mmsieve.wording import counted
 
 _RECORD = "generate.json"
 _SWITCHES = {"overwrite": False, "dry_run": False, "quiet": False}
@@ -53,9 +54,9 @@ class GenerateReport(Report):
 
     def counts(self) -> str:
         """Records by file, tars, rejects and what they cost."""
-        counts = [f"{count} {self.noun} in {name}" for name, count in self.written.items()]
-        counts += [f"{self.tars} tars"] if self.tars else []
-        counts += [f"{self.rejects} rejects"] if self.rejects else []
+        counts = [f"{counted(count, self.noun)} in {name}" for name, count in self.written.items()]
+        counts += [counted(self.tars, "tars")] if self.tars else []
+        counts += [counted(self.rejects, "rejects")] if self.rejects else []
         counts += [self.spent] if self.spent else []
         return ", ".join(counts) or "nothing written"
 

@@ -13,6 +13,7 @@ from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Printed
 from mmsieve.sample import Image, Text, collect_notes
 from mmsieve.sources import Shard, find_files
+from mmsieve.wording import counted
 
 _MOST_FILES = 20
 _MOST_TEXT = 500
@@ -53,8 +54,8 @@ def look(*sources: str, read: ReadOptions | None = None) -> LookReport:
         lines.append(line)
         sample = sample or first
     if len(by_file) > _MOST_FILES:
-        lines.append(f"and {len(by_file) - _MOST_FILES} more files")
-    lines.append(f"{len(by_file)} files, {len(shards)} shards")
+        lines.append(f"and {counted(len(by_file) - _MOST_FILES, 'more files')}")
+    lines.append(f"{counted(len(by_file), 'files')}, {counted(len(shards), 'shards')}")
     return LookReport(files=lines, sample=sample, notes=found.notes)
 
 
@@ -68,7 +69,7 @@ def _look_into(shards: Sequence[Shard], options: ReadOptions) -> tuple[str, tupl
     except MmsieveError as error:
         return f"{shards[0].url}: {error}", ()
     count += sum((shard.stop or 0) - shard.start for shard in shards[1:])
-    return f"{shards[0].url}: {layout}, {count} samples", sample
+    return f"{shards[0].url}: {layout}, {counted(count, 'samples')}", sample
 
 
 def _sample_lines(reader: ShardReader, record: Record) -> Iterator[str]:
