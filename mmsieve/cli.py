@@ -9,7 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from cyclopts import App, CycloptsError, Group, ValidationError
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+    ValidationError,
+)
 
 from mmsieve.errors import MmsieveError, RequestError, is_order_to_end
 from mmsieve.outputs import is_full
@@ -213,7 +222,27 @@ def _message(error: BaseException) -> str:
     """What is wrong; of a refused value as from Python: the flag, the value, what is allowed."""
     if not isinstance(error, MmsieveError | CycloptsError):
         return f"{type(error).__name__}: {one_line(error)}"
-    if isinstance(error, ValidationError) and error.argument and error.argument.tokens:
-        token = error.argument.tokens[0]
-        return f"{token.keyword or error.argument.name} {token.value}: {error.exception_message}"
+    if isinstance(error, CycloptsError):
+        return _message_of_words(error)
+    return str(error)
+
+
+def _message_of_words(error: CycloptsError) -> str:
+    """What is wrong with a command line: the flag, the value, what is allowed, where more is."""
+    verb = " ".join(error.command_chain or ())
+    more = f"see mmsieve help {verb}".rstrip()
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name
+        name = name if error.argument.index is None else name.lstrip("-").upper()
+        return f"{verb}: {name} is missing; {more}"
+    if isinstance(error, UnusedCliTokensError):
+        return f"{verb}: takes no {' '.join(error.unused_tokens or ())!r}; {more}"
+    tokens = error.argument.tokens if error.argument else ()
+    if isinstance(error, ValidationError) and tokens and error.argument:
+        flag = tokens[0].keyword or error.argument.name
+        return f"{flag} {tokens[0].value}: {error.exception_message}"
+    if isinstance(error, UnknownOptionError):
+        return f"{str(error).rstrip('.')}; {more}"
+    if isinstance(error, CoercionError) and error.token and error.token.value.endswith("%"):
+        return f"{error} A share of 30% is written 0.3"
     return str(error)

@@ -104,7 +104,7 @@ def near_name(name: str) -> str:
     known = {one.name.rpartition("/")[2]: one for one in CATALOG} | {
         one.name: one for one in CATALOG
     }
-    meant = nearest(name, known)
+    meant = None if name in known else nearest(name, known)
     return f" (did you mean {known[meant].name}, of `{known[meant].verb}`?)" if meant else ""
 
 
@@ -137,7 +137,8 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         return read_json_file(file, OBJECT, FIX)
     except FileNotFoundError:
-        raise RequestError(f"{file.parent}: no {file.name} in it") from None
+        fix = "give the folder of a checkpoint"
+        raise RequestError(f"{file.parent}: no {file.name} in it: {fix}") from None
 
 
 class TensorIndex(TypedDict):
