@@ -115,11 +115,7 @@ def kinds_of(model: str) -> tuple[Kind, ...]:
 
 def _find_plugin(method: str) -> Plugin | None:
     """The plug-in of a name that is no method of mmsieve's own, no bundled model and no path."""
-    if (
-        method in (*_SCORERS, MLM_FILTER)
-        or folders.bundled_folder(method) is not None
-        or "/" in method
-    ):
+    if method in _SCORERS or folders.bundled_folder(method) is not None or "/" in method:
         return None
     return next((plugin for plugin in list_plugins() if plugin.name == method), None)
 

@@ -46,7 +46,7 @@ def score(
         sources,
         Path(out),
         device=asked.device,
-        read=replace(read or ReadOptions(), kinds=kinds_of(model), needs_text=True),
+        read=replace(read or ReadOptions(), kinds=kinds_of(str(model)), needs_text=True),
         run=run or RunOptions(),
         sidecars=PublishedScores((run or RunOptions()).overwrite)
         if also_published_layout

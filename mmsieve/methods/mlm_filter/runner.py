@@ -12,6 +12,8 @@ from mmsieve.tables import SCORE
 
 _TOKENS = 8
 """Of an answer, at most: white space, three digits, the end of the line."""
+_SHOWN = 60
+"""Characters of an answer that is no score."""
 
 
 def column(metric: str) -> str:
@@ -74,7 +76,7 @@ class MlmFilterRunner:
                 continue
             score = row[column(metric)] = read_score(answer["text"], answer["end"] == "length")
             if score is None:
-                wrong.append(f"{metric} {answer['text']!r}")
+                wrong.append(f"{metric} {answer['text'][:_SHOWN]!r}")
         if refused is not None:
             return refused.knowing(row)
         if wrong:
