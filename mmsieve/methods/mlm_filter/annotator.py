@@ -21,7 +21,7 @@ from mmsieve.clients.endpoint import GROUP, SCHEME, Endpoint, EndpointName, Serv
 from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
 from mmsieve.errors import RequestError
-from mmsieve.methods.mlm_filter.inputs import CaptionPreparer, parse_metrics
+from mmsieve.methods.mlm_filter.inputs import METRICS, CaptionPreparer, parse_metrics
 from mmsieve.methods.mlm_filter.runner import MlmFilterRunner, column, request_body
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.sample import Sample
@@ -82,5 +82,6 @@ class MlmFilter(Annotator):
 
     def _endpoint(self, options: RunnerOptions) -> Endpoint:
         item = self.preparer().prepare(Sample.caption(probe_picture(), PROBE))
-        probe = request_body(item, self.metrics[0])
+        longest = max(self.metrics, key=lambda metric: len(METRICS[metric]))
+        probe = request_body(item, longest)  # a server with too little room for it is found first
         return Endpoint(self._name, self._asked, probe, options.patience, options.kept)
