@@ -4,7 +4,7 @@ A model that speaks OpenAI's chat completions is asked a question per metric, as
 and caption first, the first line of the answer is the score. What differs on purpose:
 
 - The published script stops after two tokens, which of 100 leaves 10 where a digit is a token;
-  here an answer has room for the whole number. Nor is a token for a space put before the answer.
+  here an answer has room for the whole number, and no space is put before it.
 - An answer that is no integer from 0 to 100 makes the row model_output_invalid, where the published
   table has whatever text it was; scores of the other metrics stay in the row.
 - The picture is sent as it is: the server resizes it, and cuts nothing off the prompt.

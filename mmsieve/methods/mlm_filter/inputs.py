@@ -2,7 +2,8 @@
 
 The words are those of the published script, to the letter, as its models were taught them:
 github.com/Victorwz/MLM_Filter, mlm_filter_scoring_datacomp_batch_inference_v2.py (MIT licence,
-Copyright (c) 2025 Weizhi Wang). The script for its first models says "multiples of 10", too.
+Copyright (c) 2025 Weizhi Wang). That for the first models, without _v2, says "multiples of 10" for
+"multiples of 5 or 10", and is otherwise the same.
 """
 
 import re
