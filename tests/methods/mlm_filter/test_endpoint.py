@@ -280,12 +280,17 @@ def test_documents_are_none_of_its_samples(tmp_path, server, model, command):
     assert "documents" in command.said and not server.probes
 
 
-def test_evaluate_looks_at_the_servers_first(tmp_path, command):
+def test_evaluate_measures_it_and_looks_at_the_servers_first(tmp_path, server, model, command):
     data = tmp_path / "val.json"
     entries = [{"image": f"{n}.jpg", "text": f"<image>\n{n}", "label": n} for n in range(4)]
     for entry in entries:
         (tmp_path / entry["image"]).write_bytes(image(entry["label"]))
     data.write_text(json.dumps(entries))
     gone = "mlm-filter:endpoint:http://127.0.0.1:9/v1#aitqe"
-    assert command("evaluate", "--model", gone, "--data", data, "--out", tmp_path / "out") == 2
+    asked = ("--data", data, "--out", tmp_path / "out", "--resamples", 9)
+    assert command("evaluate", "--model", gone, *asked) == 2
     assert "can't be reached" in command.said
+    server.answer = lambda body: str(20 * int(caption_of(body)))
+    assert command("evaluate", "--model", model, *asked) == 0, command.said
+    found = pl.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert found["score"].to_list() == [0, 20, 40, 60]
