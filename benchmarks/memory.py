@@ -22,10 +22,12 @@ from typing import Any
 import torch
 
 import mmsieve
-from benchmarks.sized import QWEN_1_5B, QWEN_7B, make_folder
+from benchmarks.sized import make_folder
 from mmsieve import GenerateOptions
+from tests.full_width.folders import GEOMETRIES, Geometry
 
 TOLERANCE = 0.15
+QWEN_1_5B, QWEN_7B = GEOMETRIES["Qwen2.5-1.5B"], GEOMETRIES["mmSSR-7B"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Case:
     """A request whose memory is estimated and measured."""
 
     verb: str
-    text: dict[str, int]
+    geometry: Geometry
     layers: int
     tower_layers: int
     options: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +84,7 @@ def main() -> None:
 def measure(folder: Path, case: Case, samples: int) -> dict[str, int]:
     """Bytes: `weights` and `estimate` as said, `loaded` and `peak` as measured."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        sizes = case.text, case.layers, case.tower_layers, case.vocabulary
+        sizes = case.geometry, case.layers, case.tower_layers, case.vocabulary
         models = [make_folder(Path(place) / "model", case.verb, *sizes)]
         if case.styler:
             models.append(make_folder(Path(place) / "styler", case.verb, *sizes))

@@ -11,7 +11,7 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 184
+MOST_FILES = 186
 """Python files, __init__.py apart."""
 MOST_LINES = 38_800
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
@@ -120,7 +120,7 @@ FLOORS = (
     ("decisions", "engine"),
     ("methods",),
     ("methods.unifilter",),
-    ("methods.aitqe", "methods.clip", "methods.mmssr"),
+    ("methods.aitqe", "methods.clip", "methods.mlm_filter", "methods.mmssr"),
     ("methods.rules",),
     ("methods.plugins",),
     ("methods.load",),
