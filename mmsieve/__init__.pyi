@@ -26,6 +26,7 @@ from .methods.load import find_folder as find_folder
 from .methods.load import load_enhancer as load_enhancer
 from .methods.load import load_model as load_model
 from .methods.load import load_rater as load_rater
+from .methods.mlm_filter.annotator import MlmFilterOptions as MlmFilterOptions
 from .methods.mmssr.annotator import RatingOptions as RatingOptions
 from .methods.unifilter.annotator import ScoringOptions as ScoringOptions
 from .read import ReadOptions as ReadOptions

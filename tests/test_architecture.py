@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 190
+MOST_FILES = 193
 """Python files, __init__.py apart."""
-MOST_LINES = 39_400
+MOST_LINES = 40_000
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -120,7 +120,7 @@ FLOORS = (
     ("decisions", "engine", "frames"),
     ("methods",),
     ("methods.unifilter",),
-    ("methods.aitqe", "methods.clip", "methods.mmssr"),
+    ("methods.aitqe", "methods.clip", "methods.mlm_filter", "methods.mmssr"),
     ("methods.rules",),
     ("methods.plugins",),
     ("methods.load",),

@@ -110,7 +110,10 @@ def test_completion_knows_verbs_and_options(capsys, shell):
         ("score x --model mmssr-tiny-scorr --out o", "mmssr-tiny-scorer, of `rate`?"),
         ("score x --model aitqe-tiny --out o", "an enhancer (AITQE)"),
         ("enhance x --model HymanH/AITQ --out o", "did you mean HymanH/AITQE, of `enhance`?"),
-        ("rate x --model MMSSR-7b-Scorer --out o", "no folder 'mengyaolyu/mmssr-7b-scorer'"),
+        (
+            "score x --model unifilter-qwen3-0.6b --out o",
+            "no folder 'weizhiwang/UniFilter-Qwen3-0.6B'",
+        ),
         ("train rater mmssr-tiny-scorr --out o", "did you mean mmssr-tiny-scorer?"),
         ("train rater aitqe-tiny --out o", "is a recipe of `train enhancer`, not of"),
         ("filter x --top-fracton 0.3 --out o", "Did you mean --top-fraction?"),

@@ -76,6 +76,7 @@ hanhuang22/AITQE, lyumengyao/mmssr."""
 BASELINES = {
     "clip:MODEL": "similarity of image and text by a CLIP or SigLIP, a folder or Hugging Face id",
     "rules": "DataComp's basic filter: words, characters, image size, aspect ratio, English",
+    "mlm-filter:endpoint:URL#NAME": "MLM-Filter's four metrics of captions, by a model on a server",
     "text-only:MODEL": "a classifier of the above shown a blank image",
     "image-only:MODEL": "a classifier of the above shown no text",
 }

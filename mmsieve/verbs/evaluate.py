@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from mmsieve.engine.annotator import RunnerOptions, estimate_memory
+from mmsieve.engine.annotator import RunnerOptions, check, estimate_memory
 from mmsieve.errors import RequestError
 from mmsieve.evaluation import comparing
 from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_tables
@@ -162,6 +162,8 @@ def _evaluate_models(
         }
         used += [f"{name}: {memory.line}" for name, memory in found.items() if memory is not None]
         return EvaluateReport(out=out, notes=(*used, note))
+    for annotator in annotators.values():
+        check(annotator, RunnerOptions(annotator.device, options.batch_tokens))
     scored = {}
     for name, annotator in annotators.items():
         label = "evaluate" if len(names) == 1 else f"evaluate {name}"
