@@ -4,6 +4,7 @@ Files and folders have the names that the blocks give them; bundled models stand
 ones. A block that can't run here has `<!-- not run: REASON -->` on the line before it.
 """
 
+import ast
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import yaml
 
 import mmsieve
 from mmsieve import cli
+from mmsieve.reports import Printed
 from tests.helpers.layouts import BUILDERS, DrawnLayout
 from tests.helpers.shards import caption, image, write_tar
 
@@ -146,3 +148,24 @@ def test_examples_of_clusters_are_whole():
     words = shlex.split(command.replace("$JOB_COMPLETION_INDEX", "0"))
     words.remove("--log-json")
     cli.app.parse_args(words[1:], exit_on_error=False, print_error=False)
+
+
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_a_notebook_runs(tmp_path, monkeypatch, notebook):
+    """Its cells one after the other, and what a notebook would show of each last value."""
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, object] = {"__name__": "__main__"}
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        assert cell["outputs"] == [], "is kept without outputs"
+        parsed = ast.parse("".join(cell["source"]))
+        last = parsed.body.pop() if isinstance(parsed.body[-1], ast.Expr) else None
+        exec(compile(parsed, notebook.name, "exec"), known)
+        if isinstance(last, ast.Expr):
+            shown = eval(compile(ast.Expression(last.value), notebook.name, "eval"), known)
+            assert not isinstance(shown, Printed) or "<pre>" in shown.html()
