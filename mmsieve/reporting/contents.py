@@ -15,7 +15,8 @@ from mmsieve.images import ImageLimits, decode
 from mmsieve.read import ReadOptions, parse_record
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.reporting.sections import GallerySample, clipped
+from mmsieve.reporting.sections import GallerySample
+from mmsieve.reporting.texts import clipped
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import Shard, find_files
 

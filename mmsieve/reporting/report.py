@@ -164,6 +164,8 @@ def make_page(
 
 WIDTH, HEIGHT = 720.0, 180.0
 SMALL_WIDTH, SMALL_HEIGHT = 240.0, 64.0
+_FEW_BARS = 16
+"""Of a histogram that have their counts above them."""
 _LETTER = 7.0
 """About the width of a digit below the columns."""
 _GAP = 0.24
@@ -184,6 +186,7 @@ def render(page: ReportPage, day: date) -> str:
     environment.globals |= {
         "width": WIDTH,
         "height": HEIGHT,
+        "few_bars": _FEW_BARS,
         "small_width": SMALL_WIDTH,
         "small_height": SMALL_HEIGHT,
         "colours": 5,  # of pools side by side, in report.css

@@ -185,7 +185,9 @@ def test_an_endpoint_of_a_model_of_ours(tmp_path, served):
     model = f"endpoint:{served}#{stock}"
     with pytest.raises(RequestError, match=r"does not answer a picture with a text: .*500"):
         enhance(source, tmp_path / "stopped", model, **asked)  # it can't take words to stop at
-    with pytest.raises(RequestError, match=r"422: .*Unexpected.*: serve with vLLM, or leave --like"):
+    with pytest.raises(
+        RequestError, match=r"422: .*Unexpected.*: serve with vLLM, or leave --like"
+    ):
         enhance(source, tmp_path / "refused", model, like="aitqe-tiny", **asked)
     report = enhance(source, tmp_path / "out", model, explain=True, **asked)
     assert report.rows == 3 and report.statuses.keys() <= {"ok", "model_output_invalid"}
