@@ -64,8 +64,25 @@ class Agreement:
     """Table -> how far its scores tell these rows apart."""
 
 
-def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Agreement:
-    """Join two tables and compare their scores; raises RequestError where that can't be done."""
+@dataclass(frozen=True)
+class PairedScores:
+    """Two tables' rows that are ok in both."""
+
+    rows: pl.DataFrame
+    """`score`, `score_right`, `level`, `level_right` (null where a table has no levels), `hash`."""
+    scored: tuple[str, str]
+    """The column of each table's score."""
+    only: tuple[int, int]
+    """Rows of each table that the other one lacks."""
+
+    @property
+    def scores(self) -> tuple[Floats, Floats]:
+        """Both tables' scores [rows]."""
+        return self.rows["score"].to_numpy(), self.rows["score_right"].to_numpy()
+
+
+def pair_tables(first: Table, second: Table, options: AgreementOptions) -> PairedScores:
+    """Join two tables; raises RequestError where that can't be done, or no row is in both."""
     tables = (first, second)
     scored = [options.by or find_score(table.types) or SCORE for table in tables]
     has_levels = set(scored) == {SCORE} and all(_LEVEL in table.types for table in tables)
@@ -85,22 +102,27 @@ def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Ag
             f"{first.path} and {second.path} have no sample in common that is ok in both, joined "
             f"{how}: score the same SOURCEs, or say --on key or --on uid"
         )
-    pairs = pl.concat(joined)
-    scores = pairs["score"].to_numpy(), pairs["score_right"].to_numpy()
-    same_level, kappa = _level_agreement(pairs)
+    return PairedScores(pl.concat(joined), (scored[0], scored[1]), (int(alone[0]), int(alone[1])))
+
+
+def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Agreement:
+    """Join two tables and compare their scores; raises RequestError where that can't be done."""
+    found = pair_tables(first, second, options)
+    pairs, scores = found.rows, found.scores
+    levels = _both_levels(pairs)
     rows = {}
-    for table, only_here in zip(tables, alone.tolist(), strict=True):
+    for table, only_here in zip((first, second), found.only, strict=True):
         not_ok = table.rows - pairs.height - only_here
         rows[table.name] = TableRows(str(table.path), table.rows, not_ok, only_here)
     return Agreement(
         count=pairs.height,
-        by=" and ".join(dict.fromkeys(scored)),
+        by=" and ".join(dict.fromkeys(found.scored)),
         tables=rows,
         spearman=spearman(*scores),
         pearson=pearson(*scores),
-        same_level=same_level,
-        kappa=kappa,
-        top=_overlaps(*scores, pairs["hash"].to_numpy()),
+        same_level=None if levels is None else float((levels[0] == levels[1]).mean()),
+        kappa=None if levels is None else kappa(*levels),
+        top=overlaps(*scores, pairs["hash"].to_numpy()),
         ties=dict(zip(rows, map(count_ties, scores), strict=True)),
     )
 
@@ -185,15 +207,15 @@ def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> tuple[pl.Dat
     return kept, only_one.item(), only_other.item()
 
 
-def _level_agreement(pairs: pl.DataFrame) -> tuple[float | None, float | None]:
-    """Share of the same level, and kappa, over the rows that have levels in both tables."""
+def _both_levels(pairs: pl.DataFrame) -> tuple[Ints, Ints] | None:
+    """The levels of the rows that have some in both tables; None where there is none."""
     levels = pairs.select("level", "level_right").drop_nulls()
     if levels.is_empty():
-        return None, None
+        return None
     one, other = (column.to_numpy().astype(np.int64) for column in levels)
     if min(one.min(), other.min()) < 0:
         raise RequestError(f"column {_LEVEL} holds a number below 0: levels count from 0")
-    return float((one == other).mean()), kappa(one, other)
+    return one, other
 
 
 def kappa(one: Ints, other: Ints) -> float | None:
@@ -206,11 +228,15 @@ def kappa(one: Ints, other: Ints) -> float | None:
     return float(cohen_kappa_score(one, other, labels=labels, weights="quadratic"))
 
 
-def _overlaps(one: Floats, other: Floats, ties: npt.NDArray[Any]) -> dict[str, float | None]:
+def overlaps(one: Floats, other: Floats, ties: npt.NDArray[Any]) -> dict[str, float | None]:
+    """Per fraction of TOP the overlap (Jaccard) of what a cut by either score would keep.
+
+    `ties` are the hashes that `filter` breaks ties by.
+    """
     first, second = (np.lexsort((~ties, -scores)) for scores in (one, other))
-    overlaps: dict[str, float | None] = {}
+    found: dict[str, float | None] = {}
     for top in TOP:
         count = math.floor(Fraction(top) * len(one))
         both = len(np.intersect1d(first[:count], second[:count], assume_unique=True))
-        overlaps[top] = both / (2 * count - both) if count else None
-    return overlaps
+        found[top] = both / (2 * count - both) if count else None
+    return found

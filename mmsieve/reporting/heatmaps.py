@@ -10,6 +10,11 @@ TIMES = ("under 0.5", "from 0.5", "0.8", "1.25", "2", "4 times as many as at ran
 """What the colours of a map against chance say."""
 
 
+def step_of(count: float, expected: float) -> int:
+    """The colour of a count, by how many times the expected one it is."""
+    return bisect_right(STEPS, count / expected) if expected else 0
+
+
 @dataclass(frozen=True)
 class HeatCell:
     """A number of the table."""
@@ -49,8 +54,7 @@ class Against:
         """The cell, coloured by how many times the chosen `share` of all rows it holds."""
         if not self.pool:
             return HeatCell("", f"{row}, {column}: none in the pool")
-        expected = self.pool * share
-        step = bisect_right(STEPS, self.chosen / expected) if expected else 0
+        step = step_of(self.chosen, self.pool * share)
         says = (
             f"{row}, {column}: {self.chosen:,} of {self.pool:,} chosen "
             f"({self.chosen / self.pool:.1%}); at random {self.random:,}"

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError, is_order_to_end
 from mmsieve.read import ReadOptions
-from mmsieve.reporting import assessments, ratings, scores
+from mmsieve.reporting import agreements, assessments, ratings, scores
 from mmsieve.reporting.contents import (
     LARGE,
     MANY,
@@ -28,7 +28,14 @@ from mmsieve.reporting.contents import (
 from mmsieve.reporting.explorer.explorer import Explorer
 from mmsieve.reporting.explorer.page_data import page_data, to_script
 from mmsieve.reporting.inputs import Inputs, ReportTable
-from mmsieve.reporting.sections import Bin, GallerySample, SectionNumbers, SectionRequest, Shares
+from mmsieve.reporting.sections import (
+    Bin,
+    GallerySample,
+    SectionNumbers,
+    SectionPart,
+    SectionRequest,
+    Shares,
+)
 
 # Counting: which module makes the section of which kind of table
 
@@ -41,26 +48,39 @@ COUNTS: dict[str, Callable[[ReportTable, SectionRequest], SectionNumbers]] = {
 """Kind of a table -> what counts it."""
 
 
-def count_all(tables: Sequence[ReportTable], gallery: int) -> list[SectionNumbers]:
-    """The numbers of all tables; raises RequestError for a kind or columns that aren't shown."""
+def count_all(tables: Sequence[ReportTable], gallery: int) -> tuple[list[SectionPart], list[str]]:
+    """The sections of all tables, and notes on what is not shown.
+
+    Raises RequestError for a kind or columns that aren't shown.
+    """
     for one in tables:
         if one.kind not in COUNTS:
             raise RequestError(
                 f"{one.path}: holds {one.kind}, which is not shown; {', '.join(COUNTS)} are"
             )
-    request = SectionRequest(tuple(tables), gallery)
-    made = []
-    for one in tables:
+    request, notes = SectionRequest(tuple(tables), gallery), list[str]()
+    made = [_part(one, request) for one in tables]
+    for first, second in agreements.compared(request):
+        title = f"{first.name} and {second.name}"
         try:
-            made.append(COUNTS[one.kind](one, request))
-        except BaseException as error:
-            if isinstance(error, RequestError) or is_order_to_end(error):
-                raise
-            reason = str(error).strip().split("\n")[0]
-            raise RequestError(
-                f"{one.path}: can't be read as a table of {one.kind} ({reason}); make it again"
-            ) from error
-    return made
+            numbers = agreements.compare(first, second, gallery)
+        except RequestError as error:
+            notes.append(f"{title} are not compared: {error}")
+            continue
+        made.append(SectionPart(title, "agreement", numbers, first, is_whole=False))
+    return made, notes
+
+
+def _part(one: ReportTable, request: SectionRequest) -> SectionPart:
+    try:
+        return SectionPart(one.name, one.kind, COUNTS[one.kind](one, request), one)
+    except BaseException as error:
+        if isinstance(error, RequestError) or is_order_to_end(error):
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise RequestError(
+            f"{one.path}: can't be read as a table of {one.kind} ({reason}); make it again"
+        ) from error
 
 
 _FEW = 800
@@ -69,12 +89,21 @@ _FEW = 800
 
 @dataclass(frozen=True)
 class Section:
-    """What the report says of one table or of one set of decisions."""
+    """What the report says of one table, or of several together."""
 
-    table: ReportTable
-    numbers: SectionNumbers
+    part: SectionPart
     contents: Mapping[ContentName, SampleContent] = field(default_factory=dict)
     """How samples read."""
+
+    @property
+    def table(self) -> ReportTable:
+        """The table, or the one that has the samples."""
+        return self.part.table
+
+    @property
+    def numbers(self) -> SectionNumbers:
+        """All that is said of the samples."""
+        return self.part.numbers
 
     @property
     def groups(self) -> dict[str, list[tuple[GallerySample, SampleContent]]]:
@@ -135,16 +164,10 @@ class ReportPage:
 
 
 def make_page(
-    given: Inputs,
-    counted: Sequence[SectionNumbers],
-    explorers: Sequence[Explorer],
-    read: ReadOptions,
+    given: Inputs, counted: Sequence[SectionPart], explorers: Sequence[Explorer], read: ReadOptions
 ) -> ReportPage:
     """Sections and explorers with their samples as they read, and notes on what was not found."""
-    sections = list(zip(given.tables, counted, strict=True))
-    wanted = [
-        (table, one) for table, numbers in sections for one in chain(*numbers.groups.values())
-    ]
+    wanted = [(part.table, one) for part in counted for one in chain(*part.numbers.groups.values())]
     wanted += [(one.tables[0], sample) for one in explorers for sample in one.samples()]
     contents: Mapping[ContentName, SampleContent] = {}
     notes: list[str] = []
@@ -156,7 +179,7 @@ def make_page(
             "no shards were given, so there are no pictures: name them, or instruction files, "
             "after the tables"
         )
-    made = [Section(table, numbers, contents) for table, numbers in sections]
+    made = [Section(part, contents) for part in counted]
     return ReportPage(made, list(explorers), contents, notes, given.metrics)
 
 

@@ -97,6 +97,20 @@ class SectionNumbers(Protocol):
 
 
 @dataclass(frozen=True)
+class SectionPart:
+    """A section before its samples are read."""
+
+    title: str
+    what: str
+    """The kind of what it is about."""
+    numbers: SectionNumbers
+    table: ReportTable
+    """Whose samples it shows."""
+    is_whole: bool = True
+    """Whether it is about that table alone, so that it says how that was made."""
+
+
+@dataclass(frozen=True)
 class SectionRequest:
     """What is asked of a section: all tables of the report, and how many samples a group has."""
 

@@ -63,9 +63,10 @@ def report(
         raise RequestError(f"--out {out}: name a file that ends in .html")
     check_file(out, "a report", _is_report, wanted.overwrite)
     given = sort_inputs(inputs)
-    counted = count_all(given.tables, wanted.gallery)
-    explorers, notes = find_explorers(given.tables, wanted.cards) if wanted.cards else ([], [])
-    cards = sum(len(group) for numbers in counted for group in numbers.groups.values())
+    counted, notes = count_all(given.tables, wanted.gallery)
+    explorers, more = find_explorers(given.tables, wanted.cards) if wanted.cards else ([], [])
+    notes += more
+    cards = sum(len(group) for part in counted for group in part.numbers.groups.values())
     cards += sum(one.sample.height for one in explorers)
     total = len(counted) + len(given.metrics)
     if wanted.dry_run:
