@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 STEPS = (0.5, 0.8, 1.25, 2.0, 4.0)
 """Where the colours begin, in times of what chance gives."""
+_NARROW = 5
 TIMES = ("under 0.5", "from 0.5", "0.8", "1.25", "2", "4 times as many as at random")
 """What the colours of a map against chance say."""
 
@@ -40,6 +41,11 @@ class HeatMap:
     note: str = ""
     legend: tuple[str, ...] = ()
     """What each colour says."""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the columns' names fit above their numbers."""
+        return max(map(len, self.columns), default=0) <= _NARROW
 
 
 @dataclass(frozen=True)

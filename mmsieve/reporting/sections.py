@@ -103,11 +103,13 @@ class SectionPart:
     title: str
     what: str
     """The kind of what it is about."""
+    path: Path
+    """Where that is."""
     numbers: SectionNumbers
-    table: ReportTable
-    """Whose samples it shows."""
-    is_whole: bool = True
-    """Whether it is about that table alone, so that it says how that was made."""
+    table: ReportTable | None = None
+    """Whose samples it shows, where they are a table's."""
+    is_alone: bool = True
+    """Whether it is about one thing, so that it says how that was made."""
 
 
 @dataclass(frozen=True)
