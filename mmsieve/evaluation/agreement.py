@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,59 +64,64 @@ class Agreement:
     """Table -> how far its scores tell these rows apart."""
 
 
-@dataclass(frozen=True)
-class PairedScores:
-    """Two tables' rows that are ok in both."""
+class PairedRows(NamedTuple):
+    """Some rows that are ok in both of two tables."""
 
     rows: pl.DataFrame
-    """`score`, `score_right`, `level`, `level_right` (null where a table has no levels), `hash`."""
-    scored: tuple[str, str]
-    """The column of each table's score."""
+    """`key`, `shard`, `score`, `score_right`, `level`, `level_right` (null where a table has no
+    levels), and `hash`, by which `filter` breaks ties."""
     only: tuple[int, int]
-    """Rows of each table that the other one lacks."""
-
-    @property
-    def scores(self) -> tuple[Floats, Floats]:
-        """Both tables' scores [rows]."""
-        return self.rows["score"].to_numpy(), self.rows["score_right"].to_numpy()
+    """Rows of the same files that one of the tables has alone."""
 
 
-def pair_tables(first: Table, second: Table, options: AgreementOptions) -> PairedScores:
-    """Join two tables; raises RequestError where that can't be done, or no row is in both."""
-    tables = (first, second)
-    scored = [options.by or find_score(table.types) or SCORE for table in tables]
-    has_levels = set(scored) == {SCORE} and all(_LEVEL in table.types for table in tables)
-    columns = []
-    for table, by in zip(tables, scored, strict=True):
-        _check(table, by, tables, options.on)
-        columns.append(_columns(table, by, options.on or "key", has_levels))
-    joined, alone = [], np.zeros(2, np.int64)
-    for files, on in _blocks(tables, options.on):
-        one, other = map(_rows, tables, files, columns)
-        pairs, *only = _join(one, other, on)
-        joined.append(pairs)
-        alone += only
-    if not any(map(len, joined)):
-        how = f"by {options.on}" if options.on else "by shard and key"
-        raise RequestError(
-            f"{first.path} and {second.path} have no sample in common that is ok in both, joined "
-            f"{how}: score the same SOURCEs, or say --on key or --on uid"
-        )
-    return PairedScores(pl.concat(joined), (scored[0], scored[1]), (int(alone[0]), int(alone[1])))
+class TablePair:
+    """Two tables to be joined; raises RequestError where their columns don't allow it."""
+
+    def __init__(self, first: Table, second: Table, options: AgreementOptions) -> None:
+        self._tables, self._on = (first, second), options.on
+        scored = [options.by or find_score(table.types) or SCORE for table in self._tables]
+        self.scored = scored[0], scored[1]
+        """The column of each table's score."""
+        has_levels = set(scored) == {SCORE} and all(_LEVEL in t.types for t in self._tables)
+        self._columns = []
+        for table, by in zip(self._tables, scored, strict=True):
+            _check(table, by, self._tables, options.on)
+            self._columns.append(_columns(table, by, options.on or "key", has_levels))
+
+    def blocks(self) -> Iterator[PairedRows]:
+        """All rows, shard by shard where that can be; RequestError where no row is in both."""
+        found = False
+        for files, on in _blocks(self._tables, self._on):
+            one, other = map(_rows, self._tables, files, self._columns)
+            paired = _join(one, other, on)
+            found = found or not paired.rows.is_empty()
+            yield paired
+        if not found:
+            first, second = self._tables
+            how = f"by {self._on}" if self._on else "by shard and key"
+            raise RequestError(
+                f"{first.path} and {second.path} have no sample in common that is ok in both, "
+                f"joined {how}: score the same SOURCEs, or say --on key or --on uid"
+            )
 
 
 def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Agreement:
     """Join two tables and compare their scores; raises RequestError where that can't be done."""
-    found = pair_tables(first, second, options)
-    pairs, scores = found.rows, found.scores
+    pair = TablePair(first, second, options)
+    joined, alone = [], np.zeros(2, np.int64)
+    for paired in pair.blocks():
+        joined.append(paired.rows.drop("key", "shard"))
+        alone += paired.only
+    pairs = pl.concat(joined)
+    scores = pairs["score"].to_numpy(), pairs["score_right"].to_numpy()
     levels = _both_levels(pairs)
     rows = {}
-    for table, only_here in zip((first, second), found.only, strict=True):
+    for table, only_here in zip((first, second), alone.tolist(), strict=True):
         not_ok = table.rows - pairs.height - only_here
         rows[table.name] = TableRows(str(table.path), table.rows, not_ok, only_here)
     return Agreement(
         count=pairs.height,
-        by=" and ".join(dict.fromkeys(found.scored)),
+        by=" and ".join(dict.fromkeys(pair.scored)),
         tables=rows,
         spearman=spearman(*scores),
         pearson=pearson(*scores),
@@ -184,8 +189,8 @@ def _rows(table: Table, files: Sequence[TableFile], columns: dict[str, pl.Expr])
     return pl.concat(frames).lazy().select(**columns).cast(_TYPES)
 
 
-def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> tuple[pl.DataFrame, int, int]:
-    """Both scores, both levels and a hash of the rows ok on both sides; rows only on one side."""
+def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> PairedRows:
+    """The rows that are ok on both sides, and how many are on one side alone."""
     ok, other_ok = (side.filter("is_ok").drop("is_ok") for side in (one, other))
     try:
         pairs, only_one, only_other = pl.collect_all(
@@ -203,8 +208,10 @@ def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> tuple[pl.Dat
     except (pl.exceptions.PolarsError, OSError) as error:
         raise RequestError(f"a table can't be read ({one_line(error)})") from error
     hashes = pl.Series("hash", hash_samples(pairs["key"], pairs["shard"]))
-    kept = pairs.select("score", "score_right", "level", "level_right").with_columns(hashes)
-    return kept, only_one.item(), only_other.item()
+    names = ("key", "shard", "score", "score_right", "level", "level_right")
+    return PairedRows(
+        pairs.select(names).with_columns(hashes), (only_one.item(), only_other.item())
+    )
 
 
 def _both_levels(pairs: pl.DataFrame) -> tuple[Ints, Ints] | None:

@@ -6,22 +6,24 @@ samples that are ok in both tables, as the share of them with a lower score (tie
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mmsieve.evaluation.agreement import AgreementOptions, PairedScores, overlaps, pair_tables
-from mmsieve.filtering.ids import hash_samples
+from mmsieve.evaluation.agreement import AgreementOptions, PairedRows, TablePair, overlaps
+from mmsieve.filtering.ids import mix
 from mmsieve.reporting.heatmaps import TIMES, HeatCell, HeatMap, step_of
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.reporting.sections import GallerySample, Groups, SectionRequest
-from mmsieve.tables import open_tables, read_frames
+from mmsieve.reporting.sections import Gallery, GalleryGroup, GallerySample, Groups, SectionRequest
+from mmsieve.tables import open_tables
 
 KIND = "quality"
 _TENTHS = 10
-Ranks = npt.NDArray[np.float64]
+_MOST_ROWS = 1 << 21
+
+Scores: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class AgreementNumbers:
     """Of their scores."""
     count: int
     """Samples that are ok in both."""
+    compared: int
+    """Those that ranks are counted over: all, or an even part of very many."""
     only: tuple[int, int]
     """Samples that one of them has alone."""
     spearman: float | None
@@ -59,24 +63,84 @@ def compared(request: SectionRequest) -> Iterator[tuple[ReportTable, ReportTable
 
 
 def compare(first: ReportTable, second: ReportTable, gallery: int) -> AgreementNumbers:
-    """Compare two tables; raises RequestError where they can't be joined."""
+    """Compare two tables; raises RequestError where they can't be joined.
+
+    Two passes: the first takes the rows that ranks are counted over, at most _MOST_ROWS of them,
+    the second looks for those whose ranks differ most among all.
+    """
     one, other = open_tables([first.path, second.path])
-    pairs = pair_tables(one, other, AgreementOptions())
+    pair = TablePair(one, other, AgreementOptions())
+    taken = _Taken()
+    for block in pair.blocks():
+        taken.add(block)
+    rows = taken.rows()
+    scores = rows["score"].to_numpy(), rows["score_right"].to_numpy()
+    scales = _Scale(scores[0]), _Scale(scores[1])
+    ranks = scales[0].ranks(scores[0]), scales[1].ranks(scores[1])
     names = _names(first, second)
-    ranks = _ranks(pairs.scores[0]), _ranks(pairs.scores[1])
-    levels = pairs.rows.select("level", "level_right").drop_nulls()
-    same = int((levels["level"] == levels["level_right"]).sum())
+    groups = _disagreements(pair, names, scales, gallery) if gallery else {}
     return AgreementNumbers(
         names=names,
-        columns=pairs.scored,
-        count=pairs.rows.height,
-        only=pairs.only,
+        columns=pair.scored,
+        count=taken.count,
+        compared=rows.height,
+        only=taken.only,
         spearman=_correlation(*ranks),
-        top=overlaps(*pairs.scores, pairs.rows["hash"].to_numpy()),
-        same_level=same / levels.height if levels.height else None,
+        top=overlaps(*scores, rows["hash"].to_numpy()),
+        same_level=taken.same / taken.levels if taken.levels else None,
         tenths=_tenths(names, ranks),
-        groups=_disagreements(first, names, pairs, ranks, gallery),
+        groups=groups,
     )
+
+
+class _Taken:
+    """The rows that ranks are counted over: all, or an even part of them by their hashes."""
+
+    def __init__(self) -> None:
+        self.count = self.levels = self.same = 0
+        """Rows; those with levels in both tables, and with the same one."""
+        self.only = (0, 0)
+        self._limit = 1 << 64
+        self._height = 0
+        self._parts: list[pl.DataFrame] = []
+
+    def add(self, block: PairedRows) -> None:
+        """Count rows, and take of them what there is room for."""
+        self.count += block.rows.height
+        self.only = self.only[0] + block.only[0], self.only[1] + block.only[1]
+        levels = block.rows.select("level", "level_right").drop_nulls()
+        self.levels += levels.height
+        self.same += int((levels["level"] == levels["level_right"]).sum())
+        self._parts.append(self._within(block.rows.select("score", "score_right", "hash")))
+        self._height += self._parts[-1].height
+        while self._height > _MOST_ROWS:
+            self._limit //= 2
+            self._parts = [self._within(pl.concat(self._parts))]
+            self._height = self._parts[0].height
+
+    def _within(self, rows: pl.DataFrame) -> pl.DataFrame:
+        # what a sample's hash begins with is mixed, or a limit would take keys that look alike
+        numbers = mix(rows["hash"].to_numpy())
+        return rows.filter(pl.Series(numbers <= np.uint64(self._limit - 1)))
+
+    def rows(self) -> pl.DataFrame:
+        """What was taken."""
+        return pl.concat(self._parts)
+
+
+class _Scale:
+    """Tells the rank of a score among scores: the share of them that are lower, ties halved."""
+
+    def __init__(self, scores: Scores) -> None:
+        self._ordered = np.sort(scores)
+
+    def ranks(self, scores: Scores) -> Scores:
+        """The rank of each score from 0 to 1, 1 the highest."""
+        below = np.searchsorted(self._ordered, scores, side="left")
+        up_to = np.searchsorted(self._ordered, scores, side="right")
+        middle = (below + np.maximum(up_to, below + 1) - 1) / 2
+        ranks: Scores = np.clip(middle / max(1, len(self._ordered) - 1), 0, 1)
+        return ranks
 
 
 def _names(first: ReportTable, second: ReportTable) -> tuple[str, str]:
@@ -85,19 +149,13 @@ def _names(first: ReportTable, second: ReportTable) -> tuple[str, str]:
     return str(first.path), str(second.path)
 
 
-def _ranks(scores: npt.NDArray[np.float64]) -> Ranks:
-    """The rank of each score from 0 to 1, 1 the highest."""
-    places = pl.Series(scores).rank("average").to_numpy()
-    return (places - 1) / max(1, len(scores) - 1)
-
-
-def _correlation(one: Ranks, other: Ranks) -> float | None:
+def _correlation(one: Scores, other: Scores) -> float | None:
     if one.min() == one.max() or other.min() == other.max():
         return None
     return float(np.corrcoef(one, other)[0, 1])
 
 
-def _tenths(names: tuple[str, str], ranks: tuple[Ranks, Ranks]) -> HeatMap:
+def _tenths(names: tuple[str, str], ranks: tuple[Scores, Scores]) -> HeatMap:
     """How many samples of each tenth by the one are in each tenth by the other, the best first."""
     one, other = (np.minimum((r * _TENTHS).astype(int), _TENTHS - 1) for r in ranks)
     flat = np.bincount(one * _TENTHS + other, minlength=_TENTHS**2)
@@ -121,40 +179,34 @@ def _tenths(names: tuple[str, str], ranks: tuple[Ranks, Ranks]) -> HeatMap:
 
 
 def _disagreements(
-    first: ReportTable,
-    names: tuple[str, str],
-    pairs: PairedScores,
-    ranks: tuple[Ranks, Ranks],
-    most: int,
+    pair: TablePair, names: tuple[str, str], scales: tuple[_Scale, _Scale], most: int
 ) -> Groups:
     """The samples whose ranks differ most, either way."""
-    hashes, apart = pairs.rows["hash"].to_numpy(), ranks[0] - ranks[1]
-    picked: dict[str, list[int]] = {}
-    for (high, low), sign in ((names, 1), (names[::-1], -1)):
-        furthest = np.argsort(-sign * apart, kind="stable")[:most]
-        picked[f"High by {high}, low by {low}"] = furthest[sign * apart[furthest] > 0].tolist()
-    rows = _rows_of(first, {int(hashes[n]) for some in picked.values() for n in some})
-
-    def shown(number: int) -> GallerySample:
-        said = (
-            f"{name} {score[number]:.4g}, above {rank[number]:.0%}"
-            for name, score, rank in zip(names, pairs.scores, ranks, strict=True)
+    ends = {f"High by {names[0]}, low by {names[1]}": True}
+    ends[f"High by {names[1]}, low by {names[0]}"] = False
+    which = {True: pl.col("apart") > 0, False: pl.col("apart") < 0}
+    by = ("apart", "shard", "key")
+    gallery = Gallery(
+        {
+            title: GalleryGroup(which[highest], by, (highest, False, False), from_end=False)
+            for title, highest in ends.items()
+        },
+        most,
+    )
+    for block in pair.blocks():
+        rows = block.rows.select("key", "shard", "score", "score_right")
+        one, other = (
+            scale.ranks(rows[name].to_numpy())
+            for scale, name in zip(scales, ("score", "score_right"), strict=True)
         )
-        return GallerySample(**rows[int(hashes[number])], marks=tuple((one,) for one in said))
+        gallery.add(rows.with_columns(rank=one, rank_right=other, apart=one - other))
 
-    found = {
-        title: [shown(n) for n in some if int(hashes[n]) in rows] for title, some in picked.items()
-    }
-    return {title: some for title, some in found.items() if some}
+    def shown(_: str, row: dict[str, Any]) -> GallerySample:
+        said = (
+            f"{name} {row['score' + side]:.4g}, above {row['rank' + side]:.0%}"
+            for name, side in zip(names, ("", "_right"), strict=True)
+        )
+        marks = tuple((one,) for one in said)
+        return GallerySample(key=str(row["key"]), shard=row["shard"], marks=marks)
 
-
-def _rows_of(table: ReportTable, hashes: set[int]) -> dict[int, dict[str, Any]]:
-    """Hash -> key, shard and place of the first row that has it."""
-    wanted = pl.Series("hash", sorted(hashes), pl.UInt64).implode()
-    found: dict[int, dict[str, Any]] = {}
-    for frame in read_frames(table.files, ("key", "shard", "place")):
-        own = pl.Series("hash", hash_samples(frame["key"], frame["shard"]), pl.UInt64)
-        some = frame.with_columns(own).filter(pl.col("hash").is_in(wanted))
-        for row in some.iter_rows(named=True):
-            found.setdefault(row.pop("hash"), row)
-    return found
+    return gallery.groups(shown)

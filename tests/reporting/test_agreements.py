@@ -96,3 +96,26 @@ def test_hostile_keys_stay_text(tmp_path, width):
     assert "<img" not in page.read_text("utf-8")
     assert EVIL in told(section_of(page, "one and other"))
     look_at(page, width)
+
+
+def test_of_very_many_rows_an_even_part_is_ranked_and_all_are_looked_through(tmp_path, monkeypatch):
+    dice = np.random.default_rng(3)
+    scores = dice.normal(size=2000)
+    others = np.round(scores + dice.normal(0, 0.3, 2000), 3)
+    others[1234] = -9.0 if scores[1234] > 0 else 9.0
+    rows = rows_of("a", scores.tolist())
+    one = str(write_table(tmp_path / "one", {"a": rows}))
+    other = str(write_table(tmp_path / "other", {"a": rows | {"quality_score": others.tolist()}}))
+    made_page(tmp_path, one, other)
+    exact = section_of(tmp_path / "page.html", "one and other")
+    monkeypatch.setattr("mmsieve.reporting.agreements._MOST_ROWS", 900)
+    made_page(tmp_path, one, other)
+    section = section_of(tmp_path / "page.html", "one and other")
+    assert "estimated" not in exact
+    part = int(re.search(r"estimated from (\d+) of the samples", section)[1])
+    assert 400 <= part <= 900
+    assert "<b>2,000</b> samples are ok in both" in section
+    found = [float(re.search(r"Spearman\) <b>([\d.]+)", each)[1]) for each in (exact, section)]
+    assert found[0] == pytest.approx(found[1], abs=0.03)
+    title = "High by one, low by other" if scores[1234] > 0 else "High by other, low by one"
+    assert "a-k1234<" in cards_of(section, title)[0]
