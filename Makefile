@@ -5,7 +5,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 
 VLLM := .venv-vllm
 
-.PHONY: setup demo test test-full test-loaders test-sharded test-vllm check chaos chaos-short fuzz \
+.PHONY: setup demo test test-full test-loaders test-long test-sharded test-vllm check chaos chaos-short fuzz \
 	fuzz-short lint format bench clean
 
 setup: .venv/.ready
@@ -21,6 +21,10 @@ demo: setup
 
 test: setup
 	$(PYTEST)
+
+# Trainings and kills of a minute each, and all of the recorded reference where it is.
+test-long: setup
+	$(PYTEST) -m long
 
 # Files that are written, in the loaders of their trainers: `datasets` and TRL, in a venv of their own.
 LOADERS := .venv-loaders
@@ -48,7 +52,7 @@ $(SHARDED)/.ready: .venv/.ready
 	touch $@
 
 check: setup
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not chaos and not full_width and not long and not serving and not sharded and not slow'
 
 # Checkpoints of the real widths and vocabularies, one at a time: up to 7 GB of memory, minutes.
 test-full: setup

@@ -150,6 +150,7 @@ def test_a_broken_source_is_named_and_the_others_are_used(tmp_path, server, sour
     assert sum(report.written.values()) >= 32
 
 
+@pytest.mark.long
 def test_images_that_have_changed_since_the_plan_are_not_asked_about(tmp_path, server, source):
     out = tmp_path / "out"
     server.answer = lambda body: 500

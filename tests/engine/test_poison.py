@@ -100,7 +100,7 @@ def test_an_interrupt_passes_on(tmp_path):
         annotate(tmp_path / "in", tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("engine", [("--workers", 0), ("--workers", 1), ("--workers", 2), "ray"])
 def test_every_poison_over_the_command_line(tmp_path, engine):
     if engine == "ray":

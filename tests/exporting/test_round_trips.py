@@ -96,6 +96,7 @@ def forms_of(layout: str, of: str) -> list[str | None]:
     return [None, *([] if is_paged else ["parquet"]), *(["tar"] if is_turns else in_source)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("layout", "of"), forms())
 def test_a_second_pass_over_what_is_kept_gives_the_same(layout, of, tmp_path):
     verb = LAYOUTS[layout].verb

@@ -34,6 +34,7 @@ def generation(server: TeacherServer, provider: str, source: Path, **asked) -> G
     return Generation(server, provider, source, source.parent / "out", **wanted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])
 def test_three_kills_among_all_faults_lose_nothing_and_pay_for_nothing_twice(tmp_path, provider):
     shown = write_images(tmp_path / "images", IMAGES, BROKEN, per_tar=100)
@@ -96,6 +97,7 @@ def test_a_spend_cap_stops_within_a_request_per_worker(tmp_path):
         assert set(server.paid.values()) == {1}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("provider", "kills"), [("anthropic", 3), ("openai", 1)])
 def test_a_batch_is_found_again_after_a_kill_whenever_it_comes(tmp_path, provider, kills):
     shown = write_images(tmp_path / "images", 60)

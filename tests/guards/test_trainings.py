@@ -42,6 +42,7 @@ def _train(goal: str, out: Path) -> Path:
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("goal", GOALS)
 def test_the_weights_are_as_recorded(trained, goal):
     file = trained[goal] / "model.safetensors"
@@ -60,6 +61,7 @@ def test_the_folder_is_as_recorded(trained, goal):
     check_json(f"trainings/{goal}-folder.json", seen)
 
 
+@pytest.mark.long
 def test_the_same_training_gives_the_same_bits(trained, tmp_path):
     again = _train("enhancer", tmp_path / "again") / "model.safetensors"
     assert again.read_bytes() == (trained["enhancer"] / "model.safetensors").read_bytes()

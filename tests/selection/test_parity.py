@@ -67,6 +67,7 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return unpacked
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "pool", [*SMALL_POOLS, *(pytest.param(p, marks=needs_reference) for p in LARGE_POOLS)]
 )

@@ -61,6 +61,7 @@ def test_a_dry_run_shows_the_commands_and_makes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not REFERENCE, reason="MMSIEVE_REFERENCE does not name the folder of real data")
 def test_real_shards_go_through_with_the_bundled_model(tmp_path):
     sources = [str(Path(REFERENCE) / "data" / name) for name in ("captions", "interleaved")]
@@ -76,6 +77,7 @@ def test_a_demo_that_is_too_small_is_refused(tmp_path):
         mmsieve.demo(out=tmp_path / "out", count=3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["captions", "documents"])
 def test_the_bundled_classifier_masters_scenes_it_never_saw(tmp_path, what):
     make = mmsieve.generate_captions if what == "captions" else mmsieve.generate_documents
@@ -123,6 +125,7 @@ def test_an_unknown_model_names_the_bundled_ones(tmp_path: Path):
         mmsieve.load_model("unifilter-huge")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not REFERENCE, reason="MMSIEVE_REFERENCE does not name the folder of real data")
 def test_real_instruction_samples_are_rated_and_chosen(tmp_path):
     data = Path(REFERENCE) / "data" / "instruct"
@@ -149,6 +152,7 @@ def test_real_instruction_samples_are_rated_and_chosen(tmp_path):
     assert [item for item in everything if item in items] == items
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not REFERENCE, reason="MMSIEVE_REFERENCE does not name the folder of real data")
 def test_real_captions_are_judged(tmp_path):
     report = mmsieve.enhance(

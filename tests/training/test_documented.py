@@ -108,7 +108,7 @@ def own_recipe(folder: Path, page: str) -> None:
     (folder / "mine.py").write_text(code)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_training_commands_run_as_they_stand(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     threads = torch.get_num_threads()

@@ -151,6 +151,7 @@ def test_a_projector_trains_on_llava_captions(tmp_path):
     assert found[0].text == caption_group(6, 0).texts[-1].text
 
 
+@pytest.mark.long
 def test_accumulated_small_steps_learn_as_one_large_step_does(tmp_path):
     """The texts of one image at a time, or all: the same updates."""
     data = released_layout(tmp_path / "data")
@@ -196,6 +197,7 @@ def test_held_out_images_are_in_no_training_text():
         assert not sides[0] & sides[1]
 
 
+@pytest.mark.long
 def test_killed_and_run_again_the_losses_are_those_of_an_undisturbed_training(tmp_path):
     data = released_layout(tmp_path / "data", groups=8)
     file = recipe(tmp_path, batch=1, epochs=12, save_steps=4)
@@ -219,6 +221,7 @@ def test_killed_and_run_again_the_losses_are_those_of_an_undisturbed_training(tm
     assert all(torch.equal(tensor, after[name]) for name, tensor in tensors(whole).items())
 
 
+@pytest.mark.long
 def test_two_processes_learn_as_one_that_accumulates(tmp_path):
     """DDP on two CPU processes: the updates are those of twice the steps in one process."""
     data = released_layout(tmp_path / "data", groups=7)

@@ -53,7 +53,7 @@ def recipe(tmp_path) -> str:
     return str(tmp_path / "recipe.py")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_files_are_learnt_together_each_with_its_own_folder_of_images(files, recipe, tmp_path):
     """The same names of images in both folders are different images."""
     out = tmp_path / "out"
@@ -78,7 +78,7 @@ def test_files_are_learnt_together_each_with_its_own_folder_of_images(files, rec
     assert all(torch.equal(tensor, same[1][name]) for name, tensor in same[0].items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_weight_is_how_often_a_file_comes_in_an_epoch(files, recipe, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["train", "classifier", recipe, "--smoke", "--quiet", "--out", str(out)]
@@ -196,7 +196,7 @@ def test_a_new_projector_is_taught_first_or_missed_in_a_line(files, parts, tmp_p
     assert all(torch.equal(tensor, made[1][name]) for name, tensor in made[0].items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_enhancer_is_aligned_by_its_projector_alone(files, parts, tmp_path):
     data, out, started = tmp_path / "data", tmp_path / "out", tmp_path / "started"
     asked = mmsieve.GenerateOptions(teacher="rendered", count=4, quiet=True)

@@ -52,10 +52,10 @@ def ask_alone(item: RatingItem, question: int) -> torch.Tensor:
     return stock()(input_ids=ids[None], logits_to_keep=1, **images).logits[0, -1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("count", "questions"),
-    [(20, 3), pytest.param(200, 14, marks=needs_reference)],
+    [(20, 3), pytest.param(48, 14, marks=needs_reference)],
     ids=["in_tests", "all"],
 )
 def test_a_shared_beginning_gives_the_logits_of_separate_passes(count, questions):
