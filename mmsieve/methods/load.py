@@ -5,7 +5,7 @@ the model is another one, or is used otherwise; `rules` needs none. NAME and NAM
 be a plug-in that another package installs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,13 +62,15 @@ def find_folder(model: str, allowed: str = _PLACES) -> Path:
         return folder
     if model and folder.exists():
         raise RequestError(f"model {model!r} is a file: give {allowed}")
-    if not folders.HUB_ID.fullmatch(model):
-        raise RequestError(f"no model {model!r}: give {allowed}")
-    found = folders.hub_folder(model)
+    name = folders.known_id(model) or model
+    if not folders.HUB_ID.fullmatch(name):
+        raise RequestError(f"no model {model!r}{folders.near_name(model)}: give {allowed}")
+    found = folders.hub_folder(name)
     if found is None:
         raise RequestError(
-            f"no folder {model!r}, and no such model in the local Hugging Face cache or on the "
-            f"hub as reached from here: give {allowed}"
+            f"no folder {name!r}, and no such model in the local Hugging Face cache or on the "
+            f"hub as reached from here{folders.near_name(name) if name == model else ''}: "
+            f"give {allowed}"
         )
     return found
 
@@ -230,37 +232,37 @@ class LoadedModel:
         self.preparer = annotator.preparer()
         self.runner = make_runner(annotator, options)
 
-    def score(self, samples: Iterable[Sample]) -> list[Row]:
+    def score(self, samples: Iterable[Sample | Mapping[str, Any]]) -> list[Row]:
         """A row per caption or document, in order, with its quality; see `annotate`."""
         return self._do("score", samples)
 
-    def enhance(self, samples: Iterable[Sample]) -> list[Row]:
+    def enhance(self, samples: Iterable[Sample | Mapping[str, Any]]) -> list[Row]:
         """A row per caption pair, in order, with its scores and the caption to use; see `annotate`.
 
         A sample that can't be judged keeps its caption.
         """
         return self._do("enhance", samples)
 
-    def rate(self, samples: Iterable[Sample]) -> list[Row]:
+    def rate(self, samples: Iterable[Sample | Mapping[str, Any]]) -> list[Row]:
         """A row per instruction sample, in order, with its ratings and styles; see `annotate`."""
         return self._do("rate", samples)
 
-    def _do(self, verb: str, samples: Iterable[Sample]) -> list[Row]:
+    def _do(self, verb: str, samples: Iterable[Sample | Mapping[str, Any]]) -> list[Row]:
         able = _VERBS[self.annotator.kind]
         if verb != able:
             raise RequestError(f"this model can't {verb}: call its method {able}")
         return self.annotate(samples)
 
-    def annotate(self, samples: Iterable[Sample]) -> list[Row]:
+    def annotate(self, samples: Iterable[Sample | Mapping[str, Any]]) -> list[Row]:
         """A row per sample, in order: `key`, `status`, `error`, and the columns of the schema.
 
-        A sample that can't be used has its reason as status, and None in the other columns but
-        for what is known of it all the same.
+        A sample may be a dict (`Sample.of`). One that can't be used has its reason as status, and
+        None in the other columns but for what is known of it all the same.
         """
-        samples = list(samples)
+        made = [Sample.of(sample) for sample in samples]
         rows: list[Row] = []
-        found = annotate_samples(self.preparer, self.runner, samples)
-        for sample, row in zip(samples, found, strict=True):
+        found = annotate_samples(self.preparer, self.runner, made)
+        for sample, row in zip(made, found, strict=True):
             rows.append({"key": sample.key, "status": str(Status.OK), "error": None})
             rows[-1] |= dict.fromkeys(self.annotator.schema.names)
             if isinstance(row, SampleError):

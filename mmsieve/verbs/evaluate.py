@@ -17,6 +17,7 @@ from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_ta
 from mmsieve.evaluation.metrics import Bootstrap, Metrics, check_installed
 from mmsieve.evaluation.printed import agreement_table, model_tables, render, status_counts
 from mmsieve.generation.files import read_training_file
+from mmsieve.keywords import flat_options
 from mmsieve.leftovers import remove
 from mmsieve.locks import writing_to
 from mmsieve.methods.load import load_annotator
@@ -87,6 +88,7 @@ class EvaluateReport(Report):
         return status_counts(self.models) or "nothing"
 
 
+@flat_options
 @timed
 def evaluate(
     *tables: str,

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.exporting.published_scores import PublishedScores
+from mmsieve.keywords import flat_options
 from mmsieve.methods.load import kinds_of, load_annotator
 from mmsieve.methods.mlm_filter.annotator import MlmFilterOptions
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions
 
 
+@flat_options
 def score(
     *sources: str,
     model: str,
