@@ -15,6 +15,7 @@ import numpy.typing as npt
 # The four levels of quality that UniFilter is trained on, and how a model's output becomes one
 
 EASY_NEGATIVE, MEDIUM_NEGATIVE, HARD_NEGATIVE, POSITIVE = LEVELS = tuple(range(4))
+LEVEL_NAMES = ("easy negative", "medium negative", "hard negative", "positive")
 
 Scoring: TypeAlias = Literal["regression", "published", "expected"]
 

@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 193
+MOST_FILES = 199
 """Python files, __init__.py apart."""
-MOST_LINES = 40_000
+MOST_LINES = 41_500
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -125,8 +125,10 @@ FLOORS = (
     ("methods.plugins",),
     ("methods.load",),
     ("exporting", "filtering", "generation"),
-    ("evaluation", "registry", "reporting", "selection"),
-    ("auditing", "training"),
+    ("evaluation", "registry", "selection"),
+    ("training",),
+    ("reporting",),
+    ("auditing",),
     ("verbs",),
     ("synthetic",),
     ("usage",),

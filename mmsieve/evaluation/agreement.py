@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,43 +64,70 @@ class Agreement:
     """Table -> how far its scores tell these rows apart."""
 
 
+class PairedRows(NamedTuple):
+    """Some rows that are ok in both of two tables."""
+
+    rows: pl.DataFrame
+    """`key`, `shard`, `score`, `score_right`, `level`, `level_right` (null where a table has no
+    levels), and `hash`, by which `filter` breaks ties."""
+    only: tuple[int, int]
+    """Rows of the same files that one of the tables has alone."""
+
+
+class TablePair:
+    """Two tables to be joined; raises RequestError where their columns don't allow it."""
+
+    def __init__(self, first: Table, second: Table, options: AgreementOptions) -> None:
+        self._tables, self._on = (first, second), options.on
+        scored = [options.by or find_score(table.types) or SCORE for table in self._tables]
+        self.scored = scored[0], scored[1]
+        """The column of each table's score."""
+        has_levels = set(scored) == {SCORE} and all(_LEVEL in t.types for t in self._tables)
+        self._columns = []
+        for table, by in zip(self._tables, scored, strict=True):
+            _check(table, by, self._tables, options.on)
+            self._columns.append(_columns(table, by, options.on or "key", has_levels))
+
+    def blocks(self) -> Iterator[PairedRows]:
+        """All rows, shard by shard where that can be; RequestError where no row is in both."""
+        found = False
+        for files, on in _blocks(self._tables, self._on):
+            one, other = map(_rows, self._tables, files, self._columns)
+            paired = _join(one, other, on)
+            found = found or not paired.rows.is_empty()
+            yield paired
+        if not found:
+            first, second = self._tables
+            how = f"by {self._on}" if self._on else "by shard and key"
+            raise RequestError(
+                f"{first.path} and {second.path} have no sample in common that is ok in both, "
+                f"joined {how}: score the same SOURCEs, or say --on key or --on uid"
+            )
+
+
 def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Agreement:
     """Join two tables and compare their scores; raises RequestError where that can't be done."""
-    tables = (first, second)
-    scored = [options.by or find_score(table.types) or SCORE for table in tables]
-    has_levels = set(scored) == {SCORE} and all(_LEVEL in table.types for table in tables)
-    columns = []
-    for table, by in zip(tables, scored, strict=True):
-        _check(table, by, tables, options.on)
-        columns.append(_columns(table, by, options.on or "key", has_levels))
+    pair = TablePair(first, second, options)
     joined, alone = [], np.zeros(2, np.int64)
-    for files, on in _blocks(tables, options.on):
-        one, other = map(_rows, tables, files, columns)
-        pairs, *only = _join(one, other, on)
-        joined.append(pairs)
-        alone += only
-    if not any(map(len, joined)):
-        how = f"by {options.on}" if options.on else "by shard and key"
-        raise RequestError(
-            f"{first.path} and {second.path} have no sample in common that is ok in both, joined "
-            f"{how}: score the same SOURCEs, or say --on key or --on uid"
-        )
+    for paired in pair.blocks():
+        joined.append(paired.rows.drop("key", "shard"))
+        alone += paired.only
     pairs = pl.concat(joined)
     scores = pairs["score"].to_numpy(), pairs["score_right"].to_numpy()
-    same_level, kappa = _level_agreement(pairs)
+    levels = _both_levels(pairs)
     rows = {}
-    for table, only_here in zip(tables, alone.tolist(), strict=True):
+    for table, only_here in zip((first, second), alone.tolist(), strict=True):
         not_ok = table.rows - pairs.height - only_here
         rows[table.name] = TableRows(str(table.path), table.rows, not_ok, only_here)
     return Agreement(
         count=pairs.height,
-        by=" and ".join(dict.fromkeys(scored)),
+        by=" and ".join(dict.fromkeys(pair.scored)),
         tables=rows,
         spearman=spearman(*scores),
         pearson=pearson(*scores),
-        same_level=same_level,
-        kappa=kappa,
-        top=_overlaps(*scores, pairs["hash"].to_numpy()),
+        same_level=None if levels is None else float((levels[0] == levels[1]).mean()),
+        kappa=None if levels is None else kappa(*levels),
+        top=overlaps(*scores, pairs["hash"].to_numpy()),
         ties=dict(zip(rows, map(count_ties, scores), strict=True)),
     )
 
@@ -162,8 +189,8 @@ def _rows(table: Table, files: Sequence[TableFile], columns: dict[str, pl.Expr])
     return pl.concat(frames).lazy().select(**columns).cast(_TYPES)
 
 
-def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> tuple[pl.DataFrame, int, int]:
-    """Both scores, both levels and a hash of the rows ok on both sides; rows only on one side."""
+def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> PairedRows:
+    """The rows that are ok on both sides, and how many are on one side alone."""
     ok, other_ok = (side.filter("is_ok").drop("is_ok") for side in (one, other))
     try:
         pairs, only_one, only_other = pl.collect_all(
@@ -181,19 +208,21 @@ def _join(one: pl.LazyFrame, other: pl.LazyFrame, on: list[str]) -> tuple[pl.Dat
     except (pl.exceptions.PolarsError, OSError) as error:
         raise RequestError(f"a table can't be read ({one_line(error)})") from error
     hashes = pl.Series("hash", hash_samples(pairs["key"], pairs["shard"]))
-    kept = pairs.select("score", "score_right", "level", "level_right").with_columns(hashes)
-    return kept, only_one.item(), only_other.item()
+    names = ("key", "shard", "score", "score_right", "level", "level_right")
+    return PairedRows(
+        pairs.select(names).with_columns(hashes), (only_one.item(), only_other.item())
+    )
 
 
-def _level_agreement(pairs: pl.DataFrame) -> tuple[float | None, float | None]:
-    """Share of the same level, and kappa, over the rows that have levels in both tables."""
+def _both_levels(pairs: pl.DataFrame) -> tuple[Ints, Ints] | None:
+    """The levels of the rows that have some in both tables; None where there is none."""
     levels = pairs.select("level", "level_right").drop_nulls()
     if levels.is_empty():
-        return None, None
+        return None
     one, other = (column.to_numpy().astype(np.int64) for column in levels)
     if min(one.min(), other.min()) < 0:
         raise RequestError(f"column {_LEVEL} holds a number below 0: levels count from 0")
-    return float((one == other).mean()), kappa(one, other)
+    return one, other
 
 
 def kappa(one: Ints, other: Ints) -> float | None:
@@ -206,11 +235,15 @@ def kappa(one: Ints, other: Ints) -> float | None:
     return float(cohen_kappa_score(one, other, labels=labels, weights="quadratic"))
 
 
-def _overlaps(one: Floats, other: Floats, ties: npt.NDArray[Any]) -> dict[str, float | None]:
+def overlaps(one: Floats, other: Floats, ties: npt.NDArray[Any]) -> dict[str, float | None]:
+    """Per fraction of TOP the overlap (Jaccard) of what a cut by either score would keep.
+
+    `ties` are the hashes that `filter` breaks ties by.
+    """
     first, second = (np.lexsort((~ties, -scores)) for scores in (one, other))
-    overlaps: dict[str, float | None] = {}
+    found: dict[str, float | None] = {}
     for top in TOP:
         count = math.floor(Fraction(top) * len(one))
         both = len(np.intersect1d(first[:count], second[:count], assume_unique=True))
-        overlaps[top] = both / (2 * count - both) if count else None
-    return overlaps
+        found[top] = both / (2 * count - both) if count else None
+    return found

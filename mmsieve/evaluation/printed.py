@@ -10,11 +10,10 @@ from rich.text import Text
 from mmsieve.evaluation.agreement import Agreement
 from mmsieve.evaluation.comparing import COMPARED, Measured
 from mmsieve.evaluation.metrics import RESAMPLED, Interval, Metrics, ScoreTies
-from mmsieve.labels import LEVELS
+from mmsieve.labels import LEVEL_NAMES, LEVELS
 from mmsieve.sanitize import plain
 
 WIDTH = 100
-_NAMES = ("easy negative", "medium negative", "hard negative", "positive")
 _LABEL, _CELL, _COLUMNS = 19, 24, 3
 """Widths of a table of intervals, of which so many columns fit."""
 _NUMBER = 7
@@ -129,7 +128,7 @@ def _details(one: Measured) -> Iterator[RenderableType]:
     for level in LEVELS:
         counts = [f"{count:,}" for count in metrics.confusion[level]]
         rates = metrics.recall_per_level[level], metrics.f1_per_level[level]
-        table.add_row(f"{level} {_NAMES[level]}", *counts, *map(_number, rates))
+        table.add_row(f"{level} {LEVEL_NAMES[level]}", *counts, *map(_number, rates))
     table.add_section()
     calibration = metrics.calibration
     table.add_row("mean true level", *(_number(mean, ".2f") for mean in calibration.mean_level))

@@ -4,6 +4,7 @@ Both for a report and for the last lines of `enhance`, which are about the whole
 run tells of what was done before, too.
 """
 
+import math
 from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +18,11 @@ import polars as pl
 
 from mmsieve import tables
 from mmsieve.errors import Status
-from mmsieve.methods.aitqe.answers import words
+from mmsieve.methods.aitqe.answers import DETAILS, EXPLANATIONS, words
 from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
+from mmsieve.reporting.rewrites import WordChange, WordChanges, shown_rewrite
+from mmsieve.reporting.texts import clipped
 
 _CAPTIONS = ("caption", "recaption", "final_caption")
 _TEXTS = ("key", "shard", "status", "error", *_CAPTIONS, "rewrite_refused")
@@ -30,8 +33,17 @@ _TYPES: sections.Types = {
 }
 _QUALITIES = ("caption_quality", "recaption_quality")
 """What a classifier said of the captions that were to be rewritten, where one was asked."""
+_JUDGED: sections.Types = dict.fromkeys(_QUALITIES, pl.Float32)
+_SHOWN: sections.Types = {
+    **_JUDGED,
+    **dict.fromkeys((f"{name}_score" for name in DETAILS), pl.Float32),
+    **dict.fromkeys(EXPLANATIONS.names, pl.String),
+}
+"""Columns that a table may lack."""
 _HIGHEST = 10
 _LENGTH_BINS = 12
+_QUALITY_BINS = 12
+_WORDS_SHOWN = 12
 _AS_IT_WAS = "left as it was"
 _WHAT = (
     pl.when(pl.col("status") != Status.OK)
@@ -58,6 +70,18 @@ class _Tally:
     """Overall score, rounded, and whether the caption was rewritten -> captions."""
     words: tuple[Counter[int], Counter[int]] = field(default_factory=lambda: (Counter(), Counter()))
     """Words of a rewritten caption, before and after -> captions."""
+    qualities: tuple[Counter[float], Counter[float]] = field(
+        default_factory=lambda: (Counter(), Counter())
+    )
+    """The classifier's score of a rewritten caption, to tenths, before and after -> captions."""
+    vocabularies: "tuple[Vocabulary, Vocabulary]" = field(
+        default_factory=lambda: (Vocabulary(), Vocabulary())
+    )
+    """Words of all captions, before and after."""
+    changed: WordChanges = field(default_factory=WordChanges)
+    """Words of the rewritten captions."""
+    details: int = 0
+    """Captions that have more scores than the overall one."""
     sums: dict[str, tuple[int, float, float]] = field(default_factory=dict)
     """What may change -> captions, and its sums over them before and after."""
 
@@ -65,14 +89,23 @@ class _Tally:
         for row in rows.filter(pl.col("status") == Status.OK).iter_rows(named=True):
             score = min(max(round(row["overall_score"]), 0), _HIGHEST)
             self.scores[score, row["rewritten"]] += 1
+            self.details += row[f"{DETAILS[0]}_score"] is not None
+            for vocabulary, name in zip(
+                self.vocabularies, ("caption", "final_caption"), strict=True
+            ):
+                vocabulary.add([row[name]])
             lengths = len(words(row["caption"])), len(words(row["final_caption"]))
             self._change("words, all captions", *lengths)
             if row["rewritten"]:
                 self._change("words, rewritten captions", *lengths)
                 for found, length in zip(self.words, lengths, strict=True):
                     found[length] += 1
-                qualities = (row[name] for name in _QUALITIES)
+                self.changed.add(row["caption"], row["final_caption"])
+                qualities = [row[name] for name in _QUALITIES]
                 self._change("classifier's score, rewritten captions", *qualities)
+                if None not in qualities:
+                    for counts, quality in zip(self.qualities, qualities, strict=True):
+                        counts[round(quality, 1)] += 1
 
     def _change(self, name: str, before: float | None, after: float | None) -> None:
         if before is not None and after is not None:
@@ -95,6 +128,17 @@ class AssessmentNumbers:
     """What changed -> its mean before and after."""
     lengths: sections.Shares | None
     """Of the rewritten captions."""
+    qualities: sections.Shares | None
+    """The classifier's scores of the rewritten captions, where one was asked."""
+    distinct: tuple[int, int]
+    """Different words of all captions, before and after, about."""
+    more: list[WordChange]
+    """Words that the rewritten captions have more often than before, the most so first."""
+    less: list[WordChange]
+    missed: int
+    """How much too low the counts of words may be."""
+    has_details: bool
+    """Whether there are more scores than the overall one."""
     groups: sections.Groups
     template: str = "assessments.html.j2"
 
@@ -102,9 +146,11 @@ class AssessmentNumbers:
 def count(table: ReportTable, request: sections.SectionRequest) -> AssessmentNumbers:
     """The numbers of an assessment table."""
     tally, gallery = _Tally(), sections.Gallery(_GROUPS, request.gallery)
-    counts = sections.count_rows(_rows(table.files), gallery, tally.add)
+    counts = sections.count_rows(_rows(table.files, _SHOWN), gallery, tally.add)
     scores, judged, rewritten = tally.scores, tally.scores.total(), tally.words[0].total()
     total = sum(score * n for (score, _), n in scores.items())
+    below = table.headers[0].fingerprint.get("rewrite_below")
+    more, less = tally.changed.most(_WORDS_SHOWN)
     return AssessmentNumbers(
         rows=sum(counts.values()),
         rewritten=rewritten,
@@ -116,17 +162,26 @@ def count(table: ReportTable, request: sections.SectionRequest) -> AssessmentNum
         ],
         changes={name: (one / n, other / n) for name, (n, one, other) in tally.sums.items()},
         lengths=_lengths(tally.words, rewritten) if rewritten else None,
-        groups=gallery.groups(_shown),
+        qualities=_quality_shares(tally.qualities),
+        distinct=(tally.vocabularies[0].size, tally.vocabularies[1].size),
+        more=more,
+        less=less,
+        missed=tally.changed.missed,
+        has_details=tally.details > 0,
+        groups=gallery.groups(lambda _, row: _shown(row, below)),
     )
 
 
-def _rows(files: Sequence[Path]) -> Iterator[pl.DataFrame]:
-    """The rows of a table's files, some at a time, with `what` became of each caption."""
+def _rows(files: Sequence[Path], optional: sections.Types) -> Iterator[pl.DataFrame]:
+    """The rows of a table's files, some at a time, with `what` became of each caption.
+
+    What isn't there of the `optional` columns is null.
+    """
     for file in files:
         with tables.open_file(file) as opened:
             there = opened.schema_arrow.names
-        types = {**_TYPES, **{name: pl.Float32 for name in _QUALITIES if name in there}}
-        missing = [pl.lit(None, pl.Float32).alias(n) for n in _QUALITIES if n not in there]
+        types = {**_TYPES, **{name: kind for name, kind in optional.items() if name in there}}
+        missing = [pl.lit(None, kind).alias(n) for n, kind in optional.items() if n not in there]
         for rows in sections.read_rows([file], sections.typed(types)):
             yield rows.with_columns(_WHAT, *missing)
 
@@ -144,10 +199,30 @@ def _lengths(found: tuple[Counter[int], Counter[int]], count: int) -> sections.S
     )
 
 
-def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:
-    proposed = row["final_caption"] if row["rewritten"] else row["recaption"]
-    label = "rewrite" if row["rewritten"] else "rewrite, not used"
-    texts = [("caption", row["caption"]), (label, proposed)]
+def _quality_shares(found: tuple[Counter[float], Counter[float]]) -> sections.Shares | None:
+    """The classifier's scores before and after, in bins as wide as they must be."""
+    count = found[0].total()
+    if not count:
+        return None
+    lowest, highest = min(map(min, found)), max(map(max, found))
+    width = max(0.1, math.ceil((highest - lowest) / _QUALITY_BINS * 10) / 10)
+    places = [Counter[int](), Counter[int]()]
+    for place, counts in zip(places, found, strict=True):
+        for quality, captions in counts.items():
+            place[int((quality - lowest) / width + 1e-6)] += captions
+    bins = range(max(map(max, places)) + 1)
+    return sections.Shares(
+        title="The classifier's score of a rewritten caption",
+        labels=[f"{lowest + number * width:.1f}" for number in bins],
+        names=["before", "after"],
+        counts=[[place[number] for number in bins] for place in places],
+        totals=[count, count],
+    )
+
+
+def _shown(row: dict[str, Any], rewrite_below: str | None) -> sections.GallerySample:
+    is_judged = row["overall_score"] is not None
+    texts = () if is_judged or not row["caption"] else (("caption", row["caption"]),)
     return sections.GallerySample(
         key=row["key"],
         shard=row["shard"],
@@ -156,7 +231,8 @@ def _shown(_: str, row: dict[str, Any]) -> sections.GallerySample:
         keep=True if row["rewritten"] else None,
         reason=row["what"],
         error=row["error"],
-        texts=tuple((label, sections.clipped(text)) for label, text in texts if text),
+        texts=tuple((label, clipped(text)) for label, text in texts),
+        rewrite=shown_rewrite(row, rewrite_below) if is_judged else None,
     )
 
 
@@ -243,7 +319,7 @@ class RewriteSummary:
 def summarise(folder: Path) -> RewriteSummary:
     """What became of the captions of an assessment table."""
     found = RewriteSummary()
-    for rows in _rows(list(tables.table_files(folder).values())):
+    for rows in _rows(list(tables.table_files(folder).values()), _JUDGED):
         found.add(rows.filter(pl.col("status") == Status.OK))
     return found
 

@@ -1,21 +1,24 @@
 """Samples as they read: texts and small pictures, fetched from the shards that tables are about."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image as PillowImage
 
 from mmsieve.errors import RequestError, SampleError, ShardError
+from mmsieve.generation.files import TrainingRecord, parse_training_record
 from mmsieve.identity import SourceShards, TableSource
 from mmsieve.images import ImageLimits, decode
-from mmsieve.read import ReadOptions, parse_record
+from mmsieve.read import ReadOptions, Record, parse_record
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reporting.inputs import ReportTable
-from mmsieve.reporting.sections import GallerySample, clipped
+from mmsieve.reporting.sections import GallerySample, Groups
+from mmsieve.reporting.texts import clipped
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import Shard, find_files
 
@@ -68,10 +71,34 @@ WantedSample: TypeAlias = tuple[ReportTable, GallerySample]
 ContentName: TypeAlias = tuple[Path, str, str, int | None]
 
 
-def name_of(wanted: WantedSample) -> ContentName:
-    """Path of the table; shard, key and place of the sample."""
-    table, one = wanted
-    return table.path, one.shard, one.key, one.place
+def name_of(path: Path, one: GallerySample) -> ContentName:
+    """Where what it is about lies; shard, key and place of the sample."""
+    return path, one.shard, one.key, one.place
+
+
+def read_labelled(
+    path: Path,
+    groups: Groups,
+    records: Mapping[int, TrainingRecord],
+    images: Path | None,
+    size: PictureSize,
+) -> dict[ContentName, SampleContent]:
+    """How labelled texts read, by their names; without a folder of `images` their texts alone.
+
+    `records`: the text of each sample's place.
+    """
+    contents: dict[ContentName, SampleContent] = {}
+    for one in chain.from_iterable(groups.values()):
+        record = records[one.place or 0]
+        content = SampleContent((ContentPart(text=clipped(record.text)),))
+        if images is not None:
+            try:
+                sample = parse_training_record(images, Record(one.key, {"text": record}))
+                content = _content(sample, size)
+            except SampleError as error:
+                content = SampleContent((*content.pieces, ContentPart(problem=str(error))))
+        contents[name_of(path, one)] = content
+    return contents
 
 
 def read_contents(
@@ -88,7 +115,7 @@ def read_contents(
     for shard, samples in found.items():
         try:
             for name, content in _read(shard, set(samples), read, size):
-                contents.update(dict.fromkeys(map(name_of, samples[name]), content))
+                contents.update({name_of(table.path, one): content for table, one in samples[name]})
         except ShardError as error:
             notes.append(f"shard {shard.name} could not be read to its end: {error}")
     return contents, notes

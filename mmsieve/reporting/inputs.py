@@ -1,7 +1,7 @@
 """What a report is made from: tables, decisions, metrics, and the sources of their samples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mmsieve.read.instructions import looks_right
 from mmsieve.read.json_items import first_sign, line_items, parse_object
 from mmsieve.sources import one_line
 from mmsieve.tables import Header
+from mmsieve.training.options import RUN
 
 _MOST_BYTES = 1 << 26
 """No metrics.json is that large."""
@@ -23,24 +24,58 @@ _MOST = 1 << 53
 """No number in it either."""
 
 
-def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
-    """Name and numbers of each model of a metrics.json; None for what may hold samples."""
+METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """What a metrics.json says of one model."""
+
+    file: Path
+    name: str
+    """What to call it in the report."""
+    values: dict[str, Any]
+    own: str = ""
+    """Its name among several; empty where it is alone."""
+    differences: Mapping[str, Any] = field(default_factory=dict)
+    """To the first model of several, by number."""
+
+    @property
+    def predictions(self) -> Path | None:
+        """The file with every text's score, where it is there."""
+        path = self.file.with_name(PREDICTIONS)
+        return path if path.is_file() else None
+
+
+def read_metrics(path: Path) -> list[EvaluatedModel] | None:
+    """What a metrics.json, or the folder with it, says of each model; None for anything else.
+
+    Raises RequestError for JSON that is neither that nor may hold samples.
+    """
+    path = path / METRICS if (path / METRICS).is_file() else path
     try:
         if path.suffix.lower() != ".json" or not path.is_file() or _may_hold_samples(path):
             return None
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("too large")
         values = parse_object(path.read_bytes())
+        if "tables" in values and "spearman" in values:
+            raise ValueError("it compares two tables: give these to report instead")
         name, models = path.parent.name or path.name, values.get("models")
-        named = {name: values}
+        found = [EvaluatedModel(path, name, values)]
         if isinstance(models, dict):
-            named = {f"{name}: {each}": one for each, one in models.items()}
-        if problem := next(filter(None, map(_problem, named.values())), None):
+            differences = values.get("differences")
+            less = differences if isinstance(differences, dict) else {}
+            found = [
+                EvaluatedModel(path, f"{name}: {own}", one, own, less.get(own) or {})
+                for own, one in models.items()
+            ]
+        if problem := next(filter(None, (_problem(one.values) for one in found)), None):
             raise ValueError(problem)
     except (OSError, SampleError, ValueError) as error:
         what = "neither a metrics.json with the numbers of a model, nor samples"
         raise RequestError(f"{path}: {what} ({one_line(error)})") from error
-    return list(named.items())
+    return found
 
 
 def _may_hold_samples(path: Path) -> bool:
@@ -117,31 +152,41 @@ class Inputs:
     """The inputs of a report by kind; whatever is none of ours is a source of samples."""
 
     tables: tuple[ReportTable, ...]
-    metrics: tuple[tuple[str, dict[str, Any]], ...]
-    """Name and content of each metrics.json."""
+    metrics: tuple[EvaluatedModel, ...]
+    trainings: tuple[Path, ...]
+    """Folders of trainings."""
     sources: tuple[str, ...]
 
 
 def sort_inputs(inputs: Sequence[str]) -> Inputs:
     """Tell tables, decisions and metrics from sources; raises RequestError where none is ours."""
     found: list[ReportTable] = []
-    metrics: list[tuple[str, dict[str, Any]]] = []
+    metrics: list[EvaluatedModel] = []
+    trainings: list[Path] = []
     sources: list[str] = []
     for given in inputs:
         path = Path(given)
-        if (numbers := read_metrics(path)) is not None:
+        if (folder := training_folder(path)) is not None:
+            trainings.append(folder)
+        elif (numbers := read_metrics(path)) is not None:
             metrics += numbers
         elif (table := find_table(path)) is not None:
             found.append(table)
         else:
             sources.append(given)
-    if not found and not metrics:
+    if not found and not metrics and not trainings:
         raise RequestError(
             f"nothing to report in {', '.join(inputs) or 'no input'}: give a table made by score, "
-            "rate or enhance, decisions made by filter or select, or a metrics.json, and with "
-            "them the shards or instruction files for pictures"
+            "rate or enhance, decisions made by filter or select, what evaluate or train made, and "
+            "with them the shards or instruction files for pictures"
         )
-    return Inputs(tuple(found), tuple(metrics), tuple(sources))
+    return Inputs(tuple(found), tuple(metrics), tuple(trainings), tuple(sources))
+
+
+def training_folder(path: Path) -> Path | None:
+    """The folder of a training, given as such or by its training.json; None for anything else."""
+    folder = path.parent if path.name == RUN else path
+    return folder if (folder / RUN).is_file() else None
 
 
 def find_table(path: Path) -> ReportTable | None:

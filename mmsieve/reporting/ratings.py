@@ -13,11 +13,13 @@ from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError, Status
 from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
+from mmsieve.reporting.selections import SubsetNumbers, SubsetTally, retell
 
 KIND = "ratings"
 _MOST_NAMES = 12
 _COMMON = ("key", "shard", "status", "error")
 _STYLES, _SOURCE = "styles", "image_source"
+_ROW = "row"
 
 
 @dataclass
@@ -56,6 +58,7 @@ class RatingNumbers:
     capabilities: list[sections.Shares]
     styles: sections.Shares
     sources: sections.Shares
+    subsets: list[SubsetNumbers]
     groups: sections.Groups
     template: str = "ratings.html.j2"
 
@@ -70,33 +73,91 @@ def count(table: ReportTable, request: sections.SectionRequest) -> RatingNumbers
     types |= dict.fromkeys(capabilities, pl.Int8) | {_SOURCE: pl.String}
     if _STYLES in schema:
         types[_STYLES] = pl.List(pl.String)
-    subsets = request.beside(table, DECISIONS)
-    tallies = [RatingTally(name) for name in ("pool", *(subset.name for subset in subsets))]
-
-    def rows() -> Iterator[pl.DataFrame]:
-        for frame in sections.read_rows(table.files, sections.typed(types)):
-            extra = [] if _STYLES in schema else [pl.lit(None, pl.List(pl.String)).alias(_STYLES)]
-            found = frame.with_columns(pl.col("status").alias("what"), *extra)
-            for number, subset in enumerate(subsets):
-                found = _with_decisions(found, subset, number)
-            yield found
-
-    def add(found: pl.DataFrame) -> None:
-        tallies[0].add(found, capabilities)
-        for number, tally in enumerate(tallies[1:]):
-            tally.add(found.filter(f"keep{number}"), capabilities)
-
-    groups, subset_of = _groups([subset.name for subset in subsets])
-    gallery = sections.Gallery(groups, request.gallery)
-    counts = sections.count_rows(rows(), gallery, add)
+    counting = _RatingCounts(table, request.beside(table, DECISIONS), capabilities, types)
+    gallery = sections.Gallery(counting.groups, request.gallery)
+    counts = sections.count_rows(counting.rows(), gallery, counting.add)
+    tallies = counting.tallies
+    styles = _most_frequent("Styles", tallies, [tally.styles for tally in tallies])
+    sources = _most_frequent("Image sources", tallies, [tally.sources for tally in tallies])
     return RatingNumbers(
         rows=tallies[0].rows,
         counts=counts,
         capabilities=[_capability(name, tallies) for name in capabilities],
-        styles=_most_frequent("Styles", tallies, [tally.styles for tally in tallies]),
-        sources=_most_frequent("Image sources", tallies, [tally.sources for tally in tallies]),
-        groups=gallery.groups(lambda title, row: _shown(row, subset_of.get(title), capabilities)),
+        styles=styles,
+        sources=sources,
+        subsets=[_subset(one, styles.labels, sources.labels) for one in counting.subset_tallies],
+        groups=gallery.groups(counting.shown),
     )
+
+
+class _RatingCounts:
+    """Counts the rows of a table, beside those of its subsets and of as many random ones."""
+
+    def __init__(
+        self,
+        table: ReportTable,
+        subsets: list[ReportTable],
+        capabilities: list[str],
+        types: dict[str, sections.Type],
+    ) -> None:
+        self._table, self._subsets, self._types = table, subsets, types
+        self._capabilities = capabilities
+        retold = [retell(table, subset) for subset in subsets]
+        names = [subset.name for subset in subsets]
+        self.subset_tallies = [
+            SubsetTally(name, one, capabilities) for name, one in zip(names, retold, strict=True)
+        ]
+        self.groups, self._subset_of = _groups(names)
+        self._pool = RatingTally("pool")
+        self._chosen = [RatingTally(name) for name in names]
+        randoms = ["random"] if len(names) == 1 else [f"random for {name}" for name in names]
+        self._random = [RatingTally(name) for name in randoms]
+
+    @property
+    def tallies(self) -> list[RatingTally]:
+        """The pool, the subsets, and what chance would have chosen in their place."""
+        return [self._pool, *self._chosen, *self._random]
+
+    def rows(self) -> Iterator[pl.DataFrame]:
+        """The rows, some at a time, with every subset's decision and whether chance takes them."""
+        start = 0
+        extra = [pl.lit(None, pl.List(pl.String)).alias(_STYLES)] * (_STYLES not in self._types)
+        for frame in sections.read_rows(self._table.files, sections.typed(self._types)):
+            what = pl.col("status").alias("what")
+            found = frame.with_columns(what, *extra).with_row_index(_ROW, offset=start)
+            end = start + frame.height
+            for number, subset in enumerate(self._subsets):
+                found = _with_decisions(found, subset, number)
+                random = self.subset_tallies[number].retold.random[start:end]
+                found = found.with_columns(pl.Series(f"random{number}", random))
+            start = end
+            yield found
+
+    def add(self, found: pl.DataFrame) -> None:
+        """Count rows."""
+        self._pool.add(found, self._capabilities)
+        for number, tally in enumerate(self.subset_tallies):
+            keep, random = f"keep{number}", f"random{number}"
+            self._chosen[number].add(found.filter(keep), self._capabilities)
+            self._random[number].add(found.filter(random), self._capabilities)
+            tally.add(found, keep, random, _STYLES, _SOURCE)
+
+    def shown(self, title: str, row: dict[str, Any]) -> sections.GallerySample:
+        """A sample of the gallery."""
+        subset = self._subset_of.get(title)
+        said = ""
+        if subset is not None:
+            said = self.subset_tallies[subset].retold.said_of(row[_ROW])
+        return _shown(row, subset, self._capabilities, said)
+
+
+def _subset(tally: SubsetTally, styles: list[str], sources: list[str]) -> SubsetNumbers:
+    maps = (
+        tally.map_of("styles", styles),
+        tally.map_of("sources", sources),
+        tally.retold.brought_map(),
+    )
+    return SubsetNumbers(tally.name, [one for one in maps if one], tally.retold.why_not)
 
 
 def _groups(subsets: list[str]) -> tuple[dict[str, sections.GalleryGroup], dict[str, int]]:
@@ -113,7 +174,7 @@ def _groups(subsets: list[str]) -> tuple[dict[str, sections.GalleryGroup], dict[
 
 
 def _shown(
-    row: dict[str, Any], subset: int | None, capabilities: list[str]
+    row: dict[str, Any], subset: int | None, capabilities: list[str], said: str
 ) -> sections.GallerySample:
     failed = row["status"] if row["status"] != Status.OK else None
     rated = {name: row[name] for name in capabilities if row[name]}
@@ -125,7 +186,11 @@ def _shown(
         keep=None if subset is None else row[f"keep{subset}"],
         reason=failed if subset is None else row[f"reason{subset}"],
         error=row["error"],
-        marks=(tuple(f"{name} {rated[name]}" for name in order), tuple(row[_STYLES] or ())),
+        marks=(
+            tuple(f"{name} {rated[name]}" for name in order),
+            tuple(row[_STYLES] or ()),
+            (said,) if said else (),
+        ),
     )
 
 

@@ -2,13 +2,11 @@
 
 import base64
 import hashlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.resources import files
 from itertools import chain
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,7 +14,15 @@ from markupsafe import Markup
 from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError, is_order_to_end
 from mmsieve.read import ReadOptions
-from mmsieve.reporting import assessments, ratings, scores
+from mmsieve.reporting import (
+    agreements,
+    assessments,
+    charts,
+    evaluations,
+    ratings,
+    scores,
+    trainings,
+)
 from mmsieve.reporting.contents import (
     LARGE,
     MANY,
@@ -24,11 +30,13 @@ from mmsieve.reporting.contents import (
     SampleContent,
     name_of,
     read_contents,
+    read_labelled,
 )
 from mmsieve.reporting.explorer.explorer import Explorer
 from mmsieve.reporting.explorer.page_data import page_data, to_script
 from mmsieve.reporting.inputs import Inputs, ReportTable
-from mmsieve.reporting.sections import Bin, GallerySample, SectionNumbers, SectionRequest, Shares
+from mmsieve.reporting.sections import GallerySample, SectionNumbers, SectionPart, SectionRequest
+from mmsieve.tables import Header
 
 # Counting: which module makes the section of which kind of table
 
@@ -41,26 +49,45 @@ COUNTS: dict[str, Callable[[ReportTable, SectionRequest], SectionNumbers]] = {
 """Kind of a table -> what counts it."""
 
 
-def count_all(tables: Sequence[ReportTable], gallery: int) -> list[SectionNumbers]:
-    """The numbers of all tables; raises RequestError for a kind or columns that aren't shown."""
-    for one in tables:
+def count_all(given: Inputs, gallery: int) -> tuple[list[SectionPart], list[str]]:
+    """The sections of all inputs, and notes on what is not shown.
+
+    Raises RequestError for a kind or columns that aren't shown.
+    """
+    for one in given.tables:
         if one.kind not in COUNTS:
             raise RequestError(
                 f"{one.path}: holds {one.kind}, which is not shown; {', '.join(COUNTS)} are"
             )
-    request = SectionRequest(tuple(tables), gallery)
-    made = []
-    for one in tables:
+    request, notes = SectionRequest(given.tables, gallery), list[str]()
+    made = [_part(one, request) for one in given.tables]
+    for first, second in agreements.compared(request):
+        title = f"{first.name} and {second.name}"
         try:
-            made.append(COUNTS[one.kind](one, request))
-        except BaseException as error:
-            if isinstance(error, RequestError) or is_order_to_end(error):
-                raise
-            reason = str(error).strip().split("\n")[0]
-            raise RequestError(
-                f"{one.path}: can't be read as a table of {one.kind} ({reason}); make it again"
-            ) from error
-    return made
+            numbers = agreements.compare(first, second, gallery)
+        except RequestError as error:
+            notes.append(f"{title} are not compared: {error}")
+            continue
+        made.append(SectionPart(title, "agreement", first.path, numbers, first, is_alone=False))
+    for model in given.metrics:
+        found = evaluations.read_evaluation(model, gallery)
+        made.append(SectionPart(model.name, "metrics", model.file.parent, found))
+    for folder in given.trainings:
+        name = folder.resolve().name
+        made.append(SectionPart(name, "training", folder, trainings.read_training(folder)))
+    return made, notes
+
+
+def _part(one: ReportTable, request: SectionRequest) -> SectionPart:
+    try:
+        return SectionPart(one.name, one.kind, one.path, COUNTS[one.kind](one, request), one)
+    except BaseException as error:
+        if isinstance(error, RequestError) or is_order_to_end(error):
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise RequestError(
+            f"{one.path}: can't be read as a table of {one.kind} ({reason}); make it again"
+        ) from error
 
 
 _FEW = 800
@@ -69,12 +96,16 @@ _FEW = 800
 
 @dataclass(frozen=True)
 class Section:
-    """What the report says of one table or of one set of decisions."""
+    """What the report says of one table, or of several together."""
 
-    table: ReportTable
-    numbers: SectionNumbers
+    part: SectionPart
     contents: Mapping[ContentName, SampleContent] = field(default_factory=dict)
     """How samples read."""
+
+    @property
+    def numbers(self) -> SectionNumbers:
+        """All that is said of the samples."""
+        return self.part.numbers
 
     @property
     def groups(self) -> dict[str, list[tuple[GallerySample, SampleContent]]]:
@@ -85,18 +116,23 @@ class Section:
         }
 
     def _content(self, one: GallerySample) -> SampleContent:
-        return self.contents.get(name_of((self.table, one)), SampleContent())
+        return self.contents.get(name_of(self.part.path, one), SampleContent())
+
+    @property
+    def _headers(self) -> tuple[Header, ...]:
+        table = self.part.table
+        return table.headers if table is not None and self.part.is_alone else ()
 
     @property
     def facts(self) -> list[tuple[str, str]]:
         """How it was made, as name and value; a value that differs between files is left out."""
-        headers = self.table.headers
-        facts: list[tuple[str, str]] = [("made by", f"mmsieve {headers[0].version}")]
-        for part in ("fingerprint", "notes"):
-            first = getattr(headers[0], part)
-            for name, value in first.items():
-                if all(getattr(header, part).get(name) == value for header in headers):
-                    facts.append((name.replace("_", " "), str(value)))
+        facts: list[tuple[str, str]] = []
+        for first in self._headers[:1]:
+            facts.append(("made by", f"mmsieve {first.version}"))
+            for part in ("fingerprint", "notes"):
+                for name, value in getattr(first, part).items():
+                    if all(getattr(header, part).get(name) == value for header in self._headers):
+                        facts.append((name.replace("_", " "), str(value)))
         return facts
 
     @property
@@ -104,7 +140,7 @@ class Section:
         """Shards of which only a part was read, with the reason."""
         return [
             (header.shard, header.problem or f"trial run of {header.limit} samples")
-            for header in self.table.headers
+            for header in self._headers
             if not header.complete and (header.problem or header.limit)
         ]
 
@@ -117,12 +153,11 @@ class ReportPage:
     explorers: list[Explorer]
     contents: Mapping[ContentName, SampleContent]
     notes: list[str]
-    metrics: Sequence[tuple[str, dict[str, Any]]] = ()
 
     def contents_of(self, one: Explorer) -> list[list[list[str]]]:
         """How the samples of an explorer read, in their order."""
         found = (
-            self.contents.get(name_of((one.tables[0], sample)), SampleContent())
+            self.contents.get(name_of(one.tables[0].path, sample), SampleContent())
             for sample in one.samples()
         )
         return [
@@ -135,39 +170,37 @@ class ReportPage:
 
 
 def make_page(
-    given: Inputs,
-    counted: Sequence[SectionNumbers],
-    explorers: Sequence[Explorer],
-    read: ReadOptions,
+    given: Inputs, counted: Sequence[SectionPart], explorers: Sequence[Explorer], read: ReadOptions
 ) -> ReportPage:
     """Sections and explorers with their samples as they read, and notes on what was not found."""
-    sections = list(zip(given.tables, counted, strict=True))
     wanted = [
-        (table, one) for table, numbers in sections for one in chain(*numbers.groups.values())
+        (part.table, one)
+        for part in counted
+        if part.table is not None
+        for one in chain(*part.numbers.groups.values())
     ]
     wanted += [(one.tables[0], sample) for one in explorers for sample in one.samples()]
-    contents: Mapping[ContentName, SampleContent] = {}
+    contents: dict[ContentName, SampleContent] = {}
     notes: list[str] = []
+    size = LARGE if len(wanted) <= _FEW else MANY
     if given.sources:
-        size = LARGE if len(wanted) <= _FEW else MANY
         contents, notes = read_contents(wanted, given.sources, read, size)
     elif wanted:
         notes.append(
             "no shards were given, so there are no pictures: name them, or instruction files, "
             "after the tables"
         )
-    made = [Section(table, numbers, contents) for table, numbers in sections]
-    return ReportPage(made, list(explorers), contents, notes, given.metrics)
+    for part in counted:
+        if isinstance(part.numbers, evaluations.EvaluationNumbers) and part.numbers.groups:
+            of_part = part.numbers.groups, part.numbers.records
+            contents |= read_labelled(part.path, *of_part, read.images, size)
+            if read.images is None:
+                notes.append(f"{part.title}: --images DIR shows the pictures of its texts, too")
+    made = [Section(part, contents) for part in counted]
+    return ReportPage(made, list(explorers), contents, notes)
 
 
 # Sections and samples -> the HTML file
-
-WIDTH, HEIGHT = 720.0, 180.0
-SMALL_WIDTH, SMALL_HEIGHT = 240.0, 64.0
-_LETTER = 7.0
-"""About the width of a digit below the columns."""
-_GAP = 0.24
-"""Share of a label's place that is left empty."""
 
 
 def render(page: ReportPage, day: date) -> str:
@@ -179,15 +212,8 @@ def render(page: ReportPage, day: date) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shapes = (bars, ticks, place, columns, middles)
-    environment.filters |= {shape.__name__: shape for shape in shapes}
-    environment.globals |= {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "small_width": SMALL_WIDTH,
-        "small_height": SMALL_HEIGHT,
-        "colours": 5,  # of pools side by side, in report.css
-    }
+    environment.filters |= {shape.__name__: shape for shape in charts.SHAPES}
+    environment.globals |= charts.SIZES
     script, style = own_script(_SCRIPTS), own_file("report.css")
     return environment.get_template("report.html.j2").render(
         page=page,
@@ -218,68 +244,3 @@ def own_file(name: str) -> str:
 def content_hash(text: str) -> str:
     """What a content policy calls an element's text: only that text may run, or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-# Counts -> the rectangles of charts
-
-
-def bars(bins: list[Bin]) -> list[dict[str, float]]:
-    """Rectangles of a histogram: x, width, and per bar y and height of kept and dropped."""
-    most = max(one.kept + one.dropped for one in bins)
-    step = WIDTH / len(bins)
-    made = []
-    for index, one in enumerate(bins):
-        kept, dropped = (n * HEIGHT / most for n in (one.kept, one.dropped))
-        made.append(
-            {
-                "x": round(index * step + 0.5, 2),
-                "width": round(step - 1, 2),
-                "kept_y": round(HEIGHT - kept, 2),
-                "kept": round(kept, 2),
-                "dropped_y": round(HEIGHT - kept - dropped, 2),
-                "dropped": round(dropped, 2),
-            }
-        )
-    return made
-
-
-def columns(shares: Shares) -> Iterator[dict[str, float | int | str]]:
-    """Rectangles of shares, the pools side by side: pool, place and size, and what they say."""
-    step = SMALL_WIDTH / len(shares.labels)
-    width = step * (1 - _GAP) / len(shares.names)
-    for pool, name in enumerate(shares.names):
-        for number, label in enumerate(shares.labels):
-            share = shares.share(pool, number)
-            height = share / (shares.most or 1) * SMALL_HEIGHT
-            yield {
-                "pool": pool,
-                "x": round(number * step + step * _GAP / 2 + pool * width, 2),
-                "y": round(SMALL_HEIGHT - height, 2),
-                "width": round(width, 2),
-                "height": round(height, 2),
-                "says": f"{label}: {share:.1%} of {name}",
-            }
-
-
-def middles(shares: Shares) -> list[tuple[float, str]]:
-    """Places and labels below the columns, as many as there is room for."""
-    step = SMALL_WIDTH / len(shares.labels)
-    every = math.ceil((max(map(len, shares.labels)) + 1) * _LETTER / step)
-    labels = list(enumerate(shares.labels))[::every]
-    return [(round((n + 0.5) * step, 2), label) for n, label in labels]
-
-
-def ticks(bins: list[Bin]) -> list[tuple[float, str]]:
-    """Places and labels below a histogram, at most about eight."""
-    low, high = bins[0].low, bins[-1].high
-    step = next(s for s in (0.25, 0.5, 1, 2, 5, 10, 100, 1e4, 1e9) if (high - low) / s <= 8)
-    first = -(-low // step)
-    count = int((high - first * step) // step) + 1
-    values = [(first + i) * step for i in range(count)]
-    return [(place(bins, value), f"{value:g}") for value in values]
-
-
-def place(bins: list[Bin], score: float) -> float:
-    """Where a score lies below a histogram."""
-    low, high = bins[0].low, bins[-1].high
-    return round((score - low) / (high - low) * WIDTH, 2)

@@ -10,6 +10,7 @@ import polars as pl
 
 from mmsieve.filtering.ids import hash_samples
 from mmsieve.reporting.inputs import ReportTable
+from mmsieve.reporting.rewrites import ShownRewrite
 from mmsieve.tables import read_frames
 
 Type = pl.DataType | type[pl.DataType]
@@ -19,7 +20,6 @@ Types = Mapping[str, Type]
 FAILED = "Failed"
 """Title of the samples that have no score."""
 
-_MOST_LETTERS = 2000
 _ROWS = 1 << 20
 """Of a table, that are in memory at a time."""
 
@@ -76,6 +76,8 @@ class GallerySample:
     """Label and text of what the table holds; where it does, they stand for the sample's own."""
     marks: tuple[tuple[str, ...], ...] = ()
     """Lines of short words about the sample."""
+    rewrite: ShownRewrite | None = None
+    """What a model would write instead of its caption."""
 
 
 Groups = dict[str, list[GallerySample]]
@@ -92,6 +94,22 @@ class SectionNumbers(Protocol):
     @property
     def groups(self) -> Groups:
         """The samples to show."""
+
+
+@dataclass(frozen=True)
+class SectionPart:
+    """A section before its samples are read."""
+
+    title: str
+    what: str
+    """The kind of what it is about."""
+    path: Path
+    """Where that is."""
+    numbers: SectionNumbers
+    table: ReportTable | None = None
+    """Whose samples it shows, where they are a table's."""
+    is_alone: bool = True
+    """Whether it is about one thing, so that it says how that was made."""
 
 
 @dataclass(frozen=True)
@@ -198,10 +216,3 @@ def counted(values: pl.Series) -> dict[Any, int]:
 def most_first(counts: Mapping[str, int]) -> dict[str, int]:
     """The counts, the highest first, and those that are the same by name."""
     return dict(sorted(counts.items(), key=lambda named: (-named[1], named[0] or "")))
-
-
-def clipped(text: str) -> str:
-    """The text as it can be written to a file, cut where it would fill the page."""
-    clean = text.encode("utf-8", "replace").decode("utf-8")
-    left = len(clean) - _MOST_LETTERS
-    return clean if left <= 0 else f"{clean[:_MOST_LETTERS]} ... ({left:,} more characters)"

@@ -100,11 +100,30 @@ class SampleBudget:
 # The published selection: rounds of rich, diverse choices
 
 
+class Brought:
+    """Which capability chose each row, and in which group it found it."""
+
+    def __init__(self, rows: int) -> None:
+        self.capabilities = np.full(rows, -1, np.int16)
+        """Of each row the place of the capability; -1 where none chose it."""
+        self.groups = np.full(rows, -1, np.int32)
+        """Of each row the number of the group; -1 where it wasn't chosen in one."""
+
+    def add(self, rows: Numbers, capability: int, group: int) -> None:
+        """Note rows that a capability chose in a group."""
+        self.capabilities[rows], self.groups[rows] = capability, group
+
+
 def choose_in_rounds(
-    pool: Pool, usable: Bools, budget: SampleBudget, above: float, shares: Sequence[Fraction]
+    pool: Pool,
+    usable: Bools,
+    budget: SampleBudget,
+    above: float,
+    shares: Sequence[Fraction],
+    brought: Brought | None = None,
 ) -> None:
     """Spend the budget on usable rows rated above a number, by the shares of the capabilities."""
-    rounds = Rounds(pool, usable, budget, above)
+    rounds = Rounds(pool, usable, budget, above, brought)
     live = list(range(len(pool.ratings)))
     while live and budget.left > 0:
         together = sum(shares[number] for number in live)
@@ -116,8 +135,16 @@ def choose_in_rounds(
 class Rounds:
     """What is left to choose from, and how much of it each group has for each capability."""
 
-    def __init__(self, pool: Pool, usable: Bools, budget: SampleBudget, above: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        usable: Bools,
+        budget: SampleBudget,
+        above: float,
+        brought: Brought | None = None,
+    ) -> None:
         self._budget = budget
+        self._brought = brought
         self._groups = pool.groups
         self._members = pool.groups.ordered(usable, pool.order)
         self._ranks = [ratings.ranks for ratings in pool.ratings.values()]
@@ -148,6 +175,8 @@ class Rounds:
             debt += share - self._budget.spend(rows)
             left[rows] = 0
             chosen.append(rows)
+            if self._brought is not None:
+                self._brought.add(rows, capability, group)
         every = np.concatenate(chosen)
         self._leave_out(every)
         used_up = self._budget.used_up()
@@ -199,10 +228,14 @@ def choose_per_source(pool: Pool, usable: Bools, budget: SampleBudget, seed: int
         _spend_at_random(own, budget, seed, budget.left // (len(sizes) - done))
 
 
-def _spend_at_random(rows: Numbers, budget: SampleBudget, seed: int, allowance: int) -> None:
-    """Choose rows in the order of a fixed hash of their numbers: the same everywhere."""
+def in_random_order(rows: Numbers, seed: int) -> Numbers:
+    """The rows in the order of a fixed hash of their numbers: the same everywhere."""
     numbers = mix(rows.astype(np.uint64) + mix(np.array([seed], np.uint64) + np.uint64(1)))
-    budget.spend(budget.fit(rows[np.argsort(numbers, kind="stable")], allowance))
+    return rows[np.argsort(numbers, kind="stable")]
+
+
+def _spend_at_random(rows: Numbers, budget: SampleBudget, seed: int, allowance: int) -> None:
+    budget.spend(budget.fit(in_random_order(rows, seed), allowance))
 
 
 # A request carried out: which rows are chosen, and why the others aren't
@@ -242,10 +275,6 @@ class Choice:
 
 def choose(rated: RatedSamples, options: SelectOptions) -> Choice:
     """Carry out a request; raises RequestError where it doesn't fit what was rated."""
-    pool = rated.pool
-    shares = options.shares(list(pool.ratings))
-    wanted = options.wanted(pool.rows)
-    notes: list[str] = []
     required, missing = _listed(rated, options.require)
     if missing:
         raise RequestError(
@@ -253,8 +282,23 @@ def choose(rated: RatedSamples, options: SelectOptions) -> Choice:
             f"({min(missing)!r}): take them out of the file"
         )
     excluded, missing = _listed(rated, options.exclude)
+    found = choose_among(rated.pool, options, required, excluded)
     if missing:
-        notes.append(f"--exclude {options.exclude}: {len(missing)} of its keys aren't there")
+        note = f"--exclude {options.exclude}: {len(missing)} of its keys aren't there"
+        found.notes.insert(0, note)
+    return found
+
+
+def choose_among(
+    pool: Pool,
+    options: SelectOptions,
+    required: Bools,
+    excluded: Bools,
+    brought: Brought | None = None,
+) -> Choice:
+    """Choose from a pool, required rows first and excluded ones never; both are bool [rows]."""
+    notes: list[str] = []
+    wanted, shares = options.wanted(pool.rows), options.shares(list(pool.ratings))
     usable = pool.is_ok & ~excluded
     if pool.tokens is not None:
         without = int((usable & (pool.tokens < 1)).sum())
@@ -270,7 +314,7 @@ def choose(rated: RatedSamples, options: SelectOptions) -> Choice:
                 f"--above {options.above:g}: no ratings above {options.above:g} among the samples "
                 "that may be chosen: say a lower number"
             )
-        choose_in_rounds(pool, usable, budget, options.above, shares)
+        choose_in_rounds(pool, usable, budget, options.above, shares, brought)
     elif options.strategy == "top-mean":
         choose_top_means(pool, usable, budget, options.above)
     elif options.strategy == "random":

@@ -1,12 +1,13 @@
 """What a selection is asked for."""
 
+import ast
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from cyclopts import Parameter, Token
 
@@ -14,9 +15,13 @@ from mmsieve.errors import RequestError
 from mmsieve.options import Options, Positive, number, parse_whole, whole
 
 Strategy: TypeAlias = Literal["mmssr", "random", "top-mean", "per-source"]
+Spelling: TypeAlias = Literal["exact", "strict"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+SPELLINGS: tuple[Spelling, ...] = get_args(Spelling)
 Amount: TypeAlias = int | float
 """An int is a count, a float a fraction."""
 _SEEDS = 2**63
+_Word = TypeVar("_Word", bound=str)
 
 
 def parse_amount(text: str) -> Amount:
@@ -60,7 +65,7 @@ class SelectOptions(Options):
     ratings); per-source (from each image source the same number, at random)."""
     seed: Annotated[int, whole(gte=0, lt=_SEEDS)] = 0
     """Of random and per-source."""
-    styles: Literal["exact", "strict"] = "exact"
+    styles: Spelling = "exact"
     """exact: a style's text as it stands, trimmed. strict: spellings of the nine styles that differ
     in case or in full-width characters are the same style, and any other is none."""
 
@@ -148,6 +153,36 @@ class SelectOptions(Options):
                 keys = "\n".join(read_keys(asked[name]))
                 asked[name] = hashlib.sha256(keys.encode()).hexdigest()
         return {name: str(value) for name, value in asked.items()}
+
+    @classmethod
+    def of_fingerprint(cls, asked: Mapping[str, str]) -> "SelectOptions":
+        """The request that a fingerprint is of, but for its files of keys; raises ValueError."""
+        budget, tokens = asked.get("budget"), asked.get("budget_tokens")
+        quotas = ast.literal_eval(asked.get("source_quota", "()"))
+        options = cls(
+            budget=None if budget is None else parse_amount(budget),
+            budget_tokens=None if tokens is None else int(tokens),
+            capabilities=asked.get("capabilities"),
+            above=float(asked.get("above", "0")),
+            weights=asked.get("weights"),
+            source_quota=tuple(map(str, quotas)),
+            strategy=_one_of(STRATEGIES, asked.get("strategy")),
+            seed=int(asked.get("seed", "0")),
+            styles=_one_of(SPELLINGS, asked.get("styles")),
+        )
+        try:
+            options.check()
+        except RequestError as error:
+            raise ValueError(str(error)) from error
+        return options
+
+
+def _one_of(words: Sequence[_Word], asked: str | None) -> _Word:
+    """The word that was asked for; raises ValueError where there is no such."""
+    found = next((word for word in words if word == asked), None)
+    if found is None:
+        raise ValueError(f"{asked} is none of {', '.join(words)}")
+    return found
 
 
 def read_keys(path: Path) -> list[str]:

@@ -177,9 +177,10 @@ def _placed(
 
 # training.json: what a folder was trained for, so that only the same command goes on in it
 
-_NAME = "training.json"
-STAGES = "stages"
-"""Folder of what has been reached, until the training is done."""
+RUN = "training.json"
+STAGES, STATES, LOG = "stages", "-states", "log.json"
+"""Until the training is done: the folder of what has been reached; in it the end of the name of a
+stage's saved states, and the file of what a finished stage logged."""
 
 RunConfig = dict[str, Any]
 """Recipe, stage, and fingerprints of what else the result depends on."""
@@ -192,7 +193,7 @@ def check_run_config(
 
     Raises RequestError where something else is in it.
     """
-    made = read_record(out, _NAME, "train")
+    made = read_record(out, RUN, "train")
     if made is None or overwrite:
         return "new"
     made.pop("logs", None)
@@ -210,13 +211,13 @@ def begin_training(out: Path, config: RunConfig) -> None:
         remove(out / name)
     write_run_config(out, config, {})
     for path in contents(out):
-        if path.name != _NAME:
+        if path.name != RUN:
             remove(path)
 
 
 def write_run_config(out: Path, config: RunConfig, logs: dict[str, Any]) -> None:
     """Note the run config and, at the end, each stage's log."""
-    write_text(out / _NAME, json.dumps({**config, "logs": logs}, indent=1) + "\n")
+    write_text(out / RUN, json.dumps({**config, "logs": logs}, indent=1) + "\n")
 
 
 # The processes of one training: what only the first does, and where all wait for each other

@@ -41,7 +41,15 @@ from mmsieve.training.data import (
     known_capabilities,
 )
 from mmsieve.training.initial import output_embedding, write_initial
-from mmsieve.training.options import STAGES, DataFiles, RunConfig, processes, write_run_config
+from mmsieve.training.options import (
+    LOG,
+    STAGES,
+    STATES,
+    DataFiles,
+    RunConfig,
+    processes,
+    write_run_config,
+)
 from mmsieve.training.recipe import (
     BaseRecipe,
     EnhancerRecipe,
@@ -55,7 +63,6 @@ from mmsieve.training.recipe import (
 from mmsieve.training.records import RecordInputs, open_files
 from mmsieve.validated import JsonObject, read_json_file
 
-_LOG = "log.json"
 _LOGGED = TypeAdapter(list[JsonObject])
 Make: TypeAlias = Callable[[Path], list[str]]
 """Carries out a stage into a folder; returns what a user should know."""
@@ -193,13 +200,13 @@ class Training(ABC):
         """Run a stage, and write the model that comes about."""
         if stage.optimisation.gradient_checkpointing:
             trainer.checkpoint_activations(opened.language)
-        log, trained = trainer.run_stage(stage, self.stages / f"{stage.name}-states", self.quiet)
+        log, trained = trainer.run_stage(stage, self.stages / f"{stage.name}{STATES}", self.quiet)
         if trained is None:  # the first process has it
             return
         trainer.merge_adapters(trained)
         with whole_folder(folder) as place:
             opened.save(trained.model, place)
-            (place / _LOG).write_text(json.dumps(log))
+            (place / LOG).write_text(json.dumps(log))
 
     def _publish(self) -> None:
         """The last stage's checkpoint to `out`, config.json last."""
@@ -209,7 +216,7 @@ class Training(ABC):
         logs = {
             name: read_json_file(file, _LOGGED, f"remove {file.parent} to train that stage again")
             for name in self.steps
-            if (file := self.stages / name / _LOG).is_file()
+            if (file := self.stages / name / LOG).is_file()
         }
         sync(made)
         write_run_config(self.out, self.config, logs)

@@ -53,8 +53,8 @@ def report(
     Parameters
     ----------
     inputs
-        Tables of score, rate and enhance, decisions, metrics.json files; and, for pictures, the
-        shards and instruction files that they are about.
+        Tables of score, rate and enhance, decisions, what evaluate or train made; and, for
+        pictures, the shards and instruction files that they are about.
     out
         The page: a file that ends in .html.
     """
@@ -63,11 +63,12 @@ def report(
         raise RequestError(f"--out {out}: name a file that ends in .html")
     check_file(out, "a report", _is_report, wanted.overwrite)
     given = sort_inputs(inputs)
-    counted = count_all(given.tables, wanted.gallery)
-    explorers, notes = find_explorers(given.tables, wanted.cards) if wanted.cards else ([], [])
-    cards = sum(len(group) for numbers in counted for group in numbers.groups.values())
+    counted, notes = count_all(given, wanted.gallery)
+    explorers, more = find_explorers(given.tables, wanted.cards) if wanted.cards else ([], [])
+    notes += more
+    cards = sum(len(group) for part in counted for group in part.numbers.groups.values())
     cards += sum(one.sample.height for one in explorers)
-    total = len(counted) + len(given.metrics)
+    total = len(counted)
     if wanted.dry_run:
         return PageReport(out=out, sections=total, notes=(f"would show {cards} samples",))
     with writing_to(out, "report", wait=wanted.wait):

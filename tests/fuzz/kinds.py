@@ -71,6 +71,7 @@ def _ratings() -> None:
     _main("generate ratings --teacher rendered --count 6 --out pool --quiet")
     models = "--model mmssr-tiny-scorer --styler mmssr-tiny-styler"
     _main(f"{_RATE} {models} --out ratings")
+    _main("select ratings --budget 2 --out subset --quiet")
 
 
 def _foreign() -> None:
@@ -225,6 +226,7 @@ KINDS: dict[str, Kind] = {
             "filter scores --top-fraction 0.5 --out out --quiet",
             "filter scores again --where scores.quality_score<9 --out out --quiet",
             "report scores --out out.html",
+            "report again scores --out out.html",
             "report scores in --out out.html",
             "evaluate scores again --out out --quiet",
             _MAKE_SCORES,
@@ -257,6 +259,7 @@ KINDS: dict[str, Kind] = {
             "select ratings --budget 2 --out out --quiet",
             "select ratings --strategy top-mean --budget-tokens 500 --out out --quiet",
             "report ratings --out out.html",
+            "report ratings subset --out out.html",
             f"{_RATE} --model mmssr-tiny-scorer --styler mmssr-tiny-styler --out ratings",
         ),
     ),
@@ -285,6 +288,7 @@ KINDS: dict[str, Kind] = {
         (
             "report one/metrics.json --out out.html",
             "report two/metrics.json --out out.html",
+            "report one --images made --out out.html",
             "filter one/predictions.parquet --by score --min-score 1 --out out",
         ),
     ),
@@ -311,7 +315,7 @@ KINDS: dict[str, Kind] = {
             "begun/stages/data.json",
             "begun/stages/*/*",
         ),
-        (f"{_TRAIN} done", f"{_TRAIN} begun"),
+        (f"{_TRAIN} done", f"{_TRAIN} begun", "report done begun --out out.html"),
     ),
     "export": Kind(
         _export,
