@@ -51,7 +51,9 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
             mlp: Any = parent
             mlp.fc1 = PackedLinear(mlp.fc1, gelu=True)
             mlp.activation_fn = nn.Identity()
-        for name, child in list(parent.named_children()):
+        # by name: a list of them would keep all of an MLP's weights beside the packed ones
+        for name in [name for name, _ in parent.named_children()]:
+            child = getattr(parent, name)
             if type(child) is nn.Linear:
                 setattr(parent, name, PackedLinear(child))
             elif type(child).__name__ in _NORMS and dtype == torch.float32:
