@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 VLLM := .venv-vllm
 
 .PHONY: setup demo test test-full test-loaders test-long test-sharded test-vllm check chaos chaos-short fuzz \
-	fuzz-short lint format bench clean
+	fuzz-short lint format bench wheel-test clean
 
 setup: .venv/.ready
 
@@ -83,6 +83,11 @@ fuzz: setup
 
 fuzz-short: setup
 	$(FUZZ) --count 12 --seconds 90
+
+# The wheel in an empty environment, in another folder, without a compiler: minutes, most of them pip's.
+wheel-test: setup
+	$(BIN)/pip install --quiet hatchling
+	$(BIN)/python -m tests.wheel.try_wheel --python $(PYTHON)
 
 lint: setup
 	$(BIN)/ruff format --check .

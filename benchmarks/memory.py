@@ -20,12 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 import mmsieve
-from benchmarks.sized import QWEN_1_5B, QWEN_7B, make_folder
+from benchmarks.sized import make_folder
 from mmsieve import GenerateOptions
+from mmsieve.training.memory import TEXT_TOKENS
+from tests.full_width.folders import GEOMETRIES, Geometry
 
-TOLERANCE = 0.15
+WORD = "a"
+"""A token of any vocabulary."""
+QWEN_1_5B, QWEN_7B = GEOMETRIES["Qwen2.5-1.5B"], GEOMETRIES["mmSSR-7B"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Case:
     """A request whose memory is estimated and measured."""
 
     verb: str
-    text: dict[str, int]
+    geometry: Geometry
     layers: int
     tower_layers: int
     options: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +58,12 @@ CASES = {
     "rate, activations": Case("rate", QWEN_1_5B, 2, 3, {"batch_tokens": 6144}),
     "enhance, weights": Case("enhance", QWEN_7B, 2, 3, {"batch_tokens": 2048}),
     "enhance, activations": Case("enhance", QWEN_1_5B, 2, 3, {"batch_tokens": 6144}),
+    "train classifier": Case("train", QWEN_1_5B, 2, 2, {"batch": 4}),
+    "train classifier, activations": Case("train", QWEN_1_5B, 2, 2, {"batch": 12}),
+    "train classifier, activations computed twice": Case(
+        "train", QWEN_1_5B, 2, 2, {"batch": 12, "gradient_checkpointing": True}
+    ),
+    "train classifier, tower too": Case("train", QWEN_1_5B, 2, 2, {"batch": 4, "tower_rate": 1e-6}),
 }
 
 
@@ -82,8 +93,9 @@ def main() -> None:
 def measure(folder: Path, case: Case, samples: int) -> dict[str, int]:
     """Bytes: `weights` and `estimate` as said, `loaded` and `peak` as measured."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        sizes = case.text, case.layers, case.tower_layers, case.vocabulary
-        models = [make_folder(Path(place) / "model", case.verb, *sizes)]
+        sizes = case.geometry, case.layers, case.tower_layers, case.vocabulary
+        method = "score" if case.verb == "train" else case.verb
+        models = [make_folder(Path(place) / "model", method, *sizes)]
         if case.styler:
             models.append(make_folder(Path(place) / "styler", case.verb, *sizes))
             config = json.loads((models[1] / "config.json").read_text("utf-8"))
@@ -102,12 +114,29 @@ def measure(folder: Path, case: Case, samples: int) -> dict[str, int]:
 
 
 def data(folder: Path, verb: str, samples: int) -> Path:
-    """What the verb reads: drawn captions, or instruction samples."""
+    """What the verb reads: drawn captions, instruction samples, or texts at four levels."""
+    if verb == "train":
+        return labelled(folder / "labelled")
     out = folder / ("instructions" if verb == "rate" else "captions")
     if not out.exists():
         options = GenerateOptions(teacher="rendered", count=samples, texts_per_image=1, quiet=True)
         make = mmsieve.generate_ratings if verb == "rate" else mmsieve.generate_captions
         make(out=out, options=options if verb == "rate" else replace(options, shards=True))
+    return out
+
+
+def labelled(out: Path) -> Path:
+    """Texts as long as a usual caption at four levels, over 24 images and as many apart."""
+    if not out.exists():
+        out.mkdir()
+        for name in ("train", "val"):
+            records = []
+            for number in range(24):
+                image = f"{name}{number}.png"
+                Image.effect_noise((384, 384), 40).convert("RGB").save(out / image)
+                text = f"<image>\n{' '.join([WORD] * TEXT_TOKENS)}"
+                records += [{"image": image, "text": text, "label": level} for level in range(4)]
+            (out / f"{name}.json").write_text(json.dumps(records))
     return out
 
 

@@ -1,10 +1,12 @@
 """One request in this process: prints what its memory was said to be, and what it was."""
 
+import gc
 import json
 import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import mmsieve
 from mmsieve.engine.annotator import RunnerOptions, annotate_samples
@@ -15,6 +17,11 @@ from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions, parse_record
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sources import find_files
+from mmsieve.training.memory import estimate_training
+from mmsieve.training.options import TrainOptions
+from mmsieve.training.recipe import Recipe, load_recipe
+
+IMPORTS = "from mmsieve.training.recipe import Recipe\n"
 
 
 def status(name: str) -> int:
@@ -24,6 +31,49 @@ def status(name: str) -> int:
 
 def main() -> None:
     request = json.loads(sys.argv[1])
+    measure = measure_training if request["verb"] == "train" else measure_annotator
+    print(json.dumps(measure(request)))
+
+
+def measure_training(request: dict[str, Any]) -> dict[str, int]:
+    """Of two updates of a classifier, whose start is loaded and whose end is saved meanwhile."""
+    import mmsieve.training.training
+
+    data, model = Path(request["data"]), Path(request["models"][0])
+    stage = {"epochs": 1.0, "save_steps": 1000, **request["options"]}
+    recipe = load_recipe("unifilter-tiny", Recipe, smoke=True).changed(classifier=stage)
+    memory = estimate_training("classifier", recipe, recipe.classifier, model)
+    file = data / f"recipe{os.getpid()}.py"
+    file.write_text(
+        f"{IMPORTS}RECIPE = SMOKE = Recipe.model_validate_json({recipe.model_dump_json()!r})"
+    )
+    before = forget_peak()
+    mmsieve.train_classifier(
+        str(file),
+        out=model.parent / "trained",
+        start_from=model,
+        options=TrainOptions(data=[data / "train.json"], val=[data / "val.json"], quiet=True),
+    )
+    print(memory.line, file=sys.stderr)
+    return {
+        "weights": memory.weights,
+        "estimate": memory.total,
+        "loaded": memory.weights,
+        "stays": memory.weights,
+        "peak": status("VmHWM") - before,
+    }
+
+
+def forget_peak() -> int:
+    """The resident bytes of now; the peak begins anew."""
+    gc.collect()
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    return before
+
+
+def measure_annotator(request: dict[str, Any]) -> dict[str, int]:
+    """Of a model that reads all samples of a folder."""
     verb, models, options = request["verb"], request["models"], request["options"]
     tokens = options.pop("batch_tokens", None)
     if verb == "score":
@@ -42,24 +92,19 @@ def main() -> None:
     samples = read(request["data"], verb)
     preparer = annotator.preparer()
     preparer.prepare(samples[0])
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = forget_peak()
     loaded = annotator.runner(wanted)
     after, stays = status("VmHWM") - before, status("VmRSS") - before
     annotate_samples(preparer, loaded, samples)
     peak = status("VmHWM") - before
     print(memory.line, file=sys.stderr)
-    print(
-        json.dumps(
-            {
-                "weights": memory.weights,
-                "estimate": memory.total,
-                "loaded": after,
-                "stays": stays,
-                "peak": peak,
-            }
-        )
-    )
+    return {
+        "weights": memory.weights,
+        "estimate": memory.total,
+        "loaded": after,
+        "stays": stays,
+        "peak": peak,
+    }
 
 
 def read(source: str, verb: str) -> list[mmsieve.Sample]:

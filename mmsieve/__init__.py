@@ -4,6 +4,10 @@ Its public names are those of `__init__.pyi`. Importing it loads neither torch n
 is resolved when it is first used.
 """
 
+from importlib.metadata import version
+
 import lazy_loader
+
+__version__ = version("mmsieve")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,6 +13,7 @@ from .errors import ShardError as ShardError
 from .errors import Status as Status
 from .evaluation.agreement import AgreementOptions as AgreementOptions
 from .evaluation.metrics import Metrics as Metrics
+from .frames import read_table as read_table
 from .generation.options import AssessmentsOptions as AssessmentsOptions
 from .generation.options import GenerateOptions as GenerateOptions
 from .generation.options import RatingsOptions as RatingsOptions
@@ -25,6 +26,7 @@ from .methods.load import find_folder as find_folder
 from .methods.load import load_enhancer as load_enhancer
 from .methods.load import load_model as load_model
 from .methods.load import load_rater as load_rater
+from .methods.mlm_filter.annotator import MlmFilterOptions as MlmFilterOptions
 from .methods.mmssr.annotator import RatingOptions as RatingOptions
 from .methods.unifilter.annotator import ScoringOptions as ScoringOptions
 from .read import ReadOptions as ReadOptions
@@ -40,6 +42,8 @@ from .verbs.audit import AuditReport as AuditReport
 from .verbs.audit import audit as audit
 from .verbs.convert import ConvertReport as ConvertReport
 from .verbs.convert import convert as convert
+from .verbs.doctor import DoctorReport as DoctorReport
+from .verbs.doctor import doctor as doctor
 from .verbs.enhance import enhance as enhance
 from .verbs.evaluate import EvaluateOptions as EvaluateOptions
 from .verbs.evaluate import EvaluateReport as EvaluateReport
@@ -74,3 +78,5 @@ from .verbs.train import train_classifier as train_classifier
 from .verbs.train import train_enhancer as train_enhancer
 from .verbs.train import train_projector as train_projector
 from .verbs.train import train_rater as train_rater
+
+__version__: str

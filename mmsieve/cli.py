@@ -7,52 +7,89 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
-from cyclopts import App, CycloptsError, ValidationError
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+    ValidationError,
+)
 
 from mmsieve.errors import MmsieveError, RequestError, is_order_to_end
 from mmsieve.outputs import is_full
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
-from mmsieve.sanitize import plain, write
+from mmsieve.sanitize import log_as_json, logs_json, plain, write
 from mmsieve.sources import one_line
-
-if TYPE_CHECKING:
-    from cyclopts.help.formatters import DefaultFormatter
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
+CLEAN = Group("Clean data", sort_key=1)
+OWN = Group("Models of your own", sort_key=2)
+MORE = Group("Find your way", sort_key=3)
+
 app = App(
     name="mmsieve",
     help="Clean the image-text data that multimodal models learn from.",
-    help_epilogue="Any command takes --debug: a traceback where there is an error.",
+    version_flags=["--version", "-V"],
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # ours says how to go on
 )
+app["--help"].group = app["--version"].group = MORE
+
+VERBS = {
+    CLEAN: "look score enhance rate report audit filter select export",
+    OWN: "evaluate convert",
+    MORE: "models layouts doctor",
+}
+"""In the order of work. A verb's module is imported when the verb is used."""
+_LISTS = {"models": "list_models", "layouts": "list_layouts"}
 
 
-# A verb's module is imported when the verb is used.
-VERBS = ("score", "enhance", "rate", "filter", "select", "export", "evaluate", "report", "convert")
-for verb in VERBS:
-    app.command(f"mmsieve.verbs.{verb}:{verb}")
-app.command("mmsieve.verbs.audit:audit")
-app.command("mmsieve.verbs.look:look")
-app.command("mmsieve.verbs.layouts:list_layouts", name="layouts")
-app.command("mmsieve.verbs.models:list_models", name="models")
-for verb, place in registered("verb").items():
-    app.command(place, name=verb)
+def _add(name: str, place: str, group: Group) -> None:
+    app.command(place, name=name, group=group, sort_key=len(list(app)))
+
+
+for verbs_of, names in VERBS.items():
+    for verb in names.split():
+        _add(verb, f"mmsieve.verbs.{verb}:{_LISTS.get(verb, verb)}", verbs_of)
+for verb, registered_place in registered("verb").items():
+    _add(verb, registered_place, MORE)
 
 generation = App(name="generate", help="Write training data: texts, judgements, ratings.")
 for what in ("captions", "documents", "assessments", "ratings"):
     generation.command(f"mmsieve.verbs.generate:generate_{what}", name=what)
-app.command(generation)
 
 training = App(name="train", help="Train a checkpoint from a recipe.")
 for goal in ("projector", "classifier", "rater", "enhancer"):
     training.command(f"mmsieve.verbs.train:train_{goal}", name=goal)
-app.command(training)
+
+for order, below in enumerate((generation, training)):
+    below.group, below.sort_key = OWN, order
+    app.command(below)
+
+
+@app.command(name="help", group=MORE)
+def show_help(*command: str) -> None:
+    """Show how a verb is used: `mmsieve help filter` is `mmsieve filter --help`."""
+
+
+@app.command(group=MORE)
+def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
+    """Print a script that completes verbs and options in a shell.
+
+    Parameters
+    ----------
+    shell
+        The shell that the script is for.
+    """
+    write(app.generate_completion(prog_name="mmsieve", shell=shell), sys.stdout)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,9 +99,18 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
+    with log_as_json("--log-json" in words):
+        sys.exit(_main(words, debug))
+
+
+def _main(words: list[str], debug: bool) -> int:
+    """Carry the command line out until it ends, however that is; returns the exit code."""
+    if words[:1] == ["help"] and words[1:] not in (["--help"], ["-h"]):
+        words = [*words[1:], "--help"]
     if _asks_for_help(words):
-        _import_all(app)
-        generation.help_formatter = _teachers_help(words)
+        from mmsieve.usage import prepare
+
+        prepare(app, words)
     try:
         with _heeding_signals():
             code = _run(words, debug)
@@ -76,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = _say_ended("terminated", TERMINATED)
     except KeyboardInterrupt:
         code = _say_ended("interrupted", INTERRUPTED)
-    sys.exit(code)
+    return code
 
 
 ISSUES = "https://github.com/mmsieve/mmsieve/issues"
@@ -88,7 +134,7 @@ _UNFORESEEN = (
 def _run(words: list[str], debug: bool) -> int:
     """Parse, carry out, print; returns the exit code."""
     try:
-        given = [word for word in words if word != "--debug"]
+        given = [word for word in words if word not in ("--debug", "--log-json")]
         result = app(given, exit_on_error=False, print_error=False)
         return _show(result, debug) if isinstance(result, Printed) else OK
     except (RequestError, CycloptsError) as error:
@@ -141,7 +187,7 @@ def _heeding_signals() -> Iterator[None]:
 
 
 def _say_ended(how: str, code: int) -> int:
-    write(f"{how}; the same command goes on where this one stopped", sys.stderr)
+    write(f"{how}; the same command goes on where this one stopped", sys.stderr, "end", code=code)
     return code
 
 
@@ -150,40 +196,17 @@ def _asks_for_help(words: list[str]) -> bool:
     return words in ([], ["generate"], ["train"]) or not {"--help", "-h"}.isdisjoint(words)
 
 
-def _import_all(parent: App) -> None:
-    for name in parent:
-        child = parent[name]
-        if child is not parent and not name.startswith("-"):
-            _import_all(child)
-
-
-def _teachers_help(words: list[str]) -> "DefaultFormatter":
-    """Prints help, without the options of teachers that the command line doesn't name."""
-    from cyclopts.help.formatters import DefaultFormatter
-
-    from mmsieve.generation.options import OPTIONS_OF
-
-    named = {word.removeprefix("--teacher=") for word in words}
-
-    class Formatter(DefaultFormatter):
-        def __call__(self, console: Any, options: Any, panel: Any) -> None:
-            teacher = panel.title.removeprefix(OPTIONS_OF)
-            if teacher == panel.title or teacher in named:
-                super().__call__(console, options, panel)
-
-    return Formatter()
-
-
 def _show(result: Printed, debug: bool) -> int:
     """Name what failed, and print the report; returns the exit code."""
-    code = OK
-    if isinstance(result, Report) and (result.failed or result.achieved_nothing):
-        code = FAILED
+    if isinstance(result, Report):
         for name, problem in result.failed.items():
-            write(plain(f"{result.unit}{name}: {problem}"), sys.stderr)
+            write(plain(f"{result.unit}{name}: {problem}"), sys.stderr, "failed", unit=name)
             if debug and name in result.details:
                 write(result.details[name].rstrip(), sys.stderr)
     write(result.summary(), sys.stdout)
+    code = FAILED if result.is_failure else OK
+    if logs_json():
+        write("", sys.stderr, "end", code=code, **result.facts())
     return code
 
 
@@ -191,7 +214,7 @@ def _fail(error: BaseException, debug: bool, code: int, said: str = "{}") -> int
     if debug:
         write("".join(traceback.format_exception(error)), sys.stderr)
     message = " ".join(_message(error).split())
-    write(f"mmsieve: {said.format(message)}", sys.stderr)
+    write(f"mmsieve: {said.format(message)}", sys.stderr, "error", code=code)
     return code
 
 
@@ -199,7 +222,27 @@ def _message(error: BaseException) -> str:
     """What is wrong; of a refused value as from Python: the flag, the value, what is allowed."""
     if not isinstance(error, MmsieveError | CycloptsError):
         return f"{type(error).__name__}: {one_line(error)}"
-    if isinstance(error, ValidationError) and error.argument and error.argument.tokens:
-        token = error.argument.tokens[0]
-        return f"{token.keyword or error.argument.name} {token.value}: {error.exception_message}"
+    if isinstance(error, CycloptsError):
+        return _message_of_words(error)
+    return str(error)
+
+
+def _message_of_words(error: CycloptsError) -> str:
+    """What is wrong with a command line: the flag, the value, what is allowed, where more is."""
+    verb = " ".join(error.command_chain or ())
+    more = f"see mmsieve help {verb}".rstrip()
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name
+        name = name if error.argument.index is None else name.lstrip("-").upper()
+        return f"{verb}: {name} is missing; {more}"
+    if isinstance(error, UnusedCliTokensError):
+        return f"{verb}: takes no {' '.join(error.unused_tokens or ())!r}; {more}"
+    tokens = error.argument.tokens if error.argument else ()
+    if isinstance(error, ValidationError) and tokens and error.argument:
+        flag = tokens[0].keyword or error.argument.name
+        return f"{flag} {tokens[0].value}: {error.exception_message}"
+    if isinstance(error, UnknownOptionError):
+        return f"{str(error).rstrip('.')}; {more}"
+    if isinstance(error, CoercionError) and error.token and error.token.value.endswith("%"):
+        return f"{error} A share of 30% is written 0.3"
     return str(error)

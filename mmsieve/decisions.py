@@ -318,6 +318,12 @@ def check_place(out: Path, inputs: Sequence[Path]) -> None:
     is_file = out.suffix == ".parquet"
     if is_file and out.is_dir():
         raise RequestError(f"--out {out}: is a folder; name a file, or a folder without suffix")
+    if out.suffix.lower() in (".csv", ".tsv") and not out.exists():
+        csv = f"python -c \"import mmsieve; mmsieve.read_table('DIR').write_csv('{out.name}')\""
+        raise RequestError(
+            f"--out {out}: decisions are Parquet: name a folder, or a file ending in .parquet; "
+            f"a CSV of them comes from {csv}"
+        )
     if not is_file and out.is_file():
         raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
     check_folder(workplace(out))

@@ -57,6 +57,13 @@ def share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def count_cores() -> int:
+    """How many CPU cores this process may use; all of them where the system can't tell (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _count_gpus() -> int:
     """How many GPUs the installed torch will find, asked of the driver itself."""
     driver = _cuda()
@@ -86,6 +93,8 @@ ITEM_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 def device_memory(device: Device) -> int | None:
     """Bytes of memory that a device has in all; None where that isn't known."""
     if device == "cpu":
+        if not hasattr(os, "sysconf"):  # Windows
+            return None
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     driver, number, size = _cuda(), ctypes.c_int(), ctypes.c_size_t()
     index = int(device.partition(":")[2] or 0)

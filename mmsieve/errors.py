@@ -6,6 +6,8 @@ MmsieveError
   SampleError    one sample can't be used; it becomes a row whose `status` is the reason
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
@@ -40,6 +42,13 @@ def is_order_to_end(error: BaseException) -> bool:
     """Whether an exception is an order to end, and no failure: those that a library raises are,
     panics too, which aren't of the class Exception."""
     return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
+def nearest(given: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant, whatever its case; None where none is near."""
+    by_lower = {word.lower(): word for word in known}
+    near = get_close_matches(given.lower(), by_lower, 1, cutoff=0.75)
+    return by_lower[near[0]] if near else None
 
 
 class MmsieveError(Exception):

@@ -123,6 +123,11 @@ def remove_scratch_of_dead() -> None:
             own = _SCRATCH.fullmatch(entry.name)
             if own is None or not entry.is_dir(follow_symlinks=False):
                 continue
-            is_own = entry.stat(follow_symlinks=False).st_uid == os.getuid()
-            if is_own and _is_alive(own) is False:
+            if _is_own(entry) and _is_alive(own) is False:
                 shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _is_own(entry: os.DirEntry[str]) -> bool:
+    """Whether this user made it; on Windows the temporary folder is the user's own."""
+    is_shared = hasattr(os, "getuid")
+    return not is_shared or entry.stat(follow_symlinks=False).st_uid == os.getuid()

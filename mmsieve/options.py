@@ -11,15 +11,28 @@ from datetime import timedelta
 from functools import cache, partial
 from numbers import Integral, Real
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeAlias,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import CoercionError, Group, Parameter, Token, convert
 from cyclopts.validators import Number
 
 from mmsieve.errors import RequestError
 
+INPUT = Group("Input", sort_key=3)
+LIMITS = Group("Limits of a sample", sort_key=6)
+RUN = Group("Run", sort_key=9)
 COMMON = Group("Common options", sort_key=10)
-"""Of --help: what most verbs have, shown last."""
+"""Of --help, in the order of work: a verb's own options come first, what most have last."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,19 @@ Share: TypeAlias = Annotated[float, number(gt=0, lte=1)]
 ZeroToOne: TypeAlias = Annotated[float, number(gte=0, lte=1)]
 """A part of a whole, 0 to 1."""
 AboveZero: TypeAlias = Annotated[float, number(gt=0)]
-TimeSpan: TypeAlias = Annotated[timedelta, Parameter(validator=_check_time)]
+
+
+def _convert_time(kind: Any, tokens: Sequence[Token]) -> timedelta:
+    """A time as it is written, by cyclopts' own rules; raises ValueError that says them."""
+    try:
+        return cast(timedelta, convert(timedelta, [tokens[0].value]))
+    except CoercionError:
+        raise ValueError("must be a time above 0, such as 90s, 30m or 2h") from None
+
+
+TimeSpan: TypeAlias = Annotated[
+    timedelta, Parameter(converter=_convert_time, validator=_check_time)
+]
 """How long something may take, written 90s, 30m or 2h."""
 Finite: TypeAlias = Annotated[float, number(gt=-math.inf, lt=math.inf)]
 

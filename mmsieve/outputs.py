@@ -37,10 +37,20 @@ def check_name(out: Path, option: str = "--out") -> None:
     check_names(out.absolute().parent, [out.name], option)
 
 
+_OF_FILES = {
+    f".{kind}"
+    for kind in ["arrow", "csv", "html", "json", "jsonl", "npy", "parquet", "tar", "tsv", "txt"]
+}
+"""Suffixes that a new folder isn't meant to have."""
+
+
 def check_folder(folder: Path, option: str = "--out") -> None:
     """Raise RequestError where no output can be written to the folder; nothing is made yet."""
     check_name(folder, option)
     existing = _existing(folder)
+    if folder.suffix.lower() in _OF_FILES and not folder.exists():
+        fix = f"leave out {folder.suffix}"
+        raise RequestError(f"{option} {folder}: is called as a file, and would be a folder: {fix}")
     if not existing.is_dir():
         raise RequestError(f"{option} {folder}: {existing} is a file, not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):

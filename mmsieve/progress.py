@@ -1,17 +1,105 @@
-"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a live bar on a terminal, plain lines or JSON elsewhere."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmsieve.sanitize import plain, write
+from mmsieve.sanitize import logs_json, plain, write
+from mmsieve.wording import counted, duration, rate
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Advance: TypeAlias = Callable[[int, float], None]
 """Called with units done and the part of the total done since the last call."""
 
 _LINE_SECONDS = 10.0
+_LEAST_SHARE, _LEAST_SECONDS = 0.01, 60.0
+"""Of the work that is left: before so much is done, or so long, how long it takes is a guess."""
+_NARROW = 80
+
+
+class Progress:
+    """An Advance that knows how far and how fast the work goes; this one shows nothing.
+
+    The total is what tells how far the work is: bytes of sources, or units again.
+    """
+
+    def __init__(self, what: str, total: float, unit: str = "samples", before: float = 0) -> None:
+        self.what = plain(what)
+        self.total = total
+        self.unit = unit
+        self.before = before
+        self.units = 0
+        self.done = 0.0
+        self._started = time.monotonic()
+
+    def __call__(self, units: int, size: float) -> None:
+        """Some more is done."""
+        self.units += units
+        self.done += size
+        self._show()
+
+    def phase(self, what: str) -> None:
+        """Say what is being done from now on; rates are of this phase alone."""
+        self.what = plain(what)
+        self.units, self.before, self.done = 0, self.before + self.done, 0.0
+        self._started = time.monotonic()
+        self._show()
+
+    @property
+    def seconds(self) -> float:
+        """Since the phase began."""
+        return time.monotonic() - self._started
+
+    @property
+    def share(self) -> float:
+        """Part of the total that is done, 0 to 1, that of earlier runs included."""
+        return min(1.0, (self.before + self.done) / self.total) if self.total else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None as long as it would be a guess."""
+        rest = self.total - self.before - self.done
+        if self.done <= 0 or rest < 0:
+            return None
+        is_early = self.done < _LEAST_SHARE * (self.done + rest) and self.seconds < _LEAST_SECONDS
+        return None if is_early else self.seconds * rest / self.done
+
+    @property
+    def words(self) -> list[str]:
+        """How much, how fast, how long still."""
+        left = self.seconds_left
+        parts = [counted(self.units, self.unit), rate(self.units, self.seconds)]
+        parts.append("" if left is None else f"{duration(round(left))} left")
+        return [part for part in parts if part] if self.units else []
+
+    def _show(self) -> None:
+        """Tell the user, or not."""
+
+
+class _Lines(Progress):
+    """Writes a line now and then, for logs."""
+
+    def __init__(self, *args: Any, say: Callable[[], str]) -> None:
+        super().__init__(*args)
+        self._say = say
+        self._shown = time.monotonic()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._shown < _LINE_SECONDS:
+            return
+        self._shown = now
+        share = [f"{self.share:.0%}"] if self.total and self.units else []
+        words = [*share, *self.words, *filter(None, [self._say()])]
+        line = f"{self.what}: {', '.join(words)}" if words else self.what
+        facts = {"what": self.what, "unit": self.unit, "done": self.units, "share": self.share}
+        left = self.seconds_left
+        facts |= {"seconds": round(self.seconds, 1), "seconds_left": left and round(left)}
+        write(line, sys.stderr, "progress", **facts)
 
 
 @contextmanager
@@ -20,71 +108,54 @@ def show_progress(
     total: float,
     quiet: bool,
     unit: str = "samples",
-    before: int = 0,
+    before: float = 0,
     say: Callable[[], str] | None = None,
-) -> Iterator[Advance]:
+) -> Iterator[Progress]:
     """A function that takes (units, part of the total) done, and shows rate and time left.
 
-    The total is what tells how far the work is: bytes of sources, or units again. `before` is the
-    part of it that an earlier run did. `say` adds words of its own, such as money spent.
+    `before` is the part of the total that an earlier run did. `say` adds words of its own, such as
+    money spent.
     """
+    say = say or (lambda: "")
     if quiet:
-        yield lambda units, size: None
+        yield Progress(what, total, unit, before)
         return
-    what = plain(what)
     from rich.console import Console  # a twentieth of a second, which a quiet command can save
 
     console = Console(stderr=True)
-    say = say or (lambda: "")
-    if not console.is_terminal:
-        yield _lines(what, total, unit, before, say)
+    if not console.is_terminal or logs_json():
+        yield _Lines(what, total, unit, before, say=say)
         return
-    from rich import progress
-
-    columns = (
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.TextColumn("{task.percentage:>3.0f}%"),
-        progress.TextColumn("{task.fields[units]:,} " + unit + ", {task.fields[rate]}"),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[said]}", markup=False),
-    )
-    with progress.Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=total or None, completed=before, units=0, rate="", said="")
-        started = time.monotonic()
-        done = 0
-
-        def advance(units: int, size: float) -> None:
-            nonlocal done
-            done += units
-            rate = _rate(done, time.monotonic() - started)
-            bar.update(task, advance=size, units=done, rate=rate, said=say())
-
+    with _bar(console, Progress(what, total, unit, before), say) as advance:
         yield advance
 
 
-def _lines(what: str, total: float, unit: str, before: int, say: Callable[[], str]) -> Advance:
-    """Writes a line now and then, for logs."""
-    started = shown = time.monotonic()
-    done, now = 0, 0.0
+@contextmanager
+def _bar(console: "Console", shown: Progress, say: Callable[[], str]) -> Iterator[Progress]:
+    """The live bar, without what doesn't fit a narrow terminal."""
+    from rich import progress as rich_progress
 
-    def advance(units: int, size: float) -> None:
-        nonlocal shown, done, now
-        done += units
-        now += size
-        seconds = time.monotonic() - started
-        if started + seconds - shown < _LINE_SECONDS:
-            return
-        shown = started + seconds
-        share = (before + now) / total if total else 0.0
-        left = "?" if now <= 0 else f"{seconds * (total - before - now) / now:,.0f} s"
-        words = [f"{what}: {share:.0%}", f"{done:,} {unit}", _rate(done, seconds), f"{left} left"]
-        write(", ".join([*words, *filter(None, [say()])]), sys.stderr)
+    columns: list[rich_progress.ProgressColumn] = [
+        rich_progress.TextColumn("{task.description}", markup=False),
+        rich_progress.TextColumn("{task.fields[share]}"),
+        rich_progress.TextColumn("{task.fields[said]}", markup=False),
+        rich_progress.TimeElapsedColumn(),
+    ]
+    if console.width >= _NARROW:
+        columns.insert(1, rich_progress.BarColumn())
+    with rich_progress.Progress(*columns, console=console) as bar:
+        task = bar.add_task(shown.what, total=shown.total or None, share="", said="")
 
-    return advance
+        bar.update(task, completed=shown.before)
 
+        class Shown(Progress):
+            def _show(self) -> None:
+                bar.update(
+                    task,
+                    description=self.what,
+                    completed=self.before + self.done,
+                    share=f"{self.share:.0%}" if self.total and self.units else "",
+                    said=", ".join([*self.words, *filter(None, [say()])]),
+                )
 
-def _rate(units: int, seconds: float) -> str:
-    return f"{units / max(seconds, 1e-9):,.1f}/s"
+        yield Shown(shown.what, shown.total, shown.unit, shown.before)

@@ -2,21 +2,48 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
+from html import escape
 from pathlib import Path
-from typing import ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from mmsieve.errors import Status
 from mmsieve.sanitize import plain
+from mmsieve.wording import counted, duration
 
 
 class Printed:
     """What a verb returns, as lines."""
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether a command that returns it ends with exit code 1."""
+        return False
+
     def summary(self) -> str:
         """What a user should know."""
         raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """Its fields that machines can read: numbers, texts, paths, and lists and dicts of them."""
+        found = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in found.items() if _is_plain(value)}
+
+    def html(self) -> str:
+        """What a notebook shows."""
+        return f"<pre>{escape(self.summary())}</pre>"
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(one) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | Path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +64,11 @@ class Report(Printed):
     """Shard -> traceback, where the failure was not foreseen."""
 
     @property
+    def is_failure(self) -> bool:
+        """Whether shards failed, or nothing was achieved."""
+        return bool(self.failed) or self.achieved_nothing
+
+    @property
     def achieved_nothing(self) -> bool:
         """Whether there was work, and nothing came of it: no success, though no shard failed."""
         return False
@@ -51,12 +83,13 @@ class Report(Printed):
 
     def summary(self) -> str:
         """What a user should know, the last line with counts, seconds and the output's path."""
-        last = f"{self.counts()} in {self.seconds:.1f} s: {self.out}"
+        last = f"{self.counts()} in {duration(self.seconds)}: {self.out}"
         return "\n".join(map(plain, [*self.lines(), last]))
 
     def failed_shards(self) -> str:
         """How many shards failed, to be said among the counts."""
-        return f", {len(self.failed)} shards failed or incomplete" if self.failed else ""
+        failed = counted(len(self.failed), "shards")
+        return f", {failed} failed or incomplete" if self.failed else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +103,7 @@ class DecisionReport(Report):
 
     def counts(self) -> str:
         """Kept rows and all rows."""
-        return f"{self.kept} of {self.rows} rows kept"
+        return f"{self.kept:,} of {counted(self.rows, 'rows')} kept"
 
     def not_kept(self) -> list[str]:
         """A line on the reasons, where there are any."""
@@ -79,7 +112,7 @@ class DecisionReport(Report):
 
 def count_words(counts: dict[str, int]) -> str:
     """Counts in words: `3 image_missing, 2 ok`."""
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
 
 
 _MOST_REASONS = 3
@@ -88,7 +121,7 @@ _MOST_REASONS = 3
 def commonest_reasons(statuses: Mapping[str, int], examples: Mapping[str, str]) -> list[str]:
     """A line on each of the commonest statuses that aren't ok: how many, and an example."""
     counts = sorted((-count, name) for name, count in statuses.items() if name != Status.OK)
-    return [f"{-n} {name}, such as {examples[name]}" for n, name in counts[:_MOST_REASONS]]
+    return [f"{-n:,} {name}, such as {examples[name]}" for n, name in counts[:_MOST_REASONS]]
 
 
 P = ParamSpec("P")

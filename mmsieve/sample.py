@@ -1,15 +1,22 @@
 """Sample: an ordered run of text and undecoded images, with a key and its metadata."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import PIL.Image
+
+from mmsieve.errors import RequestError
+
 Kind: TypeAlias = Literal["caption", "document", "instruction"]
 Role: TypeAlias = Literal["system", "user", "assistant"]
+Picture: TypeAlias = bytes | str | PathLike[str] | PIL.Image.Image
+"""An image as a caller has it: its file's bytes, the path of its file, or a picture of Pillow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +71,19 @@ class Sample:
         return None if uid is None else str(uid)
 
     @classmethod
-    def caption(cls, image: bytes | str | PathLike[str], text: str, key: str = "") -> "Sample":
-        """A caption pair from an image (its bytes, or the path of its file) and its text."""
+    def caption(cls, image: Picture, text: str, key: str = "") -> "Sample":
+        """A caption pair from an image (its bytes, its path, or a picture) and its text."""
         return cls(key, (_image(image), Text(text)), "caption")
 
     @classmethod
-    def document(cls, parts: list[str | bytes | PathLike[str]], key: str = "") -> "Sample":
-        """A document: a str is text; bytes, or a Path, are an image."""
+    def document(cls, parts: Sequence[Picture], key: str = "") -> "Sample":
+        """A document: a str is text; bytes, a Path or a picture are an image."""
         return cls(key, tuple(Text(p) if isinstance(p, str) else _image(p) for p in parts))
 
     @classmethod
     def instruction(
         cls,
-        images: Sequence[bytes | str | PathLike[str]],
+        images: Sequence[Picture],
         turns: Sequence[Turn],
         key: str = "",
         metadata: dict[str, Any] | None = None,
@@ -84,6 +91,33 @@ class Sample:
         """An instruction sample: its images in the order of their `<image>`, and its turns."""
         parts = tuple(_image(image) for image in images)
         return cls(key, parts, "instruction", metadata or {}, tuple(turns))
+
+    @classmethod
+    def of(cls, value: "Sample | Mapping[str, Any]") -> "Sample":
+        """A sample as it is, or of a mapping: `image` and `text`; `parts`; `images` and `messages`
+        of `role` and `content`; a `key` with each. Raises RequestError for any other value."""
+        if isinstance(value, Sample):
+            return value
+        names = set(value) - {"key"} if isinstance(value, Mapping) else set()
+        if not isinstance(value, Mapping) or names not in ({*form} for form in _FORMS):
+            has = (
+                f"a dict of {', '.join(map(str, value))}"
+                if names
+                else f"of type {type(value).__name__}"
+            )
+            forms = "; ".join(" and ".join(form) for form in _FORMS)
+            raise RequestError(f"a sample is a Sample or a dict of {forms}; this is {has}")
+        key = str(value.get("key", ""))
+        if "text" in value:
+            return cls.caption(value["image"], value["text"], key)
+        if "parts" in value:
+            return cls.document(value["parts"], key)
+        turns = [Turn(one["role"], one["content"]) for one in value["messages"]]
+        return cls.instruction(value["images"], turns, key)
+
+
+_FORMS = (("image", "text"), ("parts",), ("images", "messages"))
+"""What dicts that are samples hold, beside a key."""
 
 
 _notes: ContextVar[set[str] | None] = ContextVar("notes", default=None)
@@ -107,5 +141,18 @@ def add_note(text: str) -> None:
         found.add(text)
 
 
-def _image(image: bytes | str | PathLike[str]) -> Image:
-    return Image(image if isinstance(image, bytes) else Path(image).read_bytes())
+def _image(image: object) -> Image:
+    if isinstance(image, bytes):
+        return Image(image)
+    if isinstance(image, str | PathLike):
+        return Image(Path(image).read_bytes())
+    if not isinstance(image, PIL.Image.Image):
+        kinds = "bytes, the path of a file, or a PIL.Image"
+        raise RequestError(f"an image is {kinds}; this is of type {type(image).__name__}")
+    file = BytesIO()
+    try:
+        image.save(file, "PNG")
+    except OSError:  # a mode that PNG hasn't, such as CMYK
+        file = BytesIO()
+        image.convert("RGB").save(file, "PNG")
+    return Image(file.getvalue())

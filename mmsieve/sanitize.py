@@ -5,8 +5,13 @@ An error's message, an output's record and whatever else is stored or compared g
 """
 
 import hashlib
+import json
 import re
-from typing import TextIO
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TextIO
 from urllib.parse import unquote
 
 # One slash is what is left of two in a path.
@@ -74,9 +79,34 @@ def plain(text: str) -> str:
     return _DRIVING.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-def write(text: str, stream: TextIO) -> None:
-    """Print lines of text, redacted and plain, in whatever encoding the stream has."""
+_log_json = False
+
+
+@contextmanager
+def log_as_json(wanted: bool) -> Iterator[None]:
+    """Let what the block writes to stderr be JSON, an object a line, where that is `wanted`."""
+    global _log_json
+    before, _log_json = _log_json, wanted
+    try:
+        yield
+    finally:
+        _log_json = before
+
+
+def logs_json() -> bool:
+    """Whether stderr has an object a line, for machines."""
+    return _log_json
+
+
+def write(text: str, stream: TextIO, event: str = "message", **facts: Any) -> None:
+    """Print lines of text, redacted and plain, in whatever encoding the stream has.
+
+    Where stderr is for machines it is one object: `time`, `event`, `text`, and the facts.
+    """
     shown = "\n".join(map(plain, redact(text).split("\n")))
+    if _log_json and stream is sys.stderr:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        shown = json.dumps({"time": now, "event": event, "text": shown, **facts}, default=str)
     encoding = stream.encoding or "utf-8"
     stream.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
+from glob import has_magic
 from importlib.metadata import version
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import ClassVar, TypeAlias, TypeVar
 
@@ -347,19 +348,58 @@ def open_tables(paths: Sequence[str | Path]) -> list[Table]:
         raise RequestError("no TABLE given: name a folder of scores, or a Parquet file")
     opened: list[Table] = []
     for path in map(Path, paths):
-        own = path.resolve().stem if path.is_file() else path.resolve().name
+        own = path.resolve().stem if path.is_file() else _folder_of(path).resolve().name
         taken = {table.name for table in opened}
         names = chain([own], (f"{own}{number}" for number in count(2)))
         opened.append(_open(path, next(name for name in names if name not in taken)))
     return opened
 
 
-def _open(path: Path, name: str) -> Table:
-    found = {path.stem: path} if path.is_file() else table_files(path)
-    if not path.exists():
+def _folder_of(path: Path) -> Path:
+    """A table's folder; of a glob the folder above what it leaves open."""
+    if path.exists():
+        return path
+    known = takewhile(lambda part: not has_magic(part), path.parts)
+    return Path(*known)
+
+
+def _find_files(path: Path) -> dict[str, Path]:
+    """The files of a table, by shard: a file, a folder, or a glob of files; RequestError."""
+    if path.is_file():
+        if path.suffix.lower() in _TEXTS:
+            raise _is_text(path)
+        return {path.stem: path}
+    if path.is_dir():
+        found = table_files(path)
+    elif has_magic(str(path)):
+        folder = _folder_of(path)
+        files = sorted(
+            file for file in folder.glob(str(path.relative_to(folder))) if file.is_file()
+        )
+        found = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+        if others := [file for file in found.values() if file.suffix != ".parquet"]:
+            raise _is_text(others[0])
+    else:
         raise RequestError(f"{path}: no such table; name a folder of scores, or a Parquet file")
     if not found:
         raise RequestError(f"{path}: holds no Parquet file, so it is no table")
+    return found
+
+
+_TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".gz")
+
+
+def _is_text(path: Path) -> RequestError:
+    """Tables are Parquet, which knows types: how a file of text becomes one."""
+    reading = {".tsv": f"pl.read_csv('{path}', separator='\\t')", ".csv": f"pl.read_csv('{path}')"}
+    read = reading.get(path.suffix.lower(), f"pl.read_ndjson('{path}')")
+    made = path.with_suffix(".parquet").name
+    code = f"import polars as pl; {read}.write_parquet('{made}')"
+    return RequestError(f'{path}: a table is Parquet; make one of it: python -c "{code}"')
+
+
+def _open(path: Path, name: str) -> Table:
+    found = _find_files(path)
     files: list[TableFile] = []
     types: dict[str, pa.DataType] = {}
     mixed: dict[str, str] = {}
@@ -381,7 +421,8 @@ def _open(path: Path, name: str) -> Table:
             _merge_types(types, mixed, schema, file)
         last = schema
         files.append(_table_file(shard, file, rows, header))
-    return Table(name, path, tuple(files), types, mixed, is_ours=made_by[0] is not None)
+    made = made_by[0] is not None
+    return Table(name, _folder_of(path), tuple(files), types, mixed, is_ours=made)
 
 
 def _table_file(shard: str, path: Path, rows: int, header: Header | None) -> TableFile:

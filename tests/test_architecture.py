@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 192
+MOST_FILES = 199
 """Python files, __init__.py apart."""
-MOST_LINES = 39_800
+MOST_LINES = 41_500
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -108,19 +108,19 @@ def test_class_names_are_used_once():
 
 
 FLOORS = (
-    ("sanitize",),
+    ("sanitize", "wording"),
     ("errors", "http", "leftovers"),
     ("validated", "manifests"),
-    ("sample", "labels", "options", "outputs", "devices", "patience", "progress"),
+    ("sample", "labels", "options", "keywords", "outputs", "devices", "patience", "progress"),
     ("images",),
     ("sources", "reports", "locks"),
     ("identity",),
     ("clients", "read"),
     ("tables",),
-    ("decisions", "engine"),
+    ("decisions", "engine", "frames"),
     ("methods",),
     ("methods.unifilter",),
-    ("methods.aitqe", "methods.clip", "methods.mmssr"),
+    ("methods.aitqe", "methods.clip", "methods.mlm_filter", "methods.mmssr"),
     ("methods.rules",),
     ("methods.plugins",),
     ("methods.load",),
@@ -131,6 +131,7 @@ FLOORS = (
     ("auditing",),
     ("verbs",),
     ("synthetic",),
+    ("usage",),
     ("cli",),
     ("__init__", "__main__"),
 )

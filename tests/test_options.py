@@ -141,7 +141,12 @@ def test_what_verbs_share_stands_in_one_place_of_help() -> None:
 
 def test_every_verb_returns_the_same_kind_of_report() -> None:
     names = [name for name in mmsieve.__all__ if name.endswith("Report")]
-    for name in set(names) - {"LayoutsReport", "LookReport", "ModelsReport"}:  # nothing is made
+    for name in set(names) - {
+        "DoctorReport",
+        "LayoutsReport",
+        "LookReport",
+        "ModelsReport",
+    }:  # nothing is made
         kind = getattr(mmsieve, name)
         assert issubclass(kind, Report) and is_dataclass(kind)
         assert {"out", "seconds", "notes", "failed"} <= {field.name for field in fields(kind)}

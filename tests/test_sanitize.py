@@ -135,7 +135,7 @@ def test_an_endpoint_s_secrets_are_nowhere_and_fresh_ones_resume(
     first, fresh = (f"endpoint:{server.url}/v1?api-key={key}#m" for key in (SECRET, "fresh-one"))
     code, out, err = run(*asked, first)
     assert code == 0 and SECRET not in out + err + everything(tmp_path / "out")
-    assert "resumed: 1 shards" in run(*asked, fresh)[1]
+    assert "resumed: 1 shard" in run(*asked, fresh)[1]
     code, out, err = run(*asked, f"endpoint:https://me:{SECRET}@127.0.0.1:9/v1#another")
     assert code == 2 and SECRET not in out + err
 

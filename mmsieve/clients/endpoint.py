@@ -47,18 +47,29 @@ GROUP = Parameter(group=Group("Endpoints", sort_key=8))
 """Of --help."""
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class EndpointOptions(Options):
-    """How a model on a server is asked."""
+class ServerOptions(Options):
+    """How servers are asked."""
 
-    like: Annotated[str | None, GROUP] = None
-    """The model that an endpoint serves: a bundled model, a folder or a Hugging Face id. Images,
-    captions and the form of answers are as this model wants them."""
     concurrency: Annotated[Positive, GROUP] = 64
     """Requests at a time, to all servers of an endpoint together."""
     timeout: Annotated[AboveZero, GROUP] = 300.0
     """Seconds of silence after which a request to an endpoint is sent again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikeOptions(Options):
+    """Which model a server has."""
+
+    like: Annotated[str | None, GROUP] = None
+    """The model that an endpoint serves: a bundled model, a folder or a Hugging Face id. Images,
+    captions and the form of answers are as this model wants them."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EndpointOptions(ServerOptions, LikeOptions):
+    """How a model on a server is asked, of a method whose models are known."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Endpoint:
     def __init__(
         self,
         name: EndpointName,
-        options: EndpointOptions,
+        options: ServerOptions,
         probe: Mapping[str, Any],
         patience: timedelta = PATIENCE,
         kept: KeptAnswers | None = None,

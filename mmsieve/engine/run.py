@@ -1,6 +1,5 @@
 """Run an annotator over sources: plan (sources, resume, trial runs), engine, report."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -12,27 +11,29 @@ from cyclopts import Parameter
 
 from mmsieve import tables
 from mmsieve.clients.answers import KeptAnswers
-from mmsieve.devices import resolve_device
+from mmsieve.devices import count_cores, resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions, check, estimate_memory
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
+from mmsieve.engine.notebook import FirstRows
 from mmsieve.engine.preflight import check_first_samples
 from mmsieve.engine.ray import RayEngine
 from mmsieve.engine.resume import not_done, settle_names
 from mmsieve.errors import RequestError, ShardError, Status
 from mmsieve.locks import writing_to
-from mmsieve.options import COMMON, BatchTokens, Limit, NotNegative, OutputOptions, TimeSpan
+from mmsieve.options import COMMON, RUN, BatchTokens, Limit, NotNegative, OutputOptions, TimeSpan
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
 from mmsieve.patience import PATIENCE, Patience
-from mmsieve.progress import Advance, show_progress
+from mmsieve.progress import Progress, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, commonest_reasons, count_words, timed
 from mmsieve.sources import Shard, find_files, take_part
+from mmsieve.wording import counted
 
 _MOST_WORKERS = 16
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=RUN)
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(OutputOptions):
     """How a run is carried out; nothing here changes a number in the table, but for the limits."""
@@ -67,13 +68,14 @@ class Sidecars(Protocol):
 
 
 def run_locally(
-    job: ShardJob, shards: Sequence[Shard], workers: int | None, advance: Advance
+    job: ShardJob, shards: Sequence[Shard], workers: int | None, progress: Progress
 ) -> Iterator[ShardReport]:
     """A report per shard, in order: on one device, samples prepared in worker processes."""
     if workers is None:  # enough to keep a GPU fed; one where the model needs the CPU itself
-        cores = len(os.sched_getaffinity(0))
-        workers = 1 if job.runner.device == "cpu" else min(cores, _MOST_WORKERS)
-    with closing(ShardWorker(job, workers, advance)) as worker:
+        workers = 1 if job.runner.device == "cpu" else min(count_cores(), _MOST_WORKERS)
+    progress.phase("loading the model")
+    with closing(ShardWorker(job, workers, progress)) as worker:
+        progress.phase("samples")
         yield from worker.run(shards)
 
 
@@ -86,6 +88,13 @@ class RunReport(Report):
     statuses: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
     """Status -> key and reason of a sample that has it."""
+    first: FirstRows | None = field(default=None, repr=False, compare=False)
+    """What a notebook shows beside the counts; None where nothing is there to be shown."""
+
+    def html(self) -> str:
+        """The summary, and the first samples with their rows."""
+        rows = self.first.html() if self.first and self.first.file.is_file() else ""
+        return super().html() + rows
 
     @property
     def achieved_nothing(self) -> bool:
@@ -99,7 +108,8 @@ class RunReport(Report):
     def counts(self) -> str:
         """Rows by status, and shards that failed."""
         statuses = count_words(self.statuses) or "none"
-        return f"{self.rows} rows of {self.shards} shards ({statuses}){self.failed_shards()}"
+        shards = counted(self.shards, "shards")
+        return f"{counted(self.rows, 'rows')} of {shards} ({statuses}){self.failed_shards()}"
 
 
 @timed
@@ -175,7 +185,9 @@ def _run(
     """Do the shards that aren't done yet; nobody else does now."""
     out = job.out
     if len(todo) < len(shards):
-        notes.append(f"resumed: {len(shards) - len(todo)} shards were done before")
+        done = len(shards) - len(todo)
+        verb = "was" if done == 1 else "were"
+        notes.append(f"resumed: {counted(done, 'shards')} {verb} done before")
     if run.dry_run:
         memory = estimate_memory(job.annotator, job.runner)
         notes += [] if memory is None else [memory.line]
@@ -187,13 +199,21 @@ def _run(
     _clear(job, shards, todo, run.overwrite)
     reports: list[ShardReport] = []
     if todo:
-        check_first_samples(todo, job.read)
-        with show_progress("samples", sum(shard.size for shard in todo), run.quiet) as progress:
+        total = sum(shard.size for shard in todo)
+        with show_progress("first samples", total, run.quiet, say=_done(reports, todo)) as progress:
+            check_first_samples(todo, job.read)
             if ray:
+                progress.phase("samples")
                 reports += ray.run(job, todo, progress)
             else:
                 reports += run_locally(job, todo, run.workers, progress)
-    return _report(reports, notes, out)
+    first = FirstRows(shards[0], job.read, job.path(shards[0])) if shards else None
+    return replace(_report(reports, notes, out), first=first)
+
+
+def _done(reports: Sequence[ShardReport], todo: Sequence[Shard]) -> Callable[[], str]:
+    """Says how many shards are done, where there are several."""
+    return lambda: f"{len(reports):,} of {len(todo):,} shards" if len(todo) > 1 else ""
 
 
 def _clear(job: ShardJob, shards: Sequence[Shard], todo: Sequence[Shard], overwrite: bool) -> None:
@@ -248,7 +268,10 @@ def _limit(shards: list[Shard], limit: int | None, read: ReadOptions) -> list[Sh
 def _report(reports: list[ShardReport], notes: list[str], out: Path) -> RunReport:
     statuses: Counter[str] = sum((Counter(report.statuses) for report in reports), Counter())
     odd: Counter[str] = sum((Counter(report.notes) for report in reports), Counter())
-    notes = [*notes, *(f"{count} samples: {what}" for what, count in sorted(odd.items()))]
+    notes = [
+        *notes,
+        *(f"{counted(count, 'samples')}: {what}" for what, count in sorted(odd.items())),
+    ]
     return RunReport(
         out=out,
         shards=len(reports),

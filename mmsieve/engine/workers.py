@@ -4,7 +4,9 @@ import faulthandler
 import json
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import connection, resource_tracker
 from queue import Full, Queue
+from types import ModuleType
 from typing import Any, TypeAlias
 
 from mmsieve.engine.annotator import Preparer
@@ -24,6 +27,7 @@ from mmsieve.read.shards import open_shard
 from mmsieve.sample import collect_notes
 from mmsieve.sources import Shard, one_line
 
+_SCRIPT = "__main__"
 _CHUNK_RECORDS = 32
 _CHUNK_BYTES = 8 << 20
 
@@ -141,6 +145,7 @@ class PreparePool:
         self._preparation = preparation
         self.workers = workers
         self._executor: ProcessPoolExecutor | None = None
+        self._needs_script = False
 
     def submit(self, parse: Parse, records: list[Record]) -> Callable[[], list[Prepared]]:
         """Prepare records, and wait for them by a call of what is returned.
@@ -150,6 +155,7 @@ class PreparePool:
         if self.workers == 0:
             return partial(self._preparation.run, parse, records)
         if self._executor is None:
+            self._needs_script = _SCRIPT.encode() in pickle.dumps(self._preparation)
             # spawn: a fork of a process with torch's threads can deadlock.
             self._executor = ProcessPoolExecutor(
                 self.workers,
@@ -157,19 +163,48 @@ class PreparePool:
                 _start_worker,
                 (self._preparation,),
             )
-        # A worker that is interrupted as it begins would say so: what is asked to end is this one.
         resource_tracker.ensure_running()  # which begins with a mask of its own
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
+        with _starting_deaf(), _starting_apart(self._needs_script):
             return self._executor.submit(_prepare_in_worker, parse, records).result
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
         """End the worker processes; the next `submit` starts new ones."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
+
+
+@contextmanager
+def _starting_deaf() -> Iterator[None]:
+    """Let processes that start in the block not hear SIGINT, where the system can have it so.
+
+    One that is interrupted as it begins would say so: what is asked to end is this process.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _starting_apart(needs_script: bool) -> Iterator[None]:
+    """Let processes start in the block without the caller's script, unless they need it.
+
+    `spawn` runs the file of `__main__` in each of them, so a script without a guard would run
+    again and again. What a preparer is made of is imported by its own name; it needs the script
+    only where it is defined there.
+    """
+    script = sys.modules[_SCRIPT]
+    if not needs_script:
+        sys.modules[_SCRIPT] = ModuleType(_SCRIPT)
+    try:
+        yield
+    finally:
+        sys.modules[_SCRIPT] = script
 
 
 class ShardFeed:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from cyclopts import Parameter
 from polars.exceptions import PolarsError
 
-from mmsieve.errors import RequestError
+from mmsieve.errors import RequestError, nearest
 from mmsieve.filtering.ids import Counts, RowIds
 from mmsieve.options import Finite, Options, Positive, Share
 from mmsieve.tables import COMMON, METADATA, SCORE, Table, column_names, find_score
@@ -127,7 +127,9 @@ class JoinedTables:
         for number, table in enumerate(self.tables):
             if table.name == prefix and rest in table.types:
                 return self.column(number, rest)
-        raise RequestError(f"no column {name}: {column_names(self.tables)}")
+        meant = nearest(name, (column for table in self.tables for column in table.types))
+        said = f" (did you mean {meant}?)" if meant else ""
+        raise RequestError(f"no column {name}{said}: {column_names(self.tables)}")
 
     def column(self, table: int, name: str) -> Column:
         """The column of one table; raises RequestError where its files don't agree on it."""
@@ -165,10 +167,21 @@ def _check_shards(tables: Sequence[Table]) -> None:
     for table in tables[1:]:
         for file in first.files:
             if file.shard not in table.by_shard:
+                _check_one_table(first, table)
                 raise RequestError(
                     f"{table.name} has no file {file.shard}.parquet as {first.name} has: it isn't "
                     "finished, or is split in another way; say --on key or --on uid to join it"
                 )
+
+
+def _check_one_table(first: Table, other: Table) -> None:
+    """Raise where a shell has made several tables of what was meant as the files of one."""
+    are_files = first.path.is_file() and other.path.is_file()
+    if are_files and first.path.parent == other.path.parent and first.types == other.types:
+        raise RequestError(
+            f"{first.path} and {other.path} are two tables here, and look like files of one: give "
+            f"their folder, {first.path.parent}, or a glob in quotes"
+        )
 
 
 # Conditions: polars SQL expressions over the columns of all tables
@@ -213,7 +226,8 @@ class Condition:
             try:
                 column = self._joined.find(root)
             except RequestError as error:
-                raise RequestError(f"--where {self._text!r}: {error}") from error
+                texts = "; a text that is meant stands in single quotes"
+                raise RequestError(f"--where {self._text!r}: {error}{texts}") from error
             self.columns.add(column)
             self._inputs.append(self._input(column).alias(root))
             return

@@ -100,7 +100,7 @@ class RatingsOptions(Options):
         return found
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group("Teacher", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions(Options):
     """How a teacher is asked, for all teachers but `rendered`. Keys come from the environment."""

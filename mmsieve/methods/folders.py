@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
-from mmsieve.errors import RequestError
+from mmsieve.errors import RequestError, nearest
 from mmsieve.sources import one_line
 from mmsieve.validated import OBJECT, check_json, read_json_file
 
@@ -76,6 +76,7 @@ hanhuang22/AITQE, lyumengyao/mmssr."""
 BASELINES = {
     "clip:MODEL": "similarity of image and text by a CLIP or SigLIP, a folder or Hugging Face id",
     "rules": "DataComp's basic filter: words, characters, image size, aspect ratio, English",
+    "mlm-filter:endpoint:URL#NAME": "MLM-Filter's four metrics of captions, by a model on a server",
     "text-only:MODEL": "a classifier of the above shown a blank image",
     "image-only:MODEL": "a classifier of the above shown no text",
 }
@@ -90,6 +91,22 @@ def bundled_folder(name: str) -> Path | None:
 def bundled_names(verb: str | None = None) -> list[str]:
     """The names of the bundled models: those for a verb, or all."""
     return [known.name for known in CATALOG if known.folder and verb in (None, known.verb)]
+
+
+def known_id(name: str) -> str | None:
+    """The Hugging Face id of a released model that is named without its owner, whatever its case;
+    None where none is known by that name."""
+    ends = (known.name for known in CATALOG if "/" in known.name)
+    return next((id_ for id_ in ends if id_.rpartition("/")[2].lower() == name.lower()), None)
+
+
+def near_name(name: str) -> str:
+    """` (did you mean X, of VERB?)`, among all models that are known; empty where none is near."""
+    known = {one.name.rpartition("/")[2]: one for one in CATALOG} | {
+        one.name: one for one in CATALOG
+    }
+    meant = None if name in known else nearest(name, known)
+    return f" (did you mean {known[meant].name}, of `{known[meant].verb}`?)" if meant else ""
 
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -121,7 +138,8 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         return read_json_file(file, OBJECT, FIX)
     except FileNotFoundError:
-        raise RequestError(f"{file.parent}: no {file.name} in it") from None
+        fix = "give the folder of a checkpoint"
+        raise RequestError(f"{file.parent}: no {file.name} in it: {fix}") from None
 
 
 class TensorIndex(TypedDict):

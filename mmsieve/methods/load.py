@@ -5,8 +5,8 @@ the model is another one, or is used otherwise; `rules` needs none. NAME and NAM
 be a plug-in that another package installs.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ from mmsieve.methods.aitqe.endpoint import AitqeEndpoint
 from mmsieve.methods.clip.annotator import Clip
 from mmsieve.methods.clip.checkpoint import ClipFolder, open_clip
 from mmsieve.methods.clip.open_clip import is_open_clip, open_open_clip
+from mmsieve.methods.mlm_filter.annotator import NAME as MLM_FILTER
+from mmsieve.methods.mlm_filter.annotator import USAGE, MlmFilter, MlmFilterOptions
 from mmsieve.methods.mmssr.annotator import MmSSR, RatingOptions
 from mmsieve.methods.mmssr.checkpoint import OneVision, open_onevision
 from mmsieve.methods.mmssr.endpoint import MmSSREndpoint
@@ -35,7 +37,7 @@ from mmsieve.methods.recognise import recognise
 from mmsieve.methods.rules import Rules
 from mmsieve.methods.unifilter.annotator import OneSided, ScoringOptions, UniFilter
 from mmsieve.methods.unifilter.checkpoint import open_checkpoint
-from mmsieve.sample import Sample
+from mmsieve.sample import Kind, Sample
 
 # Names -> folders
 
@@ -44,7 +46,7 @@ _PLACES = "a folder with config.json and *.safetensors, or a Hugging Face id (ow
 
 def find_model(model: str, verb: str | None = "score") -> Path:
     """The folder of a bundled model (of one verb), a path or a hub id; raises RequestError."""
-    scorers = [*(f"{method}:MODEL" for method in _SCORERS), _RULES]
+    scorers = [*(f"{method}:MODEL" for method in _SCORERS), _RULES, USAGE]
     scorers += [f"{plugin.name}:MODEL" for plugin in list_plugins() if not plugin.problem]
     served = f"; or {SCHEME}URL#NAME"
     others = {"score": f"; or {', '.join(scorers)}", "enhance": served, "rate": served}
@@ -60,13 +62,15 @@ def find_folder(model: str, allowed: str = _PLACES) -> Path:
         return folder
     if model and folder.exists():
         raise RequestError(f"model {model!r} is a file: give {allowed}")
-    if not folders.HUB_ID.fullmatch(model):
-        raise RequestError(f"no model {model!r}: give {allowed}")
-    found = folders.hub_folder(model)
+    name = folders.known_id(model) or model
+    if not folders.HUB_ID.fullmatch(name):
+        raise RequestError(f"no model {model!r}{folders.near_name(model)}: give {allowed}")
+    found = folders.hub_folder(name)
     if found is None:
         raise RequestError(
-            f"no folder {model!r}, and no such model in the local Hugging Face cache or on the "
-            f"hub as reached from here: give {allowed}"
+            f"no folder {name!r}, and no such model in the local Hugging Face cache or on the "
+            f"hub as reached from here{folders.near_name(name) if name == model else ''}: "
+            f"give {allowed}"
         )
     return found
 
@@ -74,10 +78,19 @@ def find_folder(model: str, allowed: str = _PLACES) -> Path:
 # Names -> annotators; none loads weights
 
 
-def load_annotator(model: str, options: ScoringOptions | None = None) -> Annotator:
+def load_annotator(
+    model: str, options: ScoringOptions | None = None, mlm_filter: MlmFilterOptions | None = None
+) -> Annotator:
     """The annotator of a model by its name, such as `clip:FOLDER`; raises RequestError."""
-    options = options or ScoringOptions()
+    options, mlm_filter = options or ScoringOptions(), mlm_filter or MlmFilterOptions()
     method, colon, name = str(model).partition(":")
+    if method == MLM_FILTER:
+        return MlmFilter(name, mlm_filter, options)
+    if str(model).startswith(SCHEME):
+        raise RequestError(f"model {model!r}: a server is asked for scores by {USAGE}")
+    if mlm_filter != MlmFilterOptions():
+        names = (part.name for part in fields(mlm_filter))
+        raise RequestError(f"--{', --'.join(names)}: are for a model on a server, {USAGE}")
     if method == _RULES:
         if colon:
             raise RequestError(f"model {model!r}: {_RULES} takes no model")
@@ -94,6 +107,12 @@ def load_annotator(model: str, options: ScoringOptions | None = None) -> Annotat
 def load_unifilter(model: str, options: ScoringOptions | None = None) -> UniFilter:
     """The annotator of a quality classifier; raises RequestError as `load_annotator` does."""
     return UniFilter(open_checkpoint(find_model(model)), options or ScoringOptions())
+
+
+def kinds_of(model: str) -> tuple[Kind, ...]:
+    """The kinds of samples that a model can score, by its name."""
+    method = model.partition(":")[0]
+    return ("caption",) if method == MLM_FILTER else ("caption", "document")
 
 
 def _find_plugin(method: str) -> Plugin | None:
@@ -213,37 +232,37 @@ class LoadedModel:
         self.preparer = annotator.preparer()
         self.runner = make_runner(annotator, options)
 
-    def score(self, samples: Iterable[Sample]) -> list[Row]:
+    def score(self, samples: Iterable[Sample | Mapping[str, Any]]) -> list[Row]:
         """A row per caption or document, in order, with its quality; see `annotate`."""
         return self._do("score", samples)
 
-    def enhance(self, samples: Iterable[Sample]) -> list[Row]:
+    def enhance(self, samples: Iterable[Sample | Mapping[str, Any]]) -> list[Row]:
         """A row per caption pair, in order, with its scores and the caption to use; see `annotate`.
 
         A sample that can't be judged keeps its caption.
         """
         return self._do("enhance", samples)
 
-    def rate(self, samples: Iterable[Sample]) -> list[Row]:
+    def rate(self, samples: Iterable[Sample | Mapping[str, Any]]) -> list[Row]:
         """A row per instruction sample, in order, with its ratings and styles; see `annotate`."""
         return self._do("rate", samples)
 
-    def _do(self, verb: str, samples: Iterable[Sample]) -> list[Row]:
+    def _do(self, verb: str, samples: Iterable[Sample | Mapping[str, Any]]) -> list[Row]:
         able = _VERBS[self.annotator.kind]
         if verb != able:
             raise RequestError(f"this model can't {verb}: call its method {able}")
         return self.annotate(samples)
 
-    def annotate(self, samples: Iterable[Sample]) -> list[Row]:
+    def annotate(self, samples: Iterable[Sample | Mapping[str, Any]]) -> list[Row]:
         """A row per sample, in order: `key`, `status`, `error`, and the columns of the schema.
 
-        A sample that can't be used has its reason as status, and None in the other columns but
-        for what is known of it all the same.
+        A sample may be a dict (`Sample.of`). One that can't be used has its reason as status, and
+        None in the other columns but for what is known of it all the same.
         """
-        samples = list(samples)
+        made = [Sample.of(sample) for sample in samples]
         rows: list[Row] = []
-        found = annotate_samples(self.preparer, self.runner, samples)
-        for sample, row in zip(samples, found, strict=True):
+        found = annotate_samples(self.preparer, self.runner, made)
+        for sample, row in zip(made, found, strict=True):
             rows.append({"key": sample.key, "status": str(Status.OK), "error": None})
             rows[-1] |= dict.fromkeys(self.annotator.schema.names)
             if isinstance(row, SampleError):
@@ -262,15 +281,17 @@ def load_model(
     """A model ready for use: `load_model("folder").score([Sample.caption("a.jpg", "A dog.")])`.
 
     What it can do, `score`, `enhance` or `rate`, is what the model was trained for. `options` are
-    those of ScoringOptions, `load_enhancer` or `load_rater`. Raises RequestError.
+    those of ScoringOptions (and `mlm_filter`, MlmFilterOptions), `load_enhancer` or `load_rater`.
+    Raises RequestError.
     """
     verb = _find_verb(str(model))
     if verb == "enhance":
         return load_enhancer(model, device, dtype, batch_tokens, **options)
     if verb == "rate":
         return load_rater(model, device, dtype, batch_tokens, **options)
+    mlm_filter = options.pop("mlm_filter", None)
     scoring = _make("load_model", ScoringOptions, device=device, dtype=dtype, **options)
-    return LoadedModel(load_annotator(model, scoring), batch_tokens)
+    return LoadedModel(load_annotator(model, scoring, mlm_filter), batch_tokens)
 
 
 def _find_verb(model: str) -> str:
@@ -278,7 +299,11 @@ def _find_verb(model: str) -> str:
     method, colon, _ = model.partition(":")
     if model.startswith(SCHEME):
         return "enhance"
-    if method == _RULES or (colon and method in _SCORERS) or _find_plugin(method) is not None:
+    if (
+        method in (_RULES, MLM_FILTER)
+        or (colon and method in _SCORERS)
+        or _find_plugin(method) is not None
+    ):
         return "score"
     return recognise(find_model(model)).verb
 

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmsieve.engine.annotator import Annotator, Row, Runner, RunnerOptions
-from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageLimits, read_size
 from mmsieve.methods.base import caption_image, read_usable
 from mmsieve.methods.unifilter.annotator import ScoringOptions
@@ -121,9 +121,7 @@ class Rules(Annotator):
 
     def __init__(self, options: ScoringOptions) -> None:
         """Raises RequestError for options that mean nothing here."""
-        for name in _UNREAD:
-            if getattr(options, name) not in (None, False):
-                raise RequestError(f"--{name.replace('_', '-')} means nothing for --model rules")
+        options.refuse(_UNREAD, "rules")
         self._limits = options.image_limits
         self._detector = _installed()
         if self._detector is None:

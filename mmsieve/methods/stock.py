@@ -21,7 +21,7 @@ import PIL.Image
 from tokenizers import Tokenizer
 
 from mmsieve.errors import RequestError, SampleError, Status
-from mmsieve.images import Pixels
+from mmsieve.images import ImageLimits, Pixels, decode
 from mmsieve.methods.base import Portable, pixel_settings
 from mmsieve.methods.folders import hash_files, read_json, save_tensors
 from mmsieve.methods.tokenizer import IMAGE, load_tokenizer
@@ -109,9 +109,31 @@ class ServedTokenizer(Portable):
 
 def image_part(square: Pixels) -> dict[str, Any]:
     """The part of a chat that shows a square to the pixel, as PNG."""
+    return _data_part("png", _png(np.ascontiguousarray(square), compress_level=1))
+
+
+_AS_IT_IS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
+"""First bytes of files that any server reads; others are sent as PNG."""
+
+
+def file_part(data: bytes, limits: ImageLimits, orient: bool) -> dict[str, Any]:
+    """The part of a chat that shows an image file: as it is, or as PNG where a server might not
+    read it, or see something else. Raises SampleError where it can't be decoded."""
+    pixels = decode(data, limits, 0, orient)
+    kind = next((kind for magic, kind in _AS_IT_IS.items() if data.startswith(magic)), None)
+    if kind is None or orient or limits.convert_well:
+        return _data_part("png", _png(pixels))
+    return _data_part(kind, data)
+
+
+def _png(pixels: Pixels, **settings: int) -> bytes:
     file = io.BytesIO()
-    PIL.Image.fromarray(np.ascontiguousarray(square)).save(file, "PNG", compress_level=1)
-    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    PIL.Image.fromarray(pixels).save(file, "PNG", **settings)
+    return file.getvalue()
+
+
+def _data_part(kind: str, data: bytes) -> dict[str, Any]:
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
 
 

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageLimits, read_size
-from mmsieve.options import AboveZero, Options, Positive
+from mmsieve.options import INPUT, LIMITS, AboveZero, Options, Positive
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.sources import one_line
 
@@ -34,7 +34,7 @@ Layout: TypeAlias = Literal[
 ]
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=INPUT)
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """How sources are read, where their content doesn't say it."""
@@ -65,7 +65,7 @@ class ReadOptions:
     """Set by callers who can do with samples of some kinds only."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=LIMITS)
 @dataclass(frozen=True, kw_only=True)
 class SampleLimits(Options):
     """What a sample may take: beyond it, it is a row that says so."""

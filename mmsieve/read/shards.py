@@ -60,7 +60,8 @@ def _check(files: tuple[Shard, ...], options: ReadOptions) -> None:
             suffixes = ", ".join(expected)
             raise RequestError(f"{file.url}: --layout {options.layout} is for {suffixes} files")
     errors = []
-    for file in [file for file in files if file.suffix in TAR and "://" not in file.url][:8]:
+    looked = [file for file in files if file.suffix in (*TAR, FOLDER) and "://" not in file.url]
+    for file in looked[:8]:
         try:
             with open_shard(file, options):
                 return

@@ -118,6 +118,11 @@ class RatingTable:
                 f"{table.path}: has no column of a capability ({', '.join(CAPABILITIES)}); name "
                 f"yours with --capabilities; {column_names([table])}"
             )
+        if not options.names() and {"quality_score", "recaption"} & table.types.keys():
+            raise RequestError(
+                f"{table.path}: is no table of ratings: `rate` makes one; of scores `filter` keeps "
+                "the best"
+            )
         for name in self.capabilities:
             kind = self._type(name)
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):

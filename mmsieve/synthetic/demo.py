@@ -165,8 +165,10 @@ def _read(folder: Path, *columns: str) -> pl.DataFrame:
     return pl.concat(read_frames(table_files(folder).values(), columns))
 
 
-def read_back(curated: Path) -> int:
-    """Samples that the webdataset package finds in tars."""
+def read_back(curated: Path) -> int | None:
+    """Samples that the webdataset package finds in tars; None where it isn't installed."""
+    if find_spec("webdataset") is None:
+        return None
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
     count = 0
@@ -191,8 +193,8 @@ class DemoReport(Report):
     """Level -> captions and documents before any filtering."""
     kept: dict[str, dict[int, int]] = field(default_factory=dict)
     """Filtering -> level -> kept samples; `random`: as many as the first keeps, drawn blindly."""
-    read_back: int = 0
-    """Samples that the webdataset package read from the exported tars."""
+    read_back: int | None = None
+    """Samples that the webdataset package read from the exported tars; None: not installed."""
     captions: Rewritten | None = None
     """What became of the captions that were judged."""
     right: dict[str, float] = field(default_factory=dict)
@@ -210,7 +212,7 @@ class DemoReport(Report):
             "",
             *self._levels(),
             "",
-            f"webdataset read {self.read_back:,} samples back from the exported tars.",
+            self._read_back_line(),
             f"{self.captions.rewritten:,} of {self.captions.captions:,} captions were rewritten: "
             f"their mean quality rose from {self.captions.before:.2f} to "
             f"{self.captions.after:.2f}, and no image was thrown away.",
@@ -221,6 +223,12 @@ class DemoReport(Report):
             f"{self.seconds:.1f} s; look at {self.out / 'report.html'}",
         ]
         return "\n".join(lines)
+
+    def _read_back_line(self) -> str:
+        if self.read_back is None:
+            fix = "pip install 'mmsieve[demo]'"
+            return f"The exported tars were not read back, for want of webdataset: {fix}"
+        return f"webdataset read {self.read_back:,} samples back from the exported tars."
 
     def _levels(self) -> list[str]:
         """A table of the shares of the levels before and after each filtering."""
@@ -251,8 +259,6 @@ def demo(
     out = Path(out)
     check_folder(out)
     check_value("count", count, Count)
-    if find_spec("webdataset") is None:
-        raise RequestError("the demo reads its tars back: pip install 'mmsieve[demo]'")
     if missing := [name for name in MODELS if bundled_folder(name) is None]:
         raise RequestError(f"{missing[0]} is missing from this installation: install mmsieve again")
     steps = list(demo_steps(out, count))

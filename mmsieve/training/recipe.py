@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmsieve.errors import RequestError
+from mmsieve.errors import RequestError, nearest
 from mmsieve.methods.load import find_model
 from mmsieve.methods.recognise import PublishedFolder, open_published
 from mmsieve.methods.unifilter.checkpoint import PROJECTOR_KINDS, PROJECTORS
@@ -152,6 +152,9 @@ class ClassifierStage(Optimisation):
 class BaseRecipe(Part):
     """What every recipe has."""
 
+    command: ClassVar[str]
+    """The verb that it is for."""
+
     name: str
     seed: int = 1
     """Of random weights, of the order of data, and of scenes."""
@@ -173,6 +176,7 @@ class BaseRecipe(Part):
 class Recipe(BaseRecipe):
     """How a classifier comes about."""
 
+    command: ClassVar[str] = "train classifier"
     start: Architecture | Pretrained
     lesson: Optimisation | None = None
     """The pretext task of a tower with random weights: what is where in drawn scenes."""
@@ -214,6 +218,7 @@ class SftStage(Steps):
 class RaterRecipe(BaseRecipe):
     """How a rater comes about (mmSSR, arXiv 2503.13383)."""
 
+    command: ClassVar[str] = "train rater"
     start: WeightTransfer | str
     """A string: a rater or any LLaVA-OneVision-style model to go on from, a folder or hub id."""
     answers: tuple[Literal["ratings", "styles"], ...] = ("ratings", "styles")
@@ -226,6 +231,7 @@ class RaterRecipe(BaseRecipe):
 class EnhancerRecipe(BaseRecipe):
     """How an enhancer comes about (AITQE, arXiv 2410.16166)."""
 
+    command: ClassVar[str] = "train enhancer"
     start: WeightTransfer | Backbone | str
     """A string: an enhancer to go on from, a folder or hub id."""
     projector: Steps | None = Field(None, exclude_if=_is_none)
@@ -286,11 +292,14 @@ def load_recipe(recipe: str, kind: type[R], smoke: bool = False) -> R:
     elif recipe.endswith(".py") and Path(recipe).is_file():
         found = _run_file(recipe).get(name)
     else:
-        raise RequestError(f"no recipe {recipe!r}: give a .py file, or one of {', '.join(bundled)}")
+        meant = nearest(recipe, bundled)
+        said = f" (did you mean {meant}?)" if meant else ""
+        known = ", ".join(bundled)
+        raise RequestError(f"no recipe {recipe!r}{said}: give a .py file, or one of {known}")
     if isinstance(found, kind):
         return found
     if isinstance(found, BaseRecipe):
-        raise RequestError(f"{recipe} is a {type(found).__name__}: this wants a {kind.__name__}")
+        raise RequestError(f"{recipe} is a recipe of `{found.command}`, not of `{kind.command}`")
     where = kind.__module__
     raise RequestError(f"{recipe}: it sets no {name} = {kind.__name__}(...) ({where})")
 

@@ -17,6 +17,7 @@ from mmsieve.auditing.precision import CutEstimate, Precision, check_scipy
 from mmsieve.decisions import KIND as DECISIONS
 from mmsieve.errors import RequestError
 from mmsieve.evaluation.printed import render
+from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, OutputOptions, Positive
 from mmsieve.outputs import check_file, write_text
@@ -24,6 +25,7 @@ from mmsieve.read import ReadOptions
 from mmsieve.reporting.inputs import ReportTable, find_table
 from mmsieve.reports import Report, timed
 from mmsieve.tables import open_tables
+from mmsieve.wording import counted
 
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 """Of the rows that are kept, by the cuts that are printed."""
@@ -59,7 +61,7 @@ class AuditReport(Report):
 
     def counts(self) -> str:
         """Samples in the form, or judged."""
-        return f"{self.samples:,} samples {'judged' if self.cuts else 'to judge'}"
+        return f"{counted(self.samples, 'samples')} {'judged' if self.cuts else 'to judge'}"
 
     def lines(self) -> list[str]:
         """What cuts are worth, and the notes."""
@@ -79,6 +81,7 @@ def _printed(cuts: Sequence[CutEstimate]) -> PrintedTable:
     return table
 
 
+@flat_options
 @timed
 def audit(
     *inputs: str,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
+from mmsieve.keywords import flat_options
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
 from mmsieve.methods.load import load_assessor
 from mmsieve.methods.unifilter.annotator import ScoringOptions
@@ -11,6 +12,7 @@ from mmsieve.read import ReadOptions
 from mmsieve.reporting.assessments import summarise
 
 
+@flat_options
 def enhance(
     *sources: str,
     model: str,

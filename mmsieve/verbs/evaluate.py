@@ -10,13 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from mmsieve.engine.annotator import RunnerOptions, estimate_memory
+from mmsieve.engine.annotator import RunnerOptions, check, estimate_memory
 from mmsieve.errors import RequestError
 from mmsieve.evaluation import comparing
 from mmsieve.evaluation.agreement import Agreement, AgreementOptions, compare_tables
 from mmsieve.evaluation.metrics import Bootstrap, Metrics, check_installed
 from mmsieve.evaluation.printed import agreement_table, model_tables, render, status_counts
 from mmsieve.generation.files import read_training_file
+from mmsieve.keywords import flat_options
 from mmsieve.leftovers import remove
 from mmsieve.locks import writing_to
 from mmsieve.methods.load import load_annotator
@@ -87,6 +88,7 @@ class EvaluateReport(Report):
         return status_counts(self.models) or "nothing"
 
 
+@flat_options
 @timed
 def evaluate(
     *tables: str,
@@ -160,6 +162,8 @@ def _evaluate_models(
         }
         used += [f"{name}: {memory.line}" for name, memory in found.items() if memory is not None]
         return EvaluateReport(out=out, notes=(*used, note))
+    for annotator in annotators.values():
+        check(annotator, RunnerOptions(annotator.device, options.batch_tokens))
     scored = {}
     for name, annotator in annotators.items():
         label = "evaluate" if len(names) == 1 else f"evaluate {name}"

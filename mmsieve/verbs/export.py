@@ -18,6 +18,7 @@ from mmsieve.exporting.plan import REPACKED, ExportPlan, Form, KeptSamples, make
 from mmsieve.exporting.samples import NOT_OF_PAIRS, ImageNames
 from mmsieve.exporting.saved import save_again
 from mmsieve.exporting.tars import ExportJournal, write_manifest
+from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, OutputOptions, Positive
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
@@ -27,6 +28,7 @@ from mmsieve.read.layouts import TABLES
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, timed
 from mmsieve.sources import FOLDER, TAR, Shard, Sources, find_files
+from mmsieve.wording import counted
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
 
@@ -73,10 +75,11 @@ class ExportReport(Report):
     def counts(self) -> str:
         """Samples, files and megabytes, and shards that failed."""
         size = f"{self.bytes / 1e6:.1f} MB"
-        files = f"{self.tars} {'tars' if self.form == 'tar' else 'files'} ({size})"
-        return f"{self.samples} samples in {files}{self.failed_shards()}"
+        files = f"{counted(self.tars, 'tars' if self.form == 'tar' else 'files')} ({size})"
+        return f"{counted(self.samples, 'samples')} in {files}{self.failed_shards()}"
 
 
+@flat_options
 @timed
 def export(
     *sources: str,

@@ -14,6 +14,7 @@ from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.filtering.decide import Database, FilterDecisions, Ties, write_uids
 from mmsieve.filtering.request import CutOptions, FilterPlan
+from mmsieve.keywords import flat_options
 from mmsieve.leftovers import scratch_folder
 from mmsieve.locks import writing_to
 from mmsieve.options import DryRun, Overwrite, Quiet, Wait
@@ -56,6 +57,7 @@ class FilterReport(DecisionReport):
         return [*lines, *self.not_kept()]
 
 
+@flat_options
 @timed
 def filter(
     *tables: str,

@@ -22,11 +22,13 @@ from mmsieve.generation.tasks import GenerationTask
 from mmsieve.generation.tasks.assessments import AssessmentTask
 from mmsieve.generation.tasks.ratings import RatingTask
 from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
+from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
 from mmsieve.options import Options
 from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
+from mmsieve.wording import counted
 
 _RECORD = "generate.json"
 _SWITCHES = {"overwrite": False, "dry_run": False, "quiet": False}
@@ -52,13 +54,14 @@ class GenerateReport(Report):
 
     def counts(self) -> str:
         """Records by file, tars, rejects and what they cost."""
-        counts = [f"{count} {self.noun} in {name}" for name, count in self.written.items()]
-        counts += [f"{self.tars} tars"] if self.tars else []
-        counts += [f"{self.rejects} rejects"] if self.rejects else []
+        counts = [f"{counted(count, self.noun)} in {name}" for name, count in self.written.items()]
+        counts += [counted(self.tars, "tars")] if self.tars else []
+        counts += [counted(self.rejects, "rejects")] if self.rejects else []
         counts += [self.spent] if self.spent else []
         return ", ".join(counts) or "nothing written"
 
 
+@flat_options
 def generate_captions(
     *sources: str,
     out: Path,
@@ -79,6 +82,7 @@ def generate_captions(
     return _generate(CaptionTask(), sources, Path(out), options, asking, read)
 
 
+@flat_options
 def generate_documents(
     *sources: str,
     out: Path,
@@ -99,6 +103,7 @@ def generate_documents(
     return _generate(DocumentTask(), sources, Path(out), options, asking, read)
 
 
+@flat_options
 def generate_assessments(
     *sources: str,
     out: Path,
@@ -120,6 +125,7 @@ def generate_assessments(
     return _generate(AssessmentTask(judging), sources, Path(out), options, asking, read, judging)
 
 
+@flat_options
 def generate_ratings(
     *sources: str,
     out: Path,

@@ -7,11 +7,13 @@ from itertools import groupby
 
 from mmsieve.errors import MmsieveError, SampleError
 from mmsieve.images import ImageLimits, extension_of, read_size
+from mmsieve.keywords import flat_options
 from mmsieve.read import ReadOptions, Record, ShardReader, parse_record
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Printed
 from mmsieve.sample import Image, Text, collect_notes
 from mmsieve.sources import Shard, find_files
+from mmsieve.wording import counted
 
 _MOST_FILES = 20
 _MOST_TEXT = 500
@@ -32,6 +34,7 @@ class LookReport(Printed):
         return "\n".join([*self.notes, *self.files, *self.sample])
 
 
+@flat_options
 def look(*sources: str, read: ReadOptions | None = None) -> LookReport:
     """Say what sources are recognised as, how many samples they have, and show the first sample.
 
@@ -51,8 +54,8 @@ def look(*sources: str, read: ReadOptions | None = None) -> LookReport:
         lines.append(line)
         sample = sample or first
     if len(by_file) > _MOST_FILES:
-        lines.append(f"and {len(by_file) - _MOST_FILES} more files")
-    lines.append(f"{len(by_file)} files, {len(shards)} shards")
+        lines.append(f"and {counted(len(by_file) - _MOST_FILES, 'more files')}")
+    lines.append(f"{counted(len(by_file), 'files')}, {counted(len(shards), 'shards')}")
     return LookReport(files=lines, sample=sample, notes=found.notes)
 
 
@@ -66,7 +69,7 @@ def _look_into(shards: Sequence[Shard], options: ReadOptions) -> tuple[str, tupl
     except MmsieveError as error:
         return f"{shards[0].url}: {error}", ()
     count += sum((shard.stop or 0) - shard.start for shard in shards[1:])
-    return f"{shards[0].url}: {layout}, {count} samples", sample
+    return f"{shards[0].url}: {layout}, {counted(count, 'samples')}", sample
 
 
 def _sample_lines(reader: ShardReader, record: Record) -> Iterator[str]:

@@ -23,8 +23,9 @@ class ModelsReport(Printed):
             where = "in the package" if known.folder is not None else "on the Hugging Face hub"
             lines += [known.name, f"    for {known.verb}; {known.size}; {known.licence}; {where}"]
             lines.append(f"    trained on {known.trained_on}")
-        baselines = [f"    {name:<18}{what}" for name, what in BASELINES.items()]
-        plugins = [f"    {name:<18}{what}" for name, what in self.plugins.items()]
+        width = max(map(len, [*BASELINES, *self.plugins])) + 2
+        baselines = [f"    {name:<{width}}{what}" for name, what in BASELINES.items()]
+        plugins = [f"    {name:<{width}}{what}" for name, what in self.plugins.items()]
         lines += ["to compare with:", *baselines]
         return "\n".join([*lines, *(["plug-ins:", *plugins] if plugins else [])])
 

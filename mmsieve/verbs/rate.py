@@ -9,12 +9,14 @@ import polars as pl
 
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.errors import Status
+from mmsieve.keywords import flat_options
 from mmsieve.methods.load import load_raters
 from mmsieve.methods.mmssr.annotator import RatingOptions
 from mmsieve.read import ReadOptions
 from mmsieve.tables import read_frames, table_files
 
 
+@flat_options
 def rate(
     *sources: str,
     model: str,

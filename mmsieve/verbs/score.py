@@ -5,16 +5,20 @@ from pathlib import Path
 
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.exporting.published_scores import PublishedScores
-from mmsieve.methods.load import load_annotator
+from mmsieve.keywords import flat_options
+from mmsieve.methods.load import kinds_of, load_annotator
+from mmsieve.methods.mlm_filter.annotator import MlmFilterOptions
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions
 
 
+@flat_options
 def score(
     *sources: str,
     model: str,
     out: Path,
     scoring: ScoringOptions | None = None,
+    mlm_filter: MlmFilterOptions | None = None,
     read: ReadOptions | None = None,
     run: RunOptions | None = None,
     also_published_layout: bool = False,
@@ -28,8 +32,10 @@ def score(
     model
         A bundled model (see `models`), a checkpoint's folder, or its Hugging Face id (owner/name);
         or to compare with: `clip:MODEL`, the similarity of a CLIP or SigLIP; `rules`, DataComp's
-        basic filter; `text-only:MODEL` and `image-only:MODEL`, a classifier shown one side; or
-        NAME:MODEL, where NAME is an installed plug-in's (see `models`).
+        basic filter; `text-only:MODEL` and `image-only:MODEL`, a classifier shown one side;
+        `mlm-filter:endpoint:URL#NAME`, MLM-Filter's four metrics of captions by a model on a
+        server (its key, if it wants one, in MMSIEVE_ENDPOINT_KEY); or NAME:MODEL, where NAME is
+        an installed plug-in's (see `models`).
     out
         Folder of the table: one Parquet file per shard.
     also_published_layout
@@ -38,11 +44,11 @@ def score(
     """
     asked = scoring or ScoringOptions()
     return run_annotator(
-        lambda device: load_annotator(model, replace(asked, device=device)),
+        lambda device: load_annotator(model, replace(asked, device=device), mlm_filter),
         sources,
         Path(out),
         device=asked.device,
-        read=replace(read or ReadOptions(), kinds=("caption", "document"), needs_text=True),
+        read=replace(read or ReadOptions(), kinds=kinds_of(str(model)), needs_text=True),
         run=run or RunOptions(),
         sidecars=PublishedScores((run or RunOptions()).overwrite)
         if also_published_layout

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from mmsieve.decisions import DecisionRows, check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
 from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.progress import show_progress
@@ -39,6 +40,7 @@ class SelectReport(DecisionReport):
         return [*self.notes, *held, *self.not_kept()]
 
 
+@flat_options
 @timed
 def select(
     table: Path,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
+from mmsieve.keywords import flat_options
 from mmsieve.leftovers import remove
 from mmsieve.locks import writing_to
 from mmsieve.methods.folders import hash_files, tensor_files
@@ -51,6 +52,7 @@ class TrainReport(Report):
         return super().summary() if is_first() else ""
 
 
+@flat_options
 def train_projector(
     recipe: str, *, out: Path, options: TrainOptions = TrainOptions()
 ) -> TrainReport:
@@ -68,6 +70,7 @@ def train_projector(
     return _train("projector", recipe, Recipe, Path(out), None, options)
 
 
+@flat_options
 def train_classifier(
     recipe: str,
     *,
@@ -91,6 +94,7 @@ def train_classifier(
     return _train("classifier", recipe, Recipe, Path(out), start_from, options)
 
 
+@flat_options
 def train_rater(
     recipe: str, *, out: Path, start_from: str | None = None, options: TrainOptions = TrainOptions()
 ) -> TrainReport:
@@ -111,6 +115,7 @@ def train_rater(
     return _train("rater", recipe, RaterRecipe, Path(out), start_from, options)
 
 
+@flat_options
 def train_enhancer(
     recipe: str,
     *,

@@ -53,7 +53,7 @@ def test_another_file_of_the_same_name_is_not_taken_for_done(score, days):
 def test_more_folders_continue_a_table_whose_paths_stay(score, days, tmp_path):
     score(days[0])
     code, said = score(*days)
-    assert code == 0 and "resumed: 1 shards" in said and "1 rows of 1 shards" in said
+    assert code == 0 and "resumed: 1 shard" in said and "1 row of 1 shard" in said
     assert list(table_files(tmp_path / "s")) == ["00000", "day2/00000"]
     assert "resumed: 2 shards" in score(*days)[1]
 
@@ -62,11 +62,11 @@ def test_an_edited_file_is_done_again_and_a_copied_one_is_not(score, days, tmp_p
     path = days[0] / "00000.tar"
     score(days[0])
     path.write_bytes(path.read_bytes().replace(b"A text of", b"a TEXT of"))
-    assert "1 rows of 1 shards" in score(days[0])[1]
+    assert "1 row of 1 shard" in score(days[0])[1]
     os.utime(path, (1, 1))
-    assert "resumed: 1 shards" in score(days[0])[1]
+    assert "resumed: 1 shard" in score(days[0])[1]
     shutil.copytree(days[0], tmp_path / "copy")
-    assert "resumed: 1 shards" in score(tmp_path / "copy")[1]
+    assert "resumed: 1 shard" in score(tmp_path / "copy")[1]
     assert list(table_files(tmp_path / "s")) == ["00000"]
 
 
@@ -74,7 +74,7 @@ def test_equal_files_are_two_shards(score, tmp_path):
     for name in ("a", "b"):
         write_tar(tmp_path / "in" / f"{name}.tar", captions(2))
     score(tmp_path / "in" / "a.tar")
-    assert "2 rows of 1 shards" in score(tmp_path / "in")[1]
+    assert "2 rows of 1 shard" in score(tmp_path / "in")[1]
     assert sorted(table_files(tmp_path / "s")) == ["a", "b"]
 
 

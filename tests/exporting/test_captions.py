@@ -112,7 +112,7 @@ def test_with_decisions_only_kept_samples_are_there(tmp_path):
 def test_other_captions_are_another_export(tmp_path, source):
     run(source, tmp_path / "out", captions=assess(tmp_path / "t", source, FINAL))
     again = run(source, tmp_path / "out", captions=tmp_path / "t")
-    assert "resumed: 1 shards" in again.summary()
+    assert "resumed: 1 shard" in again.summary()
     other = assess(tmp_path / "u", source, {"0001": "Other."})
     with pytest.raises(RequestError, match="another --out, or --overwrite"):
         run(source, tmp_path / "out", captions=other)

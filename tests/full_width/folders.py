@@ -16,8 +16,6 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
-Shapes = dict[str, tuple[int, ...]]
-
 TOWER: dict[str, Any] = {
     "model_type": "siglip_vision_model",
     "hidden_size": 1152,
@@ -211,15 +209,15 @@ def write_folder(folder: Path, geometry: Geometry) -> None:
     """Write a checkpoint in its published layout, its tower's settings beside it."""
     folder.mkdir(parents=True)
     text = {"num_hidden_layers": 2} | geometry.text
-    parts = [_language(geometry, text), _rest(geometry, text["hidden_size"])]
     index: dict[str, str] = {}
-    files = [list(part.items()) for part in (*parts, _tower(geometry))]
+    embeddings, *language = _language(geometry, text)
     # the embeddings alone in the first file, as where files are cut at so many gigabytes
-    files = [files[0][:1], files[0][1:], *files[1:]]
-    for number, shapes in enumerate(files, 1):
+    files = [[embeddings], language, _rest(geometry), _tower(geometry)]
+    for number, names in enumerate(files, 1):
         file = f"model-{number:05}-of-{len(files):05}.safetensors"
-        save_file({name: _random(name, shape) for name, shape in shapes}, folder / file)
-        index |= {name: file for name, _ in shapes}
+        tensors = {name: _random(name, shape_of(name, text, TOWER)) for name in names}
+        save_file(tensors, folder / file)
+        index |= dict.fromkeys(names, file)
     _write(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
     _write(folder / "config.json", _config(geometry, text))
     _write(folder / "generation_config.json", {"eos_token_id": [151645, 151643]})
@@ -260,33 +258,29 @@ def _config(geometry: Geometry, text: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _language(geometry: Geometry, text: dict[str, Any]) -> Shapes:
+def _language(geometry: Geometry, text: dict[str, Any]) -> list[str]:
     """The language model's tensors, its embeddings first."""
     prefix = "model.model." if geometry.method == "aitqe" else "model."
-    width, inside = text["hidden_size"], text["intermediate_size"]
-    heads, keys = text["num_attention_heads"], text["num_key_value_heads"]
-    size = text.get("head_dim", width // heads)
-    shapes: Shapes = {f"{prefix}embed_tokens.weight": (text["vocab_size"], width)}
+    names = [f"{prefix}embed_tokens.weight"]
     for number in range(text["num_hidden_layers"]):
-        layer = f"{prefix}layers.{number}."
-        shapes |= {f"{layer}{name}.weight": (width,) for name in _norms(geometry.family)}
-        shapes |= {
-            f"{layer}self_attn.o_proj.weight": (width, heads * size),
-            f"{layer}mlp.down_proj.weight": (width, inside),
-        }
-        if geometry.family == "phi3":
-            rows = (heads + 2 * keys) * size
-            shapes[f"{layer}self_attn.qkv_proj.weight"] = (rows, width)
-            shapes[f"{layer}mlp.gate_up_proj.weight"] = (2 * inside, width)
-            continue
-        shapes |= {f"{layer}mlp.{name}_proj.weight": (inside, width) for name in ("gate", "up")}
-        for name, count in (("q", heads), ("k", keys), ("v", keys)):
-            shapes[f"{layer}self_attn.{name}_proj.weight"] = (count * size, width)
-            if geometry.family == "qwen2":
-                shapes[f"{layer}self_attn.{name}_proj.bias"] = (count * size,)
-            if geometry.family == "qwen3" and name != "v":
-                shapes[f"{layer}self_attn.{name}_norm.weight"] = (size,)
-    return shapes | {f"{prefix}norm.weight": (width,)}
+        names += [f"{prefix}layers.{number}.{part}" for part in _layer(geometry.family)]
+    return [*names, f"{prefix}norm.weight"]
+
+
+def _layer(family: str) -> list[str]:
+    """The tensors of a layer."""
+    parts = [f"{name}.weight" for name in _norms(family)]
+    parts += ["self_attn.o_proj.weight", "mlp.down_proj.weight"]
+    if family == "phi3":
+        return [*parts, "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight"]
+    parts += [f"mlp.{name}_proj.weight" for name in ("gate", "up")]
+    for name in "qkv":
+        parts.append(f"self_attn.{name}_proj.weight")
+        if family == "qwen2":
+            parts.append(f"self_attn.{name}_proj.bias")
+        if family == "qwen3" and name != "v":
+            parts.append(f"self_attn.{name}_norm.weight")
+    return parts
 
 
 def _norms(family: str) -> list[str]:
@@ -294,50 +288,71 @@ def _norms(family: str) -> list[str]:
     return ["input_layernorm", "post_attention_layernorm", *(more if family == "gemma2" else [])]
 
 
-def _rest(geometry: Geometry, width: int) -> Shapes:
+def _rest(geometry: Geometry) -> list[str]:
     """Projector and head."""
-    seen = TOWER["hidden_size"]
-    rows = geometry.text["vocab_size"]
     if geometry.method == "aitqe":
-        return {
-            "model.lm_head.weight": (rows, width),
-            "mm_projector.0.weight": (width, seen),
-            "mm_projector.0.bias": (width,),
-            "mm_projector.2.weight": (width, width),
-            "image_newline": (width,),
-        }
+        projector = [f"mm_projector.{part}" for part in ("0.weight", "0.bias", "2.weight")]
+        return ["model.lm_head.weight", *projector, "image_newline"]
     inner = "mlp_projector." if geometry.method == "unifilter" else ""
-    projector = f"model.mm_projector.{inner}"
-    shapes: Shapes = {
-        f"{projector}0.weight": (width, seen),
-        f"{projector}0.bias": (width,),
-        f"{projector}2.weight": (width, width),
-        f"{projector}2.bias": (width,),
-    }
+    parts = ("0.weight", "0.bias", "2.weight", "2.bias")
+    names = [f"model.mm_projector.{inner}{part}" for part in parts]
     if geometry.method == "unifilter":
-        return shapes | {"score.weight": (1, width)}
-    return shapes | {"lm_head.weight": (rows, width), "model.image_newline": (width,)}
+        return [*names, "score.weight"]
+    return [*names, "lm_head.weight", "model.image_newline"]
 
 
-def _tower(geometry: Geometry) -> Shapes:
+def _tower(geometry: Geometry) -> list[str]:
     """The copy of the tower; mmSSR's is without the last layer."""
-    width, inside, patch = (TOWER[k] for k in ("hidden_size", "intermediate_size", "patch_size"))
     start = "vision_model." if geometry.method == "aitqe" else "model.vision_tower.vision_tower."
     start += "vision_model."
-    patches = (TOWER["image_size"] // patch) ** 2
-    shapes: Shapes = {
-        f"{start}embeddings.patch_embedding.weight": (width, 3, patch, patch),
-        f"{start}embeddings.patch_embedding.bias": (width,),
-        f"{start}embeddings.position_embedding.weight": (patches, width),
-    }
+    patches, positions = "embeddings.patch_embedding", "embeddings.position_embedding"
+    names = [f"{start}{patches}.weight", f"{start}{patches}.bias", f"{start}{positions}.weight"]
+    parts = ["layer_norm1", "layer_norm2"]
+    parts += [f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")]
+    parts += ["mlp.fc1", "mlp.fc2"]
+    both = "weight", "bias"
     for number in range(TOWER["num_hidden_layers"] - (geometry.method == "mmssr")):
         layer = f"{start}encoder.layers.{number}."
-        names = {f"layer_norm{n}": (width,) for n in (1, 2)}
-        names |= {f"self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
-        names |= {"mlp.fc1": (inside, width), "mlp.fc2": (width, inside)}
-        for name, shape in names.items():
-            shapes |= {f"{layer}{name}.weight": shape, f"{layer}{name}.bias": shape[:1]}
-    return shapes | {f"{start}post_layernorm.{name}": (width,) for name in ("weight", "bias")}
+        names += [f"{layer}{part}.{kind}" for part in parts for kind in both]
+    return [*names, *(f"{start}post_layernorm.{kind}" for kind in both)]
+
+
+def shape_of(name: str, text: dict[str, Any], tower: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of a tensor by its name; `text` and `tower` are the configs of the two models."""
+    in_tower = "vision_model." in name
+    own = tower if in_tower else text
+    hidden, inner, heads = (
+        own[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads")
+    )
+    size = own.get("head_dim", hidden // heads)
+    heads, keys = heads * size, own.get("num_key_value_heads", heads) * size
+    patch, rows = tower["patch_size"], text["vocab_size"]
+    outputs = {
+        "qkv_proj": (heads + 2 * keys, hidden),
+        "q_proj": (heads, hidden),
+        "k_proj": (keys, hidden),
+        "v_proj": (keys, hidden),
+        "o_proj": (hidden, heads),
+        "out_proj": (hidden, heads),
+        "gate_up_proj": (2 * inner, hidden),
+        "gate_proj": (inner, hidden),
+        "up_proj": (inner, hidden),
+        "down_proj": (hidden, inner),
+        "fc1": (inner, hidden),
+        "fc2": (hidden, inner),
+        "embed_tokens": (rows, hidden),
+        "lm_head": (rows, hidden),
+        "score": (1, hidden),
+        "q_norm": (size,),
+        "k_norm": (size,),
+        "patch_embedding": (hidden, 3, patch, patch),
+        "position_embedding": ((tower["image_size"] // patch) ** 2, hidden),
+        "0": (hidden, tower["hidden_size"]),
+        "2": (hidden, hidden),
+    }
+    *_, part, kind = ["", *name.split(".")]
+    found = outputs.get(part, (hidden,))
+    return found[:1] if kind == "bias" else found
 
 
 _BLOCK = 4194301

@@ -235,7 +235,7 @@ def test_one_at_a_time_gives_the_same_table(drawn, tmp_path, capsys, monkeypatch
     assert table(tmp_path / "both").equals(table(tmp_path / "turns"))
     # a table begun one way is gone on with the other way
     code, out, _ = run(f"{command} --out {tmp_path}/both --one-at-a-time", capsys)
-    assert code == 0 and "resumed: 1 shards were done before" in out
+    assert code == 0 and "resumed: 1 shard was done before" in out
 
 
 def test_models_that_do_not_fit_together_take_turns(drawn, tmp_path, capsys, monkeypatch):

@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from mmsieve import RequestError, Sample, Turn, convert, load_enhancer, load_rater
+from mmsieve import RequestError, Sample, Turn, convert, load_enhancer, load_model, load_rater
 from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.labels import CAPABILITIES
 from mmsieve.methods.load import load_raters
+from mmsieve.methods.mlm_filter.inputs import METRICS
 from mmsieve.methods.mmssr.annotator import RatingOptions
 from mmsieve.methods.mmssr.rows import DIGITS
 from mmsieve.methods.mmssr.runner import LoadedRater
@@ -99,6 +100,14 @@ def test_the_digits_probabilities_are_those_of_torch(endpoints):
     for (index, _, number), answer in requests.ask(0, enumerate(items)):
         found[index, number] = softmax([answer["top"][digit] for digit in DIGITS])
     assert np.abs(found - local_probabilities(30)).max() < 1e-4
+
+
+def test_mlm_filters_questions_have_scores_for_answers(endpoints):
+    """A rater answers any question about a caption with a digit."""
+    model = load_model(f"mlm-filter:{endpoints[SCORER]}", device="cpu")
+    rows = model.score(samples.pairs(20))
+    check_all_ok(rows, 20)
+    assert {row[f"{name}_score"] for row in rows for name in METRICS} <= set(range(6))
 
 
 def softmax(logprobs: list[float]) -> npt.NDArray[np.float64]:

@@ -130,7 +130,7 @@ def test_a_threshold_decides_and_the_report_is_of_the_whole_table(tmp_path, own)
     assert lines[-1].startswith("12 rows of 2 shards")
     table_files(tmp_path / "all")["1"].unlink()
     again = enhance(tmp_path / "in", tmp_path / "all", own, rewrite_below=11, **SHORT)
-    assert "resumed: 1 shards" in again.summary()
+    assert "resumed: 1 shard" in again.summary()
     assert set(lines[:-1]) < set(again.summary().splitlines())
 
 

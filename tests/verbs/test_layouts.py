@@ -37,7 +37,7 @@ def test_examples_are_recognised(tmp_path, name, form):
     path.write_text(json.dumps([item] if path.suffix == ".json" else item))
     kinds = LAYOUTS[name].kinds
     found = look(str(path), read=ReadOptions(images=folder, kinds=kinds)).summary()
-    assert f": {name}, 1 samples" in found and "[jpg image, 8 x 8 pixels" in found
+    assert f": {name}, 1 sample" in found and "[jpg image, 8 x 8 pixels" in found
     assert "A kiln." in found
 
 
@@ -63,7 +63,7 @@ def test_look_at_several_files(tmp_path):
     )
     lines = done.stdout.splitlines()
     assert "left alone beside the shards: 1 .parquet" in lines[0]
-    assert lines[1].endswith("a.tar: captions, 1 samples")
+    assert lines[1].endswith("a.tar: captions, 1 sample")
     assert "not a tar archive" in lines[3] and lines[4] == "3 files, 3 shards"
     assert lines[5] == "first sample: k" and "  A kiln." in lines
     assert lines[-1].startswith("  note: its json is no JSON object")

@@ -96,7 +96,7 @@ def test_a_run_goes_on_and_refuses_other_options(own, tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             main([*words, own])
         assert ended.value.code == code
-    assert "resumed: 1 shards" in capsys.readouterr().out
+    assert "resumed: 1 shard" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         main([*words, own, "--capabilities", "ocr"])
     assert ended.value.code == 2

@@ -4,13 +4,9 @@ What `convert` writes can be served by vLLM, SGLang or `transformers serve`; the
 image in front of the text that it is sent. Needs the extra [teachers].
 """
 
-import base64
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import PIL.Image
 
 from mmsieve.clients.checking import PROBE as PROBE
 from mmsieve.clients.checking import check_endpoint, probe_picture
@@ -18,7 +14,7 @@ from mmsieve.clients.endpoint import Endpoint, EndpointName, EndpointRequest
 from mmsieve.devices import resolve_device
 from mmsieve.engine.annotator import Annotator, Row, Runner, RunnerOptions
 from mmsieve.errors import RequestError, SampleError
-from mmsieve.images import ImageLimits, decode
+from mmsieve.images import ImageLimits
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions
 from mmsieve.methods.aitqe.answers import MARKER, kept
 from mmsieve.methods.aitqe.checkpoint import CHAT, EnhancerCheckpoint, chat_text
@@ -26,13 +22,10 @@ from mmsieve.methods.aitqe.forms import AnswerForm
 from mmsieve.methods.aitqe.inputs import AitqePreparer, question, read_caption
 from mmsieve.methods.base import Portable, Result
 from mmsieve.methods.folders import hash_files
-from mmsieve.methods.stock import ServedTokenizer, image_part
+from mmsieve.methods.stock import ServedTokenizer, file_part, image_part
 from mmsieve.methods.tokenizer import FILES, IMAGE
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.sample import Sample
-
-_AS_IT_IS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
-"""First bytes of files that any server reads; others are sent as PNG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +33,8 @@ class EndpointItem:
     """What is sent for one sample."""
 
     words: str
-    url: str
-    """The image, as a data URL."""
+    image: dict[str, Any]
+    """Part of a chat."""
     caption: str
     sample: Sample | None
     truncated: bool = False
@@ -50,7 +43,7 @@ class EndpointItem:
     @property
     def nbytes(self) -> int:
         """What it takes in memory, more or less."""
-        return len(self.url)
+        return len(self.image["image_url"]["url"])
 
 
 @dataclass(frozen=True)
@@ -65,20 +58,11 @@ class EndpointPreparer:
         """The request of a caption pair; raises SampleError where it can't be judged."""
         caption = read_caption(sample)
         try:
-            url = self._url(sample.images[0].data)
+            image = file_part(sample.images[0].data, self.limits, self.orient)
         except SampleError as error:
             raise error.knowing(kept(caption)) from error
         words = "\n" + question(caption, plain=False)
-        return EndpointItem(words, url, caption, sample if self.keep_sample else None)
-
-    def _url(self, data: bytes) -> str:
-        pixels = decode(data, self.limits, 0, self.orient)
-        kind = next((kind for magic, kind in _AS_IT_IS.items() if data.startswith(magic)), None)
-        if kind is None or self.orient or self.limits.convert_well:
-            out = io.BytesIO()
-            PIL.Image.fromarray(pixels).save(out, "PNG")
-            kind, data = "png", out.getvalue()
-        return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        return EndpointItem(words, image, caption, sample if self.keep_sample else None)
 
 
 @dataclass(frozen=True)
@@ -97,8 +81,8 @@ class LikePreparer(Portable):
             self.served.check(chat_text(words), [IMAGE, *item.ids.tolist()])
         except SampleError as error:
             raise error.knowing(kept(item.caption)) from error
-        url = image_part(item.image)["image_url"]["url"]
-        return EndpointItem(words, url, item.caption, item.sample, item.truncated)
+        image = image_part(item.image)
+        return EndpointItem(words, image, item.caption, item.sample, item.truncated)
 
 
 class AitqeEndpoint(Annotator):
@@ -185,8 +169,7 @@ def request_body(
 
     What OpenAI's protocol hasn't is sent only where `--like` says that the server is known.
     """
-    image = {"type": "image_url", "image_url": {"url": item.url}}
-    content = [image, {"type": "text", "text": item.words}]
+    content = [item.image, {"type": "text", "text": item.words}]
     body: dict[str, Any] = {
         "max_completion_tokens": enhancing.max_new_tokens if form is None else form.max_tokens,
         "temperature": 0,

@@ -19,6 +19,7 @@ them could do better, so a low number does not prove that there is nothing to fi
 """
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -28,6 +29,7 @@ from cyclopts import Parameter
 
 from mmsieve.devices import Memory, kind_of, resolve_device, resolve_dtype, share_cores
 from mmsieve.engine.annotator import Annotator, Runner, RunnerOptions
+from mmsieve.errors import RequestError
 from mmsieve.images import ImageLimits
 from mmsieve.methods.base import BatchRunner, ModelOptions
 from mmsieve.methods.folders import hash_files, stored_tensors
@@ -56,6 +58,12 @@ class ScoringOptions(ModelOptions):
     """Cut a text after this many ids, an image counting one (published: 75, documents 16384)."""
     plain_text: bool | None = None
     """Read control strings such as `<|endoftext|>` in a text as ordinary text."""
+
+    def refuse(self, names: Iterable[str], model: str) -> None:
+        """Raise RequestError where one of these options is given, as it means nothing there."""
+        for name in names:
+            if getattr(self, name) not in (None, False):
+                raise RequestError(f"--{name.replace('_', '-')} means nothing for --model {model}")
 
     def fill(self, own: dict[str, Any]) -> "ScoringOptions":
         """The options, with what they leave open taken from a checkpoint's own wishes."""

@@ -1,0 +1,1 @@
+"""MLM-Filter (arXiv 2403.02677): four scores of a caption, by a model on a server."""

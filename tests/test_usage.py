@@ -1,0 +1,129 @@
+"""What the command line says of itself: examples that parse, switches, names nearly right."""
+
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from mmsieve.cli import app, main
+from mmsieve.usage import EXAMPLES
+
+
+def run(capsys, line: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(line))
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def commands(parent=app, above=()) -> dict[str, object]:
+    """Every verb that does something -> its part of the command line."""
+    found = {}
+    for name in parent:
+        if not name.startswith("-"):
+            below = commands(parent[name], (*above, name))
+            found |= below or {" ".join((*above, name)): parent[name]}
+    return found
+
+
+def test_every_verb_has_two_examples():
+    assert EXAMPLES.keys() == commands().keys()
+    assert {len(examples) for examples in EXAMPLES.values()} == {2}
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_examples_parse(line):
+    words = shlex.split(line.removeprefix('eval "$(').removesuffix(')"'))
+    ends = [place for place, word in enumerate(words) if word in ("|", ">")]
+    assert words[0] == "mmsieve"
+    given = words[1 : min(ends, default=len(words))]
+    command, bound, _ = app.parse_args(given, exit_on_error=False, print_error=False)
+    assert callable(command)
+    assert bound.arguments or given in (["models"], ["layouts"], ["doctor"])
+
+
+def test_help_of_a_verb_is_the_same_both_ways(capsys):
+    code, asked, _ = run(capsys, "help filter")
+    assert code == 0
+    assert asked == run(capsys, "filter --help")[1]
+    assert "TABLE..." in asked
+    assert "mmsieve filter scores/ --top-fraction 0.3 --out keep/" in asked
+
+
+def test_help_of_an_unknown_verb_is_a_wrong_request(capsys):
+    code, _, said = run(capsys, "help scor")
+    assert code == 2
+    assert 'Did you mean "score"?' in said
+
+
+def test_verbs_come_in_the_order_of_work(capsys):
+    _, said, _ = run(capsys, "--help")
+    order = ["look", "score", "enhance", "rate", "report", "filter", "select", "export", "train"]
+    places = [said.index(f" {verb} ") for verb in order]
+    assert places == sorted(places)
+
+
+BOTH = {f"--no-{one}" for one in ("plain-text", "clean-format", "one-at-a-time")} | {
+    "--no-negatives",
+    "--no-rewriting",
+}
+"""Switches that are not off by default."""
+
+
+def test_a_half_that_nobody_means_parses_and_is_not_shown(capsys):
+    line = "filter a --top-count 3 --out b --no-quiet --no-dry-run --no-wait --no-overwrite"
+    _, bound, _ = app.parse_args(shlex.split(line), exit_on_error=False, print_error=False)
+    assert bound.arguments["quiet"] is False
+    for verb in EXAMPLES:
+        _, said, _ = run(capsys, f"{verb} --help")
+        halves = {word for word in said.split() if word.startswith("--no-")}
+        assert halves <= BOTH
+
+
+@pytest.mark.parametrize("width", [40, 72])
+def test_help_fits_narrow_terminals(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    code, said, _ = run(capsys, "score --help")
+    assert code == 0
+    assert max(map(len, said.splitlines())) <= width
+
+
+@pytest.mark.parametrize("flag", ["-V", "--version"])
+def test_the_version(capsys, flag):
+    assert run(capsys, flag)[1].strip().count(".") == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_verbs_and_options(capsys, shell):
+    code, script, _ = run(capsys, f"completion {shell}")
+    assert code == 0
+    assert "top-fraction" in script
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("score x --model unifilter-tny --out o", "did you mean unifilter-tiny, of `score`?"),
+        ("score x --model mmssr-tiny-scorr --out o", "mmssr-tiny-scorer, of `rate`?"),
+        ("score x --model aitqe-tiny --out o", "an enhancer (AITQE)"),
+        ("enhance x --model HymanH/AITQ --out o", "did you mean HymanH/AITQE, of `enhance`?"),
+        ("rate x --model MMSSR-7b-Scorer --out o", "no folder 'mengyaolyu/mmssr-7b-scorer'"),
+        ("train rater mmssr-tiny-scorr --out o", "did you mean mmssr-tiny-scorer?"),
+        ("train rater aitqe-tiny --out o", "is a recipe of `train enhancer`, not of"),
+        ("filter x --top-fracton 0.3 --out o", "Did you mean --top-fraction?"),
+        ("train clasifier unifilter-tiny --out o", 'Did you mean "classifier"?'),
+    ],
+)
+def test_what_is_nearly_right_finds_its_name(capsys, monkeypatch, tmp_path, line, meant):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mmsieve.methods.folders.hub_folder", lambda name: None)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.jpg").write_bytes(b"")
+    (tmp_path / "x" / "a.txt").write_text("A text.")
+    code, _, said = run(capsys, line)
+    assert code == 2
+    assert meant in said
+    assert said.count("\n") == 1
