@@ -20,6 +20,8 @@ _NORMS = {"LlamaRMSNorm", "Phi3RMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 
 _SHORT = 512
 """Sequences up to this length are faster by plain products in bfloat16."""
+_PACKED_UP_TO = 2**29
+"""Bytes of a layer: while it is packed it is there twice, and a 7B's head alone has 2 GB."""
 
 
 class PackedLinear(nn.Module):
@@ -51,8 +53,10 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> str:
             mlp: Any = parent
             mlp.fc1 = PackedLinear(mlp.fc1, gelu=True)
             mlp.activation_fn = nn.Identity()
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
+        # by name: a list of them would keep all of an MLP's weights beside the packed ones
+        for name in [name for name, _ in parent.named_children()]:
+            child = getattr(parent, name)
+            if type(child) is nn.Linear and child.weight.nbytes <= _PACKED_UP_TO:
                 setattr(parent, name, PackedLinear(child))
             elif type(child).__name__ in _NORMS and dtype == torch.float32:
                 norm: Any = child

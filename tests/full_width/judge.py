@@ -1,7 +1,7 @@
 """What a folder's model says, put together by hand from stock modules: no code of mmsieve.
 
-Only the rows of embeddings that are needed are read, so that a 7B geometry is judged in little
-memory.
+Only the rows of embeddings that are needed become float32, so that a 7B geometry is judged in
+little memory.
 """
 
 import json
@@ -26,6 +26,7 @@ class Judge:
     def __init__(self, folder: Path, geometry: Geometry) -> None:
         self._places = dict(stored(folder))
         self._geometry = geometry
+        self._tables: dict[str, Tensor] = {}
         config = json.loads((folder / "config.json").read_text())
         # what AutoConfig makes of the base model's own keys, but for its embeddings' rows
         known = {k: v for k, v in config.items() if k in geometry.text} | {"vocab_size": 8}
@@ -57,14 +58,15 @@ class Judge:
     def tensor(self, name: str, rows: Any = ...) -> Tensor:
         """float32; of some rows only where they are given."""
         with safe_open(self._places[name], "pt", backend="pread") as opened:
-            part = opened.get_slice(name)
             if rows is ...:
-                return part[...].float()
-            return torch.cat([part[row : row + 1] for row in rows]).float()
+                return opened.get_tensor(name).float()
+            if name not in self._tables:  # as it is stored: a 7B's rows are 2 GB in float32
+                self._tables[name] = opened.get_tensor(name)
+            return self._tables[name][rows].float()
 
     def images(self, pixels: np.ndarray) -> Tensor:
         """[images, size, size, 3] uint8 -> [images, tokens, hidden]."""
-        values = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+        values = (torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
         hidden = self.tower.embeddings(values)
         layers = self.tower.encoder.layers
         for layer in layers if self._geometry.method == "unifilter" else layers[:-1]:
