@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 VLLM := .venv-vllm
 
 .PHONY: setup demo test test-full test-loaders test-long test-sharded test-vllm check chaos chaos-short fuzz \
-	fuzz-short lint format bench wheel-test clean
+	fuzz-short lint format bench docs wheel-test clean
 
 setup: .venv/.ready
 
@@ -84,6 +84,18 @@ fuzz: setup
 fuzz-short: setup
 	$(FUZZ) --count 12 --seconds 90
 
+# The site, in build/site, from what is here: nothing is fetched, and a warning is an error. What its
+# pages tell people to type is run by `make test-long`.
+DOCS := .venv-docs
+
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+
+$(DOCS)/.ready: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --requirement $<
+	touch $@
+
 # The wheel in an empty environment, in another folder, without a compiler: minutes, most of them pip's.
 wheel-test: setup
 	$(BIN)/pip install --quiet hatchling
@@ -102,4 +114,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv $(LOADERS) $(SHARDED) $(VLLM) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(DOCS) $(LOADERS) $(SHARDED) $(VLLM) .mypy_cache .ruff_cache .pytest_cache

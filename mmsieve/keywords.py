@@ -63,7 +63,8 @@ def _grouped(verb: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, An
     for name in left:
         known = {*parameters, *(own for group in _groups(verb).values() for own in group.names)}
         meant = nearest(name, known)
-        said = f"; did you mean {meant}?" if meant else f": see help(mmsieve.{verb.__name__})"
+        words = verb.__name__.replace("_", " ")
+        said = f"; did you mean {meant}?" if meant else f": `mmsieve help {words}` lists all"
         raise RequestError(f"{verb.__name__}: no option {name}{said}")
     return arguments
 

@@ -62,6 +62,8 @@ def check_names(folder: Path, names: Iterable[str], option: str = "--out") -> No
 
     `names` are paths below the folder.
     """
+    if not hasattr(os, "pathconf"):  # Windows, where whoever writes finds out
+        return
     existing = _existing(folder)
     longest, most = (os.pathconf(existing, f"PC_{what}_MAX") for what in ("NAME", "PATH"))
     start = len(os.fsencode(folder.absolute())) + 1

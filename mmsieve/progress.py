@@ -88,6 +88,13 @@ class _Lines(Progress):
         self._say = say
         self._shown = time.monotonic()
 
+    def phase(self, what: str) -> None:
+        """A line for machines alone: rates of the new phase come once they mean something."""
+        self._shown = time.monotonic()
+        super().phase(what)
+        if logs_json():
+            write(self.what, sys.stderr, "phase")
+
     def _show(self) -> None:
         now = time.monotonic()
         if now - self._shown < _LINE_SECONDS:

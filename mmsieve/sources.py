@@ -386,7 +386,7 @@ def _expand(source: str, notes: list[str]) -> dict[str, int]:
         found.update(files)
     if missing and len(patterns) > 1:
         raise RequestError(
-            f"{source}: {len(missing)} of {len(patterns)} files don't exist, the first is "
+            f"{source}: {len(missing):,} of {len(patterns):,} files don't exist, the first is "
             f"{missing[0]}; use a glob to take only those that do"
         )
     if missing:

@@ -460,7 +460,7 @@ def column_names(tables: Sequence[Table]) -> str:
 def notes_of_unfinished(tables: Sequence[Table]) -> list[str]:
     """What to say of tables that don't hold all samples of their shards."""
     return [
-        f"{each.path}: {each.unfinished} of {len(each.files)} files hold a part of their shard "
+        f"{each.path}: {each.unfinished:,} of {len(each.files):,} files hold a part of their shard "
         "only (a trial run, refused requests, or a shard that can't be read to its end)"
         for each in tables
         if each.unfinished

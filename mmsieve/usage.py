@@ -147,12 +147,14 @@ class HelpFormatter(DefaultFormatter):
             super().__call__(console, options, panel.copy(entries=entries))
 
     def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
-        """Print the first line, in which arguments have their names: `SOURCE...`."""
+        """Print the first line, in which arguments have their names and come first: `SOURCE...`."""
         words = str(usage).split()
-        if "[ARGS...]" in words:
-            words.remove("[ARGS...]")
-            flags = (place for place, word in enumerate(words) if word[0] in "-[")
-            words.insert(next(flags, len(words)), f"{_TAKES.get(words[1], 'SOURCE')}...")
+        many = f"{_TAKES.get(words[1], 'SOURCE')}..." if len(words) > 1 else ""
+        words = [many if word == "[ARGS...]" else word for word in words]
+        if "[OPTIONS]" in words:
+            end = words.index("[OPTIONS]") + 1
+            first = next(place for place, word in enumerate(words) if word[0] in "-[")
+            words = [*words[:first], *words[end:], *words[first:end]]
         super().render_usage(console, options, Text(" ".join(words) + "\n"))
 
 
@@ -192,6 +194,9 @@ def _shown(entry: HelpEntry) -> HelpEntry:
         changes["positional_label"] = f"{_ANY_NUMBER[entry.positional_label]}..."
     if entry.default == "False" or all(one.startswith("--empty-") for one in entry.negative_names):
         changes |= {"negative_names": (), "negative_shorts": ()}
+    one, _, several = (entry.metavar or "").partition("|")
+    if several == f"{one}...":
+        changes["metavar"] = several
     default = None if entry.default in ("False", "()") else _value(entry.default)
     return entry.copy(default=default, **changes)
 

@@ -68,6 +68,7 @@ MISTAKES = [
     # What is made of them
     ("export pics --out o", "nothing to export by: give --decisions, --captions, or both"),
     ("export pics --decisions scores --out o", "not decisions, there is no column keep"),
+    ("report nowhere --out page.html", "nowhere: no such file or folder"),
     ("report scores --out page", "name a file that ends in .html"),
     ("audit scores --out form.html", "name the shards after the table, to show samples"),
     ("evaluate --model unifilter-tiny --out o", "give --model and --data, or two TABLEs"),

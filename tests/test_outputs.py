@@ -210,3 +210,8 @@ def test_a_journal_gives_back_what_was_added_and_passes_over_half_a_line(tmp_pat
         file.write(b'{"unit": "cut')
     outputs.append_line(path, {"unit": "\u00e9"})
     assert list(outputs.read_lines(path, json.loads)) == [{"unit": "a\u2028b"}, {"unit": "\u00e9"}]
+
+
+def test_a_system_without_limits_of_names_is_not_asked_for_them(tmp_path, monkeypatch):
+    monkeypatch.delattr("os.pathconf", raising=False)
+    outputs.check_names(tmp_path, ["x" * 5000])

@@ -53,7 +53,7 @@ def test_sources_are_paths_strings_and_lists_of_them(tmp_path):
     ("given", "said"),
     [
         ({"top_fracton": 0.3}, "filter: no option top_fracton; did you mean top_fraction?"),
-        ({"banana": 1}, r"filter: no option banana: see help\(mmsieve.filter\)"),
+        ({"banana": 1}, "filter: no option banana: `mmsieve help filter` lists all"),
         ({"top_fraction": 3}, "--top-fraction 3: must be above 0 and at most 1"),
         ({"on": "name"}, "--on name: is not one of key, uid"),
     ],
@@ -102,6 +102,11 @@ def test_pictures_and_dicts_are_samples():
 def test_what_is_no_sample_says_what_is_one(value):
     with pytest.raises(RequestError, match=r"a sample is a Sample or a dict of|an image is bytes"):
         mmsieve.Sample.of(value)
+
+
+def test_a_wrong_option_of_a_model_is_named():
+    with pytest.raises(RequestError, match=r"load_model: no option devce; did you mean device\?"):
+        mmsieve.load_model("rules", devce="cpu")
 
 
 # Tables

@@ -107,6 +107,8 @@ class RunReport(Report):
 
     def counts(self) -> str:
         """Rows by status, and shards that failed."""
+        if not self.shards:
+            return "nothing was written"
         statuses = count_words(self.statuses) or "none"
         shards = counted(self.shards, "shards")
         return f"{counted(self.rows, 'rows')} of {shards} ({statuses}){self.failed_shards()}"

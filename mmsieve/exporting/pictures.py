@@ -114,7 +114,7 @@ class ImageCopies:
         if self.elsewhere:
             first = min(self.elsewhere)
             said.append(
-                f"{len(self.elsewhere)} images stay where they are, their paths being absolute "
+                f"{len(self.elsewhere):,} images stay where they are, their paths being absolute "
                 f"or with .. in them: {first!r:.100}"
             )
         return said

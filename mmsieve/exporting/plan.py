@@ -135,11 +135,11 @@ def make_plan(
         if problem and shard is not None:
             failed[name] = problem
         elif problem and (count := len(decisions.kept(name))):
-            failed[name] = f"{count} samples are kept of it and it isn't among the SOURCEs"
+            failed[name] = f"{count:,} samples are kept of it and it isn't among the SOURCEs"
     without = [shard.name for shard in shards if shard not in named]
     if without:
         raise RequestError(
-            f"{decisions.label}: none for {len(without)} of {len(shards)} shards, the "
+            f"{decisions.label}: none for {len(without):,} of {len(shards):,} shards, the "
             f"first is {without[0]}: export the same SOURCEs that were scored"
         )
     parts = []

@@ -212,7 +212,7 @@ class JoinedRows:
                 f"no row of {self._first.name} is in {table.name} by its {on}: join --on the other "
                 "of key and uid, or give tables of the same samples"
             )
-        self.notes.append(f"{matched} of {self._first.rows} rows found in {table.name} by {on}")
+        self.notes.append(f"{matched:,} of {self._first.rows:,} rows found in {table.name} by {on}")
 
     def _other(self, number: int, on: On) -> Iterator[pl.DataFrame]:
         """All rows of another table that can be meant, as they are stored."""

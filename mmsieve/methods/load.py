@@ -19,7 +19,7 @@ from mmsieve.engine.annotator import (
     check,
     make_runner,
 )
-from mmsieve.errors import RequestError, SampleError, Status
+from mmsieve.errors import RequestError, SampleError, Status, nearest
 from mmsieve.methods import folders
 from mmsieve.methods.aitqe.annotator import Aitqe, EnhanceOptions, Judged
 from mmsieve.methods.aitqe.checkpoint import open_enhancer
@@ -345,7 +345,10 @@ Options = TypeVar("Options")
 
 def _make(function: str, kind: type[Options], **options: Any) -> Options:
     """Options of a kind; raises RequestError for a name that it doesn't have."""
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise RequestError(f"{function}: {error}") from error
+    known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            meant = nearest(name, known)
+            fix = f"did you mean {meant}?" if meant else f"there are {', '.join(known)}"
+            raise RequestError(f"{function}: no option {name}; {fix}")
+    return kind(**options)

@@ -176,6 +176,9 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
         else:
             sources.append(given)
     if not found and not metrics and not trainings:
+        for given in inputs:
+            if not Path(given).exists() and not {*given} & {*"*?[{:"}:
+                raise RequestError(f"{given}: no such file or folder")
         raise RequestError(
             f"nothing to report in {', '.join(inputs) or 'no input'}: give a table made by score, "
             "rate or enhance, decisions made by filter or select, what evaluate or train made, and "

@@ -285,7 +285,7 @@ class ResultFolder:
             named = zip(own, problems, strict=True)
             bad += [f"{key}: {problem}" for key, problem in named if problem is not None]
         if bad:
-            self.notes.append(f"{self._data}: {len(bad)} items can't be read; {bad[0]}")
+            self.notes.append(f"{self._data}: {len(bad):,} items can't be read; {bad[0]}")
         if without:
             self.notes.append(f"{self._data}: {without} items have no image source")
         joined = pl.concat(keys)

@@ -145,7 +145,7 @@ def _write_around(wanted: dict[Path, Places], request: SubsetRequest) -> list[st
     notes = write_manifests_again(request.listed, request.out, written)
     if problems:
         raise MmsieveError(
-            f"{len(problems)} images can't be copied, all else is written: {problems[0]}"
+            f"{len(problems):,} images can't be copied, all else is written: {problems[0]}"
         )
     return [*(copies.notes() if request.with_images else ()), *notes]
 

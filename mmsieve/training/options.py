@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import remove
@@ -51,35 +51,39 @@ def as_tuple(given: Any) -> tuple[Any, ...]:
     return () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
+_DATA = Parameter(group=Group("Data", sort_key=2))
+_MODEL = Parameter(group=Group("Parts of the model", sort_key=3))
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(OutputOptions):
     """What a training reads, and how it runs."""
 
-    data: Paths = None
+    data: Annotated[Paths, _DATA] = None
     """Training file, where the recipe's rendered data is not meant: a JSON list as generate writes
     it, or the folder that generate made; for projector LLaVA's captions. May be repeated: all of
     them are learnt together."""
-    images: Paths = None
+    images: Annotated[Paths, _DATA] = None
     """Folder that the image paths of --data are relative to, one for each --data; by default each
     file's own."""
-    data_weight: Annotated[float | list[float] | None, Parameter(negative="")] = None
+    data_weight: Annotated[float | list[float] | None, Parameter(negative=""), _DATA] = None
     """How often the records of a --data come in an epoch, one number for each: 2 is twice, 0.5
     every other epoch."""
-    val: Paths = None
+    val: Annotated[Paths, _DATA] = None
     """Training file to choose the best state by, or the folder that generate made; by default 2%
     of --data, split by image. May be repeated."""
-    pretrain: Paths = None
+    pretrain: Annotated[Paths, _DATA] = None
     """LLaVA's captions that a new projector learns from first, in a stage of its own (classifier,
     enhancer). May be repeated."""
-    pretrain_images: Paths = None
+    pretrain_images: Annotated[Paths, _DATA] = None
     """Folder that the image paths of --pretrain are relative to, one for each; by default each
     file's own."""
-    language_model: str | None = None
+    language_model: Annotated[str | None, _MODEL] = None
     """Another language model than the recipe's: a folder or a hub id."""
-    vision_tower: str | None = None
+    vision_tower: Annotated[str | None, _MODEL] = None
     """Another vision tower than the recipe's: a folder or a hub id."""
-    projector: str | None = None
+    projector: Annotated[str | None, _MODEL] = None
     """Another projector than the recipe's: aapool_mlp (pooled, as released), or one embedding per
     patch by linear, mlp2x_gelu (mlpNx_gelu: N layers) or identity."""
     seed: NotNegative | None = None

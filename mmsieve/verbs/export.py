@@ -236,7 +236,7 @@ def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[s
     lines = []
     for file in plan.files:
         state = "done " if done & {REPACKED, file.unit} else "to do"
-        lines.append(f"{state} {file.unit}: {file.count} samples")
+        lines.append(f"{state} {file.unit}: {counted(file.count, 'samples')}")
     into = "" if options.shard_size is None else f" into tars of {options.shard_size}"
     return [*lines, f"dry run: {plan.kept} samples would be exported{into}, nothing was written"]
 

@@ -43,7 +43,7 @@ class FilterReport(DecisionReport):
         """Notes, the largest groups, the lowest score that is kept, and why others are not."""
         lines = list(self.notes)
         largest = sorted(self.groups.items(), key=lambda group: (-group[1][1], group[0]))
-        lines += [f"{name}: {k} of {n} kept" for name, (k, n) in largest[:_SHOWN_GROUPS]]
+        lines += [f"{name}: {k:,} of {n:,} kept" for name, (k, n) in largest[:_SHOWN_GROUPS]]
         if len(largest) > _SHOWN_GROUPS:
             lines.append(f"... and {len(largest) - _SHOWN_GROUPS} more groups")
         if self.threshold is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
+from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, NotNegative, OutputOptions, whole
 from mmsieve.outputs import check_file, write_text
@@ -16,6 +17,7 @@ from mmsieve.reporting.explorer.explorer import find_explorers
 from mmsieve.reporting.inputs import sort_inputs
 from mmsieve.reporting.report import count_all, make_page, render
 from mmsieve.reports import Report, timed
+from mmsieve.wording import counted
 
 
 @Parameter(name="*")
@@ -41,9 +43,11 @@ class PageReport(Report):
 
     def counts(self) -> str:
         """Sections, samples and megabytes."""
-        return f"{self.sections} sections, {self.cards} samples, {self.bytes / 1e6:.1f} MB"
+        cards = counted(self.cards, "samples")
+        return f"{counted(self.sections, 'sections')}, {cards}, {self.bytes / 1e6:.1f} MB"
 
 
+@flat_options
 @timed
 def report(
     *inputs: str, out: Path, read: ReadOptions | None = None, options: ReportOptions | None = None
@@ -63,16 +67,16 @@ def report(
         raise RequestError(f"--out {out}: name a file that ends in .html")
     check_file(out, "a report", _is_report, wanted.overwrite)
     given = sort_inputs(inputs)
-    counted, notes = count_all(given, wanted.gallery)
+    parts, notes = count_all(given, wanted.gallery)
     explorers, more = find_explorers(given.tables, wanted.cards) if wanted.cards else ([], [])
     notes += more
-    cards = sum(len(group) for part in counted for group in part.numbers.groups.values())
+    cards = sum(len(group) for part in parts for group in part.numbers.groups.values())
     cards += sum(one.sample.height for one in explorers)
-    total = len(counted)
+    total = len(parts)
     if wanted.dry_run:
         return PageReport(out=out, sections=total, notes=(f"would show {cards} samples",))
     with writing_to(out, "report", wait=wanted.wait):
-        page = make_page(given, counted, explorers, read or ReadOptions())
+        page = make_page(given, parts, explorers, read or ReadOptions())
         page.notes[:0] = notes
         write_text(out, render(page, date.today()))
     size, shown = out.stat().st_size, () if wanted.quiet else tuple(page.notes)

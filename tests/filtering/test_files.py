@@ -1,8 +1,6 @@
 """What is given as a table, and where decisions go: other kinds of files, globs, names of files."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -33,7 +31,7 @@ def test_a_file_of_text_says_how_it_becomes_a_table(tmp_path, monkeypatch, name,
     with pytest.raises(RequestError, match="a table is Parquet") as stopped:
         mmsieve.filter(name, top_count=1, out="keep")
     code = re.search('python -c "(.*)"', str(stopped.value))[1]
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    exec(code)  # as `python -c` does, without another second to import polars
     assert mmsieve.filter("s.parquet", top_count=1, out="keep", quiet=True).kept == 1
 
 
