@@ -19,7 +19,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,10 +34,9 @@ from mmsieve import CutOptions, GenerateOptions, RequestError, RunOptions
 from mmsieve.auditing.cut import cut_of_labels
 from mmsieve.auditing.form import scores_of
 from mmsieve.auditing.labels import find_rows, read_labels
-from mmsieve.auditing.precision import Precision
+from mmsieve.auditing.precision import CutEstimate, Precision
 from mmsieve.generation.files import TRAIN, read_training_file
 from mmsieve.labels import POSITIVE
-from mmsieve.reporting.explorer.edges import Values
 from mmsieve.reporting.inputs import ReportTable, find_table
 from mmsieve.tables import SCORE, open_tables
 from tests.helpers.tables import rows_of, write_table
@@ -143,18 +142,32 @@ def audit(population: Population, seed: int) -> None:
         labels.write_text("".join(judged(table, population)))
         read = find_rows(open_tables([path])[0], SCORE, read_labels([labels]))
         column = scores_of(table, SCORE, 1)
-        check_intervals(population, Precision(column, read), column.columns[0].edges.values)
-        for wanted in WANTED:
-            try:
-                options = CutOptions(min_precision=wanted, labels=(labels,))
-                cut = cut_of_labels([str(path)], options)
-            except RequestError as error:
-                assert "don't show so much" in str(error), error
-                population.refused[wanted] += 1
-                continue
-            true, recall = population.of(cut.threshold)
-            population.precise[wanted] += true >= wanted - SHORT
-            population.kept.setdefault(wanted, []).append(recall)
+        cuts = Precision(column, read).all()
+        check_intervals(population, cuts)
+        chosen = {
+            wanted: next((one for one in cuts if one.precision.low >= wanted), None)
+            for wanted in WANTED
+        }
+        check_filter(path, labels, WANTED[seed % len(WANTED)], chosen)
+    for wanted, cut in chosen.items():
+        if cut is None:
+            population.refused[wanted] += 1
+            continue
+        true, recall = population.of(cut.threshold)
+        population.precise[wanted] += true >= wanted - SHORT
+        population.kept.setdefault(wanted, []).append(recall)
+
+
+def check_filter(
+    table: Path, labels: Path, wanted: float, chosen: Mapping[float, CutEstimate | None]
+) -> None:
+    """Raise AssertionError where `filter` would cut elsewhere, or not say that it can't."""
+    try:
+        options = CutOptions(min_precision=wanted, labels=(labels,))
+        assert cut_of_labels([str(table)], options) == chosen[wanted]
+    except RequestError as error:
+        assert chosen[wanted] is None
+        assert "don't show so much" in str(error), error
 
 
 def judged(table: ReportTable, population: Population) -> Iterator[str]:
@@ -164,12 +177,11 @@ def judged(table: ReportTable, population: Population) -> Iterator[str]:
         yield json.dumps(row | {"label": int(population.good[row["place"]])}) + "\n"
 
 
-def check_intervals(population: Population, precision: Precision, edges: Values) -> None:
+def check_intervals(population: Population, cuts: Sequence[CutEstimate]) -> None:
     """Count which intervals hold the truth, at cuts that keep given shares."""
-    ordered = np.sort(population.scores)[::-1]
+    kept = np.array([one.kept for one in cuts])
     for share in KEPT:
-        threshold = ordered[round(share * len(ordered)) - 1]
-        one = precision.at(int(np.searchsorted(edges, threshold)))
+        one = cuts[int(np.abs(kept - share * kept[0]).argmin())]
         for name, true in zip(("precision", "recall"), population.of(one.threshold), strict=True):
             estimate = getattr(one, name)
             counted = population.held.setdefault(name, Counter())

@@ -119,19 +119,22 @@ def data(folder: Path, verb: str, samples: int) -> Path:
         return labelled(folder / "labelled")
     out = folder / ("instructions" if verb == "rate" else "captions")
     if not out.exists():
-        options = GenerateOptions(teacher="rendered", count=samples, texts_per_image=1, quiet=True)
+        options = GenerateOptions(teacher="rendered", count=samples, quiet=True)
         make = mmsieve.generate_ratings if verb == "rate" else mmsieve.generate_captions
-        make(out=out, options=options if verb == "rate" else replace(options, shards=True))
+        make(
+            out=out,
+            options=options if verb == "rate" else replace(options, shards=True, texts_per_image=1),
+        )
     return out
 
 
 def labelled(out: Path) -> Path:
-    """Texts as long as a usual caption at four levels, over 24 images and as many apart."""
+    """Texts as long as a usual caption at four levels, over 12 images and one apart."""
     if not out.exists():
         out.mkdir()
         for name in ("train", "val"):
             records = []
-            for number in range(24):
+            for number in range(12 if name == "train" else 1):
                 image = f"{name}{number}.png"
                 Image.effect_noise((384, 384), 40).convert("RGB").save(out / image)
                 text = f"<image>\n{' '.join([WORD] * TEXT_TOKENS)}"

@@ -5,7 +5,7 @@ a band its rows and labels above count alone. Intervals are those of Korn and Gr
 Methodology 24, 1998): Clopper and Pearson's of a proportion, at the effective number of labels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -20,6 +20,8 @@ from mmsieve.reporting.explorer.explorer import Explorer, band_of_edges
 
 LEVEL = 0.95
 """Of the intervals."""
+_NONE = 1e-12
+"""So few labels are none, but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,25 @@ class Precision:
 
     def at(self, edge: int) -> CutEstimate:
         """What the cut at an edge is worth."""
+        return self._at([edge])[0]
+
+    def all(self) -> list[CutEstimate]:
+        """What each cut is worth, from the lowest."""
+        return self._at(range(len(self._edges)))
+
+    def _at(self, edges: Sequence[int]) -> list[CutEstimate]:
         last = len(self._edges)
-        kept, dropped = self._share(edge, last), self._share(0, edge)
+        kept = _estimates([self._share(edge, last) for edge in edges])
+        dropped = _estimates([self._share(0, edge) for edge in edges])
+        return [self._cut(*each) for each in zip(edges, kept, dropped, strict=True)]
+
+    def _cut(self, edge: int, kept: Estimate, dropped: Estimate) -> CutEstimate:
         rows = int(self._counts[edge:].sum())
         good = [rows * one for one in (kept.value, kept.low, kept.high)]
         lost = int(self._counts[:edge].sum())
         bad = [lost * one for one in (dropped.value, dropped.high, dropped.low)]
         found = (a / (a + b) if a + b else 0.0 for a, b in zip(good, bad, strict=True))
         return CutEstimate(float(self._numbers[edge]), rows, kept, Estimate(*found))
-
-    def all(self) -> Iterator[CutEstimate]:
-        """What each cut is worth, from the lowest."""
-        return map(self.at, range(len(self._edges)))
 
     def lowest(self, wanted: float) -> CutEstimate | None:
         """The lowest cut whose precision is at least so high, also by the interval's lower end."""
@@ -88,14 +97,17 @@ class Precision:
         """The cut with the highest lower end of its precision."""
         return max(self.all(), key=lambda one: one.precision.low)
 
-    def _share(self, low: int, high: int) -> Estimate:
-        """The share of good ones among the rows from one edge to below another."""
+    def _share(self, low: int, high: int) -> tuple[float, float]:
+        """The share of good rows from one edge to below another, and the labels that it is worth.
+
+        Without a label, none.
+        """
         rows, labels, good = self._strata(low, high)
         if not labels.sum():
-            return Estimate(0.0, 0.0, 1.0)
+            return 0.0, 0.0
         weights = rows / rows.sum()
         value = float((weights * good / labels).sum())
-        return Estimate(value, *_interval(value, 1 / float((weights**2 / labels).sum())))
+        return value, 1 / float((weights**2 / labels).sum())
 
     def _strata(
         self, low: int, high: int
@@ -121,12 +133,15 @@ class Precision:
         return table[:, 0], table[:, 1], table[:, 2]
 
 
-def _interval(share: float, labels: float) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a share of an effective number of labels."""
+def _estimates(shares: Sequence[tuple[float, float]]) -> list[Estimate]:
+    """Shares, each of an effective number of labels, with Clopper and Pearson's intervals."""
     from scipy.stats import beta
 
-    good, tail = share * labels, (1 - LEVEL) / 2
+    values, labels = np.array(shares).reshape(-1, 2).T
+    good, tail = values * labels, (1 - LEVEL) / 2
     bad = labels - good
-    low = 0.0 if good <= 0 else float(beta.ppf(tail, good, bad + 1))
-    high = 1.0 if bad <= 1e-12 else float(beta.ppf(1 - tail, good + 1, bad))
-    return low, high
+    with np.errstate(invalid="ignore"):
+        low = np.where(good <= 0, 0.0, beta.ppf(tail, good, bad + 1))
+        high = np.where(bad <= _NONE, 1.0, beta.ppf(1 - tail, good + 1, bad))
+    numbers = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Estimate(*each) for each in numbers]

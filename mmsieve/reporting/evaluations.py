@@ -98,6 +98,8 @@ class EvaluationNumbers:
     levels: list[tuple[str, str, str]]
     """Name of a level, recall and F1."""
     calibration: LineChart | None
+    has_predictions: bool
+    """Whether the texts' scores are there."""
     records: Mapping[int, TrainingRecord]
     """Place of each shown text -> it."""
     groups: Groups
@@ -124,6 +126,7 @@ def read_evaluation(given: EvaluatedModel, gallery: int) -> EvaluationNumbers:
         confusion=_confusion(found.confusion),
         levels=[(_level(n), f"{recall:.3f}", f"{f1:.3f}") for n, (recall, f1) in enumerate(rates)],
         calibration=_calibration(found),
+        has_predictions=given.predictions is not None,
         records=records,
         groups=groups,
     )

@@ -16,7 +16,7 @@ from mmsieve.read.instructions import looks_right
 from mmsieve.read.json_items import first_sign, line_items, parse_object
 from mmsieve.sources import one_line
 from mmsieve.tables import Header
-from mmsieve.training.options import RUN
+from mmsieve.training.options import RUN, STAGES
 
 _MOST_BYTES = 1 << 26
 """No metrics.json is that large."""
@@ -24,7 +24,7 @@ _MOST = 1 << 53
 """No number in it either."""
 
 
-METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
+METRICS, PREDICTIONS, CONFIG = "metrics.json", "predictions.parquet", "config.json"
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ class EvaluatedModel:
 
 
 def read_metrics(path: Path) -> list[EvaluatedModel] | None:
-    """What a metrics.json, or the folder with it, says of each model; None for anything else.
+    """What a metrics.json, or the folder of `evaluate`, says of each model; None for anything else.
 
     Raises RequestError for JSON that is neither that nor may hold samples.
     """
-    path = path / METRICS if (path / METRICS).is_file() else path
+    if (path / PREDICTIONS).is_file() and (path / METRICS).is_file():
+        path = path / METRICS
     try:
         if path.suffix.lower() != ".json" or not path.is_file() or _may_hold_samples(path):
             return None
@@ -187,9 +188,20 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
 
 
 def training_folder(path: Path) -> Path | None:
-    """The folder of a training, given as such or by its training.json; None for anything else."""
+    """The folder of a training, given as such or by its training.json; None for anything else.
+
+    Somebody's data may be in a file of that name: beside ours stands what was trained.
+    """
     folder = path.parent if path.name == RUN else path
-    return folder if (folder / RUN).is_file() else None
+    file = folder / RUN
+    is_ours = (folder / CONFIG).is_file() or (folder / STAGES).is_dir()
+    if not is_ours or not file.is_file():
+        return None
+    try:
+        with file.open("rb") as opened:
+            return None if first_sign(opened) == "[" else folder
+    except OSError as error:
+        raise RequestError(f"{file}: can't be read: {error.strerror}") from error
 
 
 def find_table(path: Path) -> ReportTable | None:

@@ -57,13 +57,14 @@ class Retold:
         """How many samples each capability chose of each style."""
         if self.brought is None:
             return None
-        chosen = self.brought.capabilities >= 0
-        pairs = zip(
-            self.brought.capabilities[chosen].tolist(),
-            self.brought.groups[chosen].tolist(),
-            strict=True,
-        )
-        counts = Counter((capability, self.groups[group][0]) for capability, group in pairs)
+        chosen, width = self.brought.capabilities >= 0, len(self.groups)
+        of_capability = self.brought.capabilities[chosen].astype(np.int64)
+        flat = of_capability * width + self.brought.groups[chosen]
+        found = np.bincount(flat, minlength=len(self.capabilities) * width)
+        counts: Counter[tuple[int, str]] = Counter()
+        for place in np.flatnonzero(found).tolist():
+            capability, group = divmod(place, width)
+            counts[capability, self.groups[group][0]] += int(found[place])
         by_style: Counter[str] = Counter()
         for (_, style), n in counts.items():
             by_style[style] += n
@@ -80,8 +81,8 @@ class Retold:
 
 def retell(table: ReportTable, subset: ReportTable) -> Retold:
     """What chance would have chosen, and, where it can be told, what chose each row."""
-    status = pl.concat(tables.read_frames(table.files, ("status",)))["status"]
-    ok = (status == Status.OK.value).to_numpy()
+    frames = tables.read_frames(table.files, ("status",))
+    ok = np.concatenate([(frame["status"] == Status.OK.value).to_numpy() for frame in frames])
     keep, excluded = _decisions(table, subset)
     count = int(keep.sum())
     random = np.zeros(len(ok), bool)
@@ -99,13 +100,15 @@ def retell(table: ReportTable, subset: ReportTable) -> Retold:
         why_not = "decisions don't say which samples --require brought"
     if why_not:
         return Retold(random, share, above, why_not=why_not)
+    is_same = False
     try:
         options = SelectOptions.of_fingerprint(fingerprint)
         rated = RatingTable(open_tables([table.path])[0], options)
         brought = Brought(rated.pool.rows)
-        nothing = np.zeros(rated.pool.rows, bool)
-        again = choose_among(rated.pool, options, nothing, excluded, brought)
-        is_same = len(keep) == len(again.chosen) and bool((keep == again.chosen).all())
+        if len(keep) == rated.pool.rows:
+            nothing = np.zeros(rated.pool.rows, bool)
+            again = choose_among(rated.pool, options, nothing, excluded, brought)
+            is_same = bool((keep == again.chosen).all())
     except (RequestError, ValueError, SyntaxError) as error:
         return Retold(random, share, above, why_not=f"it can't be chosen again: {one_line(error)}")
     if not is_same:

@@ -116,7 +116,9 @@ def _metrics() -> None:
     _main(f"evaluate {models} --data made/train.json --out two --quiet")
 
 
-_TEACHER = "--teacher openai:m --base-url http://127.0.0.1:9/v1 --max-retries 0 --patience 1s --quiet"
+_TEACHER = (
+    "--teacher openai:m --base-url http://127.0.0.1:9/v1 --max-retries 0 --patience 1s --quiet"
+)
 _GENERATE = f"generate captions in --count 8 --out made {_TEACHER}"
 
 

@@ -98,7 +98,17 @@ def test_the_numbers_are_those_of_filter(tmp_path):
     mmsieve.report(*tables, str(tmp_path / "top"), out=page_file)
     dice = random.Random(3)
     with open_page(page_file) as page:
-        assert shown(page) == int(read_decisions(tmp_path / "top")["keep"].sum())
+        top = int(read_decisions(tmp_path / "top")["keep"].sum())
+        assert shown(page) == top
+        page.locator(".bar input[type=number]").first.fill("0.5")
+        page.locator(".bar input[type=number]").first.press("Enter")
+        page.wait_for_timeout(40)
+        assert shown(page) > top
+        made = page.get_by_role("button", name="top", exact=True)
+        assert made.get_attribute("aria-pressed") == "false"
+        made.click()
+        page.wait_for_timeout(40)
+        assert (shown(page), made.get_attribute("aria-pressed")) == (top, "true")
         page.evaluate(
             "document.querySelectorAll('.facets details').forEach(one => one.open = true)"
         )

@@ -91,14 +91,14 @@ class Explorer:
     decided: tuple[int, ...]
     """Numbers of the tables that hold decisions."""
 
-    def cuts(self) -> dict[int, int]:
-        """Column -> the edge at which decisions cut it, where they did."""
-        made: dict[int, int] = {}
+    def cuts(self) -> dict[int, list[tuple[str, int]]]:
+        """Column -> who cut it, and at which edge, for each of the decisions that did."""
+        made: dict[int, list[tuple[str, int]]] = {}
         for number, one in enumerate(self.columns):
             edges = one.edges.values
-            for least in cuts_of(self.tables, self.joined.label(one.column))[:1]:
+            for name, least in cuts_of(self.tables, self.joined.label(one.column)):
                 edge = int(np.searchsorted(edges, np.array(least).astype(edges.dtype)))
-                made[number] = min(edge, len(edges) - 1)
+                made.setdefault(number, []).append((name, min(edge, len(edges) - 1)))
         return made
 
     @property
@@ -112,12 +112,15 @@ class Explorer:
         return [GallerySample(**row) for row in rows]
 
 
-def cuts_of(tables: Iterable[ReportTable], label: str) -> list[float]:
-    """The lowest values of a column that decisions kept."""
-    headers = (table.headers[0] for table in tables if table.kind == DECISIONS)
-    by = [header for header in headers if header.fingerprint.get("by") == label]
-    found = (one.notes.get("lowest", one.fingerprint.get("min_score")) for one in by)
-    return [float(least) for least in found if least is not None]
+def cuts_of(tables: Iterable[ReportTable], label: str) -> list[tuple[str, float]]:
+    """Name of the decisions, and the lowest value that they kept, of those that cut a column."""
+    found = []
+    for table in tables:
+        header = table.headers[0]
+        if table.kind == DECISIONS and header.fingerprint.get("by") == label:
+            least = header.notes.get("lowest", header.fingerprint.get("min_score"))
+            found += [] if least is None else [(table.name, float(least))]
+    return found
 
 
 def find_explorers(tables: Sequence[ReportTable], cards: int) -> tuple[list[Explorer], list[str]]:
@@ -202,6 +205,10 @@ class _Wanted:
     numbers: list[Column]
     tables: Sequence[ReportTable]
 
+    def cuts(self, column: Column) -> list[tuple[str, float]]:
+        """Who cut a column, and where."""
+        return cuts_of(self.tables, self.joined.label(column))
+
     def frames(self) -> Iterator[pl.DataFrame]:
         """All rows, some at a time, with `status`: the first that is not ok, or ok."""
         named = _names(self.joined).values()
@@ -247,7 +254,7 @@ def _first_pass(wanted: _Wanted) -> list[NumberColumn]:
             column,
             written(wanted.joined, column),
             written(wanted.joined, column, quote=False),
-            _edges(parts, ends[column], cuts_of(wanted.tables, wanted.joined.label(column))),
+            _edges(parts, ends[column], [least for _, least in wanted.cuts(column)]),
         )
         for column, parts in sampled.items()
         if ends[column]

@@ -16,6 +16,10 @@ MOST_VALUES = 64
 NONE, OTHER = "(none)", "(other)"
 _LABELLED = ("quality_level", "image_source")
 """Columns of few values that are facets, where a table has them."""
+_NOTES = {
+    "quality_level": "As the model sees it: 0 the text is about something else, 1 it has "
+    "conspicuous mistakes, 2 one wrong property, 3 it is right."
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Facet:
     """The SQL condition of a label."""
     decided: int | None = None
     """The table with the decisions that it is of."""
+    note: str = ""
+    """What its labels mean, where that isn't plain."""
     values: list[str] = field(default_factory=list)
     """Its labels as they are shown, set once they are counted."""
 
@@ -109,7 +115,8 @@ def _by_column(joined: JoinedTables, column: Column) -> Facet:
             return f"{name} IS NULL"
         return f"{name} = {text(label) if quoted else label}"
 
-    return Facet(column.name, (column,), lambda frame: frame[column.inner], where)
+    note = _NOTES.get(column.name, "")
+    return Facet(column.name, (column,), lambda frame: frame[column.inner], where, note=note)
 
 
 def _by_decision(joined: JoinedTables, number: int) -> Facet:

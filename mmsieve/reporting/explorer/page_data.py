@@ -59,6 +59,7 @@ def _table(table: ReportTable, is_decided: bool) -> dict[str, Any]:
 def _facet(facet: Facet) -> dict[str, Any]:
     return {
         "name": facet.name,
+        "note": facet.note,
         "values": facet.values,
         "where": facet.conditions(),
         "table": facet.decided,

@@ -17,6 +17,7 @@ class Explorer {
     this.lead = make("p", { class: "lead", "aria-live": "polite" });
     this.picker = this.select("Column to cut by", (column) => this.setColumn(column));
     this.number = make("input", { type: "number", step: "any", "aria-label": "Cut at", onchange: () => this.typed() });
+    this.madeBar = make("p", { class: "bar soft", hidden: true });
     this.facets = make("div", { class: "facets" });
     this.command = make("code", { class: "command" });
     const copy = make("button", { type: "button" }, "copy");
@@ -24,10 +25,12 @@ class Explorer {
     const clear = make("button", { type: "button", onclick: () => this.clear() }, "clear all");
     root.append(
       make("div", { class: "bar" }, make("label", {}, "Cut by ", this.picker), make("label", {}, "at ", this.number), clear),
+      this.madeBar,
       this.lead,
       make("div", { class: "columns" }, make("div", { class: "main" }, this.histogram.root, make("p", { class: "soft" }, `Drag the cut, or move it with the arrow keys. ${this.about()}`)), this.facets),
       make("div", { class: "commandline" }, this.command, copy),
       ...this.details(),
+      make("p", { class: "soft" }, "What is wrongly dropped or kept is mostly near the cut: look at the samples below. To know how much it is, judge some of them blindly: ", make("code", {}, this.auditLine())),
       this.samples.root,
     );
   }
@@ -66,9 +69,18 @@ class Explorer {
     const { edges } = this.data.columns[column];
     this.request.column = column;
     this.picker.value = String(column);
-    this.request.cut = this.data.cuts?.[column] ?? Math.floor(edges.length / 2);
+    const made = this.data.cuts[column] ?? [];
+    this.request.cut = made.length ? made[0][1] : Math.floor(edges.length / 2);
+    this.showMade(made);
     this.drawHistogram();
     this.tell();
+  }
+
+  /** A button for each cut that decisions made of the column. */
+  showMade(made) {
+    this.made = made.map(([name, edge]) => [edge, make("button", { type: "button", onclick: () => this.setCut(edge) }, make("bdi", {}, name))]);
+    this.madeBar.hidden = !made.length;
+    this.madeBar.replaceChildren("Cuts made: ", ...this.made.map(([, button]) => button));
   }
 
   drawHistogram() {
@@ -123,6 +135,7 @@ class Explorer {
     const share = percent(kept.total / this.data.rows);
     this.histogram.setCut(this.request.cut, `${shortly(this.column.edges[this.request.cut])}: keeps ${whole(kept.total)} samples, ${share}`);
     this.number.value = this.column.edges[this.request.cut];
+    for (const [edge, button] of this.made) button.setAttribute("aria-pressed", edge === this.request.cut);
     this.tellTotal(kept, share, isKept);
     this.tellFacets(kept);
     this.command.textContent = this.commandLine(limits);
@@ -154,7 +167,7 @@ class Explorer {
     const tables = this.data.facets.map((facet, number) => this.facetTable(facet, number, kept));
     const folded = this.data.facets.map((facet, number) => {
       const is = open.get(String(number)) ?? number < 2;
-      return make("details", { open: is, "data-facet": number }, make("summary", {}, facet.name), tables[number]);
+      return make("details", { open: is, "data-facet": number }, make("summary", {}, facet.name), tables[number], facet.note ? make("p", { class: "soft" }, facet.note) : null);
     });
     this.facets.replaceChildren(...folded, ...this.failures());
     if (focused) this.facets.querySelector(`[data-choice="${focused}"]`)?.focus();
@@ -211,6 +224,13 @@ class Explorer {
       };
       return make("p", {}, `${name} from `, box(0), " to below ", box(1));
     }));
+  }
+
+  /** The command that makes a form to judge samples. */
+  auditLine() {
+    const { name, by } = this.data.columns[0];
+    const column = name === "quality_score" ? "" : ` --by ${quoted(by)}`;
+    return `mmsieve audit ${quoted(this.data.tables[0].path)} SHARDS${column} --out form.html`;
   }
 
   /** The command that keeps what is on the screen. */
