@@ -3,7 +3,6 @@
 What is found here is a wrong request: it names the address and says what the server said.
 """
 
-import asyncio
 import io
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from mmsieve.clients.connection import NoAnswerError
 from mmsieve.clients.endpoint import KEY_VARIABLE, SCHEME, Endpoint
 from mmsieve.clients.servers import Servers, pause
+from mmsieve.clients.threads import run_to_end
 from mmsieve.errors import RequestError
 from mmsieve.patience import Patience
 from mmsieve.sanitize import redact, write
@@ -66,7 +66,7 @@ def check_endpoint(endpoint: Endpoint) -> None:
     A server that says that it isn't ready (503) is waited for. Of several, those that can't be
     reached are only named, as long as one is there.
     """
-    asyncio.run(_check_all(endpoint))
+    run_to_end(_check_all(endpoint))
 
 
 async def _check_all(endpoint: Endpoint) -> None:

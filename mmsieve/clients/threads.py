@@ -10,6 +10,23 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns, whether or not a loop runs in this thread, as in a notebook.
+
+    There it runs in a thread of its own, and an interrupt cancels it and waits for its end.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+
+    async def produce(put: Callable[[T], Awaitable[None]]) -> None:
+        await put(await work)
+
+    (result,) = iterate(produce, 1)
+    return result
+
+
 class _End:
     """After the last result."""
 

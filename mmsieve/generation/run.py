@@ -5,7 +5,6 @@ Each step starts from what the one before left on disk, so any can be killed. Wh
 the training files or in rejects.jsonl, or it has no answer yet and the next run asks for it.
 """
 
-import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 from mmsieve.clients.connection import Connection
 from mmsieve.clients.teacher import Usage, api_key, open_teacher, split_name
+from mmsieve.clients.threads import run_to_end
 from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.generation import diversity
 from mmsieve.generation.files import TrainingFiles, choose_val, text_fields
@@ -308,7 +308,7 @@ def _ask(
             items = {item.id: item for item in plan.items}
             teacher = open_teacher(request.connection)
             batches = BatchLoop(teacher=teacher, items=items, poll=options.poll, **shared)
-            outcome = asyncio.run(batches.run(pending if options.batch else None))
+            outcome = run_to_end(batches.run(pending if options.batch else None))
         if not options.batch and outcome.stopped is None:
             loop = RequestLoop(
                 teacher=open_teacher(request.connection),
@@ -316,7 +316,7 @@ def _ask(
                 max_bytes=options.max_in_flight * 2**20,
                 **shared,
             )
-            outcome = asyncio.run(loop.run(pending(_left(request, plan, journal))))
+            outcome = run_to_end(loop.run(pending(_left(request, plan, journal))))
     outcome.failed |= failed
     return outcome
 
