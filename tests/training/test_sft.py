@@ -237,7 +237,7 @@ def test_a_recipe_of_another_kind_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["train", "rater", "aitqe-tiny", "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
-    assert "wants a RaterRecipe" in capsys.readouterr().err
+    assert "is a recipe of `train enhancer`, not of `train rater`" in capsys.readouterr().err
 
 
 def test_a_recipe_without_drawn_data_asks_for_a_file(tmp_path, capsys):
