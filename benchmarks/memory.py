@@ -84,14 +84,19 @@ def main() -> None:
             print(
                 f"| {name} | {found['weights'] / 1e9:.2f} | {found['estimate'] / 1e9:.2f} "
                 f"| {found['peak'] / 1e9:.2f} | {found['estimate'] / found['peak']:.2f} "
-                f"| {found['loaded'] / found['weights']:.2f} "
-                f"| {found['stays'] / found['weights']:.2f} |",
+                f"| {beside(found, 'loaded')} | {beside(found, 'stays')} |",
                 flush=True,
             )
 
 
+def beside(found: dict[str, int], name: str) -> str:
+    """A measured size by the weights' size; a dash where it was not measured."""
+    return f"{found[name] / found['weights']:.2f}" if name in found else "-"
+
+
 def measure(folder: Path, case: Case, samples: int) -> dict[str, int]:
-    """Bytes: `weights` and `estimate` as said, `loaded` and `peak` as measured."""
+    """Bytes: `weights` and `estimate` as said, `peak` as measured; `loaded` and `stays` too, but
+    of a training, which loads and learns in one call."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         sizes = case.geometry, case.layers, case.tower_layers, case.vocabulary
         method = "score" if case.verb == "train" else case.verb

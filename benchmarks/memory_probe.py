@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def measure_training(request: dict[str, Any]) -> dict[str, int]:
-    """Of two updates of a classifier, whose start is loaded and whose end is saved meanwhile."""
+    """Of a classifier's training over all records once, from loading to saving."""
     import mmsieve.training.training
 
     data, model = Path(request["data"]), Path(request["models"][0])
@@ -55,13 +55,7 @@ def measure_training(request: dict[str, Any]) -> dict[str, int]:
         options=TrainOptions(data=[data / "train.json"], val=[data / "val.json"], quiet=True),
     )
     print(memory.line, file=sys.stderr)
-    return {
-        "weights": memory.weights,
-        "estimate": memory.total,
-        "loaded": memory.weights,
-        "stays": memory.weights,
-        "peak": status("VmHWM") - before,
-    }
+    return {"weights": memory.weights, "estimate": memory.total, "peak": status("VmHWM") - before}
 
 
 def forget_peak() -> int:
