@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -85,10 +86,7 @@ def _json(data: bytes, random: Random) -> bytes:
     value = json.loads(data)
     for _ in range(random.choice((1, 1, 1, 2, 4))):
         value = changed(value, random)
-    try:
-        text = json.dumps(value, indent=random.choice((None, 1)))
-    except ValueError:  # a part was put into itself
-        return data
+    text = json.dumps(value, indent=random.choice((None, 1)))
     return text.replace(f'"{_DEEP}"', "[" * _DEPTH + "]" * _DEPTH).encode()
 
 
@@ -107,7 +105,7 @@ def changed(value: Any, random: Random) -> Any:
     """A JSON value with one of the values in it dropped, renamed, or put in another's place."""
     places = list(_places(value))
     if not places:
-        return random.choice((*_ODD, _DEEP))
+        return _odd_value(random)
     holder, key = random.choice(places)
     change = random.randrange(6)
     if change == 0:
@@ -120,8 +118,13 @@ def changed(value: Any, random: Random) -> Any:
     elif change == 3 and isinstance(holder[key], int | float):
         holder[key] = random.choice((*_HUGE, -holder[key], holder[key] + 1, str(holder[key])))
     else:
-        holder[key] = random.choice((*_ODD, _DEEP))
+        holder[key] = _odd_value(random)
     return value
+
+
+def _odd_value(random: Random) -> Any:
+    """A value that is not expected, with lists of its own, which later changes may fill."""
+    return deepcopy(random.choice((*_ODD, _DEEP)))
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
