@@ -11,7 +11,7 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 199
+MOST_FILES = 202
 """Python files, __init__.py apart."""
 MOST_LINES = 41_500
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
