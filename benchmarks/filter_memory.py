@@ -127,6 +127,7 @@ def make_tables(folder: Path, rows: int) -> None:
                 "shard": pa.array([shard] * SHARD_ROWS),
                 "status": pa.array(["ok"] * SHARD_ROWS),
                 "error": pa.nulls(SHARD_ROWS, pa.string()),
+                "place": pa.array(range(SHARD_ROWS), pa.int64()),
                 "uid": uid,
             }
             score = random.normal(1.5, 0.6, SHARD_ROWS).astype(np.float32)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import mmsieve
+from benchmarks import scaling_law
 from mmsieve import cli
 from mmsieve.reports import Printed
 from tests.helpers.layouts import BUILDERS, DrawnLayout
@@ -129,6 +130,12 @@ def test_no_page_and_no_link_is_lost():
         r"blob/main/([^)\s]+)", "\n".join(p.read_text("utf-8") for p in PAGES)
     ):
         assert (ROOT / target).exists(), target
+
+
+def test_the_tables_of_scaling_are_those_of_the_law():
+    page = (ROOT / "docs/scaling.md").read_text("utf-8")
+    for table in scaling_law.sections():
+        assert table in page, "print them again: python -m benchmarks.scaling_law"
 
 
 def test_the_reference_has_every_public_name():
