@@ -68,14 +68,14 @@ $(VLLM)/.ready: pyproject.toml constraints.txt tests/serving/put_together.py
 	$(VLLM)/bin/python tests/serving/put_together.py
 	touch $@
 
-# Kills before every change of files, pairs of runs at once: all of them take half an hour.
+# Kills before every change of files, other faults, pairs of runs at once: all of them take hours.
 chaos: setup
 	$(PYTEST) --dist load -m chaos tests/chaos
 
 chaos-short: setup
 	MMSIEVE_CHAOS=short $(PYTEST) --dist load -m chaos tests/chaos
 
-# Damaged files of every kind that is ours: all 36,000 take hours.
+# Damaged files of every kind, ours and sources: all 44,000 take hours.
 FUZZ := OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --processes 2
 
 fuzz: setup

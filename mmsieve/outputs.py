@@ -273,16 +273,21 @@ def _outside(folder: Path, name: str) -> RequestError:
     return not_ours(folder, why)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SAID = (
+    *(f"(os error {number})" for number in _FULL),  # a library in Rust
+    *(f": {os.strerror(number)}" for number in _FULL),  # DuckDB, of its file
+    "max_temp_directory_size",  # DuckDB, of what is left of a disk
+)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, or what it comes from, says that a disk has no room left."""
+    """Whether an error, or what it comes from, says that a disk or quota has no room left."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return True
-        if any(f"(os error {number})" in str(cause) for number in _FULL):  # a library in Rust
+        if any(words in str(cause) for words in _SAID):
             return True
         cause = cause.__cause__
     return False

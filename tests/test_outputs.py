@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import duckdb
 import pytest
 from safetensors import SafetensorError
 
@@ -131,6 +132,7 @@ def test_a_full_disk_is_known_from_errors_of_libraries_too():
     said = "Error while serializing: I/O error: No space left on device (os error 28)"
     full = SafetensorError(said)
     assert is_full(full) and is_full(OSError(errno.EDQUOT, "quota"))
+    assert is_full(duckdb.IOException('IO Error: Could not write file "x": File too large'))
     assert not is_full(SafetensorError("header too large"))
     with pytest.raises(SafetensorError, match="os error 28"), fitting("model"):
         raise full

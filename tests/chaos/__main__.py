@@ -1,4 +1,4 @@
-"""Kills or doubles the scenarios' commands; prints a line per problem, and a summary."""
+"""Kills, disturbs or doubles the scenarios' commands; prints a line per problem, and a summary."""
 
 import argparse
 import os
@@ -10,21 +10,24 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.faults import Ends, Facts, draw
 from tests.chaos.forked import Outcome, Run, differences, tree, warm
 from tests.chaos.scenarios import SCENARIOS, Scenario, normalise
+from tests.chaos.storage import Orders, storage_server
 
 
 class Arena:
     """A scenario's folder, in which its command can be run again and again."""
 
-    def __init__(self, scenario: Scenario, folder: Path, teacher: str) -> None:
+    def __init__(self, scenario: Scenario, folder: Path, teacher: str, storage: str) -> None:
         self.scenario, self._root = scenario, folder
         self.folder = folder / "work"
-        self._teacher = teacher
+        self._servers = {"teacher": teacher, "storage": storage}
+        self.orders = orders_in(folder) if scenario.storage else None
         scenario.write_files(self.folder)
         (self.folder / "made").mkdir()
         for command in scenario.before:
@@ -37,7 +40,7 @@ class Arena:
 
     def start(self, command: str, name: str = "run", **given: Any) -> Run:
         """Begin a command."""
-        words = shlex.split(command.format(teacher=self._teacher))
+        words = shlex.split(command.format(**self._servers))
         return Run(words, self.folder, self._root / name, **given)
 
     def run(self, command: str, **given: Any) -> Outcome:
@@ -48,6 +51,24 @@ class Arena:
         """Have the folder as it was before the command."""
         shutil.rmtree(self.folder / "made")
         shutil.copytree(self._input / "made", self.folder / "made")
+
+    @property
+    def made(self) -> list[Path]:
+        """What a command has written."""
+        return sorted((self.folder / "made").rglob("*"))
+
+    @property
+    def read(self) -> list[Path]:
+        """The data that a command may read: no recipes, and nothing where it reads none."""
+        kinds = {".tar", ".parquet", ".json"}
+        found = [p for p in sorted((self.folder / "in").rglob("*")) if p.suffix in kinds]
+        return found or [self.folder / "in" / "recipe.py"]
+
+    def restore(self, folder: Path | None) -> None:
+        """Have a folder of the input as it was, to the times of its files."""
+        if folder is not None:
+            shutil.rmtree(folder)
+            shutil.copytree(self._input / folder.relative_to(self.folder), folder)
 
     def tree(self) -> dict[str, Any]:
         """What is there now."""
@@ -78,6 +99,39 @@ def kills(arena: Arena, every: int) -> list[str]:
         elif others := differences(wanted, arena.tree()):
             problems.append(f"{place}: differs: {', '.join(others[:5])}")
     print(f"{len(points)} kills, {len(problems)} problems", flush=True)
+    return problems
+
+
+def faults(arena: Arena, name: str, count: int, seed: int, ends: Ends) -> list[str]:
+    """Let so many runs meet a fault each, and again run the command; returns problems."""
+    command = arena.scenario.command
+    arena.clear()
+    warm(arena.run(command).modules)
+    arena.clear()
+    started = time.monotonic()
+    whole = arena.run(command)
+    seconds = time.monotonic() - started
+    wanted, seed_words = arena.tree(), f"{command} {seed}"
+    largest = max((p.stat().st_size for p in arena.made if p.is_file()), default=0)
+    facts = Facts(seconds, largest, arena.read, arena.orders, arena.scenario.devices)
+    problems: list[str] = []
+    numbers = list(ends.left(name, seed, count))
+    for number in numbers:
+        arena.clear()
+        fault = draw(number, seed_words, facts)
+        met = arena.run(command, fault=fault)
+        arena.restore(fault.folder)
+        again = arena.run(command)
+        found = []
+        if met.code not in fault.codes or "Traceback" in met.said or "internal" in met.said:
+            found.append(f"exit {met.code}: {met.said.strip()}")
+        if again.code != whole.code:
+            found.append(f"then exit {again.code}: {again.said.strip()}")
+        elif others := differences(wanted, arena.tree()):
+            found.append(f"then differs: {', '.join(others[:5])}")
+        ends.add(name, seed, number, not found)
+        problems += [f"fault {number}: {fault.words}: {problem}" for problem in found]
+    print(f"{len(numbers)} faults, {len(problems)} problems", flush=True)
     return problems
 
 
@@ -177,23 +231,27 @@ def teacher_server() -> Iterator[str]:
 
 
 def main() -> int:
-    """Kill or double what is asked for; 1 where anything was wrong."""
+    """Kill, disturb or double what is asked for; 1 where anything was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("what", choices=["kills", "pairs"])
+    parser.add_argument("what", choices=["kills", "faults", "both", "pairs"])
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="all, if none is named")
     parser.add_argument("--every", type=int, default=1, help="kill before each so many changes")
     parser.add_argument("--count", type=int, default=200, help="pairs, shared by the scenarios")
+    parser.add_argument("--faults", type=int, default=100, help="faults, of each scenario")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="keep how faults ended, and leave those out")
     asked = parser.parse_args()
     fitting = [name for name, each in SCENARIOS.items() if _fits(each, asked.what)]
     names = asked.scenarios or fitting
     key = "sk-test-0123456789abcdef"
     os.environ |= {"OPENAI_API_KEY": key, "MMSIEVE_ENDPOINT_KEY": key, "HF_HUB_OFFLINE": "1"}
+    if asked.folder:
+        asked.folder.mkdir(parents=True, exist_ok=True)
     problems = []
     for number, name in enumerate(names):
         print(f"{name}: ", end="", flush=True)
         share = asked.count // len(names) + (number < asked.count % len(names))
-        found = _play(SCENARIOS[name], asked, share)
+        found = _play(name, asked, share)
         problems += found
         for problem in found:
             print(problem, flush=True)
@@ -201,20 +259,37 @@ def main() -> int:
     return 1 if problems else 0
 
 
+def orders_in(folder: Path) -> Orders:
+    """What a scenario's storage is told."""
+    return Orders(folder / "fails")
+
+
+def _storage(folder: Path) -> AbstractContextManager[str]:
+    return storage_server(folder / "work" / "in" / "pool" / "shards", orders_in(folder))
+
+
 def _fits(scenario: Scenario, what: str) -> bool:
-    return bool(scenario.other) if what == "pairs" else not scenario.together
+    """Whether it can be disturbed so; of processes of their own, changes of files aren't seen."""
+    if what == "pairs":
+        return bool(scenario.other)
+    return not scenario.together and not (scenario.devices and what != "faults")
 
 
-def _play(scenario: Scenario, asked: argparse.Namespace, share: int) -> list[str]:
-    """Kill or double a scenario's command."""
+def _play(name: str, asked: argparse.Namespace, share: int) -> list[str]:
+    """Kill, disturb or double a scenario's command."""
+    scenario = SCENARIOS[name]
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as folder,
         teacher_server() if scenario.teacher else nullcontext("") as teacher,
+        _storage(Path(folder)) if scenario.storage else nullcontext("") as storage,
     ):
-        arena = Arena(scenario, Path(folder), teacher)
-        if asked.what == "kills":
-            return kills(arena, asked.every)
-        return pairs(arena, share, asked.seed)
+        arena = Arena(scenario, Path(folder), teacher, storage)
+        if asked.what == "pairs":
+            return pairs(arena, share, asked.seed)
+        found = kills(arena, asked.every) if asked.what in ("kills", "both") else []
+        if asked.what in ("faults", "both"):
+            found += faults(arena, name, asked.faults, asked.seed, Ends(asked.folder))
+        return found
 
 
 if __name__ == "__main__":

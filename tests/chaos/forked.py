@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.faults import Fault, met
+
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PLACES = {
     "os.rename": ((0, 2), (1, 3)),
@@ -83,6 +85,7 @@ class Run:
         *,
         kill_at: int | None = None,
         delay: float = 0.0,
+        fault: Fault | None = None,
     ) -> None:
         """`folder`: where it runs, and whose changes count; `notes`: files of the harness."""
         self._notes = notes
@@ -92,7 +95,7 @@ class Run:
         self._process = os.fork()
         if self._process == 0:
             try:
-                self._be(words, Changes(folder, kill_at), folder, delay)
+                self._be(words, Changes(folder, kill_at), folder, delay, fault)
             finally:
                 os._exit(99)
 
@@ -105,7 +108,14 @@ class Run:
         said = (self._notes / "said.txt").read_text("utf-8", "replace")
         return Outcome(os.waitstatus_to_exitcode(status), said, **ended)
 
-    def _be(self, words: Sequence[str], changes: Changes, folder: Path, delay: float) -> None:
+    def _be(
+        self,
+        words: Sequence[str],
+        changes: Changes,
+        folder: Path,
+        delay: float,
+        fault: Fault | None,
+    ) -> None:
         """Be the run: this is the fork."""
         said = os.open(self._notes / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(said, 1)
@@ -118,7 +128,8 @@ class Run:
         sys.addaudithook(changes)
         code = 98
         try:
-            main(list(words))
+            with met(fault):
+                main(list(words))
         except SystemExit as done:
             code = int(done.code or 0)
         except BaseException:  # noqa: BLE001 - whatever it is, it is told

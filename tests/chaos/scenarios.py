@@ -39,6 +39,10 @@ class Scenario:
     """Whether both may write at once, each a part of the same output."""
     teacher: bool = False
     """Whether it asks a teacher, whose address is {teacher}."""
+    storage: bool = False
+    """Whether it reads from a web server, whose address is {storage}, that may fail."""
+    devices: bool = False
+    """Whether it has processes of its own, one of which may be killed."""
 
     def write_files(self, folder: Path) -> None:
         """Write what no command makes."""
@@ -62,6 +66,13 @@ SCENARIOS = {
     "score-parts": Scenario(
         f"{_SCORE} --part 0/2", (POOL,), other=f"{_SCORE} --part 1/2", together=True
     ),
+    "score-http": Scenario(
+        "score {storage}/00000000.tar {storage}/00000001.tar --model rules --workers 0 --quiet"
+        " --out made/out",
+        (POOL,),
+        storage=True,
+    ),
+    "score-devices": Scenario(f"{_SCORE} --device cpu --devices 2", (POOL,), devices=True),
     "filter": Scenario(f"{_FILTER} --top-fraction 0.5", _TABLE, other=f"{_FILTER} --top-count 2"),
     "filter-again": Scenario(
         f"{_FILTER} --top-fraction 0.5 --overwrite", (*_TABLE, f"{_FILTER} --top-count 2")

@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 SHORT = os.environ.get("MMSIEVE_CHAOS") == "short"
 ALIKE = {"evaluate-model": 3, "train": 9}
 """Scenario -> of how many changes one is taken in the short form."""
+MOST = ("score", "filter", "export", "generate")
+"""Meet a hundred faults, the others 25."""
 PAIRS = {
     "score": 30,
     "score-parts": 10,
@@ -43,9 +45,19 @@ def run(*words: object) -> None:
     sys.stdout.write(done.stdout)
 
 
-@pytest.mark.parametrize("name", [n for n in SCENARIOS if not SCENARIOS[n].together])
-def test_after_a_kill_before_any_change_the_same_command_ends_as_if_undisturbed(name):
-    run("kills", name, "--every", ALIKE.get(name, 1) if SHORT else 1)
+ALONE = [name for name, each in SCENARIOS.items() if not each.together]
+
+
+@pytest.mark.parametrize("name", [n for n in ALONE if not SCENARIOS[n].devices])
+def test_after_a_kill_or_a_fault_the_same_command_ends_as_if_undisturbed(name):
+    """Kills before any change of files; signals, full disks, changed sources, clocks, storage."""
+    count = 100 if name in MOST else 25
+    every = ALIKE.get(name, 1) if SHORT else 1
+    run("both", name, "--every", every, "--faults", 4 if SHORT else count)
+
+
+def test_a_device_s_process_that_is_killed_costs_nothing():
+    run("faults", "score-devices", "--faults", 1 if SHORT else 25)
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -44,6 +44,43 @@ def _pairs() -> None:
     write_tar(Path("in/b.tar"), captions(3))
 
 
+def _pictures() -> None:
+    from tests.helpers.shards import image
+
+    Path("pictures").mkdir()
+    for number, kind in enumerate(("JPEG", "PNG", "WEBP", "GIF")):
+        Path("pictures", f"{number}.{kind.lower()}").write_bytes(image(number, kind))
+
+
+def _documents() -> None:
+    from tests.helpers.shards import write_jsonl
+
+    _pictures()
+    Path("in").mkdir()
+    about = [{"image_name": name, "matched_text_index": 0} for name in ("0.jpeg", "1.png")]
+    document = {"text_list": ["A red square.", "Two."], "image_info": about, "url": "x"}
+    write_jsonl(Path("in/docs.jsonl"), [document] * 4)
+
+
+def _items() -> None:
+    _pictures()
+    Path("in").mkdir()
+    asked = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "Red."}]
+    names = ("0.jpeg", "1.png", "2.webp", "3.gif")
+    items = [{"id": n, "image": name, "conversations": asked} for n, name in enumerate(names)]
+    Path("in/qas.json").write_text(json.dumps(items), "utf-8")
+
+
+def _rows() -> None:
+    from tests.helpers.shards import image, write_parquet
+
+    Path("in").mkdir()
+    cells = [{"bytes": image(n), "path": f"{n}.jpg"} for n in range(6)]
+    columns = {"image": cells, "text": ["A red square."] * 6, "uid": ["0" * 32] * 6}
+    write_parquet(Path("in/a.parquet"), columns)
+
+
+_RULES = "--model rules --workers 0 --quiet --out out"
 _MAKE_SCORES = "score in --model unifilter-tiny --out scores --workers 0 --quiet"
 
 
@@ -221,6 +258,22 @@ def _rater(make: Callable[[], None]) -> Callable[[], None]:
 
 
 KINDS: dict[str, Kind] = {
+    "shards": Kind(_pairs, ("in/*",), (f"score in {_RULES}", f"score in {_RULES} --keep-metadata")),
+    "documents": Kind(
+        _documents,
+        ("in/*", "pictures/*"),
+        (f"score in/docs.jsonl --images pictures {_RULES}", "look in/docs.jsonl --images pictures"),
+    ),
+    "items": Kind(
+        _items,
+        ("in/*", "in/*", "pictures/*"),
+        (
+            "look in/qas.json --images pictures",
+            "rate in/qas.json --images pictures --model mmssr-tiny-scorer --workers 0 --quiet"
+            " --out out",
+        ),
+    ),
+    "rows": Kind(_rows, ("in/*",), (f"score in/a.parquet {_RULES}", "look in/a.parquet")),
     "table": Kind(
         _scores,
         ("scores/*",),
