@@ -5,6 +5,7 @@ Whoever reads or writes a table file, of a run or anyone's, does it through this
 """
 
 import json
+import signal
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +27,11 @@ from mmsieve.identity import FileIdentity, TableSource
 from mmsieve.outputs import not_ours, write_atomically
 from mmsieve.read.parquet import check_expansion, naming_file
 from mmsieve.validated import parse_json
+
+if hasattr(signal, "siginterrupt"):
+    # Imported, polars lets SIGINT restart what it interrupts: a main thread that waits for others
+    # would never hear of it.
+    signal.siginterrupt(signal.SIGINT, True)
 
 # Table files: columns, header, writing
 

@@ -98,3 +98,18 @@ def test_a_command_that_is_told_to_end_while_it_imports_says_so_too(
         check=False,
     )
     assert (run.returncode, run.stderr) == (code, word + ON)
+
+
+_WAIT = """
+import os, queue, signal, threading, mmsieve.tables
+signal.signal(signal.SIGALRM, lambda *_: os._exit(9))
+signal.alarm(60)
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+queue.SimpleQueue().get()
+"""
+
+
+def test_an_interrupt_is_heard_while_the_main_thread_waits():
+    """As for a server that is down. (polars, imported, would have such a wait begin again.)"""
+    run = subprocess.run([sys.executable, "-c", _WAIT], capture_output=True, check=False)
+    assert run.returncode == -signal.SIGINT and b"KeyboardInterrupt" in run.stderr
