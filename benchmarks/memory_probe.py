@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mmsieve
-from mmsieve.engine.annotator import RunnerOptions, annotate_samples
+from mmsieve.engine.annotator import RunnerOptions, annotate_samples, make_runner
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
 from mmsieve.methods.load import load_aitqe, load_annotator, load_raters
 from mmsieve.methods.mmssr.annotator import RatingOptions
@@ -87,7 +87,7 @@ def measure_annotator(request: dict[str, Any]) -> dict[str, int]:
     preparer = annotator.preparer()
     preparer.prepare(samples[0])
     before = forget_peak()
-    loaded = annotator.runner(wanted)
+    loaded = make_runner(annotator, wanted)
     after, stays = status("VmHWM") - before, status("VmRSS") - before
     annotate_samples(preparer, loaded, samples)
     peak = status("VmHWM") - before
