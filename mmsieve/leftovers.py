@@ -21,7 +21,7 @@ _MARK = r"(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}"
 _ANY = rf"(?:{_MARK}|[0-9a-f]{{32}})"
 """(32 digits alone: from before the names said whose they are.)"""
 _HIDDEN = re.compile(rf"(?s:\..+)\.{_ANY}\.(?:tmp|old)")
-_LOCK = re.compile(r"(?s:\..+)\.lock(?:\.json)?")
+_LOCK = re.compile(r"(?s:\..+)\.(?:lock|lock\.json|run)")
 _SCRATCH = re.compile(r"mmsieve-(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-.+")
 _LONGEST = 120
 """Bytes of an output's name that a hidden name repeats: file systems allow 255 in all."""
@@ -92,7 +92,7 @@ def leftovers_in(folder: Path, alone: bool) -> Iterator[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is one of what isn't whole, or of a lock."""
+    """Whether a name is one of what isn't whole, of a lock, or of a record of runs."""
     return _HIDDEN.fullmatch(name) is not None or _LOCK.fullmatch(name) is not None
 
 

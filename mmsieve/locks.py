@@ -28,6 +28,7 @@ from mmsieve.leftovers import (
     remove_scratch_of_dead,
 )
 from mmsieve.outputs import made_otherwise, workplace
+from mmsieve.runs import RunFiles, current_run
 from mmsieve.sanitize import write
 
 _BEGINNING = 60.0
@@ -47,6 +48,7 @@ def writing_to(
 ) -> Iterator[None]:
     """Hold the lock of an output while it is written, after what killed runs left is removed.
 
+    A run of a verb is recorded from now on, and holds the lock until it ends.
     With `part`, I/N, other parts that carry out the same `request` may write there too. A
     `dry_run` holds and removes nothing. Raises RequestError where another run holds the lock,
     unless it shall `wait` for that.
@@ -55,34 +57,53 @@ def writing_to(
         yield
         return
     place = Path(os.path.realpath(out))
-    own = workplace(place)
-    name = "mmsieve" if own == place else place.name
+    own, name = _lock_place(place)
     asked = {name: _digest(value) for name, value in (request or {}).items()}
     made = [folder for folder in (own, *own.parents) if not folder.exists()]
     whole = _Lock(own / hidden_name(name, "lock"), out)
     start = hidden_name(name, "part-")
-    try:
-        with ExitStack() as held:
-            if part is None:
-                held.enter_context(whole.hold(wait, _record(verb, None, asked)))
-                for other in _locks(own, start):
-                    with _Lock(other, out).hold(wait):
-                        pass
-            else:
-                lock = _Lock(own / f"{start}{part.replace('/', '-of-')}.lock", out)
-                if wait:  # not while others need the lock of all
-                    with lock.hold(wait):
-                        pass
-                with whole.hold(wait):
-                    _check_parts(_locks(own, start), out, asked)
-                    held.enter_context(lock.hold(False, _record(verb, part, asked)))
-            _clear(place, alone=part is None)
-            remove_scratch_of_dead()
+    with ExitStack() as held:
+        held.callback(_remove_empty, made)
+        if part is None:
+            held.enter_context(whole.hold(wait, _record(verb, None, asked)))
+            for other in _locks(own, start):
+                with _Lock(other, out).hold(wait):
+                    pass
+        else:
+            lock = _Lock(own / f"{start}{part.replace('/', '-of-')}.lock", out)
+            if wait:  # not while others need the lock of all
+                with lock.hold(wait):
+                    pass
+            with whole.hold(wait):
+                _check_parts(_locks(own, start), out, asked)
+                held.enter_context(lock.hold(False, _record(verb, part, asked)))
+        _clear(place, alone=part is None)
+        remove_scratch_of_dead()
+        if (run := current_run()) is None:
             yield
-    finally:
-        for folder in made:  # where nothing was written
-            with suppress(OSError):
-                folder.rmdir()
+            return
+        run.attach(RunFiles.of(own, name, part), out)
+        if request is not None:
+            run.note(fingerprint=dict(request))
+        try:
+            yield
+        except BaseException as error:
+            run.fail(error)
+            raise
+        run.held.push(held.pop_all())
+
+
+def _lock_place(place: Path) -> tuple[Path, str]:
+    """The folder in which an output's locks lie, and the name that theirs begin with."""
+    own = workplace(place)
+    return own, "mmsieve" if own == place else place.name
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove the folders that were made, where nothing was written."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _locks(folder: Path, start: str) -> list[Path]:

@@ -110,7 +110,8 @@ def test_class_names_are_used_once():
 FLOORS = (
     ("sanitize", "wording"),
     ("errors", "http", "leftovers"),
-    ("validated", "manifests"),
+    ("validated", "manifests", "resources"),
+    ("runs",),
     ("sample", "labels", "options", "keywords", "outputs", "devices", "patience", "progress"),
     ("images",),
     ("sources", "reports", "locks"),

@@ -7,6 +7,7 @@ sources and `--out` must be reachable from every node.
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.errors import MmsieveError, RequestError, ShardError
 from mmsieve.patience import Patience
 from mmsieve.progress import Advance
+from mmsieve.resources import measure
 from mmsieve.sources import Shard, one_line
 
 _CPUS_PER_GPU = 4
@@ -245,4 +247,4 @@ class ShardActor:
 
     def run(self, shard: Shard) -> ShardReport:
         """One shard's report."""
-        return next(self._worker.run([shard]))
+        return replace(next(self._worker.run([shard])), use=measure())

@@ -162,6 +162,7 @@ def _evaluate_models(
         }
         used += [f"{name}: {memory.line}" for name, memory in found.items() if memory is not None]
         return EvaluateReport(out=out, notes=(*used, note))
+    note(fingerprint={name: annotator.fingerprint for name, annotator in annotators.items()})
     for annotator in annotators.values():
         check(annotator, RunnerOptions(annotator.device, options.batch_tokens))
     scored = {}
