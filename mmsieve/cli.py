@@ -55,7 +55,7 @@ app["--help"].group = app["--version"].group = MORE
 VERBS = {
     CLEAN: "look score enhance rate report audit filter select export",
     OWN: "evaluate convert",
-    MORE: "models layouts doctor",
+    MORE: "status models layouts doctor",
 }
 """In the order of work. A verb's module is imported when the verb is used."""
 _LISTS = {"models": "list_models", "layouts": "list_layouts"}

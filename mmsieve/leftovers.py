@@ -38,10 +38,13 @@ def host() -> str:
 
 def _is_alive(own: re.Match[str]) -> bool | None:
     """Whether the process that a name says is there; None where nobody here can know."""
-    if own["host"] != host():
-        return None
+    return is_process(int(own["pid"])) if own["host"] == host() else None
+
+
+def is_process(number: int) -> bool:
+    """Whether a process of this machine has the number."""
     try:
-        os.kill(int(own["pid"]), 0)
+        os.kill(number, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):

@@ -309,7 +309,7 @@ def current_run() -> RunLog | None:
     return _RUN.get()
 
 
-def note(**facts: Any) -> None:
+def note_facts(**facts: Any) -> None:
     """Say something that is to be known of the whole run."""
     if (run := current_run()) is not None:
         run.note(**facts)

@@ -23,6 +23,7 @@ DEBUG = (
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("mmsieve demo --out demo/", "mmsieve demo --out demo/ --count 300 --quiet"),
     "look": ("mmsieve look photos/", "mmsieve look docs.jsonl --images images/"),
+    "status": ("mmsieve status scores/", "mmsieve status /shared/ratings/ --log-json"),
     "layouts": ("mmsieve layouts", "mmsieve layouts --markdown"),
     "models": ("mmsieve models", "mmsieve models | grep -A 2 UniFilter"),
     "doctor": ("mmsieve doctor", "mmsieve doctor --offline"),

@@ -27,7 +27,7 @@ from mmsieve.progress import Progress, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, commonest_reasons, count_words
-from mmsieve.runs import note
+from mmsieve.runs import note_facts
 from mmsieve.sources import Shard, find_files, take_part
 from mmsieve.wording import counted
 
@@ -195,7 +195,7 @@ def _run(
         notes += [] if memory is None else [memory.line]
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
         return RunReport(out=out, notes=tuple(notes))
-    note(shards=len(shards), shards_before=len(shards) - len(todo))
+    note_facts(shards=len(shards), shards_before=len(shards) - len(todo))
     if todo:
         check(job.annotator, job.runner)
     make_folder(out)

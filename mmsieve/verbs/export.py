@@ -27,7 +27,7 @@ from mmsieve.read import ReadOptions
 from mmsieve.read.layouts import TABLES
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, timed
-from mmsieve.runs import note
+from mmsieve.runs import note_facts
 from mmsieve.sources import FOLDER, TAR, Shard, Sources, find_files
 from mmsieve.wording import counted
 
@@ -203,7 +203,7 @@ def _export(
     journal.check(identities, options.overwrite)
     done = set() if options.overwrite else set(filter(journal.is_done, identities))
     whole = digest(sorted(identities.values()))
-    note(fingerprint={"kept samples": whole}, shards=len(identities), shards_before=len(done))
+    note_facts(fingerprint={"kept samples": whole}, shards=len(identities), shards_before=len(done))
     notes = [*notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
     if options.dry_run:
         notes += _preview(plan, done, options)

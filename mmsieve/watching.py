@@ -1,0 +1,232 @@
+"""How the runs of an output stand, from their records and locks; they may be other machines'."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypeAlias
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from mmsieve.errors import RequestError
+from mmsieve.locks import Holder, find_holders, lock_places
+from mmsieve.runs import RUNNING, RunFiles
+from mmsieve.validated import read_json_file
+
+State: TypeAlias = Literal[
+    "starting",
+    "running",
+    "unknown",
+    "done",
+    "failed",
+    "refused",
+    "interrupted",
+    "terminated",
+    "killed",
+]
+"""`killed`: the run ended without a word. `unknown`: as `running`, but nobody here can know."""
+WELL: tuple[State, ...] = ("starting", "running", "unknown", "done")
+MOST_FAILED = 1000
+"""Failed shards of a run that are remembered with their reasons."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What run.json says, as far as it is needed."""
+
+    verb: str
+    command: str
+    host: str
+    process: int
+    started: datetime
+    state: str
+    part: str | None = None
+    ended: datetime | None = None
+    error: str | None = None
+    shards: int | None = None
+    shards_before: int = 0
+    phases: tuple[dict[str, Any], ...] = ()
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+_STORED = TypeAdapter(_Stored)
+
+
+class _EventRecord(TypedDict):
+    """A line of events.jsonl, as far as it is needed."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    time: datetime
+    event: str
+    text: str
+    what: NotRequired[str]
+    shard: NotRequired[str]
+    statuses: NotRequired[dict[str, int]]
+
+
+_RECORD = TypeAdapter(_EventRecord)
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """How a run stands: the last of an output, or of a part of it."""
+
+    verb: str
+    part: str | None
+    state: State
+    command: str
+    host: str
+    process: int
+    started: datetime
+    last: datetime | None = None
+    """Of its last word."""
+    ended: datetime | None = None
+    error: str = ""
+    phase: str = ""
+    """What it does, or did last."""
+    shards: int | None = None
+    shards_before: int = 0
+    """Those that an earlier run had done."""
+    shards_done: int = 0
+    shards_failed: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    """What failed, or is incomplete -> why."""
+    progress: dict[str, Any] = field(default_factory=dict)
+    """Its last record of progress, or of its end: rates, what it has taken, what it waited for."""
+    phases: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def shards_left(self) -> int | None:
+        """Those without a table; None where the work is not cut into shards."""
+        if self.shards is None:
+            return None
+        return max(0, self.shards - self.shards_before - self.shards_done)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing has gone wrong."""
+        return self.state in WELL and not self.failed
+
+    def hear(self, record: _EventRecord) -> None:
+        """Take in what the run has said, in order."""
+        self.last = record["time"]
+        match record["event"]:
+            case "begin":
+                self.phase, self.progress, self.statuses, self.failed = "", {}, {}, {}
+                self.shards_done = self.shards_failed = 0
+            case "phase":
+                self.phase, self.progress = record["text"], {}
+            case "progress" | "end":
+                self.phase = record.get("what", self.phase)
+                self.progress = {**self.progress, **record}
+            case "shard":
+                self.statuses = dict(Counter(self.statuses) + Counter(record["statuses"]))
+                if not record["text"]:
+                    self.shards_done += 1
+                    return
+                self.shards_failed += 1
+                if len(self.failed) < MOST_FAILED:
+                    self.failed[record["shard"]] = record["text"]
+
+
+def find_runs(out: Path) -> list[RunState]:
+    """The runs of an output that stand last: one, or one of each part of a job array.
+
+    Raises RequestError where there is no record of any.
+    """
+    place = Path(os.path.realpath(out))
+    holders = {holder.part: holder for holder in find_holders(place)}
+    states = {}
+    for folder, name in lock_places(place):
+        for files in RunFiles.of(folder, name).parts():
+            state = _read(files, holders.pop(files.part, None))
+            states[state.part] = state
+    for part, holder in holders.items():
+        if holder.lives is not False:
+            states[part] = _starting(holder)
+    if not states:
+        raise RequestError(
+            f"{out}: no run is recorded beside it; name what a verb was given as --out, in the "
+            "place where it was written"
+        )
+    return _last(states.values())
+
+
+def _last(states: Iterable[RunState]) -> list[RunState]:
+    """Of runs of the whole and of parts, those that belong to the last one."""
+    found = sorted(states, key=lambda state: state.started)
+    count = _count(found[-1])
+    return sorted((s for s in found if _count(s) == count), key=lambda state: _number(state))
+
+
+def _count(state: RunState) -> str | None:
+    return None if state.part is None else state.part.partition("/")[2]
+
+
+def _number(state: RunState) -> int:
+    return 0 if state.part is None else int(state.part.partition("/")[0])
+
+
+def _starting(holder: Holder) -> RunState:
+    return RunState(
+        verb=holder.verb,
+        part=holder.part,
+        state="starting",
+        command="",
+        host=holder.host,
+        process=holder.process,
+        started=holder.since,
+    )
+
+
+def _read(files: RunFiles, holder: Holder | None) -> RunState:
+    """How a recorded run stands; `holder`: who has, or had, the lock of its output."""
+    fix = "the record is damaged: remove it"
+    stored = read_json_file(files.run, _STORED, fix)
+    if holder is not None and holder.lives is not False and holder.process != stored.process:
+        return _starting(holder)
+    state = RunState(
+        verb=stored.verb,
+        part=stored.part,
+        state=_state(stored, holder),
+        command=stored.command,
+        host=stored.host,
+        process=stored.process,
+        started=stored.started,
+        ended=stored.ended,
+        error=stored.error or "",
+        shards=stored.shards,
+        shards_before=stored.shards_before,
+        phases=list(stored.phases),
+    )
+    for record in _records(files.events):
+        state.hear(record)
+    failed = stored.report.get("failed")
+    if isinstance(failed, dict):
+        state.failed |= {str(name): str(why) for name, why in failed.items()}
+    return state
+
+
+def _state(stored: _Stored, holder: Holder | None) -> State:
+    if stored.state != RUNNING:
+        found: State = TypeAdapter(State).validate_python(stored.state)
+        return found
+    if holder is None or holder.lives is False:
+        return "killed"
+    return "running" if holder.lives else "unknown"
+
+
+def _records(events: Path) -> Iterator[_EventRecord]:
+    """What runs have said, in order; a line that isn't whole is passed over."""
+    if not events.exists():
+        return
+    with events.open("rb") as file:
+        for line in file:
+            with suppress(ValidationError):
+                yield _RECORD.validate_json(line)
