@@ -89,7 +89,8 @@ _FACTS = TypeAdapter(RunState)
 
 def _facts(run: RunState) -> dict[str, Any]:
     """A run's fields as JSON, and what follows from them."""
-    return _FACTS.dump_python(run, mode="json") | {"shards_left": run.shards_left}
+    facts: dict[str, Any] = _FACTS.dump_python(run, mode="json")
+    return facts | {"shards_left": run.shards_left}
 
 
 def _missing(runs: list[RunState]) -> list[str]:
