@@ -33,6 +33,7 @@ from mmsieve.errors import (
     is_order_to_end,
 )
 from mmsieve.outputs import is_full
+from mmsieve.prometheus import metrics_port, serving_metrics
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
 from mmsieve.runs import as_typed
@@ -149,7 +150,8 @@ def _run(words: list[str], debug: bool) -> int:
     """Parse, carry out, print; returns the exit code."""
     try:
         given = [word for word in words if word not in ("--debug", "--log-json")]
-        with as_typed(words):
+        given, port = metrics_port(given)
+        with as_typed(words), serving_metrics(port):
             result = app(given, exit_on_error=False, print_error=False)
         return _show(result, debug) if isinstance(result, Printed) else OK
     except (RequestError, CycloptsError) as error:

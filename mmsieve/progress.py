@@ -61,7 +61,7 @@ class Progress:
         self.what = plain(what)
         self.units, self.before, self.done = 0, self.before + self.done, 0.0
         self._started = time.monotonic()
-        self._say_phase()
+        self.say_phase()
         self._show()
 
     def end_phase(self) -> None:
@@ -113,7 +113,7 @@ class Progress:
     def _show(self) -> None:
         """Tell the user, or not."""
 
-    def _say_phase(self) -> None:
+    def say_phase(self) -> None:
         """Tell machines."""
         tell("phase", self.what)
 
@@ -125,13 +125,13 @@ class _Lines(Progress):
         super().__init__(*args)
         self._shown = time.monotonic()
 
-    def _say_phase(self) -> None:
+    def say_phase(self) -> None:
         """Rates of the new phase come once they mean something."""
         self._shown = time.monotonic()
         if logs_json():
             write(self.what, sys.stderr, "phase")
         else:
-            super()._say_phase()
+            super().say_phase()
 
     def _show(self) -> None:
         now = time.monotonic()

@@ -135,21 +135,29 @@ class RunLog:
         with self._lock:
             self._phases.append({name: facts[name] for name in names if name in facts})
 
+    def facts(self) -> dict[str, Any] | None:
+        """Who it is, how far it is, what it has taken; None where it holds no output."""
+        if self._files is None or self._ended.is_set():
+            return None
+        return self._about() | (self.live() if self._progress is None else self._progress())
+
     # What is written
 
     def begin(self) -> None:
         """The work has begun: from here on there is a record on disk."""
         if self._file is None and self._files is not None and not self._ended.is_set():
             with self._lock:
-                if self._file is None:
+                if self._file is None and not self._ended.is_set():
                     self._open(self._files)
 
     def end(self, code: int, facts: dict[str, Any], error: str = "") -> None:
         """The run has ended."""
         if self._files is None or self._ended.is_set():
             return
-        if code == WRONG_REQUEST and self._file is None:
-            return
+        with self._lock:
+            if code == WRONG_REQUEST and self._file is None:
+                self._ended.set()
+                return
         self.begin()
         state = STATES.get(code, "failed")
         with self._lock:
@@ -302,6 +310,12 @@ def _now() -> str:
 
 _RUN: ContextVar[RunLog | None] = ContextVar("run", default=None)
 _COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
+_under_way: list[RunLog] = []
+
+
+def runs_under_way() -> list[dict[str, Any]]:
+    """The facts of the runs of this process, asked from any thread."""
+    return [facts for run in tuple(_under_way) if (facts := run.facts()) is not None]
 
 
 def current_run() -> RunLog | None:
@@ -320,6 +334,7 @@ def carrying_out(verb: str) -> Iterator[RunLog]:
     """The record of a verb that the block carries out; what it holds is let go at the end."""
     log = RunLog(verb)
     before = _RUN.set(log)
+    _under_way.append(log)
     try:
         with log.held:
             try:
@@ -328,6 +343,7 @@ def carrying_out(verb: str) -> Iterator[RunLog]:
                 log.fail(error)
                 raise
     finally:
+        _under_way.remove(log)
         _RUN.reset(before)
 
 

@@ -3,17 +3,20 @@
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import chdir
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from mmsieve import cli
+from mmsieve import cli, tables
+from mmsieve.locks import writing_to
 from mmsieve.resources import ProcessUse
 from mmsieve.runs import RunFiles, RunLog, carrying_out
 from tests.helpers.plugins import write_plugin
@@ -186,6 +189,14 @@ def test_status_without_a_record_is_a_wrong_request(tmp_path, capsys):
     assert "nowhere: no run is recorded beside it" in capsys.readouterr().err
 
 
+def test_status_of_a_run_that_has_done_nothing_yet(tmp_path, capsys):
+    with writing_to(tmp_path / "table", "a quality table"):
+        before = sorted(tmp_path.iterdir())
+        assert run(tmp_path, "status table") == 0
+        assert sorted(tmp_path.iterdir()) == before  # the lock is only looked at
+    assert capsys.readouterr().out.startswith("a quality table begins, since ")
+
+
 def test_status_of_a_damaged_record_is_one_line(tmp_path, capsys):
     files = RunFiles.of(tmp_path, "table")
     files.folder.mkdir()
@@ -302,3 +313,57 @@ def test_a_verb_in_another_thread_has_its_own_record(work):
     assert ended == [0]
     assert isinstance(log, RunLog)
     assert [record(work, out)["verb"] for out in ("mine", "apart")] == ["score", "filter"]
+
+
+# Prometheus
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def test_prometheus_is_answered_while_a_run_goes_on(tmp_path, monkeypatch):
+    parser = pytest.importorskip("prometheus_client.parser")
+    port, asked = free_port(), []
+    write = tables.write_file
+
+    def write_file(*given: object) -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            asked.append(answer.read().decode())
+        write(*given)
+
+    monkeypatch.setattr(tables, "write_file", write_file)
+    write_tar(tmp_path / "in" / "0.tar", captions(2))
+    assert run(tmp_path, f"{SCORE} --metrics-port {port}") == 0
+    (text,) = asked
+    found = {
+        one.name: (one.labels, one.value)
+        for family in parser.text_string_to_metric_families(text)
+        for one in family.samples
+    }
+    who = {"verb": "score", "out": "table", "part": ""}
+    assert found["mmsieve_units"] == (who, 2)
+    assert found["mmsieve_shards"] == (who, 1)
+    assert found["mmsieve_phase"] == (who | {"phase": "samples"}, 1)
+    assert found["mmsieve_memory_peak_bytes"][1] > 10e6
+    assert found["mmsieve_waiting_seconds_total"][0] == who | {"reason": "samples"}
+    with pytest.raises(OSError):  # nobody listens any more
+        socket.create_connection(("127.0.0.1", port)).close()
+
+
+def test_a_port_that_will_not_do_is_refused(tmp_path, monkeypatch, capsys):
+    for given in ("", "0", "65536", "http"):
+        assert run(tmp_path, f"{SCORE} --metrics-port '{given}'") == 2
+        assert "must be a port, 1 to 65535" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert run(tmp_path, f"{SCORE} --metrics-port=9400") == 2
+    assert "pip install 'mmsieve[metrics]'" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path, capsys):
+    pytest.importorskip("prometheus_client")
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        assert run(tmp_path, f"{SCORE} --metrics-port {one.getsockname()[1]}") == 2
+    assert "can't be used: Address already in use" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from mmsieve.reports import Printed, count_words
 from mmsieve.watching import WELL, RunState, State, find_runs
 from mmsieve.wording import counted, duration, rate
 
+_MINUTES = 3600.0
 _MOST_SHOWN = 5
 """Failed shards, and parts of a job array that go well."""
 _FIRST: tuple[State, ...] = ("killed", "failed", "refused", "terminated", "interrupted")
@@ -115,7 +116,19 @@ def _array(runs: list[RunState], missing: list[str]) -> Iterator[str]:
     statuses = sum((Counter(run.statuses) for run in runs), Counter[str]())
     rows = f"; rows: {count_words(statuses)}" if statuses else ""
     states = count_words(Counter(run.state for run in runs))
-    yield f"{counted(len(runs), 'parts')}: {states}{rows}"
+    yield f"{counted(len(runs), 'parts')}: {states}{rows}{_together(runs)}"
+
+
+def _together(runs: list[RunState]) -> str:
+    """How fast the parts that run are, and how long the last of them takes still."""
+    found = [run.progress for run in runs if run.state == "running" and "share" in run.progress]
+    if not found:
+        return ""
+    speed = sum(one["per_second"] for one in found)
+    left = max((one["seconds_left"] or 0 for one in found), default=0)
+    return f"; {rate(round(speed * _MINUTES), _MINUTES)}" + (
+        f", {duration(left)} left" if left else ""
+    )
 
 
 def _lines(run: RunState) -> Iterator[str]:
