@@ -88,7 +88,7 @@ def _peak() -> int:
 
 def _gpu_memory() -> int:
     """Of torch's allocator, where a GPU has been used."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
+    cuda = sys.modules.get("torch.cuda")  # another thread may be importing it in this moment
+    if cuda is None or not getattr(cuda, "is_initialized", bool)():
         return 0
-    return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
+    return sum(map(cuda.max_memory_allocated, range(cuda.device_count())))

@@ -39,9 +39,9 @@ VERBS = {
 }
 """Output -> the command that makes it, in the order of work."""
 SLOW = {
+    "pool": "generate ratings --teacher rendered --count 3 --quiet --out pool",
     "judged": "enhance in --model aitqe-tiny --workers 0 --quiet --out judged",
-    "rated": "rate drawn/train.json --images drawn --model mmssr-tiny-scorer --workers 0 --quiet"
-    " --limit 2 --out rated",
+    "rated": "rate pool/qas.json --images pool --model mmssr-tiny-scorer --workers 0 --quiet --out rated",
     "stock": "convert mmssr-tiny-styler --out stock",
     "trained": "train classifier unifilter-tiny --smoke --quiet --out trained",
 }
