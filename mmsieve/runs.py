@@ -9,6 +9,7 @@ output's lock writes them; there are none of a request that was refused before i
 import json
 import os
 import platform
+import re
 import shlex
 import socket
 import sys
@@ -36,6 +37,8 @@ _FIRST, _OFTEN, _SELDOM, _LONG = 2.0, 10.0, 60.0, 600.0
 """Seconds until progress is first recorded, between records, and between those of a long run."""
 _LIBRARIES = ("torch", "transformers", "polars", "pyarrow", "duckdb", "numpy", "PIL", "ray", "vllm")
 """Whose versions are recorded, where they are used."""
+
+_RUN_FILE = re.compile(r"run(?:\.([0-9]+)-of-([0-9]+))?\.json")
 
 Facts: TypeAlias = Callable[[], dict[str, Any]]
 """How far some work has come, asked now and then."""
@@ -69,9 +72,9 @@ class RunFiles:
 
     def parts(self) -> list["RunFiles"]:
         """This one, if it has been written, and those of all parts."""
-        names = sorted(path.name for path in self.folder.glob("run*.json"))
-        found = [name.removeprefix("run").removesuffix(".json").lstrip(".") for name in names]
-        return [RunFiles(self.folder, one.replace("-of-", "/") or None) for one in found]
+        found = (_RUN_FILE.fullmatch(path.name) for path in self.folder.glob("run*.json"))
+        parts = [None if one[1] is None else f"{one[1]}/{one[2]}" for one in found if one]
+        return [RunFiles(self.folder, part) for part in parts]
 
 
 class RunLog:

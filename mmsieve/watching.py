@@ -7,10 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import TypeAdapter, ValidationError
 
 from mmsieve.errors import RequestError
 from mmsieve.locks import Holder, find_holders, lock_places
@@ -35,6 +34,16 @@ MOST_FAILED = 1000
 
 
 @dataclass(frozen=True)
+class RunPhase:
+    """What a run did for a while, and how fast."""
+
+    what: str
+    unit: str
+    done: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class _Stored:
     """What run.json says, as far as it is needed."""
 
@@ -43,33 +52,40 @@ class _Stored:
     host: str
     process: int
     started: datetime
-    state: str
-    part: str | None = None
+    state: State
     ended: datetime | None = None
     error: str | None = None
     shards: int | None = None
     shards_before: int = 0
-    phases: tuple[dict[str, Any], ...] = ()
+    phases: tuple[RunPhase, ...] = ()
     report: dict[str, Any] = field(default_factory=dict)
 
 
-_STORED = TypeAdapter(_Stored)
-
-
-class _EventRecord(TypedDict):
-    """A line of events.jsonl, as far as it is needed."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+@dataclass(frozen=True, kw_only=True)
+class RunEvent:
+    """A line of events.jsonl, as far as it is needed: of any event, of a shard, of progress."""
 
     time: datetime
     event: str
-    text: str
-    what: NotRequired[str]
-    shard: NotRequired[str]
-    statuses: NotRequired[dict[str, int]]
+    text: str = ""
+    shard: str = ""
+    statuses: dict[str, int] = field(default_factory=dict)
+    what: str = ""
+    unit: str = ""
+    done: int = 0
+    share: float = 0.0
+    seconds: float = 0.0
+    seconds_left: float | None = None
+    per_second: float = 0.0
+    said: str = ""
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
+    gpu_memory: int = 0
+    waits: dict[str, float] = field(default_factory=dict)
 
 
-_RECORD = TypeAdapter(_EventRecord)
+_STORED = TypeAdapter(_Stored)
+_EVENT = TypeAdapter(RunEvent)
 
 
 @dataclass(kw_only=True)
@@ -97,9 +113,11 @@ class RunState:
     statuses: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     """What failed, or is incomplete -> why."""
-    progress: dict[str, Any] = field(default_factory=dict)
-    """Its last record of progress, or of its end: rates, what it has taken, what it waited for."""
-    phases: list[dict[str, Any]] = field(default_factory=list)
+    progress: RunEvent | None = None
+    """How far the phase was when it last said so."""
+    taken: RunEvent | None = None
+    """What it has taken, and what it waited for, when it last said so."""
+    phases: tuple[RunPhase, ...] = ()
 
     @property
     def shards_left(self) -> int | None:
@@ -113,26 +131,28 @@ class RunState:
         """Whether nothing has gone wrong."""
         return self.state in WELL and not self.failed
 
-    def hear(self, record: _EventRecord) -> None:
+    def hear(self, said: RunEvent) -> None:
         """Take in what the run has said, in order."""
-        self.last = record["time"]
-        match record["event"]:
+        self.last = said.time
+        match said.event:
             case "begin":
-                self.phase, self.progress, self.statuses, self.failed = "", {}, {}, {}
+                self.phase, self.progress, self.taken = "", None, None
+                self.statuses, self.failed = {}, {}
                 self.shards_done = self.shards_failed = 0
             case "phase":
-                self.phase, self.progress = record["text"], {}
-            case "progress" | "end":
-                self.phase = record.get("what", self.phase)
-                self.progress = {**self.progress, **record}
+                self.phase, self.progress = said.text, None
+            case "progress":
+                self.progress = self.taken = said
+            case "end":
+                self.taken = said
             case "shard":
-                self.statuses = dict(Counter(self.statuses) + Counter(record["statuses"]))
-                if not record["text"]:
+                self.statuses = dict(Counter(self.statuses) + Counter(said.statuses))
+                if not said.text:
                     self.shards_done += 1
                     return
                 self.shards_failed += 1
                 if len(self.failed) < MOST_FAILED:
-                    self.failed[record["shard"]] = record["text"]
+                    self.failed[said.shard] = said.text
 
 
 def find_runs(out: Path) -> list[RunState]:
@@ -193,7 +213,7 @@ def _read(files: RunFiles, holder: Holder | None) -> RunState:
         return _starting(holder)
     state = RunState(
         verb=stored.verb,
-        part=stored.part,
+        part=files.part,
         state=_state(stored, holder),
         command=stored.command,
         host=stored.host,
@@ -203,10 +223,10 @@ def _read(files: RunFiles, holder: Holder | None) -> RunState:
         error=stored.error or "",
         shards=stored.shards,
         shards_before=stored.shards_before,
-        phases=list(stored.phases),
+        phases=stored.phases,
     )
-    for record in _records(files.events):
-        state.hear(record)
+    for said in _events(files.events):
+        state.hear(said)
     failed = stored.report.get("failed")
     if isinstance(failed, dict):
         state.failed |= {str(name): str(why) for name, why in failed.items()}
@@ -215,18 +235,17 @@ def _read(files: RunFiles, holder: Holder | None) -> RunState:
 
 def _state(stored: _Stored, holder: Holder | None) -> State:
     if stored.state != RUNNING:
-        found: State = TypeAdapter(State).validate_python(stored.state)
-        return found
+        return stored.state
     if holder is None or holder.lives is False:
         return "killed"
     return "running" if holder.lives else "unknown"
 
 
-def _records(events: Path) -> Iterator[_EventRecord]:
+def _events(file: Path) -> Iterator[RunEvent]:
     """What runs have said, in order; a line that isn't whole is passed over."""
-    if not events.exists():
+    if not file.exists():
         return
-    with events.open("rb") as file:
-        for line in file:
+    with file.open("rb") as lines:
+        for line in lines:
             with suppress(ValidationError):
-                yield _RECORD.validate_json(line)
+                yield _EVENT.validate_json(line)

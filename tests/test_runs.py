@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -41,7 +42,8 @@ VERBS = {
 SLOW = {
     "pool": "generate ratings --teacher rendered --count 3 --quiet --out pool",
     "judged": "enhance in --model aitqe-tiny --workers 0 --quiet --out judged",
-    "rated": "rate pool/qas.json --images pool --model mmssr-tiny-scorer --workers 0 --quiet --out rated",
+    "rated": "rate pool/qas.json --images pool --model mmssr-tiny-scorer --workers 0 --quiet"
+    " --out rated",
     "stock": "convert mmssr-tiny-styler --out stock",
     "trained": "train classifier unifilter-tiny --smoke --quiet --out trained",
 }
@@ -204,6 +206,18 @@ def test_status_of_a_damaged_record_is_one_line(tmp_path, capsys):
         files.run.write_text(text)
         assert run(tmp_path, "status table") == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_status_passes_over_lines_that_are_damaged(work, tmp_path, capsys):
+    shutil.copytree(work / ".table.run", tmp_path / ".table.run")
+    time = "2026-11-30T12:00:00+00:00"
+    with (tmp_path / ".table.run" / "events.jsonl").open("ab") as file:
+        for event in ("progress", "shard", "end", "begin"):
+            damaged = {"time": time, "event": event, "statuses": {"ok": "x"}, "share": []}
+            file.write(json.dumps(damaged).encode() + b"\n\xff\x00\n[]\n\n")
+    (tmp_path / ".table.run" / "run.mine.json").write_text("{}")
+    assert run(tmp_path, "status table") == 0
+    assert "rows: 6 ok" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("out", VERBS)

@@ -13,7 +13,7 @@ from mmsieve.reports import Printed, count_words
 from mmsieve.watching import WELL, RunState, State, find_runs
 from mmsieve.wording import counted, duration, rate
 
-_MINUTES = 3600.0
+_HOUR = 3600.0
 _MOST_SHOWN = 5
 """Failed shards, and parts of a job array that go well."""
 _FIRST: tuple[State, ...] = ("killed", "failed", "refused", "terminated", "interrupted")
@@ -121,14 +121,11 @@ def _array(runs: list[RunState], missing: list[str]) -> Iterator[str]:
 
 def _together(runs: list[RunState]) -> str:
     """How fast the parts that run are, and how long the last of them takes still."""
-    found = [run.progress for run in runs if run.state == "running" and "share" in run.progress]
-    if not found:
-        return ""
-    speed = sum(one["per_second"] for one in found)
-    left = max((one["seconds_left"] or 0 for one in found), default=0)
-    return f"; {rate(round(speed * _MINUTES), _MINUTES)}" + (
-        f", {duration(left)} left" if left else ""
-    )
+    found = [run.progress for run in runs if run.state == "running" and run.progress]
+    speed = rate(round(_HOUR * sum(one.per_second for one in found)), _HOUR)
+    left = max((one.seconds_left or 0 for one in found), default=0)
+    words = [speed, f"{duration(round(left))} left" if left else ""]
+    return "".join(f"; {word}" for word in words if word)
 
 
 def _lines(run: RunState) -> Iterator[str]:
@@ -141,7 +138,7 @@ def _lines(run: RunState) -> Iterator[str]:
     lines += [f"failed: {name}: {why}" for name, why in shown]
     left = len(run.failed) - len(shown)
     lines.append(f"and {left:,} more that failed" if left else "")
-    lines.append(_taken(run.progress))
+    lines.append(_taken(run))
     if run.state in _FIRST and run.state != "refused":
         lines.append(f"the same command goes on where this one stopped: {run.command}")
     yield from (f"  {line}" for line in lines if line)
@@ -172,28 +169,21 @@ def _ago(moment: datetime) -> str:
 
 
 def _going(run: RunState) -> str:
-    """What it does, how far and how fast, how long still."""
+    """What it does, how far and how fast, how long still; of a run that has ended what it did."""
     found = run.progress
-    if "share" not in found:
-        return f"at: {run.phase}" if run.phase and run.state != "done" else _gone(run)
-    done, seconds = found["done"], found["seconds"]
-    words = [f"{found['share']:.0%}" if found["share"] else ""]
-    words += [counted(done, found["unit"]) if done else "", rate(done, seconds)]
-    left = found["seconds_left"]
-    if left is not None and run.state in WELL:
-        words.append(f"{duration(left)} left")
-    said = ", ".join([word for word in [*words, found.get("said", "")] if word])
-    return _gone(run) if run.state == "done" else f"{found['what']}: {said}"
-
-
-def _gone(run: RunState) -> str:
-    """What a run that has ended did, and how fast."""
-    done = [one for one in run.phases if one["done"]]
-    words = (
-        f"{one['what']}: {counted(one['done'], one['unit'])}, {rate(one['done'], one['seconds'])}"
-        for one in done
-    )
-    return "; ".join(words)
+    if run.state == "done" or (found is None and run.phases):
+        return "; ".join(
+            f"{one.what}: {counted(one.done, one.unit)}, {rate(one.done, one.seconds)}"
+            for one in run.phases
+            if one.done
+        )
+    if found is None:
+        return f"at: {run.phase}" if run.phase else ""
+    words = [f"{found.share:.0%}" if found.share else ""]
+    words += [counted(found.done, found.unit), rate(found.done, found.seconds)]
+    if found.seconds_left is not None and run.state in WELL:
+        words.append(f"{duration(round(found.seconds_left))} left")
+    return f"{found.what}: {', '.join(word for word in [*words, found.said] if word)}"
 
 
 def _shards(run: RunState) -> str:
@@ -207,18 +197,16 @@ def _shards(run: RunState) -> str:
     return f"{done:,} of {counted(run.shards, 'shards')} done{before}{failed}, {left:,} left"
 
 
-def _taken(found: dict[str, Any]) -> str:
+def _taken(run: RunState) -> str:
     """What it has taken, and what it waited for."""
-    if "cpu_seconds" not in found:
+    found = run.taken
+    if found is None:
         return ""
-    words = [
-        f"{duration(float(found['cpu_seconds']))} of CPU",
-        f"{_size(found['peak_memory'])} of memory",
-    ]
-    words.append(f"{_size(found['gpu_memory'])} of GPU memory" if found["gpu_memory"] else "")
-    waits = found["waits"]
-    words += [f"{duration(float(one))} waiting for {what}" for what, one in sorted(waits.items())]
-    return "took " + ", ".join(word for word in words if word)
+    words = [f"{duration(found.cpu_seconds)} of CPU", f"{_size(found.peak_memory)} of memory"]
+    words += [f"{_size(found.gpu_memory)} of GPU memory"] if found.gpu_memory else []
+    waits = sorted(found.waits.items())
+    words += [f"{duration(seconds)} waiting for {what}" for what, seconds in waits]
+    return f"took {', '.join(words)}"
 
 
 def _size(size: int) -> str:
