@@ -96,7 +96,7 @@ class RunLog:
         self._progress: Facts | None = None
         self._shown = 0.0
         self._before = measure(tree=False)
-        self._memory = 0
+        self._memory, self._cpu = 0, 0.0
         self._elsewhere: dict[tuple[str, int], ProcessUse] = {}
         self._below: set[int] = set()
         self._lock = threading.RLock()
@@ -189,6 +189,8 @@ class RunLog:
             others = list(self._elsewhere.values())
             apart = [o for o in others if o.host != use.host or o.process not in self._below]
             self._memory = max(self._memory, use.memory)
+            cpu = use.cpu_seconds - self._before.cpu_seconds + sum(o.cpu_seconds for o in apart)
+            self._cpu = max(self._cpu, cpu)  # of Ray's processes nothing is left when they end
             waits = Counter(use.waits)
             waits.subtract(self._before.waits)
             for other in others:
@@ -198,10 +200,7 @@ class RunLog:
                 "shards_done": self._shards["done"],
                 "shards_failed": self._shards["failed"],
                 "run_seconds": round(time.monotonic() - self._clock, 1),
-                "cpu_seconds": round(
-                    use.cpu_seconds - self._before.cpu_seconds + sum(o.cpu_seconds for o in apart),
-                    2,
-                ),
+                "cpu_seconds": round(self._cpu, 2),
                 "peak_memory": self._memory + sum(o.memory for o in apart),
                 "gpu_memory": use.gpu_memory + sum(o.gpu_memory for o in others),
                 "waits": {what: round(one, 2) for what, one in waits.items() if one > 0},
