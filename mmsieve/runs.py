@@ -84,7 +84,7 @@ class RunLog:
         self.held = ExitStack()
         """What is let go when the run has ended: the locks of its outputs."""
         self._started, self._clock = _now(), time.monotonic()
-        self._verb = verb
+        self._verb, self._command = verb, _COMMAND.get() or f"{verb}, from Python"
         self._files: RunFiles | None = None
         self._out = Path()
         self._file: BinaryIO | None = None
@@ -112,7 +112,7 @@ class RunLog:
         self._files, self._out = files, out
         self.held.enter_context(heard_by(self._hear))
         threading.Thread(target=self._watch, daemon=True, name="mmsieve-run").start()
-        self.held.callback(self._ended.set)
+        self.held.callback(self._close)
 
     def note(self, **facts: Any) -> None:
         """Something to be known of the whole run, such as its fingerprint."""
@@ -166,12 +166,10 @@ class RunLog:
         with self._lock:
             tell("end", error, **facts | self.live(tree=False), code=code, state=state)
             self._ended.set()
-        if self._file is None:
-            return
         ended = {"ended": _now(), "code": code, "error": error or None, "phases": self._phases}
         report = redact_all(facts)
         self._write_run(state=state, **ended, **self.live(tree=False), report=report)
-        self._file.close()
+        self._close()
 
     def fail(self, error: BaseException) -> None:
         """The run ends with an exception."""
@@ -224,12 +222,10 @@ class RunLog:
         self._write_run(state=RUNNING)
 
     def _about(self) -> dict[str, Any]:
-        assert self._files is not None
-        command = _COMMAND.get()
         return {
             "verb": self._verb,
-            "part": self._files.part,
-            "command": redact_all(command or f"{self._verb}, from Python"),
+            "part": None if self._files is None else self._files.part,
+            "command": redact_all(self._command),
             "out": redact_all(str(self._out)),
             "host": socket.gethostname(),
             "process": self._process,
@@ -240,7 +236,8 @@ class RunLog:
         }
 
     def _write_run(self, **facts: Any) -> None:
-        assert self._files is not None
+        if self._files is None:  # it was given up
+            return
         found = ((name, getattr(sys.modules.get(name), "__version__", None)) for name in _LIBRARIES)
         libraries = {name: str(one) for name, one in found if one is not None}
         about = self._about() | {"libraries": libraries} | facts
@@ -249,6 +246,7 @@ class RunLog:
             temporary.write_text(json.dumps(about, indent=1, default=str) + "\n", "utf-8")
             temporary.replace(self._files.run)
         except OSError as error:
+            remove(temporary)
             self._give_up(error)
 
     def _hear(self, record: Record) -> None:
@@ -278,10 +276,15 @@ class RunLog:
 
     def _give_up(self, error: OSError) -> None:
         """The run goes on without a record of what it does, and says so."""
-        files, self._files, self._file = self._files, None, None
-        self._ended.set()
+        self._close()
+        files, self._files = self._files, None
         place = "" if files is None else f" in {files.folder}"
         write(f"what this run does is not recorded{place}: {error}", sys.stderr)
+
+    def _close(self) -> None:
+        self._ended.set()
+        if self._file is not None:
+            self._file.close()
 
     def _interval(self) -> float:
         return _OFTEN if time.monotonic() - self._clock < _LONG else _SELDOM

@@ -19,7 +19,7 @@ import pytest
 from mmsieve import cli, tables
 from mmsieve.locks import writing_to
 from mmsieve.resources import ProcessUse
-from mmsieve.runs import RunFiles, RunLog, carrying_out
+from mmsieve.runs import RunFiles, RunLog, as_typed, carrying_out
 from tests.helpers.plugins import write_plugin
 from tests.helpers.selections import ratings_of, write_ratings
 from tests.helpers.shards import caption, captions, write_tar
@@ -171,6 +171,29 @@ def test_the_log_for_machines_and_the_record_say_the_same(tmp_path, capsys):
         one for one in said if one["event"] == "phase"
     ]
     assert said[-1].items() >= {k: v for k, v in printed[-1].items() if k != "time"}.items()
+
+
+def test_a_full_disk_costs_the_record_alone(tmp_path, capsys):
+    write_tar(tmp_path / "in" / "0.tar", captions(2))
+    (tmp_path / ".table.run").mkdir()
+    (tmp_path / ".table.run" / "events.jsonl").symlink_to("/dev/full")
+    assert run(tmp_path, SCORE) == 0
+    assert capsys.readouterr().err.count("No space left on device") == 1
+    assert (tmp_path / "table" / "0.parquet").is_file()
+    assert [path.name for path in (tmp_path / ".table.run").iterdir()] == ["events.jsonl"]
+
+
+def test_a_run_without_progress_is_seen_too(tmp_path, capsys):
+    """What needs long begins its record by itself, as it was typed."""
+    with as_typed(["convert", "m", "--out", "o"]), carrying_out("convert") as log:
+        log.attach(RunFiles.of(tmp_path, "o"), tmp_path / "o")
+        thread = threading.Thread(target=log.begin)  # as that of the log itself, in two seconds
+        thread.start()
+        thread.join()
+        assert record(tmp_path, "o")["command"] == "mmsieve convert m --out o"
+        assert record(tmp_path, "o")["state"] == "running"
+    assert run(tmp_path, "status o") == 1  # nobody has said how it ended
+    assert capsys.readouterr().out.startswith("convert was killed")
 
 
 def test_a_place_where_nothing_can_be_recorded_costs_the_record_alone(tmp_path, capsys):
