@@ -294,7 +294,9 @@ class RunLog:
         wait = _FIRST
         while not self._ended.wait(wait):
             self.begin()
-            if self._progress is not None:
+            if self._progress is None:
+                tell("alive", **self.live())
+            else:
                 tell("progress", **self._progress())
             wait = self._interval()
 

@@ -101,6 +101,8 @@ class RunState:
     started: datetime
     last: datetime | None = None
     """Of its last word."""
+    moved: datetime | None = None
+    """When its progress was last more than before."""
     ended: datetime | None = None
     error: str = ""
     phase: str = ""
@@ -142,8 +144,11 @@ class RunState:
             case "phase":
                 self.phase, self.progress = said.text, None
             case "progress":
+                before = self.progress
+                if before is None or (before.what, before.done) != (said.what, said.done):
+                    self.moved = said.time
                 self.progress = self.taken = said
-            case "end":
+            case "alive" | "end":
                 self.taken = said
             case "shard":
                 self.statuses = dict(Counter(self.statuses) + Counter(said.statuses))

@@ -322,6 +322,20 @@ def test_a_run_that_lives_and_one_that_was_killed(tmp_path, capsys):
     assert f"goes on where this one stopped: mmsieve {HANGING}" in said
 
 
+def test_a_run_that_stands_still_is_told_from_one_that_goes_on(tmp_path, capsys):
+    with carrying_out("train") as log:
+        with writing_to(tmp_path / "o", "train"):
+            log.begin()
+            for minute, done in ((1, 10), (2, 20), (9, 20)):
+                facts = {"what": "lesson", "unit": "steps", "done": done, "seconds": 60.0 * minute}
+                line = {"time": f"2026-11-30T12:0{minute}:00+00:00", "event": "progress", **facts}
+                with (tmp_path / ".o.run" / "events.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            assert run(tmp_path, "status o") == 0
+        log.end(0, {})
+    assert "lesson: 20 steps, 2.2/min, no more since 7 min\n" in capsys.readouterr().out
+
+
 # What is counted
 
 

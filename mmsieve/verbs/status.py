@@ -14,6 +14,8 @@ from mmsieve.watching import WELL, RunState, State, find_runs
 from mmsieve.wording import counted, duration, rate
 
 _HOUR = 3600.0
+_STILL = 60.0
+"""Seconds without any progress that are worth a word."""
 _MOST_SHOWN = 5
 """Failed shards, and parts of a job array that go well."""
 _FIRST: tuple[State, ...] = ("killed", "failed", "refused", "terminated", "interrupted")
@@ -183,7 +185,9 @@ def _going(run: RunState) -> str:
     words += [counted(found.done, found.unit), rate(found.done, found.seconds)]
     if found.seconds_left is not None and run.state in WELL:
         words.append(f"{duration(round(found.seconds_left))} left")
-    return f"{found.what}: {', '.join(word for word in [*words, found.said] if word)}"
+    still = 0.0 if run.moved is None else (found.time - run.moved).total_seconds()
+    words += [found.said, f"no more since {duration(round(still))}" if still >= _STILL else ""]
+    return f"{found.what}: {', '.join(word for word in words if word)}"
 
 
 def _shards(run: RunState) -> str:
