@@ -73,6 +73,8 @@ from .verbs.score import score as score
 from .verbs.select import SelectOptions as SelectOptions
 from .verbs.select import SelectReport as SelectReport
 from .verbs.select import select as select
+from .verbs.status import StatusReport as StatusReport
+from .verbs.status import status as status
 from .verbs.train import TrainReport as TrainReport
 from .verbs.train import train_classifier as train_classifier
 from .verbs.train import train_enhancer as train_enhancer

@@ -20,15 +20,25 @@ from cyclopts import (
     ValidationError,
 )
 
-from mmsieve.errors import MmsieveError, RequestError, is_order_to_end
+from mmsieve.errors import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    TERMINATED,
+    WRONG_REQUEST,
+    MmsieveError,
+    RequestError,
+    TerminatedError,
+    exit_code,
+    is_order_to_end,
+)
 from mmsieve.outputs import is_full
+from mmsieve.prometheus import metrics_port, serving_metrics
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
+from mmsieve.runs import as_typed
 from mmsieve.sanitize import log_as_json, logs_json, plain, write
 from mmsieve.sources import one_line
-
-OK, FAILED, WRONG_REQUEST, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-
 
 CLEAN = Group("Clean data", sort_key=1)
 OWN = Group("Models of your own", sort_key=2)
@@ -46,7 +56,7 @@ app["--help"].group = app["--version"].group = MORE
 VERBS = {
     CLEAN: "look score enhance rate report audit filter select export",
     OWN: "evaluate convert",
-    MORE: "models layouts doctor",
+    MORE: "status models layouts doctor",
 }
 """In the order of work. A verb's module is imported when the verb is used."""
 _LISTS = {"models": "list_models", "layouts": "list_layouts"}
@@ -114,15 +124,20 @@ def _main(words: list[str], debug: bool) -> int:
     try:
         with _heeding_signals():
             code = _run(words, debug)
-    except SystemExit as exited:  # with this code Ray's handler of SIGTERM ends a program
-        if exited.code != signal.SIGTERM:
+    except (SystemExit, KeyboardInterrupt) as ended:
+        code = exit_code(ended)
+        if code not in _ENDED:
             raise
-        code = _say_ended("terminated", TERMINATED)
-    except TerminatedError:
-        code = _say_ended("terminated", TERMINATED)
-    except KeyboardInterrupt:
-        code = _say_ended("interrupted", INTERRUPTED)
+        write(
+            f"{_ENDED[code]}; the same command goes on where this one stopped",
+            sys.stderr,
+            "end",
+            code=code,
+        )
     return code
+
+
+_ENDED = {INTERRUPTED: "interrupted", TERMINATED: "terminated"}
 
 
 ISSUES = "https://github.com/mmsieve/mmsieve/issues"
@@ -135,7 +150,9 @@ def _run(words: list[str], debug: bool) -> int:
     """Parse, carry out, print; returns the exit code."""
     try:
         given = [word for word in words if word not in ("--debug", "--log-json")]
-        result = app(given, exit_on_error=False, print_error=False)
+        given, port = metrics_port(given)
+        with as_typed(words), serving_metrics(port):
+            result = app(given, exit_on_error=False, print_error=False)
         return _show(result, debug) if isinstance(result, Printed) else OK
     except (RequestError, CycloptsError) as error:
         return _fail(error, debug, WRONG_REQUEST)
@@ -148,10 +165,6 @@ def _run(words: list[str], debug: bool) -> int:
             fix = "make room; the same command goes on where this one stopped"
             return _fail(MmsieveError(f"{error}: {fix}"), debug, FAILED)
         return _fail(error, debug, FAILED, _UNFORESEEN)
-
-
-class TerminatedError(KeyboardInterrupt):
-    """SIGTERM has come: everything ends as with an interrupt."""
 
 
 class InterruptedByUserError(KeyboardInterrupt):
@@ -186,11 +199,6 @@ def _heeding_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _say_ended(how: str, code: int) -> int:
-    write(f"{how}; the same command goes on where this one stopped", sys.stderr, "end", code=code)
-    return code
-
-
 def _asks_for_help(words: list[str]) -> bool:
     """Whether what the verbs are for has to be known."""
     return words in ([], ["generate"], ["train"]) or not {"--help", "-h"}.isdisjoint(words)
@@ -204,10 +212,9 @@ def _show(result: Printed, debug: bool) -> int:
             if debug and name in result.details:
                 write(result.details[name].rstrip(), sys.stderr)
     write(result.summary(), sys.stdout)
-    code = FAILED if result.is_failure else OK
     if logs_json():
-        write("", sys.stderr, "end", code=code, **result.facts())
-    return code
+        write("", sys.stderr, "end", code=result.exit_code, **result.facts())
+    return result.exit_code
 
 
 def _fail(error: BaseException, debug: bool, code: int, said: str = "{}") -> int:

@@ -5,7 +5,7 @@ for, its notes what was found.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -125,14 +125,24 @@ class Decisions:
         for column in ("key", "keep") if by_name else ("key", "keep", "shard"):
             if column not in types:
                 raise RequestError(f"{path}: not decisions, there is no column {column}")
-        if not pa.types.is_boolean(types["keep"]):
-            raise RequestError(f"{path}: not decisions, keep is {types['keep']}, not a bool")
+        _check_types(path, types)
         if by_name:
             self._groups.setdefault(name, [])
         for number in range(parquet.num_row_groups):
             shards = _shards(parquet, number, is_ours) if "shard" in types else [name]
             for shard in shards:
                 self._groups.setdefault(shard, []).append((path, number))
+
+
+def _check_types(path: Path, types: Mapping[str, pa.DataType]) -> None:
+    """Raise RequestError where columns can't be those of decisions, anyone's."""
+    key, keep, place = types["key"], types["keep"], types.get("place", pa.int64())
+    if not pa.types.is_boolean(keep):
+        raise RequestError(f"{path}: not decisions, keep is {keep}, not a bool")
+    if pa.types.is_nested(key) or pa.types.is_binary(key):
+        raise RequestError(f"{path}: not decisions, key is {key}, not a text")
+    if not pa.types.is_integer(place):
+        raise RequestError(f"{path}: not decisions, place is {place}, not a whole number")
 
 
 def decision_files(path: Path) -> dict[str, Path]:

@@ -7,12 +7,16 @@ MmsieveError
   SampleError    one sample can't be used; it becomes a row whose `status` is the reason
 """
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
 from mmsieve.sanitize import redact
+
+OK, FAILED, WRONG_REQUEST, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit codes of a command."""
 
 
 class Status(StrEnum):
@@ -86,3 +90,17 @@ class SampleError(MmsieveError):
 
     def __reduce__(self) -> tuple[type["SampleError"], tuple[Status, str, dict[str, Any]]]:
         return SampleError, (self.status, str(self), self.known)
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM has come: everything ends as with an interrupt."""
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a command that an exception ends."""
+    is_terminated = isinstance(error, SystemExit) and error.code == signal.SIGTERM  # Ray's handler
+    if isinstance(error, TerminatedError) or is_terminated:
+        return TERMINATED
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return WRONG_REQUEST if isinstance(error, RequestError) else FAILED

@@ -21,7 +21,7 @@ _MARK = r"(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}"
 _ANY = rf"(?:{_MARK}|[0-9a-f]{{32}})"
 """(32 digits alone: from before the names said whose they are.)"""
 _HIDDEN = re.compile(rf"(?s:\..+)\.{_ANY}\.(?:tmp|old)")
-_LOCK = re.compile(r"(?s:\..+)\.lock(?:\.json)?")
+_LOCK = re.compile(r"(?s:\..+)\.(?:lock|lock\.json|run)")
 _SCRATCH = re.compile(r"mmsieve-(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-.+")
 _LONGEST = 120
 """Bytes of an output's name that a hidden name repeats: file systems allow 255 in all."""
@@ -38,10 +38,13 @@ def host() -> str:
 
 def _is_alive(own: re.Match[str]) -> bool | None:
     """Whether the process that a name says is there; None where nobody here can know."""
-    if own["host"] != host():
-        return None
+    return is_process(int(own["pid"])) if own["host"] == host() else None
+
+
+def is_process(number: int) -> bool:
+    """Whether a process of this machine has the number."""
     try:
-        os.kill(int(own["pid"]), 0)
+        os.kill(number, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
@@ -92,7 +95,7 @@ def leftovers_in(folder: Path, alone: bool) -> Iterator[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is one of what isn't whole, or of a lock."""
+    """Whether a name is one of what isn't whole, of a lock, or of a record of runs."""
     return _HIDDEN.fullmatch(name) is not None or _LOCK.fullmatch(name) is not None
 
 

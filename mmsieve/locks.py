@@ -13,26 +13,32 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import (
     hidden_name,
+    is_process,
     leftovers_in,
     leftovers_of,
     remove,
     remove_scratch_of_dead,
 )
 from mmsieve.outputs import made_otherwise, workplace
+from mmsieve.runs import RunFiles, current_run
 from mmsieve.sanitize import write
 
 _BEGINNING = 60.0
 """Seconds in which a thousand parts that begin at once have all had the lock of all in turn."""
 _WAIT, _POLL = 0.5, 0.02
+_WITHIN = "mmsieve"
+"""What locks are called that lie in their output."""
 
 
 @contextmanager
@@ -47,6 +53,7 @@ def writing_to(
 ) -> Iterator[None]:
     """Hold the lock of an output while it is written, after what killed runs left is removed.
 
+    A run of a verb is recorded from now on, and holds the lock until it ends.
     With `part`, I/N, other parts that carry out the same `request` may write there too. A
     `dry_run` holds and removes nothing. Raises RequestError where another run holds the lock,
     unless it shall `wait` for that.
@@ -55,38 +62,110 @@ def writing_to(
         yield
         return
     place = Path(os.path.realpath(out))
-    own = workplace(place)
-    name = "mmsieve" if own == place else place.name
+    own, name = _lock_place(place)
     asked = {name: _digest(value) for name, value in (request or {}).items()}
     made = [folder for folder in (own, *own.parents) if not folder.exists()]
     whole = _Lock(own / hidden_name(name, "lock"), out)
     start = hidden_name(name, "part-")
-    try:
-        with ExitStack() as held:
-            if part is None:
-                held.enter_context(whole.hold(wait, _record(verb, None, asked)))
-                for other in _locks(own, start):
-                    with _Lock(other, out).hold(wait):
-                        pass
-            else:
-                lock = _Lock(own / f"{start}{part.replace('/', '-of-')}.lock", out)
-                if wait:  # not while others need the lock of all
-                    with lock.hold(wait):
-                        pass
-                with whole.hold(wait):
-                    _check_parts(_locks(own, start), out, asked)
-                    held.enter_context(lock.hold(False, _record(verb, part, asked)))
-            _clear(place, alone=part is None)
-            remove_scratch_of_dead()
+    with ExitStack() as held:
+        held.callback(_remove_empty, made)
+        if part is None:
+            held.enter_context(whole.hold(wait, _record(verb, None, asked)))
+            for other in _locks(own, start):
+                with _Lock(other, out).hold(wait):
+                    pass
+        else:
+            lock = _Lock(own / f"{start}{part.replace('/', '-of-')}.lock", out)
+            if wait:  # not while others need the lock of all
+                with lock.hold(wait):
+                    pass
+            with whole.hold(wait):
+                _check_parts(_locks(own, start), out, asked)
+                held.enter_context(lock.hold(False, _record(verb, part, asked)))
+        _clear(place, alone=part is None)
+        remove_scratch_of_dead()
+        if (run := current_run()) is None:
             yield
-    finally:
-        for folder in made:  # where nothing was written
-            with suppress(OSError):
-                folder.rmdir()
+            return
+        run.attach(RunFiles.of(own, name, part), out)
+        if request is not None:
+            run.note(fingerprint=dict(request))
+        try:
+            yield
+        except BaseException as error:
+            run.fail(error)
+            raise
+        run.held.push(held.pop_all())
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who says that it writes an output, and whether it is still there."""
+
+    verb: str
+    part: str | None
+    host: str
+    process: int
+    since: datetime
+    lives: bool | None = None
+    """None: there are no locks of the kernel here, and the process is another machine's."""
+
+
+_HOLDER = TypeAdapter(Holder)
+
+
+def find_holders(place: Path) -> list[Holder]:
+    """Those whose locks of an output are there, of living and dead runs; nothing is changed."""
+    found = []
+    for folder, name in lock_places(place):
+        whole = folder / hidden_name(name, "lock")
+        paths = [whole, *_locks(folder, hidden_name(name, "part-"))] if folder.is_dir() else []
+        for path in paths:
+            with suppress(OSError, ValidationError):  # let go in this moment
+                holder = _HOLDER.validate_json(_about(path).read_bytes())
+                found.append(replace(holder, lives=_is_held(path, holder)))
+    return found
+
+
+def _is_held(path: Path, holder: Holder) -> bool | None:
+    """Whether a process has the lock; it is only looked at."""
+    with suppress(ImportError, OSError):  # Windows; a file system without locks
+        import fcntl
+
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+    return is_process(holder.process) if holder.host == socket.gethostname() else None
+
+
+def lock_places(place: Path) -> list[tuple[Path, str]]:
+    """Folders in which an output's locks may lie, and the names that they begin with."""
+    return [(place.parent, place.name), (place, _WITHIN)]
+
+
+def _lock_place(place: Path) -> tuple[Path, str]:
+    """The one of these that serves now."""
+    own = workplace(place)
+    return own, _WITHIN if own == place else place.name
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove the folders that were made, where nothing was written."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _locks(folder: Path, start: str) -> list[Path]:
     return [p for p in folder.iterdir() if p.name.startswith(start) and p.suffix == ".lock"]
+
+
+def _about(path: Path) -> Path:
+    """The file beside a lock that says who holds it."""
+    return path.with_name(f"{path.name}.json")
 
 
 class _Lock:
@@ -94,7 +173,7 @@ class _Lock:
 
     def __init__(self, path: Path, out: Path) -> None:
         self._path, self._out = path, out
-        self._about = path.with_name(f"{path.name}.json")
+        self._about = _about(path)
 
     @contextmanager
     def hold(self, wait: bool, record: dict[str, Any] | None = None) -> Iterator[None]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmsieve.sanitize import logs_json, plain, write
+from mmsieve.runs import current_run
+from mmsieve.sanitize import logs_json, plain, tell, write
 from mmsieve.wording import counted, duration, rate
 
 if TYPE_CHECKING:
@@ -24,30 +25,63 @@ _NARROW = 80
 class Progress:
     """An Advance that knows how far and how fast the work goes; this one shows nothing.
 
-    The total is what tells how far the work is: bytes of sources, or units again.
+    The total is what tells how far the work is: bytes of sources, or units again. The run that it
+    is a part of records it.
     """
 
-    def __init__(self, what: str, total: float, unit: str = "samples", before: float = 0) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: float,
+        unit: str = "samples",
+        before: float = 0,
+        say: Callable[[], str] = str,
+    ) -> None:
         self.what = plain(what)
         self.total = total
         self.unit = unit
         self.before = before
         self.units = 0
         self.done = 0.0
+        self.say = say
         self._started = time.monotonic()
+        self._run = current_run()
 
     def __call__(self, units: int, size: float) -> None:
         """Some more is done."""
         self.units += units
         self.done += size
+        if self._run is not None:
+            self._run.begin()
         self._show()
 
     def phase(self, what: str) -> None:
         """Say what is being done from now on; rates are of this phase alone."""
+        self.end_phase()
         self.what = plain(what)
         self.units, self.before, self.done = 0, self.before + self.done, 0.0
         self._started = time.monotonic()
+        self.say_phase()
         self._show()
+
+    def end_phase(self) -> None:
+        """What was being done is done."""
+        if self._run is not None:
+            self._run.begin()
+            self._run.phase(self._facts())
+
+    def facts(self) -> dict[str, Any]:
+        """How far the work is, for machines, and what its run has counted and taken until now."""
+        return self._facts() | ({} if self._run is None else self._run.live())
+
+    def _facts(self) -> dict[str, Any]:
+        left, seconds = self.seconds_left, self.seconds
+        facts = {"what": self.what, "unit": self.unit, "done": self.units, "share": self.share}
+        facts |= {"seconds": round(seconds, 1), "seconds_left": left and round(left)}
+        facts["per_second"] = round(self.units / seconds, 2) if seconds else 0.0
+        if said := self.say():
+            facts["said"] = said
+        return facts
 
     @property
     def seconds(self) -> float:
@@ -79,21 +113,25 @@ class Progress:
     def _show(self) -> None:
         """Tell the user, or not."""
 
+    def say_phase(self) -> None:
+        """Tell machines."""
+        tell("phase", self.what)
+
 
 class _Lines(Progress):
     """Writes a line now and then, for logs."""
 
-    def __init__(self, *args: Any, say: Callable[[], str]) -> None:
+    def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._say = say
         self._shown = time.monotonic()
 
-    def phase(self, what: str) -> None:
-        """A line for machines alone: rates of the new phase come once they mean something."""
+    def say_phase(self) -> None:
+        """Rates of the new phase come once they mean something."""
         self._shown = time.monotonic()
-        super().phase(what)
         if logs_json():
             write(self.what, sys.stderr, "phase")
+        else:
+            super().say_phase()
 
     def _show(self) -> None:
         now = time.monotonic()
@@ -101,12 +139,9 @@ class _Lines(Progress):
             return
         self._shown = now
         share = [f"{self.share:.0%}"] if self.total and self.units else []
-        words = [*share, *self.words, *filter(None, [self._say()])]
+        words = [*share, *self.words, *filter(None, [self.say()])]
         line = f"{self.what}: {', '.join(words)}" if words else self.what
-        facts = {"what": self.what, "unit": self.unit, "done": self.units, "share": self.share}
-        left = self.seconds_left
-        facts |= {"seconds": round(self.seconds, 1), "seconds_left": left and round(left)}
-        write(line, sys.stderr, "progress", **facts)
+        write(line, sys.stderr, "progress", **self.facts())
 
 
 @contextmanager
@@ -123,22 +158,35 @@ def show_progress(
     `before` is the part of the total that an earlier run did. `say` adds words of its own, such as
     money spent.
     """
-    say = say or (lambda: "")
+    with _made(what, total, quiet, unit, before, say or str) as advance:
+        if (run := current_run()) is None:
+            yield advance
+            return
+        run.follow(advance.facts)
+        yield advance
+        run.follow(None)
+        advance.end_phase()
+
+
+@contextmanager
+def _made(*given: Any) -> Iterator[Progress]:
+    """Progress in the form that suits where it is shown."""
+    what, total, quiet, *others = given
     if quiet:
-        yield Progress(what, total, unit, before)
+        yield Progress(what, total, *others)
         return
     from rich.console import Console  # a twentieth of a second, which a quiet command can save
 
     console = Console(stderr=True)
     if not console.is_terminal or logs_json():
-        yield _Lines(what, total, unit, before, say=say)
+        yield _Lines(what, total, *others)
         return
-    with _bar(console, Progress(what, total, unit, before), say) as advance:
+    with _bar(console, Progress(what, total, *others)) as advance:
         yield advance
 
 
 @contextmanager
-def _bar(console: "Console", shown: Progress, say: Callable[[], str]) -> Iterator[Progress]:
+def _bar(console: "Console", shown: Progress) -> Iterator[Progress]:
     """The live bar, without what doesn't fit a narrow terminal."""
     from rich import progress as rich_progress
 
@@ -162,7 +210,7 @@ def _bar(console: "Console", shown: Progress, say: Callable[[], str]) -> Iterato
                     description=self.what,
                     completed=self.before + self.done,
                     share=f"{self.share:.0%}" if self.total and self.units else "",
-                    said=", ".join([*self.words, *filter(None, [say()])]),
+                    said=", ".join([*self.words, *filter(None, [self.say()])]),
                 )
 
-        yield Shown(shown.what, shown.total, shown.unit, shown.before)
+        yield Shown(shown.what, shown.total, shown.unit, shown.before, shown.say)

@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
-from mmsieve.errors import Status
+from mmsieve.errors import FAILED, OK, Status
+from mmsieve.runs import carrying_out
 from mmsieve.sanitize import plain
 from mmsieve.wording import counted, duration
 
@@ -20,6 +21,11 @@ class Printed:
     def is_failure(self) -> bool:
         """Whether a command that returns it ends with exit code 1."""
         return False
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that returns it."""
+        return FAILED if self.is_failure else OK
 
     def summary(self) -> str:
         """What a user should know."""
@@ -129,12 +135,14 @@ R = TypeVar("R", bound=Report)
 
 
 def timed(verb: Callable[P, R]) -> Callable[P, R]:
-    """The verb, its report with the seconds that it took."""
+    """The verb as a run that is recorded beside its output, its report with the seconds it took."""
 
     @wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         started = time.monotonic()
-        report = verb(*args, **kwargs)
-        return replace(report, seconds=time.monotonic() - started)
+        with carrying_out(verb.__name__.lstrip("_")) as log:
+            report = replace(verb(*args, **kwargs), seconds=time.monotonic() - started)
+            log.end(report.exit_code, report.facts())
+        return report
 
     return run

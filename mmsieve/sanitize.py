@@ -1,17 +1,18 @@
 """What may be shown: texts without the secrets of addresses, and without what drives a terminal.
 
 An error's message, an output's record and whatever else is stored or compared goes through
-`redact`; what is printed, through `write` as well.
+`redact`; what is printed, through `write` as well. What is told machines is a record of `tell`.
 """
 
 import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any, TextIO, TypeAlias
 from urllib.parse import unquote
 
 # One slash is what is left of two in a path.
@@ -98,15 +99,48 @@ def logs_json() -> bool:
     return _log_json
 
 
+Record: TypeAlias = dict[str, Any]
+"""Something that happened, for machines: `time`, `event`, `text`, and facts."""
+_listeners: list[Callable[[Record], None]] = []
+
+
+@contextmanager
+def heard_by(listener: Callable[[Record], None]) -> Iterator[None]:
+    """Have a listener called with all that is told in the block, by whatever thread."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def tell(event: str, text: str = "", **facts: Any) -> Record:
+    """Make a record of what happened, without secrets, for all who listen; returns it."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record: Record = redact_all({"time": now, "event": event, "text": text, **facts})
+    for listener in tuple(_listeners):
+        listener(record)
+    return record
+
+
+def redact_all(value: Any) -> Any:
+    """A value of JSON whose texts are redacted; paths are texts."""
+    if isinstance(value, str | Path):
+        return redact(str(value))
+    if isinstance(value, dict):
+        return {redact(str(name)): redact_all(one) for name, one in value.items()}
+    return [redact_all(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def write(text: str, stream: TextIO, event: str = "message", **facts: Any) -> None:
     """Print lines of text, redacted and plain, in whatever encoding the stream has.
 
-    Where stderr is for machines it is one object: `time`, `event`, `text`, and the facts.
+    What goes to stderr is told, too; where stderr is for machines, the record is what is printed.
     """
     shown = "\n".join(map(plain, redact(text).split("\n")))
-    if _log_json and stream is sys.stderr:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        shown = json.dumps({"time": now, "event": event, "text": shown, **facts}, default=str)
+    if stream is sys.stderr and (_log_json or _listeners):
+        record = tell(event, shown, **facts)
+        shown = json.dumps(record, default=str) if _log_json else shown
     encoding = stream.encoding or "utf-8"
     stream.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()

@@ -140,8 +140,8 @@ def find_score(columns: pa.Schema | Mapping[str, pa.DataType]) -> str | None:
 
 
 def types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
-    """Column -> type."""
-    return dict(zip(schema.names, schema.types, strict=True))
+    """Column -> type; one without a name, as of an index, is nobody's."""
+    return {name: kind for name, kind in zip(schema.names, schema.types, strict=True) if name}
 
 
 def existing_file(path: Path) -> tuple[Header, pa.Schema] | None:
@@ -456,7 +456,7 @@ def _merge_types(
     types: dict[str, pa.DataType], mixed: dict[str, str], schema: pa.Schema, path: Path
 ) -> None:
     """Take in the columns of another file of a table, and note those that it has otherwise."""
-    for name in dict.fromkeys([*types, *schema.names]):
+    for name in dict.fromkeys([*types, *types_of(schema)]):
         old, new = types.get(name), schema.field(name).type if name in schema.names else None
         if old is None or new is None:
             mixed[name] = f"not all files of the table have it, see {path}"

@@ -16,13 +16,15 @@ from rich.text import Text
 from mmsieve.generation.options import OPTIONS_OF
 
 DEBUG = (
-    "Any command takes --debug (a traceback where there is an error) and --log-json (what goes to "
-    "stderr is JSON, an object a line)."
+    "Any command takes --debug (a traceback where there is an error), --log-json (what goes to "
+    "stderr is JSON, an object a line) and --metrics-port N (how it goes, for Prometheus on "
+    "127.0.0.1)."
 )
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("mmsieve demo --out demo/", "mmsieve demo --out demo/ --count 300 --quiet"),
     "look": ("mmsieve look photos/", "mmsieve look docs.jsonl --images images/"),
+    "status": ("mmsieve status scores/", "mmsieve status /shared/ratings/"),
     "layouts": ("mmsieve layouts", "mmsieve layouts --markdown"),
     "models": ("mmsieve models", "mmsieve models | grep -A 2 UniFilter"),
     "doctor": ("mmsieve doctor", "mmsieve doctor --offline"),

@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 202
+MOST_FILES = 207
 """Python files, __init__.py apart."""
-MOST_LINES = 42_000
+MOST_LINES = 43_300
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -110,10 +110,12 @@ def test_class_names_are_used_once():
 FLOORS = (
     ("sanitize", "wording"),
     ("errors", "http", "leftovers"),
-    ("validated", "manifests"),
+    ("validated", "manifests", "resources"),
+    ("runs",),
     ("sample", "labels", "options", "keywords", "outputs", "devices", "patience", "progress"),
     ("images",),
     ("sources", "reports", "locks"),
+    ("watching", "prometheus"),
     ("identity",),
     ("clients", "read"),
     ("tables",),

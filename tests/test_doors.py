@@ -16,6 +16,7 @@ import mmsieve
 from mmsieve import cli
 from mmsieve.errors import RequestError
 from mmsieve.methods.folders import bundled_folder
+from mmsieve.reporting.charts import LineChart, LineSeries, traced
 from mmsieve.tables import Header
 from mmsieve.validated import parse_json
 from tests.helpers.shards import captions, write_tar
@@ -142,6 +143,21 @@ def test_any_json_is_a_header_or_one_line(value):
         assert isinstance(found.fingerprint, dict)
 
 
+def test_a_place_that_is_no_number_makes_no_decisions(tmp_path, capsys, scores):
+    write_tar(tmp_path / "a.tar", captions(3))
+    columns = {"key": ["0000"], "shard": ["a"], "keep": [True], "place": [{"x": 1}]}
+    pq.write_table(pa.table(columns), tmp_path / "keep.parquet")
+    line = f"export {tmp_path}/a.tar --decisions {tmp_path}/keep.parquet --out {tmp_path}/out"
+    assert "place is struct" in fails(capsys, line)
+
+
+def test_a_column_without_a_name_is_left_alone(tmp_path, scores):
+    file = scores / "a.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("", pa.array([1, 2, 3])), file)
+    assert mmsieve.report(str(scores), out=tmp_path / "out.html").out.is_file()
+
+
 # Records and journals
 
 
@@ -151,6 +167,11 @@ def test_a_damaged_record_of_a_generation_is_one_line(tmp_path, capsys, record):
     (tmp_path / "out" / "generate.json").write_text(record)
     line = f"generate captions --teacher rendered --count 4 --out {tmp_path}/out"
     assert "generate.json" in fails(capsys, line)
+
+
+def test_a_curve_over_a_billion_levels_is_drawn_at_once():
+    chart = LineChart("x", [LineSeries("x", [(0.0, 0.0), (1e9, 1e9)])], "", diagonal=True)
+    assert len(traced(chart).across) < 100
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM: one line, an exit code that says which, and the same command goes on."""
 
+import json
 import os
 import signal
 import subprocess
@@ -52,8 +53,10 @@ def test_a_command_that_is_told_to_end_says_so_in_a_line(tmp_path, number, code,
         out,
     ]
     assert end(words, number, lambda _: (out / "images").is_dir()) == (code, word + ON)
+    record = tmp_path / ".out.run" / "run.json"
+    assert json.loads(record.read_text("utf-8"))["state"] == word
     assert subprocess.run([sys.executable, "-m", "mmsieve", *words], check=False).returncode == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.run"}
 
 
 def test_workers_are_silent_also_while_they_begin(tmp_path):

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 from mmsieve.clients.connection import Connection, NoAnswerError
 from mmsieve.errors import MmsieveError
 from mmsieve.patience import Clock, Patience
+from mmsieve.resources import add_wait
 from mmsieve.sanitize import write
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ class Servers:
         self._patience = Patience(first.patience, self.clock.now)
         self._servers = [Server(connection, sdk) for connection in connections]
         self._change = asyncio.Event()
-        self._is_failing = False
+        self._failing_since: float | None = None
         self._given_up: str | None = None
 
     @property
@@ -205,15 +206,21 @@ class Servers:
     def _note_answer(self, server: Server) -> None:
         if server.failures >= _SAID_AFTER and len(self._servers) > 1:
             write(f"{server.connection.place} answers again", sys.stderr)
-        self._is_failing = False
+        self._note_wait()
         server.failures = 0
         self._announce()
+
+    def _note_wait(self) -> None:
+        """A time ends in which no server answered."""
+        if self._failing_since is not None:
+            add_wait("servers", self.clock.now() - self._failing_since)
+            self._failing_since = None
 
     def _note_failure(self, server: Server, error: NoAnswerError) -> None:
         """Raises NoAnswerError where nothing has been answered for too long."""
         now, place = self.clock.now(), server.connection.place
-        if not self._is_failing:
-            self._is_failing = True
+        if self._failing_since is None:
+            self._failing_since = now
             self._patience.renew()
         if error.trouble != "busy":
             server.failures += 1
@@ -226,6 +233,7 @@ class Servers:
             self._patience.check(lambda: f"{place} to answer ({error})")
         except MmsieveError as given_up:
             self._given_up = str(given_up)
+            self._note_wait()
             self._announce()
             raise NoAnswerError("stop", str(given_up)) from None
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mmsieve.clients.answers import KeptAnswers
 from mmsieve.devices import Device as Device
-from mmsieve.devices import Memory, is_out_of_memory
+from mmsieve.devices import Memory, is_out_of_memory, trim_memory
 from mmsieve.errors import SampleError
 from mmsieve.patience import PATIENCE
 from mmsieve.sample import Sample
@@ -67,11 +67,13 @@ def make_runner(annotator: "Annotator", options: RunnerOptions) -> Runner:
     if memory is not None:
         memory.check_room()
     try:
-        return annotator.runner(options)
+        runner = annotator.runner(options)
     except (MemoryError, RuntimeError) as error:
         if memory is None or not is_out_of_memory(error):
             raise
         raise memory.too_much() from error
+    trim_memory()
+    return runner
 
 
 def annotate_samples(

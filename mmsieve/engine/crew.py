@@ -8,12 +8,14 @@ by the next one that is idle.
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.errors import DeviceError, MmsieveError, ShardError
 from mmsieve.patience import Patience
 from mmsieve.progress import Advance
+from mmsieve.resources import measure
 from mmsieve.sanitize import write
 from mmsieve.sources import Shard
 from mmsieve.wording import counted
@@ -85,7 +87,7 @@ class ShardActor:
     def run(self, shard: Shard) -> ShardReport:
         """One shard's report."""
         assert self._worker is not None, "loads the model first"
-        return next(self._worker.run([shard]))
+        return replace(next(self._worker.run([shard])), use=measure())
 
     def close(self) -> None:
         """End its processes and threads."""

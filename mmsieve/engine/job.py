@@ -2,7 +2,7 @@
 
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,9 @@ from mmsieve.identity import identify
 from mmsieve.outputs import is_full
 from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions, SampleLimits
-from mmsieve.sanitize import redact
+from mmsieve.resources import ProcessUse
+from mmsieve.runs import current_run
+from mmsieve.sanitize import redact, tell
 from mmsieve.sources import Shard, one_line
 from mmsieve.tables import Header
 
@@ -71,6 +73,19 @@ class ShardReport:
     """What was odd about samples and cost them nothing -> how many of them."""
     details: str | None = None
     """The traceback, where the problem was not foreseen."""
+    use: ProcessUse | None = None
+    """What the process has taken that did it, where that is not the one of the run."""
+
+
+def recorded(reports: Iterable[ShardReport]) -> Iterator[ShardReport]:
+    """The same reports, each recorded as an event of the run and in its counts."""
+    run = current_run()
+    for report in reports:
+        if run is not None:
+            run.count(report.statuses, report.problem is not None, report.use)
+        problem = report.problem or ""
+        tell("shard", problem, shard=report.shard, rows=report.rows, statuses=report.statuses)
+        yield report
 
 
 class ShardWorker:

@@ -14,7 +14,7 @@ from mmsieve import tables
 from mmsieve.clients.answers import KeptAnswers
 from mmsieve.devices import count_cores, count_processes, resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions, check, estimate_memory
-from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
+from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker, recorded
 from mmsieve.engine.notebook import FirstRows
 from mmsieve.engine.preflight import check_first_samples
 from mmsieve.engine.processes import run_in_processes
@@ -37,7 +37,8 @@ from mmsieve.patience import PATIENCE, Patience
 from mmsieve.progress import Progress, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.shards import open_shard, split_files
-from mmsieve.reports import Report, commonest_reasons, count_words, timed
+from mmsieve.reports import Report, commonest_reasons, count_words
+from mmsieve.runs import note_facts
 from mmsieve.sources import Shard, find_files, take_part
 from mmsieve.wording import counted
 
@@ -138,7 +139,6 @@ class RunReport(Report):
         return f"{counted(self.rows, 'rows')} of {shards} ({statuses}){self.failed_shards()}"
 
 
-@timed
 def run_annotator(
     make: Callable[[Device], Annotator],
     sources: Sequence[str],
@@ -225,6 +225,7 @@ def _run(
         notes += [] if memory is None else [memory.line]
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
         return RunReport(out=out, notes=tuple(notes))
+    note_facts(shards=len(shards), shards_before=len(shards) - len(todo))
     if todo:
         check(job.annotator, job.runner)
     make_folder(out)
@@ -234,7 +235,7 @@ def _run(
         total = sum(shard.size for shard in todo)
         with show_progress("first samples", total, run.quiet, say=_done(reports, todo)) as progress:
             check_first_samples(todo, job.read)
-            reports += engine(job, todo, progress)
+            reports += recorded(engine(job, todo, progress))
     first = FirstRows(shards[0], job.read, job.path(shards[0])) if shards else None
     return replace(_report(reports, notes, out), first=first)
 

@@ -22,6 +22,7 @@ from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.read import BROKEN_JSON, Parse, ReadOptions, Record, SampleLimits, parse_record
 from mmsieve.read.columns import check_caption
 from mmsieve.read.shards import open_shard
+from mmsieve.resources import waiting_for
 from mmsieve.sample import collect_notes
 from mmsieve.sources import Shard, one_line
 
@@ -185,7 +186,8 @@ class ShardFeed:
         open_shards = len(self._shards)
         lost: Exception | None = None
         while open_shards:
-            event = self._queue.get()
+            with waiting_for("samples"):
+                event = self._queue.get()
             if isinstance(event, ShardOpened):
                 yield event
             elif isinstance(event, ShardClosed):
@@ -194,7 +196,8 @@ class ShardFeed:
                 lost = None
             elif lost is None:  # after what is lost nothing more: the rows are the shard's first
                 try:
-                    prepared = event()
+                    with waiting_for("samples"):
+                        prepared = event()
                 except BrokenProcessPool:
                     raise
                 except Exception as error:  # noqa: BLE001 - the consumer decides what it means

@@ -160,8 +160,13 @@ def read_training_file(
 
 
 def text_fields(names: Sequence[str], texts: Iterable[LabelledText]) -> Iterator[dict[str, Any]]:
-    """The entries, without their ids, of texts over images, the files `names`."""
+    """The entries, without their ids, of texts over images, the files `names`.
+
+    Raises ValueError for a text over another image.
+    """
     for one in texts:
+        if (highest := max(one.images, default=-1)) >= len(names):
+            raise ValueError(f"it is over image {highest + 1}, and the plan has {len(names)}")
         shown = [names[image] for image in one.images]
         yield {
             "image": shown[0] if one.kind == "caption" else shown,

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from cyclopts import Group, Parameter
 
-from mmsieve.devices import Dtype, is_out_of_memory, quiet
+from mmsieve.devices import Dtype, is_out_of_memory, quiet, trim_memory
 from mmsieve.engine.annotator import Device, Row, RunnerOptions
 from mmsieve.errors import (
     MmsieveError,
@@ -328,6 +328,7 @@ def release_memory(device: "torch.device") -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    trim_memory()
 
 
 def open_device(device: Device) -> "torch.device":

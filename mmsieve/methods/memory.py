@@ -17,6 +17,9 @@ from mmsieve.methods.tower import CheckpointFolder, Tower
 
 FLOAT32 = 4
 """Bytes of a number."""
+_LIBRARIES = 200_000_000
+"""What a CPU's memory holds beside: code loaded with a model, and what its allocator keeps; as
+measured by `python -m benchmarks.memory`."""
 _PRODUCTS_UP_TO = 512
 """Tokens of a sequence whose attention a CPU computes by plain products in bfloat16 (`cpu.py`)."""
 
@@ -212,6 +215,7 @@ def estimate(
     weights = numbers * batch.item_bytes + float32 * FLOAT32
     parts = {"weights": weights, "activations": activations}
     parts |= {"keys and values": cache} if cache else {}
+    parts |= {"libraries": _LIBRARIES} if batch.device == "cpu" else {}
     return Memory(
         device=batch.device,
         dtype=batch.dtype,

@@ -162,7 +162,7 @@ def traced(chart: LineChart) -> Traced:
     marks = list(dict.fromkeys((low, (low + high) / 2, high)))
     levels = _levels(min(ys), max(ys), is_log)
     if chart.diagonal:
-        marks = levels = [float(n) for n in range(int(low), int(high) + 1)][:_MOST_MARKS]
+        marks = levels = [float(n) for n in range(int(low), int(high) + 1)[:_MOST_MARKS]]
     return Traced(
         lines=lines,
         dots=dots,

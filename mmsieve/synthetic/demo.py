@@ -21,6 +21,7 @@ from mmsieve.decisions import decision_files
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.generation.files import TRAIN, read_training_file
 from mmsieve.labels import LEVELS
+from mmsieve.locks import writing_to
 from mmsieve.methods.folders import bundled_folder
 from mmsieve.options import DryRun, Quiet, check_value, whole
 from mmsieve.outputs import check_folder
@@ -264,8 +265,9 @@ def demo(
     steps = list(demo_steps(out, count))
     if dry_run:
         return DemoReport(out=out, notes=tuple(line for step in steps for line in step.shown()))
-    for step in steps:
-        step.run(quiet)
+    with writing_to(out, "demo"):
+        for step in steps:
+            step.run(quiet)
     return _report(out)
 
 

@@ -75,11 +75,15 @@ def estimate_training(
     backward = tokens * 3 * sizes.intermediate * item
     logits = 3 * learnt * sizes.vocabulary * 4
     weights = 4 * start.numbers + (2 * sizes.numbers if is_short else 0)
+    encoding, learning_from = stage.batch * start.encoding * item, layers + backward + logits
+    learns_tower = isinstance(stage, ClassifierStage | SftStage) and bool(stage.tower_rate)
+    # a tower that does not learn keeps nothing for the backward pass
+    activations = encoding + learning_from if learns_tower else max(encoding, learning_from)
     parts = {
         "weights": weights,
         "gradients": 4 * learning,
         "optimiser": 8 * learning,
-        "activations": layers + backward + logits + stage.batch * start.encoding * item,
+        "activations": activations,
     }
     device = resolve_device()
     return Memory(device=device, dtype="float32", parts=parts, about=f"for {about} in a process")

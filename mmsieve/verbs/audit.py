@@ -177,7 +177,8 @@ def _read_audit(
         notes.append(f"{found.missing} labels are of samples that the table has no score of")
     if out is not None:
         estimates = [asdict(one) for one in precision.all()]
-        write_text(Path(out), json.dumps({"by": by, "cuts": estimates}, indent=1))
+        with writing_to(Path(out), "audit", wait=wanted.wait):
+            write_text(Path(out), json.dumps({"by": by, "cuts": estimates}, indent=1))
     return AuditReport(
         out=paths[0] if out is None else Path(out),
         samples=len(found.scores),

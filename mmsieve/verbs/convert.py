@@ -18,6 +18,7 @@ from mmsieve.methods.tower import CheckpointFolder
 from mmsieve.options import Overwrite, Wait
 from mmsieve.outputs import check_folder, is_same_request, read_record, staged
 from mmsieve.reports import Report, timed
+from mmsieve.runs import note_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ def convert(
     checkpoint, write = _converter(known)
     config = record_of(checkpoint)
     with writing_to(out, "convert", wait=wait):
+        note_facts(fingerprint=config)
         made = read_record(out, RECORD, "convert")
         if made is not None and is_same_request(out, made, config, overwrite) and not overwrite:
             return ConvertReport(out=out, notes=("done before",))

@@ -10,9 +10,11 @@ from mmsieve.methods.load import load_assessor
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions
 from mmsieve.reporting.assessments import summarise
+from mmsieve.reports import timed
 
 
 @flat_options
+@timed
 def enhance(
     *sources: str,
     model: str,

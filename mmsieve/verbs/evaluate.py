@@ -25,6 +25,7 @@ from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.options import BatchTokens, CommonOptions, Limit, NotNegative, Positive, Workers
 from mmsieve.outputs import check_folder, make_folder, write_atomically, write_text
 from mmsieve.reports import Report, timed
+from mmsieve.runs import note_facts
 from mmsieve.tables import notes_of_unfinished, open_tables
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
@@ -162,6 +163,7 @@ def _evaluate_models(
         }
         used += [f"{name}: {memory.line}" for name, memory in found.items() if memory is not None]
         return EvaluateReport(out=out, notes=(*used, note))
+    note_facts(fingerprint={name: annotator.fingerprint for name, annotator in annotators.items()})
     for annotator in annotators.values():
         check(annotator, RunnerOptions(annotator.device, options.batch_tokens))
     scored = {}

@@ -17,7 +17,7 @@ from mmsieve.exporting.pictures import ImageCopies, image_folders, write_manifes
 from mmsieve.exporting.plan import REPACKED, ExportPlan, Form, KeptSamples, make_plan
 from mmsieve.exporting.samples import NOT_OF_PAIRS, ImageNames
 from mmsieve.exporting.saved import save_again
-from mmsieve.exporting.tars import ExportJournal, write_manifest
+from mmsieve.exporting.tars import ExportJournal, digest, write_manifest
 from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
 from mmsieve.options import COMMON, OutputOptions, Positive
@@ -27,6 +27,7 @@ from mmsieve.read import ReadOptions
 from mmsieve.read.layouts import TABLES
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, timed
+from mmsieve.runs import note_facts
 from mmsieve.sources import FOLDER, TAR, Shard, Sources, find_files
 from mmsieve.wording import counted
 
@@ -201,6 +202,8 @@ def _export(
     identities = plan.identities(options.shard_size)
     journal.check(identities, options.overwrite)
     done = set() if options.overwrite else set(filter(journal.is_done, identities))
+    whole = digest(sorted(identities.values()))
+    note_facts(fingerprint={"kept samples": whole}, shards=len(identities), shards_before=len(done))
     notes = [*notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
     if options.dry_run:
         notes += _preview(plan, done, options)

@@ -21,6 +21,7 @@ from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
+from mmsieve.runs import note_facts
 from mmsieve.tables import notes_of_unfinished, open_tables
 
 __all__ = ["CutOptions", "FilterReport", "filter"]
@@ -94,6 +95,7 @@ def filter(
             scratch_folder() as folder,
             closing(Database(folder)) as database,
         ):
+            note_facts(fingerprint=plan.fingerprint)
             was_there = not is_uids and check_replaceable(out, plan.fingerprint, overwrite)
             decided = FilterDecisions(plan, database, advance)
             if dry_run:

@@ -28,6 +28,7 @@ from mmsieve.options import Options
 from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
+from mmsieve.runs import note_facts
 from mmsieve.wording import counted
 
 _RECORD = "generate.json"
@@ -195,6 +196,7 @@ def _ask(request: GenerationRequest, out: Path, options: GenerateOptions) -> Gen
     _ = request.connection  # raises where there is no key, which an estimate doesn't need
     config = request.config()
     with writing_to(out, "generate", wait=options.wait):
+        note_facts(fingerprint=config)
         state = _state(out, config, options.overwrite)
         if state == "done":
             return GenerateReport(out=out, notes=("done before",))
@@ -221,6 +223,7 @@ def _draw(
     wanted = {name: value for name, value in asdict(options).items() if name not in others}
     config = {"what": task.name, **task.settings(), **wanted, **_SWITCHES}
     with writing_to(out, "generate", wait=options.wait, dry_run=options.dry_run):
+        note_facts(fingerprint=config)
         if _state(out, config, options.overwrite) == "done" or options.dry_run:
             note = "would write" if options.dry_run else "done before:"
             scenes = teacher.count_drawn(task, options)

@@ -13,10 +13,12 @@ from mmsieve.keywords import flat_options
 from mmsieve.methods.load import load_raters
 from mmsieve.methods.mmssr.annotator import RatingOptions
 from mmsieve.read import ReadOptions
+from mmsieve.reports import timed
 from mmsieve.tables import read_frames, table_files
 
 
 @flat_options
+@timed
 def rate(
     *sources: str,
     model: str,

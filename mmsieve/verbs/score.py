@@ -10,9 +10,11 @@ from mmsieve.methods.load import kinds_of, load_annotator
 from mmsieve.methods.mlm_filter.annotator import MlmFilterOptions
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions
+from mmsieve.reports import timed
 
 
 @flat_options
+@timed
 def score(
     *sources: str,
     model: str,

@@ -14,6 +14,7 @@ from mmsieve.locks import writing_to
 from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
+from mmsieve.runs import note_facts
 from mmsieve.selection.choosing import Choice, Held, choose, decide, held, printed
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatedSamples, RatingTable
@@ -92,6 +93,7 @@ def select(
             writing_to(out, "select", wait=wait, dry_run=dry_run),
             writing_to(subset or out, "select", wait=wait, dry_run=dry_run or subset is None),
         ):
+            note_facts(fingerprint=fingerprint)
             was_there = check_replaceable(out, fingerprint, overwrite)
             if request is not None:
                 request.check(overwrite or was_there)

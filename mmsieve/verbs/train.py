@@ -12,6 +12,7 @@ from mmsieve.locks import writing_to
 from mmsieve.methods.folders import hash_files, tensor_files
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
+from mmsieve.runs import note_facts
 from mmsieve.sanitize import write
 from mmsieve.training.memory import estimate_training
 from mmsieve.training.options import (
@@ -179,6 +180,7 @@ def _train(
     config = _run_config(goal, recipe, start, options)
     is_idle = options.dry_run or not is_first()
     with writing_to(out, "train", wait=options.wait, dry_run=is_idle):
+        note_facts(fingerprint=config)
         with first_goes_first():
             state = check_run_config(out, config, options.overwrite and is_first())
             if state == "new" and not is_idle:

@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(MmsieveError, match=r"Out of Memory.*TMPDIR.* need room") as error:
         cut(tmp_path / "t.parquet", out=tmp_path / "keep", top_fraction=0.5)
     assert "\n" not in str(error.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".keep.run", "t.parquet"]
 
 
 def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_what_is_there_is_replaced_by_the_same_cut_only(name: str, tmp_path: Pat
     assert read_decisions(out).equals(before)
     cut(scores, out=out, top_fraction=0.2, overwrite=True)
     assert kept_keys(out) == {"b/c-k0"}
-    assert {p.name for p in tmp_path.iterdir()} == {"scores", name}
+    assert {p.name for p in tmp_path.iterdir()} == {"scores", name, f".{name}.run"}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -164,7 +164,7 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / left / "b").mkdir(parents=True)
     (tmp_path / another).mkdir()
     cut(scores, out=tmp_path / "keep", top_fraction=0.5)
-    assert {p.name for p in tmp_path.iterdir()} == {"scores", "keep", another}
+    assert {p.name for p in tmp_path.iterdir()} == {"scores", "keep", ".keep.run", another}
 
 
 def test_a_file_that_breaks_off_is_a_wrong_request(tmp_path: Path) -> None:

@@ -219,11 +219,15 @@ def _rename(columns: Columns, name: str, random: Random) -> None:
 
 def _retype(columns: Columns, name: str, random: Random) -> None:
     kind, values = random.choice(_TYPES), _values(columns[name])
-    made = [_as(kind, value) for value in values]
+    columns[name] = _column([_as(kind, value) for value in values], kind)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column of these values, or of none where they don't pass together."""
     try:
-        columns[name] = pa.array(made, kind)
-    except pa.ArrowException:  # an empty list alone passes for a struct
-        columns[name] = pa.nulls(len(made), kind)
+        return pa.array(values, kind)
+    except pa.ArrowException:  # as an empty list for a struct, or text that isn't UTF-8
+        return pa.nulls(len(values), kind)
 
 
 def _as(kind: pa.DataType, value: Any) -> Any:
@@ -239,13 +243,13 @@ def _as(kind: pa.DataType, value: Any) -> Any:
 def _null(columns: Columns, name: str, random: Random) -> None:
     share, values = random.choice((0.3, 1.0)), _values(columns[name])
     kept = [None if random.random() < share else value for value in values]
-    columns[name] = pa.array(kept, columns[name].type)
+    columns[name] = _column(kept, columns[name].type)
 
 
 def _odd(columns: Columns, name: str, random: Random) -> None:
     kind, values = columns[name].type, _values(columns[name])
     odd = [_as(kind, random.choice(_ODD[1:])) for _ in values] or values
-    columns[name] = pa.array([random.choice(pair) for pair in zip(odd, values, strict=True)], kind)
+    columns[name] = _column([random.choice(pair) for pair in zip(odd, values, strict=True)], kind)
 
 
 def _not_utf8(columns: Columns, name: str, random: Random) -> None:

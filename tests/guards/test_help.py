@@ -20,6 +20,7 @@ VERBS = [
     "report",
     "audit",
     "convert",
+    "status",
     "models",
     "layouts",
     "doctor",

@@ -143,6 +143,7 @@ class RatingRunner(BatchRunner[RatingItem, list[Row | SampleError]]):
             self.models = [None] * len(self.models)
             release_memory(self.device)
         made = LoadedRater(self._asked.models[number], self._asked.dtype, self.device)
+        release_memory(self.device)
         self.models[number] = made
         self.encoders = [model.features for model in self.models if model is not None]
         return made
