@@ -32,6 +32,7 @@ from mmsieve.outputs import (
     workplace,
 )
 from mmsieve.progress import Advance
+from mmsieve.stores import is_in_the_making, is_stored
 from mmsieve.tables import Header, Origins, TableFile
 
 KIND = "decisions"
@@ -326,12 +327,15 @@ def check_place(out: Path, inputs: Sequence[Path]) -> None:
         )
     if not is_file and out.is_file():
         raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
-    check_folder(workplace(out))
+    if not is_stored(out):  # where folders need none around them
+        check_folder(workplace(out))
     check_apart(out, inputs)
 
 
 def check_replaceable(out: Path, fingerprint: dict[str, str], overwrite: bool) -> bool:
     """Whether decisions of the same request are there; RequestError for what isn't decisions."""
+    if is_in_the_making(out):  # what a killed run left at a store counts for nothing
+        return False
     files = decision_files(out)
     found = (path for top in contents(out) for path in (top, *top.rglob("*")))
     other = next((p for p in found if p.suffix != ".parquet" and not p.is_dir()), None)

@@ -19,7 +19,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from mmsieve import stores
 from mmsieve.errors import RequestError
+from mmsieve.leases import Lease
 from mmsieve.leftovers import (
     hidden_name,
     leftovers_in,
@@ -29,6 +31,7 @@ from mmsieve.leftovers import (
 )
 from mmsieve.outputs import made_otherwise, workplace
 from mmsieve.sanitize import write
+from mmsieve.stores import StorePath, is_stored
 
 _BEGINNING = 60.0
 """Seconds in which a thousand parts that begin at once have all had the lock of all in turn."""
@@ -54,10 +57,14 @@ def writing_to(
     if dry_run:
         yield
         return
+    asked = {name: _digest(value) for name, value in (request or {}).items()}
+    if is_stored(out):
+        with _lease(out, _record(verb, part, asked), wait):
+            yield
+        return
     place = Path(os.path.realpath(out))
     own = workplace(place)
     name = "mmsieve" if own == place else place.name
-    asked = {name: _digest(value) for name, value in (request or {}).items()}
     made = [folder for folder in (own, *own.parents) if not folder.exists()]
     whole = _Lock(own / hidden_name(name, "lock"), out)
     start = hidden_name(name, "part-")
@@ -83,6 +90,30 @@ def writing_to(
         for folder in made:  # where nothing was written
             with suppress(OSError):
                 folder.rmdir()
+
+
+@contextmanager
+def _lease(out: StorePath, record: dict[str, Any], wait: bool) -> Iterator[None]:
+    """Hold the lease of an output at a store."""
+
+    def conflicts(other: Mapping[str, Any]) -> bool:
+        if None in (record["part"], other.get("part")) or record["part"] == other.get("part"):
+            return True
+        _check_request(str(out), other, record["request"])
+        return False
+
+    if not out.parents:
+        raise RequestError(f"--out {out}: name a folder in it")
+    lease = Lease(out, record)
+    try:
+        lease.get(conflicts, wait, _said)
+    except OSError as error:
+        raise RequestError(f"--out {out}: can't be written to: {error.strerror}") from error
+    with lease.kept():
+        remove_scratch_of_dead()
+        if record["part"] is None:
+            stores.abort_uploads(out)
+        yield
 
 
 def _locks(folder: Path, start: str) -> list[Path]:
@@ -171,7 +202,7 @@ def _digest(value: str) -> str:
     return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _said(record: dict[str, Any]) -> str:
+def _said(record: Mapping[str, Any]) -> str:
     """Who holds a lock, in words."""
     if not record:
         return ""
@@ -186,11 +217,15 @@ def _check_parts(locks: Sequence[Path], out: Path, request: dict[str, str]) -> N
         holder = _Lock(path, out).holder()
         if holder is None:
             continue
-        made: dict[str, str] = holder.get("request", {})
-        names = sorted(n for n in made.keys() | request.keys() if made.get(n) != request.get(n))
-        if names:
-            raise made_otherwise(out, names)
+        _check_request(str(out), holder, request)
         return
+
+
+def _check_request(out: str, holder: Mapping[str, Any], request: Mapping[str, str]) -> None:
+    made: dict[str, str] = holder.get("request", {})
+    names = sorted(n for n in made.keys() | request.keys() if made.get(n) != request.get(n))
+    if names:
+        raise made_otherwise(out, names)
 
 
 def _clear(place: Path, alone: bool) -> None:

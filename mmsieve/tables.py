@@ -21,10 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 
+from mmsieve import stores
 from mmsieve.errors import RequestError
 from mmsieve.identity import FileIdentity, TableSource
 from mmsieve.outputs import not_ours, write_atomically
 from mmsieve.read.parquet import check_expansion, naming_file
+from mmsieve.stores import is_stored, place_of
 from mmsieve.validated import parse_json
 
 # Table files: columns, header, writing
@@ -162,7 +164,11 @@ def remove_file(path: Path) -> None:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """The files of a table: shard name -> path, in the order of the names."""
-    found = ((path.relative_to(folder), path) for path in folder.rglob("*.parquet"))
+    if is_stored(folder):
+        files: Iterable[Path] = stores.parquet_files(folder)
+    else:
+        files = folder.rglob("*.parquet")
+    found = ((path.relative_to(folder), path) for path in files)
     shown = {
         inside.with_suffix("").as_posix(): path
         for inside, path in found
@@ -189,9 +195,13 @@ def open_file(
     Whatever goes wrong in the block is that of the file.
     """
     # pre_buffer would hold all of a large file's columns in memory
-    with naming_file(path, fix), pq.ParquetFile(path, pre_buffer=False) as file:
+    with (
+        naming_file(path, fix),
+        stores.readable(path) as content,
+        pq.ParquetFile(content, pre_buffer=False) as file,
+    ):
         for group in range(file.num_row_groups):
-            check_expansion(path, file, group, columns)
+            check_expansion(content, file, group, columns)
         yield file
 
 
@@ -347,7 +357,7 @@ def open_tables(paths: Sequence[str | Path]) -> list[Table]:
     if not paths:
         raise RequestError("no TABLE given: name a folder of scores, or a Parquet file")
     opened: list[Table] = []
-    for path in map(Path, paths):
+    for path in map(place_of, paths):
         own = path.resolve().stem if path.is_file() else _folder_of(path).resolve().name
         taken = {table.name for table in opened}
         names = chain([own], (f"{own}{number}" for number in count(2)))
@@ -357,10 +367,10 @@ def open_tables(paths: Sequence[str | Path]) -> list[Table]:
 
 def _folder_of(path: Path) -> Path:
     """A table's folder; of a glob the folder above what it leaves open."""
-    if path.exists():
+    if not has_magic(str(path)) or path.exists():
         return path
-    known = takewhile(lambda part: not has_magic(part), path.parts)
-    return Path(*known)
+    known = sum(1 for _ in takewhile(lambda part: not has_magic(part), path.parts))
+    return path.parents[len(path.parts) - known - 1]
 
 
 def _find_files(path: Path) -> dict[str, Path]:
@@ -405,10 +415,9 @@ def _open(path: Path, name: str) -> Table:
     mixed: dict[str, str] = {}
     made_by = []
     last: pa.Schema | None = None
-    for shard, file in found.items():
-        with open_file(file) as parquet:
-            rows, schema = parquet.metadata.num_rows, parquet.schema_arrow.remove_metadata()
-            header = parse_header(file, parquet.metadata.metadata)
+    for (shard, file), (rows, schema, header) in zip(
+        found.items(), stores.map_many(_footer, found.values()), strict=True
+    ):
         made_by.append(None if header is None else (header.kind, header.fingerprint))
         if made_by[-1] != made_by[0]:
             raise RequestError(
@@ -423,6 +432,13 @@ def _open(path: Path, name: str) -> Table:
         files.append(_table_file(shard, file, rows, header))
     made = made_by[0] is not None
     return Table(name, _folder_of(path), tuple(files), types, mixed, is_ours=made)
+
+
+def _footer(path: Path) -> tuple[int, pa.Schema, Header | None]:
+    """Rows, columns and header of a file."""
+    with open_file(path) as parquet:
+        metadata, schema = parquet.metadata, parquet.schema_arrow.remove_metadata()
+        return metadata.num_rows, schema, parse_header(path, metadata.metadata)
 
 
 def _table_file(shard: str, path: Path, rows: int, header: Header | None) -> TableFile:

@@ -28,7 +28,8 @@ from mmsieve.outputs import is_full
 from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.sanitize import redact
-from mmsieve.sources import Shard, one_line
+from mmsieve.sources import Shard
+from mmsieve.stores import one_line
 from mmsieve.tables import Header
 
 

@@ -25,7 +25,8 @@ from mmsieve.read import BROKEN_JSON, Parse, ReadOptions, Record, SampleLimits, 
 from mmsieve.read.columns import check_caption
 from mmsieve.read.shards import open_shard
 from mmsieve.sample import collect_notes
-from mmsieve.sources import Shard, one_line
+from mmsieve.sources import Shard
+from mmsieve.stores import one_line
 
 _SCRIPT = "__main__"
 _CHUNK_RECORDS = 32

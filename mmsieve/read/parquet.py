@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +14,7 @@ import pyarrow.types as pt
 from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, is_order_to_end
 from mmsieve.read import Record
 from mmsieve.read.json_items import parse_object
-from mmsieve.sources import one_line
+from mmsieve.stores import one_line
 
 
 def pick(
@@ -271,7 +271,9 @@ def rows_at_once(file: pq.ParquetFile, group: int, columns: Collection[str]) -> 
     return min(max(_BATCH_BYTES // largest, 1), _BATCH_ROWS)
 
 
-def check_expansion(path: Path, file: pq.ParquetFile, group: int, columns: Collection[str]) -> None:
+def check_expansion(
+    path: Path | IO[bytes], file: pq.ParquetFile, group: int, columns: Collection[str]
+) -> None:
     """Raise ShardError where a group's columns take far more memory than room in the file."""
     rows = file.metadata.row_group(group).num_rows
     for column in _columns(file, group, columns):
@@ -311,7 +313,7 @@ def _packed(group: int, column: pq.ColumnChunkMetaData, size: int) -> ShardError
     return ShardError(f"row group {group}: {packed}")
 
 
-def _plain_size(path: Path, group: int, name: str, most: int) -> int:
+def _plain_size(path: Path | IO[bytes], group: int, name: str, most: int) -> int:
     """Bytes of a column's texts without their dictionary, or a number beyond `most`."""
     total = 0
     with pq.ParquetFile(path, read_dictionary=[name]) as packed:

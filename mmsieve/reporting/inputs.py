@@ -14,7 +14,7 @@ from mmsieve.identity import TableSource
 from mmsieve.read.documents import is_mmc4
 from mmsieve.read.instructions import looks_right
 from mmsieve.read.json_items import first_sign, line_items, parse_object
-from mmsieve.sources import one_line
+from mmsieve.stores import one_line, place_of
 from mmsieve.tables import Header
 from mmsieve.training.options import RUN, STAGES
 
@@ -166,7 +166,7 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
     trainings: list[Path] = []
     sources: list[str] = []
     for given in inputs:
-        path = Path(given)
+        path = place_of(given)
         if (folder := training_folder(path)) is not None:
             trainings.append(folder)
         elif (numbers := read_metrics(path)) is not None:
@@ -177,7 +177,7 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
             sources.append(given)
     if not found and not metrics and not trainings:
         for given in inputs:
-            if not Path(given).exists() and not {*given} & {*"*?[{:"}:
+            if not place_of(given).exists() and not {*given} & {*"*?[{:"}:
                 raise RequestError(f"{given}: no such file or folder")
         raise RequestError(
             f"nothing to report in {', '.join(inputs) or 'no input'}: give a table made by score, "

@@ -28,6 +28,7 @@ from mmsieve.read.layouts import TABLES
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, timed
 from mmsieve.sources import FOLDER, TAR, Shard, Sources, find_files
+from mmsieve.stores import place_of
 from mmsieve.wording import counted
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
@@ -110,11 +111,11 @@ def export(
     out
         Folder of what is written.
     """
-    out, options = Path(out), run or ExportOptions()
+    out, options = place_of(out), run or ExportOptions()
     check_folder(out)
     check_outside(out, sources)
-    final = None if captions is None else FinalCaptions(Path(captions))
-    chosen: KeptSamples | None = final if decisions is None else Decisions(Path(decisions))
+    final = None if captions is None else FinalCaptions(place_of(captions))
+    chosen: KeptSamples | None = final if decisions is None else Decisions(place_of(decisions))
     if chosen is None:
         raise RequestError("nothing to export by: give --decisions, --captions, or both")
     trial = next((one for one in (chosen, final) if one is not None and one.limit), None)

@@ -21,6 +21,7 @@ from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
+from mmsieve.stores import place_of
 from mmsieve.tables import notes_of_unfinished, open_tables
 
 __all__ = ["CutOptions", "FilterReport", "filter"]
@@ -85,7 +86,7 @@ def filter(
     format
         parquet: key, shard, keep, reason and score of every row. datacomp: DataComp's subset file.
     """
-    out, is_uids = Path(out), format == "datacomp"
+    out, is_uids = place_of(out), format == "datacomp"
     plan, found = _plan(tables, cut or CutOptions(), out, is_uids)
     try:
         with (

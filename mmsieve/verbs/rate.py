@@ -13,6 +13,7 @@ from mmsieve.keywords import flat_options
 from mmsieve.methods.load import load_raters
 from mmsieve.methods.mmssr.annotator import RatingOptions
 from mmsieve.read import ReadOptions
+from mmsieve.stores import place_of
 from mmsieve.tables import read_frames, table_files
 
 
@@ -42,7 +43,7 @@ def rate(
     report = run_annotator(
         lambda device: load_raters(model, replace(asked, device=device)),
         sources,
-        Path(out),
+        place_of(out),
         device=asked.device,
         read=replace(read or ReadOptions(), kinds=("instruction",)),
         run=run or RunOptions(),

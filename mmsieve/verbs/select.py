@@ -19,6 +19,7 @@ from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatedSamples, RatingTable
 from mmsieve.selection.results import ResultFolder, is_result_folder
 from mmsieve.selection.subsets import SubsetRequest, data_files, write_subset
+from mmsieve.stores import place_of
 from mmsieve.tables import open_tables
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
@@ -80,10 +81,10 @@ def select(
         Copy the image files that chosen items name, to the same paths below the folder of --subset.
         By default they stay where they are.
     """
-    options, out = choice or SelectOptions(), Path(out)
+    options, out = choice or SelectOptions(), place_of(out)
     asked = list(map(Path, [] if data is None else data if isinstance(data, list) else [data]))
     files = data_files(asked)
-    rated = _rated(Path(table), out, files, options)
+    rated = _rated(place_of(table), out, files, options)
     request = _subset_request(asked, files, subset, images, with_images)
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
