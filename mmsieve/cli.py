@@ -25,7 +25,7 @@ from mmsieve.outputs import is_full
 from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
 from mmsieve.sanitize import log_as_json, logs_json, plain, write
-from mmsieve.stores import one_line
+from mmsieve.stores.asking import one_line
 
 OK, FAILED, WRONG_REQUEST, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 

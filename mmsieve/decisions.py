@@ -32,7 +32,8 @@ from mmsieve.outputs import (
     workplace,
 )
 from mmsieve.progress import Advance
-from mmsieve.stores import is_in_the_making, is_stored
+from mmsieve.stores.folders import is_in_the_making
+from mmsieve.stores.paths import is_stored
 from mmsieve.tables import Header, Origins, TableFile
 
 KIND = "decisions"

@@ -23,7 +23,7 @@ from mmsieve.sources import (
     split_name,
     suffix_of,
 )
-from mmsieve.stores import is_local, open_filesystem
+from mmsieve.stores.asking import is_local, open_filesystem
 
 
 @dataclass(frozen=True, slots=True)

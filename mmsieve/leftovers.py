@@ -36,12 +36,12 @@ def host() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
 
 
-def is_alive(machine: str, process: int) -> bool | None:
+def is_alive(machine: str | None, process: str | int) -> bool | None:
     """Whether a process of a machine, as of `host`, is there; None where nobody here can know."""
     if machine != host():
         return None
     try:
-        os.kill(process, 0)
+        os.kill(int(process), 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
@@ -86,7 +86,7 @@ def leftovers_in(folder: Path, alone: bool) -> Iterator[Path]:
                 continue
             if name in folders:
                 folders.remove(name)
-            alive = is_alive(own["host"], int(own["pid"]))
+            alive = is_alive(own["host"], own["pid"])
             if alive is False or (alive is None and alone):
                 yield Path(place, name)
 
@@ -123,7 +123,7 @@ def remove_scratch_of_dead() -> None:
             own = _SCRATCH.fullmatch(entry.name)
             if own is None or not entry.is_dir(follow_symlinks=False):
                 continue
-            if _is_own(entry) and is_alive(own["host"], int(own["pid"])) is False:
+            if _is_own(entry) and is_alive(own["host"], own["pid"]) is False:
                 shutil.rmtree(entry.path, ignore_errors=True)
 
 

@@ -19,9 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mmsieve import stores
 from mmsieve.errors import RequestError
-from mmsieve.leases import Lease
 from mmsieve.leftovers import (
     hidden_name,
     leftovers_in,
@@ -31,7 +29,9 @@ from mmsieve.leftovers import (
 )
 from mmsieve.outputs import made_otherwise, workplace
 from mmsieve.sanitize import write
-from mmsieve.stores import StorePath, is_stored
+from mmsieve.stores import folders
+from mmsieve.stores.leases import Lease
+from mmsieve.stores.paths import StorePath, is_stored
 
 _BEGINNING = 60.0
 """Seconds in which a thousand parts that begin at once have all had the lock of all in turn."""
@@ -112,7 +112,7 @@ def _lease(out: StorePath, record: dict[str, Any], wait: bool) -> Iterator[None]
     with lease.kept():
         remove_scratch_of_dead()
         if record["part"] is None:
-            stores.abort_uploads(out)
+            folders.abort_uploads(out)
         yield
 
 

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from mmsieve import stores
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import hidden_place, is_hidden, remove
-from mmsieve.stores import is_stored
+from mmsieve.stores import folders
+from mmsieve.stores.paths import is_stored, place_of
 from mmsieve.validated import OBJECT, read_json_file
 
 # Places: folders that can be written, apart from what is read
@@ -41,7 +41,7 @@ def check_name(out: Path, option: str = "--out") -> None:
             "write to one, and copy it"
         )
     if is_stored(out):
-        stores.check_writable(out, option)
+        folders.check_writable(out, option)
     check_names(out.absolute().parent, [out.name], option)
 
 
@@ -75,7 +75,7 @@ def check_names(folder: Path, names: Iterable[str], option: str = "--out") -> No
     `names` are paths below the folder.
     """
     if is_stored(folder):
-        stores.check_lengths(folder, names, option)
+        folders.check_lengths(folder, names, option)
         return
     if not hasattr(os, "pathconf"):  # Windows, where whoever writes finds out
         return
@@ -116,7 +116,7 @@ def check_outside(out: Path, sources: Sequence[str]) -> None:
     place = out.resolve()
     for source in sources:
         if is_stored(place):
-            around = stores.place_of(source)
+            around = place_of(source)
             if place.is_relative_to(around) and around.is_dir():
                 raise _inside(out, source)
             continue
@@ -147,7 +147,7 @@ def staged(out: Path) -> Iterator[Path]:
     Where `out` is a link, what it leads to is replaced. At a store it is made here, and put there.
     """
     if is_stored(out):
-        with stores.staged(out) as local:
+        with folders.staged(out) as local:
             yield local
         return
     place = Path(os.path.realpath(out))
@@ -215,7 +215,7 @@ def empty(folder: Path) -> None:
 def contents(folder: Path) -> list[Path]:
     """What is in a folder, but for what isn't whole, and for locks; [] where there is none."""
     if is_stored(folder):
-        return stores.contents(folder)
+        return folders.contents(folder)
     return (
         [path for path in folder.iterdir() if not is_hidden(path.name)] if folder.is_dir() else []
     )
@@ -269,10 +269,18 @@ def sync_folder(folder: Path) -> None:
 T = TypeVar("T")
 
 
+def begin_journal(path: Path) -> None:
+    """Make a journal that holds nothing, where none is there."""
+    if not is_stored(path):
+        path.touch()
+    elif not path.exists():
+        folders.append_object(path, b"")
+
+
 def append_line(path: Path, fields: Mapping[str, Any]) -> None:
     """Add an object to a journal: when this returns, it survives a kill and a power cut."""
     if is_stored(path):
-        stores.append_object(path, json.dumps(fields, ensure_ascii=False).encode())
+        folders.append_object(path, json.dumps(fields, ensure_ascii=False).encode())
         return
     with path.open("ab") as file:
         # The break comes first: it ends a line that a killed run left half written.
@@ -284,7 +292,7 @@ def append_line(path: Path, fields: Mapping[str, Any]) -> None:
 def read_lines(path: Path, parse: Callable[[bytes], T]) -> Iterator[T]:
     """What a journal holds, if it is there; a line that was left half written is passed over."""
     if is_stored(path):
-        lines = stores.read_objects(path)
+        lines = folders.read_objects(path)
     else:
         lines = path.read_bytes().splitlines() if path.exists() else []
     for line in lines:

@@ -26,7 +26,7 @@ from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.leftovers import scratch_folder
 from mmsieve.manifests import FieldNames, Listed, read_manifest
 from mmsieve.sanitize import redact
-from mmsieve.stores import is_local, one_line, open_filesystem
+from mmsieve.stores.asking import is_local, one_line, open_filesystem
 
 # Finding files through fsspec, with errors that say the fix
 

@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 
-from mmsieve import stores
 from mmsieve.errors import RequestError
 from mmsieve.identity import FileIdentity, TableSource
 from mmsieve.outputs import not_ours, write_atomically
 from mmsieve.read.parquet import check_expansion, naming_file
-from mmsieve.stores import is_stored, place_of
+from mmsieve.stores import folders
+from mmsieve.stores.paths import is_stored, place_of
 from mmsieve.validated import parse_json
 
 # Table files: columns, header, writing
@@ -165,7 +165,7 @@ def remove_file(path: Path) -> None:
 def table_files(folder: Path) -> dict[str, Path]:
     """The files of a table: shard name -> path, in the order of the names."""
     if is_stored(folder):
-        files: Iterable[Path] = stores.parquet_files(folder)
+        files: Iterable[Path] = folders.parquet_files(folder)
     else:
         files = folder.rglob("*.parquet")
     found = ((path.relative_to(folder), path) for path in files)
@@ -197,7 +197,7 @@ def open_file(
     # pre_buffer would hold all of a large file's columns in memory
     with (
         naming_file(path, fix),
-        stores.readable(path) as content,
+        folders.readable(path) as content,
         pq.ParquetFile(content, pre_buffer=False) as file,
     ):
         for group in range(file.num_row_groups):
@@ -416,7 +416,7 @@ def _open(path: Path, name: str) -> Table:
     made_by = []
     last: pa.Schema | None = None
     for (shard, file), (rows, schema, header) in zip(
-        found.items(), stores.map_many(_footer, found.values()), strict=True
+        found.items(), folders.map_many(_footer, found.values()), strict=True
     ):
         made_by.append(None if header is None else (header.kind, header.fingerprint))
         if made_by[-1] != made_by[0]:

@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 199
+MOST_FILES = 204
 """Python files, __init__.py apart."""
-MOST_LINES = 41_500
+MOST_LINES = 42_600
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -111,6 +111,7 @@ FLOORS = (
     ("sanitize", "wording"),
     ("errors", "http", "leftovers"),
     ("validated", "manifests"),
+    ("stores",),
     ("sample", "labels", "options", "keywords", "outputs", "devices", "patience", "progress"),
     ("images",),
     ("sources", "reports", "locks"),

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from mmsieve.outputs import read_lines
-from mmsieve.stores import cache_folder, is_stored
+from mmsieve.stores.folders import cache_folder
+from mmsieve.stores.paths import is_stored
 
 _FOLDER = ".answers"
 _SYNC_AFTER = 1.0

@@ -29,7 +29,7 @@ from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.sanitize import redact
 from mmsieve.sources import Shard
-from mmsieve.stores import one_line
+from mmsieve.stores.asking import one_line
 from mmsieve.tables import Header
 
 

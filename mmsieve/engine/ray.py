@@ -16,7 +16,7 @@ from mmsieve.errors import MmsieveError, RequestError, ShardError
 from mmsieve.patience import Patience
 from mmsieve.progress import Advance
 from mmsieve.sources import Shard
-from mmsieve.stores import one_line
+from mmsieve.stores.asking import one_line
 
 _CPUS_PER_GPU = 4
 _ATTEMPTS = 3

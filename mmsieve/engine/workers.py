@@ -26,7 +26,7 @@ from mmsieve.read.columns import check_caption
 from mmsieve.read.shards import open_shard
 from mmsieve.sample import collect_notes
 from mmsieve.sources import Shard
-from mmsieve.stores import one_line
+from mmsieve.stores.asking import one_line
 
 _SCRIPT = "__main__"
 _CHUNK_RECORDS = 32

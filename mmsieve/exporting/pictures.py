@@ -25,6 +25,7 @@ from mmsieve.read.json_items import parse_object
 from mmsieve.read.layouts import LAYOUTS
 from mmsieve.read.shards import open_shard, options_of
 from mmsieve.sources import MANIFEST, Shard
+from mmsieve.stores.paths import as_path, is_stored
 
 
 def image_folders(shards: Sequence[Shard], read: ReadOptions, out: Path) -> dict[str, Path]:
@@ -128,6 +129,10 @@ class ImageCopies:
         if target in self.files:
             return
         source = images.find(name)
+        if is_stored(target):
+            self.files.add(as_path(target))
+            target.put(source)
+            return
         inside = Path(os.path.realpath(target.parent)).is_relative_to(self.out.resolve())
         if not inside:
             raise OSError("a link there leads out of the folder of the export")

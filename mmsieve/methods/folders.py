@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
 from mmsieve.errors import RequestError, nearest
-from mmsieve.stores import one_line
+from mmsieve.stores.asking import one_line
 from mmsieve.validated import OBJECT, check_json, read_json_file
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageLimits, read_size
 from mmsieve.options import INPUT, LIMITS, AboveZero, Options, Positive
 from mmsieve.sample import Image, Kind, Sample, Text
-from mmsieve.stores import one_line
+from mmsieve.stores.asking import one_line
 
 BROKEN_JSON = "its json is no JSON object: taken as no metadata"
 """Note on a pair whose json costs it nothing."""

@@ -14,7 +14,7 @@ import pyarrow.types as pt
 from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, is_order_to_end
 from mmsieve.read import Record
 from mmsieve.read.json_items import parse_object
-from mmsieve.stores import one_line
+from mmsieve.stores.asking import one_line
 
 
 def pick(

@@ -33,7 +33,7 @@ from mmsieve.read import (
 from mmsieve.read.columns import parse_column
 from mmsieve.read.layouts import LAYOUTS, LayoutError, RowFile, RowParser
 from mmsieve.sources import FOLDER, TAR, Shard, check_names, local_path, open_file
-from mmsieve.stores import one_line
+from mmsieve.stores.asking import one_line
 
 T = TypeVar("T")
 ROWS = 4096

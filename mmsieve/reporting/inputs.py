@@ -14,7 +14,8 @@ from mmsieve.identity import TableSource
 from mmsieve.read.documents import is_mmc4
 from mmsieve.read.instructions import looks_right
 from mmsieve.read.json_items import first_sign, line_items, parse_object
-from mmsieve.stores import one_line, place_of
+from mmsieve.stores.asking import one_line
+from mmsieve.stores.paths import place_of
 from mmsieve.tables import Header
 from mmsieve.training.options import RUN, STAGES
 

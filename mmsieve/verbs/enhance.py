@@ -10,7 +10,7 @@ from mmsieve.methods.load import load_assessor
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions
 from mmsieve.reporting.assessments import summarise
-from mmsieve.stores import place_of
+from mmsieve.stores.paths import place_of
 
 
 @flat_options

@@ -25,7 +25,7 @@ from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.options import BatchTokens, CommonOptions, Limit, NotNegative, Positive, Workers
 from mmsieve.outputs import check_folder, make_folder, write_atomically, write_text
 from mmsieve.reports import Report, timed
-from mmsieve.stores import place_of
+from mmsieve.stores.paths import place_of
 from mmsieve.tables import notes_of_unfinished, open_tables
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"

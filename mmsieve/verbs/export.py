@@ -28,7 +28,7 @@ from mmsieve.read.layouts import TABLES
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, timed
 from mmsieve.sources import FOLDER, TAR, Shard, Sources, find_files
-from mmsieve.stores import place_of
+from mmsieve.stores.paths import place_of
 from mmsieve.wording import counted
 
 __all__ = ["ExportOptions", "ExportReport", "export"]

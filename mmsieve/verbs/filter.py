@@ -21,7 +21,7 @@ from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
-from mmsieve.stores import place_of
+from mmsieve.stores.paths import place_of
 from mmsieve.tables import notes_of_unfinished, open_tables
 
 __all__ = ["CutOptions", "FilterReport", "filter"]

@@ -13,7 +13,7 @@ from mmsieve.keywords import flat_options
 from mmsieve.methods.load import load_raters
 from mmsieve.methods.mmssr.annotator import RatingOptions
 from mmsieve.read import ReadOptions
-from mmsieve.stores import place_of
+from mmsieve.stores.paths import place_of
 from mmsieve.tables import read_frames, table_files
 
 

@@ -17,7 +17,7 @@ from mmsieve.reporting.explorer.explorer import find_explorers
 from mmsieve.reporting.inputs import sort_inputs
 from mmsieve.reporting.report import count_all, make_page, render
 from mmsieve.reports import Report, timed
-from mmsieve.stores import place_of
+from mmsieve.stores.paths import place_of
 from mmsieve.wording import counted
 
 

@@ -10,7 +10,7 @@ from mmsieve.methods.load import kinds_of, load_annotator
 from mmsieve.methods.mlm_filter.annotator import MlmFilterOptions
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions
-from mmsieve.stores import place_of
+from mmsieve.stores.paths import place_of
 
 
 @flat_options

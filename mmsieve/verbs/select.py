@@ -19,7 +19,7 @@ from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatedSamples, RatingTable
 from mmsieve.selection.results import ResultFolder, is_result_folder
 from mmsieve.selection.subsets import SubsetRequest, data_files, write_subset
-from mmsieve.stores import place_of
+from mmsieve.stores.paths import place_of
 from mmsieve.tables import open_tables
 
 __all__ = ["SelectOptions", "SelectReport", "select"]

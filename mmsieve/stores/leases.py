@@ -23,7 +23,7 @@ from uuid import uuid4
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import hidden_name, host, is_alive
 from mmsieve.sanitize import write
-from mmsieve.stores import StorePath, forbid
+from mmsieve.stores.paths import StorePath, forbid
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Lease:
                 yield holder
 
     def _is_dead(self, holder: Holder) -> bool:
-        alive = is_alive(str(holder.record.get("machine")), int(holder.record.get("process") or 0))
+        alive = is_alive(holder.record.get("machine"), holder.record.get("process") or 0)
         if alive is not None:
             return not alive
         age = time.time() - float(holder.record.get("at") or 0)
