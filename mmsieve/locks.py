@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mmsieve.errors import RequestError
+from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.leftovers import (
     hidden_name,
     leftovers_in,
@@ -27,7 +28,7 @@ from mmsieve.leftovers import (
     remove,
     remove_scratch_of_dead,
 )
-from mmsieve.outputs import made_otherwise, workplace
+from mmsieve.outputs import check_folder, made_otherwise, workplace
 from mmsieve.sanitize import write
 from mmsieve.stores import folders
 from mmsieve.stores.leases import Lease
@@ -114,6 +115,36 @@ def _lease(out: StorePath, record: dict[str, Any], wait: bool) -> Iterator[None]
         if record["part"] is None:
             folders.abort_uploads(out)
         yield
+
+
+@contextmanager
+def working_copy(
+    out: Path, verb: str, *, wait: bool = False, dry_run: bool = False
+) -> Iterator[Path]:
+    """Where an output is made that grows file by file: of one at a store a copy on this machine.
+
+    It begins as what is at the store, or where a killed run of this machine stopped, and is put
+    there whole, in the end. What the verb says of it names the output.
+    """
+    store = out
+    if not is_stored(store):
+        yield out
+        return
+    check_folder(out)
+    with writing_to(out, verb, wait=wait, dry_run=dry_run):
+        work = folders.cache_folder("work", str(out))
+        place = work / out.name
+        if not folders.is_in_the_making(out) and store.is_dir():
+            shutil.rmtree(work, ignore_errors=True)
+            folders.fetch(store, place)
+        before = folders.stamps(place)
+        try:
+            yield place
+        except MmsieveError as error:
+            raise type(error)(str(error).replace(str(place), str(out))) from error
+        if not dry_run and folders.stamps(place) != before:
+            folders.put_folder(place, store)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _locks(folder: Path, start: str) -> list[Path]:

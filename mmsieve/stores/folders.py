@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -246,11 +246,13 @@ def fetch(path: StorePath, copy: Path) -> None:
     files = files_of(path)
     if not files:
         raise FileNotFoundError(errno.ENOENT, "nothing there", str(path))
-    in_turn([_fetching(file, copy / file.relative_to(path), files[file]) for file in files])
+    fetch_files(path, files, copy)
 
 
-def _fetching(path: StorePath, copy: Path, size: int) -> Callable[[], None]:
-    return lambda: _fetch_file(path, copy, size)
+def fetch_files(folder: StorePath, files: Mapping[StorePath, int], copy: Path) -> None:
+    """Copy some files of a folder, of which the sizes are known; OSError."""
+    places = ((file, copy / file.relative_to(folder), size) for file, size in files.items())
+    in_turn([partial(_fetch_file, *each) for each in places])
 
 
 def _fetch_file(path: StorePath, copy: Path, size: int) -> None:
@@ -263,3 +265,9 @@ def _fetch_file(path: StorePath, copy: Path, size: int) -> None:
             raise OSError(errno.EIO, f"{copy.stat().st_size} bytes came, of {size}")
 
     ask(str(path), get)
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """The files of a folder on this machine, as they are told from changed ones."""
+    found = {path.relative_to(folder).as_posix(): path.stat() for path in folder.rglob("*")}
+    return {name: (one.st_size, one.st_mtime_ns) for name, one in found.items()}

@@ -126,6 +126,12 @@ class StorePath:
         except FileNotFoundError:
             return None
 
+    def tag(self) -> str:
+        """What tells its content from another, as the store says it."""
+        found = self.info() or {}
+        names = ("ETag", "etag", "md5Hash", "sha256", "LastModified", "mtime", "updated", "created")
+        return str(next((found[name] for name in names if found.get(name)), ""))
+
     def exists(self) -> bool:
         """Whether an object, or any below, is there."""
         return self.info() is not None
@@ -265,6 +271,16 @@ def place_of(given: str | os.PathLike[str]) -> Path:
     if ".." in path.parts:
         raise RequestError(f"{redact(os.fspath(given))}: leave out ..")
     return as_path(StorePath(found[1], path))
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is the URL of a place at a store."""
+    return "://" in text and is_stored(place_of(text))
+
+
+def url_of(path: Path) -> str:
+    """What sources call a file: its URL, or its absolute path."""
+    return str(path) if is_stored(path) else os.path.abspath(path)  # noqa: PTH100 - no links
 
 
 def as_path(path: StorePath) -> Path:

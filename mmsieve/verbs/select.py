@@ -82,7 +82,7 @@ def select(
         By default they stay where they are.
     """
     options, out = choice or SelectOptions(), place_of(out)
-    asked = list(map(Path, [] if data is None else data if isinstance(data, list) else [data]))
+    asked = list(map(place_of, [] if data is None else data if isinstance(data, list) else [data]))
     files = data_files(asked)
     rated = _rated(place_of(table), out, files, options)
     request = _subset_request(asked, files, subset, images, with_images)
@@ -91,7 +91,12 @@ def select(
     try:
         with (
             writing_to(out, "select", wait=wait, dry_run=dry_run),
-            writing_to(subset or out, "select", wait=wait, dry_run=dry_run or subset is None),
+            writing_to(
+                place_of(subset) if subset else out,
+                "select",
+                wait=wait,
+                dry_run=dry_run or subset is None,
+            ),
         ):
             was_there = check_replaceable(out, fingerprint, overwrite)
             if request is not None:
@@ -146,7 +151,7 @@ def _subset_request(
         raise RequestError("--with-images: say --subset DIR too, where the chosen items go")
     if subset is None:
         return None
-    request = SubsetRequest(files, Path(subset), tuple(map(str, asked)), with_images, images)
+    request = SubsetRequest(files, place_of(subset), tuple(map(str, asked)), with_images, images)
     request.check(overwrite=True)
     return request
 
