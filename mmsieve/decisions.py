@@ -75,6 +75,8 @@ class Decisions:
         self._sources: dict[str, TableSource] = {}
         self.limit: int | None = None
         """Set where they are about a trial run."""
+        self.fingerprint: dict[str, str] = {}
+        """What was asked for, of ours."""
         files = decision_files(path)
         if not files:
             raise RequestError(f"--decisions {path}: no decisions there; make them with filter")
@@ -119,6 +121,7 @@ class Decisions:
         is_ours = header is not None and header.kind == KIND
         if header is not None and is_ours:
             self.limit = self.limit or header.limit
+            self.fingerprint = header.fingerprint
             if header.shard == name:
                 self._sources[name] = header.of_source
             self._sources |= header.sources

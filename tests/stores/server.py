@@ -1,20 +1,21 @@
 """A server that speaks S3 (moto's), and that fails now and then, by a seed.
 
-    python -m tests.stores.server PORT SHARE SEED
+    python -m tests.stores.server SHARE SEED
 
-Of so many requests (SHARE, 0 to 1) a third each gets a 500, stalls longer than clients wait, or has
-its body cut.
+prints its address, and has a bucket. Of so many requests (SHARE, 0 to 1) a third each gets a 500,
+stalls longer than clients wait, or has its body cut.
 """
 
 import random
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 
 from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, run_simple
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 STALL = 3.0
 """Seconds, beyond the patience of clients in tests."""
@@ -67,11 +68,19 @@ class Quiet(WSGIRequestHandler):
         pass
 
 
-def serve(port: int, share: float, seed: int) -> None:
+def serve(share: float, seed: int) -> None:
+    """Serve on a free port until killed."""
     inner = DomainDispatcherApplication(create_backend_app)
     app = Unsteady(inner, share, seed)
-    run_simple("127.0.0.1", port, app, threaded=True, request_handler=Quiet)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    address = f"http://127.0.0.1:{server.port}"
+    steady = make_server("127.0.0.1", 0, inner, request_handler=Quiet)
+    Thread(target=steady.handle_request).start()
+    bucket = urllib.request.Request(f"http://127.0.0.1:{steady.port}/bucket", method="PUT")
+    urllib.request.urlopen(bucket).close()
+    print(address, flush=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+    serve(float(sys.argv[1]), int(sys.argv[2]))
