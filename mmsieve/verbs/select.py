@@ -86,17 +86,13 @@ def select(
     files = data_files(asked)
     rated = _rated(place_of(table), out, files, options)
     request = _subset_request(asked, files, subset, images, with_images)
+    goal = out if subset is None else place_of(subset)
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
     try:
         with (
             writing_to(out, "select", wait=wait, dry_run=dry_run),
-            writing_to(
-                place_of(subset) if subset else out,
-                "select",
-                wait=wait,
-                dry_run=dry_run or subset is None,
-            ),
+            writing_to(goal, "select", wait=wait, dry_run=dry_run or subset is None),
         ):
             was_there = check_replaceable(out, fingerprint, overwrite)
             if request is not None:
