@@ -35,14 +35,19 @@ def check_name(out: Path, option: str = "--out") -> None:
     A URL is one only as a StorePath, which verbs make that can write to stores. `option`: what it
     was given as.
     """
-    if not is_stored(out) and ":/" in str(out):
-        raise RequestError(
-            f"{option} {out}: only local or mounted folders can be written to here: "
-            "write to one, and copy it"
-        )
     if is_stored(out):
         folders.check_writable(out, option)
+    else:
+        check_local(out, option)
     check_names(out.absolute().parent, [out.name], option)
+
+
+def check_local(path: Path, option: str = "--out") -> None:
+    """Raise RequestError for a URL that is taken for a path of this machine, which makes ./s3:."""
+    if ":/" in str(path):
+        raise RequestError(
+            f"{option} {path}: only local or mounted folders can be used here: copy it"
+        )
 
 
 _OF_FILES = {
@@ -150,6 +155,7 @@ def staged(out: Path) -> Iterator[Path]:
         with folders.staged(out) as local:
             yield local
         return
+    check_local(out)
     place = Path(os.path.realpath(out))
     place.parent.mkdir(parents=True, exist_ok=True)
     staging = hidden_place(place / "all" if workplace(place) == place else place)

@@ -318,8 +318,14 @@ class Table:
         origins: list[tuple[TableFile, int]] = []
         waiting: list[pa.Table] = []
         height = 0
-        for file in self.files:
-            for piece in self._pieces(file, columns, whole=False):
+
+        def small(file: TableFile) -> Iterable[pa.Table]:
+            pieces = self._pieces(file, columns, whole=False)
+            return list(pieces) if file.rows <= CHUNK else pieces
+
+        each = folders.map_many(small, self.files, is_stored(self.path))
+        for file, pieces in zip(self.files, each, strict=True):
+            for piece in pieces:
                 origins.append((file, piece.num_rows))
                 waiting.append(piece)
                 height += piece.num_rows
@@ -416,7 +422,7 @@ def _open(path: Path, name: str) -> Table:
     made_by = []
     last: pa.Schema | None = None
     for (shard, file), (rows, schema, header) in zip(
-        found.items(), folders.map_many(_footer, found.values()), strict=True
+        found.items(), folders.map_many(_footer, found.values(), is_stored(path)), strict=True
     ):
         made_by.append(None if header is None else (header.kind, header.fingerprint))
         if made_by[-1] != made_by[0]:

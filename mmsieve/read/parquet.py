@@ -15,6 +15,7 @@ from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, 
 from mmsieve.read import Record
 from mmsieve.read.json_items import parse_object
 from mmsieve.stores.asking import one_line
+from mmsieve.stores.paths import is_stored
 
 
 def pick(
@@ -259,6 +260,8 @@ def naming_file(path: Path, fix: str) -> Iterator[None]:
     except BaseException as error:
         if is_order_to_end(error):
             raise
+        if is_stored(path) and isinstance(error, OSError):  # it is the store, and not the file
+            fix = "is it there, and may you read it? The same command tries again"
         raise RequestError(f"{path}: can't be read ({one_line(error)}): {fix}") from error
 
 

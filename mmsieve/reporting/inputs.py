@@ -15,7 +15,8 @@ from mmsieve.read.documents import is_mmc4
 from mmsieve.read.instructions import looks_right
 from mmsieve.read.json_items import first_sign, line_items, parse_object
 from mmsieve.stores.asking import one_line
-from mmsieve.stores.paths import place_of
+from mmsieve.stores.folders import map_many
+from mmsieve.stores.paths import is_stored, place_of
 from mmsieve.tables import Header
 from mmsieve.training.options import RUN, STAGES
 
@@ -209,7 +210,7 @@ def find_table(path: Path) -> ReportTable | None:
     """The table or decisions at a path; None where it holds no file made by mmsieve."""
     found = decisions.decision_files(path).values()
     files = tuple(file for file in found if file.suffix == ".parquet")
-    headers = [tables.read_header(file) for file in files]
+    headers = list(map_many(tables.read_header, files, is_stored(path)))
     ours = [header for header in headers if header is not None]
     if not ours:
         return None

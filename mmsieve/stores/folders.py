@@ -190,6 +190,7 @@ def read_objects(journal: StorePath) -> list[bytes]:
 
 # Reading: ranges, and copies on this machine
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -203,16 +204,15 @@ def readable(path: Path) -> Iterator[Path | IO[bytes]]:
         yield path
 
 
-def map_many(call: Callable[[Path], T], paths: Iterable[Path]) -> Iterator[T]:
-    """What a call gives for each path, in order; of a store many at a time, some of them ahead."""
-    everything = list(paths)
-    if not any(map(is_stored, everything)):
-        yield from map(call, everything)
+def map_many(call: Callable[[S], T], items: Iterable[S], is_far: bool) -> Iterator[T]:
+    """What a call gives for each item, in order; where it asks a store, many at a time, ahead."""
+    if not is_far:
+        yield from map(call, items)
         return
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(CALLS, "mmsieve-store") as pool:
-        for path in everything:
-            waiting.append(pool.submit(call, path))
+        for item in items:
+            waiting.append(pool.submit(call, item))
             if len(waiting) >= 2 * CALLS:
                 yield waiting.popleft().result()
         while waiting:

@@ -29,8 +29,9 @@ class StorePath:
     Methods that ask the store raise OSError where it gives no answer, `exists` too.
     """
 
-    def __init__(self, protocol: str, path: PurePosixPath) -> None:
-        self._protocol, self._path = protocol, path
+    def __init__(self, protocol: str, path: PurePosixPath, size: int | None = None) -> None:
+        """`size`: bytes of the object, where a list has just said it."""
+        self._protocol, self._path, self._size = protocol, path, size
 
     @property
     def protocol(self) -> str:
@@ -185,7 +186,8 @@ class StorePath:
             for info in found.values()
             if info["type"] == "file" and info["name"].strip("/").startswith(base)
         }
-        return {self / name: int(info.get("size") or 0) for name, info in sorted(below.items())}
+        sizes = {name: int(info.get("size") or 0) for name, info in sorted(below.items())}
+        return {StorePath(self._protocol, self._path / n, size): size for n, size in sizes.items()}
 
     def opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
         """The filesystem, and the path there."""
@@ -206,7 +208,8 @@ class StorePath:
         """An object to be read at any place: a small one in memory, of a large one ranges."""
         if mode != "rb":
             raise ValueError(f"{self}: is written whole, by `put`")
-        if self.stat().st_size <= SMALL:
+        size = self.stat().st_size if self._size is None else self._size
+        if size <= SMALL:
             return BytesIO(self.read_bytes())
         filesystem, path = self.opened()
         how = {"block_size": _BLOCK, "cache_type": "readahead"}

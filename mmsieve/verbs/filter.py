@@ -21,6 +21,7 @@ from mmsieve.options import DryRun, Overwrite, Quiet, Wait
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
+from mmsieve.stores.folders import as_local
 from mmsieve.stores.paths import place_of
 from mmsieve.tables import notes_of_unfinished, open_tables
 
@@ -160,6 +161,8 @@ def _is_array(path: Path) -> bool:
 
 
 def _replace(out: Path, made: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite and not filecmp.cmp(made, out, shallow=False):
-        raise made_otherwise(out, ["choice of samples"])
+    if out.exists() and not overwrite:
+        with as_local(out) as before:
+            if not filecmp.cmp(made, before, shallow=False):
+                raise made_otherwise(out, ["choice of samples"])
     write_atomically(out, lambda temporary: shutil.copyfile(made, temporary))
