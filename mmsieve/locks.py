@@ -134,7 +134,8 @@ def working_copy(
     with writing_to(out, verb, wait=wait, dry_run=dry_run):
         work = folders.cache_folder("work", str(out))
         place = work / out.name
-        if not folders.is_in_the_making(out) and store.is_dir():
+        was_whole = not folders.is_in_the_making(out) and store.is_dir()
+        if was_whole:
             shutil.rmtree(work, ignore_errors=True)
             folders.fetch(store, place)
         before = folders.stamps(place)
@@ -142,7 +143,9 @@ def working_copy(
             yield place
         except MmsieveError as error:
             raise type(error)(str(error).replace(str(place), str(out))) from error
-        if not dry_run and folders.stamps(place) != before:
+        if dry_run:
+            return
+        if place.is_dir() and not (was_whole and folders.stamps(place) == before):
             folders.put_folder(place, store)
         shutil.rmtree(work, ignore_errors=True)
 
