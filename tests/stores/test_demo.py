@@ -1,8 +1,6 @@
 """The whole demo with every path at a server that speaks S3 and fails now and then."""
 
 import io
-import json
-import os
 import pickle
 import random
 import subprocess
@@ -17,43 +15,13 @@ import polars as pl
 import pytest
 
 from mmsieve.synthetic.demo import demo_steps
+from tests.stores.running import SECRET, environment, serve
 
 COUNT, SHARE, SEED = 12, 0.05, 3
 KILLS = 1
 """Of each command, before it may end."""
-SECRET = "averysecretkeyofthestore"
-QUICK = {"read_timeout": 1.5, "connect_timeout": 5}
-"""Seconds of patience, of which stalls take more."""
-
 pytestmark = pytest.mark.stores
 moto = pytest.importorskip("moto", reason="needs moto's server: make test-stores")
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    """The address of a server with an empty bucket."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.stores.server", str(SHARE), str(SEED)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.kill()
-
-
-def environment(address: str, tmp_path: Path) -> dict[str, str]:
-    return os.environ | {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "FSSPEC_S3": json.dumps({"config_kwargs": QUICK}),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path.cwd()),
-    }
 
 
 def content(data: bytes, name: str) -> Any:
@@ -61,7 +29,12 @@ def content(data: bytes, name: str) -> Any:
     return pl.read_parquet(io.BytesIO(data)).rows() if name.endswith(".parquet") else data
 
 
-def test_the_demo_at_an_unsteady_store_killed_and_resumed_is_that_of_here(server, tmp_path):
+def test_the_demo_at_an_unsteady_store_killed_and_resumed_is_that_of_here(tmp_path):
+    with serve(SHARE, SEED) as server:
+        check_demo(server, tmp_path)
+
+
+def check_demo(server: str, tmp_path: Path) -> None:
     env, chance = environment(server, tmp_path), random.Random(SEED)
     said = ""
     for here, there in zip(
