@@ -34,6 +34,37 @@ def resolve_device(device: str = "auto") -> Device:
     return device
 
 
+def count_processes(device: Device, asked: str, wanted: int | None, spread: int) -> int:
+    """How many processes share a run's devices, with a model each that spreads over so many.
+
+    The devices are all GPUs where no single one is `asked` for (which is `device`, resolved), or
+    as many as are wanted; on a CPU, or where nothing computes here, as many processes as are
+    wanted. Raises RequestError where there are not so many GPUs.
+    """
+    if device == "cpu" or spread == 0:
+        return wanted or 1
+    there = 1 if ":" in asked else _count_gpus()
+    if wanted is not None and wanted > there:
+        fix = "with --device cpu so many processes share its cores"
+        raise RequestError(f"--devices {wanted}: --device {asked} has {there} here; {fix}")
+    return max(1, (wanted or there) // spread)
+
+
+def share_of(device: Device, number: int, count: int, spread: int) -> dict[str, str]:
+    """The environment of one of `count` processes: its own GPUs, or its part of the cores.
+
+    Threads that the user has set are left so.
+    """
+    if kind_of(device) == "cpu":
+        threads = str(max(1, count_cores() // count))
+        return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = (
+        seen.replace(" ", "").split(",") if seen else [str(index) for index in range(_count_gpus())]
+    )
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[number * spread : (number + 1) * spread])}
+
+
 def kind_of(device: Device) -> str:
     """`cpu` or `cuda`."""
     return device.partition(":")[0]
@@ -124,6 +155,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
     )
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether a GPU answers every call with an error from now on, as after an illegal access."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "MemoryError")

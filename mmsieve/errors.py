@@ -2,6 +2,7 @@
 
 MmsieveError
   RequestError   the request is wrong; found before any model loads, nothing written (exit code 2)
+  DeviceError    a device computes no more; what is done is kept, another may go on (exit code 1)
   ShardError     one shard can't be read or finished; it is named, the others go on (exit code 1)
   SampleError    one sample can't be used; it becomes a row whose `status` is the reason
 """
@@ -60,6 +61,10 @@ class MmsieveError(Exception):
 
 class RequestError(MmsieveError):
     """The request can't be carried out as asked; the message is one line that says the fix."""
+
+
+class DeviceError(MmsieveError):
+    """A device has failed, and would fail at every sample to come."""
 
 
 class ShardError(MmsieveError):

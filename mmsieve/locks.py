@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from mmsieve.leftovers import (
 from mmsieve.outputs import check_folder, made_otherwise, workplace
 from mmsieve.sanitize import write
 from mmsieve.stores import folders
-from mmsieve.stores.leases import Lease
+from mmsieve.stores.leases import Lease, LeaseRecord
 from mmsieve.stores.paths import StorePath, is_stored
 
 _BEGINNING = 60.0
@@ -97,17 +98,20 @@ def writing_to(
 def _lease(out: StorePath, record: dict[str, Any], wait: bool) -> Iterator[None]:
     """Hold the lease of an output at a store."""
 
-    def conflicts(other: Mapping[str, Any]) -> bool:
-        if None in (record["part"], other.get("part")) or record["part"] == other.get("part"):
+    def conflicts(other: LeaseRecord) -> bool:
+        if None in (record["part"], other.part) or record["part"] == other.part:
             return True
-        _check_request(str(out), other, record["request"])
+        _check_request(str(out), other.request, record["request"])
         return False
+
+    def said(other: LeaseRecord) -> str:
+        return _said(asdict(other))
 
     if not out.parents:
         raise RequestError(f"--out {out}: name a folder in it")
-    lease = Lease(out, record)
+    lease = Lease(out, LeaseRecord(**record))
     try:
-        lease.get(conflicts, wait, _said)
+        lease.get(conflicts, wait, said)
     except OSError as error:
         raise RequestError(f"--out {out}: can't be written to: {error.strerror}") from error
     with lease.kept():
@@ -251,12 +255,11 @@ def _check_parts(locks: Sequence[Path], out: Path, request: dict[str, str]) -> N
         holder = _Lock(path, out).holder()
         if holder is None:
             continue
-        _check_request(str(out), holder, request)
+        _check_request(str(out), holder.get("request", {}), request)
         return
 
 
-def _check_request(out: str, holder: Mapping[str, Any], request: Mapping[str, str]) -> None:
-    made: dict[str, str] = holder.get("request", {})
+def _check_request(out: str, made: Mapping[str, str], request: Mapping[str, str]) -> None:
     names = sorted(n for n in made.keys() | request.keys() if made.get(n) != request.get(n))
     if names:
         raise made_otherwise(out, names)

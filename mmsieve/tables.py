@@ -202,7 +202,21 @@ def open_file(
     ):
         for group in range(file.num_row_groups):
             check_expansion(content, file, group, columns)
+        _check_types(path, file, fix)
         yield file
+
+
+def _check_types(path: Path, file: pq.ParquetFile, fix: str) -> None:
+    """Raise RequestError where a file of ours has other types than what we write."""
+    if _HEADER not in (file.metadata.metadata or {}):
+        return
+    found = types_of(file.schema_arrow)
+    for column in COMMON:
+        kind = found.get(column.name, column.type)
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        is_text = column.type == pa.string() and pa.types.is_large_string(plain)
+        if not (is_text or plain == column.type or pa.types.is_null(plain)):
+            raise RequestError(f"{path}: column {column.name} is {kind}, not {column.type}: {fix}")
 
 
 def read_frames(

@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 204
+MOST_FILES = 207
 """Python files, __init__.py apart."""
-MOST_LINES = 42_900
+MOST_LINES = 43_400
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef

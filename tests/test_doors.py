@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+import mmsieve
 from mmsieve import cli
 from mmsieve.errors import RequestError
 from mmsieve.methods.folders import bundled_folder
@@ -63,12 +64,32 @@ READERS = [
 
 @pytest.mark.parametrize("line", READERS)
 @pytest.mark.parametrize(
-    "key", [not_utf8(3), pa.array(["x", None, "z"])], ids=["not utf-8", "null"]
+    "columns",
+    [
+        {"key": not_utf8(3)},
+        {"key": pa.array(["x", None, "z"])},
+        {"status": pa.array([1, 2, 3], pa.int32())},
+        {"shard": pa.array([1, 2, 3])},
+    ],
+    ids=["not utf-8", "null", "status a number", "shard a number"],
 )
-def test_a_column_that_holds_what_cannot_be_is_one_line(tmp_path, capsys, scores, line, key):
+def test_a_column_that_holds_what_cannot_be_is_one_line(tmp_path, capsys, scores, line, columns):
     write_table(tmp_path / "other", {"a": rows_of("a", [1.0, 2.0, 3.0])})
-    rewrite(scores / "a.parquet", key=key)
+    rewrite(scores / "a.parquet", **columns)
     assert str(scores) in fails(capsys, line.format(scores, tmp_path))
+
+
+def test_lists_are_no_names(tmp_path, capsys):
+    columns = {"key": pa.array([["a"], ["b"]]), "score": pa.array([1.0, 2.0])}
+    pq.write_table(pa.table(columns), tmp_path / "one.parquet")
+    line = f"filter {tmp_path}/one.parquet --by score --top-count 1 --out {tmp_path}/out"
+    assert "column key is list" in fails(capsys, line)
+
+
+def test_a_score_that_is_infinite_is_no_place_on_a_page(tmp_path):
+    table = write_table(tmp_path / "scores", {"a": rows_of("a", [float("inf"), 2.0, 3.0])})
+    made = mmsieve.report(str(table), out=tmp_path / "out.html")
+    assert '"values":[[2.0,3.0,null]]' in made.out.read_text("utf-8")
 
 
 @pytest.mark.parametrize("line", READERS)
@@ -142,6 +163,7 @@ def test_damaged_metrics_are_one_line(tmp_path, capsys, metrics):
 
 # Checkpoints: sizes against the tensors' headers, before anything is built
 
+MISSING = object()
 VERBS = {
     "unifilter-tiny": "score {1} --model {0}",
     "aitqe-tiny": "enhance {1} --model {0}",
@@ -175,13 +197,18 @@ def pairs(tmp_path, request) -> Path:
         ("eos_token_id", [0, 5000]),
         ("tokenizer_model_max_length", "x"),
         ("mm_hidden_size", None),
+        ("rope_scaling", 3),
+        ("hidden_size", MISSING),
+        ("num_hidden_layers", MISSING),
+        ("num_attention_heads", MISSING),
     ],
 )
 @pytest.mark.parametrize("name", VERBS)
 def test_a_size_that_the_tensors_do_not_have_is_named(tmp_path, capsys, pairs, name, key, value):
     file = damaged(tmp_path / "model", name)
     config = json.loads(file.read_text("utf-8"))
-    file.write_text(json.dumps(config | {key: value}))
+    config |= {key: value}
+    file.write_text(json.dumps({k: found for k, found in config.items() if found is not MISSING}))
     line = f"{VERBS[name]} --out {{2}}/out --workers 0"
     said = fails(capsys, line.format(file.parent, pairs, tmp_path))
     assert str(file) in said

@@ -52,6 +52,7 @@ MISTAKES = [
     ("score pics --model rules --part 4/4 --out o", "write I/N with I from 0 to N-1"),
     ("score pics --model rules --patience 5 --out o", "such as 90s, 30m or 2h"),
     ("score pics --model rules --ray-address auto --out o", "is for --engine ray"),
+    ("score pics --model rules --engine ray --devices 2 --out o", "is for --engine local"),
     # Tables
     ("filter scores --out o", "no cut given: say one of --min-score X, --top-fraction F"),
     ("filter scores --top-fraction 30 --out o", "must be above 0 and at most 1"),

@@ -103,6 +103,8 @@ class Annotator(Protocol):
     """Where it computes when it is used on its own; an engine chooses for itself."""
     notes: Sequence[str] = ()
     """What a user should know of how this model is used, a line each; every verb prints them."""
+    spread: int = 1
+    """Devices that one model computes on; 0 for rules, and for models on a server."""
     score_is_level: bool = False
     """Whether its score is on the scale of the levels 0-3, and not one of its own."""
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from mmsieve import tables
 from mmsieve.clients.answers import KeptAnswers
+from mmsieve.devices import is_device_lost
 from mmsieve.engine.annotator import Annotator, Row, RunnerOptions, make_runner
 from mmsieve.engine.workers import (
     Event,
@@ -22,7 +23,7 @@ from mmsieve.engine.workers import (
     ShardFeed,
     ShardOpened,
 )
-from mmsieve.errors import MmsieveError, SampleError, ShardError, Status
+from mmsieve.errors import DeviceError, MmsieveError, SampleError, ShardError, Status
 from mmsieve.identity import identify
 from mmsieve.outputs import is_full
 from mmsieve.progress import Advance
@@ -149,6 +150,9 @@ class ShardWorker:
         except Exception as error:
             if isinstance(error, MmsieveError) and not isinstance(error, ShardError | SampleError):
                 raise
+            if is_device_lost(error):  # every later shard would end with the same error
+                reason = f"{self._job.runner.device} has failed at {shard.name}: {one_line(error)}"
+                raise DeviceError(f"{reason}; the same command goes on") from error
             rows.error = rows.error or error
         except BaseException as error:  # noqa: BLE001 - nor may a panic of a library
             rows.error = rows.error or RuntimeError(one_line(error))

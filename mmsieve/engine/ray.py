@@ -5,27 +5,20 @@ sources and `--out` must be reachable from every node.
 """
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
 from threading import Thread
 from typing import Any
 
 from mmsieve.devices import Device
-from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
-from mmsieve.errors import MmsieveError, RequestError, ShardError
+from mmsieve.engine.crew import TICK, ShardActor, WorkerDied, WorkerError, Workers, run_crew
+from mmsieve.engine.job import ShardJob, ShardReport
+from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.patience import Patience
-from mmsieve.progress import Advance
+from mmsieve.progress import Advance, Progress
 from mmsieve.sources import Shard
 from mmsieve.stores.asking import one_line
 
 _CPUS_PER_GPU = 4
-_ATTEMPTS = 3
-"""How often a shard is begun before its worker's death is held against it."""
-_DEADLY = f"its worker died {_ATTEMPTS} times (a crash in a decoder, or out of memory)"
-_MOST_DEATHS = 10
-"""Of workers that start, one after the other without one that succeeds."""
-_TICK = 1.0
-"""Seconds after which is looked again whether anything has happened."""
 
 
 class RayEngine:
@@ -48,7 +41,7 @@ class RayEngine:
         if not address:  # `local`: not the one that a file names, which may be long gone
             try:
                 self._ray.init("local", include_dashboard=False, **options)
-            except (OSError, RuntimeError, ValueError) as error:
+            except Exception as error:
                 raise MmsieveError(f"Ray can't be started here: {one_line(error)}") from error
             return
         failed: list[BaseException] = []
@@ -61,10 +54,10 @@ class RayEngine:
 
         thread = Thread(target=join, daemon=True)  # it may wait for ever
         thread.start()
-        thread.join(_TICK)
+        thread.join(TICK)
         while thread.is_alive():
             self._patience.check(lambda: f"a Ray cluster at {address} to answer")
-            thread.join(_TICK)
+            thread.join(TICK)
         for reason in failed:
             raise RequestError(f"no Ray cluster at {address}: {one_line(reason)}") from reason
         self._patience.renew()
@@ -99,123 +92,63 @@ class RayEngine:
         return max(min(_CPUS_PER_GPU, self._largest(device)), 1)
 
     def run(
-        self, job: ShardJob, shards: Sequence[Shard], advance: Advance
+        self, job: ShardJob, shards: Sequence[Shard], progress: Progress
     ) -> Iterator[ShardReport]:
-        """A report per shard; a shard whose actor dies is begun again, a few times."""
+        """A report per shard, of as many actors as the cluster's nodes have place for."""
+        progress.phase("samples")
         device = job.runner.device
         cpus = self._cpus(device)
         most = sum(gpus if device != "cpu" else all_ // cpus for all_, gpus in self._nodes)
-        crew = _Crew(self._ray, job, cpus, min(most, len(shards)), self._patience)
-        waiting = deque((shard, 1) for shard in shards)
-        try:
-            while waiting or crew.busy:
-                while waiting and crew.idle:
-                    crew.start(*waiting.popleft())
-                ended = crew.wait()
-                if ended is None:
-                    continue
-                shard, attempt, report = ended
-                if report is None and attempt < _ATTEMPTS:
-                    waiting.append((shard, attempt + 1))
-                    continue
-                report = report or ShardReport(shard=shard.name, problem=_DEADLY)
-                advance(report.rows, shard.size)
-                yield report
-        finally:
-            crew.dismiss()
+        yield from run_crew(_Actors(self._ray, job, cpus, progress), most, shards, self._patience)
 
 
-class _Crew:
-    """The actors: without a place on a node yet, loading the model, idle, or busy with a shard.
+class _Actors(Workers):
+    """The actors, as a crew asks for them.
 
-    A plain `ray.wait` loop: `ActorPool` gives up the whole run when one actor dies.
+    Not by `ActorPool`, which gives up the whole run when one actor dies.
     """
 
-    def __init__(self, ray: Any, job: ShardJob, cpus: int, size: int, patience: Patience) -> None:
-        self._ray = ray
+    name = "Ray actor"
+
+    def __init__(self, ray: Any, job: ShardJob, cpus: int, advance: Advance) -> None:
+        self._ray, self._job, self._cpus, self._advance = ray, job, cpus, advance
         self._gpus = int(job.runner.device != "cpu")
         self._class = ray.remote(num_cpus=cpus, num_gpus=self._gpus)(ShardActor)
-        self._job, self._cpus, self._patience = job, cpus, patience
         # On a CPU the model needs the actor's cores itself: no processes beside it.
         self._workers = cpus if self._gpus else 0
-        self._deaths = 0
-        self._began = False
-        self.idle: list[Any] = []
-        self._unplaced: dict[Any, Any] = {}
-        self._loading: dict[Any, Any] = {}
-        self.busy: dict[Any, tuple[Any, Shard, int]] = {}
-        for _ in range(max(size, 1)):
-            self._hire()
 
-    def start(self, shard: Shard, attempt: int) -> None:
-        """Give a shard to an idle actor."""
-        actor = self.idle.pop()
-        self.busy[actor.run.remote(shard)] = (actor, shard, attempt)
+    def start(self) -> Any:
+        """Ask for an actor; it has its place on a node once it answers."""
+        return self._class.remote(self._job, self._workers)
 
-    def wait(self) -> tuple[Shard, int, ShardReport | None] | None:
-        """The next shard that ends, without a report where its actor died; None: none yet.
+    def call(self, worker: Any, method: str, *given: Any) -> Any:
+        """A reference to what the method will return."""
+        return getattr(worker, method).remote(*given)
 
-        Raises MmsieveError where nothing happens for too long, or no actor can start.
-        """
-        awaited = [*self._unplaced, *self._loading, *self.busy]
-        done, _ = self._ray.wait(awaited, num_returns=1, timeout=_TICK)
-        if not done:
-            if not self.busy:
-                self._patience.check(self._describe)
-            return None
-        self._patience.renew()
-        if done[0] not in self.busy:
-            self._begin(done[0])
-            return None
-        actor, shard, attempt = self.busy.pop(done[0])
+    def wait(self, calls: Sequence[Any]) -> Any | None:
+        """The first that has ended within a second."""
+        done, _ = self._ray.wait(calls, num_returns=1, timeout=TICK)
+        return done[0] if done else None
+
+    def result(self, call: Any) -> Any:
+        """What was returned; raises WorkerError."""
         try:
-            report: ShardReport | None = self._ray.get(done[0])
-        except self._ray.exceptions.RayActorError:
-            self._ray.kill(actor)
-            self._hire()
-            return shard, attempt, None
-        except Exception as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, MmsieveError) and not isinstance(cause, ShardError):
-                raise cause from error
-            report = ShardReport(shard=shard.name, problem=_reason(error), details=str(error))
-        self.idle.append(actor)
-        return shard, attempt, report
+            return self._ray.get(call)
+        except Exception as error:  # noqa: BLE001 - raised again as what a crew knows
+            died = isinstance(error, self._ray.exceptions.RayActorError)
+            kind = WorkerDied if died else WorkerError
+            raise kind(_reason(error), str(error)) from getattr(error, "cause", None)
 
-    def dismiss(self) -> None:
-        """End the actors."""
-        busy = [actor for actor, _, _ in self.busy.values()]
-        starting = [*self._unplaced.values(), *self._loading.values()]
-        for actor in [*self.idle, *starting, *busy]:
-            self._ray.kill(actor)
+    def end(self, worker: Any) -> None:
+        """Kill an actor."""
+        self._ray.kill(worker)
 
-    def _hire(self) -> None:
-        actor = self._class.remote(self._job, self._workers)
-        self._unplaced[actor.answer.remote()] = actor
+    def advance(self, report: ShardReport, shard: Shard) -> None:
+        """All of a shard at once: nothing is heard of it before."""
+        self._advance(report.rows, shard.size)
 
-    def _begin(self, ready: Any) -> None:
-        """An actor has its place, or its model; if the very first can't start, none will."""
-        is_placed = ready in self._unplaced
-        actor = (self._unplaced if is_placed else self._loading).pop(ready)
-        try:
-            self._ray.get(ready)
-        except self._ray.exceptions.RayError as error:
-            self._ray.kill(actor)
-            self._deaths += 1
-            if not self._began or self._deaths >= _MOST_DEATHS:
-                raise MmsieveError(f"no Ray actor could start: {_reason(error)}") from error
-            self._hire()
-            return
-        if is_placed:
-            self._loading[actor.load.remote()] = actor
-            return
-        self._began, self._deaths = True, 0
-        self.idle.append(actor)
-
-    def _describe(self) -> str:
-        """What is waited for while nothing is done."""
-        if self._loading:
-            return f"{len(self._loading)} Ray actors to load the model"
+    def wanted(self) -> str:
+        """What an actor needs, and what is free on the cluster."""
         kinds = ("CPU", "GPU") if self._gpus else ("CPU",)
         there, free = self._ray.cluster_resources(), self._ray.available_resources()
         found = [f"{free.get(kind, 0):g} of {there.get(kind, 0):g} {kind}s" for kind in kinds]
@@ -229,21 +162,3 @@ def _reason(error: Exception) -> str:
     if isinstance(cause, Exception):
         return f"{type(cause).__name__}: {one_line(cause)}"
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-
-
-class ShardActor:
-    """A ShardWorker in an actor: loads the model once, then takes one shard after another."""
-
-    def __init__(self, job: ShardJob, workers: int) -> None:
-        self._job, self._workers = job, workers
-
-    def answer(self) -> None:
-        """Answers once the actor has its place on a node."""
-
-    def load(self) -> None:
-        """Load the model."""
-        self._worker = ShardWorker(self._job, self._workers)
-
-    def run(self, shard: Shard) -> ShardReport:
-        """One shard's report."""
-        return next(self._worker.run([shard]))

@@ -4,23 +4,34 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, TypeAlias
 
 from cyclopts import Parameter
 
 from mmsieve import tables
 from mmsieve.clients.answers import KeptAnswers
-from mmsieve.devices import count_cores, resolve_device
+from mmsieve.devices import count_cores, count_processes, resolve_device
 from mmsieve.engine.annotator import Annotator, Device, RunnerOptions, check, estimate_memory
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.engine.notebook import FirstRows
 from mmsieve.engine.preflight import check_first_samples
+from mmsieve.engine.processes import run_in_processes
 from mmsieve.engine.ray import RayEngine
 from mmsieve.engine.resume import not_done, settle_names
 from mmsieve.errors import RequestError, ShardError, Status
 from mmsieve.locks import writing_to
-from mmsieve.options import COMMON, RUN, BatchTokens, Limit, NotNegative, OutputOptions, TimeSpan
+from mmsieve.options import (
+    COMMON,
+    RUN,
+    BatchTokens,
+    Limit,
+    NotNegative,
+    OutputOptions,
+    Positive,
+    TimeSpan,
+)
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
 from mmsieve.patience import PATIENCE, Patience
 from mmsieve.progress import Progress, show_progress
@@ -39,13 +50,17 @@ class RunOptions(OutputOptions):
     """How a run is carried out; nothing here changes a number in the table, but for the limits."""
 
     workers: Annotated[NotNegative | None, Parameter(group=COMMON)] = None
-    """Processes that prepare data (0: the main one does it). With Ray: CPUs of an actor."""
+    """Processes that prepare data, of each device (0: its own does it). With Ray: CPUs of an
+    actor."""
+    devices: Annotated[Positive | None, Parameter(group=COMMON)] = None
+    """How many devices compute at once, a process each: by default all GPUs, unless --device names
+    one; with --device cpu so many processes share the cores."""
     batch_tokens: BatchTokens = None
     limit: Limit = None
     part: str | None = None
     """I/N: only every N-th shard from the I-th (from 0), for job arrays."""
     engine: Literal["local", "ray"] = "local"
-    """Run in this process on one device, or in Ray actors."""
+    """Run on this machine, or in Ray actors."""
     ray_address: str | None = None
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
     patience: TimeSpan = PATIENCE
@@ -55,6 +70,10 @@ class RunOptions(OutputOptions):
     """Add a column `metadata`: each sample's metadata as JSON."""
     limits: SampleLimits = field(default_factory=SampleLimits)
     """Beyond these a sample isn't looked at."""
+
+
+Engine: TypeAlias = Callable[[ShardJob, Sequence[Shard], Progress], Iterator[ShardReport]]
+"""Does a job's shards: a report of each, as they end."""
 
 
 class Sidecars(Protocol):
@@ -68,11 +87,16 @@ class Sidecars(Protocol):
 
 
 def run_locally(
-    job: ShardJob, shards: Sequence[Shard], workers: int | None, progress: Progress
+    job: ShardJob, shards: Sequence[Shard], progress: Progress, processes: int, workers: int | None
 ) -> Iterator[ShardReport]:
-    """A report per shard, in order: on one device, samples prepared in worker processes."""
+    """A report per shard: on this machine's devices, samples prepared in worker processes."""
+    processes = min(processes, len(shards))
     if workers is None:  # enough to keep a GPU fed; one where the model needs the CPU itself
-        workers = 1 if job.runner.device == "cpu" else min(count_cores(), _MOST_WORKERS)
+        most = max(1, min(count_cores() // processes, _MOST_WORKERS))
+        workers = 1 if job.runner.device == "cpu" else most
+    if processes > 1:
+        yield from run_in_processes(job, shards, processes, workers, progress)
+        return
     progress.phase("loading the model")
     with closing(ShardWorker(job, workers, progress)) as worker:
         progress.phase("samples")
@@ -132,6 +156,10 @@ def run_annotator(
     """
     if run.ray_address is not None and run.engine != "ray":
         raise RequestError("--ray-address is for --engine ray")
+    if run.devices is not None and run.engine == "ray":
+        raise RequestError(
+            "--devices is for --engine local: on Ray an actor takes each that is free"
+        )
     take_part([], run.part)  # refused before anything slow is begun
     check_folder(out)
     check_outside(out, sources)
@@ -140,9 +168,11 @@ def run_annotator(
     ray = None
     if run.engine == "ray":
         ray = RayEngine(run.ray_address, run.workers, Patience(run.patience))
-    device = ray.device(device) if ray else resolve_device(device)
+    asked, device = device, ray.device(device) if ray else resolve_device(device)
     runner = RunnerOptions(device, run.batch_tokens, run.patience)
     annotator = make(runner.device)
+    processes = count_processes(device, asked, run.devices, annotator.spread)
+    engine = ray.run if ray else partial(run_locally, processes=processes, workers=run.workers)
     job = ShardJob(
         annotator=annotator,
         out=out,
@@ -169,9 +199,9 @@ def run_annotator(
         shards = [replace(shard, name=names[shard.url, shard.start]) for shard in shards]
         todo = shards if run.overwrite else not_done(shards, headers)
         if sidecars is None:
-            return _run(job, shards, todo, ray, run, notes)
+            return _run(job, shards, todo, engine, run, notes)
         sidecars.check(job, shards)
-        report = _run(job, shards, todo, ray, run, notes)
+        report = _run(job, shards, todo, engine, run, notes)
         more = [] if run.dry_run else sidecars.write(job, shards)
         return replace(report, notes=(*report.notes, *more))
 
@@ -180,7 +210,7 @@ def _run(
     job: ShardJob,
     shards: Sequence[Shard],
     todo: Sequence[Shard],
-    ray: RayEngine | None,
+    engine: Engine,
     run: RunOptions,
     notes: list[str],
 ) -> RunReport:
@@ -204,11 +234,7 @@ def _run(
         total = sum(shard.size for shard in todo)
         with show_progress("first samples", total, run.quiet, say=_done(reports, todo)) as progress:
             check_first_samples(todo, job.read)
-            if ray:
-                progress.phase("samples")
-                reports += ray.run(job, todo, progress)
-            else:
-                reports += run_locally(job, todo, run.workers, progress)
+            reports += engine(job, todo, progress)
     first = FirstRows(shards[0], job.read, job.path(shards[0])) if shards else None
     return replace(_report(reports, notes, out), first=first)
 

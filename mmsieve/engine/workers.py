@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,12 +13,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import connection, resource_tracker
 from queue import Full, Queue
-from types import ModuleType
 from typing import Any, TypeAlias
 
 from mmsieve.engine.annotator import Preparer
+from mmsieve.engine.spawning import CONTEXT, needs_script, settle_in, starting
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.read import BROKEN_JSON, Parse, ReadOptions, Record, SampleLimits, parse_record
 from mmsieve.read.columns import check_caption
@@ -28,7 +26,6 @@ from mmsieve.sample import collect_notes
 from mmsieve.sources import Shard
 from mmsieve.stores.asking import one_line
 
-_SCRIPT = "__main__"
 _CHUNK_RECORDS = 32
 _CHUNK_BYTES = 8 << 20
 
@@ -156,16 +153,11 @@ class PreparePool:
         if self.workers == 0:
             return partial(self._preparation.run, parse, records)
         if self._executor is None:
-            self._needs_script = _SCRIPT.encode() in pickle.dumps(self._preparation)
-            # spawn: a fork of a process with torch's threads can deadlock.
+            self._needs_script = needs_script(pickle.dumps(self._preparation))
             self._executor = ProcessPoolExecutor(
-                self.workers,
-                multiprocessing.get_context("spawn"),
-                _start_worker,
-                (self._preparation,),
+                self.workers, CONTEXT, _start_worker, (self._preparation,)
             )
-        resource_tracker.ensure_running()  # which begins with a mask of its own
-        with _starting_deaf(), _starting_apart(self._needs_script):
+        with starting(self._needs_script):
             return self._executor.submit(_prepare_in_worker, parse, records).result
 
     def close(self) -> None:
@@ -173,39 +165,6 @@ class PreparePool:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
-
-
-@contextmanager
-def _starting_deaf() -> Iterator[None]:
-    """Let processes that start in the block not hear SIGINT, where the system can have it so.
-
-    One that is interrupted as it begins would say so: what is asked to end is this process.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _starting_apart(needs_script: bool) -> Iterator[None]:
-    """Let processes start in the block without the caller's script, unless they need it.
-
-    `spawn` runs the file of `__main__` in each of them, so a script without a guard would run
-    again and again. What a preparer is made of is imported by its own name; it needs the script
-    only where it is defined there.
-    """
-    script = sys.modules[_SCRIPT]
-    if not needs_script:
-        sys.modules[_SCRIPT] = ModuleType(_SCRIPT)
-    try:
-        yield
-    finally:
-        sys.modules[_SCRIPT] = script
 
 
 class ShardFeed:
@@ -314,18 +273,9 @@ _traces: int | None = None
 def _start_worker(preparation: Preparation) -> None:
     global _preparation, _traces
     _preparation, _traces = preparation, os.open(os.devnull, os.O_WRONLY)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one says it all
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    settle_in()
 
 
 def _prepare_in_worker(parse: Parse, records: list[Record]) -> list[Prepared]:
     assert _preparation is not None
     return _preparation.run(parse, records)
-
-
-def _die_with_parent() -> None:
-    """End this process when the one that started it is gone, however it went (kill -9 too)."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)

@@ -33,6 +33,9 @@ class RowIds:
                     f"{table.name} has no usable column {column} to name samples by: put the "
                     f"table that has it first; {column_names([table])}"
                 )
+            kind = table.types[column]
+            if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+                raise RequestError(f"{table.name}: column {column} is {kind}: it can't be a name")
 
     def of(self, origins: Origins, frame: pl.DataFrame) -> pl.DataFrame:
         """`key`, `shard`, `place` (null where that isn't known) and, where asked for, `uid`."""

@@ -71,6 +71,9 @@ class ModelConfig(TypedDict, total=False):
     bos_token_id: TokenId | None
     eos_token_id: TokenId | list[TokenId] | None
     pad_token_id: TokenId | None
+    original_max_position_embeddings: Size | None
+    rope_parameters: dict[str, Any] | None
+    rope_scaling: dict[str, Any] | None
     repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     hidden_size: Size
     head_dim: Size | None
@@ -183,6 +186,9 @@ def check_text_sizes(
     `tensors` by their names in the stock model. `cut`: the vocabulary is that of the tokenizer.
     """
     sizes = {key: place for key, place in _TEXT.items() if not (cut and key == "vocab_size")}
+    for key in (*sizes, "num_hidden_layers", "num_attention_heads"):
+        if config.get(key) is None:  # the stock class would take its own, that of a 7B model
+            raise RequestError(f"{file}: has no {key}: {FIX}")
     _check_sizes(file, config, tensors, sizes)
     _check_layers(file, config, tensors)
     _check_heads(file, config, tensors)

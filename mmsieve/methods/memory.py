@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmsieve.devices import ITEM_BYTES, Device, Dtype, Memory, kind_of
+from mmsieve.errors import RequestError
 from mmsieve.methods.base import PATCHES, WINDOW_BYTES
 from mmsieve.methods.configs import below
 from mmsieve.methods.folders import StoredTensor, stored_tensors
@@ -48,7 +49,11 @@ class LanguageSizes:
         """Those of a checkpoint."""
         stored = stored_tensors(below(checkpoint.used, checkpoint.language_prefix))
         heads = int(checkpoint.config.get("num_attention_heads", 1))
-        return cls.of_tensors(stored, heads, checkpoint.backbone)
+        try:
+            return cls.of_tensors(stored, heads, checkpoint.backbone)
+        except KeyError as error:
+            name = f"{checkpoint.language_prefix}{error.args[0]}"
+            raise RequestError(f"{checkpoint.folder}: no tensor {name}") from error
 
     @classmethod
     def of_tensors(

@@ -117,6 +117,7 @@ class RulesRunner:
 class Rules(Annotator):
     """The rules as an annotator."""
 
+    spread = 0
     schema = SCHEMA
 
     def __init__(self, options: ScoringOptions) -> None:

@@ -4,7 +4,8 @@ The `tokenizers` library alone rebuilds one from its JSON, so workers import no 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,7 +69,10 @@ def load_tokenizer(folder: Path, rows: int | None = None) -> TokenizerSpec:
     check_tokenizer(folder)
     tokenizer = open_tokenizer(folder, rows=rows)
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return TokenizerSpec(tokenizer.backend_tokenizer.to_str(), *ids)
+    spec = TokenizerSpec(tokenizer.backend_tokenizer.to_str(), *ids)
+    with _naming(folder):
+        spec.build()  # what the library writes of a broken one it may not read again
+    return spec
 
 
 def open_tokenizer(folder: Path, stock: str | None = None, rows: int | None = None) -> Any:
@@ -80,11 +84,17 @@ def open_tokenizer(folder: Path, stock: str | None = None, rows: int | None = No
 
     _check_ids(folder, rows or _MOST_IDS)
 
+    with _naming(folder), quiet():
+        if stock is None:
+            return _load(folder)
+        return getattr(transformers, stock).from_pretrained(folder, local_files_only=True)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Name the folder of a tokenizer that can't be read."""
     try:
-        with quiet():
-            if stock is None:
-                return _load(folder)
-            return getattr(transformers, stock).from_pretrained(folder, local_files_only=True)
+        yield
     except BaseException as error:  # the tokenizers library raises nothing narrower, or panics
         if is_order_to_end(error):
             raise

@@ -216,6 +216,10 @@ def _furthest(
             raise RequestError(f"{given.predictions}: has no column {missing[0]}: {_FIX}")
         if not (pa.types.is_list(kind := table.types["image"]) or pa.types.is_large_list(kind)):
             raise RequestError(f"{given.predictions}: column image holds no lists: {_FIX}")
+        for name in ("label", *(prefix + n for n in _SCORED)):
+            kind = table.types[name]
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                raise RequestError(f"{given.predictions}: column {name} is {kind}: {_FIX}")
         for _, frame in table.batches(columns):
             gallery.add(_errors(frame, prefix, start, by_level=found.thresholds is not None))
             start += frame.height

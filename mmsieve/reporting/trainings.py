@@ -181,15 +181,18 @@ def _some(lines: Sequence[JsonObject], columns: Sequence[str]) -> list[JsonObjec
     return [own[round(n * (len(own) - 1) / (_ROWS - 1))] for n in range(_ROWS)]
 
 
+_MOST = 1e300
+
+
 def _number(value: object) -> float | None:
-    """The finite number that a value is."""
+    """The number that a value is, where sums of such numbers are finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= _MOST else None
 
 
 def _written(value: object) -> str:

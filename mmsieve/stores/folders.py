@@ -177,7 +177,7 @@ _numbers: dict[StorePath, Iterator[int]] = {}
 def append_object(journal: StorePath, line: bytes) -> None:
     """Add a line to a journal, which nobody else does now: when this returns, it is there."""
     if journal not in _numbers:
-        last = max((int(path.name) for path in journal.sizes()), default=-1)
+        last = max((int(p.name) for p in journal.sizes() if p.name.isdecimal()), default=-1)
         _numbers[journal] = count(last + 1)
     (journal / f"{next(_numbers[journal]):012d}").write_bytes(line)
 

@@ -9,16 +9,16 @@ The lease of a run that was killed is told by its process on this machine, and e
 beat, which stands still.
 """
 
-import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event, Thread
-from typing import Any
 from uuid import uuid4
+
+from pydantic import TypeAdapter
 
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import hidden_name, host, is_alive
@@ -41,32 +41,42 @@ class LeaseTimes:
     sleep: Callable[[float], object] = field(default=time.sleep)
 
 
-@dataclass(frozen=True)
-class Holder:
-    """Another run's lease, and what it says of itself."""
+@dataclass(frozen=True, kw_only=True)
+class LeaseRecord:
+    """What a lease says of the run that has it."""
 
-    path: StorePath
-    record: Mapping[str, Any]
+    verb: str
+    host: str = ""
+    """The machine's name, for people."""
+    process: int = 0
+    since: str = ""
+    part: str | None = None
+    request: dict[str, str] = field(default_factory=dict)
+    machine: str = ""
+    """As of `leftovers.host`."""
+    held: bool = False
+    """Whether it holds the output, and doesn't only try to."""
+    beat: int = 0
+    at: float = 0.0
+    """When it beat last, by its clock."""
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether it holds the output, and doesn't only try to."""
-        return bool(self.record.get("held"))
 
-
-Conflict = Callable[[Mapping[str, Any]], bool]
+_RECORD = TypeAdapter(LeaseRecord)
+Conflict = Callable[[LeaseRecord], bool]
 """Whether a run with such a record may not write at the same time; it may raise RequestError."""
+Said = Callable[[LeaseRecord], str]
+"""A run's record in words."""
 
 
 class Lease:
     """A run's own lease of an output."""
 
     def __init__(
-        self, out: StorePath, record: Mapping[str, Any], times: LeaseTimes | None = None
+        self, out: StorePath, record: LeaseRecord, times: LeaseTimes | None = None
     ) -> None:
         self._out, self._times = out, times or LeaseTimes()
         self._path = _folder(out) / f"{uuid4().hex[:12]}.json"
-        self._record = dict(record) | {"machine": host()}
+        self._record = replace(record, machine=host())
         self._beats = 0
         self._ended = Event()
 
@@ -84,7 +94,7 @@ class Lease:
             with suppress(OSError):  # it will be found dead
                 self._path.unlink(missing_ok=True)
 
-    def get(self, conflicts: Conflict, wait: bool, said: Callable[[Any], str]) -> None:
+    def get(self, conflicts: Conflict, wait: bool, said: Said) -> None:
         """Get the lease; raises RequestError where another run has one, unless to `wait`."""
         tries, told = 0, False
         while True:
@@ -99,10 +109,10 @@ class Lease:
                 raise
             self._path.unlink(missing_ok=True)
             tries += 1
-            if not other.has_begun and tries < self._times.tries:
+            if not other.held and tries < self._times.tries:
                 self._times.sleep(random.uniform(0.5, 2) * self._times.tie)  # noqa: S311
                 continue
-            who = said(other.record)
+            who = said(other)
             if not wait:
                 raise RequestError(
                     f"--out {self._out}: another run is writing there{who}: let it end, or say "
@@ -115,29 +125,28 @@ class Lease:
 
     def _put(self, held: bool) -> None:
         self._beats += 1
-        record = self._record | {"held": held, "beat": self._beats, "at": time.time()}
-        self._path.write_bytes(json.dumps(record).encode())
+        record = replace(self._record, held=held, beat=self._beats, at=time.time())
+        self._path.write_bytes(_RECORD.dump_json(record))
 
-    def _against(self, conflicts: Conflict) -> Iterator[Holder]:
+    def _against(self, conflicts: Conflict) -> Iterator[LeaseRecord]:
         """Leases of living runs that stand against this one; those of dead ones are removed."""
         for path in leases_of(self._out):
-            if path == self._path or (holder := _read(path)) is None:
+            if path == self._path or (other := _read(path)) is None:
                 continue
-            if self._is_dead(holder):
+            if self._is_dead(path, other):
                 path.unlink(missing_ok=True)
-            elif conflicts(holder.record):
-                yield holder
+            elif conflicts(other):
+                yield other
 
-    def _is_dead(self, holder: Holder) -> bool:
-        alive = is_alive(holder.record.get("machine"), holder.record.get("process") or 0)
+    def _is_dead(self, path: StorePath, other: LeaseRecord) -> bool:
+        alive = is_alive(other.machine, other.process)
         if alive is not None:
             return not alive
-        age = time.time() - float(holder.record.get("at") or 0)
-        if age < self._times.stale:  # clocks may differ: it may be dead, and is waited for
+        if time.time() - other.at < self._times.stale:  # clocks may differ: then it is waited for
             return False
         self._times.sleep(1.5 * self._times.beat)
-        after = _read(holder.path)
-        return after is not None and after.record.get("beat") == holder.record.get("beat")
+        after = _read(path)
+        return after is not None and after.beat == other.beat
 
     def _keep(self) -> None:
         """Beat until the end; whoever finds that the lease was taken away writes no more."""
@@ -158,10 +167,9 @@ def _folder(out: StorePath) -> StorePath:
     return out.with_name(hidden_name(out.name, "leases"))
 
 
-def _read(path: StorePath) -> Holder | None:
+def _read(path: StorePath) -> LeaseRecord | None:
     """What a lease says; None where it is gone again, or isn't one."""
     try:
-        found: object = json.loads(path.read_bytes())
+        return _RECORD.validate_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return Holder(path, found) if isinstance(found, dict) else None

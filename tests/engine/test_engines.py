@@ -88,7 +88,7 @@ def test_killed_at_any_moment_and_run_again(tmp_path, sources, whole_group) -> N
     assert not list(out.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["local", "2", "ray"])
 def test_a_shard_that_kills_its_worker_is_named_and_the_others_are_done(
     tmp_path, sources, engine
 ) -> None:
@@ -112,26 +112,34 @@ def test_a_shard_that_kills_its_worker_is_named_and_the_others_are_done(
     assert tables(out) == {name: calm[name] for name in ("0", "2", "3")}
 
 
-def test_ray_writes_the_same_tables_even_when_an_actor_is_killed(tmp_path, sources) -> None:
-    pytest.importorskip("ray", reason="needs the extra [ray]")
+@pytest.mark.parametrize(
+    ("engine", "is_worker"),
+    [
+        ("2", lambda line: "--multiprocessing-fork" in line),
+        ("ray", lambda line: "ShardActor.run" in line),
+    ],
+)
+def test_the_same_tables_even_when_a_worker_is_killed(tmp_path, sources, engine, is_worker) -> None:
+    if engine == "ray":
+        pytest.importorskip("ray", reason="needs the extra [ray]")
     annotate(tmp_path / "calm", str(sources), workers=0)
     out = tmp_path / "out"
     environment = os.environ | {"SECONDS_PER_SAMPLE": "0.05"}
-    run = subprocess.Popen(
-        command(out, "ray", 1, sources),
+    with subprocess.Popen(
+        command(out, engine, 1, sources),
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    deadline = time.monotonic() + 60
-    actors: list[psutil.Process] = []
-    while not actors and time.monotonic() < deadline:
-        time.sleep(0.2)
-        family = psutil.Process(run.pid).children(recursive=True)
-        actors = [p for p in family if "ShardActor.run" in "".join(p.cmdline())]
-    actors[0].kill()
-    output, _ = run.communicate(timeout=120)
+    ) as run:
+        deadline = time.monotonic() + 60
+        workers: list[psutil.Process] = []
+        while not workers and time.monotonic() < deadline:
+            time.sleep(0.2)
+            family = psutil.Process(run.pid).children(recursive=engine == "ray")
+            workers = [each for each in family if is_worker("".join(each.cmdline()))]
+        workers[0].kill()
+        output, _ = run.communicate(timeout=120)
     assert run.returncode == 0
     last = output.splitlines()[-1]
     assert last.startswith(f"{SHARDS * SAMPLES} rows of {SHARDS} shards")

@@ -17,6 +17,7 @@ from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.engine.ray import RayEngine
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.patience import Patience
+from mmsieve.progress import Progress
 from mmsieve.read import ReadOptions
 from mmsieve.sources import Shard
 from tests.helpers.annotators import ImageBytes
@@ -109,7 +110,7 @@ def run(ray: FakeRay, count: int = 3, device: Any = "cpu", **how: Any) -> list[S
         annotator=ImageBytes(), out=Path("o"), read=ReadOptions(), runner=options, fingerprint={}
     )
     shards = [Shard(f"{n}.tar", str(n), 1) for n in range(count)]
-    return list(engine(ray, **how).run(job, shards, lambda rows, size: None))
+    return list(engine(ray, **how).run(job, shards, Progress("", 0)))
 
 
 def test_all_shards_are_done_and_all_actors_end(fake):

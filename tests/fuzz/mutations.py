@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -104,7 +105,7 @@ def changed(value: Any, random: Random) -> Any:
     """A JSON value with one of the values in it dropped, renamed, or put in another's place."""
     places = list(_places(value))
     if not places:
-        return random.choice((*_ODD, _DEEP))
+        return _odd_value(random)
     holder, key = random.choice(places)
     change = random.randrange(6)
     if change == 0:
@@ -117,8 +118,13 @@ def changed(value: Any, random: Random) -> Any:
     elif change == 3 and isinstance(holder[key], int | float):
         holder[key] = random.choice((*_HUGE, -holder[key], holder[key] + 1, str(holder[key])))
     else:
-        holder[key] = random.choice((*_ODD, _DEEP))
+        holder[key] = _odd_value(random)
     return value
+
+
+def _odd_value(random: Random) -> Any:
+    """A value that is not expected, with lists of its own, which later changes may fill."""
+    return deepcopy(random.choice((*_ODD, _DEEP)))
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -213,7 +219,11 @@ def _rename(columns: Columns, name: str, random: Random) -> None:
 
 def _retype(columns: Columns, name: str, random: Random) -> None:
     kind, values = random.choice(_TYPES), _values(columns[name])
-    columns[name] = pa.array([_as(kind, value) for value in values], kind)
+    made = [_as(kind, value) for value in values]
+    try:
+        columns[name] = pa.array(made, kind)
+    except pa.ArrowException:  # an empty list alone passes for a struct
+        columns[name] = pa.nulls(len(made), kind)
 
 
 def _as(kind: pa.DataType, value: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.leftovers import host
 from mmsieve.locks import writing_to
-from mmsieve.stores.leases import Lease, LeaseTimes, leases_of
+from mmsieve.stores.leases import Lease, LeaseRecord, LeaseTimes, leases_of
 from mmsieve.stores.paths import StorePath, place_of
 
 
@@ -37,8 +37,8 @@ def leases_of_folder(out: StorePath) -> StorePath:
 
 
 def get(out: StorePath, times: LeaseTimes, wait: bool = False) -> Lease:
-    lease = Lease(out, {"verb": "rate", "process": os.getpid()}, times)
-    lease.get(lambda record: True, wait, lambda record: f" ({record['verb']})")
+    lease = Lease(out, LeaseRecord(verb="rate", process=os.getpid()), times)
+    lease.get(lambda record: True, wait, lambda record: f" ({record.verb})")
     return lease
 
 
@@ -107,6 +107,13 @@ def test_who_waits_gets_the_lease_once_it_is_free(out):
 
     with get(out, LeaseTimes(sleep=end), wait=True).kept():
         assert len(left(out)) == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"at": "x"}', b'{"verb": 1}', b"\xff"])
+def test_what_is_no_lease_holds_nothing(out, data):
+    (leases_of_folder(out) / "other.json").write_bytes(data)
+    with writing_to(out, "score"):
+        pass
 
 
 def test_of_two_that_begin_at_once_never_both_write(out):

@@ -90,6 +90,7 @@ class Aitqe(Annotator):
     ) -> None:
         """Raises RequestError for a device that isn't there."""
         enhancing.check_backend([(enhancing.stock, checkpoint)])
+        self.spread = enhancing.tensor_parallel
         self.checkpoint, self.enhancing = checkpoint, enhancing
         # a model that has learnt answers in pieces has learnt to read any text
         own = checkpoint.own and checkpoint.own | {"plain_text": True}
@@ -172,6 +173,7 @@ class Judged(Annotator):
     def __init__(self, enhancer: Annotator, judge: Annotator) -> None:
         """The enhancer's items must carry their samples."""
         self._enhancer, self._judge = enhancer, judge
+        self.spread = max(enhancer.spread, judge.spread)
         self.device = enhancer.device
         self.schema = pa.schema([*enhancer.schema, *COLUMNS])
         self.notes = (*enhancer.notes, *(f"better by: {note}" for note in judge.notes))

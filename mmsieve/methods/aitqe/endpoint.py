@@ -89,6 +89,7 @@ class AitqeEndpoint(Annotator):
     """AITQE on a server, as an annotator."""
 
     kind: Literal["assessment"] = "assessment"
+    spread = 0
 
     def __init__(
         self,

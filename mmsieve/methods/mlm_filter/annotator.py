@@ -46,6 +46,8 @@ class MlmFilterOptions(ServerOptions):
 class MlmFilter(Annotator):
     """A model on a server that is asked MLM-Filter's questions, as an annotator."""
 
+    spread = 0
+
     def __init__(self, name: str, asked: MlmFilterOptions, options: ScoringOptions) -> None:
         """Raises RequestError for what can't be meant.
 

@@ -145,6 +145,7 @@ class MmSSR(Annotator):
         stocks = [(options.stock, scorer)] + ([(options.stock_styler, styler)] if styler else [])
         options.check_backend(stocks)
         self.scorer, self.styler, self.options = scorer, styler, options
+        self.spread = 0 if is_served else options.tensor_parallel
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device, scorer.gpu_dtype)
         self.capabilities = parse_capabilities(options.capabilities, scorer.own or {})

@@ -5,6 +5,7 @@ other. Nothing in the text can end the element that it stands in.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -75,10 +76,11 @@ def _sparse(counts: npt.NDArray[np.int64]) -> list[int]:
 def _samples(one: Explorer) -> dict[str, Any]:
     rows = one.sample
     values = [
-        [None if value is None else float(f"{value:.{_DIGITS}g}") for value in found]
-        for found in (
-            rows[f"value{number}"].fill_nan(None).to_list() for number in range(len(one.columns))
-        )
+        [
+            None if value is None or not math.isfinite(value) else float(f"{value:.{_DIGITS}g}")
+            for value in rows[f"value{number}"]
+        ]
+        for number in range(len(one.columns))
     ]
     statuses = rows["status"].to_list()
     return {
