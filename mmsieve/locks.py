@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.errors import RequestError
 from mmsieve.leftovers import (
     hidden_name,
     leftovers_in,
@@ -145,8 +145,8 @@ def working_copy(
         before = folders.stamps(place)
         try:
             yield place
-        except MmsieveError as error:
-            raise type(error)(str(error).replace(str(place), str(out))) from error
+        except RequestError as error:
+            raise RequestError(str(error).replace(str(place), str(out))) from error
         if dry_run:
             return
         if place.is_dir() and not (was_whole and folders.stamps(place) == before):

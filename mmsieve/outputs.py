@@ -9,6 +9,7 @@ Files and folders get their names when they are whole, and nothing is removed th
 import errno
 import json
 import os
+import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,8 +46,9 @@ def check_name(out: Path, option: str = "--out") -> None:
 def check_local(path: Path, option: str = "--out") -> None:
     """Raise RequestError for a URL that is taken for a path of this machine, which makes ./s3:."""
     if ":/" in str(path):
+        url = re.sub(":/+", "://", str(path), count=1)  # a Path has lost one
         raise RequestError(
-            f"{option} {path}: only local or mounted folders can be used here: copy it"
+            f"{option} {url}: only local or mounted folders can be used here: copy it"
         )
 
 

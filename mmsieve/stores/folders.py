@@ -17,7 +17,7 @@ from typing import IO, ClassVar, TypeVar
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 
 from mmsieve.errors import RequestError
-from mmsieve.leftovers import scratch_folder
+from mmsieve.leftovers import is_hidden, scratch_folder
 from mmsieve.stores.asking import ask
 from mmsieve.stores.paths import CALLS, StorePath, as_path, in_turn, is_stored
 from mmsieve.validated import parse_json
@@ -36,6 +36,8 @@ def check_writable(out: StorePath, option: str) -> None:
         )
     try:
         out.info()
+    except RequestError as error:
+        raise RequestError(f"{option} {error}") from error
     except OSError as error:
         raise RequestError(f"{option} {out}: can't be reached: {error.strerror}") from error
 
@@ -103,7 +105,8 @@ def files_of(folder: StorePath) -> dict[StorePath, int]:
     for name, size in receipt.files.items():
         if found.get(folder / name) != size:
             raise RequestError(f"{folder / name}: is not as it was written: make {folder} again")
-    return {folder / name: size for name, size in receipt.files.items()}
+    named = {folder / name for name in receipt.files}
+    return {path: size for path, size in found.items() if path in named}
 
 
 def contents(folder: StorePath) -> list[Path]:
@@ -133,7 +136,7 @@ def put_folder(local: Path, place: StorePath) -> None:
     files = {
         path.relative_to(local).as_posix(): path.stat().st_size
         for path in sorted(local.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not is_hidden(path.name)
     }
     before = read_receipt(place) or Receipt(whole=True)
     _write_receipt(place, Receipt(whole=False, files=before.files | files))
