@@ -5,7 +5,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 
 VLLM := .venv-vllm
 
-.PHONY: setup demo test test-full test-loaders test-long test-sharded test-vllm check chaos chaos-short fuzz \
+.PHONY: setup demo test test-full test-loaders test-long test-sharded test-stores test-vllm check chaos chaos-short fuzz \
 	fuzz-short lint format bench docs wheel-test clean
 
 setup: .venv/.ready
@@ -51,8 +51,22 @@ $(SHARDED)/.ready: .venv/.ready
 	$(SHARDED)/bin/pip install --quiet --constraint constraints.txt 'deepspeed>=0.19'
 	touch $@
 
+# The demo with every path at a server that speaks S3 (moto's, in a venv of its own) and fails now and
+# then, each command killed twice: minutes.
+STORES := .venv-stores
+
+test-stores: setup $(STORES)/.ready
+	OMP_NUM_THREADS=1 $(STORES)/bin/python -m pytest -W default -m stores tests/stores
+
+$(STORES)/.ready: .venv/.ready
+	$(PYTHON) -m venv --clear $(STORES)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(STORES)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth
+	$(STORES)/bin/pip install --quiet --constraint constraints.txt 'moto[server]>=5.1' 's3fs>=2024.6'
+	touch $@
+
 check: setup
-	$(PYTEST) -m 'not chaos and not full_width and not long and not serving and not sharded and not slow'
+	$(PYTEST) -m 'not chaos and not full_width and not long and not serving and not sharded and not stores and not slow'
 
 # Checkpoints of the real widths and vocabularies, one at a time: up to 7 GB of memory, minutes.
 test-full: setup
@@ -114,4 +128,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv $(DOCS) $(LOADERS) $(SHARDED) $(VLLM) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(DOCS) $(LOADERS) $(SHARDED) $(STORES) $(VLLM) .mypy_cache .ruff_cache .pytest_cache

@@ -38,7 +38,7 @@ from mmsieve.registry import registered
 from mmsieve.reports import Printed, Report
 from mmsieve.runs import as_typed
 from mmsieve.sanitize import log_as_json, logs_json, plain, write
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 
 CLEAN = Group("Clean data", sort_key=1)
 OWN = Group("Models of your own", sort_key=2)

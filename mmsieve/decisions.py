@@ -32,6 +32,8 @@ from mmsieve.outputs import (
     workplace,
 )
 from mmsieve.progress import Advance
+from mmsieve.stores.folders import is_in_the_making
+from mmsieve.stores.paths import is_stored
 from mmsieve.tables import Header, Origins, TableFile
 
 KIND = "decisions"
@@ -73,6 +75,8 @@ class Decisions:
         self._sources: dict[str, TableSource] = {}
         self.limit: int | None = None
         """Set where they are about a trial run."""
+        self.fingerprint: dict[str, str] = {}
+        """What was asked for, of ours."""
         files = decision_files(path)
         if not files:
             raise RequestError(f"--decisions {path}: no decisions there; make them with filter")
@@ -117,6 +121,7 @@ class Decisions:
         is_ours = header is not None and header.kind == KIND
         if header is not None and is_ours:
             self.limit = self.limit or header.limit
+            self.fingerprint = header.fingerprint
             if header.shard == name:
                 self._sources[name] = header.of_source
             self._sources |= header.sources
@@ -336,12 +341,15 @@ def check_place(out: Path, inputs: Sequence[Path]) -> None:
         )
     if not is_file and out.is_file():
         raise RequestError(f"--out {out}: is a file; name a folder, or a file ending in .parquet")
-    check_folder(workplace(out))
+    if not is_stored(out):  # where folders need none around them
+        check_folder(workplace(out))
     check_apart(out, inputs)
 
 
 def check_replaceable(out: Path, fingerprint: dict[str, str], overwrite: bool) -> bool:
     """Whether decisions of the same request are there; RequestError for what isn't decisions."""
+    if is_in_the_making(out):  # what a killed run left at a store counts for nothing
+        return False
     files = decision_files(out)
     found = (path for top in contents(out) for path in (top, *top.rglob("*")))
     other = next((p for p in found if p.suffix != ".parquet" and not p.is_dir()), None)

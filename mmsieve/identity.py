@@ -18,13 +18,12 @@ from mmsieve.sources import (
     TAR,
     Shard,
     address_of,
-    is_local,
     list_files,
-    open_filesystem,
     path_of,
     split_name,
     suffix_of,
 )
+from mmsieve.stores.asking import is_local, open_filesystem
 
 
 @dataclass(frozen=True, slots=True)

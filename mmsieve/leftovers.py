@@ -21,7 +21,7 @@ _MARK = r"(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}"
 _ANY = rf"(?:{_MARK}|[0-9a-f]{{32}})"
 """(32 digits alone: from before the names said whose they are.)"""
 _HIDDEN = re.compile(rf"(?s:\..+)\.{_ANY}\.(?:tmp|old)")
-_LOCK = re.compile(r"(?s:\..+)\.(?:lock|lock\.json|run)")
+_LOCK = re.compile(r"(?s:\..+)\.(?:lock(?:\.json)?|leases|run)")
 _SCRATCH = re.compile(r"mmsieve-(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-.+")
 _LONGEST = 120
 """Bytes of an output's name that a hidden name repeats: file systems allow 255 in all."""
@@ -36,9 +36,11 @@ def host() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
 
 
-def _is_alive(own: re.Match[str]) -> bool | None:
-    """Whether the process that a name says is there; None where nobody here can know."""
-    return is_process(int(own["pid"])) if own["host"] == host() else None
+def is_alive(machine: str | None, process: str | int) -> bool | None:
+    """Whether a process of a machine, as of `host`, is there; None where nobody here can know."""
+    if machine != host():
+        return None
+    return is_process(int(process))
 
 
 def is_process(number: int) -> bool:
@@ -89,7 +91,7 @@ def leftovers_in(folder: Path, alone: bool) -> Iterator[Path]:
                 continue
             if name in folders:
                 folders.remove(name)
-            alive = _is_alive(own)
+            alive = is_alive(own["host"], own["pid"])
             if alive is False or (alive is None and alone):
                 yield Path(place, name)
 
@@ -126,7 +128,7 @@ def remove_scratch_of_dead() -> None:
             own = _SCRATCH.fullmatch(entry.name)
             if own is None or not entry.is_dir(follow_symlinks=False):
                 continue
-            if _is_own(entry) and _is_alive(own) is False:
+            if _is_own(entry) and is_alive(own["host"], own["pid"]) is False:
                 shutil.rmtree(entry.path, ignore_errors=True)
 
 

@@ -9,11 +9,12 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,12 @@ from mmsieve.leftovers import (
     remove,
     remove_scratch_of_dead,
 )
-from mmsieve.outputs import made_otherwise, workplace
+from mmsieve.outputs import check_folder, made_otherwise, workplace
 from mmsieve.runs import RunFiles, current_run
 from mmsieve.sanitize import write
+from mmsieve.stores import folders
+from mmsieve.stores.leases import Lease, LeaseRecord
+from mmsieve.stores.paths import StorePath, is_stored
 
 _BEGINNING = 60.0
 """Seconds in which a thousand parts that begin at once have all had the lock of all in turn."""
@@ -61,9 +65,13 @@ def writing_to(
     if dry_run:
         yield
         return
+    asked = {name: _digest(value) for name, value in (request or {}).items()}
+    if is_stored(out):
+        with _lease(out, _record(verb, part, asked), wait):
+            yield
+        return
     place = Path(os.path.realpath(out))
     own, name = _lock_place(place)
-    asked = {name: _digest(value) for name, value in (request or {}).items()}
     made = [folder for folder in (own, *own.parents) if not folder.exists()]
     whole = _Lock(own / hidden_name(name, "lock"), out)
     start = hidden_name(name, "part-")
@@ -159,6 +167,66 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
+@contextmanager
+def _lease(out: StorePath, record: dict[str, Any], wait: bool) -> Iterator[None]:
+    """Hold the lease of an output at a store."""
+
+    def conflicts(other: LeaseRecord) -> bool:
+        if None in (record["part"], other.part) or record["part"] == other.part:
+            return True
+        _check_request(str(out), other.request, record["request"])
+        return False
+
+    def said(other: LeaseRecord) -> str:
+        return _said(asdict(other))
+
+    if not out.parents:
+        raise RequestError(f"--out {out}: name a folder in it")
+    lease = Lease(out, LeaseRecord(**record))
+    try:
+        lease.get(conflicts, wait, said)
+    except OSError as error:
+        raise RequestError(f"--out {out}: can't be written to: {error.strerror}") from error
+    with lease.kept():
+        remove_scratch_of_dead()
+        if record["part"] is None:
+            folders.abort_uploads(out)
+        yield
+
+
+@contextmanager
+def working_copy(
+    out: Path, verb: str, *, wait: bool = False, dry_run: bool = False
+) -> Iterator[Path]:
+    """Where an output is made that grows file by file: of one at a store a copy on this machine.
+
+    It begins as what is at the store, or where a killed run of this machine stopped, and is put
+    there whole, in the end. What the verb says of it names the output.
+    """
+    store = out
+    if not is_stored(store):
+        yield out
+        return
+    check_folder(out)
+    with writing_to(out, verb, wait=wait, dry_run=dry_run):
+        work = folders.cache_folder("work", str(out))
+        place = work / out.name
+        was_whole = not folders.is_in_the_making(out) and store.is_dir()
+        if was_whole:
+            shutil.rmtree(work, ignore_errors=True)
+            folders.fetch(store, place)
+        before = folders.stamps(place)
+        try:
+            yield place
+        except RequestError as error:
+            raise RequestError(str(error).replace(str(place), str(out))) from error
+        if dry_run:
+            return
+        if place.is_dir() and not (was_whole and folders.stamps(place) == before):
+            folders.put_folder(place, store)
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _locks(folder: Path, start: str) -> list[Path]:
     return [p for p in folder.iterdir() if p.name.startswith(start) and p.suffix == ".lock"]
 
@@ -250,7 +318,7 @@ def _digest(value: str) -> str:
     return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _said(record: dict[str, Any]) -> str:
+def _said(record: Mapping[str, Any]) -> str:
     """Who holds a lock, in words."""
     if not record:
         return ""
@@ -265,11 +333,14 @@ def _check_parts(locks: Sequence[Path], out: Path, request: dict[str, str]) -> N
         holder = _Lock(path, out).holder()
         if holder is None:
             continue
-        made: dict[str, str] = holder.get("request", {})
-        names = sorted(n for n in made.keys() | request.keys() if made.get(n) != request.get(n))
-        if names:
-            raise made_otherwise(out, names)
+        _check_request(str(out), holder.get("request", {}), request)
         return
+
+
+def _check_request(out: str, made: Mapping[str, str], request: Mapping[str, str]) -> None:
+    names = sorted(n for n in made.keys() | request.keys() if made.get(n) != request.get(n))
+    if names:
+        raise made_otherwise(out, names)
 
 
 def _clear(place: Path, alone: bool) -> None:

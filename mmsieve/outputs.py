@@ -9,6 +9,7 @@ Files and folders get their names when they are whole, and nothing is removed th
 import errno
 import json
 import os
+import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,19 +23,33 @@ from pydantic import TypeAdapter
 
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import hidden_place, is_hidden, remove
+from mmsieve.stores import folders
+from mmsieve.stores.paths import is_stored, place_of
 from mmsieve.validated import OBJECT, read_json_file
 
 # Places: folders that can be written, apart from what is read
 
 
 def check_name(out: Path, option: str = "--out") -> None:
-    """Raise RequestError for an output that is a URL, or has too long a name.
+    """Raise RequestError for an output where nothing can be written, or with too long a name.
 
-    `option`: what it was given as.
+    A URL is one only as a StorePath, which verbs make that can write to stores. `option`: what it
+    was given as.
     """
-    if ":/" in str(out):
-        raise RequestError(f"{option} {out}: only local or mounted folders can be written to")
+    if is_stored(out):
+        folders.check_writable(out, option)
+    else:
+        check_local(out, option)
     check_names(out.absolute().parent, [out.name], option)
+
+
+def check_local(path: Path, option: str = "--out") -> None:
+    """Raise RequestError for a URL that is taken for a path of this machine, which makes ./s3:."""
+    if ":/" in str(path):
+        url = re.sub(":/+", "://", str(path), count=1)  # a Path has lost one
+        raise RequestError(
+            f"{option} {url}: only local or mounted folders can be used here: copy it"
+        )
 
 
 _OF_FILES = {
@@ -47,10 +62,14 @@ _OF_FILES = {
 def check_folder(folder: Path, option: str = "--out") -> None:
     """Raise RequestError where no output can be written to the folder; nothing is made yet."""
     check_name(folder, option)
-    existing = _existing(folder)
     if folder.suffix.lower() in _OF_FILES and not folder.exists():
         fix = f"leave out {folder.suffix}"
         raise RequestError(f"{option} {folder}: is called as a file, and would be a folder: {fix}")
+    if is_stored(folder):
+        if folder.is_file():
+            raise RequestError(f"{option} {folder}: is a file, not a folder")
+        return
+    existing = _existing(folder)
     if not existing.is_dir():
         raise RequestError(f"{option} {folder}: {existing} is a file, not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -62,6 +81,9 @@ def check_names(folder: Path, names: Iterable[str], option: str = "--out") -> No
 
     `names` are paths below the folder.
     """
+    if is_stored(folder):
+        folders.check_lengths(folder, names, option)
+        return
     if not hasattr(os, "pathconf"):  # Windows, where whoever writes finds out
         return
     existing = _existing(folder)
@@ -88,6 +110,8 @@ def _existing(folder: Path) -> Path:
 
 def make_folder(folder: Path) -> None:
     """Make an output's folder; raises RequestError where that can't be done."""
+    if is_stored(folder):  # which is there with its first object
+        return
     try:
         Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)  # also where a link leads
     except OSError as error:
@@ -98,8 +122,17 @@ def check_outside(out: Path, sources: Sequence[str]) -> None:
     """Raise RequestError where an output would lie in a folder that samples are read from."""
     place = out.resolve()
     for source in sources:
+        if is_stored(place):
+            around = place_of(source)
+            if place.is_relative_to(around) and around.is_dir():
+                raise _inside(out, source)
+            continue
         if Path(source).is_dir() and Path(source).resolve() in (place, *place.parents):
-            raise RequestError(f"--out {out}: is in the SOURCE {source}: choose a folder outside")
+            raise _inside(out, source)
+
+
+def _inside(out: Path, source: str) -> RequestError:
+    return RequestError(f"--out {out}: is in the SOURCE {source}: choose a folder outside")
 
 
 def check_apart(out: Path, inputs: Sequence[Path]) -> None:
@@ -118,8 +151,13 @@ def check_apart(out: Path, inputs: Sequence[Path]) -> None:
 def staged(out: Path) -> Iterator[Path]:
     """A new place for a file or folder, which takes the place of `out` if the block succeeds.
 
-    Where `out` is a link, what it leads to is replaced.
+    Where `out` is a link, what it leads to is replaced. At a store it is made here, and put there.
     """
+    if is_stored(out):
+        with folders.staged(out) as local:
+            yield local
+        return
+    check_local(out)
     place = Path(os.path.realpath(out))
     place.parent.mkdir(parents=True, exist_ok=True)
     staging = hidden_place(place / "all" if workplace(place) == place else place)
@@ -179,11 +217,13 @@ def _refill(folder: Path, staging: Path) -> None:
 def empty(folder: Path) -> None:
     """Remove what is in a folder, and leave the folder, which may be a link or a mount."""
     for path in contents(folder):
-        remove(path)
+        remove_place(path)
 
 
 def contents(folder: Path) -> list[Path]:
     """What is in a folder, but for what isn't whole, and for locks; [] where there is none."""
+    if is_stored(folder):
+        return folders.contents(folder)
     return (
         [path for path in folder.iterdir() if not is_hidden(path.name)] if folder.is_dir() else []
     )
@@ -237,8 +277,19 @@ def sync_folder(folder: Path) -> None:
 T = TypeVar("T")
 
 
+def begin_journal(path: Path) -> None:
+    """Make a journal that holds nothing, where none is there."""
+    if not is_stored(path):
+        path.touch()
+    elif not path.exists():
+        folders.append_object(path, b"")
+
+
 def append_line(path: Path, fields: Mapping[str, Any]) -> None:
     """Add an object to a journal: when this returns, it survives a kill and a power cut."""
+    if is_stored(path):
+        folders.append_object(path, json.dumps(fields, ensure_ascii=False).encode())
+        return
     with path.open("ab") as file:
         # The break comes first: it ends a line that a killed run left half written.
         file.write(f"\n{json.dumps(fields, ensure_ascii=False)}\n".encode())
@@ -248,7 +299,11 @@ def append_line(path: Path, fields: Mapping[str, Any]) -> None:
 
 def read_lines(path: Path, parse: Callable[[bytes], T]) -> Iterator[T]:
     """What a journal holds, if it is there; a line that was left half written is passed over."""
-    for line in path.read_bytes().splitlines() if path.exists() else ():
+    if is_stored(path):
+        lines = folders.read_objects(path)
+    else:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    for line in lines:
         with suppress(ValueError):
             yield parse(line)
 
@@ -311,7 +366,7 @@ def is_same_request(
     return False
 
 
-def made_otherwise(out: Path, differences: Sequence[str]) -> RequestError:
+def made_otherwise(out: Path | str, differences: Sequence[str]) -> RequestError:
     """The error for an output of the same verb that another request made."""
     return RequestError(
         f"{out} was made with another {', '.join(differences)}; choose another --out, "
@@ -365,4 +420,12 @@ def read_record(out: Path, name: str, verb: str, kind: TypeAdapter[Any] = OBJECT
 def remove_own(out: Path, names: Sequence[str]) -> None:
     """Remove what an earlier run of a verb left in its folder: these names, and only these."""
     for name in names:
-        remove(out / name)
+        remove_place(out / name)
+
+
+def remove_place(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if is_stored(path):
+        path.remove()
+    else:
+        remove(path)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 from mmsieve.errors import FAILED, OK, Status
 from mmsieve.runs import carrying_out
 from mmsieve.sanitize import plain
+from mmsieve.stores.paths import is_stored
 from mmsieve.wording import counted, duration
 
 
@@ -49,7 +50,7 @@ def _is_plain(value: Any) -> bool:
         return all(isinstance(key, str) and _is_plain(one) for key, one in value.items())
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float | Path)
+    return value is None or isinstance(value, str | int | float | Path) or is_stored(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ from typing import Any, BinaryIO
 import fsspec
 import pyarrow as pa
 from braceexpand import braceexpand
-from fsspec.core import url_to_fs
 
 from mmsieve import http
 from mmsieve.errors import RequestError, ShardError
@@ -27,12 +26,11 @@ from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.leftovers import scratch_folder
 from mmsieve.manifests import FieldNames, Listed, read_manifest
 from mmsieve.sanitize import redact
+from mmsieve.stores.asking import is_local, one_line, open_filesystem
 
 # Finding files through fsspec, with errors that say the fix
 
 _MAGIC = re.compile(r"[*?\[]")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
-"""Protocol -> the extra of mmsieve that installs its filesystem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +67,6 @@ def list_files(pattern: str) -> Listing:
     return Listing(files, base is not None, linked)
 
 
-def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URL and the path there; RequestError names what must be installed."""
-    protocol = url.partition("://")[0]
-    try:
-        options = {"get_client": http.open_session} if http.is_address(url) else {}
-        found: tuple[fsspec.AbstractFileSystem, str] = url_to_fs(url, **options)
-    except ImportError as error:
-        extra = _EXTRAS.get(protocol)
-        fix = f"pip install 'mmsieve[{extra}]'" if extra else one_line(error)
-        raise RequestError(f"{url}: {protocol}:// needs a package not installed: {fix}") from error
-    except ValueError as error:
-        fix = "a SOURCE is a path or a URL such as s3://, gs://, hf://, https://"
-        raise RequestError(f"{url}: {one_line(error)}; {fix}") from error
-    except Exception as error:  # some backends connect at once, and have errors of their own
-        raise RequestError(f"{url}: can't be reached: {one_line(error)}") from error
-    return found
-
-
-def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
-    """Whether the filesystem's paths are paths of this machine."""
-    protocol = filesystem.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
-
-
 def path_of(url: str) -> str:
     """The path in a URL, without protocol and without what a signed https address appends."""
     _, separator, rest = url.partition("://")
@@ -124,16 +98,6 @@ def suffix_of(url: str) -> str:
     suffix = split_name(url)[1].lower()
     first, dot, _ = suffix[1:].partition(".")
     return ".tar" if suffix in _TARBALLS else f".{first}" if dot else suffix
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line, redacted; of one that can't say anything, its name."""
-    error = http.cause_of(error)
-    try:
-        said = http.answer_in(error) or redact(str(error))
-        return " ".join(said.split()) or type(error).__name__
-    except Exception:  # noqa: BLE001 - somebody else's `__str__` may fail in any way
-        return type(error).__name__
 
 
 def _find(

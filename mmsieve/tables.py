@@ -26,6 +26,8 @@ from mmsieve.errors import RequestError
 from mmsieve.identity import FileIdentity, TableSource
 from mmsieve.outputs import not_ours, write_atomically
 from mmsieve.read.parquet import check_expansion, naming_file
+from mmsieve.stores import folders
+from mmsieve.stores.paths import is_stored, place_of
 from mmsieve.validated import parse_json
 
 if hasattr(signal, "siginterrupt"):
@@ -168,7 +170,11 @@ def remove_file(path: Path) -> None:
 
 def table_files(folder: Path) -> dict[str, Path]:
     """The files of a table: shard name -> path, in the order of the names."""
-    found = ((path.relative_to(folder), path) for path in folder.rglob("*.parquet"))
+    if is_stored(folder):
+        files: Iterable[Path] = folders.parquet_files(folder)
+    else:
+        files = folder.rglob("*.parquet")
+    found = ((path.relative_to(folder), path) for path in files)
     shown = {
         inside.with_suffix("").as_posix(): path
         for inside, path in found
@@ -195,9 +201,13 @@ def open_file(
     Whatever goes wrong in the block is that of the file.
     """
     # pre_buffer would hold all of a large file's columns in memory
-    with naming_file(path, fix), pq.ParquetFile(path, pre_buffer=False) as file:
+    with (
+        naming_file(path, fix),
+        folders.readable(path) as content,
+        pq.ParquetFile(content, pre_buffer=False) as file,
+    ):
         for group in range(file.num_row_groups):
-            check_expansion(path, file, group, columns)
+            check_expansion(content, file, group, columns)
         _check_types(path, file, fix)
         yield file
 
@@ -328,8 +338,14 @@ class Table:
         origins: list[tuple[TableFile, int]] = []
         waiting: list[pa.Table] = []
         height = 0
-        for file in self.files:
-            for piece in self._pieces(file, columns, whole=False):
+
+        def small(file: TableFile) -> Iterable[pa.Table]:
+            pieces = self._pieces(file, columns, whole=False)
+            return list(pieces) if file.rows <= CHUNK else pieces
+
+        each = folders.map_many(small, self.files, is_stored(self.path))
+        for file, pieces in zip(self.files, each, strict=True):
+            for piece in pieces:
                 origins.append((file, piece.num_rows))
                 waiting.append(piece)
                 height += piece.num_rows
@@ -367,7 +383,7 @@ def open_tables(paths: Sequence[str | Path]) -> list[Table]:
     if not paths:
         raise RequestError("no TABLE given: name a folder of scores, or a Parquet file")
     opened: list[Table] = []
-    for path in map(Path, paths):
+    for path in map(place_of, paths):
         own = path.resolve().stem if path.is_file() else _folder_of(path).resolve().name
         taken = {table.name for table in opened}
         names = chain([own], (f"{own}{number}" for number in count(2)))
@@ -377,10 +393,10 @@ def open_tables(paths: Sequence[str | Path]) -> list[Table]:
 
 def _folder_of(path: Path) -> Path:
     """A table's folder; of a glob the folder above what it leaves open."""
-    if path.exists():
+    if not has_magic(str(path)) or path.exists():
         return path
-    known = takewhile(lambda part: not has_magic(part), path.parts)
-    return Path(*known)
+    known = sum(1 for _ in takewhile(lambda part: not has_magic(part), path.parts))
+    return path.parents[len(path.parts) - known - 1]
 
 
 def _find_files(path: Path) -> dict[str, Path]:
@@ -425,10 +441,9 @@ def _open(path: Path, name: str) -> Table:
     mixed: dict[str, str] = {}
     made_by = []
     last: pa.Schema | None = None
-    for shard, file in found.items():
-        with open_file(file) as parquet:
-            rows, schema = parquet.metadata.num_rows, parquet.schema_arrow.remove_metadata()
-            header = parse_header(file, parquet.metadata.metadata)
+    for (shard, file), (rows, schema, header) in zip(
+        found.items(), folders.map_many(_footer, found.values(), is_stored(path)), strict=True
+    ):
         made_by.append(None if header is None else (header.kind, header.fingerprint))
         if made_by[-1] != made_by[0]:
             raise RequestError(
@@ -443,6 +458,13 @@ def _open(path: Path, name: str) -> Table:
         files.append(_table_file(shard, file, rows, header))
     made = made_by[0] is not None
     return Table(name, _folder_of(path), tuple(files), types, mixed, is_ours=made)
+
+
+def _footer(path: Path) -> tuple[int, pa.Schema, Header | None]:
+    """Rows, columns and header of a file."""
+    with open_file(path) as parquet:
+        metadata, schema = parquet.metadata, parquet.schema_arrow.remove_metadata()
+        return metadata.num_rows, schema, parse_header(path, metadata.metadata)
 
 
 def _table_file(shard: str, path: Path, rows: int, header: Header | None) -> TableFile:

@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 207
+MOST_FILES = 214
 """Python files, __init__.py apart."""
-MOST_LINES = 43_300
+MOST_LINES = 44_500
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -111,6 +111,7 @@ FLOORS = (
     ("sanitize", "wording"),
     ("errors", "http", "leftovers"),
     ("validated", "manifests", "resources"),
+    ("stores",),
     ("runs",),
     ("sample", "labels", "options", "keywords", "outputs", "devices", "patience", "progress"),
     ("images",),

@@ -15,6 +15,7 @@ from mmsieve.errors import RequestError, ShardError
 from mmsieve.read import ReadOptions
 from mmsieve.read.shards import open_shard, split_files
 from mmsieve.sources import Shard, find_files, local_path, take_part
+from mmsieve.stores import asking
 from tests.helpers.shards import (
     captions,
     image,
@@ -226,7 +227,7 @@ def test_a_missing_extra_is_named(url, fix, monkeypatch):
     def fail(url, **options):
         raise ImportError("install this\nand that")
 
-    monkeypatch.setattr(sources, "url_to_fs", fail)
+    monkeypatch.setattr(asking, "url_to_fs", fail)
     assert refused(url).endswith(fix)
 
 

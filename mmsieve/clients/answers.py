@@ -17,6 +17,8 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from mmsieve.outputs import read_lines
+from mmsieve.stores.folders import cache_folder
+from mmsieve.stores.paths import is_stored
 
 _FOLDER = ".answers"
 _SYNC_AFTER = 1.0
@@ -36,7 +38,10 @@ class KeptAnswers:
 
     def __init__(self, out: Path, request: Mapping[str, str]) -> None:
         """`request` is whatever changes an answer beyond what is sent: that of the table."""
-        self._folder = out / _FOLDER
+        if is_stored(out):  # which has no files that grow: another machine asks again
+            self._folder = cache_folder("answers", str(out))
+        else:
+            self._folder = out / _FOLDER
         self._seed = hashlib.blake2b(json.dumps(request, sort_keys=True).encode()).digest()
         self._path: Path | None = None
         self._file: IO[bytes] | None = None

@@ -12,7 +12,7 @@ from mmsieve.errors import MmsieveError
 from mmsieve.http import seconds_to_wait
 from mmsieve.patience import PATIENCE
 from mmsieve.sanitize import redact
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 
 Trouble: TypeAlias = Literal["stop", "refused", "busy", "down", "failed"]
 """stop: no request can succeed (key, model, money, patience). refused: this request can't (400 and

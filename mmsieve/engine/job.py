@@ -31,7 +31,8 @@ from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.resources import ProcessUse
 from mmsieve.runs import current_run
 from mmsieve.sanitize import redact, tell
-from mmsieve.sources import Shard, one_line
+from mmsieve.sources import Shard
+from mmsieve.stores.asking import one_line
 from mmsieve.tables import Header
 
 

@@ -17,7 +17,7 @@ from mmsieve.read import ReadOptions, ShardReader, parse_record
 from mmsieve.read.shards import open_shard
 from mmsieve.sample import Sample, Text
 from mmsieve.sources import Shard
-from mmsieve.tables import COMMON, METADATA, read_frames
+from mmsieve.tables import COMMON, METADATA, open_file, read_frames
 
 _ROWS, _COLUMNS = 5, 6
 _SIDE = 96
@@ -52,9 +52,8 @@ class FirstRows:
         return f"<table>{''.join(rows)}</table>"
 
     def _columns(self) -> list[str]:
-        import pyarrow.parquet as pq
-
-        return [str(name) for name in pq.read_schema(self.file).names]
+        with open_file(self.file) as file:
+            return [str(name) for name in file.schema_arrow.names]
 
 
 def _shown(reader: ShardReader) -> Iterator[str]:

@@ -21,7 +21,8 @@ from mmsieve.engine.spawning import CONTEXT, needs_script, settle_in, starting
 from mmsieve.errors import MmsieveError
 from mmsieve.patience import Patience
 from mmsieve.progress import Progress
-from mmsieve.sources import Shard, one_line
+from mmsieve.sources import Shard
+from mmsieve.stores.asking import one_line
 
 _TELL_SECONDS = 0.5
 """Between two words of a process about how far it is."""

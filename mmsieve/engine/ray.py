@@ -15,7 +15,8 @@ from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.patience import Patience
 from mmsieve.progress import Advance, Progress
-from mmsieve.sources import Shard, one_line
+from mmsieve.sources import Shard
+from mmsieve.stores.asking import one_line
 
 _CPUS_PER_GPU = 4
 

@@ -24,7 +24,8 @@ from mmsieve.read.columns import check_caption
 from mmsieve.read.shards import open_shard
 from mmsieve.resources import waiting_for
 from mmsieve.sample import collect_notes
-from mmsieve.sources import Shard, one_line
+from mmsieve.sources import Shard
+from mmsieve.stores.asking import one_line
 
 _CHUNK_RECORDS = 32
 _CHUNK_BYTES = 8 << 20

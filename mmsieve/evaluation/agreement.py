@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from mmsieve.errors import RequestError, Status
 from mmsieve.evaluation.metrics import TOP, Floats, Ints, ScoreTies, count_ties, pearson, spearman
 from mmsieve.filtering.ids import hash_samples
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 from mmsieve.tables import SCORE, Table, TableFile, column_names, find_score
 
 _LEVEL = "quality_level"

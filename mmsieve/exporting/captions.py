@@ -103,6 +103,8 @@ class FinalCaptions:
         self._headers = {shard: self._check(file) for shard, file in self._files.items()}
         self.limit = next((h.limit for h in self._headers.values() if h.limit), None)
         """Set where they are of a trial run."""
+        self.fingerprint = next(iter(self._headers.values())).fingerprint
+        """What made them."""
 
     @property
     def shards(self) -> Sequence[str]:

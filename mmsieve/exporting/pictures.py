@@ -25,6 +25,8 @@ from mmsieve.read.json_items import parse_object
 from mmsieve.read.layouts import LAYOUTS
 from mmsieve.read.shards import open_shard, options_of
 from mmsieve.sources import MANIFEST, Shard
+from mmsieve.stores.folders import as_local
+from mmsieve.stores.paths import as_path, is_stored, place_of
 
 
 def image_folders(shards: Sequence[Shard], read: ReadOptions, out: Path) -> dict[str, Path]:
@@ -39,13 +41,13 @@ def image_folders(shards: Sequence[Shard], read: ReadOptions, out: Path) -> dict
         root = shard.images or read.images
         if root is None:
             found[shard.url] = out / PurePosixPath(shard.name).parent
-        elif (place := Path(root).resolve()) not in roots:
+        elif (place := place_of(root).resolve()) not in roots:
             taken = set(roots.values())
             numbered = (f"{place.name}-{number}" for number in range(2, len(roots) + 3))
             roots[place] = next(n for n in (place.name, *numbered) if n not in taken)
     for shard in shards:
         if root := shard.images or read.images:
-            name = roots[Path(root).resolve()] if len(roots) > 1 else ""
+            name = roots[place_of(root).resolve()] if len(roots) > 1 else ""
             found[shard.url] = out / name
     return found
 
@@ -128,6 +130,11 @@ class ImageCopies:
         if target in self.files:
             return
         source = images.find(name)
+        if is_stored(target):
+            self.files.add(as_path(target))
+            with as_local(source) as here:
+                target.put(here)
+            return
         inside = Path(os.path.realpath(target.parent)).is_relative_to(self.out.resolve())
         if not inside:
             raise OSError("a link there leads out of the folder of the export")
@@ -138,7 +145,8 @@ class ImageCopies:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = hidden_place(target)
         try:
-            shutil.copyfile(source, temporary)
+            with as_local(source) as here:
+                shutil.copyfile(here, temporary)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)

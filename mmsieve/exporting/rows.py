@@ -19,6 +19,7 @@ from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.exporting.captions import ORIGINAL, SCORE, CaptionEdit
 from mmsieve.read.parquet import ArrowRows, holds_bytes, open_parquet, rows_at_once
 from mmsieve.sources import unpacked
+from mmsieve.stores.folders import as_local
 
 Places: TypeAlias = npt.NDArray[np.int64]
 PARQUET, ARROW = ".parquet", ".arrow"
@@ -39,7 +40,12 @@ def read_errors(path: Path) -> Iterator[None]:
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A file's content, unpacked where it is compressed; RequestError where it can't be read."""
-    with read_errors(path), unpacked(str(path)) as content, Path(content).open("rb") as file:
+    with (
+        read_errors(path),
+        as_local(path) as here,
+        unpacked(str(here)) as content,
+        Path(content).open("rb") as file,
+    ):
         yield file
 
 

@@ -149,12 +149,12 @@ class ExportJournal:
             for tar in entry.tars:
                 (self._folder / tar.name).unlink(missing_ok=True)
         self.entries = {}
-        self._path.unlink(missing_ok=True)
+        outputs.remove_place(self._path)
         (self._folder / MANIFEST).unlink(missing_ok=True)
 
     def begin(self) -> None:
         """Mark the folder as an export's, before the first tar is written."""
-        self._path.touch()
+        outputs.begin_journal(self._path)
 
     def check(self, identities: dict[str, str], overwrite: bool) -> None:
         """Raise RequestError where the folder holds what this export may not replace or leave."""

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from mmsieve.errors import RequestError, SampleError, ShardError, Status
-from mmsieve.outputs import write_text
+from mmsieve.outputs import check_local, write_text
 from mmsieve.read import ImageFolder, Record
 from mmsieve.read.json_items import read_file
 from mmsieve.sample import Image, Part, Sample, Text
@@ -150,6 +150,7 @@ def read_training_file(
 ) -> tuple[list[TrainingRecord], list[LeftOut]]:
     """The records of a training file, and those that are none; RequestError where all are."""
     if not path.is_file():
+        check_local(path, "--data")
         raise RequestError(f"{path}: no such file")
     found = list(read_entries(path, parse))
     left_out = [one for one in found if isinstance(one, LeftOut)]

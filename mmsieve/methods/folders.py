@@ -10,9 +10,11 @@ changes.
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +24,10 @@ from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
 from mmsieve.errors import RequestError, nearest
-from mmsieve.sources import one_line
+from mmsieve.leftovers import scratch_folder
+from mmsieve.stores.asking import one_line
+from mmsieve.stores.folders import cache_folder, fetch_files, files_of
+from mmsieve.stores.paths import StorePath
 from mmsieve.validated import OBJECT, check_json, read_json_file
 
 if TYPE_CHECKING:
@@ -128,6 +133,29 @@ def hub_folder(name: str) -> Path | None:
         if any(Path(folder).glob("*.safetensors")):
             return Path(folder)
     return None
+
+
+def fetched(place: StorePath) -> Path:
+    """A model's folder at a store, as a copy on this machine that is kept; raises RequestError.
+
+    What is read of models is fetched, once for each content that the store shows.
+    """
+    try:
+        sizes = {path: size for path, size in files_of(place).items() if _is_of_model(path.name)}
+        seen = json.dumps([(str(path), size, path.tag()) for path, size in sizes.items()])
+        folder = cache_folder("models", seen) / place.name
+        if not folder.is_dir():
+            with scratch_folder() as scratch:
+                fetch_files(place, sizes, scratch / place.name)
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(scratch / place.name, folder)
+    except OSError as error:
+        raise RequestError(f"model {place}: can't be fetched: {one_line(error)}") from error
+    return folder
+
+
+def _is_of_model(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in HUB_FILES)
 
 
 FIX = "take the file of the model as it was published"

@@ -38,6 +38,7 @@ from mmsieve.methods.rules import Rules
 from mmsieve.methods.unifilter.annotator import OneSided, ScoringOptions, UniFilter
 from mmsieve.methods.unifilter.checkpoint import open_checkpoint
 from mmsieve.sample import Kind, Sample
+from mmsieve.stores.paths import is_stored, is_url, place_of
 
 # Names -> folders
 
@@ -57,9 +58,9 @@ def find_model(model: str, verb: str | None = "score") -> Path:
 
 def find_folder(model: str, allowed: str = _PLACES) -> Path:
     """The folder of a path or a Hugging Face id; raises RequestError that says what is allowed."""
-    folder = Path(model).expanduser()
+    folder = place_of(model).expanduser()
     if model and folder.is_dir():
-        return folder
+        return folders.fetched(folder) if is_stored(folder) else folder
     if model and folder.exists():
         raise RequestError(f"model {model!r} is a file: give {allowed}")
     name = folders.known_id(model) or model
@@ -83,7 +84,7 @@ def load_annotator(
 ) -> Annotator:
     """The annotator of a model by its name, such as `clip:FOLDER`; raises RequestError."""
     options, mlm_filter = options or ScoringOptions(), mlm_filter or MlmFilterOptions()
-    method, colon, name = str(model).partition(":")
+    method, colon, name = ("", "", model) if is_url(model) else str(model).partition(":")
     if method == MLM_FILTER:
         return MlmFilter(name, mlm_filter, options)
     if str(model).startswith(SCHEME):

@@ -16,7 +16,7 @@ from mmsieve.engine.annotator import Annotator
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.methods.folders import BASELINES, CATALOG
 from mmsieve.methods.unifilter.annotator import ScoringOptions
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 from mmsieve.tables import COMMON, METADATA, find_score
 
 GROUP = "mmsieve.annotators"

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, normalizers
 from mmsieve.devices import quiet
 from mmsieve.errors import RequestError, is_order_to_end
 from mmsieve.methods.folders import read_json
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 
 FILES = (
     "tokenizer.json",

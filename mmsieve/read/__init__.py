@@ -15,7 +15,8 @@ from mmsieve.errors import SampleError, Status
 from mmsieve.images import ImageLimits, read_size
 from mmsieve.options import INPUT, LIMITS, AboveZero, Options, Positive
 from mmsieve.sample import Image, Kind, Sample, Text
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
+from mmsieve.stores.paths import StorePath, as_path, is_stored, place_of
 
 BROKEN_JSON = "its json is no JSON object: taken as no metadata"
 """Note on a pair whose json costs it nothing."""
@@ -157,6 +158,8 @@ class ImageFolder:
     """The folder that image paths are relative to; no path leaves it, by `..` or by a link."""
 
     def __init__(self, folder: Path) -> None:
+        place = place_of(folder)
+        self._store = place if is_stored(place) else None
         self._root = Path(os.path.realpath(folder))
 
     def read_once(self) -> Callable[[str], bytes]:
@@ -186,6 +189,8 @@ class ImageFolder:
     def find(self, name: str) -> Path:
         """The path of an image file, without links; raises SampleError."""
         try:
+            if self._store is not None:
+                return _find_stored(self._store, name)
             # A name may be absolute, and a link may lead out: only the resolved path shows it.
             path = Path(os.path.realpath(self._root / name))
             if not path.is_relative_to(self._root):
@@ -193,10 +198,22 @@ class ImageFolder:
             found = path.stat()
             if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
                 raise SampleError(Status.IMAGE_MISSING, f"{name!r} is not a file")
-            if found.st_size > MAX_BYTES:
-                message = f"{name!r} has {found.st_size} bytes, {MAX_BYTES} can be read"
-                raise SampleError(Status.IMAGE_TOO_LARGE, message)
+            _check_size(name, found.st_size)
             return path
         except (OSError, ValueError) as error:
             message = f"{name!r} can't be read: {one_line(error)}"
             raise SampleError(Status.IMAGE_MISSING, message) from error
+
+
+def _find_stored(root: StorePath, name: str) -> Path:
+    if name.startswith("/") or ".." in name.split("/"):
+        raise SampleError(Status.IMAGE_MISSING, f"{name!r} leaves the folder of images")
+    path = root / name
+    _check_size(name, path.stat().st_size)
+    return as_path(path)
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > MAX_BYTES:
+        message = f"{name!r} has {size} bytes, {MAX_BYTES} can be read"
+        raise SampleError(Status.IMAGE_TOO_LARGE, message)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from mmsieve.errors import ShardError
 from mmsieve.read import MAX_BYTES
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 
 CSV = (".csv", ".tsv")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}

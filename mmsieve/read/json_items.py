@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.read import MAX_BYTES, Record
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAYBE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

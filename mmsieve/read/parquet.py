@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +14,8 @@ import pyarrow.types as pt
 from mmsieve.errors import MmsieveError, RequestError, SampleError, ShardError, is_order_to_end
 from mmsieve.read import Record
 from mmsieve.read.json_items import parse_object
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
+from mmsieve.stores.paths import is_stored
 
 
 def pick(
@@ -259,6 +260,8 @@ def naming_file(path: Path, fix: str) -> Iterator[None]:
     except BaseException as error:
         if is_order_to_end(error):
             raise
+        if is_stored(path) and isinstance(error, OSError):  # it is the store, and not the file
+            fix = "is it there, and may you read it? The same command tries again"
         raise RequestError(f"{path}: can't be read ({one_line(error)}): {fix}") from error
 
 
@@ -271,7 +274,9 @@ def rows_at_once(file: pq.ParquetFile, group: int, columns: Collection[str]) -> 
     return min(max(_BATCH_BYTES // largest, 1), _BATCH_ROWS)
 
 
-def check_expansion(path: Path, file: pq.ParquetFile, group: int, columns: Collection[str]) -> None:
+def check_expansion(
+    path: Path | IO[bytes], file: pq.ParquetFile, group: int, columns: Collection[str]
+) -> None:
     """Raise ShardError where a group's columns take far more memory than room in the file."""
     rows = file.metadata.row_group(group).num_rows
     for column in _columns(file, group, columns):
@@ -311,7 +316,7 @@ def _packed(group: int, column: pq.ColumnChunkMetaData, size: int) -> ShardError
     return ShardError(f"row group {group}: {packed}")
 
 
-def _plain_size(path: Path, group: int, name: str, most: int) -> int:
+def _plain_size(path: Path | IO[bytes], group: int, name: str, most: int) -> int:
     """Bytes of a column's texts without their dictionary, or a number beyond `most`."""
     total = 0
     with pq.ParquetFile(path, read_dictionary=[name]) as packed:

@@ -32,7 +32,9 @@ from mmsieve.read import (
 )
 from mmsieve.read.columns import parse_column
 from mmsieve.read.layouts import LAYOUTS, LayoutError, RowFile, RowParser
-from mmsieve.sources import FOLDER, TAR, Shard, check_names, local_path, one_line, open_file
+from mmsieve.sources import FOLDER, TAR, Shard, check_names, local_path, open_file
+from mmsieve.stores.asking import one_line
+from mmsieve.stores.paths import place_of
 
 T = TypeVar("T")
 ROWS = 4096
@@ -52,7 +54,7 @@ def split_files(files: tuple[Shard, ...], options: ReadOptions) -> list[Shard]:
 
 def _check(files: tuple[Shard, ...], options: ReadOptions) -> None:
     """What can be known of a request's layout before anything is read in earnest."""
-    if options.images is not None and not Path(options.images).is_dir():
+    if options.images is not None and not place_of(options.images).is_dir():
         raise RequestError(f"--images {options.images}: no such folder")
     expected = None if options.layout is None else LAYOUTS[options.layout].suffixes
     for file in files:

@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.read import MAX_BYTES, Record, duplicate
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 
 BLOCK = tarfile.BLOCKSIZE
 _READ = frozenset([*IMAGE_EXTENSIONS, "txt", "json"])

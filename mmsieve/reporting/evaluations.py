@@ -15,7 +15,7 @@ from mmsieve.reporting.charts import LineChart, LineSeries
 from mmsieve.reporting.heatmaps import HeatCell, HeatMap
 from mmsieve.reporting.inputs import EvaluatedModel
 from mmsieve.reporting.sections import Gallery, GalleryGroup, GallerySample, Groups
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 from mmsieve.tables import open_tables
 from mmsieve.validated import check_json
 

@@ -14,7 +14,9 @@ from mmsieve.identity import TableSource
 from mmsieve.read.documents import is_mmc4
 from mmsieve.read.instructions import looks_right
 from mmsieve.read.json_items import first_sign, line_items, parse_object
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
+from mmsieve.stores.folders import map_many
+from mmsieve.stores.paths import is_stored, place_of
 from mmsieve.tables import Header
 from mmsieve.training.options import RUN, STAGES
 
@@ -166,7 +168,7 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
     trainings: list[Path] = []
     sources: list[str] = []
     for given in inputs:
-        path = Path(given)
+        path = place_of(given)
         if (folder := training_folder(path)) is not None:
             trainings.append(folder)
         elif (numbers := read_metrics(path)) is not None:
@@ -177,7 +179,7 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
             sources.append(given)
     if not found and not metrics and not trainings:
         for given in inputs:
-            if not Path(given).exists() and not {*given} & {*"*?[{:"}:
+            if not place_of(given).exists() and not {*given} & {*"*?[{:"}:
                 raise RequestError(f"{given}: no such file or folder")
         raise RequestError(
             f"nothing to report in {', '.join(inputs) or 'no input'}: give a table made by score, "
@@ -208,7 +210,7 @@ def find_table(path: Path) -> ReportTable | None:
     """The table or decisions at a path; None where it holds no file made by mmsieve."""
     found = decisions.decision_files(path).values()
     files = tuple(file for file in found if file.suffix == ".parquet")
-    headers = [tables.read_header(file) for file in files]
+    headers = list(map_many(tables.read_header, files, is_stored(path)))
     ours = [header for header in headers if header is not None]
     if not ours:
         return None

@@ -20,7 +20,7 @@ from mmsieve.selection.choosing import EXCLUDED, Brought, choose_among, in_rando
 from mmsieve.selection.groups import Bools
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatingTable
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 from mmsieve.tables import open_tables
 
 _MOST_NAMES = 12

@@ -4,7 +4,6 @@ An item is found by its place in its file, never by its key: ids repeat in the f
 JSON items keep their bytes, Parquet rows their columns, types and metadata.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from mmsieve.read.shards import split_files
 from mmsieve.selection.groups import Bools
 from mmsieve.selection.pool import RatedSamples
 from mmsieve.sources import READ, Shard, find_files, suffix_of
+from mmsieve.stores.paths import url_of
 from mmsieve.tables import TableFile
 
 
@@ -129,7 +129,7 @@ def write_subset(rated: RatedSamples, chosen: Bools, request: SubsetRequest) -> 
 
 def _write_around(wanted: dict[Path, Places], request: SubsetRequest) -> list[str]:
     """Copy images, if they are asked for, and list files again; raises MmsieveError for a part."""
-    urls = {path: os.path.abspath(path) for path in request.data}  # noqa: PTH100 - as of sources
+    urls = {path: url_of(path) for path in request.data}
     written: dict[str, tuple[str, str | None]] = {
         url: (path.name, None) for path, url in urls.items()
     }
@@ -154,7 +154,7 @@ def _places(
     rated: RatedSamples, chosen: Bools, data: Sequence[Path]
 ) -> tuple[dict[Path, Places], list[str]]:
     """File of --data -> places of its chosen items, ascending; RequestError for one not rated."""
-    by_url = {str(path.absolute()): path for path in data}
+    by_url = {url_of(path): path for path in data}
     known = SourceFiles((url, path.stat().st_size) for url, path in by_url.items())
     found: dict[Path, list[Places]] = {path: [] for path in data}
     rated_files: dict[str, Path | None] = {}

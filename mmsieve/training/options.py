@@ -20,7 +20,14 @@ from cyclopts import Group, Parameter
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import remove
 from mmsieve.options import COMMON, NotNegative, OutputOptions
-from mmsieve.outputs import contents, is_same_request, make_folder, read_record, write_text
+from mmsieve.outputs import (
+    check_local,
+    contents,
+    is_same_request,
+    make_folder,
+    read_record,
+    write_text,
+)
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,7 @@ def _files(flag: str, given: Any, inside: str) -> list[Path]:
     found = [path / inside if Path(path).is_dir() else Path(path) for path in as_tuple(given)]
     for file in found:
         if not file.is_file():
+            check_local(file, f"--{flag}")
             raise RequestError(f"--{flag} {file}: no such file")
     return found
 

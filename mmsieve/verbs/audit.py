@@ -24,6 +24,7 @@ from mmsieve.outputs import check_file, write_text
 from mmsieve.read import ReadOptions
 from mmsieve.reporting.inputs import ReportTable, find_table
 from mmsieve.reports import Report, timed
+from mmsieve.stores.paths import place_of
 from mmsieve.tables import open_tables
 from mmsieve.wording import counted
 
@@ -106,6 +107,7 @@ def audit(
         Files that the form exported, one for each rater.
     """
     wanted = options or AuditOptions()
+    out = None if out is None else place_of(out)
     table, sources = _split(inputs)
     paths = [labels] if isinstance(labels, (str, Path)) else list(labels)
     if paths:
@@ -115,7 +117,7 @@ def audit(
 
 def _split(inputs: Sequence[str]) -> tuple[ReportTable, list[str]]:
     """The one table, and what else was given."""
-    found = [(given, find_table(Path(given))) for given in inputs]
+    found = [(given, find_table(place_of(given))) for given in inputs]
     tables = [one for _, one in found if one is not None and one.kind != DECISIONS]
     if len(tables) != 1:
         raise RequestError(
@@ -133,7 +135,6 @@ def _make_audit(
 ) -> AuditReport:
     if out is None:
         raise RequestError("say --out FORM.html for a form, or --read LABELS.jsonl to read labels")
-    out = Path(out)
     if out.suffix not in (".html", ".htm"):
         raise RequestError(f"--out {out}: name a file that ends in .html")
     if not sources:
@@ -163,7 +164,7 @@ def _read_audit(
     check_scipy()
     if sources:
         raise RequestError(f"--read needs no sources: leave out {', '.join(sources)}")
-    if out is not None and Path(out).suffix != ".json":
+    if out is not None and out.suffix != ".json":
         raise RequestError(f"--out {out}: with --read name a file that ends in .json")
     by = column_of(table, wanted.by)
     (opened,) = open_tables([table.path])
@@ -177,10 +178,10 @@ def _read_audit(
         notes.append(f"{found.missing} labels are of samples that the table has no score of")
     if out is not None:
         estimates = [asdict(one) for one in precision.all()]
-        with writing_to(Path(out), "audit", wait=wanted.wait):
-            write_text(Path(out), json.dumps({"by": by, "cuts": estimates}, indent=1))
+        with writing_to(out, "audit", wait=wanted.wait):
+            write_text(out, json.dumps({"by": by, "cuts": estimates}, indent=1))
     return AuditReport(
-        out=paths[0] if out is None else Path(out),
+        out=paths[0] if out is None else out,
         samples=len(found.scores),
         cuts=tuple(_some_cuts(precision)),
         agreement=agreement_of(found.judgements),

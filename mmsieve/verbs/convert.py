@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
-from mmsieve.locks import writing_to
+from mmsieve.locks import working_copy, writing_to
 from mmsieve.methods.aitqe.checkpoint import open_enhancer
 from mmsieve.methods.folders import bundled_folder
 from mmsieve.methods.load import find_folder
@@ -19,6 +19,7 @@ from mmsieve.options import Overwrite, Wait
 from mmsieve.outputs import check_folder, is_same_request, read_record, staged
 from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
+from mmsieve.stores.paths import place_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +46,21 @@ def convert(
     out
         Folder to write: a new one, an empty one, or what convert wrote before.
     """
-    out = Path(out)
+    given = place_of(out)
     folder = bundled_folder(model) or find_folder(model, "a bundled model, a folder or an id")
-    check_folder(out)
+    check_folder(given)
     known = recognise(folder)
     checkpoint, write = _converter(known)
     config = record_of(checkpoint)
-    with writing_to(out, "convert", wait=wait):
+    with working_copy(given, "convert", wait=wait) as out, writing_to(out, "convert", wait=wait):
         note_facts(fingerprint=config)
         made = read_record(out, RECORD, "convert")
         if made is not None and is_same_request(out, made, config, overwrite) and not overwrite:
-            return ConvertReport(out=out, notes=("done before",))
+            return ConvertReport(out=given, notes=("done before",))
         with staged(out) as staging:
             notes = write(checkpoint, staging)
             (staging / RECORD).write_text(json.dumps(config) + "\n", "utf-8")
-    return ConvertReport(out=out, notes=(known.note, *notes))
+    return ConvertReport(out=given, notes=(known.note, *notes))
 
 
 def _converter(known: PublishedFolder) -> tuple[CheckpointFolder, Callable[[Any, Path], list[str]]]:

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from mmsieve.devices import available_memory, count_cores, gigabytes
 from mmsieve.reports import Printed
 from mmsieve.sanitize import plain, redact
-from mmsieve.sources import one_line
+from mmsieve.stores.asking import one_line
 
 _PACKAGE = "mmsieve"
 _SHOWN = ("torch", "transformers", "polars", "pyarrow", "duckdb", "pillow", "huggingface_hub")

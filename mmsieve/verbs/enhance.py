@@ -11,6 +11,7 @@ from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions
 from mmsieve.reporting.assessments import summarise
 from mmsieve.reports import timed
+from mmsieve.stores.paths import place_of
 
 
 @flat_options
@@ -41,11 +42,11 @@ def enhance(
     report = run_annotator(
         lambda device: load_assessor(model, enhancing, replace(asked, device=device)),
         sources,
-        Path(out),
+        place_of(out),
         device=asked.device,
         read=replace(read or ReadOptions(), kinds=("caption",)),
         run=running,
     )
     if running.dry_run:
         return report
-    return replace(report, notes=(*report.notes, *summarise(Path(out)).lines()))
+    return replace(report, notes=(*report.notes, *summarise(place_of(out)).lines()))

@@ -26,6 +26,7 @@ from mmsieve.options import BatchTokens, CommonOptions, Limit, NotNegative, Posi
 from mmsieve.outputs import check_folder, make_folder, write_atomically, write_text
 from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
+from mmsieve.stores.paths import place_of
 from mmsieve.tables import notes_of_unfinished, open_tables
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
@@ -118,7 +119,7 @@ def evaluate(
     out
         Folder of metrics.json.
     """
-    options, out = run or EvaluateOptions(), Path(out)
+    options, out = run or EvaluateOptions(), place_of(out)
     models = [model] if isinstance(model, str) else [str(each) for each in model]
     check_folder(out)
     check_installed()

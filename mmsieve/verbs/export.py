@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from mmsieve.decisions import Decisions
 from mmsieve.errors import MmsieveError, RequestError, ShardError
 from mmsieve.exporting.captions import FinalCaptions
 from mmsieve.exporting.exporter import Exporter
+from mmsieve.exporting.hub import UNKNOWN, Card, HubDataset, Licences, command_of, sources_of
 from mmsieve.exporting.items import ALL_ITEM_FILES
 from mmsieve.exporting.pictures import ImageCopies, image_folders, write_manifests_again
 from mmsieve.exporting.plan import REPACKED, ExportPlan, Form, KeptSamples, make_plan
@@ -29,6 +30,7 @@ from mmsieve.read.shards import open_shard, split_files
 from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
 from mmsieve.sources import FOLDER, TAR, Shard, Sources, find_files
+from mmsieve.stores.paths import as_path, is_stored, place_of
 from mmsieve.wording import counted
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
@@ -59,6 +61,9 @@ class ExportOptions(OutputOptions):
     """Shards that are copied at the same time."""
     limit: Annotated[Positive | None, Parameter(group=COMMON)] = None
     """Trial run: export the first so many kept samples."""
+    license: tuple[str, ...] | None = None
+    """For the card of --out hf://: the licence of all sources, or SOURCE=LICENCE, of those whose
+    address begins so; may be repeated. By default that of a hub source's own card."""
     allow_trial: Annotated[bool, Parameter(group=COMMON)] = False
     """Export what decisions about a trial run (--limit) keep: a part of what would be kept."""
 
@@ -109,40 +114,104 @@ def export(
     captions
         The table that enhance made: rewritten captions take the place of theirs.
     out
-        Folder of what is written.
+        Folder of what is written; hf://datasets/OWNER/NAME: a data set repository with a card.
     """
-    out, options = Path(out), run or ExportOptions()
-    check_folder(out)
-    check_outside(out, sources)
-    final = None if captions is None else FinalCaptions(Path(captions))
-    chosen: KeptSamples | None = final if decisions is None else Decisions(Path(decisions))
-    if chosen is None:
-        raise RequestError("nothing to export by: give --decisions, --captions, or both")
-    trial = next((one for one in (chosen, final) if one is not None and one.limit), None)
-    if trial is not None and not options.allow_trial:
-        raise RequestError(
-            f"{trial.label}: of a trial run of {trial.limit} samples (--limit): run the whole, "
-            "or say --allow-trial"
+    place, options = place_of(out), run or ExportOptions()
+    asked = _Request(sources, decisions, captions, read or ReadOptions(), options)
+    if is_stored(place) and place.protocol == "hf":
+        return _export_to_hub(asked, HubDataset(place))
+    if options.license is not None:
+        raise RequestError("--license: is for the card of --out hf://datasets/OWNER/NAME")
+    return asked.carry_out(place)[0]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is exported, and how."""
+
+    sources: Sequence[str]
+    decisions: Path | None
+    captions: Path | None
+    read: ReadOptions
+    options: ExportOptions
+
+    def carry_out(self, out: Path) -> tuple[ExportReport, ExportPlan, KeptSamples]:
+        """Export to a folder; returns what it was made by, too."""
+        options = self.options
+        check_folder(out)
+        check_outside(out, self.sources)
+        final = None if self.captions is None else FinalCaptions(place_of(self.captions))
+        chosen: KeptSamples | None = (
+            final if self.decisions is None else Decisions(place_of(self.decisions))
         )
-    found = find_files(sources)
-    form, reading, shards = _split(found, read or ReadOptions(), options, final is not None)
-    names = _check_form(form, shards, reading, options)
-    words = (*names.words, *(("--with-images",) if options.with_images else ()))
-    plan = make_plan(shards, chosen, options.limit, final, form, words)
-    check_names(out, [file.name for file in plan.files])
-    with writing_to(out, "export", wait=options.wait, dry_run=options.dry_run):
-        pictures = ImageCopies(out) if options.with_images else None
-        folders = image_folders([part.shard for part in plan.parts], reading, out)
-        journal = ExportJournal(out)
-        exporter = Exporter(chosen, reading, out, journal, final, names, pictures, folders)
-        report = _export(exporter, plan, options, found.notes)
-        if options.dry_run:
-            return report
-        written = _written(plan, exporter)
-        notes = [] if pictures is None else pictures.notes()
-        notes += write_manifests_again(sources, out, written)
-        save_again(out, {url: name for url, (name, _) in written.items()}, final is not None)
-        return replace(report, notes=(*report.notes, *notes))
+        if chosen is None:
+            raise RequestError("nothing to export by: give --decisions, --captions, or both")
+        trial = next((one for one in (chosen, final) if one is not None and one.limit), None)
+        if trial is not None and not options.allow_trial:
+            raise RequestError(
+                f"{trial.label}: of a trial run of {trial.limit} samples (--limit): run the whole, "
+                "or say --allow-trial"
+            )
+        found = find_files(self.sources)
+        form, reading, shards = _split(found, self.read, options, final is not None)
+        names = _check_form(form, shards, reading, options)
+        words = (*names.words, *(("--with-images",) if options.with_images else ()))
+        plan = make_plan(shards, chosen, options.limit, final, form, words)
+        check_names(out, [file.name for file in plan.files])
+        with writing_to(out, "export", wait=options.wait, dry_run=options.dry_run):
+            pictures = ImageCopies(out) if options.with_images else None
+            folders = image_folders([part.shard for part in plan.parts], reading, out)
+            journal = ExportJournal(out)
+            exporter = Exporter(chosen, reading, out, journal, final, names, pictures, folders)
+            report = _export(exporter, plan, options, found.notes)
+            if options.dry_run:
+                return report, plan, chosen
+            written = _written(plan, exporter)
+            notes = [] if pictures is None else pictures.notes()
+            notes += write_manifests_again(self.sources, out, written)
+            save_again(out, {url: name for url, (name, _) in written.items()}, final is not None)
+            return replace(report, notes=(*report.notes, *notes)), plan, chosen
+
+
+def _export_to_hub(asked: _Request, hub: HubDataset) -> ExportReport:
+    """Export to a folder here, describe it, upload it; a part of what was asked for isn't."""
+    options = asked.options
+    before = hub.check(options.overwrite)
+    report, plan, chosen = asked.carry_out(hub.work)
+    report = replace(report, out=as_path(hub.out))
+    if options.dry_run:
+        return report
+    if report.failed:
+        return replace(report, notes=(*report.notes, "not uploaded: a part of it failed"))
+    samples, licences = sources_of(plan, Licences(options.license or ()))
+    card = Card(
+        title=hub.name.rpartition("/")[2],
+        command=command_of(asked.sources, _words(asked, hub)),
+        fingerprint=digest(sorted(plan.identities(options.shard_size).values())),
+        settings=chosen.fingerprint,
+        samples=report.samples,
+        files=report.tars,
+        bytes=report.bytes,
+        sources=samples,
+        licences=licences,
+    )
+    card.write(hub.work)
+    is_private = hub.upload(hub.work, before)
+    hub.clear()
+    new = ("the repository is private: who may read it is set on the hub",) if is_private else ()
+    unknown = [source for source, licence in licences.items() if licence == UNKNOWN]
+    said = (f"the card has no licence of {', '.join(unknown)}: say --license",) if unknown else ()
+    return replace(report, notes=(*report.notes, *new, *said))
+
+
+def _words(asked: _Request, hub: HubDataset) -> dict[str, object]:
+    """The options that were given, as far as they say what is in an export."""
+    own = {one.name: getattr(asked.options, one.name) for one in fields(asked.options)}
+    usual = {one.name: one.default for one in fields(asked.options)}
+    quiet = ("quiet", "wait", "overwrite", "workers", "license")
+    given = {n: v for n, v in own.items() if v != usual[n] and n not in quiet}
+    named = {"decisions": asked.decisions, "captions": asked.captions}
+    return {**{n: v for n, v in named.items() if v is not None}, **given, "out": hub.out}
 
 
 def _split(

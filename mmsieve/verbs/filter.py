@@ -22,6 +22,8 @@ from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomi
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
 from mmsieve.runs import note_facts
+from mmsieve.stores.folders import as_local
+from mmsieve.stores.paths import place_of
 from mmsieve.tables import notes_of_unfinished, open_tables
 
 __all__ = ["CutOptions", "FilterReport", "filter"]
@@ -86,7 +88,7 @@ def filter(
     format
         parquet: key, shard, keep, reason and score of every row. datacomp: DataComp's subset file.
     """
-    out, is_uids = Path(out), format == "datacomp"
+    out, is_uids = place_of(out), format == "datacomp"
     plan, found = _plan(tables, cut or CutOptions(), out, is_uids)
     try:
         with (
@@ -161,6 +163,8 @@ def _is_array(path: Path) -> bool:
 
 
 def _replace(out: Path, made: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite and not filecmp.cmp(made, out, shallow=False):
-        raise made_otherwise(out, ["choice of samples"])
+    if out.exists() and not overwrite:
+        with as_local(out) as before:
+            if not filecmp.cmp(made, before, shallow=False):
+                raise made_otherwise(out, ["choice of samples"])
     write_atomically(out, lambda temporary: shutil.copyfile(made, temporary))

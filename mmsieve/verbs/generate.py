@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,12 +23,13 @@ from mmsieve.generation.tasks.assessments import AssessmentTask
 from mmsieve.generation.tasks.ratings import RatingTask
 from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
 from mmsieve.keywords import flat_options
-from mmsieve.locks import writing_to
+from mmsieve.locks import working_copy, writing_to
 from mmsieve.options import Options
 from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
+from mmsieve.stores.paths import place_of
 from mmsieve.wording import counted
 
 _RECORD = "generate.json"
@@ -80,7 +81,7 @@ def generate_captions(
     out
         Folder of train.json, val.json and the images.
     """
-    return _generate(CaptionTask(), sources, Path(out), options, asking, read)
+    return _generate(CaptionTask(), sources, place_of(out), options, asking, read)
 
 
 @flat_options
@@ -101,7 +102,7 @@ def generate_documents(
     out
         Folder of train.json, val.json and the images.
     """
-    return _generate(DocumentTask(), sources, Path(out), options, asking, read)
+    return _generate(DocumentTask(), sources, place_of(out), options, asking, read)
 
 
 @flat_options
@@ -123,7 +124,9 @@ def generate_assessments(
         Folder of train.json, val.json and the images.
     """
     judging = judging or AssessmentsOptions()
-    return _generate(AssessmentTask(judging), sources, Path(out), options, asking, read, judging)
+    return _generate(
+        AssessmentTask(judging), sources, place_of(out), options, asking, read, judging
+    )
 
 
 @flat_options
@@ -146,11 +149,25 @@ def generate_ratings(
         nobody has rated, where they are drawn.
     """
     rating = rating or RatingsOptions()
-    return _generate(RatingTask(rating), sources, Path(out), options, asking, read, rating)
+    return _generate(RatingTask(rating), sources, place_of(out), options, asking, read, rating)
 
 
 @timed
 def _generate(
+    task: GenerationTask,
+    sources: tuple[str, ...],
+    out: Path,
+    options: GenerateOptions,
+    asking: TeacherOptions | None,
+    read: ReadOptions | None,
+    *others: Options,
+) -> GenerateReport:
+    with working_copy(out, "generate", wait=options.wait, dry_run=options.dry_run) as place:
+        report = _generate_here(task, sources, place, options, asking, read, *others)
+    return replace(report, out=out)
+
+
+def _generate_here(
     task: GenerationTask,
     sources: tuple[str, ...],
     out: Path,

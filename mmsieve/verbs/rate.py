@@ -14,6 +14,7 @@ from mmsieve.methods.load import load_raters
 from mmsieve.methods.mmssr.annotator import RatingOptions
 from mmsieve.read import ReadOptions
 from mmsieve.reports import timed
+from mmsieve.stores.paths import place_of
 from mmsieve.tables import read_frames, table_files
 
 
@@ -44,7 +45,7 @@ def rate(
     report = run_annotator(
         lambda device: load_raters(model, replace(asked, device=device)),
         sources,
-        Path(out),
+        place_of(out),
         device=asked.device,
         read=replace(read or ReadOptions(), kinds=("instruction",)),
         run=run or RunOptions(),

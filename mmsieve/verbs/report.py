@@ -17,6 +17,7 @@ from mmsieve.reporting.explorer.explorer import find_explorers
 from mmsieve.reporting.inputs import sort_inputs
 from mmsieve.reporting.report import count_all, make_page, render
 from mmsieve.reports import Report, timed
+from mmsieve.stores.paths import place_of
 from mmsieve.wording import counted
 
 
@@ -62,7 +63,7 @@ def report(
     out
         The page: a file that ends in .html.
     """
-    wanted, out = options or ReportOptions(), Path(out)
+    wanted, out = options or ReportOptions(), place_of(out)
     if out.suffix not in (".html", ".htm"):
         raise RequestError(f"--out {out}: name a file that ends in .html")
     check_file(out, "a report", _is_report, wanted.overwrite)

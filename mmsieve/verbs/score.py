@@ -11,6 +11,7 @@ from mmsieve.methods.mlm_filter.annotator import MlmFilterOptions
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.read import ReadOptions
 from mmsieve.reports import timed
+from mmsieve.stores.paths import place_of
 
 
 @flat_options
@@ -48,7 +49,7 @@ def score(
     return run_annotator(
         lambda device: load_annotator(model, replace(asked, device=device), mlm_filter),
         sources,
-        Path(out),
+        place_of(out),
         device=asked.device,
         read=replace(read or ReadOptions(), kinds=kinds_of(str(model)), needs_text=True),
         run=run or RunOptions(),

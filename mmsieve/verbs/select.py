@@ -20,6 +20,7 @@ from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import RatedSamples, RatingTable
 from mmsieve.selection.results import ResultFolder, is_result_folder
 from mmsieve.selection.subsets import SubsetRequest, data_files, write_subset
+from mmsieve.stores.paths import place_of
 from mmsieve.tables import open_tables
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
@@ -81,17 +82,18 @@ def select(
         Copy the image files that chosen items name, to the same paths below the folder of --subset.
         By default they stay where they are.
     """
-    options, out = choice or SelectOptions(), Path(out)
-    asked = list(map(Path, [] if data is None else data if isinstance(data, list) else [data]))
+    options, out = choice or SelectOptions(), place_of(out)
+    asked = list(map(place_of, [] if data is None else data if isinstance(data, list) else [data]))
     files = data_files(asked)
-    rated = _rated(Path(table), out, files, options)
+    rated = _rated(place_of(table), out, files, options)
     request = _subset_request(asked, files, subset, images, with_images)
+    goal = out if subset is None else place_of(subset)
     names = {"tables": rated.name, "capabilities": ",".join(rated.capabilities)}
     fingerprint = options.fingerprint() | names
     try:
         with (
             writing_to(out, "select", wait=wait, dry_run=dry_run),
-            writing_to(subset or out, "select", wait=wait, dry_run=dry_run or subset is None),
+            writing_to(goal, "select", wait=wait, dry_run=dry_run or subset is None),
         ):
             note_facts(fingerprint=fingerprint)
             was_there = check_replaceable(out, fingerprint, overwrite)
@@ -147,7 +149,7 @@ def _subset_request(
         raise RequestError("--with-images: say --subset DIR too, where the chosen items go")
     if subset is None:
         return None
-    request = SubsetRequest(files, Path(subset), tuple(map(str, asked)), with_images, images)
+    request = SubsetRequest(files, place_of(subset), tuple(map(str, asked)), with_images, images)
     request.check(overwrite=True)
     return request
 

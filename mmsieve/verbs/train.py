@@ -1,19 +1,21 @@
 """train: training data -> a checkpoint folder."""
 
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmsieve.errors import RequestError
 from mmsieve.keywords import flat_options
 from mmsieve.leftovers import remove
-from mmsieve.locks import writing_to
+from mmsieve.locks import working_copy, writing_to
 from mmsieve.methods.folders import hash_files, tensor_files
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
 from mmsieve.sanitize import write
+from mmsieve.stores.paths import is_stored, place_of
 from mmsieve.training.memory import estimate_training
 from mmsieve.training.options import (
     STAGES,
@@ -68,7 +70,7 @@ def train_projector(
     out
         Folder of the checkpoint, for train classifier --start-from.
     """
-    return _train("projector", recipe, Recipe, Path(out), None, options)
+    return _train("projector", recipe, Recipe, place_of(out), None, options)
 
 
 @flat_options
@@ -92,7 +94,7 @@ def train_classifier(
     start_from
         A checkpoint to go on from: what train projector made, or any classifier.
     """
-    return _train("classifier", recipe, Recipe, Path(out), start_from, options)
+    return _train("classifier", recipe, Recipe, place_of(out), start_from, options)
 
 
 @flat_options
@@ -113,7 +115,7 @@ def train_rater(
         A rater to go on from, such as one that a capability is added to: a bundled name, a folder
         or a hub id.
     """
-    return _train("rater", recipe, RaterRecipe, Path(out), start_from, options)
+    return _train("rater", recipe, RaterRecipe, place_of(out), start_from, options)
 
 
 @flat_options
@@ -145,11 +147,27 @@ def train_enhancer(
     """
     switches = {"negatives": negatives, "rewriting": rewriting}
     off = {name: False for name, is_on in switches.items() if not is_on}
-    return _train("enhancer", recipe, EnhancerRecipe, Path(out), start_from, options, **off)
+    return _train("enhancer", recipe, EnhancerRecipe, place_of(out), start_from, options, **off)
 
 
 @timed
 def _train(
+    goal: str,
+    name: str,
+    kind: type[BaseRecipe],
+    out: Path,
+    start_from: Path | str | None,
+    options: TrainOptions,
+    **changes: Any,
+) -> TrainReport:
+    if is_stored(out) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RequestError(f"--out {out}: several processes write to a folder: copy it there")
+    with working_copy(out, "train", wait=options.wait, dry_run=options.dry_run) as place:
+        report = _train_here(goal, name, kind, place, start_from, options, **changes)
+    return replace(report, out=out)
+
+
+def _train_here(
     goal: str,
     name: str,
     kind: type[BaseRecipe],

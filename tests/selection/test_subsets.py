@@ -135,7 +135,7 @@ def test_what_was_not_rated_is_refused_by_name(tmp_path):
         ("there.json", "exists: choose another name, or --overwrite"),
         ("out.parquet", "Parquet comes out as Parquet, JSON as .json or .jsonl"),
         (f"{'long' * 70}.json", ": a name of more than 255 bytes"),
-        ("s3://bucket/x.json", "only local or mounted folders can be written to"),
+        ("nosuch://bucket/x.json", "only local or mounted folders"),
         ("same.json/x", "same.json is a file, not a folder"),
     ],
 )

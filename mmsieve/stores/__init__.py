@@ -1,0 +1,14 @@
+"""Object stores: whatever of ours lies at a URL is found, read, written and removed here.
+
+A `StorePath` stands where a Path does. What differs from a disk:
+
+- A file appears by one whole put of a finished local copy; a multipart upload is completed last.
+- A folder that a disk would rename into place is put file by file, its receipt (`RECEIPT`) first
+  without being whole and last with the files' names and sizes. Readers trust what it names, and
+  nothing while it isn't whole. A folder that never had one, as of `score`, is its whole files.
+- A journal is a folder with an object per line.
+- Who writes is told by leases, in `leases.py`.
+
+Errors of stores are OSErrors. Those that may pass are asked again, by botocore and then here.
+Credentials come by the standard chains of each store's own library.
+"""
