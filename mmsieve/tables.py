@@ -371,11 +371,16 @@ class Table:
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items, each made in a thread while the one before is used."""
-    with ThreadPoolExecutor(1, "mmsieve-ahead") as thread:
+    thread = ThreadPoolExecutor(1, "mmsieve-ahead")
+    try:
         pending = thread.submit(next, items, None)
         while (item := pending.result()) is not None:
             pending = thread.submit(next, items, None)
             yield item
+    finally:
+        # never joined: who drops this unfinished may be the garbage collector, while a thread that
+        # starts holds the lock that joining needs
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 def open_tables(paths: Sequence[str | Path]) -> list[Table]:
