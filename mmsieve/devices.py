@@ -176,6 +176,10 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory",
 """What torch's allocators, and transformers about a tensor that it could not read, say of it."""
 
 
+LIBRARIES = "libraries"
+"""The part of an estimate that code takes which is loaded with a model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """An estimate of the most that a model takes where it computes, in bytes."""
@@ -224,7 +228,7 @@ class Memory:
     def advice(self, room: int | None = None) -> str:
         """What would fit into `room`, by default all of the device's memory."""
         room = room or device_memory(self.device) or self.weights
-        rest = self.total - self.weights
+        rest = self.total - self.weights - self.parts.get(LIBRARIES, 0)  # which are there by now
         options = [f"{name} ({gigabytes(size)})" for name, size in self.smaller.items()]
         fitting = [name for name, size in self.smaller.items() if size + rest < room]
         if fitting:

@@ -146,6 +146,7 @@ def test_every_verb_returns_the_same_kind_of_report() -> None:
         "LayoutsReport",
         "LookReport",
         "ModelsReport",
+        "StatusReport",
     }:  # nothing is made
         kind = getattr(mmsieve, name)
         assert issubclass(kind, Report) and is_dataclass(kind)

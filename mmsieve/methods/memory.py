@@ -8,7 +8,7 @@ before the next one's. `python -m benchmarks.memory` shows measured peaks beside
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mmsieve.devices import ITEM_BYTES, Device, Dtype, Memory, kind_of
+from mmsieve.devices import ITEM_BYTES, LIBRARIES, Device, Dtype, Memory, kind_of
 from mmsieve.errors import RequestError
 from mmsieve.methods.base import PATCHES, WINDOW_BYTES
 from mmsieve.methods.configs import below
@@ -17,7 +17,7 @@ from mmsieve.methods.tower import CheckpointFolder, Tower
 
 FLOAT32 = 4
 """Bytes of a number."""
-_LIBRARIES = 200_000_000
+_LIBRARIES_BYTES = 200_000_000
 """What a CPU's memory holds beside: code loaded with a model, and what its allocator keeps; as
 measured by `python -m benchmarks.memory`."""
 _PRODUCTS_UP_TO = 512
@@ -215,7 +215,7 @@ def estimate(
     weights = numbers * batch.item_bytes + float32 * FLOAT32
     parts = {"weights": weights, "activations": activations}
     parts |= {"keys and values": cache} if cache else {}
-    parts |= {"libraries": _LIBRARIES} if batch.device == "cpu" else {}
+    parts |= {LIBRARIES: _LIBRARIES_BYTES} if batch.device == "cpu" else {}
     return Memory(
         device=batch.device,
         dtype=batch.dtype,
