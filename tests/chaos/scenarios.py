@@ -123,10 +123,11 @@ _RATES = ("eval_samples_per_second", "eval_steps_per_second", "total_flos")
 def normalise(name: str, data: bytes) -> Any:
     """What a file says apart from times: of journals each unit's last entry, in any order.
 
-    The record of the runs is a history, different after kills, but readable always.
+    The record of the runs is a history, different after kills, which may leave a line half written
+    in the middle; its end is that of the last run, whole.
     """
     if ".run/" in name:
-        return (name.endswith(".json") and bool(json.loads(data))) or bool(_entries(data))
+        return bool(json.loads(data if name.endswith(".json") else data.splitlines()[-1]))
     if name.endswith("training.json"):
         record = json.loads(data)
         for line in (line for lines in record["logs"].values() for line in lines):
