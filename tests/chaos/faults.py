@@ -37,7 +37,7 @@ class Fault:
     """What is in it is restored before the command is run again."""
 
 
-_SMALLEST = 600
+_SMALLEST = 2500
 """Bytes that a run may write in any case: what it says goes into a file, too."""
 _YEAR = 365 * 86400.0
 
