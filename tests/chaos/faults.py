@@ -37,8 +37,10 @@ class Fault:
     """What is in it is restored before the command is run again."""
 
 
-_SMALLEST = 2500
-"""Bytes that a run may write in any case: what it says goes into a file, too."""
+_SMALLEST = 600
+"""Of the limits that are drawn, in bytes."""
+_SAID = 2500
+"""Bytes that a command may say: that goes into a file, too."""
 _YEAR = 365 * 86400.0
 
 
@@ -82,7 +84,7 @@ def _signal(rng: random.Random, facts: Facts) -> Fault:
 
 def _full(rng: random.Random, facts: Facts) -> Fault:
     """No file may grow beyond so many bytes, as at the end of a quota or a disk."""
-    limit = rng.randint(_SMALLEST, max(_SMALLEST, facts.largest))
+    limit = max(_SAID, rng.randint(_SMALLEST, max(_SMALLEST, facts.largest)))
 
     def prepare() -> Callable[[], object]:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
