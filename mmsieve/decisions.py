@@ -144,7 +144,7 @@ def _check_types(path: Path, types: Mapping[str, pa.DataType]) -> None:
     key, keep, place = types["key"], types["keep"], types.get("place", pa.int64())
     if not pa.types.is_boolean(keep):
         raise RequestError(f"{path}: not decisions, keep is {keep}, not a bool")
-    if pa.types.is_nested(key) or pa.types.is_binary(key):
+    if not tables.can_name(key):
         raise RequestError(f"{path}: not decisions, key is {key}, not a text")
     if not pa.types.is_integer(place):
         raise RequestError(f"{path}: not decisions, place is {place}, not a whole number")

@@ -272,6 +272,11 @@ _NEVER_NULL = {"key", "shard", "status", "keep"}
 """Columns that have a value in every row of a table or decisions of ours."""
 
 
+def can_name(kind: pa.DataType) -> bool:
+    """Whether values of a type, of anyone's column, can be the names of samples."""
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
+
+
 @dataclass(frozen=True, slots=True)
 class TableFile:
     """One file of a table."""

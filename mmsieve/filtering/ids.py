@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 
 from mmsieve.errors import RequestError
-from mmsieve.tables import Origins, Table, column_names
+from mmsieve.tables import Origins, Table, can_name, column_names
 
 Numbers: TypeAlias = npt.NDArray[np.uint64]
 Counts: TypeAlias = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ class RowIds:
                     f"table that has it first; {column_names([table])}"
                 )
             kind = table.types[column]
-            if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+            if not can_name(kind):
                 raise RequestError(f"{table.name}: column {column} is {kind}: it can't be a name")
 
     def of(self, origins: Origins, frame: pl.DataFrame) -> pl.DataFrame:
