@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import (
     hidden_name,
+    is_alive,
     is_process,
     leftovers_in,
     leftovers_of,
@@ -35,12 +37,14 @@ from mmsieve.outputs import check_folder, made_otherwise, workplace
 from mmsieve.runs import RunFiles, current_run
 from mmsieve.sanitize import write
 from mmsieve.stores import folders
-from mmsieve.stores.leases import Lease, LeaseRecord
-from mmsieve.stores.paths import StorePath, is_stored
+from mmsieve.stores.leases import Lease, LeaseRecord, LeaseTimes, read_leases
+from mmsieve.stores.paths import StorePath, as_path, is_stored
 
 _BEGINNING = 60.0
 """Seconds in which a thousand parts that begin at once have all had the lock of all in turn."""
 _WAIT, _POLL = 0.5, 0.02
+_SILENCE = 300.0
+"""Seconds without a beat after which whoever only looks takes a lease for a dead run's."""
 _WITHIN = "mmsieve"
 """What locks are called that lie in their output."""
 
@@ -66,36 +70,17 @@ def writing_to(
         yield
         return
     asked = {name: _digest(value) for name, value in (request or {}).items()}
-    if is_stored(out):
-        with _lease(out, _record(verb, part, asked), wait):
-            yield
-        return
-    place = Path(os.path.realpath(out))
-    own, name = _lock_place(place)
-    made = [folder for folder in (own, *own.parents) if not folder.exists()]
-    whole = _Lock(own / hidden_name(name, "lock"), out)
-    start = hidden_name(name, "part-")
     with ExitStack() as held:
-        held.callback(_remove_empty, made)
-        if part is None:
-            held.enter_context(whole.hold(wait, _record(verb, None, asked)))
-            for other in _locks(own, start):
-                with _Lock(other, out).hold(wait):
-                    pass
+        if is_stored(out):
+            held.enter_context(_lease(out, _record(verb, part, asked), wait))
+            files = RunFiles.of(as_path(out.parent), out.name, part)
         else:
-            lock = _Lock(own / f"{start}{part.replace('/', '-of-')}.lock", out)
-            if wait:  # not while others need the lock of all
-                with lock.hold(wait):
-                    pass
-            with whole.hold(wait):
-                _check_parts(_locks(own, start), out, asked)
-                held.enter_context(lock.hold(False, _record(verb, part, asked)))
-        _clear(place, alone=part is None)
+            files = _hold_locks(out, verb, wait, part, asked, held)
         remove_scratch_of_dead()
         if (run := current_run()) is None:
             yield
             return
-        run.attach(RunFiles.of(own, name, part), out)
+        run.attach(files, out)
         if request is not None:
             run.note(fingerprint=dict(request))
         try:
@@ -104,6 +89,33 @@ def writing_to(
             run.fail(error)
             raise
         run.held.push(held.pop_all())
+
+
+def _hold_locks(
+    out: Path, verb: str, wait: bool, part: str | None, asked: dict[str, str], held: ExitStack
+) -> RunFiles:
+    """Hold the locks of an output on a disk, and clear it; returns where its runs are recorded."""
+    place = Path(os.path.realpath(out))
+    own, name = _lock_place(place)
+    made = [folder for folder in (own, *own.parents) if not folder.exists()]
+    whole = _Lock(own / hidden_name(name, "lock"), out)
+    start = hidden_name(name, "part-")
+    held.callback(_remove_empty, made)
+    if part is None:
+        held.enter_context(whole.hold(wait, _record(verb, None, asked)))
+        for other in _locks(own, start):
+            with _Lock(other, out).hold(wait):
+                pass
+    else:
+        lock = _Lock(own / f"{start}{part.replace('/', '-of-')}.lock", out)
+        if wait:  # not while others need the lock of all
+            with lock.hold(wait):
+                pass
+        with whole.hold(wait):
+            _check_parts(_locks(own, start), out, asked)
+            held.enter_context(lock.hold(False, _record(verb, part, asked)))
+    _clear(place, alone=part is None)
+    return RunFiles.of(own, name, part)
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,8 @@ _HOLDER = TypeAdapter(Holder)
 
 def find_holders(place: Path) -> list[Holder]:
     """Those whose locks of an output are there, of living and dead runs; nothing is changed."""
+    if is_stored(place):
+        return [_leaseholder(record) for record in read_leases(place) if record.since]
     found = []
     for folder, name in lock_places(place):
         whole = folder / hidden_name(name, "lock")
@@ -133,6 +147,16 @@ def find_holders(place: Path) -> list[Holder]:
                 holder = _HOLDER.validate_json(_about(path).read_bytes())
                 found.append(replace(holder, lives=_is_held(path, holder)))
     return found
+
+
+def _leaseholder(record: LeaseRecord) -> Holder:
+    """Who has a lease; clocks may differ, so that only a long silence says that it is dead."""
+    since = datetime.fromisoformat(record.since)
+    lives = is_alive(record.machine, record.process)
+    if lives is None:
+        silence, times = time.time() - record.at, LeaseTimes()
+        lives = True if silence < times.stale else False if silence > _SILENCE else None
+    return Holder(record.verb, record.part, record.host, record.process, since, lives)
 
 
 def _is_held(path: Path, holder: Holder) -> bool | None:
@@ -151,6 +175,8 @@ def _is_held(path: Path, holder: Holder) -> bool | None:
 
 def lock_places(place: Path) -> list[tuple[Path, str]]:
     """Folders in which an output's locks may lie, and the names that they begin with."""
+    if is_stored(place):
+        return [(as_path(place.parent), place.name)]
     return [(place.parent, place.name), (place, _WITHIN)]
 
 
@@ -188,7 +214,6 @@ def _lease(out: StorePath, record: dict[str, Any], wait: bool) -> Iterator[None]
     except OSError as error:
         raise RequestError(f"--out {out}: can't be written to: {error.strerror}") from error
     with lease.kept():
-        remove_scratch_of_dead()
         if record["part"] is None:
             folders.abort_uploads(out)
         yield

@@ -4,6 +4,7 @@ Beside OUT lies the folder `.OUT.run` with `run.json`, the last run, and `events
 happened in all runs, a record a line: runs only add to it (of --part I/N, as each part is a run:
 `run.I-of-N.json`, `events.I-of-N.jsonl`). The records are those of --log-json. Who holds the
 output's lock writes them; there are none of a request that was refused before its work began.
+Beside an output at a store lie copies, as old as the last progress: objects can't grow.
 """
 
 import json
@@ -17,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,9 +27,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from mmsieve.errors import WRONG_REQUEST, exit_code
-from mmsieve.leftovers import hidden_name, hidden_place, leftovers_of, remove
+from mmsieve.leftovers import hidden_name, hidden_place, leftovers_of, remove, scratch_folder
 from mmsieve.resources import ProcessUse, measure
 from mmsieve.sanitize import Record, heard_by, redact_all, tell, write
+from mmsieve.stores.paths import is_lost, is_stored
 
 STATES = {0: "done", 1: "failed", 2: "refused", 130: "interrupted", 143: "terminated"}
 """Exit code -> how a run ended."""
@@ -86,6 +88,7 @@ class RunLog:
         self._started, self._clock = _now(), time.monotonic()
         self._verb, self._command = verb, _COMMAND.get() or f"{verb}, from Python"
         self._files: RunFiles | None = None
+        self._at_store: RunFiles | None = None
         self._out = Path()
         self._file: BinaryIO | None = None
         self._pending: list[Record] = []
@@ -110,6 +113,9 @@ class RunLog:
         if self._files is not None:
             return
         self._files, self._out = files, out
+        if is_stored(files.folder):
+            scratch = self.held.enter_context(scratch_folder())
+            self._files, self._at_store = RunFiles(scratch, files.part), files
         self.held.enter_context(heard_by(self._hear))
         threading.Thread(target=self._watch, daemon=True, name="mmsieve-run").start()
         self.held.callback(self._close)
@@ -170,6 +176,7 @@ class RunLog:
         report = redact_all(facts)
         self._write_run(state=state, **ended, **self.live(tree=False), report=report)
         self._close()
+        self._put()
 
     def fail(self, error: BaseException) -> None:
         """The run ends with an exception."""
@@ -209,6 +216,9 @@ class RunLog:
             files.folder.mkdir(parents=True, exist_ok=True)
             for left in leftovers_of(files.run):
                 remove(left)
+            if self._at_store is not None:
+                with suppress(FileNotFoundError):  # the first run there
+                    files.events.write_bytes(self._at_store.events.read_bytes())
             self._file = files.events.open("ab", buffering=0)
             if self._file.tell():  # a line that a killed run left half written
                 self._append(b"\n" if _last_byte(files.events) != b"\n" else b"")
@@ -220,6 +230,7 @@ class RunLog:
             self._append(_line(record))
         self._pending.clear()
         self._write_run(state=RUNNING)
+        self._put()
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -247,6 +258,21 @@ class RunLog:
             temporary.replace(self._files.run)
         except OSError as error:
             remove(temporary)
+            self._give_up(error)
+
+    def _put(self) -> None:
+        """Put the record to the store, where the output is at one that no other run took over."""
+        if self._files is None or self._at_store is None or is_lost(self._out):
+            return
+        pairs = [
+            (self._files.events, self._at_store.events),
+            (self._files.run, self._at_store.run),
+        ]
+        try:
+            for local, stored in pairs:
+                if is_stored(stored):
+                    stored.put(local)
+        except OSError as error:
             self._give_up(error)
 
     def _hear(self, record: Record) -> None:
@@ -277,7 +303,7 @@ class RunLog:
     def _give_up(self, error: OSError) -> None:
         """The run goes on without a record of what it does, and says so."""
         self._close()
-        files, self._files = self._files, None
+        files, self._files = self._at_store or self._files, None
         place = "" if files is None else f" in {files.folder}"
         write(f"what this run does is not recorded{place}: {error}", sys.stderr)
 
@@ -298,6 +324,7 @@ class RunLog:
                 tell("alive", **self.live())
             else:
                 tell("progress", **self._progress())
+            self._put()
             wait = self._interval()
 
 

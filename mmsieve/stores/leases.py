@@ -163,6 +163,12 @@ def leases_of(out: StorePath) -> list[StorePath]:
     return list(_folder(out).sizes())
 
 
+def read_leases(out: StorePath) -> list[LeaseRecord]:
+    """What the leases beside an output say, of those that hold it."""
+    found = [_read(path) for path in leases_of(out)]
+    return [record for record in found if record is not None and record.held]
+
+
 def _folder(out: StorePath) -> StorePath:
     return out.with_name(hidden_name(out.name, "leases"))
 

@@ -313,6 +313,11 @@ def forbid(out: StorePath, is_lost: bool = True) -> None:
     (_lost.add if is_lost else _lost.discard)(out)
 
 
+def is_lost(out: Path) -> bool:
+    """Whether another run has taken an output over."""
+    return out in _lost
+
+
 def _check_allowed(path: StorePath) -> None:
     for out in _lost:
         if path.is_relative_to(out):

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mmsieve.reports import Printed, count_words
+from mmsieve.stores.paths import place_of
 from mmsieve.watching import WELL, RunState, State, find_runs
 from mmsieve.wording import counted, duration, rate
 
@@ -67,7 +68,7 @@ def status(out: Path) -> StatusReport:
     out
         What a verb was given as --out.
     """
-    out = Path(out)
+    out = place_of(out)
     runs = find_runs(out)
     state = min((run.state for run in runs), key=_rank)
     missing = _missing(runs)
