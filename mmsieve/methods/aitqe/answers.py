@@ -99,8 +99,10 @@ def value_limits(keys: Sequence[str], max_new_tokens: int) -> list[int]:
 
 _CHARACTERS = 8
 """Of a value for each of its tokens: more than texts have, so that loops alone end here."""
-_STRING = r'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])'
-"""A character of a JSON string."""
+_PLAIN, _ESCAPED = r'[^"\\\x00-\x1f]', r'\\["\\/bfnrt]'
+"""Characters of a JSON string."""
+_ESCAPES = 32
+"""Of them the most in a value that are escaped, such as quotes."""
 
 
 def answer_pattern(keys: Sequence[str], max_new_tokens: int) -> str:
@@ -109,14 +111,24 @@ def answer_pattern(keys: Sequence[str], max_new_tokens: int) -> str:
     scores = "|".join(str(score) for score in range(HIGHEST, LOWEST - 1, -1))
     limits = value_limits(keys, max_new_tokens)
     values = [
-        f"(?:{scores})" if key in SCORE_KEYS else f"{_STRING}{{0,{_CHARACTERS * most}}}"
+        f"(?:{scores})" if key in SCORE_KEYS else _string_pattern(_CHARACTERS * most)
         for key, most in zip(keys, limits, strict=True)
     ]
     return fixed[0] + "".join(map("".join, zip(values, fixed[1:], strict=True)))
 
 
+def _string_pattern(most: int) -> str:
+    """What a JSON string holds, of about `most` characters at most.
+
+    Runs of one class of characters: of a repeated choice between two classes xgrammar works out
+    anew for each token, for 9 ms, which of the vocabulary may come next; so for 0.03 ms.
+    """
+    run = f"{_PLAIN}{{0,{max(1, most // 4)}}}"
+    return f"{_PLAIN}{{0,{most}}}(?:{_ESCAPED}{run}){{0,{_ESCAPES}}}"
+
+
 def longest_answer(keys: Sequence[str], max_new_tokens: int) -> int:
-    """Tokens that `answer_pattern` may take, a character each."""
+    """Tokens that an answer of that pattern may take, a character each; what escapes add is cut."""
     limits = zip(keys, value_limits(keys, max_new_tokens), strict=True)
     values = (
         len(str(HIGHEST)) if key in SCORE_KEYS else _CHARACTERS * most for key, most in limits
