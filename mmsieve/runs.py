@@ -264,10 +264,7 @@ class RunLog:
         """Put the record to the store, where the output is at one that no other run took over."""
         if self._files is None or self._at_store is None or is_lost(self._out):
             return
-        pairs = [
-            (self._files.events, self._at_store.events),
-            (self._files.run, self._at_store.run),
-        ]
+        pairs = [(self._files.events, self._at_store.events), (self._files.run, self._at_store.run)]
         try:
             for local, stored in pairs:
                 if is_stored(stored):

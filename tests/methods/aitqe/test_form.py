@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from functools import cache
 
 import pytest
@@ -13,8 +14,11 @@ from mmsieve.methods.aitqe.answers import (
     DIMENSIONS,
     KEYS,
     Assessment,
+    answer_pattern,
     answer_pieces,
+    fixed_pieces,
     read_answer,
+    write_answer,
 )
 from mmsieve.methods.aitqe.runner import Form
 from mmsieve.methods.tokenizer import load_tokenizer
@@ -91,6 +95,31 @@ def test_what_training_teaches_fits_the_form(name, data):
         assert token in [int(option) for option in roomy.allowed(ids[:place])]
     assert roomy.is_done(ids) and not roomy.is_cut(ids)
     assert read_answer(backend(name).decode(ids)) == assessment
+
+
+@settings(max_examples=100)
+@given(st.text(st.sampled_from('abc ,.\\"/\n{}<>:é犬'), max_size=30), SCORES)
+def test_the_servers_pattern_takes_what_training_teaches(said, overall):
+    """Up to the escapes and characters that it allows."""
+    answer = write_answer(Assessment(recaption=said or None, overall=overall))
+    assert re.fullmatch(answer_pattern(KEYS[:2], 90), answer)
+
+
+@settings(max_examples=100)
+@given(st.from_regex(answer_pattern(KEYS[:2], 9), fullmatch=True))
+def test_whatever_the_servers_pattern_takes_is_an_answer(text):
+    assert list(json.loads(text)) == list(KEYS[:2])
+    assert 1 <= read_answer(text).overall <= 10
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [("a" * 240, True), ("a" * 241, False), ('\\"' * 32, True), ('\\"' * 33, False)],
+)
+def test_the_servers_pattern_ends_a_loop(said, fits):
+    start, middle, end = fixed_pieces(KEYS[:2])
+    found = re.fullmatch(answer_pattern(KEYS[:2], 90), f"{start}{said}{middle}10{end}")
+    assert bool(found) is fits
 
 
 def test_a_rewrite_at_its_limit_is_cut():
