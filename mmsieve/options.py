@@ -27,6 +27,7 @@ from cyclopts import CoercionError, Group, Parameter, Token, convert
 from cyclopts.validators import Number
 
 from mmsieve.errors import RequestError
+from mmsieve.patience import PATIENCE
 
 INPUT = Group("Input", sort_key=3)
 LIMITS = Group("Limits of a sample", sort_key=6)
@@ -196,3 +197,21 @@ class OutputOptions(CommonOptions):
     """Those of verbs whose output can be made anew."""
 
     overwrite: Overwrite = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions(OutputOptions):
+    """Those of verbs whose shards several machines can share."""
+
+    engine: Annotated[Literal["local", "ray"], Parameter(group=RUN)] = "local"
+    """Run on this machine, or on a Ray cluster, whose nodes must reach sources and --out."""
+    ray_address: Annotated[str | None, Parameter(group=RUN)] = None
+    """Ray cluster to join (`auto` or host:port); by default one is started here."""
+    patience: Annotated[TimeSpan, Parameter(group=RUN)] = PATIENCE
+    """How long to wait (90s, 30m, 2h): for Ray's cluster, CPUs and models; for the servers of an
+    endpoint to answer again."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ray_address is not None and self.engine != "ray":
+            raise RequestError("--ray-address is for --engine ray")

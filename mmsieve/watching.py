@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from mmsieve.errors import RequestError
 from mmsieve.locks import Holder, find_holders, lock_places
 from mmsieve.runs import RUNNING, RunFiles
-from mmsieve.stores.paths import is_stored
+from mmsieve.stores.paths import as_path, is_stored
 from mmsieve.validated import read_json_file
 
 State: TypeAlias = Literal[
@@ -166,7 +166,7 @@ def find_runs(out: Path) -> list[RunState]:
 
     Raises RequestError where there is no record of any.
     """
-    place = out if is_stored(out) else Path(os.path.realpath(out))
+    place = as_path(out) if is_stored(out) else Path(os.path.realpath(out))
     holders = {holder.part: holder for holder in find_holders(place)}
     states = {}
     for folder, name in lock_places(place):

@@ -1,15 +1,15 @@
-"""Shards shared out over several workers, each with a model of its own: one queue, one report.
+"""Work shared out over several workers, such as shards, each with a model of its own: one queue.
 
 A worker is a process of this machine (`processes.py`) or an actor of a Ray cluster (`ray.py`); what
-both can be asked is `Workers`. A worker that dies costs its shard's work: the shard is begun again
+both can be asked is `Workers`. A worker that dies costs the work on its item: that is begun again
 by the next one that is idle.
 """
 
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
 from mmsieve.errors import DeviceError, MmsieveError, ShardError
@@ -18,10 +18,11 @@ from mmsieve.progress import Advance
 from mmsieve.resources import measure
 from mmsieve.sanitize import write
 from mmsieve.sources import Shard
+from mmsieve.tables import product_version
 from mmsieve.wording import counted
 
 _ATTEMPTS = 3
-"""How often a shard is begun before its worker's death is held against it."""
+"""How often an item is begun before its worker's death is held against it."""
 _DEADLY = f"its worker died {_ATTEMPTS} times (a crash in a decoder, or out of memory)"
 _MOST_DEATHS = 10
 """Of workers that start, one after the other without one that succeeds."""
@@ -42,11 +43,33 @@ class WorkerDied(WorkerError):  # noqa: N818 - what it is, in the words of the f
     """The worker is gone, and its call with it."""
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why nothing came of an item."""
+
+    problem: str
+    details: str | None = None
+    """With a traceback."""
+
+
+class Named(Protocol):
+    """An item of work."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+
+T = TypeVar("T", bound=Named)
+
+
 class Workers(Protocol):
-    """Starts workers and calls their methods (those of `ShardActor`) without waiting."""
+    """Starts workers and calls their methods (those of `Actor`) without waiting."""
 
     name: str
     """What one is, in words: `Ray actor`."""
+    grows: bool
+    """Whether there may be place for more of them later on."""
 
     def start(self) -> Any:
         """A new worker, which may have to wait for its place."""
@@ -63,22 +86,34 @@ class Workers(Protocol):
     def end(self, worker: Any) -> None:
         """End a worker, whatever it does."""
 
-    def advance(self, report: ShardReport, shard: Shard) -> None:
-        """A shard has ended: show what isn't shown of it yet."""
-
     def wanted(self) -> str:
         """What a worker needs that waits for its place, and what there is, in words."""
 
 
-class ShardActor:
+class Actor:
+    """Does work somewhere else: it has its place, loads what it needs, then is given items."""
+
+    def answer(self, version: str) -> None:
+        """Answers once the worker has its place; raises MmsieveError for another version there."""
+        if version != product_version():
+            raise MmsieveError(
+                f"it has mmsieve {product_version()}, and this machine {version}: install the same "
+                "on each node"
+            )
+
+    def load(self) -> None:
+        """Load the model, if any."""
+
+    def close(self) -> None:
+        """End its processes and threads."""
+
+
+class ShardActor(Actor):
     """A ShardWorker somewhere else: loads the model once, then takes one shard after another."""
 
     def __init__(self, job: ShardJob, workers: int, advance: Advance | None = None) -> None:
         self._job, self._workers, self._advance = job, workers, advance
         self._worker: ShardWorker | None = None
-
-    def answer(self) -> None:
-        """Answers once the worker has its place."""
 
     def load(self) -> None:
         """Load the model."""
@@ -95,32 +130,44 @@ class ShardActor:
             self._worker.close()
 
 
-def run_crew(
+def run_shards(
     workers: Workers, size: int, shards: Sequence[Shard], patience: Patience
-) -> Iterator[ShardReport]:
-    """A report per shard, as they end; a shard whose worker dies is begun again, a few times."""
-    crew = _Crew(workers, min(size, len(shards)), patience)
-    waiting = deque((shard, 1) for shard in shards)
+) -> Iterator[tuple[Shard, ShardReport]]:
+    """Shards and their reports, as they end."""
+    for shard, found in run_crew(workers, size, shards, patience):
+        if isinstance(found, Failure):
+            found = ShardReport(shard=shard.name, problem=found.problem, details=found.details)
+        yield shard, found
+
+
+def run_crew(
+    workers: Workers, size: int, items: Sequence[T], patience: Patience
+) -> Iterator[tuple[T, Any]]:
+    """What came of each item, or its Failure, as they end.
+
+    One whose worker dies is begun again, a few times. `size`: workers at first.
+    """
+    crew: _Crew[T] = _Crew(workers, min(size, len(items)), patience)
+    waiting = deque((item, 1) for item in items)
     try:
         while waiting or crew.busy:
             while waiting and crew.idle:
                 crew.begin(*waiting.popleft())
+            crew.grow(len(waiting))
             ended = crew.wait()
             if ended is None:
                 continue
-            shard, attempt, report = ended
-            if report is None and attempt < _ATTEMPTS:
-                waiting.append((shard, attempt + 1))
+            item, attempt, found = ended
+            if found is None and attempt < _ATTEMPTS:
+                waiting.append((item, attempt + 1))
                 continue
-            report = report or ShardReport(shard=shard.name, problem=_DEADLY)
-            workers.advance(report, shard)
-            yield report
+            yield item, found or Failure(_DEADLY)
     finally:
         crew.dismiss()
 
 
-class _Crew:
-    """The workers: without a place yet, loading the model, idle, or busy with a shard."""
+class _Crew(Generic[T]):
+    """The workers: without a place yet, loading the model, idle, or busy with an item."""
 
     def __init__(self, workers: Workers, size: int, patience: Patience) -> None:
         self._workers, self._patience = workers, patience
@@ -129,17 +176,24 @@ class _Crew:
         self.idle: list[Any] = []
         self._unplaced: dict[Any, Any] = {}
         self._loading: dict[Any, Any] = {}
-        self.busy: dict[Any, tuple[Any, Shard, int]] = {}
+        self.busy: dict[Any, tuple[Any, T, int]] = {}
         for _ in range(max(size, 1)):
             self._hire()
 
-    def begin(self, shard: Shard, attempt: int) -> None:
-        """Give a shard to an idle worker."""
+    def begin(self, item: T, attempt: int) -> None:
+        """Give an item to an idle worker."""
         worker = self.idle.pop()
-        self.busy[self._workers.call(worker, "run", shard)] = (worker, shard, attempt)
+        self.busy[self._workers.call(worker, "run", item)] = (worker, item, attempt)
 
-    def wait(self) -> tuple[Shard, int, ShardReport | None] | None:
-        """The next shard that ends, without a report where its worker died; None: none yet.
+    def grow(self, waiting: int) -> None:
+        """Ask for as many workers again as have a place, where that may bring more of them."""
+        placed = len(self._loading) + len(self.idle) + len(self.busy)
+        wanted = min(placed, waiting - len(self._loading)) if self._workers.grows else 0
+        for _ in range(wanted - len(self._unplaced)):
+            self._hire()
+
+    def wait(self) -> tuple[T, int, Any] | None:
+        """The next item that ends, and what came of it: None where its worker died. None: none yet.
 
         Raises MmsieveError where nothing happens for too long, or no worker can start.
         """
@@ -152,20 +206,20 @@ class _Crew:
         if ended not in self.busy:
             self._settle(ended)
             return None
-        worker, shard, attempt = self.busy.pop(ended)
+        worker, item, attempt = self.busy.pop(ended)
         try:
-            report: ShardReport | None = self._workers.result(ended)
+            found = self._workers.result(ended)
         except WorkerError as error:
             cause = error.__cause__
             if isinstance(error, WorkerDied) or isinstance(cause, DeviceError):
                 self._workers.end(worker)
                 self._hire()
-                return shard, attempt, None
+                return item, attempt, None
             if isinstance(cause, MmsieveError) and not isinstance(cause, ShardError):
                 raise cause from error
-            report = ShardReport(shard=shard.name, problem=str(error), details=error.details)
+            found = Failure(str(error), error.details)
         self.idle.append(worker)
-        return shard, attempt, report
+        return item, attempt, found
 
     def dismiss(self) -> None:
         """End the workers."""
@@ -175,7 +229,7 @@ class _Crew:
 
     def _hire(self) -> None:
         worker = self._workers.start()
-        self._unplaced[self._workers.call(worker, "answer")] = worker
+        self._unplaced[self._workers.call(worker, "answer", product_version())] = worker
 
     def _settle(self, ended: Any) -> None:
         """A worker has its place, or its model, or can't have them."""

@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from mmsieve.devices import share_of
-from mmsieve.engine.crew import TICK, ShardActor, WorkerDied, WorkerError, Workers, run_crew
+from mmsieve.engine.crew import TICK, ShardActor, WorkerDied, WorkerError, Workers, run_shards
 from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.engine.spawning import CONTEXT, needs_script, settle_in, starting
 from mmsieve.errors import MmsieveError
@@ -39,7 +39,8 @@ def run_in_processes(
     """
     progress.phase(f"loading the model in {count:,} processes")
     processes = _Processes(job, count, workers, progress)
-    yield from run_crew(processes, count, shards, Patience(job.runner.patience))
+    patience = Patience(job.runner.patience)
+    yield from (report for _, report in run_shards(processes, count, shards, patience))
 
 
 @dataclass(eq=False)
@@ -67,6 +68,7 @@ class _Processes(Workers):
     """The processes, as a crew asks for them; each is given one call at a time."""
 
     name = "process"
+    grows = False
 
     def __init__(self, job: ShardJob, count: int, workers: int, progress: Progress) -> None:
         self._job, self._workers, self._progress = job, workers, progress
@@ -147,9 +149,6 @@ class _Processes(Workers):
         worker.process.join()
         worker.pipe.close()
         self._free.append(worker.number)
-
-    def advance(self, report: ShardReport, shard: Shard) -> None:
-        """Nothing: the process has told it all."""
 
     def wanted(self) -> str:
         """What is waited for."""

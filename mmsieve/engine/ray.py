@@ -5,20 +5,32 @@ sources and `--out` must be reachable from every node.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 from mmsieve.devices import Device
-from mmsieve.engine.crew import TICK, ShardActor, WorkerDied, WorkerError, Workers, run_crew
+from mmsieve.engine.crew import (
+    TICK,
+    Actor,
+    Named,
+    ShardActor,
+    WorkerDied,
+    WorkerError,
+    Workers,
+    run_crew,
+    run_shards,
+)
 from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.patience import Patience
-from mmsieve.progress import Advance, Progress
+from mmsieve.progress import Progress
 from mmsieve.sources import Shard
 from mmsieve.stores.asking import one_line
 
 _CPUS_PER_GPU = 4
+T = TypeVar("T", bound=Named)
 
 
 class RayEngine:
@@ -99,7 +111,28 @@ class RayEngine:
         device = job.runner.device
         cpus = self._cpus(device)
         most = sum(gpus if device != "cpu" else all_ // cpus for all_, gpus in self._nodes)
-        yield from run_crew(_Actors(self._ray, job, cpus, progress), most, shards, self._patience)
+        # On a CPU the model needs the actor's cores itself: no processes beside it.
+        make = partial(ShardActor, job, 0 if device == "cpu" else cpus)
+        actors = _Actors(self._ray, make, cpus, int(device != "cpu"))
+        for shard, report in run_shards(actors, most, shards, self._patience):
+            progress(report.rows, shard.size)  # all of it at once: nothing is heard of it before
+            yield report
+
+    def run_each(self, make: Callable[[], Actor], items: Sequence[T]) -> Iterator[tuple[T, Any]]:
+        """What an actor that is made so makes of each item, or its Failure; a CPU each."""
+        most = sum(cpus for cpus, _ in self._nodes)
+        yield from run_crew(_Actors(self._ray, make, 1, 0), most, items, self._patience)
+
+
+class RayActor:
+    """What Ray makes an actor of: it makes the one that does the work, and hands calls on."""
+
+    def __init__(self, make: Callable[[], Actor]) -> None:
+        self._actor: Any = make()
+
+    def do(self, method: str, *given: Any) -> Any:
+        """What the method returns."""
+        return getattr(self._actor, method)(*given)
 
 
 class _Actors(Workers):
@@ -109,21 +142,20 @@ class _Actors(Workers):
     """
 
     name = "Ray actor"
+    grows = True
 
-    def __init__(self, ray: Any, job: ShardJob, cpus: int, advance: Advance) -> None:
-        self._ray, self._job, self._cpus, self._advance = ray, job, cpus, advance
-        self._gpus = int(job.runner.device != "cpu")
-        self._class = ray.remote(num_cpus=cpus, num_gpus=self._gpus)(ShardActor)
-        # On a CPU the model needs the actor's cores itself: no processes beside it.
-        self._workers = cpus if self._gpus else 0
+    def __init__(self, ray: Any, make: Callable[[], Actor], cpus: int, gpus: int) -> None:
+        self._ray, self._cpus, self._gpus = ray, cpus, gpus
+        self._class = ray.remote(num_cpus=cpus, num_gpus=gpus)(RayActor)
+        self._make = ray.put(make)
 
     def start(self) -> Any:
         """Ask for an actor; it has its place on a node once it answers."""
-        return self._class.remote(self._job, self._workers)
+        return self._class.remote(self._make)
 
     def call(self, worker: Any, method: str, *given: Any) -> Any:
         """A reference to what the method will return."""
-        return getattr(worker, method).remote(*given)
+        return worker.do.remote(method, *given)
 
     def wait(self, calls: Sequence[Any]) -> Any | None:
         """The first that has ended within a second."""
@@ -142,10 +174,6 @@ class _Actors(Workers):
     def end(self, worker: Any) -> None:
         """Kill an actor."""
         self._ray.kill(worker)
-
-    def advance(self, report: ShardReport, shard: Shard) -> None:
-        """All of a shard at once: nothing is heard of it before."""
-        self._advance(report.rows, shard.size)
 
     def wanted(self) -> str:
         """What an actor needs, and what is free on the cluster."""

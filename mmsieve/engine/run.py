@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, TypeAlias
+from typing import Annotated, Protocol, TypeAlias
 
 from cyclopts import Parameter
 
@@ -22,18 +22,9 @@ from mmsieve.engine.ray import RayEngine
 from mmsieve.engine.resume import not_done, settle_names
 from mmsieve.errors import RequestError, ShardError, Status
 from mmsieve.locks import writing_to
-from mmsieve.options import (
-    COMMON,
-    RUN,
-    BatchTokens,
-    Limit,
-    NotNegative,
-    OutputOptions,
-    Positive,
-    TimeSpan,
-)
+from mmsieve.options import COMMON, RUN, BatchTokens, ClusterOptions, Limit, NotNegative, Positive
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
-from mmsieve.patience import PATIENCE, Patience
+from mmsieve.patience import Patience
 from mmsieve.progress import Progress, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.shards import open_shard, split_files
@@ -47,7 +38,7 @@ _MOST_WORKERS = 16
 
 @Parameter(name="*", group=RUN)
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(OutputOptions):
+class RunOptions(ClusterOptions):
     """How a run is carried out; nothing here changes a number in the table, but for the limits."""
 
     workers: Annotated[NotNegative | None, Parameter(group=COMMON)] = None
@@ -60,13 +51,6 @@ class RunOptions(OutputOptions):
     limit: Limit = None
     part: str | None = None
     """I/N: only every N-th shard from the I-th (from 0), for job arrays."""
-    engine: Literal["local", "ray"] = "local"
-    """Run on this machine, or in Ray actors."""
-    ray_address: str | None = None
-    """Ray cluster to join (`auto` or host:port); by default one is started here."""
-    patience: TimeSpan = PATIENCE
-    """How long to wait (90s, 30m, 2h): for Ray's cluster, CPUs and models; for the servers of an
-    endpoint to answer again."""
     keep_metadata: bool = False
     """Add a column `metadata`: each sample's metadata as JSON."""
     limits: SampleLimits = field(default_factory=SampleLimits)
@@ -154,8 +138,6 @@ def run_annotator(
     `make` gives the annotator for a device, which only the engine can tell. `sidecars` are written
     when the tables are.
     """
-    if run.ray_address is not None and run.engine != "ray":
-        raise RequestError("--ray-address is for --engine ray")
     if run.devices is not None and run.engine == "ray":
         raise RequestError(
             "--devices is for --engine local: on Ray an actor takes each that is free"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from mmsieve.exporting.plan import REPACKED, ExportFile, ExportPart, KeptSamples
 from mmsieve.exporting.rows import ItemsOf, Places
 from mmsieve.exporting.sample_rows import write_samples
 from mmsieve.exporting.samples import OWN_NAMES, ImageNames, KeptReader, TarSample
-from mmsieve.exporting.tars import ExportEntry, ExportJournal, Tar, sample_runs, write_tar
+from mmsieve.exporting.tars import ExportEntry, Tar, sample_runs, write_tar
 from mmsieve.outputs import write_atomically
 from mmsieve.progress import Advance
 from mmsieve.read import ReadOptions
@@ -26,6 +27,13 @@ from mmsieve.read.shards import open_shard
 from mmsieve.sources import local_path
 
 
+class Notes(Protocol):
+    """Where it is noted which files are written: the journal, or what is added to it later."""
+
+    def add(self, entry: ExportEntry) -> set[str]:
+        """Note a unit as finished; returns the names of tars that it had and has no more."""
+
+
 @dataclass(frozen=True)
 class Exporter:
     """Writes a plan's files and notes them in the journal."""
@@ -33,7 +41,7 @@ class Exporter:
     decisions: KeptSamples
     read: ReadOptions
     out: Path
-    journal: ExportJournal
+    journal: Notes
     captions: FinalCaptions | None = None
     names: ImageNames = OWN_NAMES
     pictures: ImageCopies | None = None
@@ -53,19 +61,28 @@ class Exporter:
 
         `files`: each with the digest of what it depends on.
         """
-        ways = {"tar": self._write_tar, "samples": self._write_rows, "items": self._write_items}
         failed: dict[str, str] = {}
         with ThreadPoolExecutor(workers, "mmsieve-export") as pool:
-            futures = {pool.submit(ways[file.way], file, id_): file for file, id_ in files}
+            futures = {pool.submit(self.write, file, id_): file for file, id_ in files}
             try:
                 for future in as_completed(futures):
                     file = futures[future]
-                    failed |= _named(file.label, future.result())
+                    failed |= named(file.label, future.result())
                     advance(file.count, file.size)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
         return failed
+
+    def write(self, file: ExportFile, identity: str) -> list[str]:
+        """Write and note one file; returns what could not be exported."""
+        ways = {"tar": self._write_tar, "samples": self._write_rows, "items": self._write_items}
+        return ways[file.way](file, identity)
+
+    def note(self, entry: ExportEntry) -> None:
+        """Note a unit as finished, and remove what it had and has no more."""
+        for name in self.journal.add(entry):
+            (self.out / name).unlink(missing_ok=True)  # of an earlier export that failed
 
     def repack(
         self, parts: Sequence[ExportPart], size: int, identity: str, advance: Advance
@@ -77,7 +94,7 @@ class Exporter:
             for part in parts:
                 samples = self._select(part)
                 yield from samples
-                failed.update(_named(part.shard.name, samples.problems))
+                failed.update(named(part.shard.name, samples.problems))
                 advance(part.count, part.shard.size)
 
         tars: list[Tar | None] = []
@@ -187,12 +204,11 @@ class Exporter:
 
     def _note(self, unit: str, identity: str, tars: Sequence[Tar | None], complete: bool) -> None:
         written = tuple(tar for tar in tars if tar is not None)
-        entry = ExportEntry(unit=unit, identity=identity, tars=written, complete=complete)
-        for name in self.journal.add(entry):
-            (self.out / name).unlink(missing_ok=True)  # of an earlier export that failed
+        self.note(ExportEntry(unit=unit, identity=identity, tars=written, complete=complete))
 
 
-def _named(label: str, problems: Sequence[str]) -> dict[str, str]:
+def named(label: str, problems: Sequence[str]) -> dict[str, str]:
+    """What failed of a shard or file, in a line; {} where nothing did."""
     if not problems:
         return {}
     more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""

@@ -110,6 +110,11 @@ class ImageCopies:
         os.sync()  # all of them in one go
         return problems
 
+    def add(self, other: "ImageCopies") -> None:
+        """Take in what was copied elsewhere."""
+        self.files |= other.files
+        self.elsewhere |= other.elsewhere
+
     def notes(self) -> list[str]:
         """What to say of it."""
         said = [f"{len(self.files)} image files are beside them"] if self.files else []

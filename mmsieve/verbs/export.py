@@ -9,8 +9,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mmsieve.decisions import Decisions
+from mmsieve.engine.ray import RayEngine
 from mmsieve.errors import MmsieveError, RequestError, ShardError
 from mmsieve.exporting.captions import FinalCaptions
+from mmsieve.exporting.cluster import mirror_on_ray
 from mmsieve.exporting.exporter import Exporter
 from mmsieve.exporting.hub import UNKNOWN, Card, HubDataset, Licences, command_of, sources_of
 from mmsieve.exporting.items import ALL_ITEM_FILES
@@ -21,8 +23,9 @@ from mmsieve.exporting.saved import save_again
 from mmsieve.exporting.tars import ExportJournal, digest, write_manifest
 from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
-from mmsieve.options import COMMON, OutputOptions, Positive
+from mmsieve.options import COMMON, ClusterOptions, Positive
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
+from mmsieve.patience import Patience
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
 from mmsieve.read.layouts import TABLES
@@ -38,7 +41,7 @@ __all__ = ["ExportOptions", "ExportReport", "export"]
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(OutputOptions):
+class ExportOptions(ClusterOptions):
     """How files are written."""
 
     format: Form | None = None
@@ -58,7 +61,7 @@ class ExportOptions(OutputOptions):
     """Samples of an output tar (00000000.tar, ...); by default there is one per source shard, with
     its name. Repacking isn't resumed: where it was interrupted, it starts again."""
     workers: Annotated[Positive, Parameter(group=COMMON)] = 2
-    """Shards that are copied at the same time."""
+    """Shards that are copied at the same time; with --engine ray as many as it has CPUs."""
     limit: Annotated[Positive | None, Parameter(group=COMMON)] = None
     """Trial run: export the first so many kept samples."""
     license: tuple[str, ...] | None = None
@@ -119,6 +122,8 @@ def export(
     place, options = place_of(out), run or ExportOptions()
     asked = _Request(sources, decisions, captions, read or ReadOptions(), options)
     if is_stored(place) and place.protocol == "hf":
+        if options.engine == "ray":
+            raise RequestError(f"--out {place}: is made on this machine: leave out --engine ray")
         return _export_to_hub(asked, HubDataset(place))
     if options.license is not None:
         raise RequestError("--license: is for the card of --out hf://datasets/OWNER/NAME")
@@ -138,6 +143,10 @@ class _Request:
     def carry_out(self, out: Path) -> tuple[ExportReport, ExportPlan, KeptSamples]:
         """Export to a folder; returns what it was made by, too."""
         options = self.options
+        if options.engine == "ray" and options.shard_size is not None:
+            raise RequestError(
+                "--shard-size: numbered tars are written one after another: leave out --engine ray"
+            )
         check_folder(out)
         check_outside(out, self.sources)
         final = None if self.captions is None else FinalCaptions(place_of(self.captions))
@@ -155,6 +164,9 @@ class _Request:
         found = find_files(self.sources)
         form, reading, shards = _split(found, self.read, options, final is not None)
         names = _check_form(form, shards, reading, options)
+        ray = None
+        if options.engine == "ray" and not options.dry_run:
+            ray = RayEngine(options.ray_address, None, Patience(options.patience))
         words = (*names.words, *(("--with-images",) if options.with_images else ()))
         plan = make_plan(shards, chosen, options.limit, final, form, words)
         check_names(out, [file.name for file in plan.files])
@@ -163,7 +175,7 @@ class _Request:
             folders = image_folders([part.shard for part in plan.parts], reading, out)
             journal = ExportJournal(out)
             exporter = Exporter(chosen, reading, out, journal, final, names, pictures, folders)
-            report = _export(exporter, plan, options, found.notes)
+            report = _Work(exporter, journal, plan, options, ray).carry_out(found.notes)
             if options.dry_run:
                 return report, plan, chosen
             written = _written(plan, exporter)
@@ -208,8 +220,8 @@ def _words(asked: _Request, hub: HubDataset) -> dict[str, object]:
     """The options that were given, as far as they say what is in an export."""
     own = {one.name: getattr(asked.options, one.name) for one in fields(asked.options)}
     usual = {one.name: one.default for one in fields(asked.options)}
-    quiet = ("quiet", "wait", "overwrite", "workers", "license")
-    given = {n: v for n, v in own.items() if v != usual[n] and n not in quiet}
+    how = ("quiet", "wait", "overwrite", "workers", "license", "patience")
+    given = {n: v for n, v in own.items() if v != usual[n] and n not in how}
     named = {"decisions": asked.decisions, "captions": asked.captions}
     return {**{n: v for n, v in named.items() if v is not None}, **given, "out": hub.out}
 
@@ -263,33 +275,66 @@ def _check_form(
     return names
 
 
-def _export(
-    exporter: Exporter, plan: ExportPlan, options: ExportOptions, notes: Sequence[str]
-) -> ExportReport:
-    """Export what isn't there yet; nobody else writes there now."""
-    out, journal = exporter.out, exporter.journal
-    identities = plan.identities(options.shard_size)
-    journal.check(identities, options.overwrite)
-    done = set() if options.overwrite else set(filter(journal.is_done, identities))
-    whole = digest(sorted(identities.values()))
-    note_facts(fingerprint={"kept samples": whole}, shards=len(identities), shards_before=len(done))
-    notes = [*notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
-    if options.dry_run:
-        notes += _preview(plan, done, options)
-        return ExportReport(out=out, failed=plan.failed, notes=tuple(notes), form=plan.form)
-    failed = plan.failed | _write(exporter, plan, done, options)
-    tars = [tar for unit in identities for tar in journal.entries[unit].tars]
-    limit = options.limit or exporter.trial
-    write_manifest(out, tars, failed, limit)
-    return ExportReport(
-        out=out,
-        samples=sum(tar.samples for tar in tars),
-        tars=len(tars),
-        bytes=sum(tar.bytes for tar in tars),
-        failed=failed,
-        notes=tuple(notes),
-        form=plan.form,
-    )
+@dataclass(frozen=True)
+class _Work:
+    """What is to be written, by what; nobody else writes there now."""
+
+    exporter: Exporter
+    journal: ExportJournal
+    plan: ExportPlan
+    options: ExportOptions
+    ray: RayEngine | None
+
+    def carry_out(self, notes: Sequence[str]) -> ExportReport:
+        """Export what isn't there yet."""
+        out, options, plan, journal = self.exporter.out, self.options, self.plan, self.journal
+        identities = plan.identities(options.shard_size)
+        journal.check(identities, options.overwrite)
+        done = set() if options.overwrite else set(filter(journal.is_done, identities))
+        whole = digest(sorted(identities.values()))
+        counts = {"shards": len(identities), "shards_before": len(done)}
+        note_facts(fingerprint={"kept samples": whole}, **counts)
+        notes = [*notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
+        if options.dry_run:
+            notes += _preview(plan, done, options)
+            return ExportReport(out=out, failed=plan.failed, notes=tuple(notes), form=plan.form)
+        failed = plan.failed | self._write(done)
+        tars = [tar for unit in identities for tar in journal.entries[unit].tars]
+        write_manifest(out, tars, failed, options.limit or self.exporter.trial)
+        return ExportReport(
+            out=out,
+            samples=sum(tar.samples for tar in tars),
+            tars=len(tars),
+            bytes=sum(tar.bytes for tar in tars),
+            failed=failed,
+            notes=tuple(notes),
+            form=plan.form,
+        )
+
+    def _write(self, done: set[str]) -> dict[str, str]:
+        """Write what isn't done; returns what failed of which shard."""
+        exporter, options = self.exporter, self.options
+        files = [file for file in self.plan.files if not done & {REPACKED, file.unit}]
+        identities = self.plan.identities(options.shard_size)
+        try:
+            make_folder(exporter.out)
+            if options.overwrite or (options.shard_size is not None and files):
+                self.journal.clear()
+            self.journal.begin()
+            size = sum(file.size for file in files)
+            with show_progress("samples", size, options.quiet) as advance:
+                if options.shard_size is None:
+                    asked = [(file, identities[file.unit]) for file in files]
+                    if self.ray is not None:
+                        return mirror_on_ray(exporter, asked, self.ray, advance)
+                    return exporter.mirror(asked, options.workers, advance)
+                if files:
+                    parts = [part for file in files for part in file.parts]
+                    identity = identities[REPACKED]
+                    return exporter.repack(parts, options.shard_size, identity, advance)
+        except OSError as error:
+            raise MmsieveError(f"--out {exporter.out}: can't be written: {error}") from error
+        return {}
 
 
 def _written(plan: ExportPlan, exporter: Exporter) -> dict[str, tuple[str, str | None]]:
@@ -311,28 +356,3 @@ def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[s
         lines.append(f"{state} {file.unit}: {counted(file.count, 'samples')}")
     into = "" if options.shard_size is None else f" into tars of {options.shard_size}"
     return [*lines, f"dry run: {plan.kept} samples would be exported{into}, nothing was written"]
-
-
-def _write(
-    exporter: Exporter, plan: ExportPlan, done: set[str], options: ExportOptions
-) -> dict[str, str]:
-    """Write what isn't done; returns what failed of which shard."""
-    files = [file for file in plan.files if not done & {REPACKED, file.unit}]
-    identities = plan.identities(options.shard_size)
-    try:
-        make_folder(exporter.out)
-        if options.overwrite or (options.shard_size is not None and files):
-            exporter.journal.clear()
-        exporter.journal.begin()
-        size = sum(file.size for file in files)
-        with show_progress("samples", size, options.quiet) as advance:
-            if options.shard_size is None:
-                asked = [(file, identities[file.unit]) for file in files]
-                return exporter.mirror(asked, options.workers, advance)
-            if files:
-                parts = [part for file in files for part in file.parts]
-                identity = identities[REPACKED]
-                return exporter.repack(parts, options.shard_size, identity, advance)
-    except OSError as error:
-        raise MmsieveError(f"--out {exporter.out}: can't be written: {error}") from error
-    return {}

@@ -116,7 +116,7 @@ def test_a_shard_that_kills_its_worker_is_named_and_the_others_are_done(
     ("engine", "is_worker"),
     [
         ("2", lambda line: "--multiprocessing-fork" in line),
-        ("ray", lambda line: "ShardActor.run" in line),
+        ("ray", lambda line: "RayActor.do" in line),
     ],
 )
 def test_the_same_tables_even_when_a_worker_is_killed(tmp_path, sources, engine, is_worker) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mmsieve.engine.annotator import RunnerOptions
+from mmsieve.engine.crew import Actor
 from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.engine.ray import RayEngine
 from mmsieve.errors import MmsieveError, RequestError
@@ -69,11 +70,11 @@ class FakeRay:
 
     def hire(self, *given: Any) -> Any:
         self.hired += 1
-        called = ("answer", "load", "run")
-        return SimpleNamespace(**{name: self.method(name) for name in called})
+        do = SimpleNamespace(remote=lambda name, *given: (name, object(), given))
+        return SimpleNamespace(do=do)
 
-    def method(self, name: str) -> Any:
-        return SimpleNamespace(remote=lambda *given: (name, object(), given))
+    def put(self, made: Any) -> Any:
+        return made
 
     def wait(self, calls: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], Any]:
         self.now += timeout
@@ -116,6 +117,17 @@ def run(ray: FakeRay, count: int = 3, device: Any = "cpu", **how: Any) -> list[S
 def test_all_shards_are_done_and_all_actors_end(fake):
     assert [report.problem for report in run(fake)] == [None] * 3
     assert fake.killed == fake.hired == 3
+
+
+def test_more_are_asked_for_as_long_as_there_is_work_for_them(fake):
+    fake.resources = {"CPU": 1}
+    assert len(run(fake, count=9)) == 9
+    assert 2 <= fake.hired == fake.killed <= 9
+
+
+def test_another_version_on_a_node_is_no_node():
+    with pytest.raises(MmsieveError, match=r"it has mmsieve .*, and this machine 0\.0\.0: install"):
+        Actor().answer("0.0.0")
 
 
 def test_taken_cpus_are_said_after_a_minute_and_given_up_in_the_end(fake, capsys):
