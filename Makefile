@@ -44,13 +44,6 @@ SHARDED := .venv-sharded
 test-sharded: setup $(SHARDED)/.ready
 	OMP_NUM_THREADS=1 $(SHARDED)/bin/python -m pytest -W ignore -m sharded tests/sharded
 
-$(SHARDED)/.ready: .venv/.ready
-	$(PYTHON) -m venv --clear $(SHARDED)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> $$($(SHARDED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth
-	$(SHARDED)/bin/pip install --quiet --constraint constraints.txt 'deepspeed>=0.19'
-	touch $@
-
 # The demo with every path at a server that speaks S3 (moto's, in a venv of its own) and fails now and
 # then, each command killed twice: minutes.
 STORES := .venv-stores
@@ -58,11 +51,14 @@ STORES := .venv-stores
 test-stores: setup $(STORES)/.ready
 	OMP_NUM_THREADS=1 $(STORES)/bin/python -m pytest -W default -m stores tests/stores
 
-$(STORES)/.ready: .venv/.ready
-	$(PYTHON) -m venv --clear $(STORES)
+# Environments that see the packages of the first one beside their own.
+$(SHARDED)/.ready: MORE := 'deepspeed>=0.19'
+$(STORES)/.ready: MORE := 'moto[server]>=5.1' 's3fs>=2024.6'
+$(SHARDED)/.ready $(STORES)/.ready: .venv/.ready
+	$(PYTHON) -m venv --clear $(@D)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> $$($(STORES)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth
-	$(STORES)/bin/pip install --quiet --constraint constraints.txt 'moto[server]>=5.1' 's3fs>=2024.6'
+		> $$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth
+	$(@D)/bin/pip install --quiet --constraint constraints.txt $(MORE)
 	touch $@
 
 check: setup

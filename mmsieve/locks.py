@@ -34,7 +34,7 @@ from mmsieve.leftovers import (
     remove_scratch_of_dead,
 )
 from mmsieve.outputs import check_folder, made_otherwise, workplace
-from mmsieve.runs import RunFiles, current_run
+from mmsieve.runs import RunFiles, current_run, part_name
 from mmsieve.sanitize import write
 from mmsieve.stores import folders
 from mmsieve.stores.leases import Lease, LeaseRecord, LeaseTimes, read_leases
@@ -107,7 +107,7 @@ def _hold_locks(
             with _Lock(other, out).hold(wait):
                 pass
     else:
-        lock = _Lock(own / f"{start}{part.replace('/', '-of-')}.lock", out)
+        lock = _Lock(own / f"{start}{part_name(part)}.lock", out)
         if wait:  # not while others need the lock of all
             with lock.hold(wait):
                 pass

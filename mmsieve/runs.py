@@ -70,13 +70,18 @@ class RunFiles:
 
     @property
     def _of_part(self) -> str:
-        return "" if self.part is None else f".{self.part.replace('/', '-of-')}"
+        return "" if self.part is None else f".{part_name(self.part)}"
 
     def parts(self) -> list["RunFiles"]:
         """This one, if it has been written, and those of all parts."""
         found = (_RUN_FILE.fullmatch(path.name) for path in self.folder.glob("run*.json"))
         parts = [None if one[1] is None else f"{one[1]}/{one[2]}" for one in found if one]
         return [RunFiles(self.folder, part) for part in parts]
+
+
+def part_name(part: str) -> str:
+    """I/N as it is in names of files: I-of-N."""
+    return part.replace("/", "-of-")
 
 
 class RunLog:

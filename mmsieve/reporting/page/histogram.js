@@ -66,17 +66,31 @@ class Histogram {
     return this.column.bars.length === this.column.edges.length;
   }
 
+  /** Labels below the bars, as far apart as they need: of each value, or of round numbers. */
   ticks() {
-    const { edges, bars } = this.column;
-    const labels = bars.map((edge) => shortly(edges[edge]));
-    const longest = Math.max(...labels.map((label) => label.length)) + 1;
-    const every = Math.max(1, Math.ceil((longest * LETTER) / this.slot));
-    const shift = this.isDiscrete() ? 0.5 : 0;
     const y = CHART.top + CHART.height + 17;
-    return labels
-      .map((label, bar) => [label, CHART.left + (bar + shift) * this.slot])
-      .filter(([label, x], bar) => bar % every === 0 && x + (label.length * LETTER) / 2 < this.width)
+    let free = 0;
+    return this.marks()
+      .filter(([label, x]) => {
+        const half = ((label.length + 1) * LETTER) / 2;
+        const fits = x - half >= free && x + half - LETTER / 2 <= this.width;
+        if (fits) free = x + half;
+        return fits;
+      })
       .map(([label, x]) => text(label, x, y, "middle"));
+  }
+
+  /** Values that may be labelled, and where they lie. */
+  marks() {
+    const { edges, bars } = this.column;
+    if (this.isDiscrete()) return bars.map((edge, bar) => [shortly(edges[edge]), CHART.left + (bar + 0.5) * this.slot]);
+    const low = edges[0];
+    const high = edges[edges.length - 1];
+    const step = niceStep(high - low, Math.max(2, Math.floor(this.width / 70)));
+    const values = [];
+    for (let number = Math.ceil(low / step); number * step <= high; number++) values.push(Number((number * step).toPrecision(6)));
+    const round = values.map((value) => [shortly(value), this.xOfValue(value)]);
+    return values.length > 1 ? round : bars.map((edge, bar) => [shortly(edges[edge]), CHART.left + bar * this.slot]);
   }
 
   handle() {
@@ -97,15 +111,20 @@ class Histogram {
     return bar + 1 < bars.length ? bars[bar + 1] : edges.length;
   }
 
-  /** Where an edge lies: bars are as wide as each other, values lie within them by size. */
+  /** Where an edge lies. */
   xOf(edge) {
+    return this.xOfValue(this.column.edges[edge]);
+  }
+
+  /** Where a value lies: bars are as wide as each other, values lie within them by size. */
+  xOfValue(value) {
     const { edges, bars } = this.column;
     let bar = bars.length - 1;
-    while (bar > 0 && bars[bar] > edge) bar -= 1;
+    while (bar > 0 && edges[bars[bar]] > value) bar -= 1;
     const from = edges[bars[bar]];
     const last = edges[edges.length - 1];
     const to = bar + 1 < bars.length ? edges[bars[bar + 1]] : last;
-    const within = to > from && !this.isDiscrete() ? (edges[edge] - from) / (to - from) : 0;
+    const within = to > from && !this.isDiscrete() ? (value - from) / (to - from) : 0;
     return CHART.left + (bar + Math.min(within, 1)) * this.slot;
   }
 
@@ -173,8 +192,12 @@ function text(content, x, y, anchor) {
 
 /** Up to four round numbers from 0 to a height. */
 function niceSteps(most) {
-  const power = 10 ** Math.floor(Math.log10(most / 3 || 1));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => most / size <= 4);
-  const whole = Math.max(1, step);
+  const whole = Math.max(1, niceStep(most, 4));
   return Array.from({ length: Math.floor(most / whole) + 1 }, (_, number) => number * whole);
+}
+
+/** The least round number of which at most so many lie within a length. */
+function niceStep(length, most) {
+  const power = 10 ** Math.floor(Math.log10(length / most || 1));
+  return [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => length / size <= most) ?? 10 * power;
 }
