@@ -7,6 +7,7 @@ MmsieveError
   SampleError    one sample can't be used; it becomes a row whose `status` is the reason
 """
 
+import errno
 import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -73,6 +74,30 @@ class DeviceError(MmsieveError):
 
 class ShardError(MmsieveError):
     """A shard can't be read or finished; the message names the reason, the caller the shard."""
+
+
+_OF_THE_MACHINE = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EMFILE", "ENFILE", "ENOMEM", "ESTALE"),
+        *("ETIMEDOUT", "ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "ENETDOWN", "ENETUNREACH"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN", "EPIPE", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)  # not each system has each
+)
+
+
+def check_machine(error: BaseException, what: str) -> None:
+    """Raise ShardError where an error is the machine's, and not the fault of a sample.
+
+    Such as a full disk, too many open files, a storage without an answer: another time the same
+    sample may do, so nothing may be written of it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _OF_THE_MACHINE:
+            raise ShardError(f"{what}: {cause}") from error
+        cause = cause.__cause__
 
 
 class SampleError(MmsieveError):

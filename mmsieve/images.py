@@ -23,7 +23,7 @@ import numpy.typing as npt
 from cyclopts import Parameter
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmsieve.errors import SampleError, Status
+from mmsieve.errors import SampleError, Status, check_machine
 from mmsieve.options import NotNegative, Options, Positive
 from mmsieve.sample import add_note
 
@@ -303,6 +303,7 @@ def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Imag
             message = "no known image format" if data else "no image data"
             raise SampleError(Status.IMAGE_UNDECODABLE, message) from error
         except Exception as error:  # decoders fail in many ways on hostile bytes
+            check_machine(error, "an image can't be decoded here")
             raise SampleError(Status.IMAGE_UNDECODABLE, f"{error or type(error)}") from error
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from mmsieve.engine.annotator import Preparer
 from mmsieve.engine.spawning import CONTEXT, needs_script, settle_in, starting
-from mmsieve.errors import SampleError, ShardError, Status
+from mmsieve.errors import SampleError, ShardError, Status, check_machine
 from mmsieve.read import BROKEN_JSON, Parse, ReadOptions, Record, SampleLimits, parse_record
 from mmsieve.read.columns import check_caption
 from mmsieve.read.shards import open_shard
@@ -74,7 +74,7 @@ class Preparation:
     needs_text: bool = False
 
     def run(self, parse: Parse, records: list[Record]) -> list[Prepared]:
-        """One of each record, in order; raises ShardError where there is too little memory."""
+        """One of each record, in order; raises ShardError for what is the machine's fault."""
         return [self._run_one(parse, record) for record in records]
 
     def _run_one(self, parse: Parse, record: Record) -> Prepared:
@@ -102,6 +102,7 @@ class Preparation:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and multiprocessing.parent_process() is None:
                 raise
+            check_machine(error, f"{record.key!r} can't be prepared here")
             problem = SampleError(Status.PREPARATION_FAILED, one_line(error))
         return Prepared(record.key, None, problem, uid, metadata)
 

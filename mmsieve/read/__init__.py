@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from mmsieve.errors import SampleError, Status
+from mmsieve.errors import SampleError, Status, check_machine
 from mmsieve.images import ImageLimits, read_size
 from mmsieve.options import INPUT, LIMITS, AboveZero, Options, Positive
 from mmsieve.sample import Image, Kind, Sample, Text
@@ -179,15 +179,16 @@ class ImageFolder:
         return read
 
     def read(self, name: str) -> bytes:
-        """The bytes of an image file; raises SampleError."""
+        """The bytes of an image file; raises SampleError, or ShardError as `check_machine` does."""
         try:
             return self.find(name).read_bytes()
         except OSError as error:
+            check_machine(error, f"{name!r} can't be read")
             message = f"{name!r} can't be read: {one_line(error)}"
             raise SampleError(Status.IMAGE_MISSING, message) from error
 
     def find(self, name: str) -> Path:
-        """The path of an image file, without links; raises SampleError."""
+        """The path of an image file, without links; raises errors as `read` does."""
         try:
             if self._store is not None:
                 return _find_stored(self._store, name)
@@ -201,6 +202,7 @@ class ImageFolder:
             _check_size(name, found.st_size)
             return path
         except (OSError, ValueError) as error:
+            check_machine(error, f"{name!r} can't be read")
             message = f"{name!r} can't be read: {one_line(error)}"
             raise SampleError(Status.IMAGE_MISSING, message) from error
 

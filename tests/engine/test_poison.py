@@ -1,5 +1,6 @@
 """A sample that makes its preparer fail is a row; nothing it does ends the run or the shard."""
 
+import errno
 import os
 import random
 import subprocess
@@ -13,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
-from mmsieve.errors import SampleError, Status
+from mmsieve.errors import MmsieveError, SampleError, ShardError, Status
 from mmsieve.images import ImageLimits, ImageSpec, load_square
-from mmsieve.read import ReadOptions, SampleLimits
+from mmsieve.read import ImageFolder, ReadOptions, SampleLimits
 from mmsieve.read.parquet import ParquetRows, read_records, rows_at_once
 from mmsieve.sample import Sample, Text
 from tests.helpers.plugins import RAISED, Poisonous, write_plugin
@@ -85,6 +86,35 @@ def test_out_of_memory_is_done_again_and_nobody_elses_fault(tmp_path):
     assert report.failed == {"00000": "out of memory at '0001': use fewer --workers"}
     write_shards(tmp_path / "in", [["good", "well again", "good"], ["good"]])
     assert not annotate(tmp_path / "in", tmp_path / "out", overwrite=True).failed
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_what_a_machine_lacks_is_no_samples_fault(tmp_path, number):
+    write_shards(tmp_path / "in", [["good", f"errno {number}", "good"], ["good"]])
+    why = f"'0001' can't be prepared here: [Errno {number}] {os.strerror(number)}"
+    for _ in range(2):  # it is done again
+        assert annotate(tmp_path / "in", tmp_path / "out").failed == {"00000": why}
+        assert not (tmp_path / "out" / "00000.parquet").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_ends_the_run_at_the_first_sample_that_meets_it(tmp_path, number):
+    write_shards(tmp_path / "in", [["good", f"errno {number}", "good"], ["good"]])
+    with pytest.raises(MmsieveError, match="00000: '0001' can't be prepared here: .*: make room"):
+        annotate(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out" / "00000.parquet").exists()
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.EIO, ShardError), (errno.ENOENT, SampleError)])
+def test_an_image_that_cannot_be_read_now_is_not_missing(tmp_path, monkeypatch, number, kind):
+    (tmp_path / "a.jpg").write_bytes(image())
+
+    def fail(path):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(kind, match=r"'a\.jpg' can't be read: "):
+        ImageFolder(str(tmp_path)).read("a.jpg")
 
 
 def test_a_panic_in_the_runner_fails_its_shard_alone(tmp_path):

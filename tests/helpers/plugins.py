@@ -63,6 +63,10 @@ def fail(text: str) -> None:
     word, _, name = text.partition(" ")
     if word == "raise":
         raise MADE[name]() if name in MADE else vars(builtins)[name]
+    if word == "errno":
+        raise ValueError("what it comes from counts") from OSError(
+            int(name), os.strerror(int(name))
+        )
     if word == "hang":
         time.sleep(3600)
     if word == "crash":
