@@ -15,6 +15,7 @@ from cyclopts import (
     CycloptsError,
     Group,
     MissingArgumentError,
+    Parameter,
     UnknownOptionError,
     UnusedCliTokensError,
     ValidationError,
@@ -99,6 +100,7 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
     shell
         The shell that the script is for.
     """
+    app.default_parameter = Parameter(negative=())  # no half of a switch that nobody means
     write(app.generate_completion(prog_name="mmsieve", shell=shell), sys.stdout)
 
 

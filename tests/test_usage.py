@@ -1,6 +1,7 @@
 """What the command line says of itself: examples that parse, switches, names nearly right."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -107,6 +108,8 @@ def test_completion_knows_verbs_and_options(capsys, shell):
     code, script, _ = run(capsys, f"completion {shell}")
     assert code == 0
     assert "top-fraction" in script
+    halves = {f"--{word}" for word in re.findall(r"\bno-[a-z-]+", script)}
+    assert halves & {"--no-plain-text", "--no-dry-run"} == {"--no-plain-text"}
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=script, text=True, check=True, timeout=60)
 

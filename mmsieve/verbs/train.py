@@ -4,7 +4,9 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from mmsieve.errors import RequestError
 from mmsieve.keywords import flat_options
@@ -124,8 +126,8 @@ def train_enhancer(
     *,
     out: Path,
     start_from: str | None = None,
-    negatives: bool = True,
-    rewriting: bool = True,
+    negatives: Annotated[bool, Parameter(negative="--no-negatives")] = True,
+    rewriting: Annotated[bool, Parameter(negative="--no-rewriting")] = True,
     options: TrainOptions = TrainOptions(),
 ) -> TrainReport:
     """Train a model that judges captions and rewrites poor ones (AITQE).

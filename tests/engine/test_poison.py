@@ -100,7 +100,7 @@ def test_what_a_machine_lacks_is_no_samples_fault(tmp_path, number):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
 def test_a_full_disk_ends_the_run_at_the_first_sample_that_meets_it(tmp_path, number):
     write_shards(tmp_path / "in", [["good", f"errno {number}", "good"], ["good"]])
-    with pytest.raises(MmsieveError, match="00000: '0001' can't be prepared here: .*: make room"):
+    with pytest.raises(MmsieveError, match=r"00000: '0001' can't be prepared here: .*: make room"):
         annotate(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out" / "00000.parquet").exists()
 

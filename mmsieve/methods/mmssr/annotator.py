@@ -111,11 +111,11 @@ class RatingOptions(ModelOptions, EndpointOptions, BackendOptions):
     """Comma-separated names (`ocr,stem`); NAME=KEYWORD asks about a new one."""
     expected: bool = False
     """Add the mean rating under the probabilities of the digits 0-5, per capability."""
-    clean_format: bool | None = None
+    clean_format: Annotated[bool | None, Parameter(negative="--no-clean-format")] = None
     """Keep questions whole and read control strings as text; the published code doesn't."""
     styles_decoding: Literal["plain", "constrained"] | None = None
     """Any text, as published (default), or only the nine styles (default for ours)."""
-    one_at_a_time: bool | None = None
+    one_at_a_time: Annotated[bool | None, Parameter(negative="--no-one-at-a-time")] = None
     """Keep one of scorer and styler in memory at a time, and read each again for every part of a
     shard: the same table. By default where both do not fit."""
     max_tokens: Positive | None = None

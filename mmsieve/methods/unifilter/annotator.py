@@ -21,7 +21,7 @@ them could do better, so a low number does not prove that there is nothing to fi
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import PIL.Image
 import pyarrow as pa
@@ -56,7 +56,7 @@ class ScoringOptions(ModelOptions):
     """How an image becomes a square: the published scorers stretch, their training padded."""
     max_text_tokens: Positive | None = None
     """Cut a text after this many ids, an image counting one (published: 75, documents 16384)."""
-    plain_text: bool | None = None
+    plain_text: Annotated[bool | None, Parameter(negative="--no-plain-text")] = None
     """Read control strings such as `<|endoftext|>` in a text as ordinary text."""
 
     def refuse(self, names: Iterable[str], model: str) -> None:
