@@ -1,10 +1,11 @@
 """One process, two, and Ray: shards through a stand-in that waits for its device a fixed time.
 
-    python -m benchmarks.devices [--shards 200] [--batch-ms 60] [--nodes]
+    python -m benchmarks.devices [--shards 200] [--batch-ms 60] [--nodes | --grow]
 
 A batch of 32 samples takes the stand-in so long, as a GPU would that needs no core. `--nodes`:
 instead four simulated Ray nodes of one CPU, one of which is killed every 20 s and replaced; the
-tables are then compared with those of one process.
+tables are then compared with those of one process. `--grow`: a cluster of Ray's autoscaler that
+begins with no node that has a CPU, and may have two.
 """
 
 import argparse
@@ -160,11 +161,40 @@ def kill_nodes(folder: Path, seconds: float) -> None:
     cluster.shutdown()
 
 
+def grow(folder: Path, seconds: float) -> None:
+    """A cluster without a CPU, whose autoscaler adds nodes where they are asked for."""
+    import ray
+    from ray.cluster_utils import AutoscalingCluster
+
+    annotate(folder / "in", folder / "calm", 0.0, workers=1)
+    kind = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+    cluster = AutoscalingCluster(head_resources={"CPU": 0}, worker_node_types={"small": kind})
+    cluster.start()
+    ray.init("auto", logging_level="error", log_to_driver=False)
+    most, is_done = [0.0], Event()
+
+    def watch() -> None:
+        while not is_done.wait(1):
+            most[0] = max(most[0], ray.cluster_resources().get("CPU", 0))
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+    report, _ = annotate(folder / "in", folder / "out", seconds, engine="ray")
+    is_done.set()
+    thread.join()
+    same = tables(folder / "out") == tables(folder / "calm")
+    print(f"{report.summary()}; CPUs: 0 at first, {most[0]:g} at most; tables equal: {same}")
+    ray.shutdown()
+    cluster.shutdown()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shards", type=int, default=200)
     parser.add_argument("--batch-ms", type=float, default=60.0)
-    parser.add_argument("--nodes", action="store_true")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--nodes", action="store_true")
+    which.add_argument("--grow", action="store_true")
     asked = parser.parse_args()
     print(
         f"{asked.shards} shards of {SAMPLES} samples, {asked.batch_ms:g} ms a batch of {BATCH}; "
@@ -174,7 +204,8 @@ def main() -> None:
         folder = Path(place)
         (folder / "in").mkdir()
         make_shards(folder / "in", asked.shards)
-        (kill_nodes if asked.nodes else compare)(folder, asked.batch_ms / 1000)
+        way = kill_nodes if asked.nodes else grow if asked.grow else compare
+        way(folder, asked.batch_ms / 1000)
 
 
 if __name__ == "__main__":
