@@ -110,10 +110,10 @@ def test_class_names_are_used_once():
 FLOORS = (
     ("sanitize", "wording"),
     ("errors", "http", "leftovers"),
-    ("validated", "manifests", "resources"),
+    ("validated", "manifests", "resources", "patience"),
     ("stores",),
     ("runs",),
-    ("sample", "labels", "options", "keywords", "outputs", "devices", "patience", "progress"),
+    ("sample", "labels", "options", "keywords", "outputs", "devices", "progress"),
     ("images",),
     ("sources", "reports", "locks"),
     ("watching", "prometheus"),
