@@ -108,6 +108,7 @@ class RunLog:
         self._elsewhere: dict[tuple[str, int], ProcessUse] = {}
         self._below: set[int] = set()
         self._lock = threading.RLock()
+        self._putting = threading.Lock()
         self._ended = threading.Event()
         self._process = os.getpid()
 
@@ -163,6 +164,7 @@ class RunLog:
             with self._lock:
                 if self._file is None and not self._ended.is_set():
                     self._open(self._files)
+            self._put()
 
     def end(self, code: int, facts: dict[str, Any], error: str = "") -> None:
         """The run has ended."""
@@ -181,7 +183,7 @@ class RunLog:
         report = redact_all(facts)
         self._write_run(state=state, **ended, **self.live(tree=False), report=report)
         self._close()
-        self._put()
+        self._put(last=True)
 
     def fail(self, error: BaseException) -> None:
         """The run ends with an exception."""
@@ -235,7 +237,6 @@ class RunLog:
             self._append(_line(record))
         self._pending.clear()
         self._write_run(state=RUNNING)
-        self._put()
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -265,17 +266,24 @@ class RunLog:
             remove(temporary)
             self._give_up(error)
 
-    def _put(self) -> None:
-        """Put the record to the store, where the output is at one that no other run took over."""
-        if self._files is None or self._at_store is None or is_lost(self._out):
-            return
-        pairs = [(self._files.events, self._at_store.events), (self._files.run, self._at_store.run)]
-        try:
-            for local, stored in pairs:
-                if is_stored(stored):
-                    stored.put(local)
-        except OSError as error:
-            self._give_up(error)
+    def _put(self, last: bool = False) -> None:
+        """Put the record to the store, where the output is at one that no other run took over.
+
+        One after the other, so that the `last` stays; what is said of a failure is said after it.
+        """
+        failed = None
+        with self._putting:
+            files, stored = self._files, self._at_store
+            if files is None or stored is None or (self._ended.is_set() and not last):
+                return
+            try:
+                for local, place in ((files.events, stored.events), (files.run, stored.run)):
+                    if is_stored(place) and not is_lost(self._out):
+                        place.put(local)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            self._give_up(failed)
 
     def _hear(self, record: Record) -> None:
         """What is told becomes a line; progress of a long run only now and then."""
@@ -311,6 +319,8 @@ class RunLog:
 
     def _close(self) -> None:
         self._ended.set()
+        with self._putting:  # what is read there may be removed now
+            pass
         if self._file is not None:
             self._file.close()
 
