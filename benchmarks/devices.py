@@ -4,8 +4,8 @@
 
 A batch of 32 samples takes the stand-in so long, as a GPU would that needs no core. `--nodes`:
 instead four simulated Ray nodes of one CPU, one of which is killed every 20 s and replaced; the
-tables are then compared with those of one process. `--grow`: a cluster of Ray's autoscaler that
-begins with no node that has a CPU, and may have two.
+tables are then compared with those of one process. `--grow`: no node with a CPU at first, one after 20
+s, another after 40.
 """
 
 import argparse
@@ -15,9 +15,9 @@ import platform
 import resource
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import pyarrow as pa
@@ -32,7 +32,8 @@ from tests.helpers.shards import write_tar
 BATCH = 32
 SAMPLES = 320
 """Of a shard."""
-KILL_EVERY = 20.0
+EVERY = 20.0
+"""Seconds between two changes of a cluster's nodes."""
 
 
 class BytesPreparer:
@@ -85,9 +86,9 @@ def make_shards(folder: Path, count: int) -> None:
         write_tar(folder / f"{shard:04d}.tar", members)
 
 
-def annotate(source: Path, out: Path, seconds: float, **how: Any) -> tuple[RunReport, float]:
-    """The report, and the CPU seconds of all processes that have ended with it."""
-    before = cpu_seconds()
+def annotate(source: Path, out: Path, seconds: float, **how: Any) -> tuple[RunReport, float, float]:
+    """The report, the CPU seconds of all processes that have ended with it, and seconds."""
+    before, began = cpu_seconds(), time.monotonic()
     report = run_annotator(
         lambda device: StandIn(seconds),
         [str(source)],
@@ -97,7 +98,7 @@ def annotate(source: Path, out: Path, seconds: float, **how: Any) -> tuple[RunRe
         run=RunOptions(quiet=True, **how),
     )
     assert not report.failed, report.failed
-    return report, cpu_seconds() - before
+    return report, cpu_seconds() - before, time.monotonic() - began
 
 
 def cpu_seconds() -> float:
@@ -124,68 +125,50 @@ def compare(folder: Path, seconds: float) -> None:
     for number, (name, how) in enumerate(runs.items()):
         if "engine" in how:
             ray.init("local", num_cpus=2, include_dashboard=False, logging_level="error")
-        report, used = annotate(folder / "in", folder / f"out{number}", seconds, **how)
-        first = first or report.seconds
+        _, used, took = annotate(folder / "in", folder / f"out{number}", seconds, **how)
+        first = first or took
         shown = "-" if "engine" in how else f"{used:.1f}"
-        print(f"| {name} | {report.seconds:.1f} | {first / report.seconds:.2f} | {shown} |")
+        print(f"| {name} | {took:.1f} | {first / took:.2f} | {shown} |", flush=True)
         assert tables(folder / f"out{number}") == tables(folder / "out0")
     ray.shutdown()
 
 
-def kill_nodes(folder: Path, seconds: float) -> None:
-    """Four simulated nodes, one of which is killed every 20 s and replaced."""
+def on_cluster(folder: Path, seconds: float, change: Callable[[Any, int], bool], cpus: int) -> None:
+    """Shards on simulated nodes that change meanwhile; the tables are those of one process."""
     import ray
     from ray.cluster_utils import Cluster
 
     annotate(folder / "in", folder / "calm", 0.0, workers=1)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(4)]
+    for _ in range(cpus):
+        cluster.add_node(num_cpus=1)
     ray.init(cluster.address, logging_level="error", log_to_driver=False)
-    is_done, killed = Event(), []
-
-    def kill() -> None:
-        while not is_done.wait(KILL_EVERY):
-            cluster.remove_node(nodes.pop(0), allow_graceful=False)
-            nodes.append(cluster.add_node(num_cpus=1))
-            killed.append(time.monotonic())
-
-    thread = Thread(target=kill, daemon=True)
-    thread.start()
-    report, _ = annotate(folder / "in", folder / "out", seconds, engine="ray")
-    is_done.set()
-    thread.join()
-    assert killed, "too few shards: no node was killed"
+    with ThreadPoolExecutor(1) as pool:  # nodes are begun in the main thread alone
+        done = pool.submit(annotate, folder / "in", folder / "out", seconds, engine="ray")
+        changes = 0
+        while not wait([done], EVERY).done:
+            changes += change(cluster, changes)
+        report, _, took = done.result()
     same = tables(folder / "out") == tables(folder / "calm")
-    print(f"{report.summary()}; {len(killed)} nodes killed; tables equal: {same}")
+    end = f"{took:.0f} s, {changes} changes of nodes; tables equal: {same}"
+    print(f"{report.rows:,} rows of {report.shards} shards, {len(report.failed)} failed, in {end}")
     ray.shutdown()
     cluster.shutdown()
 
 
-def grow(folder: Path, seconds: float) -> None:
-    """A cluster without a CPU, whose autoscaler adds nodes where they are asked for."""
-    import ray
-    from ray.cluster_utils import AutoscalingCluster
+def replace_one(cluster: Any, changes: int) -> bool:
+    """Kill the node that is there longest, and begin another."""
+    oldest = next(node for node in list(cluster.worker_nodes))
+    cluster.remove_node(oldest, allow_graceful=False)
+    cluster.add_node(num_cpus=1)
+    return True
 
-    annotate(folder / "in", folder / "calm", 0.0, workers=1)
-    kind = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
-    cluster = AutoscalingCluster(head_resources={"CPU": 0}, worker_node_types={"small": kind})
-    cluster.start()
-    ray.init("auto", logging_level="error", log_to_driver=False)
-    most, is_done = [0.0], Event()
 
-    def watch() -> None:
-        while not is_done.wait(1):
-            most[0] = max(most[0], ray.cluster_resources().get("CPU", 0))
-
-    thread = Thread(target=watch, daemon=True)
-    thread.start()
-    report, _ = annotate(folder / "in", folder / "out", seconds, engine="ray")
-    is_done.set()
-    thread.join()
-    same = tables(folder / "out") == tables(folder / "calm")
-    print(f"{report.summary()}; CPUs: 0 at first, {most[0]:g} at most; tables equal: {same}")
-    ray.shutdown()
-    cluster.shutdown()
+def add_one(cluster: Any, changes: int) -> bool:
+    """Begin a node, unless there are two."""
+    if changes < 2:
+        cluster.add_node(num_cpus=1)
+    return changes < 2
 
 
 def main() -> None:
@@ -204,8 +187,11 @@ def main() -> None:
         folder = Path(place)
         (folder / "in").mkdir()
         make_shards(folder / "in", asked.shards)
-        way = kill_nodes if asked.nodes else grow if asked.grow else compare
-        way(folder, asked.batch_ms / 1000)
+        if asked.nodes or asked.grow:
+            how = (replace_one, 4) if asked.nodes else (add_one, 0)
+            on_cluster(folder, asked.batch_ms / 1000, *how)
+        else:
+            compare(folder, asked.batch_ms / 1000)
 
 
 if __name__ == "__main__":
