@@ -4,8 +4,8 @@
 
 A batch of 32 samples takes the stand-in so long, as a GPU would that needs no core. `--nodes`:
 instead four simulated Ray nodes of one CPU, one of which is killed every 20 s and replaced; the
-tables are then compared with those of one process. `--grow`: no node with a CPU at first, one after 20
-s, another after 40.
+tables are then compared with those of one process. `--grow`: no node with a CPU at first, one
+after 20 s, another after 40.
 """
 
 import argparse

@@ -100,8 +100,11 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
     shell
         The shell that the script is for.
     """
-    app.default_parameter = Parameter(negative=())  # no half of a switch that nobody means
-    write(app.generate_completion(prog_name="mmsieve", shell=shell), sys.stdout)
+    before, app.default_parameter = app.default_parameter, Parameter(negative=())
+    try:  # without the half of a switch that nobody means
+        write(app.generate_completion(prog_name="mmsieve", shell=shell), sys.stdout)
+    finally:
+        app.default_parameter = before
 
 
 def main(arguments: list[str] | None = None) -> None:

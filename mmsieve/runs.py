@@ -109,6 +109,7 @@ class RunLog:
         self._below: set[int] = set()
         self._lock = threading.RLock()
         self._putting = threading.Lock()
+        self._said = False
         self._ended = threading.Event()
         self._process = os.getpid()
 
@@ -118,10 +119,14 @@ class RunLog:
         """The run holds its output now; of several outputs the first has the record."""
         if self._files is not None:
             return
-        self._files, self._out = files, out
         if is_stored(files.folder):
-            scratch = self.held.enter_context(scratch_folder())
-            self._files, self._at_store = RunFiles(scratch, files.part), files
+            self._at_store = files
+            try:
+                files = RunFiles(self.held.enter_context(scratch_folder()), files.part)
+            except OSError as error:
+                self._give_up(error)
+                return
+        self._files, self._out = files, out
         self.held.enter_context(heard_by(self._hear))
         threading.Thread(target=self._watch, daemon=True, name="mmsieve-run").start()
         self.held.callback(self._close)
@@ -269,7 +274,8 @@ class RunLog:
     def _put(self, last: bool = False) -> None:
         """Put the record to the store, where the output is at one that no other run took over.
 
-        One after the other, so that the `last` stays; what is said of a failure is said after it.
+        One after the other, so that the `last` stays. Where that fails it is said once, and tried
+        again with the next progress.
         """
         failed = None
         with self._putting:
@@ -282,8 +288,9 @@ class RunLog:
                         place.put(local)
             except OSError as error:
                 failed = error
-        if failed is not None:
-            self._give_up(failed)
+        if failed is not None and not self._said:
+            self._said = True
+            self._say(failed)
 
     def _hear(self, record: Record) -> None:
         """What is told becomes a line; progress of a long run only now and then."""
@@ -313,7 +320,11 @@ class RunLog:
     def _give_up(self, error: OSError) -> None:
         """The run goes on without a record of what it does, and says so."""
         self._close()
-        files, self._files = self._at_store or self._files, None
+        self._say(error)
+        self._files = None
+
+    def _say(self, error: OSError) -> None:
+        files = self._at_store or self._files
         place = "" if files is None else f" in {files.folder}"
         write(f"what this run does is not recorded{place}: {error}", sys.stderr)
 

@@ -5,6 +5,7 @@ both can be asked is `Workers`. A worker that dies costs the work on its item: t
 by the next one that is idle.
 """
 
+import socket
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -97,8 +98,8 @@ class Actor:
         """Answers once the worker has its place; raises MmsieveError for another version there."""
         if version != product_version():
             raise MmsieveError(
-                f"it has mmsieve {product_version()}, and this machine {version}: install the same "
-                "on each node"
+                f"{socket.gethostname()} has mmsieve {product_version()}, and the run is of "
+                f"{version}: install the same on each node"
             )
 
     def load(self) -> None:
@@ -188,7 +189,8 @@ class _Crew(Generic[T]):
     def grow(self, waiting: int) -> None:
         """Ask for as many workers again as have a place, where that may bring more of them."""
         placed = len(self._loading) + len(self.idle) + len(self.busy)
-        wanted = min(placed, waiting - len(self._loading)) if self._workers.grows else 0
+        may = self._workers.grows and not self._missing  # where one can't start no more are tried
+        wanted = min(placed, waiting - len(self._loading)) if may else 0
         for _ in range(wanted - len(self._unplaced)):
             self._hire()
 
@@ -202,10 +204,10 @@ class _Crew(Generic[T]):
             if not self.busy:
                 self._patience.check(self._describe)
             return None
-        self._patience.renew()
         if ended not in self.busy:
             self._settle(ended)
             return None
+        self._patience.renew()
         worker, item, attempt = self.busy.pop(ended)
         try:
             found = self._workers.result(ended)
@@ -241,6 +243,7 @@ class _Crew(Generic[T]):
             self._workers.end(worker)
             self._replace(error)
             return
+        self._patience.renew()
         if is_placed:
             self._loading[self._workers.call(worker, "load")] = worker
             return

@@ -6,7 +6,9 @@ sources and `--out` must be reachable from every node.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -29,6 +31,7 @@ from mmsieve.progress import Progress
 from mmsieve.sources import Shard
 from mmsieve.stores.asking import one_line
 
+SHARED = "--out must be the same folder on every node, as on a shared disk"
 _CPUS_PER_GPU = 4
 T = TypeVar("T", bound=Named)
 
@@ -116,6 +119,8 @@ class RayEngine:
         actors = _Actors(self._ray, make, cpus, int(device != "cpu"))
         for shard, report in run_shards(actors, most, shards, self._patience):
             progress(report.rows, shard.size)  # all of it at once: nothing is heard of it before
+            if report.problem is None and not job.path(shard).exists():
+                report = ShardReport(shard=shard.name, problem=f"its table isn't here: {SHARED}")
             yield report
 
     def run_each(self, make: Callable[[], Actor], items: Sequence[T]) -> Iterator[tuple[T, Any]]:
@@ -125,9 +130,14 @@ class RayEngine:
 
 
 class RayActor:
-    """What Ray makes an actor of: it makes the one that does the work, and hands calls on."""
+    """What Ray makes an actor of: it makes the one that does the work, and hands calls on.
 
-    def __init__(self, make: Callable[[], Actor]) -> None:
+    It works in the folder of who asked, as paths may be relative to it; not where there is none.
+    """
+
+    def __init__(self, make: Callable[[], Actor], folder: str) -> None:
+        with suppress(OSError):
+            os.chdir(folder)
         self._actor: Any = make()
 
     def do(self, method: str, *given: Any) -> Any:
@@ -151,7 +161,7 @@ class _Actors(Workers):
 
     def start(self) -> Any:
         """Ask for an actor; it has its place on a node once it answers."""
-        return self._class.remote(self._make)
+        return self._class.remote(self._make, str(Path.cwd()))
 
     def call(self, worker: Any, method: str, *given: Any) -> Any:
         """A reference to what the method will return."""

@@ -1,11 +1,14 @@
 """An export's files written on a Ray cluster: whoever asks for them notes them."""
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from mmsieve.engine.crew import Actor, Failure
-from mmsieve.engine.ray import RayEngine
+from mmsieve.engine.ray import SHARED, RayEngine
+from mmsieve.errors import MmsieveError
 from mmsieve.exporting.exporter import Exporter, named
 from mmsieve.exporting.pictures import ImageCopies
 from mmsieve.exporting.plan import ExportFile
@@ -50,7 +53,13 @@ class _ExportActor(Actor):
         """Write a file."""
         written = _Written(pictures=self._exporter.pictures)
         exporter = replace(self._exporter, journal=written)
-        written.problems = exporter.write(asked.file, asked.identity)
+        try:
+            written.problems = exporter.write(asked.file, asked.identity)
+        except OSError as error:  # ends the run, as it does on one machine
+            where = f"on {socket.gethostname()}"
+            raise MmsieveError(
+                f"--out {exporter.out}: can't be written {where}: {error}"
+            ) from error
         return written
 
 
@@ -66,12 +75,23 @@ def mirror_on_ray(
     make = partial(_ExportActor, replace(exporter, journal=_Written()))
     for asked, written in ray.run_each(make, [_Asked(*each) for each in files]):
         if isinstance(written, Failure):
-            failed |= named(asked.file.label, [written.problem])
-        else:
-            for entry in written.entries:
-                exporter.note(entry)
-            if exporter.pictures is not None:
-                exporter.pictures.add(written.pictures)
-            failed |= named(asked.file.label, written.problems)
+            nothing = ExportEntry(
+                unit=asked.file.unit, identity=asked.identity, tars=(), complete=False
+            )
+            written = _Written([nothing], [written.problem])
+        for entry in written.entries:
+            _check_there(exporter.out, entry)
+            exporter.note(entry)
+        if exporter.pictures is not None and written.pictures is not None:
+            exporter.pictures.add(written.pictures)
+        failed |= named(asked.file.label, written.problems)
         advance(asked.file.count, asked.file.size)
     return failed
+
+
+def _check_there(out: Path, entry: ExportEntry) -> None:
+    """Raise MmsieveError where a file that a node has written isn't seen here."""
+    for tar in entry.tars:
+        path = out / tar.name
+        if not path.is_file() or path.stat().st_size != tar.bytes:
+            raise MmsieveError(f"{path}: a node has written it elsewhere: {SHARED}")

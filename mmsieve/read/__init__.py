@@ -16,6 +16,7 @@ from mmsieve.images import ImageLimits, read_size
 from mmsieve.options import INPUT, LIMITS, AboveZero, Options, Positive
 from mmsieve.sample import Image, Kind, Sample, Text
 from mmsieve.stores.asking import one_line
+from mmsieve.stores.folders import LONGEST
 from mmsieve.stores.paths import StorePath, as_path, is_stored, place_of
 
 BROKEN_JSON = "its json is no JSON object: taken as no metadata"
@@ -211,6 +212,8 @@ def _find_stored(root: StorePath, name: str) -> Path:
     if name.startswith("/") or ".." in name.split("/"):
         raise SampleError(Status.IMAGE_MISSING, f"{name!r} leaves the folder of images")
     path = root / name
+    if len(os.fsencode("/".join(path.parts[1:]))) > LONGEST:
+        raise SampleError(Status.IMAGE_MISSING, f"{name!r:.99}: no store has so long a name")
     _check_size(name, path.stat().st_size)
     return as_path(path)
 

@@ -77,6 +77,9 @@ FIRST_PAUSE = 0.5
 """Seconds before a request is sent again here, twice as many before each other time."""
 _FINAL = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
+_ANOTHER_TIME = (408, 425, 429)
+"""Answers of web servers that say nothing of what is asked for."""
+
 
 def ask(url: str, call: Callable[[], R]) -> R:
     """What a call to a store returns; OSError where it can't be had, also when asked again."""
@@ -95,6 +98,9 @@ def _may_pass(error: Exception) -> bool:
     """Whether asking again may help: not where a store has answered, or nobody is let in."""
     if isinstance(error, MmsieveError | ValueError | TypeError | NotImplementedError):
         return False
+    status = getattr(error, "status", None)  # of aiohttp's errors
+    if isinstance(status, int) and 400 <= status < 500 and status not in _ANOTHER_TIME:
+        return False
     is_answer = isinstance(error, OSError) and error.errno in _FINAL
     kinds = FileNotFoundError | PermissionError | FileExistsError
     return not (is_answer or isinstance(error, kinds) or "Credential" in type(error).__name__)
@@ -104,5 +110,6 @@ def _as_os_error(url: str, error: Exception) -> Exception:
     if isinstance(error, MmsieveError | FileNotFoundError):
         return error
     fix = "; give credentials by the store's usual means" if "redential" in repr(error) else ""
-    number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+    usual = errno.EIO if _may_pass(error) else errno.EINVAL  # no answer, or one that stays
+    number = error.errno if isinstance(error, OSError) and error.errno else usual
     return OSError(number, f"{redact(url)}: {one_line(error)}{fix}")

@@ -23,7 +23,7 @@ from mmsieve.stores.paths import CALLS, StorePath, as_path, in_turn, is_stored
 from mmsieve.validated import parse_json
 
 _NOT_WRITTEN = ("http", "https", "hf")
-_LONGEST = 1024
+LONGEST = 1024
 """Bytes of an object's name."""
 
 
@@ -46,9 +46,9 @@ def check_lengths(folder: StorePath, names: Iterable[str], option: str) -> None:
     """Raise RequestError where an object would have a longer name than stores allow."""
     start = len("/".join(folder.parts[1:]).encode()) + 1
     for name in names:
-        if start + len(os.fsencode(name)) > _LONGEST:
+        if start + len(os.fsencode(name)) > LONGEST:
             raise RequestError(
-                f"{option} {folder}: a name of more than {_LONGEST} bytes can't be written: {name}"
+                f"{option} {folder}: a name of more than {LONGEST} bytes can't be written: {name}"
             )
 
 

@@ -94,7 +94,8 @@ class FakeRay:
 
 
 @pytest.fixture
-def fake(monkeypatch) -> FakeRay:
+def fake(monkeypatch, tmp_path) -> FakeRay:
+    monkeypatch.chdir(tmp_path)
     ray = FakeRay()
     ray.answers["run"] = lambda shard: ShardReport(shard=shard.name, rows=1)
     monkeypatch.setitem(sys.modules, "ray", ray)
@@ -111,6 +112,9 @@ def run(ray: FakeRay, count: int = 3, device: Any = "cpu", **how: Any) -> list[S
         annotator=ImageBytes(), out=Path("o"), read=ReadOptions(), runner=options, fingerprint={}
     )
     shards = [Shard(f"{n}.tar", str(n), 1) for n in range(count)]
+    Path("o").mkdir()
+    for shard in shards:  # what the actors would have written
+        job.path(shard).touch()
     return list(engine(ray, **how).run(job, shards, Progress("", 0)))
 
 
@@ -125,9 +129,35 @@ def test_more_are_asked_for_as_long_as_there_is_work_for_them(fake):
     assert 2 <= fake.hired == fake.killed <= 9
 
 
-def test_another_version_on_a_node_is_no_node():
-    with pytest.raises(MmsieveError, match=r"it has mmsieve .*, and this machine 0\.0\.0: install"):
+def test_another_version_on_a_node_is_no_node(fake, capsys):
+    """One good node beside one where no actor can start: few are tried there, and it is named."""
+    with pytest.raises(MmsieveError) as wrong:
         Actor().answer("0.0.0")
+    assert f"{socket.gethostname()} has mmsieve" in str(wrong.value)
+    asked: list[str] = []
+
+    def answer(version):
+        asked.append(version)
+        return wrong.value if len(asked) != 1 else None
+
+    fake.answers["answer"] = answer
+    assert len(run(fake, count=50)) == 50
+    assert fake.hired == fake.killed <= 30
+    said = capsys.readouterr().err
+    assert said.count("a Ray actor could not start") == 1 and "has mmsieve" in said
+
+
+def test_a_model_that_is_never_loaded_is_given_up_beside_nodes_that_cannot_start(fake):
+    fake.silent, asked = {"load"}, []
+
+    def answer(version):
+        asked.append(version)
+        return RayActorError("gone") if len(asked) > 1 else None
+
+    fake.answers["answer"] = answer
+    with pytest.raises(MmsieveError, match="1 Ray actor to load the model"):
+        run(fake, count=9, minutes=2)
+    assert fake.hired < 30 and fake.now < 200
 
 
 def test_taken_cpus_are_said_after_a_minute_and_given_up_in_the_end(fake, capsys):
@@ -182,6 +212,12 @@ def test_actors_that_never_start_end_the_run(fake):
     fake.answers |= {"load": load, "run": lambda shard: RayActorError()}
     with pytest.raises(MmsieveError, match="no Ray actor could start: The node has no CUDA"):
         run(fake, count=1)
+
+
+def test_a_table_that_is_written_elsewhere_is_not_there(fake):
+    fake.answers["run"] = lambda shard: (Path("o") / "0.parquet").unlink() or ShardReport(shard="0")
+    (report,) = run(fake, count=1)
+    assert report.problem.startswith("its table isn't here: --out must be the same folder")
 
 
 def test_an_error_of_one_shard_is_its_own(fake):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mmsieve.engine.crew import Failure
 from tests.helpers.command_line import run_line
 from tests.helpers.exports import decide, make_two_tars
+from tests.helpers.shards import image, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +42,76 @@ def test_the_same_files_come_from_a_cluster_and_go_on_there(tmp_path):
     (tmp_path / "there" / "00000.tar").unlink()
     again = export(*words, tmp_path / "there", "--engine", "ray")
     assert "resumed: 1 shards were exported before" in again.stdout
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+class FakeEngine:
+    """Stands for a cluster: carries out what it is given, or says that the workers died."""
+
+    problem = ""
+    elsewhere: Path | None = None
+    """The folder of an export from which what is written is gone at once."""
+
+    def __init__(self, *how: object) -> None:
+        pass
+
+    def run_each(self, make, items):
+        actor = make()
+        for asked in items:
+            if self.problem and asked.name == "00000.tar":
+                yield asked, Failure(self.problem)
+                continue
+            written = actor.run(asked)
+            if self.elsewhere is not None:
+                (self.elsewhere / asked.name).unlink()
+            yield asked, written
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    monkeypatch.setattr("mmsieve.verbs.export.RayEngine", FakeEngine)
+    monkeypatch.setattr(FakeEngine, "problem", "")
+    monkeypatch.setattr(FakeEngine, "elsewhere", None)
+    return FakeEngine
+
+
+def test_a_file_whose_workers_die_is_named_and_done_again(tmp_path, engine):
+    source = make_two_tars(tmp_path / "src")
+    words = (source, "--decisions", decide(source, out=tmp_path / "kept"), "--out")
+    engine.problem = "its worker died 3 times"
+    ended = run_line("export", *words, tmp_path / "o", "--engine", "ray")
+    assert ended.code == 1 and "shard 00000: its worker died 3 times" in ended.err
+    engine.problem = ""
+    assert run_line("export", *words, tmp_path / "o", "--engine", "ray").code == 0
+    assert run_line("export", *words, tmp_path / "here").code == 0
+    mine, wanted = contents(tmp_path / "o"), contents(tmp_path / "here")
+    mine.pop("journal"), wanted.pop("journal")
+    assert mine == wanted
+
+
+def test_a_file_that_is_not_seen_here_ends_the_run(tmp_path, engine):
+    source = make_two_tars(tmp_path / "src")
+    words = (source, "--decisions", decide(source, out=tmp_path / "kept"), "--out")
+    engine.elsewhere = tmp_path / "o"
+    ended = run_line("export", *words, tmp_path / "o", "--engine", "ray")
+    assert ended.code == 1 and "--out must be the same folder on every node" in ended.err
+
+
+def test_images_are_copied_by_nodes_too(tmp_path, engine):
+    said = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "A square."}]
+    items = [{"id": f"{n}", "image": f"{n}.jpg", "conversations": said} for n in range(4)]
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(image(number))
+    source = write_jsonl(tmp_path / "mix.jsonl", items)
+    rating = ("--model", "mmssr-tiny-scorer", "--capabilities", "ocr", "--workers", 0, "--out")
+    table, kept = tmp_path / "table", tmp_path / "kept"
+    assert run_line("rate", source, "--images", tmp_path, *rating, table).code == 0
+    assert run_line("filter", table, "--by", "ocr", "--top-count", 2, "--out", kept).code == 0
+    words = ("export", source, "--images", tmp_path, "--with-images", "--decisions", kept)
+    here = run_line(*words, "--out", tmp_path / "here")
+    there = run_line(*words, "--out", tmp_path / "there", "--engine", "ray")
+    assert here.code == there.code == 0, there.err
+    assert "2 image files are beside them" in there.out
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 

@@ -1,5 +1,6 @@
 """What runs record beside outputs at stores, and how others see it."""
 
+import errno
 import json
 import os
 import time
@@ -111,6 +112,31 @@ def test_whoever_was_taken_over_records_no_more(line):
         forbid(place_of(OUT))
         log.end(1, {})
     assert recorded("run.json") == before
+
+
+def test_a_store_that_is_away_for_a_while_has_the_end(line, monkeypatch):
+    put, tried = StorePath.put, []
+
+    def fail_first(path, local):
+        if path.parent.name.endswith(".run") and len(tried) < 1:
+            tried.append(path)
+            raise OSError(errno.EIO, "no answer")
+        put(path, local)
+
+    monkeypatch.setattr(StorePath, "put", fail_first)
+    ended = run_line(*line)
+    assert ended.code == 0 and ended.err.count("is not recorded") == 1
+    assert status().out.startswith("score is done")
+
+
+def test_without_a_place_for_it_there_is_no_record(line, monkeypatch):
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mmsieve.runs.scratch_folder", fail)
+    ended = run_line(*line)
+    assert ended.code == 0 and "No space left on device" in ended.err
+    assert status().code == 2
 
 
 def test_a_store_that_takes_nothing_costs_the_record_alone(line, monkeypatch):

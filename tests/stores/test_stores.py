@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 from mmsieve import decisions, tables
-from mmsieve.errors import RequestError
+from mmsieve.errors import RequestError, SampleError, ShardError
 from mmsieve.methods.load import find_folder
 from mmsieve.outputs import check_name
+from mmsieve.read import ImageFolder
 from mmsieve.stores import asking, folders
 from mmsieve.stores.paths import StorePath, is_stored, place_of
 from tests.helpers.command_line import Ended, run_line
@@ -19,6 +20,12 @@ from tests.helpers.shards import captions, write_tar
 from tests.helpers.tables import rows_of, write_table
 
 SCORES = {"a/0": rows_of("a/0", [0.1, 0.5, None]), "a/1": rows_of("a/1", [0.9, 0.8])}
+
+
+class GoneError(Exception):
+    """An answer of a web server, as aiohttp raises it."""
+
+    status = 410
 
 
 @pytest.fixture
@@ -275,6 +282,34 @@ def test_a_store_is_asked_again_but_not_where_it_has_answered(monkeypatch):
         return answer
 
     assert asking.ask("s3://b/x", once) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError("no answer"), ShardError),
+        (TimeoutError(), ShardError),
+        (GoneError("410, message='Gone'"), SampleError),
+        (ValueError("Parameter validation failed"), SampleError),
+        (FileNotFoundError(2, "no such object"), SampleError),
+    ],
+)
+def test_an_image_that_a_store_has_not_is_missing_and_no_answer_is_none(
+    store, monkeypatch, error, kind
+):
+    monkeypatch.setattr(asking, "FIRST_PAUSE", 0)
+
+    def fail(path, **options):
+        raise error
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "info", fail)
+    with pytest.raises(kind, match="can't be read"):
+        ImageFolder(store).read("a.jpg")
+
+
+def test_a_name_that_no_store_has_is_a_missing_image(store):
+    with pytest.raises(SampleError, match="no store has so long a name"):
+        ImageFolder(store).read("a" * 1100 + ".jpg")
 
 
 def test_a_refused_store_is_no_empty_one(store, monkeypatch):

@@ -118,13 +118,13 @@ def answer_pattern(keys: Sequence[str], max_new_tokens: int) -> str:
 
 
 def _string_pattern(most: int) -> str:
-    """What a JSON string holds, of about `most` characters at most.
+    """What a JSON string holds: up to `most` characters between any two that are escaped.
 
     Runs of one class of characters: of a repeated choice between two classes xgrammar works out
     anew for each token, for 9 ms, which of the vocabulary may come next; so for 0.03 ms.
     """
-    run = f"{_PLAIN}{{0,{max(1, most // 4)}}}"
-    return f"{_PLAIN}{{0,{most}}}(?:{_ESCAPED}{run}){{0,{_ESCAPES}}}"
+    run = f"{_PLAIN}{{0,{most}}}"
+    return f"{run}(?:{_ESCAPED}{run}){{0,{_ESCAPES}}}"
 
 
 def longest_answer(keys: Sequence[str], max_new_tokens: int) -> int:

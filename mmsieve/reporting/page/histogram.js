@@ -69,28 +69,42 @@ class Histogram {
   /** Labels below the bars, as far apart as they need: of each value, or of round numbers. */
   ticks() {
     const y = CHART.top + CHART.height + 17;
-    let free = 0;
-    return this.marks()
-      .filter(([label, x]) => {
-        const half = ((label.length + 1) * LETTER) / 2;
-        const fits = x - half >= free && x + half - LETTER / 2 <= this.width;
-        if (fits) free = x + half;
-        return fits;
-      })
-      .map(([label, x]) => text(label, x, y, "middle"));
+    const round = this.isDiscrete() ? [] : this.fitting(this.roundMarks());
+    const marks = round.length > 1 ? round : this.fitting(this.barMarks());
+    return marks.map(([label, x]) => text(label, x, y, "middle"));
   }
 
-  /** Values that may be labelled, and where they lie. */
-  marks() {
+  /** Of labels and their places those for which there is room. */
+  fitting(marks) {
+    let free = 0;
+    return marks.filter(([label, x]) => {
+      const half = ((label.length + 1) * LETTER) / 2;
+      const fits = x - half >= free && x + half - LETTER / 2 <= this.width;
+      if (fits) free = x + half;
+      return fits;
+    });
+  }
+
+  /** The bars' own values: of each bar, or where it begins. */
+  barMarks() {
     const { edges, bars } = this.column;
-    if (this.isDiscrete()) return bars.map((edge, bar) => [shortly(edges[edge]), CHART.left + (bar + 0.5) * this.slot]);
+    const shift = this.isDiscrete() ? 0.5 : 0;
+    return bars.map((edge, bar) => [shortly(edges[edge]), CHART.left + (bar + shift) * this.slot]);
+  }
+
+  /** Round values, with as many digits as tell them apart. */
+  roundMarks() {
+    const { edges } = this.column;
     const low = edges[0];
     const high = edges[edges.length - 1];
     const step = niceStep(high - low, Math.max(2, Math.floor(this.width / 70)));
-    const values = [];
-    for (let number = Math.ceil(low / step); number * step <= high; number++) values.push(Number((number * step).toPrecision(6)));
-    const round = values.map((value) => [shortly(value), this.xOfValue(value)]);
-    return values.length > 1 ? round : bars.map((edge, bar) => [shortly(edges[edge]), CHART.left + bar * this.slot]);
+    const digits = Math.min(12, Math.max(0, 1 - Math.floor(Math.log10(step))));
+    const marks = [];
+    for (let number = Math.ceil(low / step); number * step <= high; number++) {
+      const value = Number((number * step).toFixed(digits));
+      marks.push([value.toLocaleString("en-US", { maximumFractionDigits: digits }), this.xOfValue(value)]);
+    }
+    return marks;
   }
 
   handle() {

@@ -114,7 +114,14 @@ def test_whatever_the_servers_pattern_takes_is_an_answer(text):
 
 @pytest.mark.parametrize(
     ("said", "fits"),
-    [("a" * 240, True), ("a" * 241, False), ('\\"' * 32, True), ('\\"' * 33, False)],
+    [
+        ("a" * 240, True),
+        ("a" * 241, False),
+        ('\\"' * 32, True),
+        ('\\"' * 33, False),
+        ('The \\"Sea\\"' + "a" * 240, True),
+        ('The \\"Sea\\"' + "a" * 241, False),
+    ],
 )
 def test_the_servers_pattern_ends_a_loop(said, fits):
     start, middle, end = fixed_pieces(KEYS[:2])
