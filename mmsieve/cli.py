@@ -30,8 +30,10 @@ from mmsieve.errors import (
     MmsieveError,
     RequestError,
     TerminatedError,
+    as_ordered,
     exit_code,
     is_order_to_end,
+    order_to_end,
 )
 from mmsieve.outputs import is_full
 from mmsieve.prometheus import metrics_port, serving_metrics
@@ -166,6 +168,8 @@ def _run(words: list[str], debug: bool) -> int:
     except BaseException as error:
         if is_order_to_end(error):
             raise
+        if is_order_to_end(ordered := as_ordered(error)):
+            raise ordered from None
         if is_full(error):
             fix = "make room; the same command goes on where this one stopped"
             return _fail(MmsieveError(f"{error}: {fix}"), debug, FAILED)
@@ -189,10 +193,11 @@ def _heeding_signals() -> Iterator[None]:
         if os.getpid() != process:  # a forked worker, that nobody waits for
             os._exit(TERMINATED)
         if number == signal.SIGINT:
-            raise InterruptedByUserError
+            order_to_end(InterruptedByUserError())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise TerminatedError
+        order_to_end(TerminatedError())
 
+    order_to_end(None)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, end)
     if before[signal.SIGINT] is not signal.SIG_IGN:

@@ -121,6 +121,21 @@ class TerminatedError(KeyboardInterrupt):
     """SIGTERM has come: everything ends as with an interrupt."""
 
 
+_orders: list[KeyboardInterrupt] = []
+
+
+def order_to_end(order: KeyboardInterrupt | None) -> None:
+    """Raise what a signal orders, and remember it; None: nothing was ordered yet."""
+    _orders[:] = [] if order is None else [order]
+    if order is not None:
+        raise order
+
+
+def as_ordered(error: BaseException) -> BaseException:
+    """An error, or the order to end that a library has made it of, as DuckDB does."""
+    return error if is_order_to_end(error) or not _orders else _orders[0]
+
+
 def exit_code(error: BaseException) -> int:
     """The exit code of a command that an exception ends."""
     is_terminated = isinstance(error, SystemExit) and error.code == signal.SIGTERM  # Ray's handler

@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from mmsieve.errors import WRONG_REQUEST, exit_code
+from mmsieve.errors import WRONG_REQUEST, as_ordered, exit_code
 from mmsieve.leftovers import hidden_name, hidden_place, leftovers_of, remove, scratch_folder
 from mmsieve.resources import ProcessUse, measure
 from mmsieve.sanitize import Record, heard_by, redact_all, tell, write
@@ -192,6 +192,7 @@ class RunLog:
 
     def fail(self, error: BaseException) -> None:
         """The run ends with an exception."""
+        error = as_ordered(error)
         said = "" if isinstance(error, KeyboardInterrupt | SystemExit) else str(error)
         kind = (
             "" if not said or type(error).__module__.startswith("mmsieve") else type(error).__name__

@@ -14,6 +14,7 @@ import pytest
 
 from tests.helpers.plugins import write_plugin
 from tests.helpers.shards import captions, write_tar
+from tests.helpers.tables import rows_of, write_table
 
 pytestmark = pytest.mark.slow
 ON = "; the same command goes on where this one stopped\n"
@@ -116,3 +117,38 @@ def test_an_interrupt_is_heard_while_the_main_thread_waits():
     """As for a server that is down. (polars, imported, would have such a wait begin again.)"""
     run = subprocess.run([sys.executable, "-c", _WAIT], capture_output=True, check=False)
     assert run.returncode == -signal.SIGINT and b"KeyboardInterrupt" in run.stderr
+
+
+_SLOW_FILTER = """
+import os, sys, threading
+from mmsieve.cli import main
+from mmsieve.filtering.decide import Database
+
+def run(database, query):
+    threading.Timer(0.3, os.kill, (os.getpid(), int(sys.argv[1]))).start()
+    rows = "range(3000000) a, range(3000) b WHERE a.range * b.range % 7 = 3"
+    database.frame(f"SELECT count(*) FROM {rows}")
+
+Database.run = run
+main(["filter", sys.argv[2], "--min-score", "1", "--out", sys.argv[3], "--quiet"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_library_that_makes_an_error_of_an_order_to_end_ends_all_the_same(
+    tmp_path, number, code, word
+):
+    """DuckDB raises RuntimeError("Query interrupted"), and keeps to itself why."""
+    table = write_table(tmp_path / "table", {"a": rows_of("a", [1.0, 2.0])})
+    done = subprocess.run(
+        [sys.executable, "-c", _SLOW_FILTER, str(int(number)), table, tmp_path / "kept"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, word + ON)
+    record = json.loads((tmp_path / ".kept.run" / "run.json").read_text("utf-8"))
+    assert (record["state"], record["error"]) == (word, None)

@@ -13,7 +13,7 @@ from mmsieve.errors import RequestError, ShardError
 from mmsieve.exporting.captions import CaptionChange, CaptionEdit, FinalCaptions
 from mmsieve.exporting.items import write_items
 from mmsieve.exporting.pictures import ImageCopies
-from mmsieve.exporting.plan import REPACKED, ExportFile, ExportPart, KeptSamples
+from mmsieve.exporting.plan import REPACKED, ExportFile, ExportPart, ExportPlan, KeptSamples
 from mmsieve.exporting.rows import ItemsOf, Places
 from mmsieve.exporting.sample_rows import write_samples
 from mmsieve.exporting.samples import OWN_NAMES, ImageNames, KeptReader, TarSample
@@ -85,13 +85,16 @@ class Exporter:
             (self.out / name).unlink(missing_ok=True)  # of an earlier export that failed
 
     def repack(
-        self, parts: Sequence[ExportPart], size: int, identity: str, advance: Advance
+        self, plan: ExportPlan, size: int, identity: str, advance: Advance
     ) -> dict[str, str]:
-        """Numbered tars of `size` samples, those of all shards one after the other."""
+        """Numbered tars of `size` samples, those of all shards one after the other.
+
+        They are done again where a shard has failed, also one that wasn't even begun.
+        """
         failed: dict[str, str] = {}
 
         def all_samples() -> Iterator[TarSample]:
-            for part in parts:
+            for part in (part for file in plan.files for part in file.parts):
                 samples = self._select(part)
                 yield from samples
                 failed.update(named(part.shard.name, samples.problems))
@@ -100,7 +103,7 @@ class Exporter:
         tars: list[Tar | None] = []
         for run in sample_runs(all_samples(), size):
             tars.append(write_tar(self.out, f"{len(tars):08d}.tar", run))
-        self._note(REPACKED, identity, tars, not failed)
+        self._note(REPACKED, identity, tars, not failed and not plan.failed)
         return failed
 
     def _select(self, part: ExportPart) -> KeptReader:

@@ -329,9 +329,8 @@ class _Work:
                         return mirror_on_ray(exporter, asked, self.ray, advance)
                     return exporter.mirror(asked, options.workers, advance)
                 if files:
-                    parts = [part for file in files for part in file.parts]
                     identity = identities[REPACKED]
-                    return exporter.repack(parts, options.shard_size, identity, advance)
+                    return exporter.repack(self.plan, options.shard_size, identity, advance)
         except OSError as error:
             raise MmsieveError(f"--out {exporter.out}: can't be written: {error}") from error
         return {}

@@ -37,6 +37,22 @@ def test_a_tar_that_is_cut_off(two_tars: Path, tmp_path: Path) -> None:
     assert "resumed: 1 " in again.summary()
 
 
+def test_numbered_tars_are_made_again_when_a_shard_is_back(two_tars: Path, tmp_path: Path) -> None:
+    keep = decide(two_tars, out=tmp_path / "keep", fraction=1.0)
+    run(two_tars, decisions=keep, out=tmp_path / "whole", shard_size=7)
+    path = two_tars / "00000.tar"
+    data = path.read_bytes()
+    path.write_bytes(b"")
+    report = run(two_tars, decisions=keep, out=tmp_path / "out", shard_size=7)
+    assert list(report.failed) == ["00000"]
+    path.write_bytes(data)
+    assert not run(two_tars, decisions=keep, out=tmp_path / "out", shard_size=7).failed
+    tars = sorted(file.name for file in (tmp_path / "whole").glob("*.tar"))
+    assert tars == sorted(file.name for file in (tmp_path / "out").glob("*.tar"))
+    for name in (*tars, "manifest.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_a_killed_export_goes_on(
     two_tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,26 @@ def test_the_numbers_are_those_of_filter(tmp_path):
             kept = filtered(page.locator(".command").inner_text(), tmp_path / "kept")
             assert shown(page) == kept, page.locator(".command").inner_text()
             assert "Estimated" not in page.locator(".explorer .lead").inner_text()
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("low", "high"), [(-0.3, 3.2), (1_700_000, 1_700_400), (0.91, 0.9103), (-5e8, 5e8), (0, 1e-6)]
+)
+def test_labels_below_the_bars_tell_values_apart(tmp_path, low, high, width):
+    scores = np.linspace(low, high, 400).astype(np.float32).tolist()
+    table = write_table(tmp_path / "quality", {"a": rows_of("a", scores)})
+    mmsieve.report(str(table), out=tmp_path / "page.html")
+    with open_page(tmp_path / "page.html", width) as page:
+        texts = page.locator(".histogram text:not(.cut)")
+        places = [texts.nth(n).bounding_box() for n in range(texts.count())]
+        lowest = max(place["y"] for place in places)
+        below = [n for n, place in enumerate(places) if abs(place["y"] - lowest) < 2]
+        assert len({texts.nth(n).text_content() for n in below}) == len(below) >= 2
+        ends = [(places[n]["x"], places[n]["x"] + places[n]["width"]) for n in below]
+        assert all(one[1] < other[0] for one, other in pairwise(ends))
+        assert ends[0][0] >= 0 and ends[-1][1] <= width
 
 
 @needs_browser
