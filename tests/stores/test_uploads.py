@@ -35,6 +35,14 @@ with writing_to(place, "score"):
 """
 
 
+DIGESTS = """
+import hashlib
+from mmsieve.stores.paths import place_of
+for path in place_of("s3://bucket").rglob("*.parquet"):
+    print(path.parent.name, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+"""
+
+
 def python(code: str, *words: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.run(line, env=env, capture_output=True, text=True, check=False)
@@ -85,6 +93,22 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
         first.communicate()
         again = mmsieve(*line, env=env)
         assert "4 rows of 1 shard (4 ok)" in again.communicate()[0] and again.returncode == 0
+
+
+def test_several_processes_write_what_one_writes_and_are_seen(tmp_path):
+    for number in range(4):
+        write_tar(tmp_path / "in" / f"{number}.tar", captions(4))
+    line = ("score", tmp_path / "in", "--model", "rules", "--device", "cpu", "--out")
+    with serve(0.0) as server:
+        env = environment(server, tmp_path)
+        for out, count in (("one", "1"), ("two", "2")):
+            said = mmsieve(*line, f"s3://bucket/{out}", "--devices", count, env=env).communicate()
+            assert "16 rows of 4 shards (16 ok)" in said[0], said
+        rows = [line.split() for line in python(DIGESTS, env=env).stdout.splitlines()]
+        one, two = ([row[1:] for row in rows if row[0] == out] for out in ("one", "two"))
+        assert len(one) == 4 and one == two
+        seen = mmsieve("status", "s3://bucket/two", env=env).communicate()[0]
+        assert seen.startswith("score is done") and "4 of 4 shards done" in seen
 
 
 def test_who_is_not_let_in_is_told_so_before_anything_is_loaded(tmp_path):
