@@ -281,6 +281,7 @@ def score(source: Path, *words: str, **environment: str) -> tuple[int, str, floa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_too_many_workers_on_a_real_cluster(source):
     code, said, _ = score(source, "--workers", "9999")
     assert code == 2
@@ -289,6 +290,7 @@ def test_too_many_workers_on_a_real_cluster(source):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by_environment", [True, False])
+@pytest.mark.long
 def test_an_address_where_nobody_listens(source, by_environment):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -30,6 +30,7 @@ def export(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_same_files_come_from_a_cluster_and_go_on_there(tmp_path):
     pytest.importorskip("ray", reason="needs the extra [ray]")
     source = make_two_tars(tmp_path / "src")

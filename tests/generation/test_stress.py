@@ -58,6 +58,7 @@ def test_three_kills_among_all_faults_lose_nothing_and_pay_for_nothing_twice(tmp
         assert not made.leaks()
 
 
+@pytest.mark.long
 def test_without_a_kill_no_document_is_paid_for_twice(tmp_path):
     shown = write_documents(tmp_path / "documents", 80)
     with TeacherServer(answer, PLAN) as server:
@@ -71,6 +72,7 @@ def test_without_a_kill_no_document_is_paid_for_twice(tmp_path):
         assert not made.leaks()
 
 
+@pytest.mark.long
 def test_a_spend_cap_stops_within_a_request_per_worker(tmp_path):
     shown = write_images(tmp_path / "images", 120)
     plan = Plan(seed=2, faults={Fault.TRUNCATED: 0.1, Fault.CUT: 0.03}, latency=0.01)

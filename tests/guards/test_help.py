@@ -8,6 +8,8 @@ import pytest
 
 from .recording import check_text
 
+pytestmark = pytest.mark.long
+
 VERBS = [
     "",
     "score",

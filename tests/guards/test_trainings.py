@@ -16,7 +16,7 @@ from mmsieve.cli import main
 
 from .recording import check_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 GOALS = {
     "projector": "unifilter-tiny",

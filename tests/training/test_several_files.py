@@ -93,6 +93,7 @@ def test_a_weight_is_how_often_a_file_comes_in_an_epoch(files, recipe, tmp_path,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_is_left_out_says_of_which_file(files, recipe, tmp_path):
     (files[1].parent / "0.png").unlink()
     out = tmp_path / "out"
@@ -170,6 +171,7 @@ UNTAUGHT = "is new and knows nothing: --pretrain captions.json teaches it"
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_new_projector_is_taught_first_or_missed_in_a_line(files, parts, tmp_path):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(

@@ -93,6 +93,7 @@ def test_a_smoke_run_gives_a_rater_of_ratings_and_styles(rater):
     assert {"model.safetensors", "tokenizer.json", "training.json"} <= names
 
 
+@pytest.mark.long
 def test_a_styler_names_styles_alone(tmp_path):
     mmsieve.train_rater("mmssr-tiny-styler", out=tmp_path / "out", options=SMOKE)
     with pytest.raises(RequestError, match="styles only"):

@@ -112,6 +112,7 @@ def _stop_after(steps: int):
     return stop
 
 
+@pytest.mark.long
 def test_a_seed_gives_the_same_weights_to_the_bit(trained, tmp_path):
     mmsieve.train_classifier("unifilter-tiny", out=tmp_path / "out", options=SMOKE)
     again = tensors(tmp_path / "out")
@@ -268,6 +269,7 @@ def test_the_control_is_the_same_training_of_blank_images():
     assert whole.changed(name=blank.name, classifier={"rendered": seen}) == blank
 
 
+@pytest.mark.long
 def test_two_stages_give_a_classifier(tmp_path):
     """The projector's stage touches the projector alone; the classifier goes on from it."""
     first = tmp_path / "projector"
@@ -291,6 +293,7 @@ def test_two_stages_give_a_classifier(tmp_path):
     assert not torch.allclose(before["score.weight"].float(), after["score.weight"].float())
 
 
+@pytest.mark.long
 def test_cross_entropy_gives_expected_levels(tmp_path):
     file = tmp_path / "levels.py"
     file.write_text(
