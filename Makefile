@@ -45,7 +45,7 @@ test-sharded: setup $(SHARDED)/.ready
 	OMP_NUM_THREADS=1 $(SHARDED)/bin/python -m pytest -W ignore -m sharded tests/sharded
 
 # The demo with every path at a server that speaks S3 (moto's, in a venv of its own) and fails now and
-# then, each command killed twice: minutes.
+# then, each command killed once: minutes.
 STORES := .venv-stores
 
 test-stores: setup $(STORES)/.ready
