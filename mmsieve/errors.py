@@ -9,7 +9,7 @@ MmsieveError
 
 import errno
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
@@ -87,17 +87,23 @@ _OF_THE_MACHINE = frozenset(
 )
 
 
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it was raised from, what that was raised from, and so on."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
 def check_machine(error: BaseException, what: str) -> None:
     """Raise ShardError where an error is the machine's, and not the fault of a sample.
 
     Such as a full disk, too many open files, a storage without an answer: another time the same
     sample may do, so nothing may be written of it.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes_of(error):
         if isinstance(cause, OSError) and cause.errno in _OF_THE_MACHINE:
             raise ShardError(f"{what}: {cause}") from error
-        cause = cause.__cause__
 
 
 class SampleError(MmsieveError):

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from mmsieve.errors import RequestError
+from mmsieve.errors import RequestError, causes_of
 from mmsieve.leftovers import hidden_place, is_hidden, remove
 from mmsieve.stores import folders
 from mmsieve.stores.paths import is_stored, place_of
@@ -338,14 +338,11 @@ _SAID = (
 
 def is_full(error: BaseException) -> bool:
     """Whether an error, or what it comes from, says that a disk or quota has no room left."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            return True
-        if any(words in str(cause) for words in _SAID):
-            return True
-        cause = cause.__cause__
-    return False
+    return any(
+        (isinstance(cause, OSError) and cause.errno in _FULL)
+        or any(words in str(cause) for words in _SAID)
+        for cause in causes_of(error)
+    )
 
 
 # What an output was made by: the same request, or another one

@@ -51,8 +51,10 @@ class _ExportActor(Actor):
 
     def run(self, asked: _Asked) -> _Written:
         """Write a file."""
-        written = _Written(pictures=self._exporter.pictures)
-        exporter = replace(self._exporter, journal=written)
+        before = self._exporter.pictures  # what came of each file alone, or all would come again
+        pictures = None if before is None else ImageCopies(before.out)
+        written = _Written(pictures=pictures)
+        exporter = replace(self._exporter, journal=written, pictures=pictures)
         try:
             written.problems = exporter.write(asked.file, asked.identity)
         except OSError as error:  # ends the run, as it does on one machine
