@@ -208,8 +208,8 @@ class ClusterOptions(OutputOptions):
     ray_address: Annotated[str | None, Parameter(group=RUN)] = None
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
     patience: Annotated[TimeSpan, Parameter(group=RUN)] = PATIENCE
-    """How long to wait (90s, 30m, 2h): for Ray's cluster, CPUs and models; for the servers of an
-    endpoint to answer again."""
+    """How long to wait (90s, 30m, 2h): for Ray's cluster, CPUs and models; for a model's servers
+    to answer again."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

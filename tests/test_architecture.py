@@ -11,9 +11,9 @@ import pytest
 
 MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
-MOST_FILES = 214
+MOST_FILES = 215
 """Python files, __init__.py apart."""
-MOST_LINES = 45_200
+MOST_LINES = 45_400
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -6,36 +6,25 @@ rerun finds every batch again, also one that was sent a moment before a kill.
 """
 
 import asyncio
-import io
 import json
 import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from PIL import Image as PillowImage
 from pydantic import ValidationError
 
 from mmsieve.clients.connection import NoAnswerError, shorten
 from mmsieve.clients.teacher import AnswerFormat, ModelRequest, Reply, Teacher, request_name
 from mmsieve.generation.journal import AnswerJournal, BatchNote, CostBudget, JournalEntry
-from mmsieve.generation.tasks import (
-    Fields,
-    GenerationTask,
-    Picture,
-    Prompts,
-    RequestItem,
-    TeacherAnswerError,
-)
-from mmsieve.images import ImageLimits, decode
+from mmsieve.generation.preparing import Pending
+from mmsieve.generation.tasks import Fields, GenerationTask, RequestItem, TeacherAnswerError
 from mmsieve.progress import Advance
 from mmsieve.validated import say_invalid
 
-_QUALITY = 90  # of the JPEG files that a teacher is shown
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 
 
@@ -65,28 +54,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestBuilder:
-    """Builds the requests about items, and keeps what is answered in the journal."""
+class AnswerKeeper:
+    """Keeps what is answered: in the journal, and the images of what can be used in a folder."""
 
     task: GenerationTask
-    prompts: Prompts
     journal: AnswerJournal
     folder: Path
     """Where the images of answered items are stored."""
     format: AnswerFormat
-    side: int
-    """Longest side, in pixels, that images are shown with."""
-
-    @cached_property
-    def _schema(self) -> Fields:
-        return self.task.schema()
-
-    def build(self, item: RequestItem) -> ModelRequest:
-        """The request about an item; the images are encoded anew, small and without EXIF."""
-        values = self.task.values(item)
-        prompt = self.prompts.compose(values, self._schema, self.format)
-        images = tuple(_shown(picture, self.side) for picture in item.pictures)
-        return ModelRequest(prompt, images, self._schema, self.format)
 
     def with_last_problem(self, item: RequestItem, request: ModelRequest) -> ModelRequest:
         """The request, saying what was wrong with the last answer, if there was one."""
@@ -110,21 +85,10 @@ class RequestBuilder:
         self.journal.add(replace(entry, usage=reply.usage))
 
 
-def _shown(picture: Picture, side: int) -> bytes:
-    """A JPEG file; no EXIF orientation is applied, as models that train on it don't see it so."""
-    image = PillowImage.fromarray(decode(picture.data, ImageLimits()))
-    image.thumbnail((side, side), PillowImage.Resampling.LANCZOS)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
-
-
 _GIVE_UP = 10
 """So many requests in a row, beyond the concurrency, that get no answer: the server is down."""
 _DOUBT = 5
 """So many refused requests before any answer: it is the request that is wrong, not the images."""
-
-Pending: TypeAlias = tuple[RequestItem, ModelRequest]
 
 
 @dataclass
@@ -158,7 +122,7 @@ class LoopOutcome:
 @dataclass(kw_only=True)
 class _Loop:
     teacher: Teacher
-    builder: RequestBuilder
+    keeper: AnswerKeeper
     budget: CostBudget
     attempts: int
     """Answers that are asked for where the first ones can't be used."""
@@ -167,11 +131,11 @@ class _Loop:
 
     @property
     def journal(self) -> AnswerJournal:
-        return self.builder.journal
+        return self.keeper.journal
 
     def settle(self, item: RequestItem, reply: Reply, batch: str | None = None) -> None:
         """Keep a reply, and count the item where it needn't be asked about again."""
-        self.builder.settle(item, reply, batch)
+        self.keeper.settle(item, reply, batch)
         if self.journal.is_settled(item.id, self.attempts):
             self.advance(1, 1)
 
@@ -225,7 +189,7 @@ class RequestLoop(_Loop):
         while not self.journal.is_settled(item.id, self.attempts) and self._may_send():
             self._in_flight += 1
             try:
-                reply = await self.teacher.ask(self.builder.with_last_problem(item, request))
+                reply = await self.teacher.ask(self.keeper.with_last_problem(item, request))
             except NoAnswerError as error:
                 self._note(item, error)
                 return
@@ -320,8 +284,8 @@ class BatchLoop(_Loop):
             if chunk and (len(chunk) == _MOST or size + request.size > MOST_BYTES):
                 await self._submit(chunk)
                 chunk, size = {}, 0
-            item.store_images(self.builder.folder)  # settled later, without the bytes
-            chunk[item.id] = self.builder.with_last_problem(item, request)
+            item.store_images(self.keeper.folder)  # settled later, without the bytes
+            chunk[item.id] = self.keeper.with_last_problem(item, request)
             size, sent = size + request.size, sent + 1
         if chunk:
             await self._submit(chunk)

@@ -13,15 +13,13 @@ from mmsieve.labels import CAPABILITIES
 from mmsieve.methods.aitqe.answers import HIGHEST
 from mmsieve.options import (
     AboveZero,
+    ClusterOptions,
     NotNegative,
     Options,
-    OutputOptions,
     Positive,
-    TimeSpan,
     ZeroToOne,
     whole,
 )
-from mmsieve.patience import PATIENCE
 
 _NAME = re.compile(r"[a-z][a-z0-9]*")
 """Of a capability: published files join names with underscores, and split them there."""
@@ -37,7 +35,7 @@ _TOWER = "google/siglip-base-patch16-224"  # small enough for a CPU, and trained
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(OutputOptions):
+class GenerateOptions(ClusterOptions):
     """What to generate, and where it goes."""
 
     teacher: str
@@ -132,8 +130,6 @@ class TeacherOptions(Options):
     """Megabytes of images held at a time."""
     max_retries: NotNegative = 6
     """Times that a request is sent again after 500, a timeout or a broken connection."""
-    patience: TimeSpan = PATIENCE
-    """How long to wait (90s, 30m, 2h) for a server that is down, or says 429 or 503."""
     timeout: AboveZero = 120.0
     """Seconds of silence after which a request has failed."""
     price: str | None = None

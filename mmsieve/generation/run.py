@@ -6,8 +6,9 @@ the training files or in rejects.jsonl, or it has no answer yet and the next run
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,11 +17,11 @@ from typing import Any
 from mmsieve.clients.connection import Connection
 from mmsieve.clients.teacher import Usage, api_key, open_teacher, split_name
 from mmsieve.clients.threads import run_to_end
-from mmsieve.errors import RequestError, SampleError, ShardError
+from mmsieve.errors import RequestError
 from mmsieve.generation import diversity
 from mmsieve.generation.files import TrainingFiles, choose_val, text_fields
 from mmsieve.generation.journal import AnswerJournal, CostBudget, Price, find_price
-from mmsieve.generation.loop import BatchLoop, LoopOutcome, Pending, RequestBuilder, RequestLoop
+from mmsieve.generation.loop import AnswerKeeper, BatchLoop, LoopOutcome, RequestLoop
 from mmsieve.generation.options import TeacherOptions
 from mmsieve.generation.plan import (
     HUMAN,
@@ -34,9 +35,11 @@ from mmsieve.generation.plan import (
     random_draw,
     read_plan,
 )
+from mmsieve.generation.preparing import Pending, Prepare, RequestBuilder, SourceItems, prepare_here
 from mmsieve.generation.tasks import GenerationTask, Prompts, RequestItem
 from mmsieve.methods.tower import Tower
 from mmsieve.outputs import check_below, write_text
+from mmsieve.patience import PATIENCE
 from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
 from mmsieve.sanitize import redact
@@ -66,6 +69,8 @@ class GenerationRequest:
     val_fraction: float
     read: ReadOptions
     options: TeacherOptions
+    patience: timedelta = PATIENCE
+    """How long a teacher that is down is waited for."""
 
     def check(self) -> None:
         """Raise RequestError for what can't be carried out."""
@@ -90,7 +95,7 @@ class GenerationRequest:
             max_retries=self.options.max_retries,
             timeout=self.options.timeout,
             max_tokens=self.options.max_tokens,
-            patience=self.options.patience,
+            patience=self.patience,
         )
 
     @cached_property
@@ -211,24 +216,27 @@ class GenerationRequest:
             f"thinks; cost: {cost}",
         )
 
-    def read_items(
-        self, pending: list[RequestItem], failed: dict[str, str]
-    ) -> Iterator[RequestItem]:
-        """The pending items with their images' bytes; `failed` takes those that are gone."""
-        missing, most = dict.fromkeys(item.id for item in pending), self.options.max_images
+    def builder(self) -> RequestBuilder:
+        """What builds the requests; without the key, so that it may travel."""
+        return RequestBuilder(
+            task=self.task,
+            prompts=self.prompts,
+            format=self.options.answer_format,
+            side=self.options.image_side,
+            max_images=self.options.max_images,
+        )
+
+    def by_source(
+        self, items: Iterable[RequestItem], failed: dict[str, str]
+    ) -> Iterator[SourceItems]:
+        """The items, put together by source; `failed` takes those whose source is gone."""
+        found: dict[str, list[RequestItem]] = {}
+        for item in items:
+            found.setdefault(item.source, []).append(item)
         for source in self.images:
-            wanted = {item.index for item in pending if item.source == source.name}
-            try:
-                for raw in source.read(wanted) if wanted else ():
-                    if raw.problem is not None:
-                        raise raw.problem
-                    for item in self.task.items(raw, most, keep=True):
-                        if item.id in missing:
-                            del missing[item.id]
-                            yield item
-            except (ShardError, SampleError) as error:
-                failed[source.name] = str(error)
-        failed |= dict.fromkeys(missing, "its source has changed since the plan")
+            if of_source := found.pop(source.name, None):
+                yield SourceItems(source, of_source)
+        failed |= dict.fromkeys(found, "it isn't there any more")
 
 
 @dataclass(frozen=True)
@@ -246,7 +254,9 @@ class GenerationResult:
     notes: tuple[str, ...] = ()
 
 
-def generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationResult:
+def generate(
+    request: GenerationRequest, out: Path, quiet: bool, prepare: Prepare = prepare_here
+) -> GenerationResult:
     """Generate into a folder, going on from what an earlier run left there."""
     if (out / PLAN).exists():  # sources are only searched once
         plan = read_plan(out / PLAN)
@@ -257,7 +267,7 @@ def generate(request: GenerationRequest, out: Path, quiet: bool) -> GenerationRe
     journal = AnswerJournal(out / JOURNAL)
     outcome = LoopOutcome()
     if journal.batches or _left(request, plan, journal):
-        outcome = _ask(request, plan, journal, out, quiet)
+        outcome = _Asking(request, plan, journal, out, prepare).run(quiet)
     result = collect(request, plan, journal, out)
     failed = plan.failed | result.failed
     if result.undone:
@@ -274,51 +284,57 @@ def _left(request: GenerationRequest, plan: GenerationPlan, journal: AnswerJourn
     return {item.id for item in plan.items if not journal.is_settled(item.id, attempts)}
 
 
-def _ask(
-    request: GenerationRequest, plan: GenerationPlan, journal: AnswerJournal, out: Path, quiet: bool
-) -> LoopOutcome:
-    """Ask about all items that are left, first collecting batches that are under way."""
-    task, options, budget = request.task, request.options, request.budget(plan, journal)
-    builder = RequestBuilder(
-        task=task,
-        prompts=request.prompts,
-        journal=journal,
-        folder=out,
-        format=options.answer_format,
-        side=options.image_side,
-    )
-    outcome = LoopOutcome()
-    failed: dict[str, str] = {}
+@dataclass(frozen=True)
+class _Asking:
+    """Asks about all items of a plan that are left."""
 
-    def pending(wanted: set[str]) -> Iterator[Pending]:
-        items = [item for item in plan.items if item.id in wanted]
-        return ((item, builder.build(item)) for item in request.read_items(items, failed))
+    request: GenerationRequest
+    plan: GenerationPlan
+    journal: AnswerJournal
+    out: Path
+    prepare: Prepare
+    failed: dict[str, str] = field(default_factory=dict)
+    """What can't be prepared, and why."""
 
-    total, left = len(plan.items), len(_left(request, plan, journal))
-    with show_progress(
-        task.name, total, quiet, task.unit, total - left, say=budget.describe
-    ) as advance:
-        shared: dict[str, Any] = {
-            "builder": builder,
-            "budget": budget,
-            "attempts": options.attempts,
-            "advance": advance,
-        }
-        if options.batch or journal.batches:
-            items = {item.id: item for item in plan.items}
-            teacher = open_teacher(request.connection)
-            batches = BatchLoop(teacher=teacher, items=items, poll=options.poll, **shared)
-            outcome = run_to_end(batches.run(pending if options.batch else None))
-        if not options.batch and outcome.stopped is None:
-            loop = RequestLoop(
-                teacher=open_teacher(request.connection),
-                concurrency=options.concurrency,
-                max_bytes=options.max_in_flight * 2**20,
-                **shared,
-            )
-            outcome = run_to_end(loop.run(pending(_left(request, plan, journal))))
-    outcome.failed |= failed
-    return outcome
+    def run(self, quiet: bool) -> LoopOutcome:
+        """Collect the batches that are under way, then ask about the rest."""
+        request, options, journal = self.request, self.request.options, self.journal
+        keeper = AnswerKeeper(
+            task=request.task, journal=journal, folder=self.out, format=options.answer_format
+        )
+        budget = request.budget(self.plan, journal)
+        outcome = LoopOutcome()
+        total, left = len(self.plan.items), len(_left(request, self.plan, journal))
+        with show_progress(
+            request.task.name, total, quiet, request.task.unit, total - left, say=budget.describe
+        ) as advance:
+            shared: dict[str, Any] = {
+                "keeper": keeper,
+                "budget": budget,
+                "attempts": options.attempts,
+                "advance": advance,
+            }
+            if options.batch or journal.batches:
+                items = {item.id: item for item in self.plan.items}
+                teacher = open_teacher(request.connection)
+                batches = BatchLoop(teacher=teacher, items=items, poll=options.poll, **shared)
+                outcome = run_to_end(batches.run(self._pending if options.batch else None))
+            if not options.batch and outcome.stopped is None:
+                loop = RequestLoop(
+                    teacher=open_teacher(request.connection),
+                    concurrency=options.concurrency,
+                    max_bytes=options.max_in_flight * 2**20,
+                    **shared,
+                )
+                left_items = _left(request, self.plan, journal)
+                outcome = run_to_end(loop.run(self._pending(left_items)))
+        outcome.failed |= self.failed
+        return outcome
+
+    def _pending(self, wanted: set[str]) -> Iterator[Pending]:
+        items = (item for item in self.plan.items if item.id in wanted)
+        by_source = list(self.request.by_source(items, self.failed))
+        return self.prepare(self.request.builder(), by_source, self.failed)
 
 
 def collect(

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter
 
 from mmsieve import outputs
+from mmsieve.engine.ray import RayEngine
 from mmsieve.errors import RequestError
 from mmsieve.generation.files import IMAGES, POOL, SHARDS, TRAIN, VAL
 from mmsieve.generation.options import (
@@ -17,6 +19,7 @@ from mmsieve.generation.options import (
     RatingsOptions,
     TeacherOptions,
 )
+from mmsieve.generation.preparing import Prepare, prepare_here, prepare_on_ray
 from mmsieve.generation.run import FILES, GenerationRequest, generate
 from mmsieve.generation.tasks import GenerationTask
 from mmsieve.generation.tasks.assessments import AssessmentTask
@@ -25,6 +28,7 @@ from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
 from mmsieve.keywords import flat_options
 from mmsieve.locks import working_copy, writing_to
 from mmsieve.options import Options
+from mmsieve.patience import Patience
 from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
 from mmsieve.reports import Report, timed
@@ -36,6 +40,7 @@ _RECORD = "generate.json"
 _SWITCHES = {"overwrite": False, "dry_run": False, "quiet": False}
 """They change nothing that is made; they stand in the config since its first version."""
 _DRAWN = ("texts_per_image", "family", "blank_images", "shards", "shard_size")
+_CLUSTER = ("engine", "ray_address", "patience")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,12 +194,15 @@ def _generate_here(
             val_fraction=options.val_fraction,
             read=read,
             options=asking,
+            patience=options.patience,
         )
         return _ask(request, out, options)
     if sources:
         raise RequestError(f"{sources[0]}: --teacher {options.teacher} draws its images: no SOURCE")
+    asked = "is for --teacher anthropic:MODEL and openai:MODEL"
     for group in (*others, asking, read):
-        _refuse(group, "is for --teacher anthropic:MODEL and openai:MODEL")
+        _refuse(group, asked)
+    _refuse(options, asked, _CLUSTER)
     return _draw(teacher, task, out, options)
 
 
@@ -217,8 +225,12 @@ def _ask(request: GenerationRequest, out: Path, options: GenerateOptions) -> Gen
         state = _state(out, config, options.overwrite)
         if state == "done":
             return GenerateReport(out=out, notes=("done before",))
+        prepare: Prepare = prepare_here
+        if options.engine == "ray":
+            ray = RayEngine(options.ray_address, None, Patience(options.patience))
+            prepare = partial(prepare_on_ray, ray)
         _begin(out, config, state == "new")
-        result = generate(request, out, options.quiet)
+        result = generate(request, out, options.quiet, prepare)
         _write_record(out, config, result.written, complete=not result.failed)
     return GenerateReport(
         out=out,
@@ -236,7 +248,7 @@ def _draw(
 ) -> GenerateReport:
     teacher.check(task, options)
     outputs.check_folder(out)
-    others = (*_SWITCHES, "wait")
+    others = (*_SWITCHES, *_CLUSTER, "wait")
     wanted = {name: value for name, value in asdict(options).items() if name not in others}
     config = {"what": task.name, **task.settings(), **wanted, **_SWITCHES}
     with writing_to(out, "generate", wait=options.wait, dry_run=options.dry_run):

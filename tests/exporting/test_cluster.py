@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmsieve.engine.crew import Failure
+from tests.helpers.clusters import stand_in
 from tests.helpers.command_line import run_line
 from tests.helpers.exports import decide, make_two_tars
 from tests.helpers.shards import image, write_jsonl
@@ -46,40 +46,15 @@ def test_the_same_files_come_from_a_cluster_and_go_on_there(tmp_path):
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
-class FakeEngine:
-    """Stands for a cluster: carries out what it is given, or says that the workers died."""
-
-    problem = ""
-    elsewhere: Path | None = None
-    """The folder of an export from which what is written is gone at once."""
-
-    def __init__(self, *how: object) -> None:
-        pass
-
-    def run_each(self, make, items):
-        actor = make()
-        for asked in items:
-            if self.problem and asked.name == "00000.tar":
-                yield asked, Failure(self.problem)
-                continue
-            written = actor.run(asked)
-            if self.elsewhere is not None:
-                (self.elsewhere / asked.name).unlink()
-            yield asked, written
-
-
 @pytest.fixture
 def engine(monkeypatch):
-    monkeypatch.setattr("mmsieve.verbs.export.RayEngine", FakeEngine)
-    monkeypatch.setattr(FakeEngine, "problem", "")
-    monkeypatch.setattr(FakeEngine, "elsewhere", None)
-    return FakeEngine
+    return stand_in(monkeypatch, "export")
 
 
 def test_a_file_whose_workers_die_is_named_and_done_again(tmp_path, engine):
     source = make_two_tars(tmp_path / "src")
     words = (source, "--decisions", decide(source, out=tmp_path / "kept"), "--out")
-    engine.problem = "its worker died 3 times"
+    engine.problem, engine.deadly = "its worker died 3 times", "00000.tar"
     ended = run_line("export", *words, tmp_path / "o", "--engine", "ray")
     assert ended.code == 1 and "shard 00000: its worker died 3 times" in ended.err
     engine.problem = ""
