@@ -32,6 +32,7 @@ from mmsieve.errors import (
     TerminatedError,
     as_ordered,
     exit_code,
+    forget_orders,
     is_order_to_end,
     order_to_end,
 )
@@ -197,7 +198,7 @@ def _heeding_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         order_to_end(TerminatedError())
 
-    order_to_end(None)
+    forget_orders()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, end)
     if before[signal.SIGINT] is not signal.SIG_IGN:

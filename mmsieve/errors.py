@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any
+from typing import Any, NoReturn
 
 from mmsieve.sanitize import redact
 
@@ -130,11 +130,15 @@ class TerminatedError(KeyboardInterrupt):
 _orders: list[KeyboardInterrupt] = []
 
 
-def order_to_end(order: KeyboardInterrupt | None) -> None:
-    """Raise what a signal orders, and remember it; None: nothing was ordered yet."""
-    _orders[:] = [] if order is None else [order]
-    if order is not None:
-        raise order
+def order_to_end(order: KeyboardInterrupt) -> NoReturn:
+    """Raise what a signal orders, and remember it: a library may make another error of it."""
+    _orders[:] = [order]
+    raise order
+
+
+def forget_orders() -> None:
+    """Begin anew: no signal has ordered anything yet."""
+    _orders.clear()
 
 
 def as_ordered(error: BaseException) -> BaseException:
