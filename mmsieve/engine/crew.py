@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
-from mmsieve.errors import DeviceError, MmsieveError, ShardError
+from mmsieve.errors import DeviceError, MmsieveError, ShardError, heed_orders
 from mmsieve.patience import Patience
 from mmsieve.progress import Advance
 from mmsieve.resources import measure
@@ -163,6 +163,7 @@ def run_crew(
                 waiting.append((item, attempt + 1))
                 continue
             yield item, found or Failure(_DEADLY)
+            patience.renew()  # whoever took it may have been long about it
     finally:
         crew.dismiss()
 
@@ -201,6 +202,7 @@ class _Crew(Generic[T]):
         """
         ended = self._workers.wait([*self._unplaced, *self._loading, *self.busy])
         if ended is None:
+            heed_orders()
             if not self.busy:
                 self._patience.check(self._describe)
             return None

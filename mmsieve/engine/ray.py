@@ -30,6 +30,7 @@ from mmsieve.patience import Patience
 from mmsieve.progress import Progress
 from mmsieve.sources import Shard
 from mmsieve.stores.asking import one_line
+from mmsieve.wording import counted
 
 SHARED = "--out must be the same folder on every node, as on a shared disk"
 _CPUS_PER_GPU = 4
@@ -190,7 +191,7 @@ class _Actors(Workers):
         kinds = ("CPU", "GPU") if self._gpus else ("CPU",)
         there, free = self._ray.cluster_resources(), self._ray.available_resources()
         found = [f"{free.get(kind, 0):g} of {there.get(kind, 0):g} {kind}s" for kind in kinds]
-        wanted = f"{self._cpus} CPUs" + (" and a GPU" if self._gpus else "")
+        wanted = counted(self._cpus, "CPUs") + (" and a GPU" if self._gpus else "")
         return f"{wanted} on one node of the Ray cluster, where {' and '.join(found)} are free"
 
 

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.engine.crew import Actor
 from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.engine.ray import RayEngine
-from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.errors import MmsieveError, RequestError, TerminatedError, forget_orders, order_to_end
 from mmsieve.patience import Patience
 from mmsieve.progress import Progress
 from mmsieve.read import ReadOptions
@@ -190,6 +191,40 @@ def test_a_shard_may_take_longer_than_any_patience(fake, capsys):
     fake.wait = wait
     assert len(run(fake)) == 3
     assert capsys.readouterr().err == ""
+
+
+def test_who_is_slow_to_take_results_has_not_waited_for_workers(fake, monkeypatch):
+    """The worker in the place of one that died has all its time to begin."""
+    fake.resources = {"CPU": 1}
+    monkeypatch.setattr("mmsieve.engine.ray._Actors.grows", False)
+
+    def die(item):
+        fake.silent = {"answer"}
+        return RayActorError()
+
+    def wait(calls, num_returns, timeout, wait=fake.wait):
+        done = wait(calls, num_returns, timeout)
+        fake.silent = fake.silent if done[0] else set()
+        return done
+
+    fake.answers["run"], fake.wait = die, wait
+    shards = [Shard(f"{n}.tar", f"{n}", 1) for n in range(2)]
+    for _, failure in engine(fake, minutes=2).run_each(Actor, shards):
+        fake.now += 1000
+        assert "died 3 times" in failure.problem
+
+
+def test_an_order_to_end_is_heard_where_signals_do_not_reach(fake):
+    fake.silent, fake.wait = {"answer"}, lambda *given, **how: time.sleep(0.01) or ([], None)
+    items = [Shard("0.tar", "0", 1)]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: list(engine(fake).run_each(Actor, items)))
+        with pytest.raises(TerminatedError):
+            order_to_end(TerminatedError())
+        with pytest.raises(TerminatedError):
+            waiting.result(timeout=20)
+        forget_orders()
+    assert fake.killed == fake.hired == 1
 
 
 def test_workers_that_are_gone_are_waited_for_no_longer_than_for_the_first(fake):
