@@ -136,12 +136,6 @@ def order_to_end(order: KeyboardInterrupt) -> NoReturn:
     raise order
 
 
-def heed_orders() -> None:
-    """Raise what a signal has ordered, in a thread that waits: signals reach another."""
-    if _orders:
-        raise _orders[0]
-
-
 def forget_orders() -> None:
     """Begin anew: no signal has ordered anything yet."""
     _orders.clear()

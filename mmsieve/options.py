@@ -204,7 +204,7 @@ class ClusterOptions(OutputOptions):
     """Those of verbs whose shards several machines can share."""
 
     engine: Annotated[Literal["local", "ray"], Parameter(group=RUN)] = "local"
-    """Run on this machine, or on a Ray cluster, whose nodes must reach sources and --out."""
+    """Run on this machine, or on a Ray cluster, whose nodes must reach what is read and written."""
     ray_address: Annotated[str | None, Parameter(group=RUN)] = None
     """Ray cluster to join (`auto` or host:port); by default one is started here."""
     patience: Annotated[TimeSpan, Parameter(group=RUN)] = PATIENCE

@@ -8,12 +8,12 @@ by the next one that is idle.
 import socket
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from mmsieve.engine.job import ShardJob, ShardReport, ShardWorker
-from mmsieve.errors import DeviceError, MmsieveError, ShardError, heed_orders
+from mmsieve.errors import DeviceError, MmsieveError, ShardError
 from mmsieve.patience import Patience
 from mmsieve.progress import Advance
 from mmsieve.resources import measure
@@ -142,12 +142,18 @@ def run_shards(
 
 
 def run_crew(
-    workers: Workers, size: int, items: Sequence[T], patience: Patience
+    workers: Workers,
+    size: int,
+    items: Sequence[T],
+    patience: Patience,
+    is_enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[T, Any]]:
     """What came of each item, or its Failure, as they end.
 
-    One whose worker dies is begun again, a few times. `size`: workers at first.
+    One whose worker dies is begun again, a few times. `size`: workers at first. `is_enough`: asked
+    while nothing ends, by whoever waits for this in another thread; the rest is then left.
     """
+    patience.renew()
     crew: _Crew[T] = _Crew(workers, min(size, len(items)), patience)
     waiting = deque((item, 1) for item in items)
     try:
@@ -157,6 +163,8 @@ def run_crew(
             crew.grow(len(waiting))
             ended = crew.wait()
             if ended is None:
+                if is_enough():
+                    return
                 continue
             item, attempt, found = ended
             if found is None and attempt < _ATTEMPTS:
@@ -202,7 +210,6 @@ class _Crew(Generic[T]):
         """
         ended = self._workers.wait([*self._unplaced, *self._loading, *self.busy])
         if ended is None:
-            heed_orders()
             if not self.busy:
                 self._patience.check(self._describe)
             return None

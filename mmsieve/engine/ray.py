@@ -37,14 +37,21 @@ _CPUS_PER_GPU = 4
 T = TypeVar("T", bound=Named)
 
 
+def check_installed() -> None:
+    """Raise RequestError where there is no ray."""
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise RequestError("--engine ray needs ray: pip install 'mmsieve[ray]'") from error
+
+
 class RayEngine:
     """Runs shards on a Ray cluster; at `address` (`auto` or host:port), or one started here."""
 
     def __init__(self, address: str | None, workers: int | None, patience: Patience) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise RequestError("--engine ray needs ray: pip install 'mmsieve[ray]'") from error
+        check_installed()
+        import ray
+
         self._ray, self._workers, self._patience = ray, workers, patience
         if not ray.is_initialized():
             self._join(address or os.environ.get("RAY_ADDRESS"))
@@ -124,10 +131,21 @@ class RayEngine:
                 report = ShardReport(shard=shard.name, problem=f"its table isn't here: {SHARED}")
             yield report
 
-    def run_each(self, make: Callable[[], Actor], items: Sequence[T]) -> Iterator[tuple[T, Any]]:
-        """What an actor that is made so makes of each item, or its Failure; a CPU each."""
-        most = sum(cpus for cpus, _ in self._nodes)
-        yield from run_crew(_Actors(self._ray, make, 1, 0), most, items, self._patience)
+    def run_each(
+        self,
+        make: Callable[[], Actor],
+        items: Sequence[T],
+        most: int | None = None,
+        is_enough: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[T, Any]]:
+        """What an actor that is made so makes of each item, or its Failure; a CPU each.
+
+        `most`: actors, where more would only wait for who takes the results. `is_enough`: as
+        `run_crew` has it.
+        """
+        size = most or sum(cpus for cpus, _ in self._nodes)
+        actors = _Actors(self._ray, make, 1, 0, grows=most is None)
+        yield from run_crew(actors, size, items, self._patience, is_enough)
 
 
 class RayActor:
@@ -153,10 +171,11 @@ class _Actors(Workers):
     """
 
     name = "Ray actor"
-    grows = True
 
-    def __init__(self, ray: Any, make: Callable[[], Actor], cpus: int, gpus: int) -> None:
-        self._ray, self._cpus, self._gpus = ray, cpus, gpus
+    def __init__(
+        self, ray: Any, make: Callable[[], Actor], cpus: int, gpus: int, grows: bool = True
+    ) -> None:
+        self._ray, self._cpus, self._gpus, self.grows = ray, cpus, gpus, grows
         self._class = ray.remote(num_cpus=cpus, num_gpus=gpus)(RayActor)
         self._make = ray.put(make)
 
@@ -178,7 +197,8 @@ class _Actors(Workers):
         try:
             return self._ray.get(call)
         except Exception as error:  # noqa: BLE001 - raised again as what a crew knows
-            died = isinstance(error, self._ray.exceptions.RayActorError)
+            exceptions = self._ray.exceptions  # a result is lost with the node that it lies on
+            died = isinstance(error, (exceptions.RayActorError, exceptions.ObjectLostError))
             kind = WorkerDied if died else WorkerError
             raise kind(_reason(error), str(error)) from getattr(error, "cause", None)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from pydantic import ValidationError
@@ -128,6 +129,8 @@ class _Loop:
     """Answers that are asked for where the first ones can't be used."""
     advance: Advance
     outcome: LoopOutcome = field(default_factory=LoopOutcome, init=False)
+    enough: Event = field(default_factory=Event, init=False)
+    """Set where no more will be sent: what prepares requests, in another thread, may end."""
 
     @property
     def journal(self) -> AnswerJournal:
@@ -163,6 +166,7 @@ class RequestLoop(_Loop):
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
+            self.enough.set()
             await self.teacher.close()
         self.outcome.keep_refused(self.journal)
         return self.outcome
@@ -184,6 +188,8 @@ class RequestLoop(_Loop):
                 await self._ask_until_settled(*pending)
             finally:
                 await self._room.give(_bytes(pending))
+            if self.outcome.stopped is not None:
+                self.enough.set()
 
     async def _ask_until_settled(self, item: RequestItem, request: ModelRequest) -> None:
         while not self.journal.is_settled(item.id, self.attempts) and self._may_send():
@@ -261,6 +267,7 @@ class BatchLoop(_Loop):
         except NoAnswerError as error:
             self.outcome.stopped = str(error)
         finally:
+            self.enough.set()
             await self.teacher.close()
         self.outcome.keep_refused(self.journal)
         return self.outcome

@@ -5,6 +5,7 @@ read, and may be missing. Captions that people wrote are mixed in beside what is
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,9 @@ class ImageSource(Protocol):
     def read(self, wanted: set[int]) -> Iterator[RawSample]:
         """The samples at these places, in order; raises ShardError."""
 
+    def only(self, wanted: set[int]) -> "ImageSource":
+        """What is needed to read the samples at these places, which may go to another machine."""
+
 
 def find_images(
     sources: Sequence[str], read: ReadOptions, *, kinds: tuple[Kind, ...] | None, by_folder: bool
@@ -108,6 +112,9 @@ class _ShardSource:
                 if last <= index < reader.count - 1:  # at its end a shard says if it was cut off
                     break
 
+    def only(self, wanted: set[int]) -> ImageSource:
+        return self
+
     def _raw(self, index: int, record: Record, parse: Parse) -> RawSample:
         try:
             return RawSample(self.name, index, record.key, parse_record(parse, record))
@@ -135,10 +142,15 @@ class _FolderSource:
         for name in names:
             key = (name.rpartition("/")[0] or ".") if by_folder else name
             samples.setdefault(key, []).append(name)
-        self._samples = list(samples.items())
+        self._samples = dict(enumerate(samples.items()))
 
     def count(self) -> int:
         return len(self._samples)
+
+    def only(self, wanted: set[int]) -> ImageSource:
+        part = copy(self)
+        part._samples = {index: self._samples[index] for index in wanted}
+        return part
 
     def read(self, wanted: set[int]) -> Iterator[RawSample]:
         for index in sorted(wanted):

@@ -15,13 +15,16 @@ from PIL import Image as PillowImage
 from mmsieve.clients.teacher import AnswerFormat, ModelRequest
 from mmsieve.engine.crew import Actor, Failure
 from mmsieve.engine.ray import RayEngine
-from mmsieve.errors import SampleError, ShardError
+from mmsieve.errors import MmsieveError, SampleError, ShardError
 from mmsieve.generation.plan import ImageSource
 from mmsieve.generation.tasks import Fields, GenerationTask, Picture, Prompts, RequestItem
 from mmsieve.images import ImageLimits, decode
 
 _QUALITY = 90  # of the JPEG files that a teacher is shown
-_IMAGES = 200  # of what an actor returns at a time, some 50 MB: it is in memory on both sides
+_IMAGES, _PIXELS = 200, 64_000_000
+"""Of what an actor returns at a time, as it came and encoded: it is in memory on both sides."""
+_REQUESTS = 32
+"""At a time, that an actor is enough for: it prepares more in a second than are answered."""
 
 Pending: TypeAlias = tuple[RequestItem, ModelRequest]
 """An item with its images' bytes, and the request about it."""
@@ -91,18 +94,28 @@ def _shown(picture: Picture, side: int) -> bytes:
     return file.getvalue()
 
 
-Prepare: TypeAlias = Callable[
-    [RequestBuilder, Sequence[SourceItems], dict[str, str]], Iterator[Pending]
-]
-"""A way of preparing all that is wanted; the last argument takes what failed, and why."""
+@dataclass(frozen=True)
+class Preparation:
+    """What is to be prepared."""
+
+    builder: RequestBuilder
+    sources: Sequence[SourceItems]
+    requests: int
+    """That are under way at a time."""
+    failed: dict[str, str]
+    """Takes what can't be prepared, and why."""
+    is_enough: Callable[[], bool]
+    """Whether nobody takes any more."""
 
 
-def prepare_here(
-    builder: RequestBuilder, wanted: Sequence[SourceItems], failed: dict[str, str]
-) -> Iterator[Pending]:
+Prepare: TypeAlias = Callable[[Preparation], Iterator[Pending]]
+"""A way of preparing."""
+
+
+def prepare_here(wanted: Preparation) -> Iterator[Pending]:
     """Prepare in this process, one item after the other, as they are asked for."""
-    for each in wanted:
-        yield from builder.prepare(each, failed)
+    for each in wanted.sources:
+        yield from wanted.builder.prepare(each, wanted.failed)
 
 
 class _PreparingActor(Actor):
@@ -117,32 +130,46 @@ class _PreparingActor(Actor):
         return list(self._builder.prepare(wanted, failed)), failed
 
 
-def prepare_on_ray(
-    ray: RayEngine, builder: RequestBuilder, wanted: Sequence[SourceItems], failed: dict[str, str]
-) -> Iterator[Pending]:
+def prepare_on_ray(join: Callable[[], RayEngine], wanted: Preparation) -> Iterator[Pending]:
     """Prepare on the nodes of a cluster, a CPU each; parts of the sources come as they end.
 
-    No part is begun while what came of the ones before is waited for here, so memory is bounded.
+    There are only as many actors as feed the requests, and none begins a part while what came of
+    those before is waited for here: memory is bounded. What ends the preparing is noted, not
+    raised, as requests are under way that have been paid for.
     """
-    parts = [part for each in wanted for part in _split(each)]
-    for part, found in ray.run_each(partial(_PreparingActor, builder), parts):
-        if isinstance(found, Failure):
-            failed[part.name] = found.problem
-            continue
-        pending, problems = found
-        failed |= problems
-        yield from pending
+    parts = [part for each in wanted.sources for part in _split(each)]
+    if not parts:
+        return
+    make, most = partial(_PreparingActor, wanted.builder), 1 + wanted.requests // _REQUESTS
+    try:
+        for part, found in join().run_each(make, parts, most, wanted.is_enough):
+            if not isinstance(found, Failure):
+                pending, problems = found
+                wanted.failed.update(problems)
+                yield from pending
+                del found, pending  # before the next part is here
+            elif found.details is None:
+                wanted.failed[part.name] = found.problem
+            else:
+                raise RuntimeError(f"on a node: {found.details}")  # a fault of ours
+    except MmsieveError as error:
+        wanted.failed["the Ray cluster"] = str(error)
 
 
 def _split(wanted: SourceItems) -> Iterator[SourceItems]:
     """Items of a source in their order, so many images at a time."""
     part: list[RequestItem] = []
-    images = 0
+    images = pixels = 0
     for item in wanted.items:
-        if part and images + len(item.pictures) > _IMAGES:
-            yield SourceItems(wanted.source, part)
-            part, images = [], 0
+        size = sum(picture.width * picture.height for picture in item.pictures)
+        if part and (images + len(item.pictures) > _IMAGES or pixels + size > _PIXELS):
+            yield _part(wanted.source, part)
+            part, images, pixels = [], 0, 0
         part.append(item)
-        images += len(item.pictures)
+        images, pixels = images + len(item.pictures), pixels + size
     if part:
-        yield SourceItems(wanted.source, part)
+        yield _part(wanted.source, part)
+
+
+def _part(source: ImageSource, items: Sequence[RequestItem]) -> SourceItems:
+    return SourceItems(source.only({item.index for item in items}), items)

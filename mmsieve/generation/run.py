@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from mmsieve.clients.connection import Connection
@@ -35,7 +36,14 @@ from mmsieve.generation.plan import (
     random_draw,
     read_plan,
 )
-from mmsieve.generation.preparing import Pending, Prepare, RequestBuilder, SourceItems, prepare_here
+from mmsieve.generation.preparing import (
+    Pending,
+    Preparation,
+    Prepare,
+    RequestBuilder,
+    SourceItems,
+    prepare_here,
+)
 from mmsieve.generation.tasks import GenerationTask, Prompts, RequestItem
 from mmsieve.methods.tower import Tower
 from mmsieve.outputs import check_below, write_text
@@ -318,7 +326,8 @@ class _Asking:
                 items = {item.id: item for item in self.plan.items}
                 teacher = open_teacher(request.connection)
                 batches = BatchLoop(teacher=teacher, items=items, poll=options.poll, **shared)
-                outcome = run_to_end(batches.run(self._pending if options.batch else None))
+                pending = partial(self._pending, enough=batches.enough)
+                outcome = run_to_end(batches.run(pending if options.batch else None))
             if not options.batch and outcome.stopped is None:
                 loop = RequestLoop(
                     teacher=open_teacher(request.connection),
@@ -326,15 +335,21 @@ class _Asking:
                     max_bytes=options.max_in_flight * 2**20,
                     **shared,
                 )
-                left_items = _left(request, self.plan, journal)
-                outcome = run_to_end(loop.run(self._pending(left_items)))
+                wanted = _left(request, self.plan, journal)
+                outcome = run_to_end(loop.run(self._pending(wanted, loop.enough)))
         outcome.failed |= self.failed
         return outcome
 
-    def _pending(self, wanted: set[str]) -> Iterator[Pending]:
+    def _pending(self, wanted: set[str], enough: Event) -> Iterator[Pending]:
         items = (item for item in self.plan.items if item.id in wanted)
-        by_source = list(self.request.by_source(items, self.failed))
-        return self.prepare(self.request.builder(), by_source, self.failed)
+        preparation = Preparation(
+            builder=self.request.builder(),
+            sources=list(self.request.by_source(items, self.failed)),
+            requests=self.request.options.concurrency,
+            failed=self.failed,
+            is_enough=enough.is_set,
+        )
+        return self.prepare(preparation)
 
 
 def collect(

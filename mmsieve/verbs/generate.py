@@ -3,14 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter
 
 from mmsieve import outputs
-from mmsieve.engine.ray import RayEngine
+from mmsieve.engine.ray import RayEngine, check_installed
 from mmsieve.errors import RequestError
 from mmsieve.generation.files import IMAGES, POOL, SHARDS, TRAIN, VAL
 from mmsieve.generation.options import (
@@ -225,10 +225,7 @@ def _ask(request: GenerationRequest, out: Path, options: GenerateOptions) -> Gen
         state = _state(out, config, options.overwrite)
         if state == "done":
             return GenerateReport(out=out, notes=("done before",))
-        prepare: Prepare = prepare_here
-        if options.engine == "ray":
-            ray = RayEngine(options.ray_address, None, Patience(options.patience))
-            prepare = partial(prepare_on_ray, ray)
+        prepare = _way_to_prepare(options, at_once=state == "new")
         _begin(out, config, state == "new")
         result = generate(request, out, options.quiet, prepare)
         _write_record(out, config, result.written, complete=not result.failed)
@@ -241,6 +238,21 @@ def _ask(request: GenerationRequest, out: Path, options: GenerateOptions) -> Gen
         notes=result.notes,
         failed=result.failed,
     )
+
+
+def _way_to_prepare(options: GenerateOptions, at_once: bool) -> Prepare:
+    """How requests are prepared; raises RequestError.
+
+    A cluster is joined `at_once`, or when there is something to prepare: what was begun may only
+    have to be collected.
+    """
+    if options.engine != "ray":
+        return prepare_here
+    check_installed()
+    join = cache(lambda: RayEngine(options.ray_address, None, Patience(options.patience)))
+    if at_once:
+        join()
+    return partial(prepare_on_ray, join)
 
 
 def _draw(

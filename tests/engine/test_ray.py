@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from mmsieve.engine.annotator import RunnerOptions
 from mmsieve.engine.crew import Actor
 from mmsieve.engine.job import ShardJob, ShardReport
 from mmsieve.engine.ray import RayEngine
-from mmsieve.errors import MmsieveError, RequestError, TerminatedError, forget_orders, order_to_end
+from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.patience import Patience
 from mmsieve.progress import Progress
 from mmsieve.read import ReadOptions
@@ -35,10 +34,16 @@ class RayActorError(RayError):
     pass
 
 
+class ObjectLostError(RayError):
+    pass
+
+
 class FakeRay:
     """A cluster of one node, whose clock goes on while somebody waits."""
 
-    exceptions = SimpleNamespace(RayError=RayError, RayActorError=RayActorError)
+    exceptions = SimpleNamespace(
+        RayError=RayError, RayActorError=RayActorError, ObjectLostError=ObjectLostError
+    )
 
     def __init__(self, cpus: int = 4, gpus: int = 0) -> None:
         self.resources: dict[str, float] = {"CPU": cpus, "GPU": gpus}
@@ -193,10 +198,9 @@ def test_a_shard_may_take_longer_than_any_patience(fake, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_who_is_slow_to_take_results_has_not_waited_for_workers(fake, monkeypatch):
+def test_who_is_slow_to_take_results_has_not_waited_for_workers(fake):
     """The worker in the place of one that died has all its time to begin."""
     fake.resources = {"CPU": 1}
-    monkeypatch.setattr("mmsieve.engine.ray._Actors.grows", False)
 
     def die(item):
         fake.silent = {"answer"}
@@ -209,22 +213,42 @@ def test_who_is_slow_to_take_results_has_not_waited_for_workers(fake, monkeypatc
 
     fake.answers["run"], fake.wait = die, wait
     shards = [Shard(f"{n}.tar", f"{n}", 1) for n in range(2)]
-    for _, failure in engine(fake, minutes=2).run_each(Actor, shards):
+    for _, failure in engine(fake, minutes=2).run_each(Actor, shards, most=1):
         fake.now += 1000
         assert "died 3 times" in failure.problem
 
 
-def test_an_order_to_end_is_heard_where_signals_do_not_reach(fake):
-    fake.silent, fake.wait = {"answer"}, lambda *given, **how: time.sleep(0.01) or ([], None)
-    items = [Shard("0.tar", "0", 1)]
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(lambda: list(engine(fake).run_each(Actor, items)))
-        with pytest.raises(TerminatedError):
-            order_to_end(TerminatedError())
-        with pytest.raises(TerminatedError):
-            waiting.result(timeout=20)
-        forget_orders()
-    assert fake.killed == fake.hired == 1
+def test_patience_begins_with_the_waiting(fake):
+    cluster = engine(fake, minutes=2)
+    for _ in range(2):
+        fake.now += 1000
+        assert len(list(cluster.run_each(Actor, [Shard("0.tar", "0", 1)]))) == 1
+
+
+def test_what_nobody_takes_any_more_is_left(fake):
+    fake.silent = {"answer"}
+    shards = [Shard("0.tar", "0", 1)]
+    assert list(engine(fake).run_each(Actor, shards, is_enough=lambda: fake.now > 5)) == []
+    assert fake.killed == fake.hired > 0 and fake.now < 10
+
+
+def test_no_more_actors_than_are_asked_for_where_they_are_said(fake):
+    fake.resources = {"CPU": 64}
+    shards = [Shard(f"{n}.tar", f"{n}", 1) for n in range(9)]
+    assert len(list(engine(fake).run_each(Actor, shards, most=2))) == 9
+    assert fake.hired == 2
+
+
+def test_a_result_that_is_lost_with_its_node_is_made_again(fake):
+    lost = []
+
+    def lose_first(item):
+        lost.append(item)
+        return ObjectLostError() if len(lost) == 1 else "done"
+
+    fake.answers["run"] = lose_first
+    ((_, found),) = engine(fake).run_each(Actor, [Shard("0.tar", "0", 1)])
+    assert found == "done" and len(lost) == 2
 
 
 def test_workers_that_are_gone_are_waited_for_no_longer_than_for_the_first(fake):

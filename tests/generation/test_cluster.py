@@ -1,16 +1,20 @@
 """Generations whose images are prepared on a Ray cluster: the files of one machine."""
 
+import json
+import pickle
+import signal
 from pathlib import Path
 
 import pytest
 
+from mmsieve.errors import MmsieveError
 from tests.helpers.clusters import stand_in
 from tests.helpers.command_line import run_line
 from tests.helpers.lessons import entries, generate, lines
 from tests.helpers.shards import image, write_tar
 from tests.helpers.teacher_server import Plan, TeacherServer
 from tests.helpers.teaching import Generation, answer, write_images
-from tests.helpers.well_behaved import KEY
+from tests.helpers.well_behaved import KEY, good_answer
 
 
 def write_more(folder: Path) -> Path:
@@ -81,9 +85,9 @@ def test_no_node_returns_more_than_so_many_images_at_once(
     parts = []
     run_each = engine.run_each
 
-    def watched(self, make, items):
+    def watched(self, make, items, *how):
         parts.extend(len(part.items) for part in items)
-        return run_each(self, make, items)
+        return run_each(self, make, items, *how)
 
     monkeypatch.setattr(engine, "run_each", watched)
     assert generate(server, source, out=tmp_path / "out", engine="ray").failed == {}
@@ -96,3 +100,77 @@ def test_what_draws_its_images_has_no_use_for_a_cluster(tmp_path, words):
     ended = run_line("generate", "captions", *drawn, *words)
     assert ended.code == 2
     assert f"{words[0]} is for --teacher anthropic:MODEL and openai:MODEL" in ended.err
+
+
+def test_of_a_folder_a_part_knows_its_own_files_alone(tmp_path, server, engine, monkeypatch):
+    monkeypatch.setattr("mmsieve.generation.preparing._IMAGES", 2)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number:04d}.jpg").write_bytes(image(number))
+    sent = []
+    run_each = engine.run_each
+
+    def watched(self, make, items, *how):
+        sent.extend(pickle.dumps(part.source) for part in items)
+        return run_each(self, make, items, *how)
+
+    monkeypatch.setattr(engine, "run_each", watched)
+    for name, how in (("here", {}), ("there", {"engine": "ray"})):
+        assert generate(server, folder, out=tmp_path / name, **how).failed == {}
+    assert entries(tmp_path / "there") == entries(tmp_path / "here")
+    assert [part.count(b".jpg") for part in sent] == [2] * 4
+
+
+def test_a_cluster_that_gives_up_costs_no_answer(tmp_path, server, source, engine):
+    more = write_more(tmp_path)
+    asked = {"out": tmp_path / "out", "count": 64, "engine": "ray"}
+    engine.ends_with = MmsieveError("gave up after 1800 s")
+    report = generate(server, source, more, **asked)
+    ((what, why),) = report.failed.items()
+    assert what == "8 of 16 images" and "gave up after 1800 s; the same command goes on" in why
+    assert len(server.requests) == 8 and len(entries(tmp_path / "out")) == 32
+    engine.ends_with = None
+    assert generate(server, source, more, **asked).failed == {}
+    assert len(server.requests) == 16 and len(entries(tmp_path / "out")) == 64
+
+
+def test_a_fault_on_a_node_is_not_taken_for_a_source_that_failed(tmp_path, server, source, engine):
+    engine.problem, engine.details = "KeyError: 'x'", "Traceback ...\nKeyError: 'x'"
+    with pytest.raises(RuntimeError, match="on a node: Traceback"):
+        generate(server, source, out=tmp_path / "out", engine="ray")
+
+
+def test_where_all_is_settled_no_cluster_is_joined(tmp_path, server, source, engine):
+    server.answer = lambda body: 401
+    asked = {"out": tmp_path / "out", "engine": "ray"}
+    assert generate(server, source, **asked).failed
+    assert engine.joined == 1
+    server.answer = good_answer
+    assert generate(server, source, **asked).failed == {}
+    assert engine.joined == 2
+    record = json.loads((tmp_path / "out" / "generate.json").read_text())
+    (tmp_path / "out" / "generate.json").write_text(json.dumps(record | {"complete": False}))
+    assert generate(server, source, **asked).failed == {}
+    assert engine.joined == 2 and len(entries(tmp_path / "out")) == 32
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_who_waits_for_a_cluster_is_told_to_end(tmp_path, number, code):
+    """Its requests wait in another thread than signals come to."""
+    clusters = pytest.importorskip("ray.cluster_utils", reason="needs the extra [ray]")
+    write_images(tmp_path / "images", 4)
+    cluster = clusters.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        with TeacherServer(answer, Plan(seed=1)) as server:
+            how = ("--engine", "ray", "--ray-address", cluster.address)
+            made = Generation(
+                server, "openai", tmp_path / "images", tmp_path / "out", 16, options=how
+            )
+            planned = tmp_path / "out" / "plan.json"
+            assert made.run(planned.exists, number=number, after=8) == code, made.said
+    finally:
+        cluster.shutdown()
+    assert "the same command goes on" in made.said[-1] or number == signal.SIGTERM

@@ -117,8 +117,16 @@ class Generation:
             *self.options,
         ]
 
-    def run(self, kill_when: Callable[[], bool] | None = None, seed: int = 0) -> int:
-        """Run to the end, or kill -9 its process group at a moment after this is true."""
+    def run(
+        self,
+        kill_when: Callable[[], bool] | None = None,
+        seed: int = 0,
+        number: signal.Signals = signal.SIGKILL,
+        after: float = 0.0,
+    ) -> int:
+        """Run to the end, or signal its process group (by default kill -9) at a moment, `after`
+        so many seconds, when this is true.
+        """
         names = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
         environment = os.environ | {names[self.provider]: KEY}
         with subprocess.Popen(
@@ -132,10 +140,12 @@ class Generation:
             if kill_when is not None:
                 while not kill_when() and process.poll() is None:
                     time.sleep(0.001)
-                time.sleep(random.Random(seed).uniform(0, 0.02))
+                time.sleep(after + random.Random(seed).uniform(0, 0.02))
                 if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-            self.said.append(process.communicate(timeout=600)[0])
+                    os.killpg(process.pid, number)
+            self.said.append(
+                process.communicate(timeout=60 if number != signal.SIGKILL else 600)[0]
+            )
         return process.returncode
 
     def stock(self) -> "Stock":

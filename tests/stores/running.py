@@ -23,8 +23,10 @@ def serve(share: float, seed: int = 3) -> Iterator[str]:
         text=True,
     ) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.kill()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 def environment(address: str, tmp_path: Path) -> dict[str, str]:
