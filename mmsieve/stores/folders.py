@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,37 +56,59 @@ def check_lengths(folder: StorePath, names: Iterable[str], option: str) -> None:
 # Whole folders
 
 RECEIPT = ".mmsieve.json"
-"""Beside the files of a folder: which ones it holds, once it is whole."""
+"""Beside the files of a folder: which ones it holds."""
+MAKING = ".mmsieve.making"
+"""Beside it, while the folder is written: an object that is named by the writer's token.
+
+Not one object that says first no, then yes: a request that was given up and sent again may be
+carried out at any time, also after those that were sent later.
+"""
 _LAST = ("config.json", "manifest.json")
 """By which programs of others know that a folder is there."""
+_TOKENS = 20  # of writers whose late requests count for nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
     """Which files a folder holds."""
 
-    whole: bool
     files: dict[str, NonNegativeInt] = field(default_factory=dict)
-    """Path below the folder -> bytes; of one that isn't whole, all that may be there."""
+    """Path below the folder -> bytes; in the making, all that may be there."""
+    ended: tuple[str, ...] = ()
+    """Tokens of the last writers that came to their end, or that others took over from."""
+    whole: bool = True
+    """Receipts of before said here whether the folder was still in the making."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
+def _read(path: StorePath) -> Receipt:
+    fix = "remove the folder, and make it again"
+    return parse_json(as_path(path), path.read_bytes(), TypeAdapter(Receipt), fix)
+
+
 def read_receipt(folder: StorePath) -> Receipt | None:
     """What a folder says that it holds; None where it says nothing."""
-    path = folder / RECEIPT
     try:
-        data = path.read_bytes()
+        return _read(folder / RECEIPT)
     except FileNotFoundError:
         return None
-    fix = "remove the folder, and make it again"
-    return parse_json(as_path(path), data, TypeAdapter(Receipt), fix)
+
+
+def _under_way(receipt: Receipt | None, markers: Iterable[StorePath]) -> list[StorePath]:
+    """The markers of writers that haven't come to their end."""
+    ended = () if receipt is None else receipt.ended
+    return [marker for marker in markers if marker.name not in ended]
 
 
 def is_in_the_making(folder: Path) -> bool:
     """Whether a run that writes a folder of a store hasn't ended, or was killed."""
-    receipt = read_receipt(folder) if is_stored(folder) else None
-    return receipt is not None and not receipt.whole
+    if not is_stored(folder):
+        return False
+    receipt = read_receipt(folder)
+    if receipt is not None and not receipt.whole:
+        return True
+    return bool(_under_way(receipt, (folder / MAKING).sizes()))
 
 
 def files_of(folder: StorePath) -> dict[StorePath, int]:
@@ -94,14 +117,15 @@ def files_of(folder: StorePath) -> dict[StorePath, int]:
     Raises RequestError where it isn't whole, or isn't what the receipt says.
     """
     found = folder.sizes()
-    if folder / RECEIPT not in found:
-        return found
-    receipt = read_receipt(folder)
-    if receipt is None or not receipt.whole:
+    receipt = read_receipt(folder) if folder / RECEIPT in found else None
+    markers = (path for path in found if path.parent == folder / MAKING)
+    if _under_way(receipt, markers) or (receipt is not None and not receipt.whole):
         raise RequestError(
             f"{folder}: is not whole: the run that writes it hasn't ended, or was killed: run that "
             "command again"
         )
+    if receipt is None:
+        return found
     for name, size in receipt.files.items():
         if found.get(folder / name) != size:
             raise RequestError(f"{folder / name}: is not as it was written: make {folder} again")
@@ -110,8 +134,8 @@ def files_of(folder: StorePath) -> dict[StorePath, int]:
 
 
 def contents(folder: StorePath) -> list[Path]:
-    """What is in a folder, but for its receipt; [] where there is none."""
-    return [as_path(path) for path in folder.iterdir() if path.name != RECEIPT]
+    """What is in a folder, but for what is said of it; [] where there is none."""
+    return [as_path(path) for path in folder.iterdir() if path.name not in (RECEIPT, MAKING)]
 
 
 def parquet_files(folder: StorePath) -> list[Path]:
@@ -138,23 +162,29 @@ def put_folder(local: Path, place: StorePath) -> None:
         for path in sorted(local.rglob("*"))
         if path.is_file() and not is_hidden(path.name)
     }
-    before = read_receipt(place) or Receipt(whole=True)
-    _write_receipt(place, Receipt(whole=False, files=before.files | files))
+    before = read_receipt(place) or Receipt()
+    left = _under_way(before, (place / MAKING).sizes())
+    there = before.files | {name: size for one in left for name, size in _read(one).files.items()}
+    marker = place / MAKING / secrets.token_hex(8)
+    _write(marker, Receipt(files=there | files))
     later = [name for name in files if PurePosixPath(name).name in _LAST]
     in_turn([_put(local, place, name) for name in files if name not in later])
     for name in later:
         _put(local, place, name)()
-    for name in before.files.keys() - files.keys():
+    for name in there.keys() - files.keys():
         (place / name).unlink(missing_ok=True)
-    _write_receipt(place, Receipt(whole=True, files=files))
+    ended = (*before.ended, *(one.name for one in left), marker.name)
+    _write(place / RECEIPT, Receipt(files=files, ended=ended[-_TOKENS:]))
+    for one in (*left, marker):
+        one.unlink(missing_ok=True)
 
 
 def _put(local: Path, place: StorePath, name: str) -> Callable[[], None]:
     return lambda: (place / name).put(local / name)
 
 
-def _write_receipt(place: StorePath, receipt: Receipt) -> None:
-    (place / RECEIPT).write_bytes(json.dumps(asdict(receipt), indent=1).encode())
+def _write(path: StorePath, receipt: Receipt) -> None:
+    path.write_bytes(json.dumps(asdict(receipt), indent=1).encode())
 
 
 def abort_uploads(out: StorePath) -> None:

@@ -71,7 +71,8 @@ def content(url: str) -> dict[str, bytes]:
     folder = place_of(url)
     assert is_stored(folder)
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.sizes()}
-    return {name: data for name, data in found.items() if name != folders.RECEIPT}
+    said = (folders.RECEIPT, folders.MAKING)
+    return {name: data for name, data in found.items() if name.split("/")[0] not in said}
 
 
 def local_content(folder: Path) -> dict[str, bytes]:
@@ -132,7 +133,7 @@ def test_decisions_that_are_not_whole_are_no_decisions(store, dies, tmp_path):
     run(*other)
     after = content(f"{store}/kept")
     seen = set()
-    for count in (0, 1, 4, 9):
+    for count in (0, 1, 4, 9, 20):
         run(*first, "--overwrite")
         dies(count)
         ended = run_line(*other)
@@ -146,7 +147,7 @@ def test_decisions_that_are_not_whole_are_no_decisions(store, dies, tmp_path):
         seen.add((ended.code, kept))
         run(*other)
         assert content(f"{store}/kept") == after != before
-    assert seen == {(130, (1, 2)), (130, None), (0, (0, 1))}
+    assert seen == {(130, (1, 2)), (130, None), (130, (0, 1)), (0, (0, 1))}
 
 
 def test_what_a_receipt_names_must_be_there(store):
@@ -226,6 +227,44 @@ def test_what_cannot_be_written_there_is_refused_before_anything_is_loaded(store
     ):
         ended = run_line(*words)
         assert ended.code == 2 and said in ended.err and ended.err.count("\n") == 1
+
+
+def test_a_request_that_is_carried_out_late_changes_nothing(store, tmp_path, monkeypatch):
+    """It was sent again as no answer came, and the store still had it."""
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_bytes(b"x" * number)
+    requests = []
+
+    def kept(path, data, write=StorePath.write_bytes):
+        requests.append((path, data))
+        write(path, data)
+
+    monkeypatch.setattr(StorePath, "write_bytes", kept)
+    place = place_of(f"{store}/kept")
+    for _ in range(2):  # two runs, one after the other
+        folders.put_folder(tmp_path, place)
+    whole = folders.files_of(place)
+    assert len(whole) == 3 and len(requests) >= 4
+    for path, data in requests[-2:] + requests[:1]:
+        StorePath.write_bytes(path, data)
+        assert folders.files_of(place) == whole and not folders.is_in_the_making(place)
+
+
+def test_who_takes_over_from_a_killed_run_removes_what_it_had_put(store, dies, tmp_path):
+    place = place_of(f"{store}/kept")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_text(name)
+    dies(2)
+    with pytest.raises(KeyboardInterrupt):
+        folders.put_folder(tmp_path / "a", place)
+    dies(None)
+    assert folders.is_in_the_making(place)
+    with pytest.raises(RequestError, match="is not whole"):
+        folders.files_of(place)
+    folders.put_folder(tmp_path / "b", place)
+    assert not folders.is_in_the_making(place)
+    assert content(f"{store}/kept") == {"b.txt": b"b"}
 
 
 def test_what_grows_here_is_put_at_the_store_in_the_end(store, dies, tmp_path, monkeypatch):
