@@ -26,6 +26,8 @@ BATCH = 1 << 17
 """Rows that go into the database, and come out of it, at a time."""
 MEMORY = "400MB"
 """What DuckDB counts as its own: with Python, polars and what isn't counted below 1 GB."""
+MOST_JOINED = 50_000_000
+"""Rows of a table that a join is given at a time: so many fit, four times as many did not."""
 
 
 class Database:
@@ -196,11 +198,7 @@ class JoinedRows:
                 "key and uid"
             )
         # two steps: a join and a sort at once would need more memory
-        database.run(
-            "CREATE TABLE unsorted AS SELECT * EXCLUDE (value) "
-            "FROM (SELECT rowid AS row, value FROM sample) "
-            "LEFT JOIN (SELECT *, true AS found FROM other) USING (value)"
-        )
+        self._match(database)
         database.run("DROP TABLE other")
         database.run(
             f"CREATE TABLE joined{number} AS SELECT * EXCLUDE (row) FROM unsorted ORDER BY row"
@@ -213,6 +211,22 @@ class JoinedRows:
                 "of key and uid, or give tables of the same samples"
             )
         self.notes.append(f"{matched:,} of {self._first.rows:,} rows found in {table.name} by {on}")
+
+    def _match(self, database: Database) -> None:
+        """Make a table of the numbers of the first table's rows and what the other one has of them.
+
+        By parts of the hashes, as a join needs memory for all that it is given.
+        """
+        rows = max(self._first.rows, database.frame("SELECT count(*) FROM other").item())
+        parts = -(-rows // MOST_JOINED)
+        for part in range(parts):
+            where = f"WHERE coalesce(value % {parts}, 0) = {part}" if parts > 1 else ""
+            make = "INSERT INTO unsorted" if part else "CREATE OR REPLACE TABLE unsorted AS"
+            database.run(
+                f"{make} SELECT * EXCLUDE (value) "
+                f"FROM (SELECT rowid AS row, value FROM sample {where}) "
+                f"LEFT JOIN (SELECT *, true AS found FROM other {where}) USING (value)"
+            )
 
     def _other(self, number: int, on: On) -> Iterator[pl.DataFrame]:
         """All rows of another table that can be meant, as they are stored."""

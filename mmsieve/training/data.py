@@ -287,15 +287,18 @@ class SftRecord(FileRecord):
     fields: dict[str, Any]
 
 
+def parse_fields(index: int, entry: Any) -> SftRecord:
+    """The record of an entry, its fields unchecked; raises ValueError where it is no object."""
+    if not isinstance(entry, dict):
+        raise ValueError("not an object")
+    paths = (image_path(value) for value in image_values(entry, IMAGES))
+    return SftRecord(index, tuple(path for path in paths if path is not None), entry)
+
+
 class _SftInputs:
     shares_images: ClassVar[bool] = False
 
-    def parse(self, index: int, entry: Any) -> SftRecord:
-        """The record of an entry, its fields unchecked; raises ValueError where it is no object."""
-        if not isinstance(entry, dict):
-            raise ValueError("not an object")
-        paths = (image_path(value) for value in image_values(entry, IMAGES))
-        return SftRecord(index, tuple(path for path in paths if path is not None), entry)
+    parse = staticmethod(parse_fields)
 
     def measure(self, record: SftRecord, prepared: list[SftExample]) -> int:
         return max(map(len, prepared))

@@ -5,7 +5,7 @@ what a model reads of it, is a `RecordInputs` (`mmsieve.training.data`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -18,6 +18,7 @@ from mmsieve.errors import RequestError, SampleError
 from mmsieve.generation.files import LeftOut, read_entries, tie_by_image
 from mmsieve.outputs import write_text
 from mmsieve.progress import Advance, show_progress
+from mmsieve.read import ImageFolder
 from mmsieve.training.options import STAGES, DataFiles, TrainingFile, processes
 from mmsieve.validated import read_json_file, say_invalid
 
@@ -306,21 +307,47 @@ def _read_checked(
         show_progress(f"check {file.name}", 0, quiet, "records") as advance,
     ):
         found = list(read_entries(file, inputs.parse))
-        if not found:
-            raise RequestError(f"--data {file}: no records in it")
         if saved.is_file():
             checked = CheckedRecords.load(saved)
         else:
             checked = check_records(found, inputs, images, workers, advance)
             if not checked.lengths:
-                first = checked.left_out[0]
-                raise RequestError(
-                    f"--data {file}: no record can be used; record {first.index}: {first.reason} "
-                    f"(images are looked for below {images}: --images)"
-                )
+                raise _useless(place, checked.left_out)
             write_text(saved, json.dumps(asdict(checked)))
     usable = [r for r in found if not isinstance(r, LeftOut) and r.index in checked.lengths]
     return usable, checked
+
+
+def find_usable(files: DataFiles, parse: Callable[[int, Any], FileRecord]) -> None:
+    """Raise RequestError for a file without a record of the right form whose images are there.
+
+    It reads no further than to the first one. What a model makes of them is seen when it is there;
+    what no model could use is said before anything is trained.
+    """
+    for place in (*files.data, *files.val):
+        folder = ImageFolder(place.images)
+        left_out: list[LeftOut] = []
+        for record in read_entries(place.file, parse):
+            if not isinstance(record, LeftOut):
+                try:
+                    for name in record.images:
+                        folder.find(name)
+                    break
+                except SampleError as error:
+                    record = LeftOut(record.index, f"{error.status}: {error}")
+            left_out = left_out or [record]
+        else:
+            raise _useless(place, left_out)
+
+
+def _useless(place: TrainingFile, left_out: Sequence[LeftOut]) -> RequestError:
+    """Why nothing can be learned from a file."""
+    if not left_out:
+        return RequestError(f"--data {place.file}: no records in it")
+    return RequestError(
+        f"--data {place.file}: no record can be used; record {left_out[0].index}: "
+        f"{left_out[0].reason} (images are looked for below {place.images}: --images)"
+    )
 
 
 _HELD_OUT, _MOST_HELD_OUT = 0.02, 2000

@@ -195,6 +195,7 @@ def _train_here(
         check_start(recipe)
         if has_new_projector(recipe) and goal != "projector" and options.pretrain is None:
             _say_untaught(goal, recipe)
+    _check_files(goal, options)
     start = known.folder if known else None
     recognised = (known.note,) if known and not known.config.get("mmsieve") else ()
     config = _run_config(goal, recipe, start, options)
@@ -239,6 +240,18 @@ def _check_pretrain(goal: str, recipe: BaseRecipe, options: TrainOptions) -> Non
         raise RequestError(f"--pretrain: is for classifier and enhancer; train {goal} has --data")
     if stage_of(recipe, "projector") is None:
         raise RequestError(f"--pretrain: recipe {recipe.name} has no stage projector")
+
+
+def _check_files(goal: str, options: TrainOptions) -> None:
+    """Raise RequestError for a file from which nothing can be learned, before anything is."""
+    given = [files for files in (options.files, options.pretrain_files) if files is not None]
+    if not given:
+        return
+    from mmsieve.training.data import parse_fields, parse_labelled  # imports torch
+    from mmsieve.training.records import find_usable
+
+    for files in given:
+        find_usable(files, parse_labelled if goal in ("projector", "classifier") else parse_fields)
 
 
 def _say_untaught(goal: str, recipe: BaseRecipe) -> None:

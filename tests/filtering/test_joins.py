@@ -60,11 +60,11 @@ def test_rows_in_another_order_and_repeated_keys_are_matched(tmp_path: Path) -> 
     assert rows["keep"].to_list() == [True, False, True]
 
 
-@pytest.mark.parametrize("batch", [1 << 17, 4])
+@pytest.mark.parametrize(("limit", "rows_at_a_time"), [("BATCH", 4), ("MOST_JOINED", 7)])
 def test_foreign_scores_are_joined_by_uid(
-    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, rows_at_a_time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decide, "BATCH", batch)
+    monkeypatch.setattr(decide, limit, rows_at_a_time)
     rows = {name: rows_of(name, [1.0] * 10) for name in "abc"}
     rows["b"]["uid"][3] = None
     scores = write_table(tmp_path / "scores", rows)

@@ -122,6 +122,17 @@ def test_a_file_without_a_usable_record_is_refused(tmp_path):
     data.write_text(json.dumps([{"image": "x.png", "text": CAPTION_HEAD, "label": 0}]))
     with pytest.raises(RequestError, match=r"no record can be used; record 0: image_missing"):
         mmsieve.train_classifier(recipe(tmp_path), out=tmp_path / "out", options=options(data))
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_files_are_looked_at_before_the_first_stage(tmp_path):
+    good, useless = released_layout(tmp_path / "data"), tmp_path / "scores.csv"
+    useless.write_text("key,score\na,1\n")
+    for given in ({"pretrain": useless}, {"val": useless}):
+        wanted = options(good, **given)
+        with pytest.raises(RequestError, match=r"scores\.csv: .*JSON"):
+            mmsieve.train_classifier(recipe(tmp_path), out=tmp_path / "out", options=wanted)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_projector_trains_on_llava_captions(tmp_path):
