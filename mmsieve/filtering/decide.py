@@ -220,7 +220,7 @@ class JoinedRows:
         rows = max(self._first.rows, database.frame("SELECT count(*) FROM other").item())
         parts = -(-rows // MOST_JOINED)
         for part in range(parts):
-            where = f"WHERE coalesce(value % {parts}, 0) = {part}" if parts > 1 else ""
+            where = f"WHERE hash(value) % {parts} = {part}" if parts > 1 else ""
             make = "INSERT INTO unsorted" if part else "CREATE OR REPLACE TABLE unsorted AS"
             database.run(
                 f"{make} SELECT * EXCLUDE (value) "

@@ -5,7 +5,6 @@ read, and may be missing. Captions that people wrote are mixed in beside what is
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -51,7 +50,9 @@ _TEXTUAL = (Status.TEXT_MISSING, Status.TEXT_UNDECODABLE, Status.JSON_INVALID)
 class ImageSource(Protocol):
     """Samples with images, which can be counted without reading them."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called."""
 
     def count(self) -> int:
         """Its samples; raises ShardError."""
@@ -75,7 +76,7 @@ def find_images(
     for source in sources:
         folder = Path(source).expanduser()
         if kinds is None and folder.is_dir() and _is_folder_of_images(source):
-            found.append(_FolderSource(folder, by_folder))
+            found.append(_FolderSource.find(folder, by_folder))
         else:
             shards.append(source)
     if shards or not found:
@@ -127,12 +128,18 @@ class _ShardSource:
             return RawSample(self.name, index, record.key, problem=error)
 
 
+@dataclass(frozen=True)
 class _FolderSource:
     """A folder of image files, those of its subfolders too; a document is what one folder holds."""
 
-    def __init__(self, folder: Path, by_folder: bool) -> None:
-        self.name = folder.name
-        self._folder = ImageFolder(folder)
+    name: str
+    folder: ImageFolder
+    samples: dict[int, tuple[str, list[str]]]
+    """Place -> key and the files' names."""
+
+    @classmethod
+    def find(cls, folder: Path, by_folder: bool) -> "_FolderSource":
+        """What is in a folder."""
         names = sorted(
             Path(url).relative_to(folder.absolute()).as_posix()
             for url in list_files(str(folder.absolute())).files
@@ -142,24 +149,22 @@ class _FolderSource:
         for name in names:
             key = (name.rpartition("/")[0] or ".") if by_folder else name
             samples.setdefault(key, []).append(name)
-        self._samples = dict(enumerate(samples.items()))
+        return cls(folder.name, ImageFolder(folder), dict(enumerate(samples.items())))
 
     def count(self) -> int:
-        return len(self._samples)
+        return len(self.samples)
 
     def only(self, wanted: set[int]) -> ImageSource:
-        part = copy(self)
-        part._samples = {index: self._samples[index] for index in wanted}
-        return part
+        return replace(self, samples={index: self.samples[index] for index in wanted})
 
     def read(self, wanted: set[int]) -> Iterator[RawSample]:
         for index in sorted(wanted):
-            key, names = self._samples[index]
+            key, names = self.samples[index]
             images: list[Image] = []
             problem = None
             for name in names:
                 try:
-                    images.append(Image(self._folder.read(name)))
+                    images.append(Image(self.folder.read(name)))
                 except SampleError as error:
                     problem = error
             sample = Sample(key, tuple(images))

@@ -95,7 +95,7 @@ def _shown(picture: Picture, side: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class Preparation:
+class WantedRequests:
     """What is to be prepared."""
 
     builder: RequestBuilder
@@ -108,11 +108,11 @@ class Preparation:
     """Whether nobody takes any more."""
 
 
-Prepare: TypeAlias = Callable[[Preparation], Iterator[Pending]]
+Prepare: TypeAlias = Callable[[WantedRequests], Iterator[Pending]]
 """A way of preparing."""
 
 
-def prepare_here(wanted: Preparation) -> Iterator[Pending]:
+def prepare_here(wanted: WantedRequests) -> Iterator[Pending]:
     """Prepare in this process, one item after the other, as they are asked for."""
     for each in wanted.sources:
         yield from wanted.builder.prepare(each, wanted.failed)
@@ -130,7 +130,7 @@ class _PreparingActor(Actor):
         return list(self._builder.prepare(wanted, failed)), failed
 
 
-def prepare_on_ray(join: Callable[[], RayEngine], wanted: Preparation) -> Iterator[Pending]:
+def prepare_on_ray(join: Callable[[], RayEngine], wanted: WantedRequests) -> Iterator[Pending]:
     """Prepare on the nodes of a cluster, a CPU each; parts of the sources come as they end.
 
     There are only as many actors as feed the requests, and none begins a part while what came of

@@ -38,10 +38,10 @@ from mmsieve.generation.plan import (
 )
 from mmsieve.generation.preparing import (
     Pending,
-    Preparation,
     Prepare,
     RequestBuilder,
     SourceItems,
+    WantedRequests,
     prepare_here,
 )
 from mmsieve.generation.tasks import GenerationTask, Prompts, RequestItem
@@ -342,14 +342,14 @@ class _Asking:
 
     def _pending(self, wanted: set[str], enough: Event) -> Iterator[Pending]:
         items = (item for item in self.plan.items if item.id in wanted)
-        preparation = Preparation(
+        wanted_requests = WantedRequests(
             builder=self.request.builder(),
             sources=list(self.request.by_source(items, self.failed)),
             requests=self.request.options.concurrency,
             failed=self.failed,
             is_enough=enough.is_set,
         )
-        return self.prepare(preparation)
+        return self.prepare(wanted_requests)
 
 
 def collect(
