@@ -94,12 +94,12 @@ fuzz: setup
 fuzz-short: setup
 	$(FUZZ) --count 12 --seconds 90
 
-# The site, in build/site, from what is here: nothing is fetched, and a warning is an error. What its
-# pages tell people to type is run by `make test-long`.
+# The site, in build/site, from what is here: nothing is fetched, and a warning is an error: --quiet would
+# hide it from what counts. What its pages tell people to type is run by `make test-long`.
 DOCS := .venv-docs
 
 docs: $(DOCS)/.ready
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
 
 $(DOCS)/.ready: docs/requirements.txt
 	$(PYTHON) -m venv $(DOCS)

@@ -38,6 +38,8 @@ def read_table(
 ) -> Any:
     """A table or decisions as one frame, a row per sample, files in the order of their names.
 
+    Raises RequestError where there is no table, or none of these columns in it.
+
     Parameters
     ----------
     table
@@ -47,8 +49,6 @@ def read_table(
         Those to read; by default all that the table's files agree on.
     to
         What comes back: a DataFrame of polars or of pandas, or a Table of pyarrow.
-
-    Raises RequestError where there is no table, or none of these columns in it.
     """
     if to not in ("polars", "pandas", "arrow"):
         raise RequestError(f"to={to!r}: is not one of polars, pandas, arrow")

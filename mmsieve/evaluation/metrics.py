@@ -65,7 +65,7 @@ class Metrics:
     spearman: float | None
     """Rank correlation of score and level; None where either is constant."""
     confusion: list[list[int]]
-    """[true level][predicted level]."""
+    """How many texts: a row per true level, in it a column per predicted one."""
     calibration: Calibration
     intervals: dict[str, Interval | None] = field(default_factory=dict)
     """95% intervals of accuracy, f1, mse and spearman, where they were asked for."""

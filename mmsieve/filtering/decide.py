@@ -21,6 +21,8 @@ from mmsieve.filtering.request import Column, FilterPlan, JoinedTables, On
 from mmsieve.progress import Advance
 from mmsieve.tables import CHUNK, Origins
 
+WHERE, NO_SCORE, BELOW_CUT, TIE_AT_CUT = REASONS = ("where", "no_score", "below_cut", "tie_at_cut")
+"""Why a row that is `ok` isn't kept."""
 MOST_GROUPS = 1_000_000
 BATCH = 1 << 17
 """Rows that go into the database, and come out of it, at a time."""
@@ -274,15 +276,15 @@ def _reason(plan: FilterPlan) -> pl.Expr:
         status = pl.col(column.inner).cast(pl.String)
         found.append(pl.when(status != Status.OK.value).then(status))
     if plan.condition is not None:
-        found.append(pl.when(~pl.col(_HOLDS)).then(pl.lit("where")))
+        found.append(pl.when(~pl.col(_HOLDS)).then(pl.lit(WHERE)))
     least = plan.options.min_score
     if plan.score is not None and (plan.options.is_ranked or least is not None):
         score, dtype = pl.col(plan.score.inner), plan.joined.dtype(plan.score)
         is_none = score.is_null() | (score.is_nan() if dtype.is_float() else False)
-        found.append(pl.when(is_none).then(pl.lit("no_score")))
+        found.append(pl.when(is_none).then(pl.lit(NO_SCORE)))
         if least is not None:  # what prints as the limit is kept
             least = float(np.float32(least)) if dtype == pl.Float32 else least
-            found.append(pl.when(score.cast(pl.Float64) < least).then(pl.lit("below_cut")))
+            found.append(pl.when(score.cast(pl.Float64) < least).then(pl.lit(BELOW_CUT)))
     return pl.coalesce(found)
 
 
@@ -458,7 +460,7 @@ class FilterDecisions(DecisionRows):
                 last = self._thresholds[tied["grp"]]
                 lost = tied["hash"] < last["hash"]
                 lost |= (tied["hash"] == last["hash"]) & (tied["row"] > last["row"])
-                reason = reason.scatter(tied["row"].filter(lost) - start, "tie_at_cut")
+                reason = reason.scatter(tied["row"].filter(lost) - start, TIE_AT_CUT)
             start += frame.height
             yield origins, names.hstack([reason.is_null().alias("keep"), reason, outcome["score"]])
 
@@ -475,7 +477,7 @@ class FilterDecisions(DecisionRows):
         below = left & ~(value >= at["value"]).fill_null(False)
         return rows.select(
             "grp",
-            pl.when(below).then(pl.lit("below_cut")).otherwise("reason").alias("reason"),
+            pl.when(below).then(pl.lit(BELOW_CUT)).otherwise("reason").alias("reason"),
             score,
             tied=left & (value == at["value"]).fill_null(False) & at["open"],
         )

@@ -241,6 +241,8 @@ def _spend_at_random(rows: Numbers, budget: SampleBudget, seed: int, allowance: 
 # A request carried out: which rows are chosen, and why the others aren't
 
 EXCLUDED, NO_STYLE, NO_RATING, NOT_SELECTED = "excluded", "no_style", "no_rating", "not_selected"
+REASONS = (EXCLUDED, NO_STYLE, NO_RATING, NOT_SELECTED)
+"""Why a row that is `ok` isn't chosen."""
 
 
 @dataclass(frozen=True)

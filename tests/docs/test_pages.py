@@ -22,7 +22,8 @@ from tests.helpers.layouts import BUILDERS, DrawnLayout
 from tests.helpers.shards import caption, image, write_tar
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 STAND_INS = {
     "weizhiwang/UniFilter-Qwen3-0.6B": "unifilter-tiny",
     "HymanH/AITQE": "aitqe-tiny",
@@ -125,11 +126,21 @@ def test_no_page_and_no_link_is_lost():
     assert named == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]}
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text("utf-8")):
-            assert Path(os.path.normpath(page.parent / target)).exists(), f"{page.name}: {target}"
+            found = Path(os.path.normpath(page.parent / target))
+            assert found.exists(), f"{page.name}: {target}"
+            if DOCS in page.parents:
+                assert DOCS in found.parents, f"{page.name}: {target} is not in the built site"
     for target in re.findall(
         r"blob/main/([^)\s]+)", "\n".join(p.read_text("utf-8") for p in PAGES)
     ):
         assert (ROOT / target).exists(), target
+
+
+def test_a_warning_fails_the_site():
+    """Strict mode counts the warnings that are printed: none, where the build is quiet."""
+    assert yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["strict"] is True
+    (build,) = re.findall(r"mkdocs build.*", (ROOT / "Makefile").read_text("utf-8"))
+    assert not {"-q", "--quiet"} & set(build.split())
 
 
 def test_the_tables_of_scaling_are_those_of_the_law():

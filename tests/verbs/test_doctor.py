@@ -1,5 +1,6 @@
 """doctor: what is installed is said, what is missing is named with how to install it."""
 
+import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -70,3 +71,6 @@ def test_one_version_everywhere():
     cited = yaml.safe_load((root / "CITATION.cff").read_text("utf-8"))
     assert mmsieve.__version__ == project["version"] == cited["version"]
     assert cited["license"] == project["license"]
+    newest = re.search(r"^## .*$", (root / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert newest is not None
+    assert newest[0].startswith(f"## {project['version']} - "), "with a date"
