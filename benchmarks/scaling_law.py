@@ -1,8 +1,8 @@
 """The tables of docs/scaling.md, from dated results: python -m benchmarks.scaling_law
 
-Measured are cuts of 50 million rows (`filter_engines`), memory of `select` (`select_growth`) and
-what a row and a sample cost (`row_costs`), all in `results/`; the rest is arithmetic over them, by
-the functions below. Prices are constants, with their date and source.
+Measured are cuts of 50 and 200 million rows (`filter_engines`), memory of `select`
+(`select_growth`) and what a row and a sample cost (`row_costs`), all in `results/`; the rest is
+arithmetic over them, by the functions below. Prices are constants, with their date and source.
 """
 
 import math
@@ -61,7 +61,8 @@ def sections() -> Iterator[str]:
 
 CUTS = {"top fraction": "top fraction", "per group": "groups (1,000)", "join by uid": "join by uid"}
 """Name on the page -> row of the last table of `filter_engines`."""
-MEASURED_ROWS = 50_000_000
+MEASURED = {50_000_000: "## What followed", 200_000_000: "## 200,000,000 rows"}
+"""Rows of cuts that were run -> heading of their table."""
 
 
 def newest(name: str) -> str:
@@ -77,32 +78,36 @@ def read_costs() -> dict[str, float]:
     }
 
 
-def cut_seconds() -> dict[str, float]:
-    """CPU seconds of each cut of 50 million rows, by `filter` as it is."""
-    last = newest("filter_engines").rpartition("## What followed")[2]
-    found = dict(re.findall(r"^\| ([^|]+) \| [\d.]+ \| ([\d.]+) \|", last, re.M))
+def cut_seconds(rows: int) -> dict[str, float]:
+    """CPU seconds of each cut of so many rows, which was run, by `filter` as it is."""
+    part = newest("filter_engines").partition(MEASURED[rows])[2].partition("\n## ")[0]
+    found = dict(re.findall(r"^\| ([^|]+) \| (?:[\d.]+|ours) \| ([\d.]+) \|", part, re.M))
     return {name: float(found[row]) for name, row in CUTS.items()}
 
 
-def select_memory() -> float:
-    """GB of `select` a row: the slope between the most and the fewest rows."""
+def select_memory(wanted: int) -> float:
+    """GB of `select` for so many rows: on a line through the fewest and the most that were run."""
     rows = re.findall(
         r"^\| ([\d,]+) \| [\d.]+ \| [\d.]+ \| ([\d.]+) \|", newest("select_growth"), re.M
     )
     points = [(int(count.replace(",", "")), float(gigabytes)) for count, gigabytes in rows]
     (few, low), (many, high) = min(points), max(points)
-    return (high - low) / (many - few)
+    return low + (high - low) / (many - few) * (wanted - few)
 
 
 # What follows
 
 
-def law(seconds: float, rows: int) -> float:
-    """CPU seconds of a cut of so many rows, from those of 50 million: a sort's n log n.
+def law(rows: int) -> dict[str, float]:
+    """CPU seconds of each cut of so many rows: as run, or from the largest run by n log n.
 
     It is the larger of two: what isn't sorted grows with n alone.
     """
-    return seconds * rows * math.log(rows) / (MEASURED_ROWS * math.log(MEASURED_ROWS))
+    if rows in MEASURED:
+        return cut_seconds(rows)
+    most = max(MEASURED)
+    more = rows * math.log(rows) / (most * math.log(most))
+    return {name: seconds * more for name, seconds in cut_seconds(most).items()}
 
 
 def sizes(costs: Mapping[str, float]) -> Iterator[tuple[str, ...]]:
@@ -117,10 +122,9 @@ def sizes(costs: Mapping[str, float]) -> Iterator[tuple[str, ...]]:
 def cuts(costs: Mapping[str, float]) -> Iterator[tuple[str, ...]]:
     """CPU hours of `filter` and its temporary disk, and memory of `select`, by the law."""
     disk = costs["temporary bytes a row, per group"]
-    memory = select_memory()
     for name, rows in POOLS.items():
-        hours = (law(seconds, rows) / 3600 for seconds in cut_seconds().values())
-        gigabytes = (rows * disk / 1e9, rows * memory)
+        hours = (seconds / 3600 for seconds in law(rows).values())
+        gigabytes = (rows * disk / 1e9, select_memory(rows))
         yield name, *map(shown, (*hours, *gigabytes))
 
 
