@@ -260,7 +260,15 @@ def _message_of_words(error: CycloptsError) -> str:
         flag = tokens[0].keyword or error.argument.name
         return f"{flag} {tokens[0].value}: {error.exception_message}"
     if isinstance(error, UnknownOptionError):
-        return f"{str(error).rstrip('.')}; {more}"
+        return f"{_meaning(error)}; {more}"
     if isinstance(error, CoercionError) and error.token and error.token.value.endswith("%"):
         return f"{error} A share of 30% is written 0.3"
     return str(error)
+
+
+def _meaning(error: UnknownOptionError) -> str:
+    """What was meant by an unknown option: one that it begins, or else the nearest."""
+    typed = (error.token.keyword or error.token.value).partition("=")[0]
+    names = (name for one in error.argument_collection for name in one.names)
+    begun = min((name for name in names if name.startswith(typed)), key=len, default=None)
+    return f"Unknown option: {typed}. Did you mean {begun}?" if begun else str(error).rstrip(".")

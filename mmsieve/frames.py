@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import polars as pl
 
 from mmsieve.errors import RequestError
+from mmsieve.options import as_declared
 from mmsieve.reports import Report
 from mmsieve.tables import column_names, open_tables
 
@@ -20,19 +21,19 @@ Place = str | PathLike[str] | Report
 
 @overload
 def read_table(
-    table: Place, columns: Sequence[str] | None = None, *, to: Literal["polars"] = ...
+    table: Place, columns: str | Sequence[str] | None = None, *, to: Literal["polars"] = ...
 ) -> pl.DataFrame: ...
 @overload
 def read_table(
-    table: Place, columns: Sequence[str] | None = None, *, to: Literal["pandas"]
+    table: Place, columns: str | Sequence[str] | None = None, *, to: Literal["pandas"]
 ) -> "pd.DataFrame": ...
 @overload
 def read_table(
-    table: Place, columns: Sequence[str] | None = None, *, to: Literal["arrow"]
+    table: Place, columns: str | Sequence[str] | None = None, *, to: Literal["arrow"]
 ) -> "pa.Table": ...
 def read_table(
     table: Place,
-    columns: Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
     *,
     to: Literal["polars", "pandas", "arrow"] = "polars",
 ) -> Any:
@@ -46,12 +47,16 @@ def read_table(
         A folder that score, enhance, rate, filter or select wrote, a Parquet file, or the report
         that the verb returned.
     columns
-        Those to read; by default all that the table's files agree on.
+        Those to read, or the only one; by default all that the table's files agree on.
     to
         What comes back: a DataFrame of polars or of pandas, or a Table of pyarrow.
     """
     if to not in ("polars", "pandas", "arrow"):
         raise RequestError(f"to={to!r}: is not one of polars, pandas, arrow")
+    try:
+        columns = as_declared(columns, Sequence[str] | None)
+    except ValueError as error:
+        raise RequestError(f"columns={columns!r}: {error}") from None
     (opened,) = open_tables([fspath(table.out if isinstance(table, Report) else table)])
     names = [name for name in opened.types if name not in opened.mixed]
     if missing := [name for name in columns or () if name not in names]:

@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, wraps
-from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
 
 from mmsieve.errors import RequestError, nearest
+from mmsieve.options import check_value
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,7 +24,7 @@ def flat_options(verb: Callable[P, R]) -> Callable[..., R]:
     """The verb, which also takes each option by its name, and lists of paths among its sources.
 
     What is given flat wins over what a group says. Raises RequestError for a name that no group
-    has, and for a source that is no path.
+    has, for a value that is none of those that are declared, and for a source that is no path.
     """
 
     @wraps(verb)
@@ -38,7 +38,9 @@ def _sources(verb: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]
     """Positional arguments, lists of them laid out, where the verb takes any number of paths."""
     kinds = {part.kind for part in inspect.signature(verb).parameters.values()}
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
-        return args
+        named = zip(args, _hints(verb).items(), strict=False)
+        checked = [check_value(name, value, hint) for value, (name, hint) in named]
+        return (*checked, *args[len(checked) :])
     laid_out = [one for arg in args for one in (arg if isinstance(arg, list | tuple) else [arg])]
     for one in laid_out:
         if not isinstance(one, str | os.PathLike):
@@ -52,8 +54,9 @@ def _sources(verb: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]
 def _grouped(verb: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments as the verb declares them."""
     parameters = inspect.signature(verb).parameters
-    arguments = {name: value for name, value in given.items() if name in parameters}
-    left = {name: value for name, value in given.items() if name not in parameters}
+    hints = _hints(verb)
+    arguments = {n: check_value(n, value, hints[n]) for n, value in given.items() if n in hints}
+    left = {name: value for name, value in given.items() if name not in hints}
     for name, group in _groups(verb).items():
         values = {own: left.pop(own) for own in list(left) if own in group.names}
         if values:
@@ -61,7 +64,7 @@ def _grouped(verb: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, An
             before = arguments.get(name, None if default is inspect.Parameter.empty else default)
             arguments[name] = _filled(verb.__name__, group, before, values)
     for name in left:
-        known = {*parameters, *(own for group in _groups(verb).values() for own in group.names)}
+        known = {*hints, *(own for group in _groups(verb).values() for own in group.names)}
         meant = nearest(name, known)
         words = verb.__name__.replace("_", " ")
         said = f"; did you mean {meant}?" if meant else f": `mmsieve help {words}` lists all"
@@ -82,6 +85,14 @@ class _Group:
     def names(self) -> set[str]:
         """Of all options, at any depth."""
         return {*self.hints, *(name for group in self.inner.values() for name in group.names)}
+
+
+@cache
+def _hints(verb: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters that have names of their own, in their order, and their types."""
+    hints = get_type_hints(verb, include_extras=True)
+    named = inspect.signature(verb).parameters.values()
+    return {one.name: hints[one.name] for one in named if one.kind is not one.VAR_POSITIONAL}
 
 
 @cache
@@ -112,7 +123,7 @@ def _is_option(hint: Any) -> bool:
 
 def _filled(verb: str, group: _Group, before: Any, values: Mapping[str, Any]) -> Any:
     """Options with these values, in those within them too; all others as they were before."""
-    changes = {n: _as_path(group.hints[n], v) for n, v in values.items() if n in group.hints}
+    changes = {name: value for name, value in values.items() if name in group.hints}
     for name, inner in group.inner.items():
         below = {own: value for own, value in values.items() if own in inner.names}
         if below:
@@ -120,10 +131,4 @@ def _filled(verb: str, group: _Group, before: Any, values: Mapping[str, Any]) ->
     try:
         return group.kind(**changes) if before is None else replace(before, **changes)
     except TypeError as error:
-        raise RequestError(f"{verb}: {str(error).partition('() ')[2]}") from error
-
-
-def _as_path(hint: Any, value: Any) -> Any:
-    """A text where a path is meant, as a path."""
-    wanted = (hint, *get_args(hint))
-    return Path(value) if isinstance(value, str) and Path in wanted and str not in wanted else value
+        raise RequestError(f"{verb}: {str(error).rpartition('() ')[2]}") from error

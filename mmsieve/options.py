@@ -1,15 +1,18 @@
 """Options that several verbs share, and the ranges of numbers: each declared once.
 
 A range is an annotation (`limit: Positive | None`). The command line checks it when it reads a
-word, and `Options` when an object is made from Python: both by the same validator.
+word, and `Options`, with types and choices, when an object is made from Python.
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, partial
 from numbers import Integral, Real
+from pathlib import Path
 from types import UnionType
 from typing import (
     Annotated,
@@ -28,6 +31,7 @@ from cyclopts.validators import Number
 
 from mmsieve.errors import RequestError
 from mmsieve.patience import PATIENCE
+from mmsieve.stores.paths import StorePath
 
 INPUT = Group("Input", sort_key=3)
 LIMITS = Group("Limits of a sample", sort_key=6)
@@ -121,20 +125,84 @@ TimeSpan: TypeAlias = Annotated[
 Finite: TypeAlias = Annotated[float, number(gt=-math.inf, lt=math.inf)]
 
 
-def check_value(name: str, value: Any, hint: Any) -> None:
-    """Raise RequestError where a value is none that its annotation allows."""
-    flag = f"--{name.replace('_', '-')} {value}"
-    for check in _checks(hint):
-        try:
-            check(hint, value)
-        except ValueError as error:
-            raise RequestError(f"{flag}: {error}") from None
+def check_value(name: str, value: Any, hint: Any) -> Any:
+    """The value as its annotation has it; raises RequestError for one that it doesn't allow."""
+    try:
+        found = as_declared(value, hint)
+        for check in _checks(hint):
+            check(hint, found)
+    except ValueError as error:
+        said = " ".join(f"--{name.replace('_', '-')} {value}".split())[:100]
+        more = ", as on the command line" if str(error) == "must be a text" else ""
+        raise RequestError(f"{said}: {error}{more}") from None
+    return found
 
 
+def as_declared(value: Any, hint: Any) -> Any:
+    """The value as an annotation has it: a path or a time of its text, a list of one; ValueError
+    that says what is allowed."""
+    allowed = _alternatives(hint)
+    for kind, _ in allowed:
+        with suppress(ValueError):
+            return _as_one(value, kind)
+    named = [said for kind, said in allowed if kind is not type(None)]
+    plain = [one for one in named if f"{one} or a list of them" not in named]
+    words = " or ".join(plain)
+    raise ValueError(f"is not {words}" if words.startswith("one of ") else f"must be {words}")
+
+
+_SEVERAL = (list, tuple, Sequence)
+_WORDS: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    timedelta: "a time above 0, such as 90s, 30m or 2h",
+}
+
+
+@cache
+def _alternatives(hint: Any) -> list[tuple[Any, str]]:
+    """The types that an annotation allows, and what each is called."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return [one for part in parts for one in _alternatives(part)]
+    if kind is Annotated:
+        limits = ", ".join(one.words for one in _checks(hint) if isinstance(one, Range))
+        found = _alternatives(parts[0])
+        return [(k, said if said.endswith(limits) else f"{said}, {limits}") for k, said in found]
+    if kind is Literal:
+        return [(hint, f"one of {', '.join(map(str, parts))}")]
+    if kind in _SEVERAL:
+        return [(hint, f"{said} or a list of them") for _, said in _alternatives(parts[0])]
+    return [(hint, _WORDS.get(hint, getattr(hint, "__name__", "")))]
+
+
+def _as_one(value: Any, hint: Any) -> Any:
+    """The value as one of an annotation's alternatives has it; ValueError where it isn't so."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    fits = isinstance(value, kind) if isinstance(kind, type) else True
+    if kind is Literal:
+        fits = isinstance(value, str | int) and value in parts
+    elif kind in _SEVERAL:
+        several = value if isinstance(value, list | tuple) else [value]
+        made = [as_declared(one, parts[0]) for one in several]
+        return made if kind is list else tuple(made)
+    elif kind in (int, float):  # those of NumPy too
+        fits = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    elif kind is timedelta and isinstance(value, str):
+        return _convert_time(kind, [Token(value=value)])
+    elif kind in (str, Path) and isinstance(value, str | os.PathLike):
+        return value if fits else kind(os.fspath(value))
+    if not fits and not (kind is Path and isinstance(value, StorePath)):
+        raise ValueError
+    return value
+
+
+@cache
 def _checks(hint: Any) -> list[Callable[[Any, Any], Any]]:
     """The validators in an annotation, also in one of its alternatives (`Positive | None`)."""
-    if get_origin(hint) is Literal:
-        return [partial(_check_choice, get_args(hint))]
     found: list[Callable[[Any, Any], Any]] = []
     for extra in getattr(hint, "__metadata__", ()):
         validators: Any = extra.validator if isinstance(extra, Parameter) else ()
@@ -144,15 +212,7 @@ def _checks(hint: Any) -> list[Callable[[Any, Any], Any]]:
     return found
 
 
-def _check_choice(choices: tuple[Any, ...], kind: Any, value: Any) -> None:
-    if value is not None and value not in choices:
-        raise ValueError(f"is not one of {', '.join(map(str, choices))}")
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {name: hint for name, hint in hints.items() if _checks(hint)}
+_hints = cache(partial(get_type_hints, include_extras=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +222,7 @@ class Options:
     def __post_init__(self) -> None:
         kind: Any = type(self)
         for name, hint in _hints(kind).items():
-            check_value(name, getattr(self, name), hint)
+            object.__setattr__(self, name, check_value(name, getattr(self, name), hint))
 
 
 def _common(text: str) -> Parameter:

@@ -1,17 +1,20 @@
 """Sample: an ordered run of text and undecoded images, with a key and its metadata."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from io import BytesIO
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import PIL.Image
+from pydantic import BaseModel, TypeAdapter
 
-from mmsieve.errors import RequestError
+from mmsieve.errors import RequestError, SampleError, Status, check_machine
+from mmsieve.stores.asking import one_line
+from mmsieve.validated import say_invalid
 
 Kind: TypeAlias = Literal["caption", "document", "instruction"]
 Role: TypeAlias = Literal["system", "user", "assistant"]
@@ -70,15 +73,23 @@ class Sample:
         uid = self.metadata.get("uid")
         return None if uid is None else str(uid)
 
+    def explained(self, error: SampleError) -> SampleError:
+        """The error of an image that can't be used, or why there are no bytes of one."""
+        lost = next((image.problem for image in self.images if image.problem), "")
+        if not lost or error.status not in (Status.IMAGE_UNDECODABLE, Status.NO_USABLE_IMAGE):
+            return error
+        return SampleError(Status.IMAGE_MISSING, lost, error.known)
+
     @classmethod
     def caption(cls, image: Picture, text: str, key: str = "") -> "Sample":
         """A caption pair from an image (its bytes, its path, or a picture) and its text."""
-        return cls(key, (_image(image), Text(text)), "caption")
+        return cls(key, (_image(image), Text(_checked("text", text))), "caption")
 
     @classmethod
     def document(cls, parts: Sequence[Picture], key: str = "") -> "Sample":
         """A document: a str is text; bytes, a Path or a picture are an image."""
-        return cls(key, tuple(Text(p) if isinstance(p, str) else _image(p) for p in parts))
+        given = _checked("parts", parts)
+        return cls(key, tuple(Text(p) if isinstance(p, str) else _image(p) for p in given))
 
     @classmethod
     def instruction(
@@ -89,7 +100,7 @@ class Sample:
         metadata: dict[str, Any] | None = None,
     ) -> "Sample":
         """An instruction sample: its images in the order of their `<image>`, and its turns."""
-        parts = tuple(_image(image) for image in images)
+        parts = tuple(_image(image) for image in _checked("images", images))
         return cls(key, parts, "instruction", metadata or {}, tuple(turns))
 
     @classmethod
@@ -112,12 +123,35 @@ class Sample:
             return cls.caption(value["image"], value["text"], key)
         if "parts" in value:
             return cls.document(value["parts"], key)
-        turns = [Turn(one["role"], one["content"]) for one in value["messages"]]
+        messages = _checked("messages", value["messages"])
+        turns = [Turn(one.role, one.content) for one in messages]
         return cls.instruction(value["images"], turns, key)
 
 
 _FORMS = (("image", "text"), ("parts",), ("images", "messages"))
 """What dicts that are samples hold, beside a key."""
+
+
+class _Message(BaseModel):
+    role: Role
+    content: str
+
+
+_GIVEN: dict[str, TypeAdapter[Any]] = {
+    "text": TypeAdapter(str),
+    "parts": TypeAdapter(list[Any]),
+    "images": TypeAdapter(list[Any]),
+    "messages": TypeAdapter(list[_Message]),
+}
+"""Images are looked at one by one."""
+
+
+def _checked(name: str, value: object) -> Any:
+    """A part of a sample as a caller gives it; RequestError that names what is of another type."""
+    try:
+        return _GIVEN[name].validate_python(value)
+    except ValueError as error:
+        raise RequestError(f"{name!r} of a sample: {say_invalid(error)}") from None
 
 
 _notes: ContextVar[set[str] | None] = ContextVar("notes", default=None)
@@ -145,14 +179,27 @@ def _image(image: object) -> Image:
     if isinstance(image, bytes):
         return Image(image)
     if isinstance(image, str | PathLike):
-        return Image(Path(image).read_bytes())
+        return _read(fspath(image))
     if not isinstance(image, PIL.Image.Image):
         kinds = "bytes, the path of a file, or a PIL.Image"
         raise RequestError(f"an image is {kinds}; this is of type {type(image).__name__}")
-    file = BytesIO()
-    try:
-        image.save(file, "PNG")
-    except OSError:  # a mode that PNG hasn't, such as CMYK
+    for converted in (False, True):  # PNG hasn't all modes: not CMYK
         file = BytesIO()
-        image.convert("RGB").save(file, "PNG")
-    return Image(file.getvalue())
+        with suppress(OSError, SyntaxError, ValueError):
+            (image.convert("RGB") if converted else image).save(file, "PNG")
+            return Image(file.getvalue())
+    return Image(b"")  # it is damaged: who needs its pixels says so
+
+
+def _read(name: str) -> Image:
+    """The image in a file; without bytes where it can't be read."""
+    why = "no such file"
+    try:
+        if "://" in name:
+            why = "an address, and these are never fetched: give bytes, or the path of a file"
+        elif Path(name).is_file():  # a pipe has no end
+            return Image(Path(name).read_bytes())
+    except OSError as error:
+        check_machine(error, f"{name!r} can't be read")
+        why = one_line(error)
+    return Image(b"", problem=f"{name!r}: {why}")

@@ -412,8 +412,8 @@ def _folder_of(path: Path) -> Path:
 def _find_files(path: Path) -> dict[str, Path]:
     """The files of a table, by shard: a file, a folder, or a glob of files; RequestError."""
     if path.is_file():
-        if path.suffix.lower() in _TEXTS:
-            raise _is_text(path)
+        if not _may_be_parquet(path):
+            raise _no_table(path)
         return {path.stem: path}
     if path.is_dir():
         found = table_files(path)
@@ -424,7 +424,7 @@ def _find_files(path: Path) -> dict[str, Path]:
         )
         found = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
         if others := [file for file in found.values() if file.suffix != ".parquet"]:
-            raise _is_text(others[0])
+            raise _no_table(others[0])
     else:
         raise RequestError(f"{path}: no such table; name a folder of scores, or a Parquet file")
     if not found:
@@ -435,8 +435,21 @@ def _find_files(path: Path) -> dict[str, Path]:
 _TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".gz")
 
 
-def _is_text(path: Path) -> RequestError:
-    """Tables are Parquet, which knows types: how a file of text becomes one."""
+def _may_be_parquet(path: Path) -> bool:
+    """Whether a file is called as Parquet, or begins as such: anyone's may have another name."""
+    if path.suffix.lower() in (".parquet", *_TEXTS):
+        return path.suffix.lower() == ".parquet"
+    with naming_file(path, "name a folder of scores, or a Parquet file"), path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def _no_table(path: Path) -> RequestError:
+    """Tables are Parquet, which knows types: what one is, or how a file of text becomes one."""
+    if path.suffix.lower() not in _TEXTS:
+        return RequestError(
+            f"{path}: is no table: a table is a folder that score, rate or enhance made, or a "
+            "Parquet file"
+        )
     reading = {".tsv": f"pl.read_csv('{path}', separator='\\t')", ".csv": f"pl.read_csv('{path}')"}
     read = reading.get(path.suffix.lower(), f"pl.read_ndjson('{path}')")
     made = path.with_suffix(".parquet").name

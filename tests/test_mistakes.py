@@ -23,6 +23,7 @@ MISTAKES = [
     ("scor pics --model rules --out o", 'Unknown command "scor". Did you mean "score"?'),
     ("score pics --modle rules --out o", "Did you mean --model?; see mmsieve help score"),
     ("score pics --model rules", "score: --out is missing; see mmsieve help score"),
+    ("score pics --fast --model rules --out o", "Did you mean --fast-images?"),
     ("train rater --out o", "train rater: RECIPE is missing; see mmsieve help train rater"),
     ("layouts json", "layouts: takes no 'json'; see mmsieve help layouts"),
     ("completion powershell", 'Choose from: "bash", "zsh", "fish"'),
@@ -62,6 +63,8 @@ MISTAKES = [
     ("filter scores --where 'language = en' --out o", "stands in single quotes"),
     ("filter scores --min-score 1 --out o.csv", "name a folder, or a file ending in .parquet"),
     ("filter scores.csv --min-score 1 --out o", "a table is Parquet; make one of it: python -c"),
+    ("filter pics/red.jpg --min-score 1 --out o", "is no table: a table is a folder that score"),
+    ("filter pics/*.jpg --min-score 1 --out o", "is no table: a table is a folder that score"),
     ("filter pics --min-score 1 --out o", "holds no Parquet file, so it is no table"),
     ("filter scores --min-score 1 --out keep", "choose another --out, or --overwrite"),
     ("select scores --budget 0.3 --out o", "is no table of ratings: `rate` makes one"),
@@ -73,6 +76,10 @@ MISTAKES = [
     ("report scores --out page", "name a file that ends in .html"),
     ("audit scores --out form.html", "name the shards after the table, to show samples"),
     ("evaluate --model unifilter-tiny --out o", "give --model and --data, or two TABLEs"),
+    ("evaluate scores keep --out o", "keep: holds decisions of filter or select, not scores: give"),
+    ("evaluate keep scores --out o", "keep: holds decisions of filter or select, not scores: give"),
+    ("evaluate keep keep --out o", "keep: holds decisions of filter or select, not scores: give"),
+    ("report agreement --out page.html", "it compares two tables: give these to report instead"),
     ("evaluate scores --out o", "1 TABLE given: two can be compared"),
     # Models of one's own
     ("generate captions pics --teacher gpt-5 --count 4 --out o", "anthropic:MODEL or openai:MODEL"),
@@ -110,7 +117,11 @@ def fill(folder: Path) -> None:
     (folder / "talk.json").write_text(json.dumps([item]))
     (folder / "scores.csv").write_text("key,score\nred,1.0\n")
     pl.DataFrame({"url": ["http://x/a.jpg"], "caption": ["A."]}).write_parquet("urls.parquet")
-    for line in ("score pics --model rules --out scores", "filter scores --top-count 2 --out keep"):
+    for line in (
+        "score pics --model rules --out scores",
+        "filter scores --top-count 2 --out keep",
+        "evaluate scores scores --out agreement",
+    ):
         words = [*line.split(), "--quiet", *(["--workers", "0"] if "score " in line else [])]
         assert run(words)[0] == 0
 

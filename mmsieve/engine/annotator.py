@@ -86,7 +86,7 @@ def annotate_samples(
         try:
             ready.append((index, preparer.prepare(sample)))
         except SampleError as error:
-            found[index] = error
+            found[index] = sample.explained(error)
     found.update(runner.run(ready))
     return [found[index] for index in sorted(found)]
 

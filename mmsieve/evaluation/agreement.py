@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from mmsieve.errors import RequestError, Status
 from mmsieve.evaluation.metrics import TOP, Floats, Ints, ScoreTies, count_ties, pearson, spearman
 from mmsieve.filtering.ids import hash_samples
+from mmsieve.options import Options
 from mmsieve.stores.asking import one_line
 from mmsieve.tables import SCORE, Table, TableFile, column_names, find_score
 
@@ -23,7 +24,7 @@ _LEVEL = "quality_level"
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class AgreementOptions:
+class AgreementOptions(Options):
     """What of two tables is compared."""
 
     by: str | None = None
@@ -133,6 +134,11 @@ def compare_tables(first: Table, second: Table, options: AgreementOptions) -> Ag
 
 
 def _check(table: Table, by: str, tables: Sequence[Table], on: str | None) -> None:
+    if table.is_ours and "status" not in table.types:
+        raise RequestError(
+            f"{table.path}: holds decisions of filter or select, not scores: give the tables of "
+            "score, rate or enhance that are to be compared, or Parquet files with scores"
+        )
     for name in (by, on or "key"):
         if name not in table.types:
             raise RequestError(f"{table.path} has no column {name}: {column_names(tables)}")

@@ -38,7 +38,7 @@ Layout: TypeAlias = Literal[
 
 @Parameter(name="*", group=INPUT)
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions:
+class ReadOptions(Options):
     """How sources are read, where their content doesn't say it."""
 
     layout: Layout | None = None

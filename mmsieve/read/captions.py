@@ -104,8 +104,11 @@ def image_member_name(members: Container[str], options: ReadOptions) -> str | No
     return next((name for name in names if name in members), None)
 
 
+_AS_USUAL = ReadOptions()
+
+
 def _image_member(members: Mapping[str, Any]) -> Any:
-    name = image_member_name(members, ReadOptions())
+    name = image_member_name(members, _AS_USUAL)
     return None if name is None else members[name]
 
 

@@ -54,7 +54,8 @@ def read_metrics(path: Path) -> list[EvaluatedModel] | None:
 
     Raises RequestError for JSON that is neither that nor may hold samples.
     """
-    if (path / PREDICTIONS).is_file() and (path / METRICS).is_file():
+    names = {found.name for found in path.glob("[!.]*")} if (path / METRICS).is_file() else set()
+    if PREDICTIONS in names or names == {METRICS}:  # what compares tables has no predictions
         path = path / METRICS
     try:
         if path.suffix.lower() != ".json" or not path.is_file() or _may_hold_samples(path):
@@ -183,8 +184,8 @@ def sort_inputs(inputs: Sequence[str]) -> Inputs:
                 raise RequestError(f"{given}: no such file or folder")
         raise RequestError(
             f"nothing to report in {', '.join(inputs) or 'no input'}: give a table made by score, "
-            "rate or enhance, decisions made by filter or select, what evaluate or train made, and "
-            "with them the shards or instruction files for pictures"
+            "rate or enhance, decisions made by filter or select, what train made, or evaluate of "
+            "models, and with them the shards or instruction files for pictures"
         )
     return Inputs(tuple(found), tuple(metrics), tuple(trainings), tuple(sources))
 

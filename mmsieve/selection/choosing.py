@@ -353,12 +353,16 @@ def _unmet(budget: SampleBudget, options: SelectOptions) -> str:
     return f"{missing}, no more samples may be chosen"
 
 
+_NO_SOURCE = "no row has an image_source: rate again, and say where it is with --source-column"
+
+
 def _quotas(pool: Pool, options: SelectOptions, budget: int) -> dict[int, int]:
     quotas = options.quotas(budget)
     for name in quotas:
         if name not in pool.source_names:
             known = ", ".join(sorted(pool.source_names)[:20])
-            raise RequestError(f"--source-quota {name}: no such image source; there are {known}")
+            there = f"no such image source; there are {known}" if known else _NO_SOURCE
+            raise RequestError(f"--source-quota {name}: {there}")
     return {pool.source_names.index(name): quota for name, quota in quotas.items()}
 
 

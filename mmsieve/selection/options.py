@@ -74,8 +74,6 @@ class SelectOptions(Options):
         if (self.budget is None) == (self.budget_tokens is None):
             fix = "one of --budget N (or 0.3: 30%) and --budget-tokens N"
             raise RequestError(f"say how much: {fix}")
-        if not isinstance(self.budget, int | float | None):
-            raise RequestError(f"budget={self.budget!r}: a count, or a fraction such as 0.3")
         if isinstance(self.budget, float) and not 0 < self.budget <= 1:
             raise RequestError(
                 f"--budget {self.budget}: a fraction must be above 0 and at most 1.0; a number of "

@@ -58,8 +58,8 @@ def report(
     Parameters
     ----------
     inputs
-        Tables of score, rate and enhance, decisions, what evaluate or train made; and, for
-        pictures, the shards and instruction files that they are about.
+        Tables of score, rate and enhance, decisions, what train made, or evaluate of models; and,
+        for pictures, the shards and instruction files that they are about.
     out
         The page: a file that ends in .html.
     """

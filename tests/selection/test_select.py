@@ -179,6 +179,16 @@ def test_a_dry_run_writes_nothing(ten: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ratings"]
 
 
+def test_a_quota_where_no_row_has_a_source_says_how_to_get_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_ratings(tmp_path / "ratings", rated(1, 2, image_source=[None, None]))
+    words = ("--budget", "1", "--source-quota", "charts=0.2", "--out", tmp_path / "keep")
+    code, _, wrong = run(capsys, path, *words)
+    assert code == 2 and wrong.count("\n") == 1
+    assert "charts: no row has an image_source: rate again, and say where" in wrong
+
+
 def test_decisions_are_replaced_only_when_asked(ten: Path, tmp_path: Path) -> None:
     choose(ten, tmp_path / "keep", budget=3)
     assert "made again" in choose(ten, tmp_path / "keep", budget=3).summary()
