@@ -223,9 +223,8 @@ class ResultFolder:
         """The question file as the one shard that there is."""
         rows, identity = len(self._items.keys), identify(str(self._data.absolute()))
         source = TableSource(self._data.stem, 0, identity.size, identity)
-        return (
-            TableFile(source.name, self._data, rows, source.size, complete=True, source=source),
-        )
+        whole = source.name, self._data, rows, source.size
+        return (TableFile(*whole, complete=True, source=source, kind="ratings"),)
 
     @cached_property
     def pool(self) -> Pool:

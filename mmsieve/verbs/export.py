@@ -38,6 +38,13 @@ from mmsieve.wording import counted
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
 
+_COPIED: dict[Form, tuple[str, ...]] = {
+    "tar": TAR,
+    "parquet": TABLES,
+    "source": (*TAR, *ALL_ITEM_FILES),
+}
+"""Form -> what comes out in it as it came; anything else is read as samples first."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +170,8 @@ class _Request:
             )
         found = find_files(self.sources)
         form, reading, shards = _split(found, self.read, options, final is not None)
+        if isinstance(chosen, Decisions) and chosen.about == "ratings":
+            _check_instructions(form, shards, chosen)
         names = _check_form(form, shards, reading, options)
         ray = None
         if options.engine == "ray" and not options.dry_run:
@@ -242,11 +251,20 @@ def _split(
                 items = replace(items, places_only=False)
                 shards = split_files(found.files, items)
             return form, items, shards
-    copied = {"tar": TAR, "parquet": TABLES, "source": (*TAR, *ALL_ITEM_FILES)}[form]
-    as_it_is = not has_captions and all(file.suffix in copied for file in found.files)
+    as_it_is = not has_captions and all(file.suffix in _COPIED[form] for file in found.files)
     places_only = not options.with_images
     reading = replace(read, places_only=places_only) if as_it_is else pairs
     return form, reading, split_files(found.files, reading)
+
+
+def _check_instructions(form: Form, shards: Sequence[Shard], chosen: Decisions) -> None:
+    """Raise RequestError where rated items would be read as captions: questions would be lost."""
+    other = next((shard for shard in shards if shard.suffix not in _COPIED[form]), None)
+    if other is not None:
+        raise RequestError(
+            f"{chosen.label}: is about ratings of instruction samples, and those of {other.url} go "
+            f"into no --format {form}: say --format source"
+        )
 
 
 def _check_form(

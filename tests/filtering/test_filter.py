@@ -33,7 +33,7 @@ def test_top_fraction_rounds_down_and_gives_reasons(tmp_path: Path) -> None:
     assert header.fingerprint["top_fraction"] == "0.5"
     told_apart = {"distinct": "5", "tied": "0", "tied_kept": "0"}
     counts = {"scored": "5", "wanted": "2", "lowest": "2.0", "kept": "1"}
-    assert header.notes == counts | told_apart
+    assert header.notes == counts | told_apart | {"about": "quality"}
     assert report.summary().splitlines() == [
         "lowest score kept: 2",
         "not kept: 3 below_cut, 2 no_score",

@@ -61,7 +61,7 @@ def test_the_command(ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert decisions.schema["score"] == pl.Float32
     header = tables.read_header(files["s001"])
     assert header is not None and header.fingerprint["budget"] == "0.3"
-    assert header.notes == {"kept": "3", "budget": "3"}
+    assert header.notes == {"about": "ratings", "kept": "3", "budget": "3"}
 
 
 def test_a_budget_with_a_dot_is_a_fraction_of_all_rows(tmp_path: Path) -> None:
