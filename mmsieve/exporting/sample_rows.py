@@ -16,6 +16,7 @@ from mmsieve.errors import SampleError, Status
 from mmsieve.exporting.rows import open_rows
 from mmsieve.exporting.samples import ImageNames, plain_json, safe_key, usable_image
 from mmsieve.sample import Image, Sample, Text
+from mmsieve.wording import counted
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _CAPTIONS = {"key": pa.string(), "image": _IMAGE, "caption": pa.string(), "json": pa.string()}
@@ -72,7 +73,10 @@ def _rows(
 
 def _caption(sample: Sample, names: ImageNames) -> dict[str, Any]:
     if sample.kind != "caption":
-        message = f"{len(sample.images)} images, where a row of captions has one: --format tar"
+        message = (
+            f"{counted(len(sample.images), 'images')}, where a row of captions has one: "
+            "--format tar"
+        )
         raise SampleError(Status.TOO_MANY_IMAGES, message)
     (image,) = sample.images
     extension, data = names.of(image.data)

@@ -14,6 +14,7 @@ from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.read import MAX_BYTES, Record
 from mmsieve.sources import TEXTS, list_files, split_name
+from mmsieve.wording import counted
 
 _READ = (*IMAGE_EXTENSIONS, *(suffix[1:] for suffix in TEXTS), "json")
 
@@ -45,8 +46,10 @@ def read_files(folder: str, start: int, stop: int) -> Iterator[Record]:
             with fsspec.open(url, "rb") as file:
                 fields[extension] = file.read(MAX_BYTES + 1)
             if len(fields[extension]) > MAX_BYTES:
-                message = f"{url} has more than {MAX_BYTES} bytes"
+                message = f"{url} has more than {MAX_BYTES:,} bytes"
                 problem = SampleError(Status.IMAGE_TOO_LARGE, message)
         yield Record(name, fields, problem)
     if len(pairs) != stop - start:
-        raise ShardError(f"holds {start + len(pairs)} samples, expected {stop}: it has changed")
+        raise ShardError(
+            f"holds {counted(start + len(pairs), 'samples')}, expected {stop:,}: it has changed"
+        )

@@ -39,6 +39,7 @@ from mmsieve.selection.groups import (
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import Pool
 from mmsieve.tables import CHUNK, Origins, TableFile
+from mmsieve.wording import counted
 
 # The items of an instruction file (JSON list or JSONL)
 
@@ -246,7 +247,9 @@ class ResultFolder:
         at = join.rows(self._style, keys, self.notes)
         if texts.null_count():
             count = texts.null_count()
-            self.notes.append(f"{self._style}: {count} responses aren't text: no style")
+            self.notes.append(
+                f"{self._style}: {counted(count, 'responses')} without text: no style"
+            )
         grouping = self._grouped(_placed(texts, at, rows))
         ties = np.concatenate([*order, np.flatnonzero(~seen)]).astype(np.int32)
         return Pool(
@@ -284,9 +287,9 @@ class ResultFolder:
             named = zip(own, problems, strict=True)
             bad += [f"{key}: {problem}" for key, problem in named if problem is not None]
         if bad:
-            self.notes.append(f"{self._data}: {len(bad):,} items can't be read; {bad[0]}")
+            self.notes.append(f"{self._data}: {counted(len(bad), 'items')} can't be read; {bad[0]}")
         if without:
-            self.notes.append(f"{self._data}: {without} items have no image source")
+            self.notes.append(f"{self._data}: {counted(without, 'items')} without an image source")
         joined = pl.concat(keys)
         if joined.n_unique() < len(joined):
             twice = joined.filter(joined.is_duplicated())[0]
@@ -315,10 +318,14 @@ class ResultFolder:
 
     def _note(self, path: Path, scores: pl.Series) -> None:
         if scores.null_count():
-            self.notes.append(f"{path}: {scores.null_count()} scores can't be read: no rating")
+            self.notes.append(
+                f"{path}: {counted(scores.null_count(), 'scores')} can't be read: no rating"
+            )
         outside = int((~scores.is_between(0, 5)).sum())
         if outside:
-            self.notes.append(f"{path}: {outside} scores are outside of 0-5: used as they are")
+            self.notes.append(
+                f"{path}: {counted(outside, 'scores')} outside of 0-5: used as they are"
+            )
 
 
 class _KeyJoin:
@@ -343,7 +350,7 @@ class _KeyJoin:
         rows = self._last[1]
         unknown = int((rows < 0).sum())
         if unknown:
-            notes.append(f"{path}: {unknown} of its lines are about no item of --data: left out")
+            notes.append(f"{path}: {unknown:,} of its lines are about no item of --data: left out")
         return rows
 
 

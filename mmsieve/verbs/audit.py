@@ -121,7 +121,8 @@ def _split(inputs: Sequence[str]) -> tuple[ReportTable, list[str]]:
     tables = [one for _, one in found if one is not None and one.kind != DECISIONS]
     if len(tables) != 1:
         raise RequestError(
-            f"{len(tables)} tables of scores given: give one, and with it the shards it is about"
+            f"{counted(len(tables), 'tables')} of scores given: give one, and with it the "
+            "shards it is about"
         )
     return tables[0], [given for given, one in found if one is None]
 
@@ -143,7 +144,8 @@ def _make_audit(
     scores = scores_of(table, wanted.by, wanted.samples)
     if wanted.dry_run:
         count = min(wanted.samples, sum(scores.cell_rows))
-        return AuditReport(out=out, samples=count, notes=("dry run: nothing was written",))
+        note = f"would ask about {counted(count, 'samples')}"
+        return AuditReport(out=out, samples=count, dry_run=True, notes=(note,))
     with writing_to(out, "audit", wait=wanted.wait):
         form, notes = make_form(table, scores, sources, read, wanted.question)
         write_text(out, render_form(form))
@@ -173,9 +175,11 @@ def _read_audit(
     precision = Precision(scores, found)
     notes = []
     if found.unsure:
-        notes.append(f"{found.unsure} samples that nobody could judge are left out")
+        notes.append(f"left out: {counted(found.unsure, 'samples')} that nobody could judge")
     if found.missing:
-        notes.append(f"{found.missing} labels are of samples that the table has no score of")
+        notes.append(
+            f"left out: {counted(found.missing, 'labels')} of what the table has no score of"
+        )
     if out is not None:
         estimates = [asdict(one) for one in precision.all()]
         with writing_to(out, "audit", wait=wanted.wait):

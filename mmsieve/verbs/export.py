@@ -34,7 +34,7 @@ from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
 from mmsieve.sources import FOLDER, TAR, Shard, Sources, find_files
 from mmsieve.stores.paths import as_path, is_stored, place_of
-from mmsieve.wording import counted
+from mmsieve.wording import counted, resumed
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
 
@@ -165,8 +165,9 @@ class _Request:
         trial = next((one for one in (chosen, final) if one is not None and one.limit), None)
         if trial is not None and not options.allow_trial:
             raise RequestError(
-                f"{trial.label}: of a trial run of {trial.limit} samples (--limit): run the whole, "
-                "or say --allow-trial"
+                f"{trial.label}: of a trial run of {counted(trial.limit or 0, 'samples')} "
+                "(--limit): "
+                "run the whole, or say --allow-trial"
             )
         found = find_files(self.sources)
         form, reading, shards = _split(found, self.read, options, final is not None)
@@ -312,10 +313,10 @@ class _Work:
         whole = digest(sorted(identities.values()))
         counts = {"shards": len(identities), "shards_before": len(done)}
         note_facts(fingerprint={"kept samples": whole}, **counts)
-        notes = [*notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
+        notes = [*notes, *([resumed(len(done), "exported")] if done else [])]
         if options.dry_run:
             notes += _preview(plan, done, options)
-            return ExportReport(out=out, failed=plan.failed, notes=tuple(notes), form=plan.form)
+            return ExportReport(out=out, dry_run=True, failed=plan.failed, notes=tuple(notes))
         failed = plan.failed | self._write(done)
         tars = [tar for unit in identities for tar in journal.entries[unit].tars]
         write_manifest(out, tars, failed, options.limit or self.exporter.trial)
@@ -371,5 +372,5 @@ def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[s
     for file in plan.files:
         state = "done " if done & {REPACKED, file.unit} else "to do"
         lines.append(f"{state} {file.unit}: {counted(file.count, 'samples')}")
-    into = "" if options.shard_size is None else f" into tars of {options.shard_size}"
-    return [*lines, f"dry run: {plan.kept} samples would be exported{into}, nothing was written"]
+    into = "" if options.shard_size is None else f" into tars of {options.shard_size:,}"
+    return [*lines, f"would export {counted(plan.kept, 'samples')}{into}"]

@@ -25,6 +25,7 @@ from mmsieve.runs import note_facts
 from mmsieve.stores.folders import as_local
 from mmsieve.stores.paths import place_of
 from mmsieve.tables import notes_of_unfinished, open_tables
+from mmsieve.wording import counted
 
 __all__ = ["CutOptions", "FilterReport", "filter"]
 
@@ -48,7 +49,7 @@ class FilterReport(DecisionReport):
         largest = sorted(self.groups.items(), key=lambda group: (-group[1][1], group[0]))
         lines += [f"{name}: {k:,} of {n:,} kept" for name, (k, n) in largest[:_SHOWN_GROUPS]]
         if len(largest) > _SHOWN_GROUPS:
-            lines.append(f"... and {len(largest) - _SHOWN_GROUPS} more groups")
+            lines.append(f"... and {counted(len(largest) - _SHOWN_GROUPS, 'more groups')}")
         if self.threshold is not None:
             lines.append(f"lowest score kept: {self.threshold:g}")
         if self.ties is not None and self.ties.tied:
@@ -116,7 +117,7 @@ def filter(
         ) from error
     notes = [*found, *notes_of_unfinished(plan.joined.tables), *decided.notes]
     if dry_run:
-        notes.append("dry run: nothing was written")
+        notes.append(f"would keep {decided.kept:,} of {counted(plan.first.rows, 'rows')}")
     elif was_there:
         notes.append("made again: the decisions of the same cut that were there")
     return FilterReport(
@@ -127,6 +128,7 @@ def filter(
         threshold=decided.threshold,
         groups=decided.groups,
         ties=decided.ties if plan.options.is_ranked else None,
+        dry_run=dry_run,
         notes=tuple(notes),
     )
 

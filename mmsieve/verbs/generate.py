@@ -31,7 +31,7 @@ from mmsieve.options import Options
 from mmsieve.patience import Patience
 from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
-from mmsieve.reports import Report, timed
+from mmsieve.reports import NOTHING, Report, timed
 from mmsieve.runs import note_facts
 from mmsieve.stores.paths import place_of
 from mmsieve.wording import counted
@@ -65,7 +65,7 @@ class GenerateReport(Report):
         counts += [counted(self.tars, "tars")] if self.tars else []
         counts += [counted(self.rejects, "rejects")] if self.rejects else []
         counts += [self.spent] if self.spent else []
-        return ", ".join(counts) or "nothing written"
+        return ", ".join(counts) or NOTHING
 
 
 @flat_options
@@ -217,7 +217,7 @@ def _ask(request: GenerationRequest, out: Path, options: GenerateOptions) -> Gen
     request.check()
     outputs.check_folder(out)
     if options.dry_run:
-        return GenerateReport(out=out, notes=request.estimate())
+        return GenerateReport(out=out, dry_run=True, notes=request.estimate())
     _ = request.connection  # raises where there is no key, which an estimate doesn't need
     config = request.config()
     with writing_to(out, "generate", wait=options.wait):
@@ -267,9 +267,9 @@ def _draw(
         note_facts(fingerprint=config)
         if _state(out, config, options.overwrite) == "done" or options.dry_run:
             note = "would write" if options.dry_run else "done before:"
-            scenes = teacher.count_drawn(task, options)
-            note += f" {options.count} {task.name} over the images of {scenes} scenes"
-            return GenerateReport(out=out, notes=(note,))
+            scenes = counted(teacher.count_drawn(task, options), "scenes")
+            note += f" {counted(options.count, task.name)} over the images of {scenes}"
+            return GenerateReport(out=out, dry_run=options.dry_run, notes=(note,))
         _begin(out, config, clear=True)
         written, tars = teacher.draw(task, out, options)
         _write_record(out, config, written)

@@ -75,7 +75,8 @@ def report(
     cards += sum(one.sample.height for one in explorers)
     total = len(parts)
     if wanted.dry_run:
-        return PageReport(out=out, sections=total, notes=(f"would show {cards} samples",))
+        made = f"{counted(total, 'sections')}, {counted(cards, 'samples')}"
+        return PageReport(out=out, sections=total, dry_run=True, notes=(f"would show {made}",))
     with writing_to(out, "report", wait=wanted.wait):
         page = make_page(given, parts, explorers, read or ReadOptions())
         page.notes[:0] = notes

@@ -1,7 +1,7 @@
 """select: rating tables -> a subset that is rich in every capability and diverse in style."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +22,7 @@ from mmsieve.selection.results import ResultFolder, is_result_folder
 from mmsieve.selection.subsets import SubsetRequest, data_files, write_subset
 from mmsieve.stores.paths import place_of
 from mmsieve.tables import open_tables
+from mmsieve.wording import counted
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
 
@@ -106,7 +107,7 @@ def select(
                 notes = [*rated.notes, *chosen.notes]
                 if dry_run:
                     decided.count()
-                    notes.append("dry run: nothing was written")
+                    notes.append(f"would keep {decided.kept:,} of {counted(rows, 'rows')}")
                 else:
                     decided.write(out)  # first, or a rerun would find a subset of unknown origin
                     notes += [] if request is None else write_subset(rated, chosen.chosen, request)
@@ -114,7 +115,8 @@ def select(
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
     if was_there and not dry_run:
         notes.append("made again: the decisions of the same selection that were there")
-    return _report(out, rated, chosen, decided, options.above, notes)
+    made = _report(out, rated, chosen, decided, options.above, notes)
+    return replace(made, dry_run=dry_run)
 
 
 def _report(

@@ -42,6 +42,7 @@ from mmsieve.training.recipe import (
     stage_of,
     with_backbone,
 )
+from mmsieve.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +214,7 @@ def _train_here(
             memory = estimate_training(goal, recipe, stage, start)
             said = () if memory is None else (memory.line,)
             plan = _plan(goal, recipe, stage, start, options)
-            return TrainReport(out=out, notes=(*recognised, plan, *said))
+            return TrainReport(out=out, dry_run=True, notes=(*recognised, plan, *said))
         from mmsieve.training.training import TRAININGS  # imports torch
 
         notes = TRAININGS[goal](
@@ -276,13 +277,15 @@ def _plan(
     parts = []
     lesson = recipe.lesson if isinstance(recipe, Recipe) else None
     if start_from is None and lesson is not None and lesson.rendered is not None:
-        parts.append(f"the tower on {lesson.rendered.groups:,} scenes")
+        parts.append(f"the tower on {counted(lesson.rendered.groups, 'scenes')}")
     if (captions := options.pretrain_files) is not None:
         parts.append(f"the projector on {_names(captions)}")
     if (data := options.files) is not None:
         parts.append(f"the {goal} on {_names(data)}")
     elif stage.rendered is not None:
-        parts.append(f"the {goal} on texts over {stage.rendered.groups:,} groups of scenes")
+        parts.append(
+            f"the {goal} on texts over {counted(stage.rendered.groups, 'groups')} of scenes"
+        )
     return f"would train: {', then '.join(parts)}"
 
 

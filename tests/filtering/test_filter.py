@@ -133,7 +133,7 @@ def test_per_group(tmp_path: Path) -> None:
     assert "x: 2 of 4 kept" in report.summary()
     report = cut(scores, out=tmp_path / "keep2", top_count=3, per="source")
     assert report.kept == 3 + 2 + 2
-    assert "2 groups have fewer than 3 scored rows" in report.summary()
+    assert "fewer than 3 scored rows in 2 groups: all" in report.summary()
 
 
 SCORES = st.lists(
