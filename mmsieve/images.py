@@ -26,7 +26,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mmsieve.errors import SampleError, Status, check_machine
 from mmsieve.options import NotNegative, Options, Positive
 from mmsieve.sample import add_note
-from mmsieve.wording import counted
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """Height x width x 3, RGB, 0-255."""
@@ -281,7 +280,7 @@ def fit(
 def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Image]:
     """An image file at its frame, its header read; what goes wrong inside is a SampleError."""
     if len(data) > limits.max_bytes:
-        raise _too_large(f"{counted(len(data), 'bytes')}, the limit is {limits.max_bytes:,}")
+        raise _too_large(f"{len(data):,} bytes, the limit is {limits.max_bytes:,}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

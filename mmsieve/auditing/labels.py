@@ -111,7 +111,7 @@ def find_rows(table: Table, by: str, labels: Iterable[tuple[str, LabelLine]]) ->
     }
     if not judged:
         raise RequestError(
-            f"among {counted(len(labels), 'labels')} is no judgement on a row of {table.name} "
+            f"no judgement among {counted(len(labels), 'labels')} is on a row of {table.name} "
             "that has a score: give the table that the form was made of"
         )
     rows = [[_number(some.get(rater)) for some in judged.values()] for rater in raters]

@@ -249,9 +249,8 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str], kept: KeptAnswers
         problem = str(rows.error) if rows.error is not None else rows.refused
         source = identify(shard.url)
         if source.size != shard.size:
-            raise ShardError(
-                f"has changed while it was read: {source.size:,} bytes, {shard.size:,}"
-            )
+            sizes = f"{source.size:,} bytes, {shard.size:,}"
+            raise ShardError(f"has changed while it was read: {sizes}")
         header = Header(
             kind=job.annotator.kind,
             version=tables.product_version(),

@@ -206,8 +206,8 @@ class Card:
                 f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n{_MARK}",
                 f"# {plain(self.title)}\n",
                 f"{counted(self.samples, 'samples')} in {counted(self.files, 'files')}, "
-                f"{counted(self.bytes, 'bytes')}, chosen by mmsieve {product_version()}; "
-                "`manifest.json` has each file's digest.\n",
+                f"{self.bytes:,} bytes, chosen by mmsieve {product_version()}; `manifest.json` "
+                "has each file's digest.\n",
                 "## Sources\n\n| source | licence | samples |\n|---|---|---|",
                 *rows,
                 "\n## How they were chosen\n\n| what | value |\n|---|---|",

@@ -122,9 +122,8 @@ class ImageCopies:
         if self.elsewhere:
             first = min(self.elsewhere)
             said.append(
-                f"left where they are: {counted(len(self.elsewhere), 'images')} whose paths "
-                "are absolute "
-                f"or with .. in them: {first!r:.100}"
+                f"left where they are: {counted(len(self.elsewhere), 'images')}, their paths being "
+                f"absolute or with .. in them: {first!r:.100}"
             )
         return said
 

@@ -16,7 +16,6 @@ from mmsieve.errors import SampleError, Status
 from mmsieve.exporting.rows import open_rows
 from mmsieve.exporting.samples import ImageNames, plain_json, safe_key, usable_image
 from mmsieve.sample import Image, Sample, Text
-from mmsieve.wording import counted
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _CAPTIONS = {"key": pa.string(), "image": _IMAGE, "caption": pa.string(), "json": pa.string()}
@@ -73,10 +72,8 @@ def _rows(
 
 def _caption(sample: Sample, names: ImageNames) -> dict[str, Any]:
     if sample.kind != "caption":
-        message = (
-            f"{counted(len(sample.images), 'images')}, where a row of captions has one: "
-            "--format tar"
-        )
+        count = len(sample.images)
+        message = f"images: {count:,}, where a row of captions has one: --format tar"
         raise SampleError(Status.TOO_MANY_IMAGES, message)
     (image,) = sample.images
     extension, data = names.of(image.data)

@@ -247,10 +247,8 @@ class KeptReader:
         except (ShardError, OSError) as error:
             self.problems.append(str(error))
         if self._missing:
-            count, first = len(self._missing), next(iter(self._missing.values()))
-            self.problems.append(
-                f"not in it: {counted(count, 'kept samples')}, the first is {first!r}"
-            )
+            lost, first = len(self._missing), next(iter(self._missing.values()))
+            self.problems.append(f"not in it: {counted(lost, 'kept samples')}, first {first!r}")
 
     def _is_kept(self, place: int, key: str) -> bool:
         """Whether the sample at a place is one of those that are kept, and not yet taken."""

@@ -86,9 +86,7 @@ class SampleLimits(Options):
         texts = [part.text for part in sample.parts if isinstance(part, Text)]
         chars = sum(map(len, texts)) + sum(len(turn.text) for turn in sample.turns)
         if chars > self.max_text_chars:
-            message = (
-                f"{chars:,} characters, the limit is {self.max_text_chars:,} (--max-text-chars)"
-            )
+            message = f"{chars:,} characters, at most {self.max_text_chars:,} (--max-text-chars)"
             raise SampleError(Status.TEXT_TOO_LONG, message)
         images = sample.images
         if len(images) > self.max_images:

@@ -14,7 +14,6 @@ from mmsieve.errors import SampleError, ShardError, Status
 from mmsieve.images import IMAGE_EXTENSIONS
 from mmsieve.read import MAX_BYTES, Record
 from mmsieve.sources import TEXTS, list_files, split_name
-from mmsieve.wording import counted
 
 _READ = (*IMAGE_EXTENSIONS, *(suffix[1:] for suffix in TEXTS), "json")
 
@@ -50,6 +49,4 @@ def read_files(folder: str, start: int, stop: int) -> Iterator[Record]:
                 problem = SampleError(Status.IMAGE_TOO_LARGE, message)
         yield Record(name, fields, problem)
     if len(pairs) != stop - start:
-        raise ShardError(
-            f"holds {counted(start + len(pairs), 'samples')}, expected {stop:,}: it has changed"
-        )
+        raise ShardError(f"it has changed: {start + len(pairs):,} of {stop:,} samples are there")

@@ -140,10 +140,7 @@ class Section:
     def incomplete(self) -> list[tuple[str, str]]:
         """Shards of which only a part was read, with the reason."""
         return [
-            (
-                header.shard,
-                header.problem or f"trial run of {counted(header.limit or 0, 'samples')}",
-            )
+            (header.shard, header.problem or f"trial run: {counted(header.limit or 0, 'samples')}")
             for header in self._headers
             if not header.complete and (header.problem or header.limit)
         ]

@@ -345,9 +345,7 @@ def decide(
 def _unmet(budget: SampleBudget, options: SelectOptions) -> str:
     if options.budget_tokens is not None:
         spent = budget.total - budget.left
-        return (
-            f"{spent:,} of {budget.total:,} tokens: no sample that may be chosen fits into the rest"
-        )
+        return f"{spent:,} of {budget.total:,} tokens: no sample left to choose fits into the rest"
     missing = f"the budget of {budget.total:,} can't be met: {budget.left:,} missing"
     if options.strategy in ("mmssr", "top-mean"):
         return f"{missing}, no more samples have a rating above {options.above:g} and may be chosen"

@@ -247,9 +247,7 @@ class ResultFolder:
         at = join.rows(self._style, keys, self.notes)
         if texts.null_count():
             count = texts.null_count()
-            self.notes.append(
-                f"{self._style}: {counted(count, 'responses')} without text: no style"
-            )
+            self.notes.append(f"{self._style}: no style in {counted(count, 'responses')}: no text")
         grouping = self._grouped(_placed(texts, at, rows))
         ties = np.concatenate([*order, np.flatnonzero(~seen)]).astype(np.int32)
         return Pool(
@@ -318,14 +316,11 @@ class ResultFolder:
 
     def _note(self, path: Path, scores: pl.Series) -> None:
         if scores.null_count():
-            self.notes.append(
-                f"{path}: {counted(scores.null_count(), 'scores')} can't be read: no rating"
-            )
+            unread = counted(scores.null_count(), "scores")
+            self.notes.append(f"{path}: {unread} can't be read: no rating")
         outside = int((~scores.is_between(0, 5)).sum())
         if outside:
-            self.notes.append(
-                f"{path}: {counted(outside, 'scores')} outside of 0-5: used as they are"
-            )
+            self.notes.append(f"{path}: {counted(outside, 'scores')} outside of 0-5: used as is")
 
 
 class _KeyJoin:

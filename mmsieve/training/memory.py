@@ -102,10 +102,8 @@ def _batch(goal: str, stage: AnyStage, image_tokens: int) -> tuple[int, int, int
     rows = stage.batch * texts
     captioning = isinstance(stage, ClassifierStage) and stage.captioning
     learnt = stage.batch * TEXT_TOKENS if captioning or goal == "projector" else 0
-    about = (
-        f"{counted(stage.batch, 'images')} with {counted(texts, 'texts')} of {TEXT_TOKENS} "
-        "tokens each"
-    )
+    each = f"{counted(texts, 'texts')} of {TEXT_TOKENS} tokens each"
+    about = f"{counted(stage.batch, 'images')} with {each}"
     return rows, image_tokens + TEXT_TOKENS, learnt, about
 
 

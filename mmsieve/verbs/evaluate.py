@@ -22,7 +22,18 @@ from mmsieve.leftovers import remove
 from mmsieve.locks import writing_to
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter.annotator import ScoringOptions
-from mmsieve.options import BatchTokens, CommonOptions, Limit, NotNegative, Positive, Workers
+from mmsieve.options import (
+    INPUT,
+    MODEL,
+    RUN,
+    BatchTokens,
+    CommonOptions,
+    Limit,
+    NotNegative,
+    Out,
+    Positive,
+    Workers,
+)
 from mmsieve.outputs import check_folder, make_folder, write_atomically, write_text
 from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
@@ -33,12 +44,12 @@ from mmsieve.wording import counted
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=RUN)
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(CommonOptions):
     """How an evaluation is carried out."""
 
-    images: Path | None = None
+    images: Annotated[Path | None, Parameter(group=INPUT)] = None
     """Folder that the image paths are relative to; by default that of the file."""
     workers: Workers = 0
     batch_tokens: BatchTokens = None
@@ -95,9 +106,9 @@ class EvaluateReport(Report):
 @timed
 def evaluate(
     *tables: str,
-    model: Annotated[Sequence[str], Parameter(negative="", show_default=False)] = (),
-    data: Path | None = None,
-    out: Path,
+    model: Annotated[Sequence[str], Parameter(negative="", show_default=False, group=MODEL)] = (),
+    data: Annotated[Path | None, Parameter(group=INPUT)] = None,
+    out: Out,
     scoring: ScoringOptions | None = None,
     run: EvaluateOptions | None = None,
     agreement: AgreementOptions | None = None,

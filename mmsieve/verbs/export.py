@@ -23,7 +23,7 @@ from mmsieve.exporting.saved import save_again
 from mmsieve.exporting.tars import ExportJournal, digest, write_manifest
 from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
-from mmsieve.options import COMMON, ClusterOptions, Positive
+from mmsieve.options import COMMON, OUTPUT, ClusterOptions, Out, Positive, own
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
 from mmsieve.patience import Patience
 from mmsieve.progress import show_progress
@@ -38,15 +38,13 @@ from mmsieve.wording import counted, resumed
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
 
-_COPIED: dict[Form, tuple[str, ...]] = {
-    "tar": TAR,
-    "parquet": TABLES,
-    "source": (*TAR, *ALL_ITEM_FILES),
-}
+_KEPT = Parameter(group=own("What is kept"))
+_ANY = (*TAR, *ALL_ITEM_FILES)
+_COPIED: dict[Form, tuple[str, ...]] = {"tar": TAR, "parquet": TABLES, "source": _ANY}
 """Form -> what comes out in it as it came; anything else is read as samples first."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=OUTPUT)
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(ClusterOptions):
     """How files are written."""
@@ -99,9 +97,9 @@ class ExportReport(Report):
 @timed
 def export(
     *sources: str,
-    decisions: Path | None = None,
-    captions: Path | None = None,
-    out: Path,
+    decisions: Annotated[Path | None, _KEPT] = None,
+    captions: Annotated[Path | None, _KEPT] = None,
+    out: Out,
     read: ReadOptions | None = None,
     run: ExportOptions | None = None,
 ) -> ExportReport:
@@ -171,9 +169,7 @@ class _Request:
             )
         found = find_files(self.sources)
         form, reading, shards = _split(found, self.read, options, final is not None)
-        if isinstance(chosen, Decisions) and chosen.about == "ratings":
-            _check_instructions(form, shards, chosen)
-        names = _check_form(form, shards, reading, options)
+        names = _check_form(form, shards, reading, options, chosen)
         ray = None
         if options.engine == "ray" and not options.dry_run:
             ray = RayEngine(options.ray_address, None, Patience(options.patience))
@@ -258,20 +254,20 @@ def _split(
     return form, reading, split_files(found.files, reading)
 
 
-def _check_instructions(form: Form, shards: Sequence[Shard], chosen: Decisions) -> None:
-    """Raise RequestError where rated items would be read as captions: questions would be lost."""
+def _check_form(
+    form: Form,
+    shards: Sequence[Shard],
+    read: ReadOptions,
+    options: ExportOptions,
+    chosen: KeptSamples,
+) -> ImageNames:
+    """Raise RequestError where shards can't be written as asked; returns what images are called."""
     other = next((shard for shard in shards if shard.suffix not in _COPIED[form]), None)
-    if other is not None:
-        raise RequestError(
+    if other is not None and isinstance(chosen, Decisions) and chosen.about == "ratings":
+        raise RequestError(  # some could be read as captions, without their questions
             f"{chosen.label}: is about ratings of instruction samples, and those of {other.url} go "
             f"into no --format {form}: say --format source"
         )
-
-
-def _check_form(
-    form: Form, shards: Sequence[Shard], read: ReadOptions, options: ExportOptions
-) -> ImageNames:
-    """Raise RequestError where shards can't be written as asked; returns what images are called."""
     names = ImageNames(options.image_names, options.reencode)
     names.check()
     if form != "tar" and options.shard_size is not None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import duckdb
+from cyclopts import Parameter
 
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
@@ -17,7 +18,7 @@ from mmsieve.filtering.request import CutOptions, FilterPlan
 from mmsieve.keywords import flat_options
 from mmsieve.leftovers import scratch_folder
 from mmsieve.locks import writing_to
-from mmsieve.options import DryRun, Overwrite, Quiet, Wait
+from mmsieve.options import OUTPUT, DryRun, Out, Overwrite, Quiet, Wait
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
@@ -65,9 +66,9 @@ class FilterReport(DecisionReport):
 @timed
 def filter(
     *tables: str,
-    out: Path,
+    out: Out,
     cut: CutOptions | None = None,
-    format: Literal["parquet", "datacomp"] = "parquet",
+    format: Annotated[Literal["parquet", "datacomp"], Parameter(group=OUTPUT)] = "parquet",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,

@@ -27,7 +27,7 @@ from mmsieve.generation.tasks.ratings import RatingTask
 from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
 from mmsieve.keywords import flat_options
 from mmsieve.locks import working_copy, writing_to
-from mmsieve.options import Options
+from mmsieve.options import Options, Out
 from mmsieve.patience import Patience
 from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
@@ -71,7 +71,7 @@ class GenerateReport(Report):
 @flat_options
 def generate_captions(
     *sources: str,
-    out: Path,
+    out: Out,
     options: GenerateOptions,
     asking: TeacherOptions | None = None,
     read: ReadOptions | None = None,
@@ -92,7 +92,7 @@ def generate_captions(
 @flat_options
 def generate_documents(
     *sources: str,
-    out: Path,
+    out: Out,
     options: GenerateOptions,
     asking: TeacherOptions | None = None,
     read: ReadOptions | None = None,
@@ -113,7 +113,7 @@ def generate_documents(
 @flat_options
 def generate_assessments(
     *sources: str,
-    out: Path,
+    out: Out,
     options: GenerateOptions,
     judging: AssessmentsOptions | None = None,
     asking: TeacherOptions | None = None,
@@ -137,7 +137,7 @@ def generate_assessments(
 @flat_options
 def generate_ratings(
     *sources: str,
-    out: Path,
+    out: Out,
     options: GenerateOptions,
     rating: RatingsOptions | None = None,
     asking: TeacherOptions | None = None,

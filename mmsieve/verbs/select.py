@@ -11,7 +11,7 @@ from mmsieve.decisions import DecisionRows, check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
-from mmsieve.options import DryRun, Overwrite, Quiet, Wait
+from mmsieve.options import INPUT, OUTPUT, DryRun, Out, Overwrite, Quiet, Wait
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
 from mmsieve.runs import note_facts
@@ -25,6 +25,8 @@ from mmsieve.tables import open_tables
 from mmsieve.wording import counted
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
+
+_INPUT = Parameter(group=INPUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +48,14 @@ class SelectReport(DecisionReport):
 @flat_options
 @timed
 def select(
-    table: Path,
+    table: Annotated[Path, _INPUT],
     *,
-    out: Path,
+    out: Out,
     choice: SelectOptions | None = None,
-    data: Path | list[Path] | None = None,
-    subset: Path | None = None,
-    images: Path | None = None,
-    with_images: Annotated[bool, Parameter(negative="")] = False,
+    data: Annotated[Path | list[Path] | None, _INPUT] = None,
+    subset: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    images: Annotated[Path | None, _INPUT] = None,
+    with_images: Annotated[bool, Parameter(negative="", group=OUTPUT)] = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,

@@ -55,10 +55,10 @@ def test_what_is_odd_is_counted_and_named(tmp_path: Path) -> None:
     styles = [(0, "yes/no"), (1, "yes/no"), (2, None)]
     results = write_results(tmp_path, items(0, 1, 2, 3), {"ocr": scores, "style": styles})
     said = pick(results, tmp_path / "keep", budget=2).summary()
-    assert "ocr.jsonl: 1 scores can't be read: no rating" in said
-    assert "ocr.jsonl: 1 score outside of 0-5: used as they are" in said
+    assert "ocr.jsonl: 1 score can't be read: no rating" in said
+    assert "ocr.jsonl: 1 score outside of 0-5: used as is" in said
     assert "ocr.jsonl: 1 of its lines are about no item of --data: left out" in said
-    assert "style.jsonl: 1 response without text: no style" in said
+    assert "style.jsonl: no style in 1 response: no text" in said
     decisions = read_decisions(tmp_path / "keep")
     assert decisions["reason"].to_list() == ["no_rating", None, "no_style", "no_rating"]
     assert decisions["score"].to_list() == [None, 7, 3, None]

@@ -29,7 +29,6 @@ from mmsieve.generation.tasks import (
     read_prompt_files,
 )
 from mmsieve.labels import STYLES
-from mmsieve.wording import counted
 
 _FILES = tuple(f"ratings/{name}.md" for name in ("task", "ratings", "styles"))
 _ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
@@ -85,9 +84,7 @@ class RatingTask(GenerationTask):
         if sample is None or not sample.turns:
             raise SampleError(Status.TEXT_MISSING, "no conversation")
         if len(sample.images) > max_images:
-            message = (
-                f"{counted(len(sample.images), 'images')}, more than --max-images {max_images}"
-            )
+            message = f"images: {len(sample.images):,}, more than --max-images {max_images:,}"
             raise SampleError(Status.NO_USABLE_IMAGE, message)
         pictures = tuple(picture_of(image, keep) for image in sample.images)
         turns = [{"from": _ROLES[turn.role], "value": turn.text} for turn in sample.turns]

@@ -202,16 +202,12 @@ def check_turns(sample: Sample) -> None:
             message = f"turn {number} is the {turn.role}'s, not the {role}'s"
             raise SampleError(Status.CONVERSATION_INVALID, message)
     marks = sum(turn.text.count(MARK) for turn in sample.turns)
-    images = len(sample.images)
+    images, shown = len(sample.images), counted(len(sample.images), "images")
     if marks > images:
-        raise SampleError(
-            Status.IMAGE_MISSING, f"{marks} {MARK} in the text, {counted(images, 'images')}"
-        )
+        raise SampleError(Status.IMAGE_MISSING, f"{marks} {MARK} in the text, {shown}")
     if marks < images:
         fix = "" if marks else " (--images-first)"
-        message = (
-            f"{counted(images, 'images')}, {marks} {MARK} in the text to say where they stand{fix}"
-        )
+        message = f"{shown}, {marks} {MARK} in the text to say where they stand{fix}"
         raise SampleError(Status.CONVERSATION_INVALID, message)
 
 
