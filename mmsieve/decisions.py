@@ -37,6 +37,8 @@ from mmsieve.stores.paths import is_stored
 from mmsieve.tables import Header, Origins, TableFile
 
 KIND = "decisions"
+_ABOUT = "about"
+"""The note that says which kind of table the rows are of."""
 _REMAKE = "make the decisions again"
 _READ = ("key", "shard", "keep", "place")
 _WRITERS = 2
@@ -77,6 +79,8 @@ class Decisions:
         """Set where they are about a trial run."""
         self.fingerprint: dict[str, str] = {}
         """What was asked for, of ours."""
+        self.about: str | None = None
+        """The kind of table that they were made from, where that is known."""
         files = decision_files(path)
         if not files:
             raise RequestError(f"--decisions {path}: no decisions there; make them with filter")
@@ -122,6 +126,7 @@ class Decisions:
         if header is not None and is_ours:
             self.limit = self.limit or header.limit
             self.fingerprint = header.fingerprint
+            self.about = header.notes.get(_ABOUT)
             if header.shard == name:
                 self._sources[name] = header.of_source
             self._sources |= header.sources
@@ -216,6 +221,8 @@ class DecisionRows:
         files = self.files if source is None else [source]
         own = None if source is None else source.source
         of_files = {file.shard: file.source for file in self.files if file.source}
+        kind = next((file.kind for file in files if file.kind), None)
+        about = {} if kind is None else {_ABOUT: kind}
         return Header(
             kind=KIND,
             version=tables.product_version(),
@@ -228,7 +235,7 @@ class DecisionRows:
             rows=rows,
             complete=all(file.complete for file in files),
             fingerprint=self.fingerprint,
-            notes=self.header_notes | {"kept": str(kept)},
+            notes=self.header_notes | about | {"kept": str(kept)},
         )
 
 

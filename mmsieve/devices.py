@@ -31,7 +31,7 @@ def resolve_device(device: str = "auto") -> Device:
         raise RequestError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")
     count = _count_gpus()
     if int(match[1] or 0) >= count:
-        raise RequestError(f"device {device!r} is not there: {count} GPUs that torch can use")
+        raise RequestError(f"device {device!r} is not there: torch can use {count} of its kind")
     return device
 
 

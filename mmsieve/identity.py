@@ -222,5 +222,5 @@ def _path_stem(url: str) -> str:
 
 
 def _change(size: int, before: int) -> str:
-    what = "is another one now than" if size == before else f"has {size} bytes and had {before}"
+    what = "is another one now than" if size == before else f"has {size:,} bytes and had {before:,}"
     return f"{what} when it was scored: score it again"

@@ -280,7 +280,7 @@ def fit(
 def _opened(data: bytes, limits: ImageLimits, frame: int) -> Iterator[Image.Image]:
     """An image file at its frame, its header read; what goes wrong inside is a SampleError."""
     if len(data) > limits.max_bytes:
-        raise _too_large(f"{len(data)} bytes, the limit is {limits.max_bytes}")
+        raise _too_large(f"{len(data):,} bytes, the limit is {limits.max_bytes:,}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -340,7 +340,7 @@ def _formats() -> tuple[str, ...]:
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
-        raise _too_large(f"{width} x {height} pixels, the limit is {limits.max_pixels} in all")
+        raise _too_large(f"{width} x {height} pixels, the limit is {limits.max_pixels:,} in all")
     if min(size) < limits.min_side:
         message = f"{width} x {height} pixels, the shortest side allowed is {limits.min_side}"
         raise SampleError(Status.IMAGE_TOO_SMALL, message)

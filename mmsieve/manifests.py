@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from mmsieve.errors import RequestError
+from mmsieve.wording import counted
 
 _YAML = (".yaml", ".yml")
 _MOST_BYTES = 1 << 24
@@ -105,9 +106,9 @@ def read_manifest(source: str) -> Manifest | None:
         return None
     local = [entry for entry in entries if not any(entry.get(name) for name in _ELSEWHERE)]
     files = tuple(listed for entry in local if (listed := _listed(path, entry)))
-    notes = [f"{path}: {len(files)} data files"]
+    notes = [f"{path}: {counted(len(files), 'data files')}"]
     if len(files) < len(entries):
-        notes.append(f"{path}: {len(entries) - len(files)} of its entries are no files here")
+        notes.append(f"{path}: {len(entries) - len(files):,} of its entries are no files here")
     unused = sorted({name for entry in local for name in _NOT_APPLIED if entry.get(name)})
     if unused:
         notes.append(f"{path}: {', '.join(unused)} not applied: every item is read, and once")

@@ -33,11 +33,22 @@ from mmsieve.errors import RequestError
 from mmsieve.patience import PATIENCE
 from mmsieve.stores.paths import StorePath
 
+MODEL = Group("Model", sort_key=1)
 INPUT = Group("Input", sort_key=3)
 LIMITS = Group("Limits of a sample", sort_key=6)
+OUTPUT = Group("Output", sort_key=7)
 RUN = Group("Run", sort_key=9)
 COMMON = Group("Common options", sort_key=10)
-"""Of --help, in the order of work: a verb's own options come first, what most have last."""
+"""Of --help, in the order of work: the model, what is asked of it, input, output, the run."""
+
+
+def own(title: str) -> Group:
+    """A group of --help of what a verb alone is asked: it comes second."""
+    return Group(title, sort_key=2)
+
+
+Model: TypeAlias = Annotated[str, Parameter(group=MODEL)]
+Out: TypeAlias = Annotated[Path, Parameter(group=OUTPUT)]
 
 
 @dataclass(frozen=True)
@@ -240,7 +251,7 @@ Wait: TypeAlias = Annotated[bool, _common(_WAIT)]
 Quiet: TypeAlias = Annotated[bool, _common("No progress; only the summary at the end.")]
 Limit: TypeAlias = Annotated[Positive | None, _common("Trial run: only the first so many samples.")]
 Workers: TypeAlias = Annotated[NotNegative, _common(_WORKERS)]
-BatchTokens: TypeAlias = Annotated[Positive | None, Parameter(help=_BATCH)]
+BatchTokens: TypeAlias = Annotated[Positive | None, Parameter(group=RUN, help=_BATCH)]
 
 
 @dataclass(frozen=True, kw_only=True)

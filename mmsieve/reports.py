@@ -14,6 +14,9 @@ from mmsieve.sanitize import plain
 from mmsieve.stores.paths import is_stored
 from mmsieve.wording import counted, duration
 
+NOTHING = "nothing was written"
+"""What a run made that had nothing to do, or was only to say what it would do."""
+
 
 class Printed:
     """What a verb returns, as lines."""
@@ -63,6 +66,8 @@ class Report(Printed):
     out: Path
     """What was made."""
     seconds: float = 0.0
+    dry_run: bool = False
+    """Whether it was only said what would be done."""
     notes: tuple[str, ...] = ()
     """Lines for the user."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -90,7 +95,8 @@ class Report(Printed):
 
     def summary(self) -> str:
         """What a user should know, the last line with counts, seconds and the output's path."""
-        last = f"{self.counts()} in {duration(self.seconds)}: {self.out}"
+        made = NOTHING if self.dry_run else self.counts()
+        last = f"{made} in {duration(self.seconds)}: {self.out}"
         return "\n".join(map(plain, [*self.lines(), last]))
 
     def failed_shards(self) -> str:

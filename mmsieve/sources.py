@@ -334,7 +334,7 @@ def unpacked(path: str) -> Iterator[str]:
                 while chunk := content.read(_CHUNK):
                     left -= out.write(chunk)
                     if left < 0:
-                        raise ShardError(f"compressed: expands to more than {most} bytes")
+                        raise ShardError(f"compressed: expands to more than {most:,} bytes")
         except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
             raise ShardError(f"compressed, can't be unpacked: {one_line(error)}") from error
         yield str(copy)
@@ -371,7 +371,7 @@ def _patterns(source: str) -> list[str]:
     except ValueError as error:
         raise RequestError(f"{source}: unbalanced braces; write {{00000..00127}}.tar") from error
     if too_many or len(patterns) > _MOST_PATTERNS:
-        raise RequestError(f"{source}: more than {_MOST_PATTERNS} files; use a glob or a folder")
+        raise RequestError(f"{source}: more than {_MOST_PATTERNS:,} files; use a glob or a folder")
     return list(dict.fromkeys(patterns))
 
 
@@ -401,7 +401,7 @@ def _choose(listing: Listing, pattern: str, notes: list[str]) -> dict[str, int]:
     left = Counter(suffix_of(url) or "no suffix" for url in files if url not in read)
     left.update({"links to folders": listing.linked_folders} if listing.linked_folders else {})
     if left:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left.items()))
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(left.items()))
         notes.append(f"{redact(pattern)}: left alone beside the shards: {kinds}")
     return kept or of_pairs
 

@@ -292,6 +292,8 @@ class TableFile:
     """What its header says of its samples; None where it isn't ours."""
     limit: int | None = None
     """Set where a trial run made it."""
+    kind: str | None = None
+    """Of its table; None where it isn't ours."""
 
 
 Origins: TypeAlias = Sequence[tuple[TableFile, int]]
@@ -493,7 +495,7 @@ def _footer(path: Path) -> tuple[int, pa.Schema, Header | None]:
 def _table_file(shard: str, path: Path, rows: int, header: Header | None) -> TableFile:
     if header is None:
         return TableFile(shard, path, rows, 0, complete=True)
-    known = header.of_source, header.limit
+    known = header.of_source, header.limit, header.kind
     return TableFile(shard, path, rows, header.size, header.complete, *known)
 
 

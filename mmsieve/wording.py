@@ -8,6 +8,11 @@ def counted(count: int, nouns: str) -> str:
     return f"{count:,} {nouns.removesuffix('s') if count == 1 else nouns}"
 
 
+def resumed(count: int, how: str) -> str:
+    """A note of a run that goes on: `resumed: 1 shard was done before`."""
+    return f"resumed: {counted(count, 'shards')} {'was' if count == 1 else 'were'} {how} before"
+
+
 def duration(seconds: float) -> str:
     """`0.2 s` (a whole number: `45 s`), `2 min 5 s`, `2 h 10 min`: the two largest units."""
     if seconds < 60:

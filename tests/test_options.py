@@ -95,7 +95,7 @@ def test_on_the_command_line_too(
 ) -> None:
     words = ["--count", count, "--dry-run", "--out", str(tmp_path / "out")]
     code, said, _ = run(capsys, *RENDERED.split(), *words)
-    assert code == 0 and said.startswith("would write 2000 captions")
+    assert code == 0 and said.startswith("would write 2,000 captions")
 
 
 def arguments(parent: App = app, prefix: str = "") -> Iterator[tuple[str, Argument]]:

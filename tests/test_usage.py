@@ -141,3 +141,15 @@ def test_what_is_nearly_right_finds_its_name(capsys, monkeypatch, tmp_path, line
     assert code == 2
     assert meant in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "verb", ["score", "enhance", "rate", "filter", "select", "export", "evaluate"]
+)
+def test_what_work_takes_is_in_groups_in_the_order_of_work(verb, capsys):
+    _, out, _ = run(capsys, f"{verb} --help")
+    titles = [line.strip("╭─╮ \n") for line in out.splitlines() if line.startswith("╭")]
+    assert "Parameters" not in titles
+    known = ["Model", "Input", "Images and device", "Output", "Run", "Common options"]
+    there = [title for title in titles if title in known]
+    assert there == sorted(there, key=known.index) and "Output" in there

@@ -10,6 +10,7 @@ from mmsieve.errors import RequestError
 from mmsieve.filtering.request import CutOptions
 from mmsieve.reporting.inputs import find_table
 from mmsieve.tables import open_tables
+from mmsieve.wording import counted
 
 
 def cut_of_labels(tables: Sequence[str], options: CutOptions) -> CutEstimate:
@@ -26,8 +27,8 @@ def cut_of_labels(tables: Sequence[str], options: CutOptions) -> CutEstimate:
     if found is None:
         best = precision.best()
         raise RequestError(
-            f"--min-precision {wanted:g}: {len(labels)} labels don't show so much for any cut; the "
-            f"best is {best.precision} at --min-score {best.threshold:g}: judge more samples, or "
-            "ask for less"
+            f"--min-precision {wanted:g}: {counted(len(labels), 'labels')} can't show so much of "
+            f"any cut; the best is {best.precision} at --min-score {best.threshold:g}: judge more "
+            "samples, or ask for less"
         )
     return found

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmsieve.errors import RequestError, Status
 from mmsieve.tables import Table
+from mmsieve.wording import counted
 
 _MOST_BYTES = 1 << 28
 
@@ -110,8 +111,8 @@ def find_rows(table: Table, by: str, labels: Iterable[tuple[str, LabelLine]]) ->
     }
     if not judged:
         raise RequestError(
-            f"none of the {len(labels)} labels is a judgement on a row of {table.name} that has a "
-            "score: give the table that the form was made of"
+            f"no judgement among {counted(len(labels), 'labels')} is on a row of {table.name} "
+            "that has a score: give the table that the form was made of"
         )
     rows = [[_number(some.get(rater)) for some in judged.values()] for rater in raters]
     judgements = np.array(rows)

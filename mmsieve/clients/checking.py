@@ -187,5 +187,5 @@ class _Check:
         if most is not None and asked + wanted > most:
             raise RequestError(
                 f"endpoint {self._url}: its max_model_len is {most}, and a short prompt with its "
-                f"picture and answer takes {asked + wanted} tokens: start the server with more"
+                f"picture and answer takes {asked + wanted:,} tokens: start the server with more"
             )

@@ -34,6 +34,7 @@ from mmsieve.sanitize import redact, tell
 from mmsieve.sources import Shard
 from mmsieve.stores.asking import one_line
 from mmsieve.tables import Header
+from mmsieve.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +225,7 @@ class _Rows:
     def refused(self) -> str | None:
         """What to say of a shard with requests that a server refused: it is done again."""
         count = sum(row["status"] == Status.REQUEST_REFUSED.value for row in self.rows)
-        return f"{count} {Status.REQUEST_REFUSED}: the same command asks again" if count else None
+        return f"{count:,} {Status.REQUEST_REFUSED}: the same command asks again" if count else None
 
     def check(self) -> None:
         """Raise unless the shard has as many rows as its index has samples, each with a result.
@@ -236,8 +237,8 @@ class _Rows:
         if self.error is not None:
             raise self.error
         if self._missing or len(self.rows) != self.count:
-            rows = f"{len(self.rows)} rows, {len(self._missing)} of them without a result"
-            raise ShardError(f"{rows}, for {self.count} samples")
+            rows = f"{counted(len(self.rows), 'rows')} for {counted(self.count or 0, 'samples')}"
+            raise ShardError(f"{rows}, {len(self._missing):,} of them without a result")
 
 
 def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str], kept: KeptAnswers) -> ShardReport:
@@ -248,7 +249,8 @@ def _finish(job: ShardJob, rows: _Rows, notes: dict[str, str], kept: KeptAnswers
         problem = str(rows.error) if rows.error is not None else rows.refused
         source = identify(shard.url)
         if source.size != shard.size:
-            raise ShardError(f"has changed while it was read: {source.size} bytes, {shard.size}")
+            sizes = f"{source.size:,} bytes, {shard.size:,}"
+            raise ShardError(f"has changed while it was read: {sizes}")
         header = Header(
             kind=job.annotator.kind,
             version=tables.product_version(),

@@ -34,7 +34,7 @@ def check_first_samples(shards: Sequence[Shard], read: ReadOptions) -> None:
         example = example or str(problem)
     if len(seen) == 1 and (fix := _FIXES.get(next(iter(seen)))):
         ((status, count),) = seen.items()
-        few = f"the only sample is {status}" if count == 1 else f"all of {count} are {status}"
+        few = f"the only sample is {status}" if count == 1 else f"all of {count:,} are {status}"
         raise RequestError(f"of the first samples {few}: {example}; {fix}")
 
 

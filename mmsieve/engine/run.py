@@ -28,10 +28,10 @@ from mmsieve.patience import Patience
 from mmsieve.progress import Progress, show_progress
 from mmsieve.read import ReadOptions, SampleLimits
 from mmsieve.read.shards import open_shard, split_files
-from mmsieve.reports import Report, commonest_reasons, count_words
+from mmsieve.reports import NOTHING, Report, commonest_reasons, count_words
 from mmsieve.runs import note_facts
 from mmsieve.sources import Shard, find_files, take_part
-from mmsieve.wording import counted
+from mmsieve.wording import counted, resumed
 
 _MOST_WORKERS = 16
 
@@ -117,7 +117,7 @@ class RunReport(Report):
     def counts(self) -> str:
         """Rows by status, and shards that failed."""
         if not self.shards:
-            return "nothing was written"
+            return NOTHING
         statuses = count_words(self.statuses) or "none"
         shards = counted(self.shards, "shards")
         return f"{counted(self.rows, 'rows')} of {shards} ({statuses}){self.failed_shards()}"
@@ -199,14 +199,12 @@ def _run(
     """Do the shards that aren't done yet; nobody else does now."""
     out = job.out
     if len(todo) < len(shards):
-        done = len(shards) - len(todo)
-        verb = "was" if done == 1 else "were"
-        notes.append(f"resumed: {counted(done, 'shards')} {verb} done before")
+        notes.append(resumed(len(shards) - len(todo), "done"))
     if run.dry_run:
         memory = estimate_memory(job.annotator, job.runner)
         notes += [] if memory is None else [memory.line]
         notes += [f"{'to do' if shard in todo else 'done '} {shard.name}" for shard in shards]
-        return RunReport(out=out, notes=tuple(notes))
+        return RunReport(out=out, dry_run=True, notes=tuple(notes))
     note_facts(shards=len(shards), shards_before=len(shards) - len(todo))
     if todo:
         check(job.annotator, job.runner)

@@ -15,14 +15,14 @@ from cyclopts import Parameter
 from mmsieve.errors import RequestError, Status
 from mmsieve.evaluation.metrics import TOP, Floats, Ints, ScoreTies, count_ties, pearson, spearman
 from mmsieve.filtering.ids import hash_samples
-from mmsieve.options import Options
+from mmsieve.options import Options, own
 from mmsieve.stores.asking import one_line
 from mmsieve.tables import SCORE, Table, TableFile, column_names, find_score
 
 _LEVEL = "quality_level"
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=own("Two tables"))
 @dataclass(frozen=True, kw_only=True)
 class AgreementOptions(Options):
     """What of two tables is compared."""

@@ -41,6 +41,7 @@ from mmsieve.progress import show_progress
 from mmsieve.read import Record
 from mmsieve.reports import commonest_reasons
 from mmsieve.tables import SCORE, find_score
+from mmsieve.wording import counted
 
 
 def units_of(images: Iterable[list[str]]) -> Ints:
@@ -285,7 +286,7 @@ def compare(texts: LabelledTexts, scored: Mapping[str, Scored], bootstrap: Boots
     notes = []
     partly = np.any(has_score, axis=0).sum() - is_scored.sum()
     if partly:
-        notes.append(f"{partly:,} texts that not every model could score are left out for all")
+        notes.append(f"left out: {counted(partly, 'texts')} that not every model could score")
     if own_scale and is_scored.any():
         names = ", ".join(own_scale)
         if is_fitted.any() and is_measured.any():
@@ -296,8 +297,8 @@ def compare(texts: LabelledTexts, scored: Mapping[str, Scored], bootstrap: Boots
             scored = {n: replace(one, thresholds=fitted.get(n)) for n, one in scored.items()}
             notes.append(
                 f"the scores of {names} aren't levels: thresholds were fitted on the "
-                f"{is_fitted.sum():,} texts of one half of the images, and everything is measured "
-                f"on the {is_measured.sum():,} of the other"
+                f"{counted(is_fitted.sum(), 'texts')} of one half of the images, and all is "
+                f"measured on the {is_measured.sum():,} of the other"
             )
         else:
             is_measured = np.zeros_like(is_scored)

@@ -12,6 +12,7 @@ from mmsieve.evaluation.comparing import COMPARED, Measured
 from mmsieve.evaluation.metrics import RESAMPLED, Interval, Metrics, ScoreTies
 from mmsieve.labels import LEVEL_NAMES, LEVELS
 from mmsieve.sanitize import plain
+from mmsieve.wording import counted
 
 WIDTH = 100
 _LABEL, _CELL, _COLUMNS = 19, 24, 3
@@ -69,7 +70,7 @@ def agreement_table(found: Agreement) -> list[RenderableType]:
     rows = _grid("", "rows", "not ok in both", "only here")
     for name, one in found.tables.items():
         rows.add_row(plain(name), f"{one.rows:,}", f"{one.not_ok:,}", f"{one.only_here:,}")
-    numbers = _grid(f"{found.by}, {found.count:,} samples", "")
+    numbers = _grid(f"{found.by}, {counted(found.count, 'samples')}", "")
     named = {"spearman": found.spearman, "pearson": found.pearson, "same level": found.same_level}
     named["kappa of levels, quadratic"] = found.kappa
     for top, overlap in found.top.items():
@@ -99,7 +100,7 @@ def _side_by_side(models: Mapping[str, Measured]) -> Table:
     for kind in columns[0]:
         metrics = [each[kind] for each in columns]
         table.add_section()
-        table.add_row(f"{kind}, {metrics[0].count:,} texts")
+        table.add_row(f"{kind}, {counted(metrics[0].count, 'texts')}")
         _add_numbers(table, metrics, RESAMPLED)
     return table
 

@@ -25,6 +25,7 @@ from mmsieve.read.captions import CaptionItemParser
 from mmsieve.read.instructions import InstructionParser
 from mmsieve.read.shards import open_shard
 from mmsieve.sources import local_path
+from mmsieve.wording import counted
 
 
 class Notes(Protocol):
@@ -214,5 +215,5 @@ def named(label: str, problems: Sequence[str]) -> dict[str, str]:
     """What failed of a shard or file, in a line; {} where nothing did."""
     if not problems:
         return {}
-    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    more = f" (and {counted(len(problems) - 1, 'more problems')})" if len(problems) > 1 else ""
     return {label: problems[0] + more}

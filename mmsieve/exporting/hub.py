@@ -24,6 +24,7 @@ from mmsieve.stores.folders import cache_folder
 from mmsieve.stores.paths import StorePath, as_path
 from mmsieve.tables import product_version
 from mmsieve.validated import OBJECT, parse_json
+from mmsieve.wording import counted
 
 CARD = "README.md"
 _MARK = "<!-- made by mmsieve export -->"
@@ -204,8 +205,9 @@ class Card:
             [
                 f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n{_MARK}",
                 f"# {plain(self.title)}\n",
-                f"{self.samples:,} samples in {self.files:,} files, {self.bytes:,} bytes, chosen "
-                f"by mmsieve {product_version()}; `manifest.json` has each file's digest.\n",
+                f"{counted(self.samples, 'samples')} in {counted(self.files, 'files')}, "
+                f"{self.bytes:,} bytes, chosen by mmsieve {product_version()}; `manifest.json` "
+                "has each file's digest.\n",
                 "## Sources\n\n| source | licence | samples |\n|---|---|---|",
                 *rows,
                 "\n## How they were chosen\n\n| what | value |\n|---|---|",

@@ -27,6 +27,7 @@ from mmsieve.read.shards import open_shard, options_of
 from mmsieve.sources import MANIFEST, Shard
 from mmsieve.stores.folders import as_local
 from mmsieve.stores.paths import as_path, is_stored, place_of
+from mmsieve.wording import counted
 
 
 def image_folders(shards: Sequence[Shard], read: ReadOptions, out: Path) -> dict[str, Path]:
@@ -117,12 +118,12 @@ class ImageCopies:
 
     def notes(self) -> list[str]:
         """What to say of it."""
-        said = [f"{len(self.files)} image files are beside them"] if self.files else []
+        said = [f"beside them: {counted(len(self.files), 'image files')}"] if self.files else []
         if self.elsewhere:
             first = min(self.elsewhere)
             said.append(
-                f"{len(self.elsewhere):,} images stay where they are, their paths being absolute "
-                f"or with .. in them: {first!r:.100}"
+                f"left where they are: {counted(len(self.elsewhere), 'images')}, their paths being "
+                f"absolute or with .. in them: {first!r:.100}"
             )
         return said
 

@@ -12,6 +12,7 @@ from mmsieve.exporting.tars import digest
 from mmsieve.identity import SourceShards
 from mmsieve.read.layouts import TABLES
 from mmsieve.sources import TAR, Shard
+from mmsieve.wording import counted
 
 REPACKED = "all shards"
 """The unit of work of an export that doesn't mirror the source shards."""
@@ -135,7 +136,7 @@ def make_plan(
         if problem and shard is not None:
             failed[name] = problem
         elif problem and (count := len(decisions.kept(name))):
-            failed[name] = f"{count:,} samples are kept of it and it isn't among the SOURCEs"
+            failed[name] = f"{counted(count, 'kept samples')} of it, and it isn't among the SOURCEs"
     without = [shard.name for shard in shards if shard not in named]
     if without:
         raise RequestError(

@@ -72,7 +72,8 @@ def _rows(
 
 def _caption(sample: Sample, names: ImageNames) -> dict[str, Any]:
     if sample.kind != "caption":
-        message = f"{len(sample.images)} images, where a row of captions has one: --format tar"
+        count = len(sample.images)
+        message = f"images: {count:,}, where a row of captions has one: --format tar"
         raise SampleError(Status.TOO_MANY_IMAGES, message)
     (image,) = sample.images
     extension, data = names.of(image.data)

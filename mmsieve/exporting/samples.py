@@ -29,6 +29,7 @@ from mmsieve.read.shards import open_shard
 from mmsieve.read.tar import BLOCK, Member, TarGroup, index_tar
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import TAR, Shard, local_path
+from mmsieve.wording import counted
 
 # What images are called
 
@@ -246,8 +247,8 @@ class KeptReader:
         except (ShardError, OSError) as error:
             self.problems.append(str(error))
         if self._missing:
-            count, first = len(self._missing), next(iter(self._missing.values()))
-            self.problems.append(f"{count} kept samples aren't in it, the first is {first!r}")
+            lost, first = len(self._missing), next(iter(self._missing.values()))
+            self.problems.append(f"not in it: {counted(lost, 'kept samples')}, first {first!r}")
 
     def _is_kept(self, place: int, key: str) -> bool:
         """Whether the sample at a place is one of those that are kept, and not yet taken."""

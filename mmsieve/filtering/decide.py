@@ -20,6 +20,7 @@ from mmsieve.filtering.ids import Counts, hash_samples
 from mmsieve.filtering.request import Column, FilterPlan, JoinedTables, On
 from mmsieve.progress import Advance
 from mmsieve.tables import CHUNK, Origins
+from mmsieve.wording import counted
 
 WHERE, NO_SCORE, BELOW_CUT, TIE_AT_CUT = REASONS = ("where", "no_score", "below_cut", "tie_at_cut")
 """Why a row that is `ok` isn't kept."""
@@ -373,8 +374,8 @@ class FilterDecisions(DecisionRows):
         """Find the thresholds between the ranked rows; returns what the header says of them."""
         plan, options = self._plan, self._plan.options
         counts = np.zeros(len(names), np.int64)
-        counted = self._database.frame(f"SELECT grp, count(*) AS n FROM {_RANKED} GROUP BY grp")
-        counts[counted["grp"].to_numpy()] = counted["n"].to_numpy()
+        sizes = self._database.frame(f"SELECT grp, count(*) AS n FROM {_RANKED} GROUP BY grp")
+        counts[sizes["grp"].to_numpy()] = sizes["n"].to_numpy()
         wanted = options.wanted(counts)
         lowest = self._at("value", _RANKED, "value DESC", counts, wanted)
         self._settle(lowest, wanted)
@@ -391,8 +392,8 @@ class FilterDecisions(DecisionRows):
             value = (lowest["value"] + 0).cast(dtype).to_numpy()[0]  # one zero, not two
             self.threshold, found["lowest"] = float(value), str(value)
         if few.any():
-            who = "there are" if plan.per is None else f"{few.sum()} groups have"
-            fewer = f"{who} fewer than {options.top_count} scored rows"
+            where = "" if plan.per is None else f" in {counted(few.sum(), 'groups')}"
+            fewer = f"fewer than {options.top_count:,} scored rows{where}"
             self.notes.append(f"{fewer}: all of them are kept")
         return found
 
@@ -414,14 +415,14 @@ class FilterDecisions(DecisionRows):
     def _settle(self, lowest: pl.DataFrame, wanted: Counts) -> None:
         """Set the thresholds, of the lowest value that is kept of each group that keeps one."""
         self._database.fill("lowest", lowest.clear(), [lowest])
-        counted = self._database.frame(
+        whole = self._database.frame(
             "SELECT grp, count(*) FILTER (judged.value > lowest.value) AS above, "
             "count(*) FILTER (judged.value = lowest.value) AS equal "
             "FROM judged JOIN lowest USING (grp) WHERE reason IS NULL GROUP BY grp"
         )
         every = pl.DataFrame({"grp": np.arange(len(wanted), dtype=np.uint32), "wanted": wanted})
         joined = every.join(lowest, on="grp", how="left", maintain_order="left")
-        joined = joined.join(counted, on="grp", how="left", maintain_order="left")
+        joined = joined.join(whole, on="grp", how="left", maintain_order="left")
         ties = pl.col("wanted") - pl.col("above")
         is_open = (ties < pl.col("equal")).fill_null(False)
         found = joined.select("grp", "value", "equal", ties.alias("ties"), is_open.alias("open"))

@@ -18,13 +18,13 @@ from polars.exceptions import PolarsError
 
 from mmsieve.errors import RequestError, nearest
 from mmsieve.filtering.ids import Counts, RowIds
-from mmsieve.options import Finite, Options, Positive, Share
+from mmsieve.options import Finite, Options, Positive, Share, own
 from mmsieve.tables import COMMON, METADATA, SCORE, Table, column_names, find_score
 
 On: TypeAlias = Literal["key", "uid"]
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=own("Cut"))
 @dataclass(frozen=True, kw_only=True)
 class CutOptions(Options):
     """Which samples are kept: one of the cuts, a condition, or both."""

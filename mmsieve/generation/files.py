@@ -22,6 +22,7 @@ from mmsieve.read import ImageFolder, Record
 from mmsieve.read.json_items import read_file
 from mmsieve.sample import Image, Part, Sample, Text
 from mmsieve.validated import say_invalid
+from mmsieve.wording import counted
 
 IMAGE_MARK = "<image>"
 CAPTION_HEAD = f"{IMAGE_MARK}\n"
@@ -233,7 +234,7 @@ def parse_training_record(folder: Path, record: Record) -> Sample:
     entry: TrainingRecord = record.fields["text"]
     if entry.text.count(IMAGE_MARK) != len(entry.images):
         marks = entry.text.count(IMAGE_MARK)
-        message = f"{len(entry.images)} images, and {marks} <image> in the text"
+        message = f"{counted(len(entry.images), 'images')}, and {marks} <image> in the text"
         raise SampleError(Status.IMAGE_MISSING, message)
     images = tuple(ImageFolder(folder).read(name) for name in entry.images)
     places = tuple(range(len(images)))

@@ -28,12 +28,14 @@ OPTIONS_OF = "Options of --teacher "
 """Titles of groups of options start so: --help shows them where that teacher is named."""
 _Rendered = Parameter(group=Group(f"{OPTIONS_OF}rendered", sort_key=5))
 
+DATA = Group("Data to write", sort_key=1)
+
 Family: TypeAlias = Literal["core", "many", "chart", "table"]
 
 _TOWER = "google/siglip-base-patch16-224"  # small enough for a CPU, and trained on web images
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=DATA)
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(ClusterOptions):
     """What to generate, and where it goes."""
@@ -61,7 +63,7 @@ class GenerateOptions(ClusterOptions):
     """Samples of a tar."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=DATA)
 @dataclass(frozen=True, kw_only=True)
 class AssessmentsOptions(Options):
     """How captions are judged, for all teachers but `rendered`."""
@@ -71,7 +73,7 @@ class AssessmentsOptions(Options):
     ones are rewritten."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=DATA)
 @dataclass(frozen=True, kw_only=True)
 class RatingsOptions(Options):
     """What samples are rated for, for all teachers but `rendered`."""

@@ -52,6 +52,7 @@ from mmsieve.progress import show_progress
 from mmsieve.read import ReadOptions
 from mmsieve.sanitize import redact
 from mmsieve.validated import say_invalid
+from mmsieve.wording import counted
 
 PLAN, JOURNAL, REJECTS = "plan.json", "journal.jsonl", "rejects.jsonl"
 FILES = (PLAN, JOURNAL, REJECTS)
@@ -181,10 +182,10 @@ class GenerationRequest:
         task = self.task
         if len(plan.items) * task.each >= self.count:
             return ()
-        twice = f", {plan.twice} more came twice" if plan.twice else ""
+        twice = f", {plan.twice:,} more came twice" if plan.twice else ""
         return (
-            f"{self.count} {task.noun} are asked for, and the sources have {len(plan.items)} "
-            f"{task.unit} for {_NUMBERS[task.each]} each{twice}",
+            f"asked for: {counted(self.count, task.noun)}; the sources have "
+            f"{counted(len(plan.items), task.unit)} for {_NUMBERS[task.each]} each{twice}",
         )
 
     def expect(self, plan: GenerationPlan) -> Usage:
@@ -218,8 +219,9 @@ class GenerationRequest:
         return (
             *self.shortfall(plan),
             *memory,
-            f"would ask {self.teacher} about {len(plan.items)} {self.task.unit}: {images} "
-            f"images of {plan.samples} samples, {len(plan.unusable)} more can't be used",
+            f"would ask {self.teacher} about {counted(len(plan.items), self.task.unit)}: "
+            f"{counted(images, 'images')} of {counted(plan.samples, 'samples')}, "
+            f"{len(plan.unusable):,} more can't be used",
             f"about {usage.input:,} tokens in and {usage.output:,} out, more where the model "
             f"thinks; cost: {cost}",
         )
@@ -280,7 +282,7 @@ def generate(
     failed = plan.failed | result.failed
     if result.undone:
         reason = outcome.stopped or next(iter(outcome.failed.values()), "no answer")
-        name = f"{result.undone} of {len(plan.items)} {request.task.unit}"
+        name = f"{result.undone:,} of {len(plan.items):,} {request.task.unit}"
         failed[name] = f"not done: {reason}; the same command goes on"
     spent = request.budget(plan, journal).describe()
     notes = tuple(note for note in (plan.note, *request.shortfall(plan)) if note)

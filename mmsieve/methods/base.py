@@ -34,6 +34,7 @@ from mmsieve.methods.tower import Tower
 from mmsieve.options import Options
 from mmsieve.outputs import is_full
 from mmsieve.sample import Image, Sample, Text
+from mmsieve.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +134,7 @@ def read_usable(images: Sequence[Image], read: Callable[[Image], T]) -> tuple[li
 def no_usable_image(count: int, first: str) -> SampleError:
     """The reason of a document that shows nothing: how many images it has, why of the first."""
     why = f": {first}" if first else ""
-    return SampleError(Status.NO_USABLE_IMAGE, f"{count} images, none of them usable{why}")
+    return SampleError(Status.NO_USABLE_IMAGE, f"{counted(count, 'images')}, none usable{why}")
 
 
 def quality_row(item: Any, score: float, **more: Any) -> Row | SampleError:
@@ -250,7 +251,7 @@ class TokenBudget:
         if encode_fewer():
             return [places]
         raise ShardError(
-            f"a sample of {longest} tokens, images among them, does not fit into the memory of "
+            f"a sample of {longest:,} tokens, images among them, does not fit into the memory of "
             f"{self._device}: use --dtype bfloat16{self._remedy} or a device with more memory"
         )
 

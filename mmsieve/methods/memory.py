@@ -14,6 +14,7 @@ from mmsieve.methods.base import PATCHES, WINDOW_BYTES
 from mmsieve.methods.configs import below
 from mmsieve.methods.folders import StoredTensor, stored_tensors
 from mmsieve.methods.tower import CheckpointFolder, Tower
+from mmsieve.wording import counted
 
 FLOAT32 = 4
 """Bytes of a number."""
@@ -183,7 +184,7 @@ def estimate_tower(tower: Tower, device: Device, dtype: Dtype) -> Memory:
             "weights": numbers * ITEM_BYTES[dtype],
             "activations": pixels + tower_numbers(tower, at_once) * ITEM_BYTES[dtype],
         },
-        about=f"for {at_once} images at a time",
+        about=f"for {counted(at_once, 'images')} at a time",
         smaller=smaller_dtypes(numbers, dtype),
     )
 

@@ -86,11 +86,11 @@ class SampleLimits(Options):
         texts = [part.text for part in sample.parts if isinstance(part, Text)]
         chars = sum(map(len, texts)) + sum(len(turn.text) for turn in sample.turns)
         if chars > self.max_text_chars:
-            message = f"{chars} characters, the limit is {self.max_text_chars} (--max-text-chars)"
+            message = f"{chars:,} characters, at most {self.max_text_chars:,} (--max-text-chars)"
             raise SampleError(Status.TEXT_TOO_LONG, message)
         images = sample.images
         if len(images) > self.max_images:
-            message = f"{len(images)} images, the limit is {self.max_images} (--max-images)"
+            message = f"{len(images):,} images, the limit is {self.max_images:,} (--max-images)"
             raise SampleError(Status.TOO_MANY_IMAGES, message)
         if len(images) > 1:
             self._check_pixels(set(images))
@@ -102,8 +102,8 @@ class SampleLimits(Options):
                 width, height = read_size(image.data, ImageLimits(), image.frame)
                 pixels += width * height
         if pixels > self.max_sample_pixels:
-            limit = f"the limit is {self.max_sample_pixels} (--max-sample-pixels)"
-            raise SampleError(Status.IMAGE_TOO_LARGE, f"{pixels} pixels in its images, {limit}")
+            limit = f"the limit is {self.max_sample_pixels:,} (--max-sample-pixels)"
+            raise SampleError(Status.IMAGE_TOO_LARGE, f"{pixels:,} pixels in its images, {limit}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class ImageFolder:
             data = self.read(name)
             left -= len(data)
             if left < 0:
-                message = f"its image files have more than {MAX_BYTES} bytes together"
+                message = f"its image files have more than {MAX_BYTES:,} bytes together"
                 raise SampleError(Status.IMAGE_TOO_LARGE, message)
             return data
 
@@ -220,5 +220,5 @@ def _find_stored(root: StorePath, name: str) -> Path:
 
 def _check_size(name: str, size: int) -> None:
     if size > MAX_BYTES:
-        message = f"{name!r} has {size} bytes, {MAX_BYTES} can be read"
+        message = f"{name!r} has {size:,} bytes, {MAX_BYTES:,} can be read"
         raise SampleError(Status.IMAGE_TOO_LARGE, message)

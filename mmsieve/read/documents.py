@@ -21,6 +21,7 @@ from mmsieve.read.image_values import image_bytes
 from mmsieve.read.json_items import numbered, parse_object
 from mmsieve.read.parquet import holds_bytes, is_list, is_texts, row_metadata
 from mmsieve.sample import Image, Part, Sample, Text
+from mmsieve.wording import counted
 
 _LISTS = (("texts", "images"), ("text_list", "image_list"))
 """Fields of texts and of the images between them."""
@@ -160,7 +161,7 @@ def _marked(document: Mapping[str, Any], load: Load) -> tuple[Part, ...]:
     texts = [text.strip() for text in document["text"].replace(_END, "\n").split(_MARK)]
     images = load(document["images"])
     if len(images) != len(texts) - 1:
-        found = f"{len(images)} images for {len(texts) - 1} {_MARK}"
+        found = f"{counted(len(images), 'images')} for {len(texts) - 1} {_MARK}"
         raise SampleError(Status.JSON_INVALID, found)
     pairs = zip([None, *images], texts, strict=True)
     return tuple(p for image, text in pairs for p in (image, Text(text) if text else None) if p)

@@ -45,8 +45,8 @@ def read_files(folder: str, start: int, stop: int) -> Iterator[Record]:
             with fsspec.open(url, "rb") as file:
                 fields[extension] = file.read(MAX_BYTES + 1)
             if len(fields[extension]) > MAX_BYTES:
-                message = f"{url} has more than {MAX_BYTES} bytes"
+                message = f"{url} has more than {MAX_BYTES:,} bytes"
                 problem = SampleError(Status.IMAGE_TOO_LARGE, message)
         yield Record(name, fields, problem)
     if len(pairs) != stop - start:
-        raise ShardError(f"holds {start + len(pairs)} samples, expected {stop}: it has changed")
+        raise ShardError(f"it has changed: {start + len(pairs):,} of {stop:,} samples are there")

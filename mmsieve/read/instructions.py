@@ -22,6 +22,7 @@ from mmsieve.read.image_values import image_bytes, image_path, image_values
 from mmsieve.read.json_items import parse_json
 from mmsieve.read.parquet import holds_bytes, is_image, json_value, pick
 from mmsieve.sample import Sample, Text
+from mmsieve.wording import counted
 
 _BASE64 = "image_base64_str"
 IMAGES = ("image", "images", _BASE64)
@@ -127,7 +128,7 @@ def as_caption(sample: Sample) -> Sample:
     if not sample.images:
         raise SampleError(Status.IMAGE_MISSING, "no image beside the turns")
     if len(answers) != 1 or len(sample.images) != 1:
-        found = f"{len(sample.images)} images and {len(answers)} answers"
+        found = f"{counted(len(sample.images), 'images')} and {counted(len(answers), 'answers')}"
         raise SampleError(Status.CONVERSATION_INVALID, f"{found}, where a caption is one of each")
     parts = (sample.images[0], Text(answers[0]))
     return replace(sample, parts=parts, kind="caption", turns=())

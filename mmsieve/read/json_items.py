@@ -163,7 +163,7 @@ def numbered(
     for data in items:
         problem = None
         if len(data) > MAX_BYTES:
-            problem = SampleError(Status.JSON_INVALID, f"an item of more than {MAX_BYTES} bytes")
+            problem = SampleError(Status.JSON_INVALID, f"an item of more than {MAX_BYTES:,} bytes")
         yield number, b"" if problem else data, problem
         number += 1
     if number != stop:
@@ -280,7 +280,7 @@ def _item(window: _Window, at: int) -> tuple[int, int]:
         except RecursionError as error:
             raise window.error("lists or objects nested too deeply in the item", at) from error
         if size - at > MAX_BYTES:
-            raise window.error(f"more than {MAX_BYTES} bytes in the item", at)
+            raise window.error(f"more than {MAX_BYTES:,} bytes in the item", at)
         if not window.read_on(at):
             raise window.error(what, where - at)
         at = 0

@@ -312,7 +312,7 @@ def _check_packed(group: int, column: pq.ColumnChunkMetaData) -> None:
 
 def _packed(group: int, column: pq.ColumnChunkMetaData, size: int) -> ShardError:
     name = column.path_in_schema.partition(".")[0]
-    packed = f"{column.total_compressed_size} bytes of column {name} expand to {size}"
+    packed = f"{column.total_compressed_size:,} bytes of column {name} expand to {size:,}"
     return ShardError(f"row group {group}: {packed}")
 
 

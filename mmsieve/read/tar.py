@@ -158,7 +158,7 @@ def read_records(file: BinaryIO, index: TarIndex, also: Container[str] = ()) -> 
             if (kind not in _READ and extension not in also) or problem is not None:
                 continue
             if member.size > MAX_BYTES:
-                message = f"member {extension} has {member.size} bytes, {MAX_BYTES} can be read"
+                message = f"member {extension} has {member.size:,} bytes, {MAX_BYTES:,} can be read"
                 problem = SampleError(_TOO_LARGE.get(kind, Status.IMAGE_TOO_LARGE), message)
                 continue
             file.seek(member.data)
@@ -180,7 +180,7 @@ class _Headers:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _CHUNK:
-            raise tarfile.ReadError(f"a header of {size} bytes")
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self._read(size)
 
 

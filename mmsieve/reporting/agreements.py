@@ -18,6 +18,7 @@ from mmsieve.reporting.heatmaps import TIMES, HeatCell, HeatMap, step_of
 from mmsieve.reporting.inputs import ReportTable
 from mmsieve.reporting.sections import Gallery, GalleryGroup, GallerySample, Groups, SectionRequest
 from mmsieve.tables import open_tables
+from mmsieve.wording import counted
 
 KIND = "quality"
 _TENTHS = 10
@@ -166,7 +167,7 @@ def _tenths(names: tuple[str, str], ranks: tuple[Scores, Scores]) -> HeatMap:
         [
             HeatCell(
                 f"{n:,}" if n else "",
-                f"{n:,} samples: {row} by {names[0]}, {column} by {names[1]}",
+                f"{counted(n, 'samples')}: {row} by {names[0]}, {column} by {names[1]}",
                 step_of(n, expected),
             )
             for column, n, expected in zip(labels, of_row.tolist(), by_chance, strict=True)

@@ -23,6 +23,7 @@ from mmsieve.reporting import sections
 from mmsieve.reporting.inputs import ReportTable
 from mmsieve.reporting.rewrites import WordChange, WordChanges, shown_rewrite
 from mmsieve.reporting.texts import clipped
+from mmsieve.wording import counted
 
 _CAPTIONS = ("caption", "recaption", "final_caption")
 _TEXTS = ("key", "shard", "status", "error", *_CAPTIONS, "rewrite_refused")
@@ -300,11 +301,11 @@ class RewriteSummary:
         """What a user should know."""
         judged = self.scores.total()
         share = 100 * self.rewritten / max(1, judged)
-        yield f"{self.rewritten} of {judged} captions rewritten ({share:.1f} %)"
+        yield f"{self.rewritten:,} of {counted(judged, 'captions')} rewritten ({share:.1f} %)"
         if self.refused:
             counts = sections.most_first(self.refused)
-            reasons = ", ".join(f"{count} {name}" for name, count in counts.items())
-            yield f"{self.refused.total()} rewrites refused ({reasons})"
+            reasons = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+            yield f"{counted(self.refused.total(), 'rewrites')} refused ({reasons})"
         scores = ", ".join(f"{score}: {self.scores[score]}" for score in sorted(self.scores))
         yield f"captions by overall score: {scores or 'none'}"
         if self.quality_after:

@@ -21,6 +21,7 @@ from mmsieve.reporting.sections import GallerySample, Groups
 from mmsieve.reporting.texts import clipped
 from mmsieve.sample import Image, Sample, Text
 from mmsieve.sources import Shard, find_files
+from mmsieve.wording import counted
 
 _SMALL = 64
 """Pictures up to this side are kept to the pixel."""
@@ -167,7 +168,7 @@ def _content(sample: Sample, size: PictureSize) -> SampleContent:
         for part in parts[:_MOST_PARTS]
     )
     left = len(parts) - len(pieces)
-    return SampleContent(pieces, f"{left} more parts" if left else "")
+    return SampleContent(pieces, counted(left, "more parts") if left else "")
 
 
 def _picture(part: Image, size: PictureSize) -> ContentPart:

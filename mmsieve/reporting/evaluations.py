@@ -18,6 +18,7 @@ from mmsieve.reporting.sections import Gallery, GalleryGroup, GallerySample, Gro
 from mmsieve.stores.asking import one_line
 from mmsieve.tables import open_tables
 from mmsieve.validated import check_json
+from mmsieve.wording import counted
 
 _FIX = "make it again with evaluate"
 _MOST = 1 << 53
@@ -159,7 +160,7 @@ def _confusion(counts: Sequence[Sequence[int]]) -> HeatMap:
             [
                 HeatCell(
                     f"{n:,}",
-                    f"{n:,} texts of level {true} are taken for level {taken}",
+                    f"{counted(n, 'texts')} of level {true} taken for level {taken}",
                     -(-_COLOURS * n // total) if total else 0,
                     f"{n / total:.0%}" if n else "",
                 )
@@ -180,8 +181,8 @@ def _calibration(found: ModelNumbers) -> LineChart | None:
     furthest = max(calibration.bins, key=lambda one: abs(one.mean_score - one.mean_level))
     error = calibration.expected_error
     says = "" if error is None else f"the mean distance to the dashed line is {error:.4f}; "
-    says += f"furthest, {furthest.count:,} texts with a score of {furthest.mean_score:.2f} are of "
-    says += f"level {furthest.mean_level:.2f} on average"
+    says += f"furthest, {counted(furthest.count, 'texts')} with a score of "
+    says += f"{furthest.mean_score:.2f}: level {furthest.mean_level:.2f} on average"
     note = "each dot the texts of a quarter of a level; on the dashed line, a score is the level"
     series = [LineSeries("texts", points, sizes)]
     return LineChart("True level by score", series, says, note, diagonal=True)

@@ -37,6 +37,7 @@ from mmsieve.reporting.explorer.page_data import page_data, to_script
 from mmsieve.reporting.inputs import Inputs, ReportTable
 from mmsieve.reporting.sections import GallerySample, SectionNumbers, SectionPart, SectionRequest
 from mmsieve.tables import Header
+from mmsieve.wording import counted
 
 # Counting: which module makes the section of which kind of table
 
@@ -139,7 +140,7 @@ class Section:
     def incomplete(self) -> list[tuple[str, str]]:
         """Shards of which only a part was read, with the reason."""
         return [
-            (header.shard, header.problem or f"trial run of {header.limit} samples")
+            (header.shard, header.problem or f"trial run: {counted(header.limit or 0, 'samples')}")
             for header in self._headers
             if not header.complete and (header.problem or header.limit)
         ]

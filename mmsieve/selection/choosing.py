@@ -29,6 +29,7 @@ from mmsieve.selection.groups import Bools, Numbers
 from mmsieve.selection.options import SelectOptions, read_keys
 from mmsieve.selection.pool import Pool, RatedSamples
 from mmsieve.tables import Origins
+from mmsieve.wording import counted
 
 # Budget: how much may be chosen, in samples or tokens, and how much of each image source
 
@@ -280,13 +281,13 @@ def choose(rated: RatedSamples, options: SelectOptions) -> Choice:
     required, missing = _listed(rated, options.require)
     if missing:
         raise RequestError(
-            f"--require {options.require}: {len(missing)} of its keys aren't there "
+            f"--require {options.require}: {len(missing):,} of its keys aren't there "
             f"({min(missing)!r}): take them out of the file"
         )
     excluded, missing = _listed(rated, options.exclude)
     found = choose_among(rated.pool, options, required, excluded)
     if missing:
-        note = f"--exclude {options.exclude}: {len(missing)} of its keys aren't there"
+        note = f"--exclude {options.exclude}: {len(missing):,} of its keys aren't there"
         found.notes.insert(0, note)
     return found
 
@@ -305,7 +306,7 @@ def choose_among(
     if pool.tokens is not None:
         without = int((usable & (pool.tokens < 1)).sum())
         if without:
-            notes.append(f"{without} samples have no num_tokens, or none above 0: not chosen")
+            notes.append(f"{counted(without, 'samples')} without num_tokens above 0: not chosen")
         usable &= pool.tokens > 0
     budget = SampleBudget(wanted, usable, pool.tokens, pool.sources, _quotas(pool, options, wanted))
     _require(required, usable, budget, options)
@@ -346,8 +347,8 @@ def decide(
 def _unmet(budget: SampleBudget, options: SelectOptions) -> str:
     if options.budget_tokens is not None:
         spent = budget.total - budget.left
-        return f"{spent} of {budget.total} tokens: no sample that may be chosen fits into the rest"
-    missing = f"the budget of {budget.total} can't be met: {budget.left} are missing"
+        return f"{spent:,} of {budget.total:,} tokens: no sample left to choose fits into the rest"
+    missing = f"the budget of {budget.total:,} can't be met: {budget.left:,} missing"
     if options.strategy in ("mmssr", "top-mean"):
         return f"{missing}, no more samples have a rating above {options.above:g} and may be chosen"
     return f"{missing}, no more samples may be chosen"
@@ -372,7 +373,7 @@ def _require(required: Bools, usable: Bools, budget: SampleBudget, options: Sele
         return
     if not usable[rows].all():
         raise RequestError(
-            f"--require {options.require}: {int((~usable[rows]).sum())} of its samples can't be "
+            f"--require {options.require}: {int((~usable[rows]).sum()):,} of its samples can't be "
             "chosen (not ok, excluded, or without num_tokens): take them out of the file"
         )
     if len(budget.fit(rows, budget.left)) < len(rows):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 from cyclopts import Parameter, Token
 
 from mmsieve.errors import RequestError
-from mmsieve.options import Options, Positive, number, parse_whole, whole
+from mmsieve.options import Options, Positive, number, own, parse_whole, whole
 
 Strategy: TypeAlias = Literal["mmssr", "random", "top-mean", "per-source"]
 Spelling: TypeAlias = Literal["exact", "strict"]
@@ -37,7 +37,7 @@ def _convert(kind: type, tokens: Sequence[Token]) -> Any:
         raise ValueError(f"{tokens[0].value}: {fix}") from error
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=own("Choice"))
 @dataclass(frozen=True, kw_only=True)
 class SelectOptions(Options):
     """How large a subset, and how it is chosen."""

@@ -39,6 +39,7 @@ from mmsieve.selection.groups import (
 from mmsieve.selection.options import SelectOptions
 from mmsieve.selection.pool import Pool
 from mmsieve.tables import CHUNK, Origins, TableFile
+from mmsieve.wording import counted
 
 # The items of an instruction file (JSON list or JSONL)
 
@@ -223,9 +224,8 @@ class ResultFolder:
         """The question file as the one shard that there is."""
         rows, identity = len(self._items.keys), identify(str(self._data.absolute()))
         source = TableSource(self._data.stem, 0, identity.size, identity)
-        return (
-            TableFile(source.name, self._data, rows, source.size, complete=True, source=source),
-        )
+        whole = source.name, self._data, rows, source.size
+        return (TableFile(*whole, complete=True, source=source, kind="ratings"),)
 
     @cached_property
     def pool(self) -> Pool:
@@ -247,7 +247,7 @@ class ResultFolder:
         at = join.rows(self._style, keys, self.notes)
         if texts.null_count():
             count = texts.null_count()
-            self.notes.append(f"{self._style}: {count} responses aren't text: no style")
+            self.notes.append(f"{self._style}: no style in {counted(count, 'responses')}: no text")
         grouping = self._grouped(_placed(texts, at, rows))
         ties = np.concatenate([*order, np.flatnonzero(~seen)]).astype(np.int32)
         return Pool(
@@ -285,9 +285,9 @@ class ResultFolder:
             named = zip(own, problems, strict=True)
             bad += [f"{key}: {problem}" for key, problem in named if problem is not None]
         if bad:
-            self.notes.append(f"{self._data}: {len(bad):,} items can't be read; {bad[0]}")
+            self.notes.append(f"{self._data}: {counted(len(bad), 'items')} can't be read; {bad[0]}")
         if without:
-            self.notes.append(f"{self._data}: {without} items have no image source")
+            self.notes.append(f"{self._data}: {counted(without, 'items')} without an image source")
         joined = pl.concat(keys)
         if joined.n_unique() < len(joined):
             twice = joined.filter(joined.is_duplicated())[0]
@@ -316,10 +316,11 @@ class ResultFolder:
 
     def _note(self, path: Path, scores: pl.Series) -> None:
         if scores.null_count():
-            self.notes.append(f"{path}: {scores.null_count()} scores can't be read: no rating")
+            unread = counted(scores.null_count(), "scores")
+            self.notes.append(f"{path}: {unread} can't be read: no rating")
         outside = int((~scores.is_between(0, 5)).sum())
         if outside:
-            self.notes.append(f"{path}: {outside} scores are outside of 0-5: used as they are")
+            self.notes.append(f"{path}: {counted(outside, 'scores')} outside of 0-5: used as is")
 
 
 class _KeyJoin:
@@ -344,7 +345,7 @@ class _KeyJoin:
         rows = self._last[1]
         unknown = int((rows < 0).sum())
         if unknown:
-            notes.append(f"{path}: {unknown} of its lines are about no item of --data: left out")
+            notes.append(f"{path}: {unknown:,} of its lines are about no item of --data: left out")
         return rows
 
 

@@ -25,6 +25,7 @@ from mmsieve.selection.pool import RatedSamples
 from mmsieve.sources import READ, Shard, find_files, suffix_of
 from mmsieve.stores.paths import url_of
 from mmsieve.tables import TableFile
+from mmsieve.wording import counted
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,8 @@ def _write_around(wanted: dict[Path, Places], request: SubsetRequest) -> list[st
             written[url] = (path.name, str(folders[url].relative_to(request.out)))
     notes = write_manifests_again(request.listed, request.out, written)
     if problems:
-        raise MmsieveError(
-            f"{len(problems):,} images can't be copied, all else is written: {problems[0]}"
-        )
+        failed = counted(len(problems), "images")
+        raise MmsieveError(f"{failed} can't be copied, all else is written: {problems[0]}")
     return [*(copies.notes() if request.with_images else ()), *notes]
 
 
@@ -183,7 +183,8 @@ def _places(
     if not_rated := [path for path in data if path not in rated_files.values()]:
         reason = f" ({problems[0]})" if problems else ""
         raise RequestError(f"--data {not_rated[0]}: its items were not rated{reason}")
-    notes = [f"--subset: {lost} of {chosen.sum()} chosen samples aren't in --data"] if lost else []
+    said = f"--subset: {lost:,} of {chosen.sum():,} chosen samples aren't in --data"
+    notes = [said] if lost else []
     empty: list[Places] = [np.zeros(0, np.int64)]
     return {path: np.sort(np.concatenate(parts or empty)) for path, parts in found.items()}, notes
 

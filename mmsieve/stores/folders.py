@@ -295,7 +295,7 @@ def _fetch_file(path: StorePath, copy: Path, size: int) -> None:
     def get() -> None:
         filesystem.get_file(name, str(copy))
         if copy.stat().st_size != size:
-            raise OSError(errno.EIO, f"{copy.stat().st_size} bytes came, of {size}")
+            raise OSError(errno.EIO, f"{copy.stat().st_size:,} bytes came, of {size:,}")
 
     ask(str(path), get)
 

@@ -29,6 +29,7 @@ from mmsieve.reports import Report, timed
 from mmsieve.sanitize import write
 from mmsieve.synthetic.instructions import WRONG_CAP
 from mmsieve.tables import read_frames, table_files
+from mmsieve.wording import counted
 
 SEED = 20
 """Not the seed of the models' own training scenes."""
@@ -205,7 +206,7 @@ class DemoReport(Report):
     def summary(self) -> str:
         """What was done to the truth, the last line with counts, seconds and the page."""
         if self.captions is None:
-            return "\n".join([*self.notes, f"dry run: nothing was made in {self.out}"])
+            return super().summary()
         total = sum(self.pool.values())
         lines = [
             "",
@@ -229,7 +230,7 @@ class DemoReport(Report):
         if self.read_back is None:
             fix = "pip install 'mmsieve[demo]'"
             return f"The exported tars were not read back, for want of webdataset: {fix}"
-        return f"webdataset read {self.read_back:,} samples back from the exported tars."
+        return f"webdataset read {counted(self.read_back, 'samples')} back from the exported tars."
 
     def _levels(self) -> list[str]:
         """A table of the shares of the levels before and after each filtering."""
@@ -264,7 +265,8 @@ def demo(
         raise RequestError(f"{missing[0]} is missing from this installation: install mmsieve again")
     steps = list(demo_steps(out, count))
     if dry_run:
-        return DemoReport(out=out, notes=tuple(line for step in steps for line in step.shown()))
+        shown = tuple(line for step in steps for line in step.shown())
+        return DemoReport(out=out, dry_run=True, notes=shown)
     with writing_to(out, "demo"):
         for step in steps:
             step.run(quiet)

@@ -41,6 +41,7 @@ from mmsieve.registry import find
 from mmsieve.sample import Sample
 from mmsieve.training.recipe import EnhancerRecipe, RaterRecipe
 from mmsieve.training.records import FileRecord
+from mmsieve.wording import counted
 
 IGNORED = -100
 """A target that no loss looks at, as torch has it."""
@@ -189,7 +190,7 @@ def parse_labelled(index: int, entry: Any) -> LabelledRecord:
         raise ValueError(f"label: {found.label:g} is not from {LEVELS[0]} to {LEVELS[-1]}")
     marks = found.text.count(IMAGE_MARK)
     if marks != len(found.images) or not marks:
-        raise ValueError(f"text: {marks} <image> in it for {len(found.images)} images")
+        raise ValueError(f"text: {marks} <image> in it for {counted(len(found.images), 'images')}")
     return LabelledRecord(index, tuple(found.images), found.text, found.label)
 
 

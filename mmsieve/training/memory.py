@@ -29,6 +29,7 @@ from mmsieve.training.recipe import (
     SftStage,
     WeightTransfer,
 )
+from mmsieve.wording import counted
 
 TEXT_TOKENS = 128
 """Of a usual caption."""
@@ -93,15 +94,16 @@ def _batch(goal: str, stage: AnyStage, image_tokens: int) -> tuple[int, int, int
     """Rows of a step, their length, tokens whose logits are computed, and all of it in words."""
     if goal == "rater":
         found = stage.batch, image_tokens + _CONVERSATION, stage.batch * _ANSWERS
-        return *found, f"{stage.batch} samples of {_CONVERSATION} tokens and an image"
+        return *found, f"{counted(stage.batch, 'samples')} of {_CONVERSATION:,} tokens and an image"
     if goal == "enhancer":
         found = stage.batch, image_tokens + _PROMPTS, stage.batch * _REWRITES
-        return *found, f"{stage.batch} samples of {_PROMPTS} tokens and an image"
+        return *found, f"{counted(stage.batch, 'samples')} of {_PROMPTS:,} tokens and an image"
     texts = 1 if goal == "projector" else _TEXTS
     rows = stage.batch * texts
     captioning = isinstance(stage, ClassifierStage) and stage.captioning
     learnt = stage.batch * TEXT_TOKENS if captioning or goal == "projector" else 0
-    about = f"{stage.batch} images with {texts} texts of {TEXT_TOKENS} tokens each"
+    each = f"{counted(texts, 'texts')} of {TEXT_TOKENS} tokens each"
+    about = f"{counted(stage.batch, 'images')} with {each}"
     return rows, image_tokens + TEXT_TOKENS, learnt, about
 
 

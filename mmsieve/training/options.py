@@ -20,6 +20,7 @@ from cyclopts import Group, Parameter
 from mmsieve.errors import RequestError
 from mmsieve.leftovers import remove
 from mmsieve.options import COMMON, NotNegative, OutputOptions
+from mmsieve.options import RUN as RUN_GROUP
 from mmsieve.outputs import (
     check_local,
     contents,
@@ -58,11 +59,12 @@ def as_tuple(given: Any) -> tuple[Any, ...]:
     return () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
+RECIPE = Group("Recipe", sort_key=1)
 _DATA = Parameter(group=Group("Data", sort_key=2))
 _MODEL = Parameter(group=Group("Parts of the model", sort_key=3))
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=RECIPE)
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(OutputOptions):
     """What a training reads, and how it runs."""
@@ -100,7 +102,7 @@ class TrainOptions(OutputOptions):
     workers: Annotated[NotNegative | None, Parameter(group=COMMON)] = None
     """Processes that prepare data, of each process that computes (0: the main one does it); by
     default 4 beside a GPU, else 0."""
-    wandb: bool = False
+    wandb: Annotated[bool, Parameter(group=RUN_GROUP)] = False
     """Log to Weights & Biases too (TensorBoard files are always written)."""
 
     def check(self, is_rendered: bool) -> None:

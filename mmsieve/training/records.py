@@ -21,6 +21,7 @@ from mmsieve.progress import Advance, show_progress
 from mmsieve.read import ImageFolder
 from mmsieve.training.options import STAGES, DataFiles, TrainingFile, processes
 from mmsieve.validated import read_json_file, say_invalid
+from mmsieve.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class CheckedRecords:
 
     def note(self, file: Path) -> str:
         """What a user should know of the file."""
-        total = f"{file}: {len(self.lengths) + len(self.left_out):,} records"
+        total = f"{file}: {counted(len(self.lengths) + len(self.left_out), 'records')}"
         if not self.left_out:
             return total
         reason = f"record {self.left_out[0].index}: {self.left_out[0].reason}"
@@ -260,7 +261,7 @@ def open_files(
             here = [(next(places) in held, record) for record in one.records]
             kept[at] = [record for is_apart, record in here if not is_apart]
             apart.append([record for is_apart, record in here if is_apart])
-        notes.append(f"{len(held):,} records held out, by image")
+        notes.append(f"{counted(len(held), 'records')} held out, by image")
     _note_left_out(opened, out)
     parts = [one.data(inputs, r, alone=False) for one, r in zip(opened, kept, strict=True)]
     lengths = [
@@ -279,7 +280,7 @@ def _shared(data: Sequence[_Opened[R]], val: Sequence[_Opened[R]]) -> list[str]:
     here, there = ({n for o in side for shown in o.images() for n in shown} for side in (data, val))
     names = [", ".join(str(one.place.file) for one in side) for side in (val, data)]
     count = len(here & there)
-    return [f"{count:,} images of {names[0]} are in {names[1]} too"] if count else []
+    return [f"{counted(count, 'images')} of {names[0]} also in {names[1]}"] if count else []
 
 
 def _note_left_out(opened: Sequence[_Opened[R]], out: Path) -> None:

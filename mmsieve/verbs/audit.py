@@ -19,7 +19,7 @@ from mmsieve.errors import RequestError
 from mmsieve.evaluation.printed import render
 from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
-from mmsieve.options import COMMON, OutputOptions, Positive
+from mmsieve.options import COMMON, INPUT, OUTPUT, OutputOptions, Positive, own
 from mmsieve.outputs import check_file, write_text
 from mmsieve.read import ReadOptions
 from mmsieve.reporting.inputs import ReportTable, find_table
@@ -32,7 +32,7 @@ _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 """Of the rows that are kept, by the cuts that are printed."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=own("Form"))
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions(OutputOptions):
     """How an audit is made and read."""
@@ -86,8 +86,8 @@ def _printed(cuts: Sequence[CutEstimate]) -> PrintedTable:
 @timed
 def audit(
     *inputs: str,
-    out: Path | None = None,
-    labels: Annotated[Sequence[Path], Parameter(name="--read", negative="")] = (),
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    labels: Annotated[Sequence[Path], Parameter(name="--read", negative="", group=INPUT)] = (),
     read: ReadOptions | None = None,
     options: AuditOptions | None = None,
 ) -> AuditReport:
@@ -121,7 +121,7 @@ def _split(inputs: Sequence[str]) -> tuple[ReportTable, list[str]]:
     tables = [one for _, one in found if one is not None and one.kind != DECISIONS]
     if len(tables) != 1:
         raise RequestError(
-            f"{len(tables)} tables of scores given: give one, and with it the shards it is about"
+            f"{counted(len(tables), 'tables')} of scores given: give one, and with it its shards"
         )
     return tables[0], [given for given, one in found if one is None]
 
@@ -143,7 +143,8 @@ def _make_audit(
     scores = scores_of(table, wanted.by, wanted.samples)
     if wanted.dry_run:
         count = min(wanted.samples, sum(scores.cell_rows))
-        return AuditReport(out=out, samples=count, notes=("dry run: nothing was written",))
+        note = f"would ask about {counted(count, 'samples')}"
+        return AuditReport(out=out, samples=count, dry_run=True, notes=(note,))
     with writing_to(out, "audit", wait=wanted.wait):
         form, notes = make_form(table, scores, sources, read, wanted.question)
         write_text(out, render_form(form))
@@ -173,9 +174,9 @@ def _read_audit(
     precision = Precision(scores, found)
     notes = []
     if found.unsure:
-        notes.append(f"{found.unsure} samples that nobody could judge are left out")
+        notes.append(f"left out: {counted(found.unsure, 'samples')} that nobody could judge")
     if found.missing:
-        notes.append(f"{found.missing} labels are of samples that the table has no score of")
+        notes.append(f"left out: {counted(found.missing, 'labels')} of samples without a score")
     if out is not None:
         estimates = [asdict(one) for one in precision.all()]
         with writing_to(out, "audit", wait=wanted.wait):

@@ -15,7 +15,7 @@ from mmsieve.methods.mmssr.checkpoint import open_onevision
 from mmsieve.methods.recognise import PublishedFolder, recognise
 from mmsieve.methods.stock import RECORD, record_of
 from mmsieve.methods.tower import CheckpointFolder
-from mmsieve.options import Overwrite, Wait
+from mmsieve.options import Model, Out, Overwrite, Wait
 from mmsieve.outputs import check_folder, is_same_request, read_record, staged
 from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
@@ -33,7 +33,7 @@ class ConvertReport(Report):
 
 @timed
 def convert(
-    model: str, *, out: Path, overwrite: Overwrite = False, wait: Wait = False
+    model: Model, *, out: Out, overwrite: Overwrite = False, wait: Wait = False
 ) -> ConvertReport:
     """Write a scorer, styler or rewriter in the stock Hugging Face layout, for servers.
 

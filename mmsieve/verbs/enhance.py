@@ -1,13 +1,13 @@
 """enhance: captions -> an assessment table with scores and better captions, a file per shard."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.keywords import flat_options
 from mmsieve.methods.aitqe.annotator import EnhanceOptions
 from mmsieve.methods.load import load_assessor
 from mmsieve.methods.unifilter.annotator import ScoringOptions
+from mmsieve.options import Model, Out
 from mmsieve.read import ReadOptions
 from mmsieve.reporting.assessments import summarise
 from mmsieve.reports import timed
@@ -18,8 +18,8 @@ from mmsieve.stores.paths import place_of
 @timed
 def enhance(
     *sources: str,
-    model: str,
-    out: Path,
+    model: Model,
+    out: Out,
     enhancing: EnhanceOptions | None = None,
     scoring: ScoringOptions | None = None,
     read: ReadOptions | None = None,

@@ -22,22 +22,34 @@ from mmsieve.leftovers import remove
 from mmsieve.locks import writing_to
 from mmsieve.methods.load import load_annotator
 from mmsieve.methods.unifilter.annotator import ScoringOptions
-from mmsieve.options import BatchTokens, CommonOptions, Limit, NotNegative, Positive, Workers
+from mmsieve.options import (
+    INPUT,
+    MODEL,
+    RUN,
+    BatchTokens,
+    CommonOptions,
+    Limit,
+    NotNegative,
+    Out,
+    Positive,
+    Workers,
+)
 from mmsieve.outputs import check_folder, make_folder, write_atomically, write_text
 from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
 from mmsieve.stores.paths import place_of
 from mmsieve.tables import notes_of_unfinished, open_tables
+from mmsieve.wording import counted
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=RUN)
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(CommonOptions):
     """How an evaluation is carried out."""
 
-    images: Path | None = None
+    images: Annotated[Path | None, Parameter(group=INPUT)] = None
     """Folder that the image paths are relative to; by default that of the file."""
     workers: Workers = 0
     batch_tokens: BatchTokens = None
@@ -86,7 +98,7 @@ class EvaluateReport(Report):
     def counts(self) -> str:
         """Texts by status, or compared samples."""
         if self.agreement is not None:
-            return f"{self.agreement.count:,} samples compared"
+            return f"{counted(self.agreement.count, 'samples')} compared"
         return status_counts(self.models) or "nothing"
 
 
@@ -94,9 +106,9 @@ class EvaluateReport(Report):
 @timed
 def evaluate(
     *tables: str,
-    model: Annotated[Sequence[str], Parameter(negative="", show_default=False)] = (),
-    data: Path | None = None,
-    out: Path,
+    model: Annotated[Sequence[str], Parameter(negative="", show_default=False, group=MODEL)] = (),
+    data: Annotated[Path | None, Parameter(group=INPUT)] = None,
+    out: Out,
     scoring: ScoringOptions | None = None,
     run: EvaluateOptions | None = None,
     agreement: AgreementOptions | None = None,
@@ -157,13 +169,13 @@ def _evaluate_models(
         for note in annotator.notes
     ]
     if options.dry_run:
-        note = f"would evaluate {len(records):,} texts of {data} with {', '.join(names)}"
+        note = f"would evaluate {counted(len(records), 'texts')} of {data} with {', '.join(names)}"
         found = {
             name: estimate_memory(one, RunnerOptions(one.device, options.batch_tokens))
             for name, one in annotators.items()
         }
         used += [f"{name}: {memory.line}" for name, memory in found.items() if memory is not None]
-        return EvaluateReport(out=out, notes=(*used, note))
+        return EvaluateReport(out=out, dry_run=True, notes=(*used, note))
     note_facts(fingerprint={name: annotator.fingerprint for name, annotator in annotators.items()})
     for annotator in annotators.values():
         check(annotator, RunnerOptions(annotator.device, options.batch_tokens))
@@ -192,7 +204,7 @@ def _evaluate_models(
     _write(out, comparison.as_dict(origins) | made)
     if left_out:
         first = f"record {left_out[0].index}: {left_out[0].reason}"
-        used.append(f"{data}: {len(left_out):,} records left out ({first})")
+        used.append(f"{data}: {counted(len(left_out), 'records')} left out ({first})")
     for name, one in scored.items():
         used += (f"{name}: {why}" if len(names) > 1 else why for why in one.reasons())
     notes = (*used, *comparison.notes, *comparison.notes_of_intervals(units, options.resamples))
@@ -206,8 +218,8 @@ def _evaluate_tables(
         raise RequestError(f"{len(tables)} TABLE given: two can be compared with each other")
     first, second = open_tables(tables)
     if options.dry_run:
-        rows = f"{first.rows:,} rows of {first.path} and {second.rows:,} of {second.path}"
-        return EvaluateReport(out=out, notes=(f"would compare {rows}",))
+        rows = f"{counted(first.rows, 'rows')} of {first.path} and {second.rows:,} of {second.path}"
+        return EvaluateReport(out=out, dry_run=True, notes=(f"would compare {rows}",))
     found = compare_tables(first, second, wanted)
     _write(out, asdict(found))
     notes = tuple(notes_of_unfinished([first, second]))

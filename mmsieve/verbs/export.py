@@ -23,7 +23,7 @@ from mmsieve.exporting.saved import save_again
 from mmsieve.exporting.tars import ExportJournal, digest, write_manifest
 from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
-from mmsieve.options import COMMON, ClusterOptions, Positive
+from mmsieve.options import COMMON, OUTPUT, ClusterOptions, Out, Positive, own
 from mmsieve.outputs import check_folder, check_names, check_outside, make_folder
 from mmsieve.patience import Patience
 from mmsieve.progress import show_progress
@@ -34,12 +34,17 @@ from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
 from mmsieve.sources import FOLDER, TAR, Shard, Sources, find_files
 from mmsieve.stores.paths import as_path, is_stored, place_of
-from mmsieve.wording import counted
+from mmsieve.wording import counted, resumed
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
 
+_KEPT = Parameter(group=own("What is kept"))
+_ANY = (*TAR, *ALL_ITEM_FILES)
+_COPIED: dict[Form, tuple[str, ...]] = {"tar": TAR, "parquet": TABLES, "source": _ANY}
+"""Form -> what comes out in it as it came; anything else is read as samples first."""
 
-@Parameter(name="*")
+
+@Parameter(name="*", group=OUTPUT)
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(ClusterOptions):
     """How files are written."""
@@ -92,9 +97,9 @@ class ExportReport(Report):
 @timed
 def export(
     *sources: str,
-    decisions: Path | None = None,
-    captions: Path | None = None,
-    out: Path,
+    decisions: Annotated[Path | None, _KEPT] = None,
+    captions: Annotated[Path | None, _KEPT] = None,
+    out: Out,
     read: ReadOptions | None = None,
     run: ExportOptions | None = None,
 ) -> ExportReport:
@@ -158,12 +163,13 @@ class _Request:
         trial = next((one for one in (chosen, final) if one is not None and one.limit), None)
         if trial is not None and not options.allow_trial:
             raise RequestError(
-                f"{trial.label}: of a trial run of {trial.limit} samples (--limit): run the whole, "
-                "or say --allow-trial"
+                f"{trial.label}: of a trial run of {counted(trial.limit or 0, 'samples')} "
+                "(--limit): "
+                "run the whole, or say --allow-trial"
             )
         found = find_files(self.sources)
         form, reading, shards = _split(found, self.read, options, final is not None)
-        names = _check_form(form, shards, reading, options)
+        names = _check_form(form, shards, reading, options, chosen)
         ray = None
         if options.engine == "ray" and not options.dry_run:
             ray = RayEngine(options.ray_address, None, Patience(options.patience))
@@ -242,17 +248,26 @@ def _split(
                 items = replace(items, places_only=False)
                 shards = split_files(found.files, items)
             return form, items, shards
-    copied = {"tar": TAR, "parquet": TABLES, "source": (*TAR, *ALL_ITEM_FILES)}[form]
-    as_it_is = not has_captions and all(file.suffix in copied for file in found.files)
+    as_it_is = not has_captions and all(file.suffix in _COPIED[form] for file in found.files)
     places_only = not options.with_images
     reading = replace(read, places_only=places_only) if as_it_is else pairs
     return form, reading, split_files(found.files, reading)
 
 
 def _check_form(
-    form: Form, shards: Sequence[Shard], read: ReadOptions, options: ExportOptions
+    form: Form,
+    shards: Sequence[Shard],
+    read: ReadOptions,
+    options: ExportOptions,
+    chosen: KeptSamples,
 ) -> ImageNames:
     """Raise RequestError where shards can't be written as asked; returns what images are called."""
+    other = next((shard for shard in shards if shard.suffix not in _COPIED[form]), None)
+    if other is not None and isinstance(chosen, Decisions) and chosen.about == "ratings":
+        raise RequestError(  # some could be read as captions, without their questions
+            f"{chosen.label}: is about ratings of instruction samples, and those of {other.url} go "
+            f"into no --format {form}: say --format source"
+        )
     names = ImageNames(options.image_names, options.reencode)
     names.check()
     if form != "tar" and options.shard_size is not None:
@@ -294,10 +309,10 @@ class _Work:
         whole = digest(sorted(identities.values()))
         counts = {"shards": len(identities), "shards_before": len(done)}
         note_facts(fingerprint={"kept samples": whole}, **counts)
-        notes = [*notes, *([f"resumed: {len(done)} shards were exported before"] if done else [])]
+        notes = [*notes, *([resumed(len(done), "exported")] if done else [])]
         if options.dry_run:
             notes += _preview(plan, done, options)
-            return ExportReport(out=out, failed=plan.failed, notes=tuple(notes), form=plan.form)
+            return ExportReport(out=out, dry_run=True, failed=plan.failed, notes=tuple(notes))
         failed = plan.failed | self._write(done)
         tars = [tar for unit in identities for tar in journal.entries[unit].tars]
         write_manifest(out, tars, failed, options.limit or self.exporter.trial)
@@ -353,5 +368,5 @@ def _preview(plan: ExportPlan, done: set[str], options: ExportOptions) -> list[s
     for file in plan.files:
         state = "done " if done & {REPACKED, file.unit} else "to do"
         lines.append(f"{state} {file.unit}: {counted(file.count, 'samples')}")
-    into = "" if options.shard_size is None else f" into tars of {options.shard_size}"
-    return [*lines, f"dry run: {plan.kept} samples would be exported{into}, nothing was written"]
+    into = "" if options.shard_size is None else f" into tars of {options.shard_size:,}"
+    return [*lines, f"would export {counted(plan.kept, 'samples')}{into}"]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import duckdb
+from cyclopts import Parameter
 
 from mmsieve.decisions import check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
@@ -17,7 +18,7 @@ from mmsieve.filtering.request import CutOptions, FilterPlan
 from mmsieve.keywords import flat_options
 from mmsieve.leftovers import scratch_folder
 from mmsieve.locks import writing_to
-from mmsieve.options import DryRun, Overwrite, Quiet, Wait
+from mmsieve.options import OUTPUT, DryRun, Out, Overwrite, Quiet, Wait
 from mmsieve.outputs import check_apart, check_file, made_otherwise, write_atomically
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
@@ -25,6 +26,7 @@ from mmsieve.runs import note_facts
 from mmsieve.stores.folders import as_local
 from mmsieve.stores.paths import place_of
 from mmsieve.tables import notes_of_unfinished, open_tables
+from mmsieve.wording import counted
 
 __all__ = ["CutOptions", "FilterReport", "filter"]
 
@@ -48,7 +50,7 @@ class FilterReport(DecisionReport):
         largest = sorted(self.groups.items(), key=lambda group: (-group[1][1], group[0]))
         lines += [f"{name}: {k:,} of {n:,} kept" for name, (k, n) in largest[:_SHOWN_GROUPS]]
         if len(largest) > _SHOWN_GROUPS:
-            lines.append(f"... and {len(largest) - _SHOWN_GROUPS} more groups")
+            lines.append(f"... and {counted(len(largest) - _SHOWN_GROUPS, 'more groups')}")
         if self.threshold is not None:
             lines.append(f"lowest score kept: {self.threshold:g}")
         if self.ties is not None and self.ties.tied:
@@ -64,9 +66,9 @@ class FilterReport(DecisionReport):
 @timed
 def filter(
     *tables: str,
-    out: Path,
+    out: Out,
     cut: CutOptions | None = None,
-    format: Literal["parquet", "datacomp"] = "parquet",
+    format: Annotated[Literal["parquet", "datacomp"], Parameter(group=OUTPUT)] = "parquet",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -116,7 +118,7 @@ def filter(
         ) from error
     notes = [*found, *notes_of_unfinished(plan.joined.tables), *decided.notes]
     if dry_run:
-        notes.append("dry run: nothing was written")
+        notes.append(f"would keep {decided.kept:,} of {counted(plan.first.rows, 'rows')}")
     elif was_there:
         notes.append("made again: the decisions of the same cut that were there")
     return FilterReport(
@@ -127,6 +129,7 @@ def filter(
         threshold=decided.threshold,
         groups=decided.groups,
         ties=decided.ties if plan.options.is_ranked else None,
+        dry_run=dry_run,
         notes=tuple(notes),
     )
 

@@ -27,11 +27,11 @@ from mmsieve.generation.tasks.ratings import RatingTask
 from mmsieve.generation.tasks.texts import CaptionTask, DocumentTask
 from mmsieve.keywords import flat_options
 from mmsieve.locks import working_copy, writing_to
-from mmsieve.options import Options
+from mmsieve.options import Options, Out
 from mmsieve.patience import Patience
 from mmsieve.read import ReadOptions
 from mmsieve.registry import DrawingTeacher, find_teacher
-from mmsieve.reports import Report, timed
+from mmsieve.reports import NOTHING, Report, timed
 from mmsieve.runs import note_facts
 from mmsieve.stores.paths import place_of
 from mmsieve.wording import counted
@@ -65,13 +65,13 @@ class GenerateReport(Report):
         counts += [counted(self.tars, "tars")] if self.tars else []
         counts += [counted(self.rejects, "rejects")] if self.rejects else []
         counts += [self.spent] if self.spent else []
-        return ", ".join(counts) or "nothing written"
+        return ", ".join(counts) or NOTHING
 
 
 @flat_options
 def generate_captions(
     *sources: str,
-    out: Path,
+    out: Out,
     options: GenerateOptions,
     asking: TeacherOptions | None = None,
     read: ReadOptions | None = None,
@@ -92,7 +92,7 @@ def generate_captions(
 @flat_options
 def generate_documents(
     *sources: str,
-    out: Path,
+    out: Out,
     options: GenerateOptions,
     asking: TeacherOptions | None = None,
     read: ReadOptions | None = None,
@@ -113,7 +113,7 @@ def generate_documents(
 @flat_options
 def generate_assessments(
     *sources: str,
-    out: Path,
+    out: Out,
     options: GenerateOptions,
     judging: AssessmentsOptions | None = None,
     asking: TeacherOptions | None = None,
@@ -137,7 +137,7 @@ def generate_assessments(
 @flat_options
 def generate_ratings(
     *sources: str,
-    out: Path,
+    out: Out,
     options: GenerateOptions,
     rating: RatingsOptions | None = None,
     asking: TeacherOptions | None = None,
@@ -217,7 +217,7 @@ def _ask(request: GenerationRequest, out: Path, options: GenerateOptions) -> Gen
     request.check()
     outputs.check_folder(out)
     if options.dry_run:
-        return GenerateReport(out=out, notes=request.estimate())
+        return GenerateReport(out=out, dry_run=True, notes=request.estimate())
     _ = request.connection  # raises where there is no key, which an estimate doesn't need
     config = request.config()
     with writing_to(out, "generate", wait=options.wait):
@@ -267,9 +267,9 @@ def _draw(
         note_facts(fingerprint=config)
         if _state(out, config, options.overwrite) == "done" or options.dry_run:
             note = "would write" if options.dry_run else "done before:"
-            scenes = teacher.count_drawn(task, options)
-            note += f" {options.count} {task.name} over the images of {scenes} scenes"
-            return GenerateReport(out=out, notes=(note,))
+            scenes = counted(teacher.count_drawn(task, options), "scenes")
+            note += f" {counted(options.count, task.name)} over the images of {scenes}"
+            return GenerateReport(out=out, dry_run=options.dry_run, notes=(note,))
         _begin(out, config, clear=True)
         written, tars = teacher.draw(task, out, options)
         _write_record(out, config, written)

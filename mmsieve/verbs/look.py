@@ -97,9 +97,9 @@ def _image(image: Image) -> str:
         kind = extension_of(image.data)
     except SampleError as error:
         return f"image, {image.problem or f'{error.status.value}: {error}'}"
-    return f"{kind} image, {width} x {height} pixels, {len(image.data)} bytes{page}"
+    return f"{kind} image, {width} x {height} pixels, {counted(len(image.data), 'bytes')}{page}"
 
 
 def _short(text: str) -> str:
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return plain if len(plain) <= _MOST_TEXT else f"{plain[:_MOST_TEXT]}... ({len(plain)})"
+    return plain if len(plain) <= _MOST_TEXT else f"{plain[:_MOST_TEXT]}... ({len(plain):,})"

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import polars as pl
 
@@ -12,6 +11,7 @@ from mmsieve.errors import Status
 from mmsieve.keywords import flat_options
 from mmsieve.methods.load import load_raters
 from mmsieve.methods.mmssr.annotator import RatingOptions
+from mmsieve.options import Model, Out
 from mmsieve.read import ReadOptions
 from mmsieve.reports import timed
 from mmsieve.stores.paths import place_of
@@ -22,8 +22,8 @@ from mmsieve.tables import read_frames, table_files
 @timed
 def rate(
     *sources: str,
-    model: str,
-    out: Path,
+    model: Model,
+    out: Out,
     rating: RatingOptions | None = None,
     read: ReadOptions | None = None,
     run: RunOptions | None = None,

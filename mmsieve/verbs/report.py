@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from mmsieve.errors import RequestError
 from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
-from mmsieve.options import COMMON, NotNegative, OutputOptions, whole
+from mmsieve.options import COMMON, NotNegative, Out, OutputOptions, own, whole
 from mmsieve.outputs import check_file, write_text
 from mmsieve.read import ReadOptions
 from mmsieve.reporting.explorer.explorer import find_explorers
@@ -21,7 +21,7 @@ from mmsieve.stores.paths import place_of
 from mmsieve.wording import counted
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=own("Page"))
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(OutputOptions):
     """How the page is made."""
@@ -51,7 +51,7 @@ class PageReport(Report):
 @flat_options
 @timed
 def report(
-    *inputs: str, out: Path, read: ReadOptions | None = None, options: ReportOptions | None = None
+    *inputs: str, out: Out, read: ReadOptions | None = None, options: ReportOptions | None = None
 ) -> PageReport:
     """Make a page to look at: what was run, how the scores lie, what was kept and what was not.
 
@@ -75,7 +75,8 @@ def report(
     cards += sum(one.sample.height for one in explorers)
     total = len(parts)
     if wanted.dry_run:
-        return PageReport(out=out, sections=total, notes=(f"would show {cards} samples",))
+        made = f"{counted(total, 'sections')}, {counted(cards, 'samples')}"
+        return PageReport(out=out, sections=total, dry_run=True, notes=(f"would show {made}",))
     with writing_to(out, "report", wait=wanted.wait):
         page = make_page(given, parts, explorers, read or ReadOptions())
         page.notes[:0] = notes

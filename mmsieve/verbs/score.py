@@ -1,7 +1,9 @@
 """score: captions and documents -> a quality table, one file per shard."""
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from mmsieve.engine.run import RunOptions, RunReport, run_annotator
 from mmsieve.exporting.published_scores import PublishedScores
@@ -9,6 +11,7 @@ from mmsieve.keywords import flat_options
 from mmsieve.methods.load import kinds_of, load_annotator
 from mmsieve.methods.mlm_filter.annotator import MlmFilterOptions
 from mmsieve.methods.unifilter.annotator import ScoringOptions
+from mmsieve.options import OUTPUT, Model, Out
 from mmsieve.read import ReadOptions
 from mmsieve.reports import timed
 from mmsieve.stores.paths import place_of
@@ -18,13 +21,13 @@ from mmsieve.stores.paths import place_of
 @timed
 def score(
     *sources: str,
-    model: str,
-    out: Path,
+    model: Model,
+    out: Out,
     scoring: ScoringOptions | None = None,
     mlm_filter: MlmFilterOptions | None = None,
     read: ReadOptions | None = None,
     run: RunOptions | None = None,
-    also_published_layout: bool = False,
+    also_published_layout: Annotated[bool, Parameter(group=OUTPUT)] = False,
 ) -> RunReport:
     """Score the quality of captions and documents.
 

@@ -1,7 +1,7 @@
 """select: rating tables -> a subset that is rich in every capability and diverse in style."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from mmsieve.decisions import DecisionRows, check_place, check_replaceable
 from mmsieve.errors import MmsieveError, RequestError
 from mmsieve.keywords import flat_options
 from mmsieve.locks import writing_to
-from mmsieve.options import DryRun, Overwrite, Quiet, Wait
+from mmsieve.options import INPUT, OUTPUT, DryRun, Out, Overwrite, Quiet, Wait
 from mmsieve.progress import show_progress
 from mmsieve.reports import DecisionReport, timed
 from mmsieve.runs import note_facts
@@ -22,8 +22,11 @@ from mmsieve.selection.results import ResultFolder, is_result_folder
 from mmsieve.selection.subsets import SubsetRequest, data_files, write_subset
 from mmsieve.stores.paths import place_of
 from mmsieve.tables import open_tables
+from mmsieve.wording import counted
 
 __all__ = ["SelectOptions", "SelectReport", "select"]
+
+_INPUT = Parameter(group=INPUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +48,14 @@ class SelectReport(DecisionReport):
 @flat_options
 @timed
 def select(
-    table: Path,
+    table: Annotated[Path, _INPUT],
     *,
-    out: Path,
+    out: Out,
     choice: SelectOptions | None = None,
-    data: Path | list[Path] | None = None,
-    subset: Path | None = None,
-    images: Path | None = None,
-    with_images: Annotated[bool, Parameter(negative="")] = False,
+    data: Annotated[Path | list[Path] | None, _INPUT] = None,
+    subset: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    images: Annotated[Path | None, _INPUT] = None,
+    with_images: Annotated[bool, Parameter(negative="", group=OUTPUT)] = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -106,7 +109,7 @@ def select(
                 notes = [*rated.notes, *chosen.notes]
                 if dry_run:
                     decided.count()
-                    notes.append("dry run: nothing was written")
+                    notes.append(f"would keep {decided.kept:,} of {counted(rows, 'rows')}")
                 else:
                     decided.write(out)  # first, or a rerun would find a subset of unknown origin
                     notes += [] if request is None else write_subset(rated, chosen.chosen, request)
@@ -114,7 +117,8 @@ def select(
         raise MmsieveError(f"can't be written: {error}; --out and --subset need room") from error
     if was_there and not dry_run:
         notes.append("made again: the decisions of the same selection that were there")
-    return _report(out, rated, chosen, decided, options.above, notes)
+    made = _report(out, rated, chosen, decided, options.above, notes)
+    return replace(made, dry_run=dry_run)
 
 
 def _report(

@@ -4,7 +4,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
@@ -13,6 +13,7 @@ from mmsieve.keywords import flat_options
 from mmsieve.leftovers import remove
 from mmsieve.locks import working_copy, writing_to
 from mmsieve.methods.folders import hash_files, tensor_files
+from mmsieve.options import Out
 from mmsieve.outputs import check_folder
 from mmsieve.reports import Report, timed
 from mmsieve.runs import note_facts
@@ -20,6 +21,7 @@ from mmsieve.sanitize import write
 from mmsieve.stores.paths import is_stored, place_of
 from mmsieve.training.memory import estimate_training
 from mmsieve.training.options import (
+    RECIPE,
     STAGES,
     DataFiles,
     TrainOptions,
@@ -43,6 +45,9 @@ from mmsieve.training.recipe import (
     with_backbone,
 )
 
+_RECIPE = Parameter(group=RECIPE)
+_Text: TypeAlias = Annotated[str, _RECIPE]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainReport(Report):
@@ -59,7 +64,7 @@ class TrainReport(Report):
 
 @flat_options
 def train_projector(
-    recipe: str, *, out: Path, options: TrainOptions = TrainOptions()
+    recipe: _Text, *, out: Out, options: TrainOptions = TrainOptions()
 ) -> TrainReport:
     """Train a projector by captions: stage 1, of a classifier that can't judge yet.
 
@@ -77,10 +82,10 @@ def train_projector(
 
 @flat_options
 def train_classifier(
-    recipe: str,
+    recipe: _Text,
     *,
-    out: Path,
-    start_from: Path | None = None,
+    out: Out,
+    start_from: Annotated[Path | None, _RECIPE] = None,
     options: TrainOptions = TrainOptions(),
 ) -> TrainReport:
     """Train a quality classifier: stage 2.
@@ -101,7 +106,11 @@ def train_classifier(
 
 @flat_options
 def train_rater(
-    recipe: str, *, out: Path, start_from: str | None = None, options: TrainOptions = TrainOptions()
+    recipe: _Text,
+    *,
+    out: Out,
+    start_from: Annotated[str | None, _RECIPE] = None,
+    options: TrainOptions = TrainOptions(),
 ) -> TrainReport:
     """Train a rater of instruction samples: a scorer, a styler, or both in one (mmSSR).
 
@@ -122,12 +131,12 @@ def train_rater(
 
 @flat_options
 def train_enhancer(
-    recipe: str,
+    recipe: _Text,
     *,
-    out: Path,
-    start_from: str | None = None,
-    negatives: Annotated[bool, Parameter(negative="--no-negatives")] = True,
-    rewriting: Annotated[bool, Parameter(negative="--no-rewriting")] = True,
+    out: Out,
+    start_from: Annotated[str | None, _RECIPE] = None,
+    negatives: Annotated[bool, Parameter(negative="--no-negatives", group=RECIPE)] = True,
+    rewriting: Annotated[bool, Parameter(negative="--no-rewriting", group=RECIPE)] = True,
     options: TrainOptions = TrainOptions(),
 ) -> TrainReport:
     """Train a model that judges captions and rewrites poor ones (AITQE).
@@ -214,7 +223,7 @@ def _train_here(
             memory = estimate_training(goal, recipe, stage, start)
             said = () if memory is None else (memory.line,)
             plan = _plan(goal, recipe, stage, start, options)
-            return TrainReport(out=out, notes=(*recognised, plan, *said))
+            return TrainReport(out=out, dry_run=True, notes=(*recognised, plan, *said))
         from mmsieve.training.training import TRAININGS  # imports torch
 
         notes = TRAININGS[goal](

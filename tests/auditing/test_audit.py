@@ -109,7 +109,7 @@ def test_filter_cuts_where_the_labels_allow_it(judged, tmp_path, capsys):
     assert not kept[scores < scores[kept].min()].any()
     code, _, err = run(capsys, *cut, "--min-precision", "0.999", "--overwrite")
     assert (code, err.count("\n")) == (2, 1)
-    assert "don't show so much" in err and "judge more samples" in err
+    assert "can't show so much" in err and "judge more samples" in err
 
 
 def test_two_raters_and_what_they_agree_on(judged, tmp_path, capsys):
@@ -130,7 +130,7 @@ def test_two_raters_and_what_they_agree_on(judged, tmp_path, capsys):
     )
     assert code == 0
     assert "agreement of 2 raters (Krippendorff's alpha): 0.7" in said
-    assert "1 labels are of samples that the table has no score of" in said
+    assert "left out: 1 label of samples without a score" in said
     assert "precision (95%)" in said
     cuts = json.loads(out.read_text())["cuts"]
     assert len(cuts) >= 1000
@@ -148,7 +148,7 @@ def test_two_raters_and_what_they_agree_on(judged, tmp_path, capsys):
         ("audit {t} --read {t}/none.jsonl", "can't be read as labels"),
         ("audit {t} --read {t}/../bad.jsonl", "bad.jsonl, line 2: no label (label"),
         ("audit {t} --read {t}/../empty.jsonl", "holds no label"),
-        ("audit {t} --read {t}/../other.jsonl", "none of the 1 labels"),
+        ("audit {t} --read {t}/../other.jsonl", "no judgement among 1 label"),
         ("filter {t} --min-precision 0.9 --out kept", "go together"),
         ("filter {t} --labels {t}/../bad.jsonl --min-score 1 --out kept", "go together"),
         (

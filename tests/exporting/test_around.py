@@ -61,7 +61,7 @@ def test_used_images_come_with_their_items_once_each(tmp_path, capsys):
     assert "--images DIR" in capsys.readouterr().err
     assert run(*words, "--images", pictures, "--with-images") == 0
     found = capsys.readouterr().out
-    assert "2 image files are beside them" in found and "2 images stay where they are" in found
+    assert "beside them: 2 image files" in found and "left where they are: 2 images" in found
     assert files_in(tmp_path / "out") == {"mix.jsonl", "manifest.json", "a/1.jpg", "b/2.png"}
     assert (tmp_path / "out/mix.jsonl").read_bytes() == source.read_bytes()
     assert run(*words) == 2  # another request: its images are left where they are

@@ -42,7 +42,7 @@ def test_the_same_files_come_from_a_cluster_and_go_on_there(tmp_path):
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
     (tmp_path / "there" / "00000.tar").unlink()
     again = export(*words, tmp_path / "there", "--engine", "ray")
-    assert "resumed: 1 shards were exported before" in again.stdout
+    assert "resumed: 1 shard was exported before" in again.stdout
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
@@ -87,7 +87,7 @@ def test_images_are_copied_by_nodes_too(tmp_path, engine):
     here = run_line(*words, "--out", tmp_path / "here")
     there = run_line(*words, "--out", tmp_path / "there", "--engine", "ray")
     assert here.code == there.code == 0, there.err
-    assert "2 image files are beside them" in there.out
+    assert "beside them: 2 image files" in there.out
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 

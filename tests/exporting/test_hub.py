@@ -48,7 +48,7 @@ def test_an_export_to_the_hub_is_that_of_here_and_has_a_card(hub: Hub, tmp_path)
     assert said.count("code 0") == 3 and "goes on where this one stopped" in said, said
     hub.fail = False
     said = run((*export, OUT, *licence))
-    assert "resumed: 1 shards were exported before" in said and "is private" in said
+    assert "resumed: 1 shard was exported before" in said and "is private" in said
     assert "code 0" in said and len(hub.commits) == 1 and not (tmp_path / "hf:").exists()
     files = dict(hub.files["me/kept"])
     card = files.pop("README.md").decode()
@@ -58,7 +58,7 @@ def test_an_export_to_the_hub_is_that_of_here_and_has_a_card(hub: Hub, tmp_path)
     assert head == {"license": "cc-by-4.0", "tags": ["mmsieve"], "size_categories": ["n<1K"]}
     assert "| in | cc-by-4.0 | 4 |" in card and "| where | key &lt;> '0001' |" in card
     assert f"mmsieve export in --decisions kept --out {OUT}" in card
-    assert "4 samples in 1 files" in card and str(tmp_path) not in card
+    assert "4 samples in 1 file" in card and str(tmp_path) not in card
 
     hub.files["me/kept"]["theirs.txt"] = b"stays"
     again = (*export, OUT, "--shard-size", "3")

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from mmsieve.cli import main
 from mmsieve.sources import find_files
@@ -78,6 +80,49 @@ def test_items_go_into_no_tar(pool, tmp_path, capsys):
     words = ("export", pool, "--decisions", tmp_path / "keep", "--out", tmp_path / "out")
     assert run(*words, "--format", "tar") == 2
     assert "instruction" in capsys.readouterr().err
+
+
+def one_turn_items(folder: Path) -> Path:
+    """Items that are a question about an image and its answer, as captions can be written, too."""
+    items = []
+    for number in range(4):
+        name = f"{number}.png"
+        Image.new("RGB", (40, 40), (number, 90, 9)).save(folder / name)
+        said = [
+            {"from": "human", "value": f"<image>\nWhat is {number}?"},
+            {"from": "gpt", "value": f"It is {number}."},
+        ]
+        items.append({"id": str(number), "image": name, "conversations": said})
+    path = folder / "qas.json"
+    path.write_text(json.dumps(items))
+    return path
+
+
+@pytest.mark.parametrize("verb", ["filter", "select"])
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_questions_of_rated_items_are_not_dropped(verb, form, tmp_path, capsys):
+    data, keep, table = one_turn_items(tmp_path), tmp_path / "keep", tmp_path / "r"
+    rows = [{"key": str(n), "styles": ["x"], "image_source": "a", "ocr": n} for n in range(4)]
+    write_ratings(table, ratings_of(rows, ocr=pa.int8()), data=data)
+    cut = {"filter": ("--by", "ocr", "--top-count", 2), "select": ("--budget", 2)}[verb]
+    assert run(verb, table, *cut, "--out", keep) == 0
+    words = ("export", data, "--images", tmp_path, "--decisions", keep, "--out", tmp_path / "out")
+    assert run(*words, "--format", form) == 2
+    said = capsys.readouterr().err
+    assert "is about ratings of instruction samples" in said and "say --format source" in said
+    assert not (tmp_path / "out").exists()
+    assert run(*words) == 0 and len(json.loads((tmp_path / "out/qas.json").read_text())) == 2
+
+
+def test_captions_written_as_conversations_go_into_tars(tmp_path):
+    data, keep = one_turn_items(tmp_path), tmp_path / "keep"
+    assert run("score", data, "--images", tmp_path, "--model", "rules", "--out", keep / "s") == 0
+    cut = ("filter", keep / "s", "--where", "place < 2", "--out", keep / "k")
+    assert run(*cut) == 0
+    words = ("export", data, "--images", tmp_path, "--decisions", keep / "k", "--format", "tar")
+    assert run(*words, "--out", tmp_path / "out") == 0
+    with tarfile.open(tmp_path / "out/qas-000000.tar") as tar:
+        assert [n for n in tar.getnames() if n.endswith("txt")] == ["0.txt", "1.txt"]
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl"])

@@ -146,7 +146,7 @@ def test_kept_samples_that_are_not_there(two_tars: Path, tmp_path: Path) -> None
     more = pl.DataFrame({"key": ["0001"], "shard": "sub/00001", "keep": False})
     pl.concat([pl.DataFrame(rows), more]).write_parquet(tmp_path / "keep.parquet")
     report = run(two_tars, decisions=tmp_path / "keep.parquet", out=tmp_path / "out")
-    assert report.failed == {"00000": "2 kept samples aren't in it, the first is 'nope'"}
+    assert report.failed == {"00000": "not in it: 2 kept samples, first 'nope'"}
     assert [s.key for s in read(tmp_path / "out" / "00000.tar").samples] == ["0000"]
 
 

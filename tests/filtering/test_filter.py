@@ -33,7 +33,7 @@ def test_top_fraction_rounds_down_and_gives_reasons(tmp_path: Path) -> None:
     assert header.fingerprint["top_fraction"] == "0.5"
     told_apart = {"distinct": "5", "tied": "0", "tied_kept": "0"}
     counts = {"scored": "5", "wanted": "2", "lowest": "2.0", "kept": "1"}
-    assert header.notes == counts | told_apart
+    assert header.notes == counts | told_apart | {"about": "quality"}
     assert report.summary().splitlines() == [
         "lowest score kept: 2",
         "not kept: 3 below_cut, 2 no_score",
@@ -133,7 +133,7 @@ def test_per_group(tmp_path: Path) -> None:
     assert "x: 2 of 4 kept" in report.summary()
     report = cut(scores, out=tmp_path / "keep2", top_count=3, per="source")
     assert report.kept == 3 + 2 + 2
-    assert "2 groups have fewer than 3 scored rows" in report.summary()
+    assert "fewer than 3 scored rows in 2 groups: all" in report.summary()
 
 
 SCORES = st.lists(

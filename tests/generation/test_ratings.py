@@ -117,7 +117,7 @@ def test_too_many_images_and_other_samples_are_named(tmp_path, server, pool):
     report = rate(server, pool, tmp_path / "out", max_images=1)
     assert report.written["train.json"] == 2
     rejects = {line["key"]: line["error"] for line in lines(tmp_path / "out" / "rejects.jsonl")}
-    assert "2 images are more than --max-images 1" in rejects["s2"]
+    assert "images: 2, more than --max-images 1" in rejects["s2"]
     tar = write_tar(tmp_path / "pairs.tar", captions(2))
     with pytest.raises(RequestError, match="instruction samples are read"):
         generate(server, tar, out=tmp_path / "more", what="ratings", count=1)

@@ -116,7 +116,7 @@ def test_an_item_larger_than_the_bound_ends_the_list(monkeypatch):
     json_items._CHUNK = 16
     small, large = b'"' + b"a" * 900 + b'"', b'["' + b"b" * 5000 + b'"]'
     found, problem = read_all(b"[" + small + b"," + large + b"," + small + b"]")
-    assert found == [small] and problem == "more than 1000 bytes in the item at byte 904"
+    assert found == [small] and problem == "more than 1,000 bytes in the item at byte 904"
 
 
 class Counted(io.BytesIO):

@@ -164,7 +164,9 @@ def test_impossible_sizes_end_the_shard(size):
 
 def test_a_header_may_not_claim_gigabytes():
     header = one_member(type=tarfile.XHDTYPE, size=1 << 30)
-    assert read_bytes(header + bytes(4096))[1] == "not a tar archive: a header of 1073741824 bytes"
+    assert (
+        read_bytes(header + bytes(4096))[1] == "not a tar archive: a header of 1,073,741,824 bytes"
+    )
 
 
 def test_order_of_members_does_not_matter():

@@ -55,10 +55,10 @@ def test_what_is_odd_is_counted_and_named(tmp_path: Path) -> None:
     styles = [(0, "yes/no"), (1, "yes/no"), (2, None)]
     results = write_results(tmp_path, items(0, 1, 2, 3), {"ocr": scores, "style": styles})
     said = pick(results, tmp_path / "keep", budget=2).summary()
-    assert "ocr.jsonl: 1 scores can't be read: no rating" in said
-    assert "ocr.jsonl: 1 scores are outside of 0-5: used as they are" in said
+    assert "ocr.jsonl: 1 score can't be read: no rating" in said
+    assert "ocr.jsonl: 1 score outside of 0-5: used as is" in said
     assert "ocr.jsonl: 1 of its lines are about no item of --data: left out" in said
-    assert "style.jsonl: 1 responses aren't text: no style" in said
+    assert "style.jsonl: no style in 1 response: no text" in said
     decisions = read_decisions(tmp_path / "keep")
     assert decisions["reason"].to_list() == ["no_rating", None, "no_style", "no_rating"]
     assert decisions["score"].to_list() == [None, 7, 3, None]
@@ -109,7 +109,7 @@ def test_sources_as_items_have_them(tmp_path: Path) -> None:
     results = write_results(tmp_path, asked, files)
     report = pick(results, tmp_path / "keep", budget=2, source_quota=("c=0",))
     assert kept_keys(tmp_path / "keep") == {"0", "3"}, "s+ and s+a come before s+b"
-    assert "1 items have no image source" in report.summary()
+    assert "1 item without an image source" in report.summary()
 
 
 def test_the_subset_is_written_by_the_place_of_items(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class RatingTask(GenerationTask):
         if sample is None or not sample.turns:
             raise SampleError(Status.TEXT_MISSING, "no conversation")
         if len(sample.images) > max_images:
-            message = f"{len(sample.images)} images are more than --max-images {max_images}"
+            message = f"images: {len(sample.images):,}, more than --max-images {max_images:,}"
             raise SampleError(Status.NO_USABLE_IMAGE, message)
         pictures = tuple(picture_of(image, keep) for image in sample.images)
         turns = [{"from": _ROLES[turn.role], "value": turn.text} for turn in sample.turns]

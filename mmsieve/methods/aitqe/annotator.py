@@ -29,7 +29,7 @@ from mmsieve.methods.memory import FLOAT32, Batch, LanguageSizes, count_numbers,
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.annotator import ScoringOptions
 from mmsieve.methods.vllm import BackendOptions
-from mmsieve.options import Positive, ZeroToOne, number
+from mmsieve.options import Positive, ZeroToOne, number, own
 from mmsieve.tables import SCORE, find_score
 
 BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
@@ -41,7 +41,7 @@ _CAPTION_TOKENS = 2048
 """The published code has no limit of its own."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=own("Rewrites"))
 @dataclass(frozen=True, kw_only=True)
 class EnhanceOptions(EndpointOptions, BackendOptions):
     """What is asked of the model, and when its rewrite is used."""

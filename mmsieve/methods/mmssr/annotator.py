@@ -42,7 +42,7 @@ from mmsieve.methods.mmssr.rows import DIGITS, RatingRowMaker
 from mmsieve.methods.stock import escape
 from mmsieve.methods.tokenizer import FILES, encode_piece, load_tokenizer
 from mmsieve.methods.vllm import BACKEND, BackendOptions
-from mmsieve.options import Positive
+from mmsieve.options import MODEL, Positive, own
 
 LONGEST = 1024
 """Tokens of an answer, as published."""
@@ -99,12 +99,12 @@ class StyleGrammar:
         return found
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=own("Ratings"))
 @dataclass(frozen=True, kw_only=True)
 class RatingOptions(ModelOptions, EndpointOptions, BackendOptions):
     """How to rate; whatever is None is as the checkpoint asks."""
 
-    styler: str | None = None
+    styler: Annotated[str | None, Parameter(group=MODEL)] = None
     """Model that names the styles; may be the scorer itself. Those made by mmsieve know whether
     they do both; others name no styles without it."""
     capabilities: str | None = None

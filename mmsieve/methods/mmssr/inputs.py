@@ -20,6 +20,7 @@ from mmsieve.labels import STYLES
 from mmsieve.methods.base import ArrayItem, Portable
 from mmsieve.methods.tokenizer import IMAGE, TokenizerSpec, encode_piece
 from mmsieve.sample import Image, Sample, Turn
+from mmsieve.wording import counted
 
 SYSTEM = "You are a helpful assistant."
 STYLE_QUESTION = f"Interaction style candidates: [{', '.join(STYLES)}]\nStyles: "
@@ -158,7 +159,7 @@ class RatingPreparer:
         prompts = tuple(prompt for prompt, _ in asked)
         longest = max(prompt.length + max(map(len, prompt.ends)) for prompt in prompts)
         if longest > self.max_tokens:
-            message = f"{longest} tokens with their images, the limit is {self.max_tokens}"
+            message = f"{longest:,} tokens with their images, the limit is {self.max_tokens:,}"
             raise SampleError(Status.TEXT_TOO_LONG, message)
         side = self.image.size
         pixels = [self._pixels(image) for image in sample.images]
@@ -201,12 +202,12 @@ def check_turns(sample: Sample) -> None:
             message = f"turn {number} is the {turn.role}'s, not the {role}'s"
             raise SampleError(Status.CONVERSATION_INVALID, message)
     marks = sum(turn.text.count(MARK) for turn in sample.turns)
-    images = len(sample.images)
+    images, shown = len(sample.images), counted(len(sample.images), "images")
     if marks > images:
-        raise SampleError(Status.IMAGE_MISSING, f"{marks} {MARK} in the text, {images} images")
+        raise SampleError(Status.IMAGE_MISSING, f"{marks} {MARK} in the text, {shown}")
     if marks < images:
         fix = "" if marks else " (--images-first)"
-        message = f"{images} images, {marks} {MARK} in the text to say where they stand{fix}"
+        message = f"{shown}, {marks} {MARK} in the text to say where they stand{fix}"
         raise SampleError(Status.CONVERSATION_INVALID, message)
 
 

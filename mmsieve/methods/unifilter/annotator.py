@@ -37,7 +37,7 @@ from mmsieve.methods.memory import Batch, LanguageSizes, count_numbers, estimate
 from mmsieve.methods.tokenizer import FILES, load_tokenizer
 from mmsieve.methods.unifilter.checkpoint import Checkpoint
 from mmsieve.methods.unifilter.inputs import Item, UniFilterPreparer
-from mmsieve.options import Positive
+from mmsieve.options import MODEL, Positive
 from mmsieve.sample import Image, Part, Sample, Text
 
 _CAPTION_TOKENS, _DOCUMENT_TOKENS = 75, 16384
@@ -47,7 +47,7 @@ _MANY_LABELS = (
 )
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=MODEL)
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions(ModelOptions):
     """How to score; whatever is None is as the checkpoint asks."""
