@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from mmsieve.errors import RequestError
+from mmsieve.wording import counted
 
 Device: TypeAlias = str
 """`cpu`, `cuda` or `cuda:N`, already resolved."""
@@ -31,7 +32,9 @@ def resolve_device(device: str = "auto") -> Device:
         raise RequestError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")
     count = _count_gpus()
     if int(match[1] or 0) >= count:
-        raise RequestError(f"device {device!r} is not there: torch can use {count} of its kind")
+        raise RequestError(
+            f"device {device!r} is not there: torch can use {counted(count, 'GPUs')}"
+        )
     return device
 
 

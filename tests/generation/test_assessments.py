@@ -198,7 +198,7 @@ def test_a_dry_run_estimates_and_counts_the_captions(tmp_path, server):
         source = write_tar(tmp_path / f"{name}.tar", caption("a", text))
         out = tmp_path / "out"
         report = generate(server, source, out=out, what="assessments", count=2, dry_run=True)
-        assert "1 caption pairs: 1 images of 1 samples" in report.summary()
+        assert "1 caption pair: 1 image of 1 sample" in report.summary()
         costs.append(float(report.summary().rpartition("about $")[2].split()[0]))
     assert costs[1] - costs[0] == pytest.approx(0.01, abs=0.006)  # 10,000 tokens at $1 a million
     assert not server.requests
