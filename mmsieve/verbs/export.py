@@ -164,8 +164,7 @@ class _Request:
         if trial is not None and not options.allow_trial:
             raise RequestError(
                 f"{trial.label}: of a trial run of {counted(trial.limit or 0, 'samples')} "
-                "(--limit): "
-                "run the whole, or say --allow-trial"
+                "(--limit): run the whole, or say --allow-trial"
             )
         found = find_files(self.sources)
         form, reading, shards = _split(found, self.read, options, final is not None)
