@@ -198,7 +198,6 @@ def _heeding_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         order_to_end(TerminatedError())
 
-    forget_orders()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, end)
     if before[signal.SIGINT] is not signal.SIG_IGN:
@@ -208,6 +207,7 @@ def _heeding_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        forget_orders()
 
 
 def _asks_for_help(words: list[str]) -> bool:

@@ -136,6 +136,12 @@ def order_to_end(order: KeyboardInterrupt) -> NoReturn:
     raise order
 
 
+def heed_orders() -> None:
+    """Raise what a signal has ordered, where a library may have swallowed it."""
+    if _orders:
+        raise _orders[0]
+
+
 def forget_orders() -> None:
     """Begin anew: no signal has ordered anything yet."""
     _orders.clear()

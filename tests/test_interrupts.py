@@ -126,7 +126,7 @@ from mmsieve.filtering.decide import Database
 
 def run(database, query):
     threading.Timer(0.3, os.kill, (os.getpid(), int(sys.argv[1]))).start()
-    rows = "range(3000000) a, range(3000) b WHERE a.range * b.range % 7 = 3"
+    rows = "range(3000000) a, range(300) b WHERE a.range * b.range % 7 = 3"
     database.frame(f"SELECT count(*) FROM {rows}")
 
 Database.run = run

@@ -15,7 +15,7 @@ import polars as pl
 from polars import selectors as cs
 
 from mmsieve.decisions import DecisionRows
-from mmsieve.errors import RequestError, Status
+from mmsieve.errors import RequestError, Status, heed_orders
 from mmsieve.filtering.ids import Counts, hash_samples
 from mmsieve.filtering.request import Column, FilterPlan, JoinedTables, On
 from mmsieve.progress import Advance
@@ -50,6 +50,7 @@ class Database:
     def run(self, query: str) -> None:
         """Run a statement."""
         self._connection.execute(query)
+        heed_orders()  # DuckDB goes on where one came while it imported what it might need
 
     def fill(
         self,
@@ -77,7 +78,9 @@ class Database:
 
     def frame(self, query: str) -> pl.DataFrame:
         """All rows that a query gives."""
-        return pl.DataFrame(self._connection.sql(query).to_arrow_table())
+        found = pl.DataFrame(self._connection.sql(query).to_arrow_table())
+        heed_orders()
+        return found
 
     def stream(self, query: str) -> "StoredRows":
         """The rows that a query gives, read as they are asked for."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsieve.errors import MmsieveError, RequestError
+from mmsieve.errors import MmsieveError, RequestError, TerminatedError, forget_orders, order_to_end
 from mmsieve.filtering import decide
 from mmsieve.filtering.decide import Database
 from mmsieve.filtering.ids import hash_samples
@@ -94,6 +95,22 @@ def test_rows_come_back_in_the_order_in_which_they_came(sizes: list[int], step: 
         whole = [row for frame in database.stream("FROM t") for row in frame["n"]]
         database.close()
     assert taken == whole == rows
+
+
+def test_an_order_to_end_that_was_swallowed_is_heard_after_the_statement(
+    database: Database,
+) -> None:
+    """As where a signal comes while DuckDB imports a library that it might need."""
+    with suppress(TerminatedError):
+        order_to_end(TerminatedError())
+    try:
+        with pytest.raises(TerminatedError):
+            database.run("CREATE TABLE t AS SELECT 1 AS n")
+        with pytest.raises(TerminatedError):
+            database.frame("FROM t")
+    finally:
+        forget_orders()
+    assert database.frame("FROM t").rows() == [(1,)]
 
 
 def test_the_database_opens_nothing_else(database: Database, tmp_path: Path) -> None:
