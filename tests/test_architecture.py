@@ -13,7 +13,7 @@ MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 72
 MOST_FILES = 215
 """Python files, __init__.py apart."""
-MOST_LINES = 45_780
+MOST_LINES = 45_785
 PACKAGE = Path(__file__).parents[1] / "mmsieve"
 FILES = sorted(PACKAGE.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -204,6 +204,8 @@ def _pairs(text: str, at: int) -> dict[str, Any]:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             return found | _stopped(text, at, found)
+        if at == len(text) and key != _OVERALL and not isinstance(value, str):
+            return found  # of 10 the answer may have stopped behind the 1
         found.setdefault(key, value)
 
 

@@ -44,6 +44,12 @@ def test_an_answer_cut_anywhere_after_its_score_still_gives_rewrite_and_score(as
     assert read.explanations.items() <= assessment.explanations.items()
 
 
+def test_a_score_that_the_answer_stops_in_is_left_out():
+    whole = write_answer(Assessment(recaption=None, overall=1, scores={"object_detail": 10}))
+    cut = whole[: whole.index("10") + 1]
+    assert read_answer(cut).scores == {} and read_answer(whole).scores == {"object_detail": 10}
+
+
 @given(TEXT)
 def test_any_text_is_read_or_refused(text):
     for answer in (text, f'{{"Recaption": "{text}', f'{{"Overall Score": {text}'):
