@@ -29,7 +29,8 @@ def drawn(tmp_path_factory) -> Path:
     """A tar, its scores, decisions that keep one sample of it, and ratings."""
     folder = tmp_path_factory.mktemp("drawn")
     write_tar(folder / "pool" / "a.tar", captions(2))
-    assert run_line("score", folder / "pool", "--model", "rules", "--out", folder / "scores")
+    scoring = ("--model", "rules", "--out", folder / "scores")
+    assert run_line("score", folder / "pool", *scoring).code == 0
     cut = ("--where", "place<1", "--out", folder / "keep")
     assert run_line("filter", folder / "scores", *cut).code == 0
     rows = [{"key": str(n), "styles": ["x"], "image_source": "a", "ocr": n} for n in (1, 2)]
